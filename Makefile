@@ -1,0 +1,62 @@
+# The seven words of every day. `make` alone lists them.
+
+TORCH ?= torch==2.13.0# make setup TORCH=torch takes the newest, with CUDA on Linux
+
+bin := .venv/bin
+sources := pyproject.toml hatch_build.py extension/package.json extension/package-lock.json \
+	$(shell find extension/src extension/chart extension/style extension/schema -type f)
+
+.PHONY: help setup demo test check lab notebooks bench chromium
+
+help:
+	@echo "make setup      the development environment, in .venv"
+	@echo "make demo       a small fine-tuning run; needs Python and pip only"
+	@echo "make test       every test, the browser included"
+	@echo "make check      format, lint and types of Python and TypeScript"
+	@echo "make lab        JupyterLab with the first notebook"
+	@echo "make notebooks  run the notebooks in full and save them with their outputs"
+	@echo "make bench      the benchmarks"
+
+setup: .venv/.setup
+
+demo: .venv/.demo
+	$(bin)/nbft demo
+
+test: setup chromium
+	$(bin)/python -m pytest nbft tests/unit tests/e2e tests/notebooks tests/browser
+
+check: setup
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+	cd extension && npm run check
+
+lab: setup
+	$(bin)/jupyter lab notebooks/quickstart.ipynb
+
+# Without metadata.widgets: GitHub does not show a notebook whose widget state is incomplete.
+notebooks: setup
+	$(bin)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+
+bench: setup
+	$(bin)/python -m benchmarks
+
+chromium:
+	@command -v chromium > /dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+			apt-get install -y --no-install-recommends chromium fonts-dejavu-core fonts-liberation; } || \
+		{ echo "The browser tests need Chromium: install chromium, fonts-dejavu-core and fonts-liberation."; exit 1; }
+
+$(bin)/python:
+	python3 -m venv .venv
+	$(bin)/pip install "$(TORCH)"
+
+.venv/.setup: $(bin)/python $(sources)
+	@command -v npm > /dev/null || echo "npm was not found: the front end is left out; install Node.js for it."
+	$(bin)/pip install -e ".[dev]"
+	@touch .venv/.setup .venv/.demo
+
+.venv/.demo: $(bin)/python $(sources)
+	$(bin)/pip install -e .
+	@touch .venv/.demo
