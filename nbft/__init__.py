@@ -1,0 +1,58 @@
+"""nbft: fine-tune a language model from a notebook.
+
+    import nbft
+    nbft.Form()                                   # a form; its .config is the config object
+    run = nbft.train(nbft.Config.load("config.yaml"))
+
+Every name is imported when it is first used, so `import nbft` is quick and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbft.config import Config, presets, settings
+    from nbft.errors import ConfigError, DataError, ModelError, NbftError, Problem, RunError
+    from nbft.plan import Plan, make_plan
+    from nbft.runs import Run, attach, runs, train, train_async
+    from nbft.widgets import Chart, Form, Monitor
+
+_MODULE_OF = {
+    "Chart": "nbft.widgets",
+    "Config": "nbft.config",
+    "ConfigError": "nbft.errors",
+    "DataError": "nbft.errors",
+    "Form": "nbft.widgets",
+    "ModelError": "nbft.errors",
+    "Monitor": "nbft.widgets",
+    "NbftError": "nbft.errors",
+    "Plan": "nbft.plan",
+    "Problem": "nbft.errors",
+    "Run": "nbft.runs",
+    "RunError": "nbft.errors",
+    "attach": "nbft.runs",
+    "make_plan": "nbft.plan",
+    "presets": "nbft.config",
+    "runs": "nbft.runs",
+    "settings": "nbft.config",
+    "train": "nbft.runs",
+    "train_async": "nbft.runs",
+}
+
+__all__ = [*_MODULE_OF, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nbft")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module 'nbft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,228 @@
+"""How a setting is written: once, in one line, and read back by everything that needs it.
+
+`setting()` declares one; `Section` is a block of them; `Setting` describes one to the form, the
+command line, the reference page and the importers. No values of a run live here.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+Level = Literal["basic", "advanced", "expert"]
+
+
+def setting(
+    default: Any = None,
+    *,
+    help: str,
+    source: str,
+    unit: str = "",
+    level: Level = "advanced",
+    usual: tuple[float, float] | None = None,
+    why: str = "",
+    suggestions: tuple[str, ...] = (),
+    default_factory: Callable[[], Any] | None = None,
+    **limits: Any,
+) -> Any:
+    """Declare one setting.
+
+    Args:
+        default: The value when nobody says otherwise.
+        help: What it does, in one line.
+        source: Where the default comes from.
+        unit: What a number counts ("tokens", "steps").
+        level: Who needs to see it.
+        usual: The range that documents advise, inside the range that is allowed.
+        why: More about it, shown on request.
+        suggestions: Values to offer where any text is allowed.
+        default_factory: Makes the default where it is a list or a dictionary.
+        **limits: `ge`, `gt`, `le`, `lt`, `pattern`, `exclude` as in pydantic's `Field`.
+    """
+    about = {
+        "unit": unit,
+        "level": level,
+        "source": source,
+        "usual": list(usual) if usual else None,
+        "why": why,
+        "suggestions": list(suggestions),
+    }
+    given = {"default_factory": default_factory} if default_factory else {"default": default}
+    return Field(description=help, json_schema_extra=about, **given, **limits)
+
+
+class Section(BaseModel):
+    """A block of settings. A key that is no setting is an error, at any depth."""
+
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool):
+            kind = plain_type(cls.model_fields[str(info.field_name)].annotation)
+            if kind in (int, float):
+                raise PydanticCustomError("number_type", "is not a number.")
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a setting, checking it as at the start.
+
+        Raises:
+            ConfigError: The value is wrong, or there is no such setting.
+        """
+        from nbft.config.problems import problems_of
+        from nbft.errors import ConfigError
+
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ConfigError(problems_of(error, root=type(self))) from None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What there is to know about one setting, for those who draw, list or check it.
+
+    Attributes:
+        path: Dotted name in the config; a list's items are written `[]`.
+        section: First part of the path.
+        name: Last part of the path.
+        type: bool, int, float, str, list or dict.
+        optional: Whether null is a value ("decide for me").
+        choices: The only values, where they are listed; empty otherwise.
+        ge, gt, le, lt: Limits of a number, or None.
+        usual: The range that is advised, or None.
+    """
+
+    path: str
+    section: str
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    help: str
+    unit: str
+    level: Level
+    source: str
+    why: str
+    choices: tuple[Any, ...]
+    suggestions: tuple[str, ...]
+    usual: tuple[float, float] | None
+    ge: float | None
+    gt: float | None
+    le: float | None
+    lt: float | None
+
+    @property
+    def range_text(self) -> str:
+        """The range in words: "1 to 4,096", "above 0", or "" where there is none."""
+        low = _number(self.ge) if self.ge is not None else None
+        high = _number(self.le) if self.le is not None else None
+        if low and high:
+            return f"{low} to {high}"
+        if self.gt is not None:
+            high = high or (self.lt is not None and f"below {_number(self.lt)}") or ""
+            return f"above {_number(self.gt)}" + (f", at most {high}" if self.le is not None else "")
+        if self.lt is not None:
+            return f"{low} to below {_number(self.lt)}" if low else f"below {_number(self.lt)}"
+        return f"at least {low}" if low else f"at most {high}" if high else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) or value >= 1e-3 or value == 0 else f"{value:g}"
+
+
+def plain_type(annotation: Any) -> Any:
+    """Return the type that values have once None, list items and listed choices are set aside.
+
+    >>> plain_type(float | None).__name__, plain_type(list[str]).__name__
+    ('float', 'list')
+    """
+    origin = get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return plain_type(next(a for a in get_args(annotation) if a is not type(None)))
+    if origin is Literal:
+        return type(get_args(annotation)[0])
+    if origin is typing.Annotated:
+        return plain_type(get_args(annotation)[0])
+    return origin or annotation
+
+
+def _is_optional(annotation: Any) -> bool:
+    return type(None) in get_args(annotation) and get_origin(annotation) is not Literal
+
+
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the listed values of a setting, or of the items of a list of choices."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    for part in get_args(annotation):
+        if found := choices_of(part):
+            return found
+    return ()
+
+
+def _limit(info: FieldInfo, name: str) -> float | None:
+    return next((getattr(m, name) for m in info.metadata if hasattr(m, name)), None)
+
+
+def section_type(annotation: Any) -> tuple[type[Section] | None, bool]:
+    """Return the block of settings behind an annotation, and whether it is a list of them."""
+    plain = plain_type(annotation)
+    if isinstance(plain, type) and issubclass(plain, Section):
+        return plain, False
+    if plain is list:
+        for part in get_args(annotation) or ():
+            inner = part if get_origin(annotation) is list else next(iter(get_args(part)), None)
+            if isinstance(inner, type) and issubclass(inner, Section):
+                return inner, True
+    return None, False
+
+
+def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]:
+    """Yield every setting under a block, in the order of the files."""
+    for name, info in section.model_fields.items():
+        path = f"{prefix}{name}"
+        inner, is_list = section_type(info.annotation)
+        if inner is not None:
+            yield from walk_settings(inner, f"{path}[]." if is_list else f"{path}.")
+            continue
+        about = typing.cast(dict[str, Any], info.json_schema_extra or {})
+        usual = about.get("usual")
+        yield Setting(
+            path=path,
+            section=path.split(".")[0],
+            name=name,
+            type=plain_type(info.annotation),
+            optional=_is_optional(info.annotation),
+            default=info.get_default(call_default_factory=True),
+            help=info.description or "",
+            unit=about.get("unit", ""),
+            level=about.get("level", "advanced"),
+            source=about.get("source", ""),
+            why=about.get("why", ""),
+            choices=choices_of(info.annotation),
+            suggestions=tuple(about.get("suggestions", ())),
+            usual=(usual[0], usual[1]) if usual else None,
+            ge=_limit(info, "ge"),
+            gt=_limit(info, "gt"),
+            le=_limit(info, "le"),
+            lt=_limit(info, "lt"),
+        )

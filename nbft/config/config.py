@@ -1,0 +1,221 @@
+"""`Config`: all that a person asked for, as one checked tree."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from nbft.config import io
+from nbft.config.base import Section, Setting, setting, walk_settings
+from nbft.config.callbacks import Callbacks
+from nbft.config.checkpoint import Checkpoint
+from nbft.config.compute import Compute
+from nbft.config.data import Data
+from nbft.config.evaluation import Evaluation
+from nbft.config.logging import Logging
+from nbft.config.memory import Memory
+from nbft.config.model import Model
+from nbft.config.optimizer import Optimizer
+from nbft.config.peft import Peft
+from nbft.config.precision import Precision
+from nbft.config.problems import problems_of
+from nbft.config.scheduler import Scheduler
+from nbft.config.tracking import Tracking
+from nbft.config.training import Training
+from nbft.errors import ConfigError, Problem
+
+
+def _section(kind: type[Section]) -> Any:
+    return setting(help=(kind.__doc__ or "").strip(), source="nbft", default_factory=kind)
+
+
+class Config(Section):
+    """Everything a run needs to know.
+
+    >>> config = Config(data={"dataset_name": "alpaca"}, training={"max_steps": 60})
+    >>> config.training.max_steps
+    60
+    >>> Config(training={"max_step": 60})
+    Traceback (most recent call last):
+    nbft.errors.ConfigError: training.max_step=60: is not a setting. Did you mean max_steps?
+
+    Raises:
+        ConfigError: Some settings are wrong; it holds every problem found.
+    """
+
+    model: Model = _section(Model)
+    data: Data = _section(Data)
+    peft: Peft = _section(Peft)
+    training: Training = _section(Training)
+    optimizer: Optimizer = _section(Optimizer)
+    scheduler: Scheduler = _section(Scheduler)
+    evaluation: Evaluation = _section(Evaluation)
+    checkpoint: Checkpoint = _section(Checkpoint)
+    callbacks: Callbacks = _section(Callbacks)
+    precision: Precision = _section(Precision)
+    memory: Memory = _section(Memory)
+    compute: Compute = _section(Compute)
+    logging: Logging = _section(Logging)
+    tracking: Tracking = _section(Tracking)
+
+    def __init__(self, **sections: Any) -> None:
+        try:
+            super().__init__(**sections)
+        except ValidationError as error:
+            raise ConfigError(problems_of(error, type(self))) from None
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> tuple[Self, list[Problem]]:
+        """Read as much of a tree as is right, and say what is wrong with the rest.
+
+        Args:
+            tree: Sections and their settings, as in a config file.
+
+        Returns:
+            A config in which each wrong value is left at its default, and the problems.
+        """
+        remaining: Any = copy.copy(dict(tree)) if isinstance(tree, Mapping) else {}
+        problems: list[Problem] = []
+        for _ in range(20):
+            try:
+                return cls(**remaining), problems
+            except ConfigError as error:
+                fresh = [p for p in error.problems if isinstance(p, Problem)]
+                problems += fresh
+                for problem in fresh:
+                    remaining = io.without(remaining, problem.field)
+        return cls(), problems
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read a config from a YAML or JSON file.
+
+        Args:
+            path: The file.
+            overrides: Settings that win over the file, as "training.learning_rate=5e-5".
+
+        Raises:
+            ConfigError: The file is missing, is no YAML, or holds wrong settings.
+        """
+        return cls(**io.overridden(io.read(Path(path)), overrides))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Read a config from YAML text.
+
+        Raises:
+            ConfigError: The text is no YAML or holds wrong settings.
+        """
+        return cls(**io.parse_yaml(text, "the text"))
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Return the config of a preset, by file name: two-minute-try, memory-optimised, …
+
+        Raises:
+            ConfigError: There is no such preset.
+        """
+        return cls(**io.preset(name))
+
+    def override(self, *overrides: str) -> Self:
+        """Return a copy with dotted overrides, such as "training.learning_rate=5e-5".
+
+        Raises:
+            ConfigError: An override names no setting or has a wrong value.
+        """
+        changed = type(self)(**io.overridden(self.to_dict(full=True), overrides))
+        for mine, theirs in zip(self._datasets(), changed._datasets(), strict=False):
+            theirs.rows = mine.rows
+        return changed
+
+    def apply(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy with settings changed, by dotted path; used by the fixes of problems.
+
+        Raises:
+            ConfigError: A path names no setting or a value is wrong.
+        """
+        tree = self.to_dict(full=True)
+        for path, value in changes.items():
+            io.put(tree, path, value)
+        changed = type(self)(**tree)
+        for mine, theirs in zip(self._datasets(), changed._datasets(), strict=False):
+            theirs.rows = mine.rows
+        return changed
+
+    def _datasets(self) -> list[Any]:
+        held_out = self.data.validation.datasets if self.data.validation else []
+        return [*self.data.train.datasets, *held_out]
+
+    def to_dict(self, *, full: bool = False) -> dict[str, Any]:
+        """Return the tree: every setting, or only those that differ from the defaults."""
+        return self.model_dump(mode="json", exclude_defaults=not full)
+
+    def to_yaml(self, *, full: bool = False, comments: bool = False) -> str:
+        """Return the config as YAML; the inverse of `from_yaml`.
+
+        Args:
+            full: Write every setting, not only those that differ from the defaults.
+            comments: Write the help of each setting beside it.
+        """
+        help_of = {s.path: s.help for s in settings()} if comments else {}
+        return io.dump_yaml(self.to_dict(full=full), help_of)
+
+    def save(self, path: str | Path, *, full: bool = False, comments: bool = False) -> Path:
+        """Write the config to a YAML file and return its path; arguments as in `to_yaml`.
+
+        Raises:
+            ConfigError: The rows are in memory and so cannot be written, or the folder refuses.
+        """
+        for number, dataset in enumerate(self._datasets()):
+            if dataset.rows is not None:
+                raise ConfigError(
+                    Problem(
+                        f"data.train.datasets[{number}].rows",
+                        None,
+                        "rows in memory are not part of a config file.",
+                        "Write them to a file and name it in path, or start the run: it keeps them.",
+                    )
+                )
+        return io.write(Path(path), self.to_yaml(full=full, comments=comments))
+
+    def diff(self, other: Config | None = None) -> dict[str, tuple[Any, Any]]:
+        """Return the settings that differ, as {path: (other's value, this value)}.
+
+        Args:
+            other: The config to compare with; the defaults when None.
+
+        >>> Config(training={"seed": 1}).diff()
+        {'training.seed': (42, 1)}
+        """
+        theirs = io.flatten((other or type(self)()).to_dict(full=True))
+        mine = io.flatten(self.to_dict(full=True))
+        default = {s.path: s.default for s in settings()}
+        found = {}
+        for path in [*mine, *(p for p in theirs if p not in mine)]:
+            usual = default.get(io.without_indices(path), [])
+            before, after = theirs.get(path, usual), mine.get(path, usual)
+            if before != after:
+                found[path] = (before, after)
+        return found
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of a config file, for editors."""
+        return cls.model_json_schema()
+
+    def to_python(self) -> str:
+        """Return a plain Python cell of transformers, TRL and PEFT that trains the same."""
+        from nbft.interop.python import to_python
+
+        return to_python(self)
+
+
+@functools.cache
+def settings() -> tuple[Setting, ...]:
+    """Return every setting there is, in the order of the sections."""
+    return tuple(walk_settings(Config))

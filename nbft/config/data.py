@@ -1,0 +1,212 @@
+"""Settings of the data: where the rows are, how they become prompts, how they are tokenised."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import SkipValidation, model_validator
+from pydantic_core import PydanticCustomError
+
+from nbft.config.base import Section, setting
+
+
+class Dataset(Section):
+    """One set of rows and how its rows become a prompt and a completion."""
+
+    path: str | None = setting(
+        help="File of rows: JSON array, JSON Lines, CSV or Parquet. Wins over dataset_name.",
+        source="datasets.load_dataset data_files",
+        level="basic",
+    )
+    dataset_name: str | None = setting(
+        help="Name on the hub, or a bundled sample: alpaca, samsum, gsm8k, grammar.",
+        source="TRL ScriptArguments.dataset_name",
+        level="basic",
+        suggestions=("alpaca", "samsum", "gsm8k", "grammar", "yahma/alpaca-cleaned"),
+    )
+    rows: SkipValidation[Any] = setting(
+        help="Rows in memory: a list of dicts or a datasets.Dataset. Only from Python.",
+        source="nbft",
+        level="expert",
+        exclude=True,
+        repr=False,
+    )
+    subset: str | None = setting(
+        help="Configuration of a hub dataset, for example main for gsm8k.",
+        source="datasets.load_dataset name",
+    )
+    split: str | None = setting(
+        help="Split to take; train for training and test or validation for evaluation when empty.",
+        source="datasets.load_dataset split",
+    )
+    prompt_template: str | None = setting(
+        help="Text of the prompt, with columns in braces: {question}.",
+        source="QEfficient dataset.prompt_template",
+        level="basic",
+        why="Write {{ and }} for a brace that is not a column. The quoted form {'question'} is "
+        "understood too.",
+    )
+    completion_template: str | None = setting(
+        help="Text to be learnt, with columns in braces: {answer}.",
+        source="QEfficient dataset.completion_template",
+        level="basic",
+    )
+    prompt_func: str | None = setting(
+        help="Function from a row to its prompt: path/to/file:function or package.module:function.",
+        source="QEfficient dataset.prompt_func",
+        why="Runs code of yours. Use it instead of prompt_template when the prompt depends on the "
+        "row, never beside it.",
+    )
+    completion_func: str | None = setting(
+        help="Function from a row to its completion; instead of completion_template.",
+        source="QEfficient dataset.completion_func",
+    )
+    columns: dict[str, str] = setting(
+        help="Names to give to columns: {prompt: question, completion: answer}.",
+        source="nbft",
+        default_factory=dict,
+    )
+    sample_count: int | None = setting(
+        help="Take this many rows; all when empty.",
+        source="Oumi data.train.datasets[].sample_count",
+        unit="rows",
+        ge=1,
+    )
+    shuffle: bool = setting(
+        False,
+        help="Shuffle before taking sample_count rows.",
+        source="Oumi data.train.datasets[].shuffle",
+    )
+    seed: int | None = setting(
+        help="Seed of that shuffle; training.seed when empty.",
+        source="Oumi data.train.datasets[].seed",
+        ge=0,
+    )
+
+
+class Split(Section):
+    """The datasets of one split."""
+
+    datasets: list[Dataset] = setting(
+        help="The sets of rows, one after the other.",
+        source="Oumi data.train.datasets",
+        default_factory=list,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_dataset_may_stand_alone(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "datasets" not in value and set(value) & set(_DATASET_KEYS):
+            return {"datasets": [value]}
+        return value
+
+
+class Data(Section):
+    """The rows and their way to tokens."""
+
+    train: Split = setting(
+        help="The rows to train on.", source="Oumi data.train", default_factory=Split
+    )
+    validation: Split | None = setting(
+        help="The rows held out; cut from the training rows by split_ratio when empty.",
+        source="Oumi data.validation",
+    )
+    split_ratio: float = setting(
+        0.9,
+        help="Share of the rows to train on when no validation rows are named; the rest is held "
+        "out.",
+        source="QEfficient dataset.split_ratio (there 0.8)",
+        gt=0,
+        le=1,
+        usual=(0.8, 0.99),
+    )
+    max_length: int = setting(
+        1024,
+        help="Longest example kept, in tokens; the rest is cut off.",
+        unit="tokens",
+        ge=8,
+        level="basic",
+        source="TRL SFTConfig.max_length",
+        why="Memory and time grow with it. Check says how many rows it cuts.",
+    )
+    completion_only_loss: bool = setting(
+        True,
+        help="Learn the completion only; false learns the prompt too.",
+        source="TRL SFTConfig.completion_only_loss",
+    )
+    shuffle: bool = setting(
+        True,
+        help="Shuffle the training rows, by training.seed, once before and again in every epoch.",
+        source="transformers Trainer",
+    )
+    padding_free: bool = setting(
+        False,
+        help="Lay the rows of a batch end to end instead of padding them; rows do not see each "
+        "other.",
+        source="TRL SFTConfig.padding_free",
+        why="Saves the work on padding: nearly twice as fast on a CPU when lengths differ.",
+    )
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = setting(
+        "random",
+        help="Order of the rows in an epoch; group_by_length puts rows of like length together.",
+        source="transformers TrainingArguments.train_sampling_strategy",
+    )
+    pad_to_multiple_of: int | None = setting(
+        help="Pad every batch to a multiple of this many tokens.",
+        unit="tokens",
+        ge=1,
+        source="TRL SFTConfig.pad_to_multiple_of",
+    )
+    dataloader_num_workers: int = setting(
+        0,
+        help="Processes that prepare batches; 0 prepares them in the training process.",
+        ge=0,
+        le=128,
+        source="transformers TrainingArguments.dataloader_num_workers",
+    )
+    dataloader_prefetch_factor: int | None = setting(
+        help="Batches each of those processes prepares ahead.",
+        unit="batches",
+        ge=1,
+        source="transformers TrainingArguments.dataloader_prefetch_factor",
+        level="expert",
+    )
+    dataloader_persistent_workers: bool = setting(
+        False,
+        help="Keep those processes from one epoch to the next.",
+        source="transformers TrainingArguments.dataloader_persistent_workers",
+        level="expert",
+    )
+    dataloader_pin_memory: bool = setting(
+        True,
+        help="Load batches into pinned memory, which a GPU reads faster; no effect on a CPU.",
+        source="transformers TrainingArguments.dataloader_pin_memory",
+        level="expert",
+    )
+    dataloader_drop_last: bool = setting(
+        False,
+        help="Leave out the last batch of an epoch when it is not full.",
+        source="transformers TrainingArguments.dataloader_drop_last",
+        level="expert",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_dataset_may_stand_alone(cls, value: Any) -> Any:
+        """Move the keys of a dataset that stand directly under `data` to where they belong."""
+        if not isinstance(value, dict):
+            return value
+        own = {k: v for k, v in value.items() if k in _DATASET_KEYS and k not in cls.model_fields}
+        if not own:
+            return value
+        if value.get("train"):
+            raise PydanticCustomError(
+                "nbft",
+                f"a dataset is written under data itself ({', '.join(own)}) and under data.train "
+                "too. Keep one of them.",
+            )
+        rest = {key: item for key, item in value.items() if key not in own}
+        return {**rest, "train": {"datasets": [own]}}
+
+
+_DATASET_KEYS = tuple(Dataset.model_fields)

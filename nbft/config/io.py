@@ -1,0 +1,282 @@
+"""Config trees as YAML text, files, dotted paths and presets. Knows no settings.
+
+YAML is read as version 1.2 by ruamel.yaml: `5e-5` is a number and `no` is a word.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nbft.errors import ConfigError, Problem
+
+_PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+_LARGEST_FILE_BYTES = 1_000_000
+
+Tree = dict[str, Any]
+
+
+def read(path: Path) -> Tree:
+    """Read a YAML or JSON file into a tree.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, larger than 1 MB, or no YAML mapping.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_FILE_BYTES:
+            size_mb = path.stat().st_size / 1e6
+            raise ConfigError(f"{path}: {size_mb:,.1f} MB is too large for a config. Is it data?")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Tree:
+    """Read YAML text into a tree.
+
+    Args:
+        text: The YAML.
+        source: What to call the text in a message.
+
+    Raises:
+        ConfigError: With the line: it is no YAML, a key stands twice, or it is no mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import DuplicateKeyError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        tree = YAML(typ="safe", pure=True).load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        key = re.search(r'key "([^"]*)"', str(error.problem))
+        name = key[1] if key else "a key"
+        raise ConfigError(f"{source} line {line}: {name} stands twice. Keep one.") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{source} line {line}: not YAML: {error.problem}.") from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not YAML: {error}.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: holds no sections. Begin with, for example, 'model:'.")
+    return tree
+
+
+def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
+    """Write a tree as YAML.
+
+    Args:
+        tree: Sections and settings.
+        comments: Text to set beside each setting, by dotted path with `[]` for any item.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.scalarstring import LiteralScalarString
+
+    def styled(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            block = CommentedMap()
+            for key, item in value.items():
+                inner = f"{path}.{key}".lstrip(".")
+                block[key] = styled(item, inner)
+                if inner in comments and "\n" not in str(item):
+                    block.yaml_add_eol_comment(comments[inner], key)
+            return block
+        if isinstance(value, list):
+            return [styled(item, f"{path}[]") for item in value]
+        # A literal block cannot begin with a space; such text is quoted instead.
+        if isinstance(value, str) and "\n" in value and not value[0].isspace():
+            return LiteralScalarString(value)
+        return value
+
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 4096
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    out = io.StringIO()
+    yaml.dump(styled(tree, ""), out)
+    return "" if out.getvalue().strip() == "{}" else out.getvalue()
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all, and return its path.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None
+    return path
+
+
+def overridden(tree: Tree, overrides: Iterable[str]) -> Tree:
+    """Return a tree with "a.b[0].c=value" overrides applied; values are read as YAML.
+
+    Raises:
+        ConfigError: Overrides without "=", or whose path cannot be followed.
+    """
+    tree, problems = copy.deepcopy(tree), []
+    for override in overrides:
+        path, equals, text = override.lstrip("-").partition("=")
+        if not equals:
+            problems.append(f"{override}: is no override. Write training.max_steps=60.")
+            continue
+        try:
+            value = parse_yaml(f"value: {text}", override)["value"] if text else None
+            put(tree, path.strip(), value)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return tree
+
+
+def parts(path: str) -> list[str | int]:
+    """Split a dotted path.
+
+    >>> parts("data.train.datasets[0].path")
+    ['data', 'train', 'datasets', 0, 'path']
+    """
+    return [int(m[1]) if m[1] else m[2] for m in _PATH_PART.finditer(path)]
+
+
+def without_indices(path: str) -> str:
+    """Write a dotted path as `Setting.path` does.
+
+    >>> without_indices("data.train.datasets[0].path")
+    'data.train.datasets[].path'
+    """
+    return re.sub(r"\[\d+\]", "[]", path)
+
+
+def put(tree: Tree, path: str, value: Any) -> None:
+    """Set the value at a dotted path, making blocks on the way; a list may grow by one item.
+
+    Raises:
+        ConfigError: The path leads through something that is no block, or past a list's end.
+    """
+    *way, last = parts(path)
+    place: Any = tree
+    for here, after in zip(way, [*way[1:], last], strict=True):
+        fresh: Any = [] if isinstance(after, int) else {}
+        _fits(place, here, path, grow=True)
+        if isinstance(place, list):
+            if here == len(place):
+                place.append(fresh)
+        elif place.get(here) is None:
+            place[here] = fresh
+        place = place[here]
+    _fits(place, last, path, grow=True)
+    if isinstance(place, list) and last == len(place):
+        place.append(value)
+    else:
+        place[last] = value
+
+
+def _fits(place: Any, part: str | int, path: str, *, grow: bool) -> None:
+    if isinstance(place, list) and isinstance(part, int):
+        if part <= len(place) - (not grow):
+            return
+        why = f"the list has {len(place)} items, so the next is [{len(place)}]."
+    elif isinstance(place, dict) and isinstance(part, str):
+        return
+    else:
+        why = f"{part} does not fit there."
+    raise ConfigError(Problem(path, None, why))
+
+
+def without(tree: Tree, path: str) -> Tree:
+    """Return a copy of a tree without what stands at a dotted path, or at its nearest block."""
+    tree = copy.deepcopy(tree)
+    place: Any = tree
+    way = parts(path)
+    for number, part in enumerate(way):
+        is_key = isinstance(place, dict) and part in place
+        is_item = isinstance(place, list) and isinstance(part, int) and part < len(place)
+        if not (is_key or is_item):
+            # A dataset written directly under `data` is reported where it belongs.
+            name = way[-1]
+            if isinstance(place, dict) and name in place:
+                del place[name]
+            elif way[:3] == ["data", "train", "datasets"] and name in (tree.get("data") or {}):
+                del tree["data"][name]
+            else:
+                _drop_block(tree, way[:number])
+            return tree
+        if number == len(way) - 1:
+            del place[part]
+            return tree
+        place = place[part]
+    return tree
+
+
+def _drop_block(tree: Tree, way: list[str | int]) -> None:
+    if not way:
+        tree.clear()
+        return
+    place: Any = tree
+    for part in way[:-1]:
+        place = place[part]
+    del place[way[-1]]
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted path: value} of a tree; lists of plain values are values.
+
+    >>> flatten({"a": {"b": 1}, "c": [{"d": 2}], "e": [3]})
+    {'a.b': 1, 'c[0].d': 2, 'e': [3]}
+    """
+    return dict(_leaves(tree, prefix))
+
+
+def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree:
+        for key, item in tree.items():
+            yield from _leaves(item, f"{prefix}.{key}".lstrip("."))
+    elif isinstance(tree, list) and tree and all(isinstance(item, dict) for item in tree):
+        for number, item in enumerate(tree):
+            yield from _leaves(item, f"{prefix}[{number}]")
+    else:
+        yield prefix, tree
+
+
+def presets() -> dict[str, str]:
+    """Return the presets there are, as {file name: title}, in the order to show them."""
+    folder = resources.files("nbft.config") / "presets"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {
+        f.name.removesuffix(".yaml").split("-", 1)[1]: f.read_text(encoding="utf-8")
+        .splitlines()[0]
+        .lstrip("# ")
+        for f in files
+    }
+
+
+def preset(name: str) -> Tree:
+    """Return the tree of a preset.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    folder = resources.files("nbft.config") / "presets"
+    for file in folder.iterdir():
+        if file.name.partition("-")[2] == f"{name}.yaml":
+            return parse_yaml(file.read_text(encoding="utf-8"), file.name)
+    raise ConfigError(f"preset={name!r}: is not one of {', '.join(presets())}.")

@@ -1,0 +1,176 @@
+"""From pydantic's errors to `Problem`s: field, value, why, fix, all of them at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from nbft.config.base import Section, Setting, section_type, walk_settings
+from nbft.errors import Problem
+
+
+def problems_of(error: ValidationError, root: type[Section]) -> list[Problem]:
+    """Say each error of a validation as a `Problem`, in the order of the settings."""
+    return [_problem(detail, root) for detail in error.errors(include_url=False)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean x?" for the closest known name, or the list of the known ones."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]}?"
+    if len(known) <= 12:
+        return f"Known: {', '.join(known)}."
+    return "Remove it, or list the settings with: nbft config show --all."
+
+
+def dotted(location: Iterable[str | int]) -> str:
+    """Write a location as people do.
+
+    >>> dotted(("data", "train", "datasets", 0, "path"))
+    'data.train.datasets[0].path'
+    """
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _problem(detail: Mapping[str, Any], root: type[Section]) -> Problem:
+    location = [part for part in detail["loc"] if not str(part).startswith("function-")]
+    field, value = dotted(location), detail["input"]
+    if detail["type"] in ("extra_forbidden", "no_such_attribute"):
+        return _unknown_key(location, value, root)
+    setting = _setting_at(location, root)
+    say = _SENTENCES.get(detail["type"])
+    context = {**detail.get("ctx", {}), "message": detail["msg"]}
+    why, fix, proposal = say(value, setting, context) if say else (detail["msg"], "", None)
+    if isinstance(value, (dict, list)):
+        value = None
+    changes = {field: proposal} if proposal is not None else {}
+    return Problem(field, value, why, fix, changes)
+
+
+def _setting_at(location: list[str | int], root: type[Section]) -> Setting | None:
+    path = "".join("[]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    known = {setting.path: setting for setting in walk_settings(root)}
+    while path and path not in known:
+        path = path[:-2] if path.endswith("[]") else path.rpartition(".")[0]
+    return known.get(path)
+
+
+# Names that other tools use for what is called otherwise here.
+_ELSEWHERE = {
+    "warmup_ratio": "Write scheduler.warmup_steps with a value below 1: it is then a share.",
+    "lr": "It is called training.learning_rate.",
+    "epochs": "It is called training.num_train_epochs.",
+    "batch_size": "It is called training.per_device_train_batch_size.",
+    "evaluation_strategy": "It is called evaluation.eval_strategy.",
+    "max_seq_length": "It is called data.max_length.",
+    "lora_r": "It is called peft.r.",
+    "fp16": "Write precision.mixed_precision: fp16.",
+    "bf16": "Write precision.mixed_precision: bf16.",
+    "optimizer": "It is called optimizer.optim.",
+    "overwrite_output_dir": "Every run has a folder of its own; nothing is overwritten.",
+    "group_by_length": "Write data.train_sampling_strategy: group_by_length.",
+}
+
+
+def _unknown_key(location: list[str | int], value: Any, root: type[Section]) -> Problem:
+    name, block = str(location[-1]), root
+    for part in location[:-1]:
+        if isinstance(part, str) and part in block.model_fields:
+            block = section_type(block.model_fields[part].annotation)[0] or block
+    elsewhere = [s.path for s in walk_settings(root) if s.name == name]
+    here = difflib.get_close_matches(name.lower(), list(block.model_fields), n=1, cutoff=0.75)
+    if here:
+        fix = f"Did you mean {here[0]}?"
+    elif elsewhere:
+        fix = f"It is called {elsewhere[0].replace('[]', '[0]')}."
+    elif name in _ELSEWHERE:
+        fix = _ELSEWHERE[name]
+    else:
+        everywhere = {s.name: s.path for s in walk_settings(root)}
+        close = difflib.get_close_matches(name.lower(), list(everywhere), n=1, cutoff=0.75)
+        fix = f"Did you mean {everywhere[close[0]]}?" if close else nearest(name, block.model_fields)
+    shown = None if isinstance(value, (dict, list)) else value
+    return Problem(dotted(location), shown, "is not a setting.", fix)
+
+
+_Sentence = tuple[str, str, Any]
+
+
+def _use_default(setting: Setting | None) -> tuple[str, Any]:
+    if setting is None or setting.default in (None, "", [], {}):
+        return "", None
+    return f"The default is {setting.default}.", setting.default
+
+
+def _not_a_number(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Sentence:
+    return ("is not a number.", *_use_default(setting))
+
+
+def _not_whole(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Sentence:
+    try:
+        whole = round(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return ("is not a whole number.", *_use_default(setting))
+    return "is not a whole number.", f"Use {whole}.", whole
+
+
+def _beyond(words: str, key: str) -> Callable[..., _Sentence]:
+    def say(value: Any, setting: Setting | None, context: Mapping[str, Any]) -> _Sentence:
+        limit = context[key]
+        at_limit = key in ("ge", "le") and not (setting and setting.usual)
+        usable = limit if at_limit else setting.default if setting else None
+        fix = f"The range is {setting.range_text}. " if setting and setting.range_text else ""
+        return f"must be {words} {limit:g}.", fix + f"Use {usable}." if usable else fix, usable
+
+    return say
+
+
+def _not_listed(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Sentence:
+    choices = [str(choice) for choice in setting.choices] if setting else []
+    word = str(value).lower()
+    close = [choice for choice in choices if choice.startswith(word)]
+    close += difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    proposal = close[0] if close else None
+    fix = f"Use {proposal}." if proposal else ""
+    return f"is not one of {', '.join(choices)}.", fix, proposal
+
+
+def _plain(why: str, fix: str = "") -> Callable[..., _Sentence]:
+    return lambda value, setting, context: (why, fix, None)
+
+
+def _as_written(value: Any, setting: Setting | None, context: Mapping[str, Any]) -> _Sentence:
+    return str(context["message"]), "", None
+
+
+_SENTENCES: dict[str, Callable[..., _Sentence]] = {
+    "float_parsing": _not_a_number,
+    "float_type": _not_a_number,
+    "number_type": _not_a_number,
+    "finite_number": _not_a_number,
+    "int_parsing": _not_whole,
+    "int_type": _not_whole,
+    "int_from_float": _not_whole,
+    "int_parsing_size": _not_whole,
+    "greater_than_equal": _beyond("at least", "ge"),
+    "greater_than": _beyond("above", "gt"),
+    "less_than_equal": _beyond("at most", "le"),
+    "less_than": _beyond("below", "lt"),
+    "literal_error": _not_listed,
+    "bool_parsing": _plain("is neither true nor false.", "Write true or false."),
+    "bool_type": _plain("is neither true nor false.", "Write true or false."),
+    "string_type": _plain("is not text.", "Write it in quotes."),
+    "list_type": _plain("is not a list.", "Write [a, b]."),
+    "dict_type": _plain("is not a block of keys.", "Write {key: value}."),
+    "model_type": _plain("is not a block of settings.", "Indent its settings under it."),
+    "model_attributes_type": _plain("is not a block of settings.", "Indent its settings under it."),
+    "nbft": _as_written,
+}

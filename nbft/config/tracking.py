@@ -1,0 +1,22 @@
+"""Settings of trackers outside the run's folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nbft.config.base import Section, setting
+
+
+class Tracking(Section):
+    """Trackers outside the run's folder. The run's own events need none."""
+
+    report_to: list[Literal["tensorboard", "wandb", "comet_ml", "mlflow", "trackio"]] = setting(
+        help="Trackers to report to; each must be installed and logged in.",
+        source="transformers TrainingArguments.report_to",
+        default_factory=list,
+    )
+    project: str = setting(
+        "nbft",
+        help="Project name in the trackers.",
+        source="transformers TrainingArguments.project",
+    )

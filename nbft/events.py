@@ -1,0 +1,135 @@
+"""Events: the JSON lines a worker writes, and the only thing it says.
+
+A run's `events.jsonl` holds one JSON object a line, each with `event` (its kind), `time` (seconds
+since the epoch) and the fields of that kind, listed in `KINDS`. Commands to a worker travel the
+same way, through `commands.jsonl`. Numbers that JSON lacks are written as the strings "NaN",
+"Infinity" and "-Infinity" (as in the JSON mapping of protocol buffers) and read back as floats.
+
+Called by `nbft.train` (writes), `nbft.runs` and `nbft.widgets` (read).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+KINDS = {
+    "started": "pid, process_start_time (epoch seconds), versions, seed, model",
+    "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
+    "trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters",
+    "stage": "what the worker is doing: stage, text",
+    "log": "step, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, "
+    "seconds_left",
+    "eval": "step, epoch, eval_loss, and other scores by name",
+    "sample": "step, samples: a list of {prompt, text}; step 0 is the base model",
+    "checkpoint": "step, path (relative to the run)",
+    "command": "command, step, text: the answer to a command",
+    "note": "step, text, and the setting to try: something seen on the curve, with its evidence",
+    "warning": "text: something that a person should know",
+    "completed": "step, seconds, adapter (path relative to the run)",
+    "stopped": "step, seconds, adapter",
+    "failed": "step, problems (sentences), error (name of the exception)",
+}
+"""Every kind of event and its fields. `step` counts optimiser steps; `*_bytes`, `seconds_*` are
+what they say; `tokens_per_second` counts tokens that are not padding."""
+
+FINAL_KINDS = frozenset({"completed", "stopped", "failed"})
+"""After one of these a worker says nothing more."""
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def append(path: Path, event: str, /, **fields: Any) -> Event:
+    """Append one event to a file and return it.
+
+    The line goes out in one write to a descriptor opened for appending, so lines of two writers
+    never mix. A torn line that a crash left behind is closed first.
+
+    Args:
+        path: The `events.jsonl` or `commands.jsonl`.
+        event: The kind; a command's file uses the command's name.
+        **fields: What the event says. Values are JSON, or numbers that are not finite.
+
+    Raises:
+        OSError: The file cannot be written, for example because the disk is full.
+    """
+    record: Event = {"event": event, "time": time.time(), **fields}
+    line = (json.dumps(_encode(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+    return record
+
+
+class EventReader:
+    """Reads a growing file of events, giving each event once.
+
+    A line that is not finished yet is left for the next call; a line that a crash tore is skipped
+    and counted in `torn_lines`. A file that does not exist yet holds no events.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.torn_lines = 0
+        self._offset_bytes = 0
+
+    def read(self) -> list[Event]:
+        """Return the events appended since the last call, oldest first."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset_bytes)
+                block = file.read()
+        except FileNotFoundError:
+            return []
+        end = block.rfind(b"\n") + 1
+        self._offset_bytes += end
+        found = []
+        for line in block[:end].splitlines():
+            if not line.strip():
+                continue
+            try:
+                record = _decode(json.loads(line))
+            except ValueError:
+                self.torn_lines += 1
+                continue
+            if isinstance(record, dict) and "event" in record:
+                found.append(record)
+            else:
+                self.torn_lines += 1
+        return found
+
+
+def read(path: Path) -> list[Event]:
+    """Return every event in a file, oldest first."""
+    return EventReader(path).read()
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    """Read non-finite numbers back, at the top level only: texts in samples stay texts."""
+    if isinstance(value, dict):
+        return {
+            key: _NON_FINITE.get(item, item) if isinstance(item, str) else item
+            for key, item in value.items()
+        }
+    return value

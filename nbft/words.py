@@ -1,0 +1,72 @@
+"""Numbers as people say them, for the form, the monitor, the command line and reports."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def count(number: float, noun: str = "") -> str:
+    """Write a whole number with thousands separators, and what it counts.
+
+    Args:
+        number: How many.
+        noun: What is counted, in the singular; its plural ends in "s".
+
+    >>> count(41200), count(1, "row"), count(300, "row")
+    ('41,200', '1 row', '300 rows')
+    """
+    if not noun:
+        return f"{number:,.0f}"
+    return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
+
+
+def number(value: float) -> str:
+    """Write a measured value with three significant digits.
+
+    >>> [number(v) for v in (1.4, 0.8, 238, 12345, 2e-4, 0, float("nan"))]
+    ['1.40', '0.800', '238', '12,345', '2e-4', '0', 'not a number']
+    """
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite" if value > 0 else "-infinite"
+    if value == 0:
+        return "0"
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    if 0.01 <= abs(value) < 1000:
+        return f"{value:#.3g}".rstrip(".")
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time span in its two largest units.
+
+    >>> [duration(s) for s in (0.42, 7, 112, 7500, 100_000)]
+    ['0.4 s', '7 s', '1 min 52 s', '2 h 5 min', '1 d 3 h']
+    """
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    left = round(seconds)
+    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    for (large, size), (small, part) in itertools.pairwise(units):
+        if left >= size:
+            rest = left % size // part
+            return f"{left // size} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{left} s"
+
+
+def size(size_bytes: float) -> str:
+    """Write an amount of memory or disk.
+
+    >>> [size(n) for n in (0, 512, 1024, 2_040_109_466, 80 * 2**30)]
+    ['0 B', '512 B', '1.0 KiB', '1.9 GiB', '80 GiB']
+    """
+    for unit in _BINARY_UNITS:
+        if abs(size_bytes) < 1024 or unit == _BINARY_UNITS[-1]:
+            break
+        size_bytes /= 1024
+    digits = 1 if unit != "B" and abs(size_bytes) < 10 else 0
+    return f"{size_bytes:.{digits}f} {unit}"
