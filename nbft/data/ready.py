@@ -1,0 +1,72 @@
+"""Datasets with a ready name: where their rows are, and how a row becomes a prompt.
+
+Each name stands for the sample that is bundled, so that it works without a network; `hub_name`
+says where the whole dataset is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A dataset with a ready name.
+
+    Attributes:
+        hub_name: The whole dataset on the hub.
+        completion_template: Text to be learnt.
+        prompt_template: Text of the prompt; "" where prompt_func makes it.
+        prompt_func: Function from a row to its prompt; "" where prompt_template makes it.
+        subset: Configuration to take on the hub.
+    """
+
+    hub_name: str
+    completion_template: str
+    prompt_template: str = ""
+    prompt_func: str = ""
+    subset: str | None = None
+
+
+READY = {
+    "alpaca": Ready(
+        hub_name="tatsu-lab/alpaca",
+        prompt_func="nbft.data.ready:alpaca_prompt",
+        completion_template="{output}",
+    ),
+    "samsum": Ready(
+        hub_name="knkarthick/samsum",
+        prompt_template="Summarise this conversation.\n\n{dialogue}\n\nSummary:\n",
+        completion_template="{summary}",
+    ),
+    "gsm8k": Ready(
+        hub_name="openai/gsm8k",
+        subset="main",
+        prompt_template="Question: {question}\n\nAnswer:\n",
+        completion_template="{answer}",
+    ),
+    "grammar": Ready(
+        hub_name="jhu-clsp/jfleg",
+        prompt_template="Correct this sentence.\n\n{input}\n\nCorrected:\n",
+        completion_template="{target}",
+    ),
+}
+
+
+def alpaca_prompt(row: Mapping[str, Any]) -> str:
+    """Return the prompt of an instruction, with its input where it has one.
+
+    >>> print(alpaca_prompt({"instruction": "Add.", "input": "2 and 3"}))
+    ### Instruction:
+    Add.
+    <BLANKLINE>
+    ### Input:
+    2 and 3
+    <BLANKLINE>
+    ### Response:
+    <BLANKLINE>
+    """
+    given = f"### Input:\n{row['input']}\n\n" if row.get("input") else ""
+    return f"### Instruction:\n{row['instruction']}\n\n{given}### Response:\n"

@@ -1,0 +1,5 @@
+"""Models: finding one on this machine or elsewhere, and loading it. Imports torch lazily."""
+
+from nbft.models.find import FoundModel, find_local, find_model
+
+__all__ = ["FoundModel", "find_local", "find_model"]

