@@ -1,0 +1,1 @@
+"""Other systems' ways of saying the same: so far Hugging Face's arguments and plain Python."""

@@ -1,0 +1,310 @@
+"""Settings that do not go together, or not with this machine. Each check is one function.
+
+A check returns a `Problem` or None; `check` runs them all. Called by `make_plan`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nbft.config import Config
+from nbft.errors import Problem
+from nbft.models.find import ALIASES, find_local
+from nbft.plan.hardware import available_devices, has_bfloat16
+
+Check = Callable[[Config, str], "Problem | None"]
+
+_CHECKS: list[Check] = []
+_LEAST_FREE_BYTES = 300 * 2**20
+
+
+def check(config: Config, device: str, folder: Path | None = None) -> list[Problem]:
+    """Run every check.
+
+    Args:
+        config: The config.
+        device: The device that was chosen.
+        folder: Folder of the config file.
+    """
+    found = [problem for one in _CHECKS if (problem := one(config, device))]
+    return [*found, *_files(config, folder)]
+
+
+def _check(function: Check) -> Check:
+    _CHECKS.append(function)
+    return function
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+@_check
+def _model_name(config: Config, device: str) -> Problem | None:
+    import difflib
+
+    name = config.model.model_name
+    if name in ALIASES or find_local(name) or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    close = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.5)
+    return Problem(
+        "model.model_name",
+        name,
+        "is no folder with a model here, and no hub name (owner/name).",
+        f"Did you mean {close[0]}?" if close else f"Use {next(iter(ALIASES))}, which needs no hub.",
+        {"model.model_name": close[0] if close else next(iter(ALIASES))},
+    )
+
+
+@_check
+def _device_is_there(config: Config, device: str) -> Problem | None:
+    there = available_devices()
+    if device in there:
+        return None
+    return Problem(
+        "compute.device",
+        device,
+        f"was not found; this machine has {', '.join(there)}.",
+        "Use auto.",
+        {"compute.device": "auto"},
+    )
+
+
+@_check
+def _float16_needs_a_gpu(config: Config, device: str) -> Problem | None:
+    if device != "cpu":
+        return None
+    instead = "bfloat16" if has_bfloat16("cpu").value == "yes" else "float32"
+    if config.precision.mixed_precision == "fp16":
+        return Problem(
+            "precision.mixed_precision",
+            "fp16",
+            "a CPU does not compute in float16; transformers would use float32 without a word.",
+            "Use auto.",
+            {"precision.mixed_precision": "auto"},
+        )
+    if config.model.dtype == "float16":
+        return Problem(
+            "model.dtype",
+            "float16",
+            "a CPU computes in float16 very slowly.",
+            f"Use auto ({instead} here).",
+            {"model.dtype": "auto"},
+        )
+    return None
+
+
+@_check
+def _bfloat16_is_there(config: Config, device: str) -> Problem | None:
+    there = has_bfloat16(device)
+    if device == "cpu" or there.value == "yes":
+        return None
+    if config.model.dtype == "bfloat16" or config.precision.mixed_precision == "bf16":
+        name = "model.dtype" if config.model.dtype == "bfloat16" else "precision.mixed_precision"
+        return Problem(name, "bfloat16", f"{there.reason}.", "Use auto.", {name: "auto"})
+    return None
+
+
+@_check
+def _mixed_with_16_bit_weights(config: Config, device: str) -> Problem | None:
+    if config.precision.mixed_precision == "fp16" and config.model.dtype in ("float16", "bfloat16"):
+        return Problem(
+            "precision.mixed_precision",
+            "fp16",
+            f"needs float32 weights, and model.dtype is {config.model.dtype}.",
+            "Use auto for model.dtype.",
+            {"model.dtype": "float32"},
+        )
+    return None
+
+
+@_check
+def _learning_rate_is_usual(config: Config, device: str) -> Problem | None:
+    rate, method = config.training.learning_rate, config.peft.method
+    low, high, usual = (1e-5, 2e-3, 2e-4) if method == "lora" else (1e-6, 2e-4, 2e-5)
+    advised = "1e-4 to 5e-4" if method == "lora" else "1e-5 to 5e-5"
+    if low <= rate <= high:
+        return None
+    side = "above" if rate > high else "below"
+    return Problem(
+        "training.learning_rate",
+        rate,
+        f"is {side} the range for {'LoRA' if method == 'lora' else 'full training'} "
+        f"({advised} is usual).",
+        f"Use {usual:g}.",
+        {"training.learning_rate": usual},
+        level="warning",
+    )
+
+
+@_check
+def _best_needs_evaluations_at_saves(config: Config, device: str) -> Problem | None:
+    keep, measure = config.checkpoint, config.evaluation
+    if not keep.load_best_model_at_end or keep.save_strategy == "best":
+        return None
+    if measure.eval_strategy != keep.save_strategy:
+        return Problem(
+            "checkpoint.load_best_model_at_end",
+            True,
+            f"needs a measurement at every save, but evaluation.eval_strategy is "
+            f"{measure.eval_strategy} and checkpoint.save_strategy is {keep.save_strategy}.",
+            "Use epoch for both.",
+            {"evaluation.eval_strategy": "epoch", "checkpoint.save_strategy": "epoch"},
+        )
+    every = measure.eval_steps or config.logging.logging_steps
+    if measure.eval_strategy == "steps" and keep.save_steps % every:
+        nearest = max(1, round(keep.save_steps / every)) * every
+        return Problem(
+            "checkpoint.save_steps",
+            keep.save_steps,
+            f"is no multiple of the {every} steps between measurements, so the best checkpoint "
+            "could not be known.",
+            f"Use {nearest}.",
+            {"checkpoint.save_steps": nearest},
+        )
+    return None
+
+
+@_check
+def _early_stopping_needs_measurements(config: Config, device: str) -> Problem | None:
+    if config.callbacks.early_stopping_patience and config.evaluation.eval_strategy == "no":
+        return Problem(
+            "callbacks.early_stopping_patience",
+            config.callbacks.early_stopping_patience,
+            "has no scores to go by: evaluation.eval_strategy is no.",
+            "Use epoch for it.",
+            {"evaluation.eval_strategy": "epoch"},
+        )
+    return None
+
+
+@_check
+def _everything_trained(config: Config, device: str) -> Problem | None:
+    if config.data.split_ratio < 1 or config.data.validation is not None:
+        return None
+    if config.evaluation.eval_strategy == "no":
+        return None
+    return Problem(
+        "data.split_ratio",
+        1.0,
+        "leaves no row to measure on.",
+        "Use 0.9, or set evaluation.eval_strategy=no.",
+        {"data.split_ratio": 0.9},
+    )
+
+
+@_check
+def _loader_processes(config: Config, device: str) -> Problem | None:
+    data = config.data
+    if data.dataloader_num_workers:
+        return None
+    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        if value := getattr(data, name):
+            return Problem(
+                f"data.{name}",
+                value,
+                "needs dataloader_num_workers of at least 1, and it is 0.",
+                "Use 1 worker, or leave this out.",
+                {"data.dataloader_num_workers": 1},
+            )
+    return None
+
+
+@_check
+def _padding_free_fits(config: Config, device: str) -> Problem | None:
+    if not config.data.padding_free:
+        return None
+    if config.data.pad_to_multiple_of:
+        return Problem(
+            "data.pad_to_multiple_of",
+            config.data.pad_to_multiple_of,
+            "nothing is padded while data.padding_free is on.",
+            "Leave it empty.",
+            {"data.pad_to_multiple_of": None},
+        )
+    if config.training.method == "base":
+        return Problem(
+            "data.padding_free",
+            True,
+            "is a feature of training.method sft.",
+            "Use sft.",
+            {"training.method": "sft"},
+        )
+    return None
+
+
+@_check
+def _bitsandbytes(config: Config, device: str) -> Problem | None:
+    optim = config.optimizer.optim
+    if ("8bit" in optim or "paged" in optim) and not _installed("bitsandbytes"):
+        return Problem(
+            "optimizer.optim",
+            optim,
+            "needs the package bitsandbytes, which is not installed.",
+            "pip install bitsandbytes, or use adamw_torch_fused.",
+            {"optimizer.optim": "adamw_torch_fused"},
+        )
+    return None
+
+
+@_check
+def _trackers(config: Config, device: str) -> Problem | None:
+    for tracker in config.tracking.report_to:
+        if not _installed(tracker):
+            rest = [name for name in config.tracking.report_to if name != tracker]
+            return Problem(
+                "tracking.report_to",
+                config.tracking.report_to,
+                f"the package {tracker} is not installed.",
+                f"pip install {tracker}, or leave it out.",
+                {"tracking.report_to": rest},
+            )
+    return None
+
+
+@_check
+def _minimum_rate(config: Config, device: str) -> Problem | None:
+    more = config.scheduler.lr_scheduler_kwargs
+    if config.scheduler.lr_scheduler_type != "cosine_with_min_lr":
+        return None
+    if ("min_lr" in more) == ("min_lr_rate" in more):
+        return Problem(
+            "scheduler.lr_scheduler_kwargs",
+            more,
+            "cosine_with_min_lr wants min_lr or min_lr_rate, one of them.",
+            "Use {min_lr_rate: 0.1}.",
+            {"scheduler.lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+        )
+    return None
+
+
+def _files(config: Config, folder: Path | None) -> Iterator[Problem]:
+    """Check that the run's folder can be made and has room."""
+    output = (folder or Path()) / config.training.output_dir
+    place = output.expanduser().absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        yield Problem(
+            "training.output_dir", config.training.output_dir, f"{place} is a file.", "Name another."
+        )
+    elif not os.access(place, os.W_OK):
+        yield Problem(
+            "training.output_dir",
+            config.training.output_dir,
+            f"you may not write into {place}.",
+            "Name a folder of your own.",
+        )
+    elif (free := shutil.disk_usage(place).free) < _LEAST_FREE_BYTES:
+        yield Problem(
+            "training.output_dir",
+            config.training.output_dir,
+            f"the disk has {free / 2**20:,.0f} MiB free; a run needs about "
+            f"{_LEAST_FREE_BYTES / 2**20:,.0f} MiB.",
+            "Free some room or name a folder on another disk.",
+        )

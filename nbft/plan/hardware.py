@@ -1,0 +1,199 @@
+"""What this machine has: device, number types, free memory; each choice with its reason.
+
+Asks torch where torch is loaded already (in a worker), else the system, so that a form can be
+drawn without it. Called by `make_plan` and `nbft.train`.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbft.config import Config
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that was chosen, and why."""
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the value with its reason."""
+        return f"{self.value} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU.
+
+    Attributes:
+        name: As its maker calls it.
+        free_bytes: Memory that nobody uses.
+        capability: Compute capability, (8, 0) and up has bfloat16.
+    """
+
+    name: str
+    free_bytes: int
+    capability: tuple[int, int]
+
+
+def choose_device(config: Config) -> Choice:
+    """Choose the device that trains: the one asked for, or the first there is."""
+    wanted = config.compute.device
+    there = available_devices()
+    if wanted != "auto":
+        reason = "as asked" if wanted in there else "asked for, but not found here"
+        return Choice(wanted, reason)
+    for device in ("cuda", "xpu", "mps"):
+        if device in there:
+            return Choice(device, there[device])
+    return Choice("cpu", "no GPU was found")
+
+
+def available_devices() -> dict[str, str]:
+    """Return the devices there are, each with what was found."""
+    found = {"cpu": processor_name()}
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "cuda"):
+        if torch.cuda.is_available():
+            found["cuda"] = f"{torch.cuda.get_device_name(0)} was found"
+        if getattr(torch, "xpu", None) is not None and torch.xpu.is_available():
+            found["xpu"] = "an Intel GPU was found"
+        if torch.backends.mps.is_available():
+            found["mps"] = "an Apple GPU was found"
+        return found
+    if gpus := nvidia_gpus():
+        found["cuda"] = f"{gpus[0].name} was found"
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        found["mps"] = "an Apple GPU was found"
+    return found
+
+
+@functools.cache
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """Return the NVIDIA GPUs that the driver lists; none where there is no driver."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ()
+    query = "--query-gpu=name,memory.free,compute_cap"
+    try:
+        out = subprocess.run(
+            [command, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+        gpus = []
+        for line in out.strip().splitlines():
+            name, free_mib, capability = (cell.strip() for cell in line.split(","))
+            major, _, minor = capability.partition(".")
+            gpus.append(Gpu(name, int(free_mib) * 2**20, (int(major), int(minor or 0))))
+        return tuple(gpus)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ()
+
+
+@functools.cache
+def processor_name() -> str:
+    """Return what the system calls its processor."""
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _cpuinfo() -> tuple[str, ...]:
+    try:
+        return tuple(Path("/proc/cpuinfo").read_text().splitlines())
+    except OSError:
+        return ()
+
+
+def has_bfloat16(device: str) -> Choice:
+    """Say whether a device computes in bfloat16: "yes" or "no", and why."""
+    torch: Any = sys.modules.get("torch")
+    if device == "cuda":
+        if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
+            capability = torch.cuda.get_device_capability(0)
+        else:
+            gpus = nvidia_gpus()
+            capability = gpus[0].capability if gpus else (0, 0)
+        version = f"compute capability {capability[0]}.{capability[1]}"
+        if capability >= (8, 0):
+            return Choice("yes", f"this GPU has it, {version}")
+        return Choice("no", f"this GPU lacks bfloat16, {version}")
+    if device == "xpu":
+        return Choice("yes", "Intel GPUs have it")
+    if device == "mps":
+        release = int(platform.mac_ver()[0].partition(".")[0] or 0)
+        if release >= 14:
+            return Choice("yes", "macOS has it from 14 on")
+        return Choice("no", f"macOS {release} lacks bfloat16 on the GPU")
+    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
+    for flag in ("amx_bf16", "avx512_bf16"):
+        if f" {flag}" in flags:
+            return Choice("yes", f"this processor has it, {flag}")
+    if platform.machine() == "arm64" and platform.system() == "Darwin":
+        return Choice("no", "bfloat16 is slow on this processor")
+    return Choice("no", "this processor has no bfloat16 instructions")
+
+
+def choose_dtype(config: Config, device: str) -> Choice:
+    """Choose the number type of the weights in memory."""
+    if config.model.dtype != "auto":
+        return Choice(config.model.dtype, "as asked")
+    if config.peft.method == "full":
+        return Choice("float32", "small updates of all weights are lost in 16 bits")
+    bfloat16 = has_bfloat16(device)
+    if bfloat16.value == "yes":
+        return Choice("bfloat16", bfloat16.reason)
+    return Choice("float32", bfloat16.reason)
+
+
+def choose_mixed_precision(config: Config, device: str, dtype: str) -> Choice:
+    """Choose the number type of the computation beside the weights: bf16, fp16 or no."""
+    if config.precision.mixed_precision != "auto":
+        return Choice(config.precision.mixed_precision, "as asked")
+    if dtype != "float32":
+        return Choice("no", f"the weights are {dtype} already")
+    bfloat16 = has_bfloat16(device)
+    if config.peft.method == "full" and bfloat16.value == "yes":
+        return Choice("bf16", bfloat16.reason)
+    if bfloat16.value == "yes":
+        return Choice("no", "float32 weights were asked for")
+    return Choice("no", bfloat16.reason)
+
+
+def free_memory_bytes(device: str) -> int:
+    """Return the memory that a training could take on a device, now."""
+    import psutil
+
+    torch: Any = sys.modules.get("torch")
+    if device == "cuda":
+        if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
+            return int(torch.cuda.mem_get_info()[0])
+        if gpus := nvidia_gpus():
+            return gpus[0].free_bytes
+    return int(psutil.virtual_memory().available)
+
+
+def used_memory_bytes(device: str) -> int:
+    """Return the memory that this process holds on a device."""
+    import psutil
+
+    torch: Any = sys.modules.get("torch")
+    if device == "cuda" and torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    if device == "mps" and torch is not None and torch.backends.mps.is_available():
+        return int(torch.mps.driver_allocated_memory())
+    return int(psutil.Process().memory_info().rss)

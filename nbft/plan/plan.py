@@ -1,0 +1,299 @@
+"""`make_plan`: what a config will lead to, before anything is trained."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbft.config import Config
+from nbft.data.examples import Example, load_examples
+from nbft.errors import DataError, Problem
+from nbft.models.find import find_local
+from nbft.plan import schedule
+from nbft.plan.checks import check
+from nbft.plan.hardware import (
+    Choice,
+    choose_device,
+    choose_dtype,
+    choose_mixed_precision,
+    free_memory_bytes,
+)
+from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
+
+_ROWS_MEASURED = 200
+"""Rows whose tokens are counted for an estimate."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen. Numbers that cannot be known yet are None.
+
+    Attributes:
+        problems: Everything found, errors and warnings, in the order of the settings.
+        device, dtype, mixed_precision: What was chosen, each with its reason.
+        effective_batch_size: Rows a step learns from.
+        train_rows, eval_rows: Rows of the two splits.
+        steps_per_epoch, total_steps, warmup_steps: Optimiser steps.
+        tokens: Tokens that all steps see together; an estimate.
+        trainable_parameters, total_parameters: Counts.
+        memory_bytes: Most memory held at once; an estimate.
+        free_memory_bytes: Memory free on the device now.
+        seconds: Time of the training steps; an estimate.
+    """
+
+    problems: list[Problem]
+    device: Choice
+    dtype: Choice
+    mixed_precision: Choice
+    effective_batch_size: int
+    free_memory_bytes: int
+    train_rows: int | None = None
+    eval_rows: int | None = None
+    steps_per_epoch: int | None = None
+    total_steps: int | None = None
+    warmup_steps: int | None = None
+    tokens: int | None = None
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    memory_bytes: int | None = None
+    seconds: int | None = None
+    remarks: list[str] = field(default_factory=list)
+    config: Config = field(default_factory=Config, repr=False)
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that stop a run."""
+        return [p for p in self.problems if p.level == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """The problems that do not."""
+        return [p for p in self.problems if p.level == "warning"]
+
+    def learning_rates(self, points: int = 200) -> list[tuple[int, float]]:
+        """Return (step, learning rate) at up to so many steps, the first and the last included."""
+        if not self.total_steps:
+            return []
+        rate = schedule.learning_rate_at(self.config, self.total_steps)
+        last = self.total_steps
+        steps = sorted({round(n * last / max(1, points - 1)) for n in range(points)})
+        return [(step, rate(step)) for step in steps]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values, for plan.json."""
+        kept = {k: v for k, v in asdict(self).items() if k not in ("config", "problems")}
+        return {**kept, "warnings": [str(problem) for problem in self.warnings]}
+
+
+def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
+    """Work out what a config will lead to.
+
+    Reads the data files and the model's header, loads no model and asks no network. A person's
+    mistake is a `Problem` in the result, never an exception.
+
+    Args:
+        config: The config.
+        folder: Folder of the config file, for relative paths.
+    """
+    device = choose_device(config)
+    dtype = choose_dtype(config, device.value)
+    problems = check(config, device.value, folder)
+    remarks: list[str] = []
+    examples: dict[str, list[Example]] = {}
+    for split in ("train", "validation"):
+        try:
+            examples[split], said = _examples(config, split, folder)
+            remarks += said
+        except DataError as error:
+            problems += [
+                p if isinstance(p, Problem) else Problem("data", None, p) for p in error.problems
+            ]
+    problems = list({str(p): p for p in problems}.values())
+    found = find_local(config.model.model_name, config.model.model_revision)
+    shape = model_shape(found.path) if found else None
+    numbers: dict[str, Any] = {}
+    if "train" in examples:
+        numbers |= _numbers_of_rows(config, examples, problems)
+        lengths = token_lengths(examples["train"], found.path if found else None)
+        total, rows = numbers["total_steps"], numbers["train_rows"]
+        batch = config.training.per_device_train_batch_size
+        seen = total * min(batch * config.training.gradient_accumulation_steps, rows)
+        if config.training.max_steps <= 0:
+            seen = min(seen, round(rows * config.training.num_train_epochs))
+        limit = config.data.max_length
+        kept = [min(length, limit) for length in lengths]
+        numbers["tokens"] = round(seen * sum(kept) / len(kept))
+        cut = sum(length > limit for length in lengths)
+        if cut > 0.05 * len(lengths):
+            problems.append(_cut(lengths, limit, cut))
+        if shape:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            chosen = (device.value, dtype.value)
+            numbers["memory_bytes"] = memory_bytes(config, shape, kept, *chosen)
+            numbers["seconds"] = training_seconds(
+                config, shape, numbers["tokens"], *chosen, cores=cores
+            )
+    if shape:
+        numbers["trainable_parameters"] = trainable_parameters(config, shape)
+        numbers["total_parameters"] = shape.parameters
+        if numbers["trainable_parameters"] == 0:
+            problems.append(_no_target(config, [name for name, *_ in shape.layers]))
+    plan = Plan(
+        problems=problems,
+        device=device,
+        dtype=dtype,
+        mixed_precision=choose_mixed_precision(config, device.value, dtype.value),
+        effective_batch_size=config.training.per_device_train_batch_size
+        * config.training.gradient_accumulation_steps,
+        free_memory_bytes=free_memory_bytes(device.value),
+        remarks=remarks,
+        config=config,
+        **numbers,
+    )
+    if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
+        problems.append(_too_large(config, plan))
+    return plan
+
+
+def _numbers_of_rows(
+    config: Config, examples: dict[str, list[Example]], problems: list[Problem]
+) -> dict[str, Any]:
+    rows = len(examples["train"])
+    total = schedule.total_steps(config, rows)
+    warmup = schedule.warmup_steps(config, total)
+    if config.scheduler.lr_scheduler_type != "constant" and warmup >= total:
+        problems.append(
+            Problem(
+                "scheduler.warmup_steps",
+                config.scheduler.warmup_steps,
+                f"the run has {total:,} steps, so the learning rate never reaches its value.",
+                "Use 0.05, which is 5% of the steps.",
+                {"scheduler.warmup_steps": 0.05},
+                level="warning",
+            )
+        )
+    return {
+        "train_rows": rows,
+        "eval_rows": len(examples.get("validation", [])),
+        "steps_per_epoch": schedule.steps_per_epoch(config, rows),
+        "total_steps": total,
+        "warmup_steps": warmup,
+    }
+
+
+def _examples(
+    config: Config, split: str, folder: Path | None
+) -> tuple[list[Example], list[str]]:
+    """Read a split, or take it from the last time when neither settings nor files changed."""
+    datasets = [*config.data.train.datasets]
+    if config.data.validation:
+        datasets += config.data.validation.datasets
+    if any(d.rows is not None or d.prompt_func or d.completion_func for d in datasets):
+        return load_examples(config, split, folder=folder)
+    from nbft.data.sources import resolve
+
+    stamps = []
+    for dataset in datasets:
+        if dataset.path:
+            path = resolve(dataset.path, folder)
+            stat = path.stat() if path.exists() else None
+            stamps.append((str(path), stat and stat.st_mtime_ns, stat and stat.st_size))
+    key = json.dumps([config.to_dict()["data"] if config.to_dict() else {}, stamps])
+    return _examples_by(key, config.training.seed, split, _Unhashed((config, folder)))
+
+
+class _Unhashed(tuple):  # type: ignore[type-arg]
+    """Arguments that do not count for the cache: its key says the same."""
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unhashed)
+
+
+@functools.lru_cache(maxsize=4)
+def _examples_by(
+    key: str, seed: int, split: str, arguments: _Unhashed
+) -> tuple[list[Example], list[str]]:
+    config, folder = arguments
+    return load_examples(config, split, folder=folder)
+
+
+def token_lengths(examples: Sequence[Example], folder: Path | None) -> list[int]:
+    """Return the lengths in tokens of some examples, spread over all of them.
+
+    Args:
+        examples: The examples, at least one.
+        folder: Folder with tokenizer.json; four characters count as a token without one.
+    """
+    step = max(1, len(examples) // _ROWS_MEASURED)
+    texts = []
+    for example in examples[::step]:
+        turns = "\n".join(m["content"] for m in example.messages)
+        texts.append(example.prompt + example.completion + turns)
+    tokenizer = _tokenizer(folder / "tokenizer.json") if folder else None
+    if tokenizer is None:
+        return [len(text) // 4 + 1 for text in texts]
+    return [len(encoding.ids) + 1 for encoding in tokenizer.encode_batch(texts)]
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path)) if path.is_file() else None
+
+
+def _cut(lengths: list[int], limit: int, cut: int) -> Problem:
+    whole = sorted(lengths)[round(0.95 * (len(lengths) - 1))]
+    return Problem(
+        "data.max_length",
+        limit,
+        f"cuts about {cut / len(lengths):.0%} of the rows; the longest has about "
+        f"{max(lengths):,} tokens.",
+        f"Use {whole}, which keeps 95% of them whole.",
+        {"data.max_length": whole},
+        level="warning",
+    )
+
+
+def _no_target(config: Config, layers: list[str]) -> Problem:
+    known = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    return Problem(
+        "peft.target_modules",
+        config.peft.target_modules,
+        "matches no layer of the model, so nothing would be trained.",
+        f"Use all-linear, or some of {', '.join(known)}.",
+        {"peft.target_modules": ["all-linear"]},
+    )
+
+
+def _too_large(config: Config, plan: Plan) -> Problem:
+    from nbft.words import size
+
+    assert plan.memory_bytes is not None
+    batch = config.training.per_device_train_batch_size
+    why = (
+        f"needs about {size(plan.memory_bytes)}, {plan.device.value} has "
+        f"{size(plan.free_memory_bytes)} free."
+    )
+    if batch > 1:
+        half = batch // 2
+        more = config.training.gradient_accumulation_steps * batch // half
+        fix = f"Use {half} with gradient_accumulation_steps={more} (same effective batch)."
+        changes = {
+            "training.per_device_train_batch_size": half,
+            "training.gradient_accumulation_steps": more,
+        }
+    else:
+        fix = "Turn memory.gradient_checkpointing on, or choose a smaller model."
+        changes = {"memory.gradient_checkpointing": True}
+    return Problem(
+        "training.per_device_train_batch_size", batch, why, fix, changes, level="warning"
+    )

@@ -1,0 +1,84 @@
+"""Steps and the learning rate over them, without torch.
+
+The formulas are those of transformers (`Trainer.set_initial_training_values`,
+`optimization.get_scheduler`); a test holds them against the originals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from nbft.config import Config
+
+
+def steps_per_epoch(config: Config, rows: int) -> int:
+    """Return the optimiser steps of one pass over the rows.
+
+    Args:
+        config: Its training section says the batch.
+        rows: Training rows.
+    """
+    batch = config.training.per_device_train_batch_size
+    batches = rows // batch if config.data.dataloader_drop_last else math.ceil(rows / batch)
+    return max(math.ceil(batches / config.training.gradient_accumulation_steps), 1)
+
+
+def total_steps(config: Config, rows: int) -> int:
+    """Return the optimiser steps of the whole run."""
+    if config.training.max_steps > 0:
+        return config.training.max_steps
+    return math.ceil(config.training.num_train_epochs * steps_per_epoch(config, rows))
+
+
+def warmup_steps(config: Config, total: int) -> int:
+    """Return the steps over which the learning rate rises; a setting below 1 is a share."""
+    asked = config.scheduler.warmup_steps
+    return int(asked) if asked >= 1 else math.ceil(total * asked)
+
+
+def learning_rate_at(config: Config, total: int) -> Callable[[int], float]:
+    """Return the function from a step, counted from 0, to its learning rate.
+
+    Args:
+        config: Its scheduler section says the shape.
+        total: Optimiser steps of the run.
+    """
+    peak = config.training.learning_rate
+    kind = config.scheduler.lr_scheduler_type
+    more: dict[str, Any] = config.scheduler.lr_scheduler_kwargs
+    warmup = 0 if kind == "constant" else warmup_steps(config, total)
+    after = max(1, total - warmup)
+
+    def number(name: str, default: float) -> float:
+        value = more.get(name, default)
+        return float(value) if value is not None else default
+
+    def decayed(step: int) -> float:
+        """Return the share of the peak, after the warm-up."""
+        done = (step - warmup) / after
+        if kind == "linear":
+            return max(0.0, 1 - done)
+        if kind == "cosine":
+            return max(0.0, (1 + math.cos(2 * math.pi * number("num_cycles", 0.5) * done)) / 2)
+        if kind == "cosine_with_restarts":
+            if done >= 1:
+                return 0.0
+            return (1 + math.cos(math.pi * (number("num_cycles", 1) * done % 1))) / 2
+        if kind == "cosine_with_min_lr":
+            lowest = number("min_lr_rate", number("min_lr", 0) / peak)
+            wave = (1 + math.cos(2 * math.pi * number("num_cycles", 0.5) * done)) / 2
+            return max(0.0, wave * (1 - lowest) + lowest)
+        if kind == "polynomial":
+            end = number("lr_end", 1e-7) / peak
+            return end if done > 1 else (1 - end) * (1 - done) ** number("power", 1) + end
+        if kind == "inverse_sqrt":
+            scale = number("timescale", warmup or 10_000)
+            return 1 / math.sqrt((step + scale - warmup) / scale)
+        return 1.0
+
+    def rate(step: int) -> float:
+        return peak * (step / warmup if step < warmup else decayed(step))
+
+    return rate
