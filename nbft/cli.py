@@ -1,0 +1,332 @@
+"""The command line: `nbft demo | train | runs | compare | config show|check|new`.
+
+A person's mistake is printed as its sentences and exits with 2; a run that failed exits with 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nbft.config import Config, presets, settings
+from nbft.errors import NbftError
+
+app = typer.Typer(
+    help="Fine-tune a language model, here or from a notebook.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show, check or write config files.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+_Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings that win: training.learning_rate=5e-5 …")
+]
+_File = Annotated[Path, typer.Argument(help="Config file (YAML or JSON).")]
+_Folder = Annotated[Path, typer.Option("--folder", help="Folder that holds the runs.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextlib.contextmanager
+def _mistakes_are_sentences() -> Iterator[None]:
+    """Print the sentences of an error instead of a traceback, and exit with 2."""
+    try:
+        yield
+    except NbftError as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def train(file: _File, overrides: _Overrides = None) -> None:
+    """Train the run that a config file describes, and wait for its end."""
+    from nbft.runs import start
+
+    with _mistakes_are_sentences():
+        config = _checked(file, overrides or [])
+        run = start(config)
+    _watch(run)
+    typer.echo(f"Run: {run.path}")
+    typer.echo(f"Report: {run.path / 'report.html'}")
+    for problem in run.problems:
+        typer.echo(problem, err=True)
+    if run.status == "failed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: _Folder = Path("runs"),
+    steps: Annotated[int, typer.Option(help="Steps; -1 for the whole preset.")] = -1,
+) -> None:
+    """Fine-tune the default model on bundled rows, and show what changed."""
+    from nbft.evaluate.compare import Comparison
+    from nbft.models import find_model
+    from nbft.runs import start
+    from nbft.runs.curves import in_words
+    from nbft.words import duration
+
+    began = time.monotonic()
+    config = Config.preset("two-minute-try").apply(
+        {"training.output_dir": str(folder), "training.max_steps": steps}
+    )
+    with _mistakes_are_sentences():
+        typer.echo("1. The model")
+        find_model(config.model.model_name, say=lambda text: typer.echo(f"   {text}"))
+        model_seconds = time.monotonic() - began
+        typer.echo("2. The training")
+        run = start(config)
+    _watch(run)
+    if run.status == "failed":
+        for problem in run.problems:
+            typer.echo(problem, err=True)
+        raise typer.Exit(1)
+    picture = run.path / "curves.png"
+    run.curves().savefig(picture)
+    typer.echo("3. The answers")
+    with contextlib.suppress(NbftError):
+        comparison: Comparison = run.compare()
+        typer.echo(str(comparison))
+    ending = run.events()[-1]
+    typer.echo(f"\n{in_words(run.events())}")
+    typer.echo(
+        f"Model: {duration(model_seconds)}. Training: {duration(ending['seconds'])}. "
+        f"Peak memory: {_peak_memory()}."
+    )
+    typer.echo(f"Curve:   {picture}")
+    typer.echo(f"Run:     {run.path}")
+    typer.echo(f"Report:  {run.path / 'report.html'}")
+    typer.echo("Open the notebook with: make lab (it is notebooks/quickstart.ipynb).")
+
+
+@app.command()
+def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
+    """List the runs in a folder, the newest first."""
+    from nbft.runs import runs as list_runs
+
+    found = [_about(run) for run in list_runs(folder)]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    elif not found:
+        typer.echo(f"No runs in {folder}. Start one with: nbft train FILE, or nbft demo.")
+    for one in [] if as_json else found:
+        loss = "" if one["loss"] is None else f"loss {one['loss']:.3g}"
+        typer.echo(
+            f"{one['id']:<24} {one['status']:<10} step {one['step']:>6,} of {one['total_steps']:>6,}"
+            f"  {loss:<12} {one['model']}"
+        )
+
+
+@app.command()
+def compare(
+    run: Annotated[str, typer.Argument(help="Name or folder of a run.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts; its own by default.")] = None,
+    folder: _Folder = Path("runs"),
+) -> None:
+    """Show the answers of the base model and of the tuned one, side by side."""
+    from nbft.runs import attach
+
+    with _mistakes_are_sentences():
+        typer.echo(str(attach(run, folder).compare(prompts or None)))
+
+
+@config_app.command("show")
+def config_show(
+    file: Annotated[Path | None, typer.Argument(help="Config file; the defaults without.")] = None,
+    overrides: _Overrides = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show the defaults too.")] = False,
+    comments: Annotated[bool, typer.Option(help="Say what each setting does.")] = False,
+) -> None:
+    """Show a config, or every setting there is."""
+    with _mistakes_are_sentences():
+        config = Config.load(file, overrides or []) if file else Config()
+    if file or comments:
+        typer.echo(config.to_yaml(full=everything or not file, comments=comments))
+        return
+    for setting in settings():
+        if not everything and setting.level == "expert":
+            continue
+        default = "" if setting.default in (None, "", [], {}) else f" [{setting.default}]"
+        typer.echo(f"{setting.path}{default}\n    {setting.help} {setting.range_text}".rstrip())
+
+
+@config_app.command("check")
+def config_check(file: _File, overrides: _Overrides = None) -> None:
+    """Check a config file and say what it will lead to; exits with 2 when it cannot run."""
+    from nbft.plan import make_plan
+    from nbft.words import count, duration, size
+
+    with _mistakes_are_sentences():
+        config = _checked(file, overrides or [])
+    plan = make_plan(config, folder=file.absolute().parent)
+    for problem in plan.warnings:
+        typer.echo(f"warning: {problem}")
+    typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}.")
+    typer.echo(
+        f"{count(plan.total_steps or 0, 'step')} of {count(plan.effective_batch_size, 'row')}, "
+        f"{count(plan.train_rows or 0, 'training row')}, {count(plan.eval_rows or 0)} held out."
+    )
+    if plan.memory_bytes:
+        typer.echo(
+            f"Memory: about {size(plan.memory_bytes)} of {size(plan.free_memory_bytes)} free."
+        )
+    if plan.seconds:
+        typer.echo(f"Time: about {duration(plan.seconds)}.")
+    typer.echo("Ready.")
+
+
+@config_app.command("new")
+def config_new(
+    file: _File,
+    preset: Annotated[str, typer.Option(help="Preset to start from.")] = "two-minute-try",
+    comments: Annotated[bool, typer.Option(help="Say what each setting does.")] = True,
+) -> None:
+    """Write a config file to start from."""
+    with _mistakes_are_sentences():
+        if file.exists():
+            raise NbftError(f"{file}: is there already. Name another file, or remove it.")
+        Config.preset(preset).save(file, comments=comments)
+    titles = ", ".join(presets())
+    typer.echo(f"Wrote {file} from the preset {preset} (there are {titles}).")
+    typer.echo(f"Train it with: nbft train {file}")
+
+
+def _checked(file: Path, overrides: list[str]) -> Config:
+    """Load a config and refuse it with every problem there is, in its settings and beyond.
+
+    Raises:
+        ConfigError: Nothing is to be trained as it stands.
+    """
+    from nbft.config import io
+    from nbft.errors import ConfigError
+    from nbft.plan import make_plan
+    from nbft.runs.folder import self_contained
+
+    tree = io.overridden(io.read(file), overrides)
+    config, problems = Config.parse(tree)
+    wrong = {problem.field for problem in problems}
+    plan = make_plan(config, folder=file.absolute().parent)
+    if problems:
+        more = [p for p in plan.errors if not any(p.field.startswith(f) for f in wrong)]
+        raise ConfigError([*problems, *more])
+    if plan.errors:
+        raise ConfigError(plan.errors)
+    return self_contained(config, None, file.absolute().parent)
+
+
+def _watch(run: Any) -> None:
+    """Print a progress line until a run is over; Ctrl-C stops it gracefully."""
+    from nbft.runs.start import join
+
+    progress = _Progress()
+    from nbft import events
+
+    reader = events.EventReader(run.events_path)
+    while True:
+        try:
+            for event in reader.read():
+                progress.show(event)
+            if progress.is_over:
+                break
+            if run.is_over:  # the process ended without a word
+                break
+            time.sleep(0.2)
+        except KeyboardInterrupt:
+            typer.echo("\n   Stopping after this step, with everything saved …")
+            with contextlib.suppress(NbftError):
+                run.stop()
+    join(run)
+
+
+class _Progress:
+    """Turns events into lines; the line of a step is written over on a terminal."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._total = 0
+        self._terminal = sys.stdout.isatty()
+        self._open_line = False
+        self._printed_at = 0.0
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Print what an event says, if it is for people."""
+        from nbft.words import count, duration, number
+
+        kind = event["event"]
+        if kind == "stage":
+            self._line(f"   {event['text']}")
+        elif kind in ("warning", "note"):
+            self._line(f"   Note: {event['text']}")
+        elif kind == "prepared":
+            self._total = event["total_steps"]
+            share = event["trainable_parameters"] / event["total_parameters"]
+            self._line(
+                f"   {event['device']}, {event['dtype']}; {count(event['rows'], 'row')}; "
+                f"{event['trainable_parameters'] / 1e6:.1f} M parameters trained ({share:.1%})."
+            )
+        elif kind == "log":
+            left = duration(event["seconds_left"]) if "seconds_left" in event else "?"
+            text = (
+                f"   step {event['step']:,} of {self._total:,} · loss {event['loss']:.3f} · "
+                f"{number(event.get('tokens_per_second', 0))} tokens/s · {left} left"
+            )
+            self._step(text, last=event["step"] == self._total)
+        elif kind == "eval" and "eval_loss" in event:
+            self._line(f"   held-out loss at step {event['step']:,}: {event['eval_loss']:.3f}")
+        elif kind == "checkpoint":
+            self._line(f"   saved {event['path']}")
+        elif kind in ("completed", "stopped", "failed"):
+            self.is_over = True
+            self._line(f"   {kind.capitalize()} after {duration(event['seconds'])}.")
+
+    def _step(self, text: str, *, last: bool) -> None:
+        if self._terminal:
+            typer.echo(f"\r\x1b[K{text}", nl=False)
+            self._open_line = True
+        elif last or time.monotonic() - self._printed_at > 5:
+            typer.echo(text)
+            self._printed_at = time.monotonic()
+
+    def _line(self, text: str) -> None:
+        typer.echo(f"\n{text}" if self._open_line else text)
+        self._open_line = False
+
+
+def _about(run: Any) -> dict[str, Any]:
+    found = run.events()
+    logs = [e for e in found if e["event"] == "log"]
+    prepared = [e for e in found if e["event"] == "prepared"]
+    started = [e for e in found if e["event"] == "started"]
+    return {
+        "id": run.id,
+        "path": str(run.path),
+        "status": run.status,
+        "step": logs[-1]["step"] if logs else 0,
+        "total_steps": prepared[-1]["total_steps"] if prepared else 0,
+        "loss": logs[-1].get("loss") if logs else None,
+        "model": started[-1]["model"] if started else run.config.model.model_name,
+    }
+
+
+def _peak_memory() -> str:
+    from nbft.words import size
+
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "not known here"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size(peak * (1 if sys.platform == "darwin" else 1024))
+
+
+if __name__ == "__main__":
+    app()

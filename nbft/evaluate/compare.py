@@ -1,0 +1,1 @@
+from nbft.widgets.result import Comparison  # moved here at integration

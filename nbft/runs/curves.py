@@ -1,0 +1,92 @@
+"""The curves of a run as a matplotlib Figure, which notebooks save and GitHub shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nbft.events import Event
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind people tell apart.
+_TRAIN, _HELD_OUT, _RATE = "#0072B2", "#D55E00", "#009E73"
+_SMOOTHING = 0.9
+"""Weight of the past in the smoothed loss."""
+
+
+def draw_curves(found: Sequence[Event], *, title: str = "") -> Figure:
+    """Draw loss (raw, smoothed, held-out) and learning rate over the steps.
+
+    Args:
+        found: Events of a run.
+        title: Set above the picture.
+    """
+    from matplotlib.figure import Figure
+
+    logs = [e for e in found if e["event"] == "log" and "loss" in e]
+    evals = [e for e in found if e["event"] == "eval" and "eval_loss" in e]
+    figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    steps = [e["step"] for e in logs]
+    losses = [float(e["loss"]) for e in logs]
+    left.plot(steps, losses, color=_TRAIN, alpha=0.35, linewidth=1, label="training")
+    left.plot(steps, smoothed(losses), color=_TRAIN, linewidth=2, label="training, smoothed")
+    left.plot(
+        [e["step"] for e in evals],
+        [e["eval_loss"] for e in evals],
+        "D",
+        color=_HELD_OUT,
+        markersize=6,
+        label="held-out",
+    )
+    left.set(xlabel="step", ylabel="loss", title="loss")
+    if logs or evals:
+        left.legend(frameon=False)
+    right.plot(steps, [e.get("learning_rate", math.nan) for e in logs], color=_RATE, linewidth=2)
+    right.set(xlabel="step", ylabel="learning rate", title="learning rate")
+    right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the moving average of values, unbiased at its beginning; gaps are passed over.
+
+    >>> smoothed([2.0, 2.0])
+    [2.0, 2.0]
+    """
+    out: list[float] = []
+    total = weight = 0.0
+    for value in values:
+        if math.isfinite(value):
+            total = _SMOOTHING * total + (1 - _SMOOTHING) * value
+            weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+        out.append(round(total / weight, 12) if weight else math.nan)
+    return out
+
+
+def in_words(found: Sequence[Event]) -> str:
+    """Say what the curves show, for those who cannot see them."""
+    logs = [e for e in found if e["event"] == "log" and "loss" in e]
+    evals = [e for e in found if e["event"] == "eval" and "eval_loss" in e]
+    if not logs:
+        return "No step has been logged yet."
+    first, last = logs[0], logs[-1]
+    text = (
+        f"Training loss over {last['step']:,} steps: {first['loss']:.3g} at step {first['step']:,}, "
+        f"{last['loss']:.3g} at step {last['step']:,}."
+    )
+    if len(evals) > 1:
+        text += f" Held-out loss: {evals[0]['eval_loss']:.3f} before, {evals[-1]['eval_loss']:.3f} "
+        text += "after." if evals[0]["step"] == 0 else "at the end."
+    rates = [e["learning_rate"] for e in logs if "learning_rate" in e]
+    if rates:
+        text += f" Learning rate: at most {max(rates):.2g}, {rates[-1]:.2g} at the end."
+    return text

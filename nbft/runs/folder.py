@@ -1,0 +1,392 @@
+"""A run's folder, and `Run`, which reads it. Status is computed from the events, never stored.
+
+    config.yaml  plan.json  events.jsonl  commands.jsonl  log.txt  data/  checkpoints/
+    adapter/ (or model/)  report.html
+"""
+
+from __future__ import annotations
+
+import difflib
+import gc
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nbft import events
+from nbft.config import Config
+from nbft.errors import ConfigError, Problem, RunError
+from nbft.runs.names import new_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from nbft.evaluate.compare import Comparison
+
+Status = Literal["created", "running", "completed", "stopped", "failed", "lost"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Run:
+    """One training: a folder that holds everything about it.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        RunError: There is no run in that folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser().absolute()
+        if not (self.path / "config.yaml").is_file():
+            raise RunError(f"{self.path}: is no run; it holds no config.yaml.")
+        self._loaded: tuple[Any, Any] | None = None
+
+    @classmethod
+    def create(cls, config: Config, folder: Path | None = None) -> Run:
+        """Make the folder of a new run and write its config and plan.
+
+        Rows in memory are written to the run's data folder, and paths are made absolute, so that
+        the folder alone can repeat the run.
+
+        Args:
+            config: What is asked for.
+            folder: Folder of the config file, for relative paths.
+
+        Raises:
+            ConfigError: Every problem that would stop the run.
+        """
+        from nbft.plan import make_plan
+
+        plan = make_plan(config, folder=folder)
+        if plan.errors:
+            raise ConfigError(plan.errors)
+        parent = Path(config.training.output_dir).expanduser().absolute()
+        name = config.training.run_name or new_name(parent)
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                Problem(
+                    "training.run_name",
+                    name,
+                    "has characters that a folder name should not have.",
+                    "Use letters, digits, '.', '_' and '-'.",
+                )
+            )
+        path = parent / name
+        try:
+            path.mkdir(parents=True)
+            saved = self_contained(config, path, folder)
+            saved.training.run_name = name
+            (path / "plan.json").write_text(json.dumps(plan.to_dict(), indent=2), encoding="utf-8")
+            saved.save(path / "config.yaml", full=True)
+        except FileExistsError:
+            raise ConfigError(
+                Problem(
+                    "training.run_name", name, f"{path} is there already.", "Choose another name."
+                )
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None
+        return cls(path)
+
+    @property
+    def id(self) -> str:
+        """Name of the run, which is the name of its folder."""
+        return self.path.name
+
+    @property
+    def events_path(self) -> Path:
+        """File of the events."""
+        return self.path / "events.jsonl"
+
+    @property
+    def config(self) -> Config:
+        """The config that the run was started with."""
+        return Config.load(self.path / "config.yaml")
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What was expected of the run; {} where plan.json is missing."""
+        try:
+            return json.loads((self.path / "plan.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except (OSError, ValueError):
+            return {}
+
+    def events(self) -> list[events.Event]:
+        """Return every event so far, oldest first."""
+        return events.read(self.events_path)
+
+    @property
+    def status(self) -> Status:
+        """How the run is: computed from its events and from whether its process lives."""
+        return status_of(self.events())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status not in ("created", "running")
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the run failed; empty when it did not."""
+        failed = [e for e in self.events() if e["event"] == "failed"]
+        return list(failed[-1].get("problems", [])) if failed else []
+
+    @property
+    def adapter(self) -> Path | None:
+        """Folder of the trained adapter, or of the model after full training; None before."""
+        for name in ("adapter", "model"):
+            if (self.path / name / "config.json").is_file() or (
+                self.path / name / "adapter_config.json"
+            ).is_file():
+                return self.path / name
+        return None
+
+    def stop(self) -> None:
+        """Ask the run to stop after the step it is at, with everything saved."""
+        self._command("stop")
+
+    def save(self) -> None:
+        """Ask the run to save a checkpoint after the step it is at."""
+        self._command("save")
+
+    def sample(self) -> None:
+        """Ask the run to answer its fixed prompts now."""
+        self._command("sample")
+
+    def _command(self, name: str) -> None:
+        status = self.status
+        if status not in ("created", "running"):
+            raise RunError(f"{self.id}: is {status}; there is nothing to {name}.")
+        events.append(self.path / "commands.jsonl", name)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Return the last lines of log.txt."""
+        try:
+            text = (self.path / "log.txt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def load_model(self) -> tuple[Any, Any]:
+        """Load the tuned model for answering, and return it with its tokenizer.
+
+        It stays in memory for the next call; `close` gives the memory back.
+
+        Raises:
+            RunError: The run has no adapter yet.
+            ModelError: The base model or its files cannot be loaded.
+        """
+        if self._loaded is None:
+            self._loaded = _load(self)
+        return self._loaded
+
+    def generate(self, prompt: str, *, max_new_tokens: int = 64) -> str:
+        """Answer a prompt with the tuned model; always the likeliest next token.
+
+        Args:
+            prompt: Text as the model was trained on it.
+            max_new_tokens: Longest answer, in tokens.
+
+        Raises:
+            RunError: The run has no adapter yet.
+        """
+        from nbft.evaluate.generate import generate
+        from nbft.models.load import quiet
+
+        with quiet():
+            model, tokenizer = self.load_model()
+            ids = tokenizer([prompt])["input_ids"]
+            return generate(model, tokenizer, ids, max_new_tokens)[0]
+
+    def compare(
+        self, prompts: Sequence[str] | None = None, *, max_new_tokens: int = 64
+    ) -> Comparison:
+        """Answer prompts with the base model and with the tuned one, side by side.
+
+        Args:
+            prompts: Texts as the model was trained on them; the run's own samples when None,
+                which loads no model.
+            max_new_tokens: Longest answer, in tokens.
+
+        Raises:
+            RunError: The run has no answers or no adapter yet.
+        """
+        from nbft.evaluate.compare import Comparison
+
+        if prompts is None:
+            samples = [e for e in self.events() if e["event"] == "sample"]
+            if len(samples) < 2:
+                raise RunError(f"{self.id}: has no answers of its own; give some prompts.")
+            return Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
+        from nbft.evaluate.generate import generate
+        from nbft.models.load import quiet
+
+        with quiet():
+            model, tokenizer = self.load_model()
+            ids = tokenizer(list(prompts))["input_ids"]
+            tuned = generate(model, tokenizer, ids, max_new_tokens)
+            if self.config.peft.method == "lora":
+                with model.disable_adapter():
+                    base = generate(model, tokenizer, ids, max_new_tokens)
+            else:
+                base = generate(_base_model(self), tokenizer, ids, max_new_tokens)
+        return Comparison(zip(prompts, base, tuned, strict=True))
+
+    def curves(self) -> Figure:
+        """Draw loss and learning rate over the steps, as a matplotlib Figure."""
+        from nbft.runs.curves import draw_curves
+
+        return draw_curves(self.events(), title=self.id)
+
+    def report(self) -> Path:
+        """Write report.html, one page that holds everything, and return its path."""
+        from nbft.runs.report import write_report
+
+        return write_report(self.path)
+
+    def close(self) -> None:
+        """Give back the memory of a loaded model."""
+        self._loaded = None
+        gc.collect()
+        from nbft.train.worker import give_memory_back
+
+        give_memory_back()
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, {self.status})"
+
+
+def status_of(found: Sequence[events.Event]) -> Status:
+    """Compute how a run is from its events.
+
+    A run whose last word is not an ending is running while the process that it recorded lives
+    (the same pid with the same start), and lost after.
+    """
+    started = None
+    for event in found:
+        if event["event"] in events.FINAL_KINDS:
+            ending: Status = event["event"]
+        if event["event"] == "started":
+            started = event
+    if found and found[-1]["event"] in events.FINAL_KINDS:
+        return ending
+    if started is None:
+        return "created"
+    return "running" if _lives(started["pid"], started["process_start_time"]) else "lost"
+
+
+def _lives(pid: int, process_start_time: float) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - process_start_time) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def runs(folder: str | Path = "runs") -> list[Run]:
+    """Return the runs in a folder, the newest first."""
+    folder = Path(folder).expanduser()
+    found = [path.parent for path in folder.glob("*/config.yaml")]
+    found.sort(key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True)
+    return [Run(path) for path in found]
+
+
+def attach(run: str | Path, folder: str | Path = "runs") -> Run:
+    """Return a run, old or running, by its name or its folder.
+
+    Args:
+        run: Name such as kind-otter-14, or the path of its folder.
+        folder: Where runs are looked for by name.
+
+    Raises:
+        RunError: There is no such run; the nearest name is said.
+    """
+    direct = Path(run).expanduser()
+    if (direct / "config.yaml").is_file():
+        return Run(direct)
+    named = Path(folder).expanduser() / str(run)
+    if (named / "config.yaml").is_file():
+        return Run(named)
+    known = [one.id for one in runs(folder)]
+    close = difflib.get_close_matches(str(run), known, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise RunError(f"{run}: is no run in {Path(folder).absolute()} ({len(known)} there).{hint}")
+
+
+def self_contained(config: Config, run: Path | None, folder: Path | None) -> Config:
+    """Return a copy of a config that depends on nothing but absolute paths.
+
+    Args:
+        config: The config.
+        run: Folder of a run that shall keep the rows in memory; they stay where they are if None.
+        folder: Folder of the config file, for relative paths.
+    """
+    from nbft.data.sources import resolve
+
+    copy = config.model_copy(deep=True)
+    validation = copy.data.validation.datasets if copy.data.validation else []
+    for split, datasets in (("train", copy.data.train.datasets), ("validation", validation)):
+        for number, dataset in enumerate(datasets):
+            if dataset.rows is not None and run is not None:
+                target = run / "data" / f"{split}-{number}.jsonl"
+                target.parent.mkdir(exist_ok=True)
+                with target.open("w", encoding="utf-8") as file:
+                    for row in dataset.rows:
+                        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                dataset.rows, dataset.path = None, str(target)
+            elif dataset.path is not None:
+                dataset.path = str(resolve(dataset.path, folder))
+            for part in ("prompt_func", "completion_func"):
+                where, _, name = (getattr(dataset, part) or "").rpartition(":")
+                file_path = resolve(where if where.endswith(".py") else f"{where}.py", folder)
+                if where and file_path.is_file():
+                    setattr(dataset, part, f"{file_path}:{name}")
+    if copy.model.chat_template_path:
+        copy.model.chat_template_path = str(resolve(copy.model.chat_template_path, folder))
+    return copy
+
+
+def _load(run: Run) -> tuple[Any, Any]:
+    folder = run.adapter
+    if folder is None:
+        raise RunError(f"{run.id}: has no adapter yet; it is {run.status}.")
+    config = run.config
+    from nbft.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(config.apply({"model.tokenizer_name": None}), folder)
+    if folder.name == "model":
+        from nbft.models.load import load_model
+        from nbft.plan.hardware import choose_device, choose_dtype
+
+        device = choose_device(config).value
+        model = load_model(
+            config.apply({"model.load_pretrained_weights": True}),
+            folder,
+            choose_dtype(config, device).value,
+        ).to(device)
+    else:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(_base_model(run), str(folder))
+    return model.eval(), tokenizer
+
+
+def _base_model(run: Run) -> Any:
+    import torch
+
+    from nbft.models.find import find_model
+    from nbft.models.load import load_model
+    from nbft.plan.hardware import choose_device, choose_dtype
+
+    config = run.config
+    device = choose_device(config).value
+    found = find_model(config.model.model_name, config.model.model_revision, lambda _: None)
+    model = load_model(config, found.path, choose_dtype(config, device).value)
+    return model.to(torch.device(device)).eval()

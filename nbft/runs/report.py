@@ -1,0 +1,180 @@
+"""report.html: one page that holds everything about a run, and opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from nbft import events
+from nbft.config import Config
+from nbft.evaluate.compare import Comparison
+from nbft.events import Event
+from nbft.runs.curves import draw_curves, in_words
+from nbft.words import count, duration, number, size
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .6rem;
+border-bottom: 1px solid #8886; vertical-align: top; } img { max-width: 100%; background: white; }
+pre { white-space: pre-wrap; background: #8882; padding: .8rem; border-radius: 4px; }
+"""
+
+
+def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
+    """Write a run's report.html and return its path.
+
+    Args:
+        run: The run's folder.
+        ending: The last event, when it is not written yet.
+    """
+    found = events.read(run / "events.jsonl")
+    if ending is not None:
+        found = [*found, dict(ending)]
+    config = Config.load(run / "config.yaml")
+    target = run / "report.html"
+    target.write_text(_page(run, config, found), encoding="utf-8")
+    return target
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _page(run: Path, config: Config, found: Sequence[Event]) -> str:
+    started = _last(found, "started")
+    prepared = _last(found, "prepared")
+    sections = [
+        f"<h1>{escape(run.name)}</h1>",
+        f"<p>{escape(_summary(config, found))}</p>",
+        f'<img alt="{escape(in_words(found))}" src="data:image/png;base64,{_picture(found)}">',
+        f"<p>{escape(in_words(found))}</p>",
+        *_answers(found),
+        "<h2>Settings that differ from the defaults</h2>",
+        _table(
+            ("setting", "value", "default"),
+            [(k, mine, default) for k, (default, mine) in config.diff().items()],
+        ),
+        "<h2>Data</h2>",
+        _table(("file", "SHA-256", "size"), _files(config)),
+        f"<p>{escape(_rows(prepared))}</p>",
+        "<h2>Machine</h2>",
+        _table(("what", "value"), _machine(started, prepared)),
+        "<h2>Repeat this run</h2>",
+        f"<pre>{escape(_cell(config))}</pre>",
+    ]
+    said = [e["text"] for e in found if e["event"] in ("warning", "note")]
+    if said:
+        sections += ["<h2>What was noticed</h2><ul>", *[f"<li>{escape(t)}</li>" for t in said]]
+        sections += ["</ul>"]
+    body = "\n".join(sections)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape(run.name)}</title><style>{_STYLE}</style></head><body>\n{body}\n"
+        "</body></html>\n"
+    )
+
+
+def _last(found: Sequence[Event], kind: str) -> Event:
+    return next((e for e in reversed(found) if e["event"] == kind), {})
+
+
+def _summary(config: Config, found: Sequence[Event]) -> str:
+    last = found[-1] if found else {}
+    kind = last.get("event", "")
+    method = f"LoRA r={config.peft.r}" if config.peft.method == "lora" else "full training"
+    text = f"{config.model.model_name}, {method}."
+    if kind in events.FINAL_KINDS:
+        word = kind.capitalize()
+        text += f" {word} after {count(last.get('step', 0), 'step')}"
+        text += f" and {duration(last['seconds'])}." if "seconds" in last else "."
+    for problem in last.get("problems", []):
+        text += f" {problem}"
+    return text
+
+
+def _picture(found: Sequence[Event]) -> str:
+    buffer = io.BytesIO()
+    draw_curves(found).savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _answers(found: Sequence[Event]) -> list[str]:
+    samples = [e for e in found if e["event"] == "sample"]
+    if len(samples) < 2:
+        return []
+    pair = Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
+    return ["<h2>Answers before and after</h2>", pair._repr_html_()]
+
+
+def _files(config: Config) -> list[tuple[str, str, str]]:
+    from nbft.data.ready import READY
+    from nbft.data.samples import sample_path
+
+    found = []
+    validation = config.data.validation.datasets if config.data.validation else []
+    for split, datasets in (("train", config.data.train.datasets), ("test", validation)):
+        for dataset in datasets:
+            path = None
+            if dataset.path is not None:
+                path = Path(dataset.path)
+            elif dataset.dataset_name in READY:
+                path = sample_path(dataset.dataset_name, split)
+            if path is not None and path.is_file():
+                found.append((path.name, fingerprint(path), size(path.stat().st_size)))
+            else:
+                found.append((str(dataset.dataset_name), "on the hub", ""))
+    return found
+
+
+def _rows(prepared: Event) -> str:
+    if not prepared:
+        return "The rows were not read."
+    trained, tokens = prepared["trained_tokens"], prepared["tokens"]
+    return (
+        f"{count(prepared['rows'], 'training row')} with {count(tokens, 'token')}, of which "
+        f"{trained / max(tokens, 1):.0%} are learnt; {count(prepared['eval_rows'])} held out."
+    )
+
+
+def _machine(started: Event, prepared: Event) -> list[tuple[str, str]]:
+    rows = []
+    for name in ("device", "dtype"):
+        if name in prepared:
+            rows.append((name, f"{prepared[name]} ({prepared.get(f'{name}_reason', '')})"))
+    if "trainable_parameters" in prepared:
+        rows.append(
+            (
+                "parameters trained",
+                f"{count(prepared['trainable_parameters'])} of "
+                f"{count(prepared['total_parameters'])}",
+            )
+        )
+    rows += [(name, version) for name, version in started.get("versions", {}).items()]
+    return [*rows, ("seed", str(started.get("seed", "")))]
+
+
+def _cell(config: Config) -> str:
+    tree = config.to_yaml()
+    quoted = tree.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return f'import nbft\n\nconfig = nbft.Config.from_yaml("""\n{quoted}""")\nrun = nbft.train(config)\n'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_shown(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _shown(value: Any) -> str:
+    return number(value) if isinstance(value, float) else "none" if value is None else str(value)

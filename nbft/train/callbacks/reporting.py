@@ -1,0 +1,138 @@
+"""The callback that turns a trainer's life into events, and commands into control.
+
+Called by transformers' Trainer between steps; the only place where commands are read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nbft import events
+from nbft.plan.hardware import used_memory_bytes
+
+_KEPT_FROM_LOGS = {"loss", "grad_norm", "learning_rate", "epoch"}
+_SPEED_MEMORY = 0.9
+"""Weight of the past in the moving average of the seconds a step takes."""
+
+
+class ReportingCallback(TrainerCallback):
+    """Writes `log`, `eval`, `checkpoint`, `sample` and `command` events.
+
+    Args:
+        run: Folder of the run.
+        device: Where the memory is measured.
+        sample: Answers the fixed prompts with the model as it is now.
+    """
+
+    def __init__(self, run: Path, device: str, sample: Callable[[Any], list[dict[str, str]]]):
+        self.stop_asked = False
+        self.last_eval_step = -1
+        self._events = run / "events.jsonl"
+        self._run = run
+        self._commands = events.EventReader(run / "commands.jsonl")
+        self._commands.read()  # what was asked of an earlier attempt is over
+        self._device = device
+        self._sample = sample
+        self._save_asked = False
+        self._seconds_a_step: float | None = None
+        self._step_began = time.monotonic()
+        self._logged_at = time.monotonic()
+        self._logged_tokens = 0.0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Start the clock of a step: evaluating and saving between steps do not count."""
+        self._step_began = time.monotonic()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Measure the step, then do what was asked."""
+        took = time.monotonic() - self._step_began
+        past = self._seconds_a_step
+        self._seconds_a_step = (
+            took if past is None else _SPEED_MEMORY * past + (1 - _SPEED_MEMORY) * took
+        )
+        for command in self._commands.read():
+            self._obey(command["event"], state.global_step, control, model)
+
+    def _obey(self, command: str, step: int, control: TrainerControl, model: Any) -> None:
+        if command == "stop":
+            self.stop_asked = True
+            control.should_training_stop = control.should_save = True
+            self._say("command", command=command, step=step, text=f"Stopping after step {step}.")
+        elif command == "save":
+            control.should_save = self._save_asked = True
+            self._say("command", command=command, step=step, text=f"Saving at step {step}.")
+        elif command == "sample":
+            self._say("command", command=command, step=step, text="Answering the prompts.")
+            self._say("sample", step=step, samples=self._sample(model))
+        else:
+            text = f"{command}: is no command that this run knows."
+            self._say("command", command=command, step=step, text=text)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write the numbers of a training step."""
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        tokens = float(logs.get("num_tokens") or state.num_input_tokens_seen or 0)
+        fields = {k: float(v) for k, v in logs.items() if k in _KEPT_FROM_LOGS}
+        if self._seconds_a_step is not None:
+            steps = max(1, args.logging_steps)
+            took = min(now - self._logged_at, self._seconds_a_step * steps * 2)
+            fields["tokens_per_second"] = (tokens - self._logged_tokens) / max(took, 1e-9)
+            fields["seconds_left"] = (state.max_steps - state.global_step) * self._seconds_a_step
+        self._logged_at, self._logged_tokens = now, tokens
+        self._say(
+            "log",
+            step=state.global_step,
+            memory_bytes=used_memory_bytes(self._device),
+            **fields,
+        )
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write the scores of the held-out rows."""
+        scores = {
+            name: float(value)
+            for name, value in (metrics or {}).items()
+            if name in ("eval_loss", "eval_mean_token_accuracy", "epoch")
+        }
+        self.last_eval_step = state.global_step
+        self._say("eval", step=state.global_step, **scores)
+        self._logged_at = time.monotonic()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Say where a checkpoint lies."""
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
+        self._logged_at = time.monotonic()
+
+    def _say(self, event: str, **fields: Any) -> None:
+        events.append(self._events, event, **fields)
+
