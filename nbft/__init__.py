@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nbft.config import Config, presets, settings
     from nbft.errors import ConfigError, DataError, ModelError, NbftError, Problem, RunError
     from nbft.plan import Plan, make_plan
-    from nbft.runs import Run, attach, runs, train, train_async
+    from nbft.runs import Run, attach, list_runs, submit, train, train_async
     from nbft.widgets import Chart, Form, Monitor
 
 _MODULE_OF = {
@@ -33,15 +33,38 @@ _MODULE_OF = {
     "Run": "nbft.runs",
     "RunError": "nbft.errors",
     "attach": "nbft.runs",
+    "list_runs": "nbft.runs",
     "make_plan": "nbft.plan",
     "presets": "nbft.config",
-    "runs": "nbft.runs",
     "settings": "nbft.config",
+    "submit": "nbft.runs",
     "train": "nbft.runs",
     "train_async": "nbft.runs",
 }
 
-__all__ = [*_MODULE_OF, "__version__"]
+__all__ = [
+    "Chart",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Form",
+    "ModelError",
+    "Monitor",
+    "NbftError",
+    "Plan",
+    "Problem",
+    "Run",
+    "RunError",
+    "__version__",
+    "attach",
+    "list_runs",
+    "make_plan",
+    "presets",
+    "settings",
+    "submit",
+    "train",
+    "train_async",
+]
 
 
 def __getattr__(name: str) -> Any:

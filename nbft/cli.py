@@ -111,7 +111,7 @@ def demo(
 @app.command()
 def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
     """List the runs in a folder, the newest first."""
-    from nbft.runs import runs as list_runs
+    from nbft.runs import list_runs
 
     found = [_about(run) for run in list_runs(folder)]
     if as_json:
@@ -129,7 +129,9 @@ def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
 @app.command()
 def compare(
     run: Annotated[str, typer.Argument(help="Name or folder of a run.")],
-    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts; its own by default.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Prompts; its own by default.")
+    ] = None,
     folder: _Folder = Path("runs"),
 ) -> None:
     """Show the answers of the base model and of the tuned one, side by side."""

@@ -11,8 +11,9 @@ A person's mistake is shown in a notebook as its sentences, without a traceback.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 _SHOWN_VALUE_CHARS = 80
@@ -38,7 +39,7 @@ class Problem:
     value: Any
     why: str
     fix: str = ""
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     level: Literal["error", "warning"] = "error"
 
     @property

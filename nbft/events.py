@@ -5,7 +5,7 @@ since the epoch) and the fields of that kind, listed in `KINDS`. Commands to a w
 same way, through `commands.jsonl`. Numbers that JSON lacks are written as the strings "NaN",
 "Infinity" and "-Infinity" (as in the JSON mapping of protocol buffers) and read back as floats.
 
-Called by `nbft.train` (writes), `nbft.runs` and `nbft.widgets` (read).
+Called by `nbft.training` (writes), `nbft.runs` and `nbft.widgets` (read).
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Any
 Event = dict[str, Any]
 
 KINDS = {
-    "started": "pid, process_start_time (epoch seconds), versions, seed, model",
+    "queued": "pid and process_start_time of the supervisor, device",
+    "started": "pid, process_start_time (seconds since the system started), versions, seed, model",
     "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
-    "trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters",
+    "trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
+    "resumed_step after a checkpoint",
     "stage": "what the worker is doing: stage, text",
     "log": "step, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, "
     "seconds_left",
@@ -32,6 +34,9 @@ KINDS = {
     "command": "command, step, text: the answer to a command",
     "note": "step, text, and the setting to try: something seen on the curve, with its evidence",
     "warning": "text: something that a person should know",
+    "paused": "step; released: whether the process has ended and the device is free",
+    "continued": "step",
+    "cancelled": "step, seconds",
     "completed": "step, seconds, adapter (path relative to the run)",
     "stopped": "step, seconds, adapter",
     "failed": "step, problems (sentences), error (name of the exception)",
@@ -39,7 +44,7 @@ KINDS = {
 """Every kind of event and its fields. `step` counts optimiser steps; `*_bytes`, `seconds_*` are
 what they say; `tokens_per_second` counts tokens that are not padding."""
 
-FINAL_KINDS = frozenset({"completed", "stopped", "failed"})
+FINAL_KINDS = frozenset({"completed", "stopped", "failed", "cancelled"})
 """After one of these a worker says nothing more."""
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -113,6 +118,23 @@ class EventReader:
 def read(path: Path) -> list[Event]:
     """Return every event in a file, oldest first."""
     return EventReader(path).read()
+
+
+def current(found: list[Event]) -> list[Event]:
+    """Return the events without what a resumed run did again.
+
+    A run that goes on from a checkpoint repeats the steps after it; of those the later count.
+    """
+    kept: list[Event] = []
+    for event in found:
+        if event["event"] == "prepared" and "resumed_step" in event:
+            last = event["resumed_step"]
+            kept = [e for e in kept if e["event"] not in _OF_A_STEP or e.get("step", 0) <= last]
+        kept.append(event)
+    return kept
+
+
+_OF_A_STEP = frozenset({"log", "eval", "sample", "checkpoint", "note"})
 
 
 def _encode(value: Any) -> Any:

@@ -29,7 +29,7 @@ Level = Literal["basic", "advanced", "expert"]
 def setting(
     default: Any = None,
     *,
-    help: str,
+    help: str,  # noqa: A002 - the word that Field and argparse use
     source: str,
     unit: str = "",
     level: Level = "advanced",
@@ -53,7 +53,7 @@ def setting(
         default_factory: Makes the default where it is a list or a dictionary.
         **limits: `ge`, `gt`, `le`, `lt`, `pattern`, `exclude` as in pydantic's `Field`.
     """
-    about = {
+    about: dict[str, Any] = {
         "unit": unit,
         "level": level,
         "source": source,
@@ -87,13 +87,17 @@ class Section(BaseModel):
         Raises:
             ConfigError: The value is wrong, or there is no such setting.
         """
+        from nbft.config.config import Config
         from nbft.config.problems import problems_of
         from nbft.errors import ConfigError
 
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            raise ConfigError(problems_of(error, root=type(self))) from None
+            for place, info in Config.model_fields.items():
+                if info.annotation is type(self):
+                    raise ConfigError(problems_of(error, Config, (place,))) from None
+            raise ConfigError(problems_of(error, type(self))) from None
 
 
 @dataclass(frozen=True)
@@ -133,20 +137,31 @@ class Setting:
     @property
     def range_text(self) -> str:
         """The range in words: "1 to 4,096", "above 0", or "" where there is none."""
-        low = _number(self.ge) if self.ge is not None else None
-        high = _number(self.le) if self.le is not None else None
+        low = limit_text(self.ge) if self.ge is not None else None
+        high = limit_text(self.le) if self.le is not None else None
         if low and high:
             return f"{low} to {high}"
         if self.gt is not None:
-            high = high or (self.lt is not None and f"below {_number(self.lt)}") or ""
-            return f"above {_number(self.gt)}" + (f", at most {high}" if self.le is not None else "")
+            high = high or (self.lt is not None and f"below {limit_text(self.lt)}") or ""
+            return f"above {limit_text(self.gt)}" + (
+                f", at most {high}" if self.le is not None else ""
+            )
         if self.lt is not None:
-            return f"{low} to below {_number(self.lt)}" if low else f"below {_number(self.lt)}"
+            return (
+                f"{low} to below {limit_text(self.lt)}" if low else f"below {limit_text(self.lt)}"
+            )
         return f"at least {low}" if low else f"at most {high}" if high else ""
 
 
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) or value >= 1e-3 or value == 0 else f"{value:g}"
+def limit_text(value: float) -> str:
+    """Write a limit of a setting.
+
+    >>> limit_text(65536), limit_text(1.0), limit_text(1e-8)
+    ('65,536', '1', '1e-08')
+    """
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:,}" if value >= 1e-3 else f"{value:g}"
 
 
 def plain_type(annotation: Any) -> Any:

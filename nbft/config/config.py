@@ -63,9 +63,9 @@ class Config(Section):
     logging: Logging = _section(Logging)
     tracking: Tracking = _section(Tracking)
 
-    def __init__(self, **sections: Any) -> None:
-        try:
-            super().__init__(**sections)
+    def __init__(self, /, **sections: Any) -> None:
+        try:  # a section whose settings are all commented out is null in YAML
+            super().__init__(**{k: v for k, v in sections.items() if v is not None})
         except ValidationError as error:
             raise ConfigError(problems_of(error, type(self))) from None
 
@@ -87,7 +87,7 @@ class Config(Section):
             except ConfigError as error:
                 fresh = [p for p in error.problems if isinstance(p, Problem)]
                 problems += fresh
-                for problem in fresh:
+                for problem in reversed(fresh):  # so that the items of a list keep their numbers
                     remaining = io.without(remaining, problem.field)
         return cls(), problems
 
@@ -115,7 +115,7 @@ class Config(Section):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Return the config of a preset, by file name: two-minute-try, memory-optimised, …
+        """Return the config of a preset, by its name such as two-minute-try.
 
         Raises:
             ConfigError: There is no such preset.
@@ -171,11 +171,15 @@ class Config(Section):
         Raises:
             ConfigError: The rows are in memory and so cannot be written, or the folder refuses.
         """
+        train = len(self.data.train.datasets)
         for number, dataset in enumerate(self._datasets()):
             if dataset.rows is not None:
+                split, place = (
+                    ("train", number) if number < train else ("validation", number - train)
+                )
                 raise ConfigError(
                     Problem(
-                        f"data.train.datasets[{number}].rows",
+                        f"data.{split}.datasets[{place}].rows",
                         None,
                         "rows in memory are not part of a config file.",
                         "Write them to a file and name it in path, or start the run: it keeps them.",
@@ -192,14 +196,14 @@ class Config(Section):
         >>> Config(training={"seed": 1}).diff()
         {'training.seed': (42, 1)}
         """
-        theirs = io.flatten((other or type(self)()).to_dict(full=True))
-        mine = io.flatten(self.to_dict(full=True))
         default = {s.path: s.default for s in settings()}
+        theirs = io.flatten((other or type(self)()).to_dict(full=True), default)
+        mine = io.flatten(self.to_dict(full=True), default)
         found = {}
         for path in [*mine, *(p for p in theirs if p not in mine)]:
-            usual = default.get(io.without_indices(path), [])
+            usual = default.get(io.without_indices(path))
             before, after = theirs.get(path, usual), mine.get(path, usual)
-            if before != after:
+            if before != after and (before or after or path in default):
                 found[path] = (before, after)
         return found
 

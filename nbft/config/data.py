@@ -197,16 +197,29 @@ class Data(Section):
         if not isinstance(value, dict):
             return value
         own = {k: v for k, v in value.items() if k in _DATASET_KEYS and k not in cls.model_fields}
-        if not own:
-            return value
-        if value.get("train"):
+        if own and value.get("train"):
             raise PydanticCustomError(
                 "nbft",
                 f"a dataset is written under data itself ({', '.join(own)}) and under data.train "
                 "too. Keep one of them.",
             )
-        rest = {key: item for key, item in value.items() if key not in own}
-        return {**rest, "train": {"datasets": [own]}}
+        return written_out(value)
 
 
 _DATASET_KEYS = tuple(Dataset.model_fields)
+
+
+def written_out(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree of `data` with a dataset in short form moved to data.train.datasets.
+
+    >>> written_out({"dataset_name": "alpaca", "max_length": 256})
+    {'max_length': 256, 'train': {'datasets': [{'dataset_name': 'alpaca'}]}}
+    """
+    own = {k: v for k, v in data.items() if k in _DATASET_KEYS and k not in Data.model_fields}
+    if own and not data.get("train"):
+        data = {**{k: v for k, v in data.items() if k not in own}, "train": {"datasets": [own]}}
+    for split in ("train", "validation"):
+        block = data.get(split)
+        if isinstance(block, dict) and "datasets" not in block and set(block) & set(_DATASET_KEYS):
+            data = {**data, split: {"datasets": [block]}}
+    return data

@@ -1,4 +1,4 @@
-"""Config trees as YAML text, files, dotted paths and presets. Knows no settings.
+"""Config trees as YAML text, files, dotted paths and presets. Checks no settings.
 
 YAML is read as version 1.2 by ruamel.yaml: `5e-5` is a number and `no` is a word.
 """
@@ -6,13 +6,15 @@ YAML is read as version 1.2 by ruamel.yaml: `5e-5` is a number and `no` is a wor
 from __future__ import annotations
 
 import copy
+import difflib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from nbft.config.data import written_out
 from nbft.errors import ConfigError, Problem
 
 _PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
@@ -32,11 +34,24 @@ def read(path: Path) -> Tree:
             size_mb = path.stat().st_size / 1e6
             raise ConfigError(f"{path}: {size_mb:,.1f} MB is too large for a config. Is it data?")
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}.") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. {_beside(path)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason.lower()}.") from None
     return parse_yaml(text, str(path))
+
+
+def _beside(path: Path) -> str:
+    """Say which config stands where a missing one was looked for."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"Nor does its folder {folder} exist."
+    names = [f.name for f in folder.iterdir() if f.suffix in (".yaml", ".yml", ".json")]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"Did you mean {close[0]}?" if close else f"Looked in {folder}."
 
 
 def parse_yaml(text: str, source: str) -> Tree:
@@ -69,6 +84,8 @@ def parse_yaml(text: str, source: str) -> Tree:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: holds no sections. Begin with, for example, 'model:'.")
+    if strange := [key for key in tree if not isinstance(key, str)]:
+        raise ConfigError(f"{source}: the section {strange[0]!r} is not text. Write it in quotes.")
     return tree
 
 
@@ -81,7 +98,7 @@ def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.scalarstring import LiteralScalarString
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
     def styled(value: Any, path: str) -> Any:
         if isinstance(value, dict):
@@ -94,8 +111,10 @@ def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
             return block
         if isinstance(value, list):
             return [styled(item, f"{path}[]") for item in value]
-        # A literal block cannot begin with a space; such text is quoted instead.
+        # A literal block cannot begin with a space or hold control characters: those are quoted.
         if isinstance(value, str) and "\n" in value and not value[0].isspace():
+            if not value.replace("\n", "").isprintable():
+                return DoubleQuotedScalarString(value)
             return LiteralScalarString(value)
         return value
 
@@ -129,18 +148,23 @@ def write(path: Path, text: str) -> Path:
 def overridden(tree: Tree, overrides: Iterable[str]) -> Tree:
     """Return a tree with "a.b[0].c=value" overrides applied; values are read as YAML.
 
+    A dataset written directly under `data` can be overridden as `data.train.datasets[0]` too.
+
     Raises:
         ConfigError: Overrides without "=", or whose path cannot be followed.
     """
-    tree, problems = copy.deepcopy(tree), []
+    tree = copy.deepcopy(tree)
+    problems: list[str | Problem] = []
     for override in overrides:
-        path, equals, text = override.lstrip("-").partition("=")
-        if not equals:
+        path, equals, text = (part.strip() for part in override.lstrip("-").partition("="))
+        if not equals or not parts(path):
             problems.append(f"{override}: is no override. Write training.max_steps=60.")
             continue
         try:
             value = parse_yaml(f"value: {text}", override)["value"] if text else None
-            put(tree, path.strip(), value)
+            if path.startswith("data.") and isinstance(tree.get("data"), dict):
+                tree["data"] = written_out(tree["data"])
+            put(tree, path, value)
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -176,29 +200,33 @@ def put(tree: Tree, path: str, value: Any) -> None:
     place: Any = tree
     for here, after in zip(way, [*way[1:], last], strict=True):
         fresh: Any = [] if isinstance(after, int) else {}
-        _fits(place, here, path, grow=True)
+        _fits(place, here, path)
         if isinstance(place, list):
             if here == len(place):
                 place.append(fresh)
         elif place.get(here) is None:
             place[here] = fresh
         place = place[here]
-    _fits(place, last, path, grow=True)
+    _fits(place, last, path)
     if isinstance(place, list) and last == len(place):
         place.append(value)
     else:
         place[last] = value
 
 
-def _fits(place: Any, part: str | int, path: str, *, grow: bool) -> None:
+def _fits(place: Any, part: str | int, path: str) -> None:
     if isinstance(place, list) and isinstance(part, int):
-        if part <= len(place) - (not grow):
+        if part <= len(place):
             return
-        why = f"the list has {len(place)} items, so the next is [{len(place)}]."
+        items = f"{len(place)} item" + ("" if len(place) == 1 else "s")
+        why = f"the list has {items}, so the next is [{len(place)}]."
     elif isinstance(place, dict) and isinstance(part, str):
         return
     else:
-        why = f"{part} does not fit there."
+        shown = f"[{part}]" if isinstance(part, int) else part
+        kind = "a list" if isinstance(place, list) else "a block of keys"
+        kind = kind if isinstance(place, (list, dict)) else f"the value {place!r}"
+        why = f"{shown} does not fit: there stands {kind}."
     raise ConfigError(Problem(path, None, why))
 
 
@@ -237,22 +265,26 @@ def _drop_block(tree: Tree, way: list[str | int]) -> None:
     del place[way[-1]]
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, whole: Container[str] = ()) -> dict[str, Any]:
     """Return {dotted path: value} of a tree; lists of plain values are values.
 
-    >>> flatten({"a": {"b": 1}, "c": [{"d": 2}], "e": [3]})
-    {'a.b': 1, 'c[0].d': 2, 'e': [3]}
+    Args:
+        tree: Sections and settings.
+        whole: Paths of blocks that are values, as `Setting.path`.
+
+    >>> flatten({"a": {"b": 1}, "c": [{"d": 2}], "e": [3], "f": {"g": 4}}, whole=["f"])
+    {'a.b': 1, 'c[0].d': 2, 'e': [3], 'f': {'g': 4}}
     """
-    return dict(_leaves(tree, prefix))
+    return dict(_leaves(tree, "", whole))
 
 
-def _leaves(tree: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
+def _leaves(tree: Any, prefix: str, whole: Container[str]) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict) and tree and without_indices(prefix) not in whole:
         for key, item in tree.items():
-            yield from _leaves(item, f"{prefix}.{key}".lstrip("."))
+            yield from _leaves(item, f"{prefix}.{key}".lstrip("."), whole)
     elif isinstance(tree, list) and tree and all(isinstance(item, dict) for item in tree):
         for number, item in enumerate(tree):
-            yield from _leaves(item, f"{prefix}[{number}]")
+            yield from _leaves(item, f"{prefix}[{number}]", whole)
     else:
         yield prefix, tree
 

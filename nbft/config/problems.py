@@ -8,13 +8,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nbft.config.base import Section, Setting, section_type, walk_settings
+from nbft.config.base import Section, Setting, limit_text, section_type, walk_settings
 from nbft.errors import Problem
 
 
-def problems_of(error: ValidationError, root: type[Section]) -> list[Problem]:
-    """Say each error of a validation as a `Problem`, in the order of the settings."""
-    return [_problem(detail, root) for detail in error.errors(include_url=False)]
+def problems_of(
+    error: ValidationError, root: type[Section], place: tuple[str, ...] = ()
+) -> list[Problem]:
+    """Say each error of a validation as a `Problem`, in the order of the settings.
+
+    Args:
+        error: The errors.
+        root: The block that holds every setting.
+        place: Where in it the block stands that was validated.
+    """
+    return [_problem(detail, place, root) for detail in error.errors(include_url=False)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -40,8 +48,12 @@ def dotted(location: Iterable[str | int]) -> str:
     return path
 
 
-def _problem(detail: Mapping[str, Any], root: type[Section]) -> Problem:
-    location = [part for part in detail["loc"] if not str(part).startswith("function-")]
+def _problem(detail: Mapping[str, Any], place: tuple[str, ...], root: type[Section]) -> Problem:
+    if detail["type"] == "invalid_key" or detail["loc"][-1:] == ("[key]",):
+        location = [part for part in detail["loc"] if part != "[key]"]
+        name, block = location[-1], dotted([*place, *location[:-1]])
+        return Problem(block, None, f"the key {name!r} is not text.", "Write it in quotes.")
+    location = [*place, *(p for p in detail["loc"] if not str(p).startswith("function-"))]
     field, value = dotted(location), detail["input"]
     if detail["type"] in ("extra_forbidden", "no_such_attribute"):
         return _unknown_key(location, value, root)
@@ -64,7 +76,7 @@ def _setting_at(location: list[str | int], root: type[Section]) -> Setting | Non
 
 
 # Names that other tools use for what is called otherwise here.
-_ELSEWHERE = {
+CALLED_ELSEWHERE = {
     "warmup_ratio": "Write scheduler.warmup_steps with a value below 1: it is then a share.",
     "lr": "It is called training.learning_rate.",
     "epochs": "It is called training.num_train_epochs.",
@@ -87,16 +99,18 @@ def _unknown_key(location: list[str | int], value: Any, root: type[Section]) -> 
             block = section_type(block.model_fields[part].annotation)[0] or block
     elsewhere = [s.path for s in walk_settings(root) if s.name == name]
     here = difflib.get_close_matches(name.lower(), list(block.model_fields), n=1, cutoff=0.75)
-    if here:
-        fix = f"Did you mean {here[0]}?"
-    elif elsewhere:
+    if elsewhere:
         fix = f"It is called {elsewhere[0].replace('[]', '[0]')}."
-    elif name in _ELSEWHERE:
-        fix = _ELSEWHERE[name]
+    elif name in CALLED_ELSEWHERE:
+        fix = CALLED_ELSEWHERE[name]
+    elif here:
+        fix = f"Did you mean {here[0]}?"
     else:
-        everywhere = {s.name: s.path for s in walk_settings(root)}
+        everywhere = {s.name: s.path for s in reversed([*walk_settings(root)])}
         close = difflib.get_close_matches(name.lower(), list(everywhere), n=1, cutoff=0.75)
-        fix = f"Did you mean {everywhere[close[0]]}?" if close else nearest(name, block.model_fields)
+        fix = nearest(name, block.model_fields)
+        if close:
+            fix = f"Did you mean {everywhere[close[0]].replace('[]', '[0]')}?"
     shown = None if isinstance(value, (dict, list)) else value
     return Problem(dotted(location), shown, "is not a setting.", fix)
 
@@ -119,6 +133,9 @@ def _not_whole(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Se
         whole = round(float(value))
     except (TypeError, ValueError, OverflowError):
         return ("is not a whole number.", *_use_default(setting))
+    if setting is not None:
+        whole = round(max(whole, setting.ge if setting.ge is not None else whole))
+        whole = round(min(whole, setting.le if setting.le is not None else whole))
     return "is not a whole number.", f"Use {whole}.", whole
 
 
@@ -127,8 +144,10 @@ def _beyond(words: str, key: str) -> Callable[..., _Sentence]:
         limit = context[key]
         at_limit = key in ("ge", "le") and not (setting and setting.usual)
         usable = limit if at_limit else setting.default if setting else None
-        fix = f"The range is {setting.range_text}. " if setting and setting.range_text else ""
-        return f"must be {words} {limit:g}.", fix + f"Use {usable}." if usable else fix, usable
+        fix = f"Use {usable}." if usable is not None else ""
+        if setting and setting.range_text not in ("", f"{words} {limit_text(limit)}"):
+            fix = f"The range is {setting.range_text}. {fix}".strip()
+        return f"must be {words} {limit_text(limit)}.", fix, usable
 
     return say
 

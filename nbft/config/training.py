@@ -67,6 +67,7 @@ class Training(Section):
         help="How far each step moves the weights. LoRA: 1e-4 to 5e-4; full: 1e-5 to 5e-5.",
         gt=0,
         le=1,
+        usual=(1e-5, 5e-4),
         level="basic",
         source="QLoRA, arXiv:2305.14314, appendix B",
         why="Too high and the loss jumps or becomes NaN; too low and nothing is learnt. An adapter "
@@ -90,6 +91,11 @@ class Training(Section):
         ge=0,
         le=2**32 - 1,
         source="transformers TrainingArguments.data_seed",
+    )
+    stop_on_nan: bool = setting(
+        True,
+        help="Stop, with what was saved before, when the loss is not a number.",
+        source="nbft: such a run does not come back",
     )
     full_determinism: bool = setting(
         False,

@@ -72,7 +72,7 @@ def load_examples(
                 f"{section}.datasets",
                 None,
                 "names no rows.",
-                "Give a path or a dataset_name, for example data.train.datasets[0].dataset_name="
+                f"Give a path or a dataset_name, for example {section}.datasets[0].dataset_name="
                 "alpaca.",
             )
         )
@@ -85,6 +85,11 @@ def load_examples(
             rows = load_rows(
                 dataset, section.split(".")[1], field, seed=config.training.seed, folder=folder
             )
+            if dataset.sample_count and len(rows) < dataset.sample_count:
+                remarks.append(
+                    f"{field}.sample_count={dataset.sample_count}: there are only {len(rows):,} "
+                    "rows; all are taken."
+                )
             examples += _examples(rows, dataset, field, folder, remarks)
         except DataError as error:
             problems += error.problems
@@ -138,9 +143,6 @@ def _examples(
         ]
     elif "messages" in columns:
         examples = [Example(messages=_turns(row, n, field)) for n, row in enumerate(rows, start=1)]
-    elif {"prompt", "completion"} <= set(columns):
-        _same_types(rows, {"prompt", "completion"}, field)
-        examples = [Example(_text(r["prompt"]), _text(r["completion"])) for r in rows]
     elif "text" in columns:
         _same_types(rows, {"text"}, field)
         examples = [Example(completion=_text(row["text"])) for row in rows]
@@ -251,17 +253,12 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
         column = None
         if name is not None:
             column = name.strip().strip("'\"")
-            if column not in columns:
-                problems.append(_no_column(column, template, columns, field))
             if spec or conversion:
-                problems.append(
-                    Problem(
-                        field,
-                        template,
-                        f"{{{column}}} is followed by a format.",
-                        f"Write {{{column}}} alone.",
-                    )
-                )
+                more = f"{{{name}{'!' + conversion if conversion else ':' + (spec or '')}}}"
+                fix = f"Write {{{column}}} alone, or {{{{ and }}}} for braces that are no column."
+                problems.append(Problem(field, template, f"{more} is no column.", fix))
+            elif column not in columns:
+                problems.append(_no_column(name, column, template, columns, field))
         pieces.append((text, column))
     if problems:
         raise DataError(problems)
@@ -281,14 +278,15 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
     return render, {column for _, column in pieces if column}
 
 
-def _no_column(name: str, template: str, columns: list[str], field: str) -> Problem:
-    close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-    fix = f"Did you mean {{{close[0]}}}?" if close else f"The columns are {', '.join(columns)}."
+def _no_column(written: str, name: str, template: str, columns: list[str], field: str) -> Problem:
+    why = f"{{{name}}} is no column."
+    if close := difflib.get_close_matches(name, columns, n=1, cutoff=0.5):
+        mended = template.replace(f"{{{written}}}", f"{{{close[0]}}}")
+        return Problem(field, template, why, f"Did you mean {{{close[0]}}}?", {field: mended})
+    fix = f"The columns are {', '.join(columns)}."
     if "\n" in name or " " in name:
         fix = "Write {{ and }} for braces that are no column."
-    mended = template.replace(f"{{{name}}}", f"{{{close[0]}}}") if close else None
-    changes = {field: mended} if mended and mended != template else {}
-    return Problem(field, template, f"{{{name}}} is no column.", fix, changes)
+    return Problem(field, template, why, fix)
 
 
 def load_function(written: str, field: str, folder: Path | None) -> Render:
@@ -313,7 +311,8 @@ def load_function(written: str, field: str, folder: Path | None) -> Render:
             key = hashlib.sha256(str(file).encode()).hexdigest()[:12]
             module_name = f"nbft_user_{file.stem}_{key}"
             spec = importlib.util.spec_from_file_location(module_name, file)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module
             spec.loader.exec_module(module)
@@ -324,7 +323,7 @@ def load_function(written: str, field: str, folder: Path | None) -> Render:
             module = importlib.import_module(where)
     except DataError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         why = f"{where} could not be imported ({reason})."
         fix = "Write path/to/file:function or package.module:function."

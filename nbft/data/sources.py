@@ -6,6 +6,7 @@ Reads and checks rows; knows nothing of prompts or tokens. Called by `examples`,
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -20,6 +21,9 @@ from nbft.data.samples import sample_path
 from nbft.errors import DataError, Problem
 
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+HUB_SECONDS = 3.0
+"""How long the hub may take to say that it has a dataset."""
+
 _PROBLEMS_SHOWN = 5
 
 
@@ -34,13 +38,23 @@ class Rows(Protocol):
 def resolve(path: str, folder: Path | None) -> Path:
     """Return where a path of a config leads: from the config's folder, else from here.
 
+    A file that is in neither is said to be missing from the config's folder.
+
     Args:
         path: As written, absolute or not; ~ is understood.
         folder: The folder of the config file, or None for a config made in Python.
     """
     given = Path(path).expanduser()
     beside = (folder or Path()) / given
-    return (beside if beside.exists() else given).absolute()
+    return (given if is_there(given) and not is_there(beside) else beside).absolute()
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, as far as this person may know."""
+    try:
+        return path.exists()
+    except OSError:  # no rights, or a name that is too long
+        return False
 
 
 def load_rows(
@@ -77,10 +91,19 @@ def load_rows(
             )
         )
     if len(rows) == 0:
-        raise DataError(Problem(f"{field}.path", dataset.path, "holds no rows.", "Name another."))
+        name, value = _named(dataset)
+        raise DataError(Problem(f"{field}.{name}", value, "holds no rows.", "Name another."))
     if dataset.columns:
         rows = _renamed(rows, dataset.columns, field)
     return _taken(rows, dataset, seed)
+
+
+def _named(dataset: Dataset) -> tuple[str, str | None]:
+    """Return the setting that says where the rows are, and its value."""
+    if dataset.rows is not None:
+        return "rows", None
+    name = "path" if dataset.path is not None else "dataset_name"
+    return name, getattr(dataset, name)
 
 
 def columns_of(rows: Rows) -> list[str]:
@@ -104,7 +127,12 @@ def _from_memory(rows: Any, field: str) -> Rows:
         )
     if not isinstance(rows, Sequence) or isinstance(rows, str):
         raise DataError(
-            Problem(field, None, f"is a {type(rows).__name__}.", "Give a list of dicts.")
+            Problem(
+                field,
+                None,
+                f"is of the type {type(rows).__name__}, not a list of rows.",
+                "Give a list of dicts or a datasets.Dataset.",
+            )
         )
     return _checked(list(rows), field, None, "item")
 
@@ -126,9 +154,11 @@ def _from_file(path: Path, field: str, written: str) -> list[Any]:
             raise fail("is empty (0 bytes).", "Name a file with rows.")
         rows, places = _read(path, field, written or path.name)
     except PermissionError:
-        raise fail("may not be read by you.", "Change its rights, or those of its folder.") from None
-    except UnicodeDecodeError as error:
-        raise fail(f"is not UTF-8 text (byte {error.start:,}).", "Save it as UTF-8.") from None
+        raise fail(
+            "may not be read by you.", "Change its rights, or those of its folder."
+        ) from None
+    except UnicodeDecodeError:
+        raise fail("is not UTF-8 text.", "Save it as UTF-8.") from None
     except OSError as error:
         raise fail(f"cannot be read: {error.strerror or error}.", "") from None
     return _checked(rows, field, written or path.name, places)
@@ -168,24 +198,27 @@ def _read(path: Path, field: str, written: str) -> tuple[list[Any], str]:
             try:
                 content = json.loads(text)
             except ValueError as error:
-                lines = [line for line in text.splitlines() if line.strip()]
-                if len(lines) > 1 and all(line.lstrip().startswith("{") for line in lines):
-                    return _read_lines(text.splitlines(), field, written), "line"
+                # A complete object and then more text: JSON Lines under another ending.
+                if text.lstrip().startswith("{") and getattr(error, "msg", "") == "Extra data":
+                    return _read_lines(text.split("\n"), field, written), "line"
                 line = getattr(error, "lineno", "?")
                 why = f"line {line}: is not JSON: {getattr(error, 'msg', error)}."
                 raise DataError(Problem(field, written, why, "Mend that line.")) from None
             if not isinstance(content, list):
-                why = f"holds a JSON {_kind(content)}, not an array of rows."
-                raise DataError(Problem(field, written, why, "Write [{…}, {…}].")) from None
+                why = f"holds {_kind(content)}, not an array of rows."
+                raise DataError(Problem(field, written, why, "Write [{…}, {…}]."))
             return content, "item"
         return _read_lines(file, field, written), "line"
+
+
+_BLANK = object()
 
 
 def _read_lines(lines: Any, field: str, written: str) -> list[Any]:
     rows, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
-            rows.append(None)  # keeps the line numbers; taken out by _checked
+            rows.append(_BLANK)  # keeps the line numbers; taken out by _checked
             continue
         try:
             rows.append(json.loads(line))
@@ -198,12 +231,15 @@ def _read_lines(lines: Any, field: str, written: str) -> list[Any]:
 
 def _read_csv(file: Any, field: str, written: str, delimiter: str) -> list[Any]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(file, delimiter=delimiter, restkey="")
+    reader = csv.DictReader(file, delimiter=delimiter)
+    names = list(reader.fieldnames or ())
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        why = f"names the column {', '.join(twice)} more than once in its first line."
+        raise DataError(Problem(field, written, why, "Give every column a name of its own."))
     rows, problems = [], []
     for number, row in enumerate(reader, start=1):
-        if "" in row or None in row.values():
-            cells = len(reader.fieldnames or ())
-            why = f"row {number}: has more or fewer cells than the {cells} of the first line."
+        if None in row or None in row.values():  # more cells than names, or fewer
+            why = f"row {number}: has more or fewer cells than the {len(names)} of the first line."
             problems.append(Problem(field, written, why, "Quote cells that hold the separator."))
         rows.append(row)
     _raise_some(problems)
@@ -228,10 +264,10 @@ def _checked(rows: list[Any], field: str, written: str | None, place: str) -> li
             'Write {"column": "text"}.',
         )
         for number, row in enumerate(rows, start=1)
-        if not isinstance(row, Mapping) and not (row is None and place == "line")
+        if not isinstance(row, Mapping) and row is not _BLANK
     ]
     _raise_some(problems)
-    return [row for row in rows if row is not None]
+    return [row for row in rows if row is not _BLANK]
 
 
 def _kind(value: Any) -> str:
@@ -244,10 +280,11 @@ def _from_hub(dataset: Dataset, split: str, field: str) -> Rows:
 
     wanted = [dataset.split] if dataset.split else _SPLITS[split]
     try:
-        known = datasets.get_dataset_split_names(dataset.dataset_name, dataset.subset)
-        for name in wanted:
-            if name.partition("[")[0] in known:
-                return datasets.load_dataset(dataset.dataset_name, dataset.subset, split=name)  # type: ignore[no-any-return]
+        with _no_waiting(str(dataset.dataset_name)):
+            known = datasets.get_dataset_split_names(dataset.dataset_name, dataset.subset)
+            for name in wanted:
+                if name.partition("[")[0] in known:
+                    return datasets.load_dataset(dataset.dataset_name, dataset.subset, split=name)  # type: ignore[no-any-return]
         why = f"has no split {' or '.join(wanted)}; it has {', '.join(known)}."
         fix = f"Write split: {known[0]}."
     except Exception as error:
@@ -255,6 +292,29 @@ def _from_hub(dataset: Dataset, split: str, field: str) -> Rows:
         why = f"could not be read from the hub ({reason})."
         fix = f"Name a file in path, or a bundled sample: {', '.join(READY)}."
     raise DataError(Problem(f"{field}.dataset_name", dataset.dataset_name, why, fix)) from None
+
+
+@contextlib.contextmanager
+def _no_waiting(name: str) -> Iterator[None]:
+    """Ask the hub once; while it does not answer, let `datasets` look in its cache only.
+
+    Without this a machine without a network waits for six tries of each file, 45 seconds in all.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not before:
+            huggingface_hub.HfApi().dataset_info(name, timeout=HUB_SECONDS)
+    except errors.HfHubHTTPError:
+        pass  # it answers, and `datasets` says what is wrong
+    except Exception:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 _SPLITS = {"train": ["train"], "validation": ["validation", "valid", "dev", "test"]}
@@ -273,8 +333,12 @@ def _renamed(rows: Rows, columns: Mapping[str, str], field: str) -> Rows:
                 "Write {new name: name in the file}.",
             )
         )
-    new_name = {old: new for new, old in columns.items()}
-    return [{new_name.get(name, name): value for name, value in row.items()} for row in rows]
+    gone = {*columns, *columns.values()}  # a column that had a name now given to another goes too
+    return [
+        {new: row[old] for new, old in columns.items() if old in row}
+        | {name: value for name, value in row.items() if name not in gone}
+        for row in rows
+    ]
 
 
 def _taken(rows: Rows, dataset: Dataset, seed: int) -> Rows:

@@ -1,7 +1,7 @@
 """From examples to tokens and labels.
 
 The prompt and the completion are cut into tokens so that none crosses the boundary between them;
-the end-of-sequence token is learnt; a label of -100 is not learnt. Called by `nbft.train`.
+the end-of-sequence token is learnt; a label of -100 is not learnt. Called by `nbft.training`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class Tokenised:
         input_ids: Token ids of each example, [s] each.
         labels: What each position shall predict, [s] each: its own token id, or -100.
         prompt_ids: The ids of what comes before the first learnt token.
-        cut: Examples that lost tokens at `data.max_length`.
-        left_out: Examples left out because nothing of them would be learnt.
+        cut: Examples that are kept but lost their end at `data.max_length`.
+        left_out: Examples left out because their prompt alone fills `data.max_length`.
+        empty: Examples left out because they hold no text.
         merged: Examples whose prompt and completion would have shared a token.
     """
 
@@ -38,6 +39,7 @@ class Tokenised:
     prompt_ids: list[list[int]] = field(default_factory=list)
     cut: int = 0
     left_out: int = 0
+    empty: int = 0
     merged: int = 0
 
     @property
@@ -73,13 +75,17 @@ def tokenise(
     for ids, learnt, merged in _encoded(examples, tokenizer, split):
         out.merged += merged
         whole_lengths.append(len(ids))
-        labels = [i if (on or not completion_only) else IGNORE_INDEX for i, on in zip(ids, learnt)]
-        if len(ids) > max_length:
-            out.cut += 1
-            ids, labels = ids[:max_length], labels[:max_length]
+        labels = [
+            i if (on or not completion_only) else IGNORE_INDEX
+            for i, on in zip(ids, learnt, strict=True)
+        ]
+        is_cut = len(ids) > max_length
+        ids, labels = ids[:max_length], labels[:max_length]
         if all(label == IGNORE_INDEX for label in labels[1:]):
-            out.left_out += 1
+            out.left_out += is_cut
+            out.empty += not is_cut
             continue
+        out.cut += is_cut
         out.input_ids.append(ids)
         out.labels.append(labels)
         out.prompt_ids.append(ids[: learnt.index(True)] if True in learnt else ids)
@@ -90,16 +96,18 @@ def tokenise(
 
 def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
     """Say what happened to the rows of a split, with numbers; nothing when nothing happened."""
-    total = len(tokenised.input_ids) + tokenised.left_out
+    total = len(tokenised.input_ids) + tokenised.left_out + tokenised.empty
     said = []
     if tokenised.left_out:
         said.append(
             f"{split}: {tokenised.left_out:,} of {total:,} rows are left out: their prompt alone "
             f"fills data.max_length={config.data.max_length}, so nothing of them would be learnt."
         )
-    if kept_cut := tokenised.cut - tokenised.left_out:
+    if tokenised.empty:
+        said.append(f"{split}: {tokenised.empty:,} of {total:,} rows are left out: they are empty.")
+    if tokenised.cut:
         said.append(
-            f"{split}: {kept_cut:,} of {total:,} rows lose their end at data.max_length="
+            f"{split}: {tokenised.cut:,} of {total:,} rows lose their end at data.max_length="
             f"{config.data.max_length}; the model does not learn to stop there."
         )
     return said
@@ -155,7 +163,7 @@ def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
         return []
     found: list[list[int]] = tokenizer(texts, add_special_tokens=special)["input_ids"]
     end = tokenizer.eos_token_id
-    if special and tokenizer("")["input_ids"][-1:] == [end]:  # this tokenizer appends the end
+    if special and tokenizer("a")["input_ids"][-1:] == [end]:  # this tokenizer appends the end
         return [ids[:-1] for ids in found]
     return found
 

@@ -1,4 +1,4 @@
-"""Answers of a model to prompts. Called by `nbft.train` and `nbft.runs`; torch comes loaded."""
+"""Answers of a model to prompts. Called by `nbft.training` and `nbft.runs`; torch comes loaded."""
 
 from __future__ import annotations
 

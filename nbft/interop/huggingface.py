@@ -1,7 +1,7 @@
 """Our settings as the arguments of transformers, TRL and PEFT: one table each.
 
 The training and the exported Python cell both read these tables, so they cannot differ. Loads no
-library. Called by `nbft.train` and `interop.python`.
+library. Called by `nbft.training` and `interop.python`.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
         "fp16": mixed_precision.value == "fp16",
         "use_cpu": device == "cpu",
         "disable_tqdm": True,
+        # On by default, and then a loss of NaN is left out of the log: nobody would see it.
+        "logging_nan_inf_filter": False,
         "run_name": config.training.run_name,
     }
     # Pinned memory serves the copy to a GPU; without one torch warns that it is of no use.
@@ -91,6 +93,8 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
     for absent in ("tf32", "neftune_noise_alpha", "greater_is_better", "torch_empty_cache_steps"):
         if arguments[absent] is None:
             del arguments[absent]
+    if not config.data.shuffle and config.data.train_sampling_strategy == "random":
+        arguments["train_sampling_strategy"] = "sequential"
     if not config.memory.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = None
     if not config.checkpoint.load_best_model_at_end:
@@ -124,6 +128,8 @@ def lora_arguments(config: Config) -> dict[str, Any]:
         "bias": peft.bias,
         "use_rslora": peft.use_rslora,
         "use_dora": peft.use_dora,
-        "init_lora_weights": True if peft.init_lora_weights == "default" else peft.init_lora_weights,
+        "init_lora_weights": True
+        if peft.init_lora_weights == "default"
+        else peft.init_lora_weights,
         "task_type": "CAUSAL_LM",
     }

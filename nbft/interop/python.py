@@ -1,187 +1,360 @@
 """A config as a plain Python cell of transformers, TRL and PEFT that runs without nbft.
 
-It trains the same model on the same rows with the same arguments. Where the rows come from a
-function or from memory, the cell says what to put there. Called by `Config.to_python`.
+It trains the same model on the same rows with the same arguments, and so gives the same losses.
+Rows that were in memory have to be put there by hand. Called by `Config.to_python`.
 """
 
 from __future__ import annotations
 
 import pprint
+import string
 from typing import Any
 
 from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
+from nbft.data.sources import columns_of, load_rows, resolve
+from nbft.errors import DataError
 from nbft.interop.huggingface import lora_arguments, training_arguments
 from nbft.models.find import ALIASES, find_local
 from nbft.plan.hardware import choose_device, choose_dtype, choose_mixed_precision
 
-_ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level", "dataset_kwargs"}
+_ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level"}
 
 
 def to_python(config: Config) -> str:
     """Return the cell's text."""
-    device = choose_device(config).value
-    dtype = choose_dtype(config, device).value
-    arguments = training_arguments(
-        config, device, choose_mixed_precision(config, device, dtype)
+    sft, lora = config.training.method == "sft", config.peft.method == "lora"
+    data = _data(config)
+    chat = "row['messages']" in data
+    tokens = _TOKENS.strip().format(
+        whole="whole, labels = " + ("of_example(example)" if chat else "of_pair(*example)"),
+        labels="labels" if config.data.completion_only_loss else "whole",
     )
-    arguments = {k: v for k, v in arguments.items() if k not in _ONLY_IN_A_RUN and v is not None}
-    lora = config.peft.method == "lora"
-    sft = config.training.method == "sft"
-    found = find_local(config.model.model_name)
-    hub_name = ALIASES.get(config.model.model_name, config.model.model_name)
+    blocks = [_model(config), data, *([_CHAT.strip()] if chat else []), tokens, "set_seed(SEED)"]
+    if lora:
+        blocks[-1] += f"\nlora = {_call('LoraConfig', lora_arguments(config))}"
+        if not sft and config.memory.gradient_checkpointing:
+            blocks[-1] += "\nmodel.enable_input_require_grads()"
+        if not sft:
+            blocks[-1] += "\nmodel = get_peft_model(model, lora)"
+    blocks[-1] += "\n" + _training(config)
+    body = "\n\n\n".join(blocks) + "\n"
+    return f"{_imports(config, body)}\n\n\n{body}"
+
+
+def _imports(config: Config, body: str) -> str:
+    sft, lora = config.training.method == "sft", config.peft.method == "lora"
+    of_transformers = ["AutoModelForCausalLM", "AutoTokenizer", "set_seed"]
+    if not config.model.load_pretrained_weights:
+        of_transformers.append("AutoConfig")
+    if not sft:
+        of_transformers += ["DataCollatorForSeq2Seq", "Trainer", "TrainingArguments"]
+    if config.callbacks.early_stopping_patience is not None:
+        of_transformers.append("EarlyStoppingCallback")
+    named = [name for name in ("csv", "json", "random", "runpy") if f"{name}." in body]
+    lines = [*(f"import {name}" for name in named), "", "import torch"]
+    lines += ["from datasets import Dataset" + (", load_dataset" if "= list(load_" in body else "")]
+    if lora:
+        lines += ["from peft import LoraConfig" + ("" if sft else ", get_peft_model")]
+    lines += [f"from transformers import {', '.join(sorted(of_transformers))}"]
+    if sft:
+        lines += ["from trl import SFTConfig, SFTTrainer"]
+    return "\n".join(lines)
+
+
+def _model(config: Config) -> str:
+    model = config.model
+    found = find_local(model.model_name, model.model_revision)
+    hub_name = ALIASES.get(model.model_name, model.model_name)
     name = str(found.path) if found and found.source in ("nbft's cache", "folder") else hub_name
+    dtype = choose_dtype(config, choose_device(config).value).value
+    of_hub: dict[str, Any] = {}
+    if name == hub_name and model.model_revision:
+        of_hub["revision"] = model.model_revision
+    if model.trust_remote_code:
+        of_hub["trust_remote_code"] = True
+    arguments = _inline(of_hub)
+    more = dict(model.model_init_kwargs)
+    if model.attn_implementation:
+        more["attn_implementation"] = model.attn_implementation
+    tokenizer = "MODEL" if model.tokenizer_name is None else repr(model.tokenizer_name)
     lines = [
-        "import random",
-        "",
-        "import torch",
-        "from datasets import Dataset, load_dataset",
-        *(["from peft import LoraConfig" + ("" if sft else ", get_peft_model")] if lora else []),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed"
-        + ("" if sft else ", DataCollatorForSeq2Seq, Trainer, TrainingArguments"),
-        *(["from trl import SFTConfig, SFTTrainer"] if sft else []),
-        "",
         f"MODEL = {name!r}" + (f"  # {hub_name} on the hub" if name != hub_name else ""),
         f"MAX_LENGTH = {config.data.max_length}",
         f"SEED = {config.training.seed}",
         "",
-        "tokenizer = AutoTokenizer.from_pretrained(MODEL)",
-        f"model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{dtype})",
-        "",
-        *_data(config),
-        "",
-        "",
-        *_TOKENISE.format(learnt=str(config.data.completion_only_loss)).strip().splitlines(),
-        "",
-        "",
-        "set_seed(SEED)",
+        f"tokenizer = AutoTokenizer.from_pretrained({tokenizer}{arguments})",
     ]
-    if lora:
-        lines += [f"lora = {_call('LoraConfig', lora_arguments(config))}"]
-        if not sft:
-            lines += ["model = get_peft_model(model, lora)"]
-    kind = "SFTConfig" if sft else "TrainingArguments"
-    extra = "skip_prepare_dataset"
-    if sft:
-        arguments["dataset_kwargs"] = {extra: True}
-        arguments["max_length"] = None
-    arguments = {"output_dir": "checkpoints", **arguments}
-    lines += [
-        f"arguments = {_call(kind, arguments)}",
-        f"trainer = {'SFTTrainer' if sft else 'Trainer'}(",
-        "    model=model,",
-        "    args=arguments,",
-        "    train_dataset=Dataset.from_list([tokens(*pair) for pair in train]),",
-        "    eval_dataset=Dataset.from_list([tokens(*pair) for pair in held_out]) if held_out "
-        "else None,",
-        "    processing_class=tokenizer,",
-        *(["    peft_config=lora,"] if lora and sft else []),
-        *(
-            []
-            if sft
-            else ["    data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),"]
-        ),
-        ")",
-        "trainer.train()",
-        "trainer.save_model('adapter')" if lora else "trainer.save_model('model')",
+    if model.pad_token:
+        lines += [f"tokenizer.pad_token = {model.pad_token!r}"]
+    lines += ["if tokenizer.pad_token is None:", "    tokenizer.pad_token = tokenizer.eos_token"]
+    if model.chat_template_path:
+        path = repr(model.chat_template_path)
+        lines += [f"with open({path}, encoding='utf-8') as file:"]
+        lines += ["    tokenizer.chat_template = file.read()"]
+    source, maker = "MODEL" + arguments, "from_pretrained"
+    if not model.load_pretrained_weights:
+        lines += ["set_seed(SEED)"]
+        source, maker = f"AutoConfig.from_pretrained(MODEL{arguments})", "from_config"
+    more_arguments = f", dtype=torch.{dtype}{_inline(more)}"
+    return "\n".join([*lines, f"model = AutoModelForCausalLM.{maker}({source}{more_arguments})"])
+
+
+def _data(config: Config) -> str:
+    lines = [
+        "def text(value):",
+        '    return "" if value is None else str(value)',
+        "",
+        "",
+        "train, held_out = [], []  # pairs of prompt and completion, or lists of messages",
     ]
-    return "\n".join(lines) + "\n"
-
-
-_TOKENISE = '''
-def tokens(prompt, completion):
-    """Cut a prompt and its completion into tokens; -100 marks what is not learnt."""
-    before = tokenizer(prompt)["input_ids"]
-    whole = tokenizer(prompt + completion)["input_ids"]
-    if whole[: len(before)] != before:  # a token would cross the boundary: cut them apart
-        whole = before + tokenizer(completion, add_special_tokens=False)["input_ids"]
-    whole = whole + [tokenizer.eos_token_id]
-    labels = [-100] * len(before) + whole[len(before) :] if {learnt} else list(whole)
-    return {{"input_ids": whole[:MAX_LENGTH], "labels": labels[:MAX_LENGTH]}}
-'''
-
-
-def _data(config: Config) -> list[str]:
-    train = [line for d in config.data.train.datasets for line in _pairs(d, "train")]
-    lines = ["train, held_out = [], []", *[line.format(into="train") for line in train]]
+    for dataset in config.data.train.datasets:
+        lines += _examples(dataset, "train", "train")
     if config.data.validation is not None:
-        held = [line for d in config.data.validation.datasets for line in _pairs(d, "validation")]
-        lines += [line.format(into="held_out") for line in held]
+        for dataset in config.data.validation.datasets:
+            lines += _examples(dataset, "validation", "held_out")
     elif config.data.split_ratio < 1:
         lines += [
             "order = list(range(len(train)))",
             "random.Random(SEED).shuffle(order)",
-            f"cut = len(order) - min(max(round(len(order) * {1 - config.data.split_ratio!r}), 1), "
-            "len(order) - 1)",
+            f"cut = round(len(order) * (1 - {config.data.split_ratio!r}))",
+            "cut = len(order) - min(max(cut, 1), len(order) - 1)",
             "train, held_out = [train[n] for n in order[:cut]], [train[n] for n in order[cut:]]",
         ]
     if config.data.shuffle:
         lines += ["random.Random(SEED).shuffle(train)"]
-    return lines
+    text = "\n".join(lines)
+    if "alpaca_prompt(row)" in text:
+        text = _ALPACA.strip() + "\n\n\n" + text
+    return text
 
 
-def _pairs(dataset: Dataset, split: str) -> list[str]:
-    """Return the lines that add a dataset's (prompt, completion) pairs to `{into}`."""
-    ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
-    if dataset.rows is not None:
-        load = "rows = []  # put your rows here: they were in memory"
-    elif dataset.path is not None:
-        kind = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-        ending = "." + dataset.path.rsplit(".", 1)[-1].lower()
-        load = (
-            f"rows = load_dataset({kind.get(ending, 'json')!r}, data_files={dataset.path!r}, "
-            "split='train')"
-        )
-    elif ready:
-        own = sample_path(str(dataset.dataset_name), "train" if split == "train" else "test")
-        where = f"  # or the whole of it: load_dataset({ready.hub_name!r})"
-        load = f"rows = load_dataset('json', data_files={str(own)!r}, split='train'){where}"
-    else:
-        named = [repr(dataset.dataset_name), *([repr(dataset.subset)] if dataset.subset else [])]
-        wanted = dataset.split or ("train" if split == "train" else "test")
-        load = f"rows = load_dataset({', '.join(named)}, split={wanted!r})"
-    lines = [load.replace("{", "{{").replace("}", "}}")]
+def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
+    """Return the lines that add the examples of a dataset."""
+    lines = _rows(dataset, split)
     if dataset.columns:
-        renamed = {old: new for new, old in dataset.columns.items()}
-        lines += [f"rows = rows.rename_columns({renamed!r})".replace("{", "{{").replace("}", "}}")]
-    lines += ["rows = list(rows)"]
+        new = ", ".join(f"{new!r}: row[{old!r}]" for new, old in dataset.columns.items())
+        lines += [f"rows = [{{**row, {new}}} for row in rows]"]
     if dataset.shuffle:
         seed = "SEED" if dataset.seed is None else dataset.seed
         lines += [f"random.Random({seed}).shuffle(rows)"]
     if dataset.sample_count is not None:
         lines += [f"rows = rows[:{dataset.sample_count}]"]
-    parts = []
-    for part in ("prompt", "completion"):
-        template = getattr(dataset, f"{part}_template")
-        function = getattr(dataset, f"{part}_func")
-        if ready and template is None and function is None:
-            template, function = getattr(ready, f"{part}_template", ""), getattr(
-                ready, f"{part}_func", ""
-            )
-        if template:
-            parts.append(f"{template!r}.format(**row)".replace("{", "{{").replace("}", "}}"))
-        elif function and function.startswith("nbft.data.ready:"):
-            lines += [line.replace("{", "{{").replace("}", "}}") for line in _ALPACA.splitlines()]
-            parts.append("alpaca_prompt(row)")
-        elif function:
-            where, _, name = function.rpartition(":")
-            parts.append(f"{name}(row)")
-            lines += [f"# {name} comes from {where}: import it here"]
-        else:
-            parts.append(f"row[{part!r}]")
-    return [*lines, f"{{into}} += [({parts[0]}, {parts[1]}) for row in rows]"]
+    prompt, how_prompt = _part(dataset, "prompt")
+    completion, how_completion = _part(dataset, "completion")
+    if prompt is None and completion is None:
+        columns = _columns(dataset, split)
+        if "messages" in columns and not {"prompt", "completion"} <= columns:
+            return [*lines, f"{into} += [row['messages'] for row in rows]"]
+        if "text" in columns and not {"prompt", "completion"} <= columns:
+            prompt, completion = "''", "text(row['text'])"
+    prompt = prompt or "text(row['prompt'])"
+    completion = completion or "text(row['completion'])"
+    lines += [*how_prompt, *how_completion]
+    return [*lines, f"{into} += [({prompt}, {completion}) for row in rows]"]
+
+
+def _rows(dataset: Dataset, split: str) -> list[str]:
+    """Return the lines that read the rows of a dataset into the list `rows`."""
+    ready = READY.get(dataset.dataset_name or "") if not dataset.subset else None
+    if dataset.rows is not None:
+        return ["rows = []  # put your rows here: they were in memory"]
+    if dataset.path is not None:
+        return _file(dataset.path)
+    if ready:
+        own = "train" if (dataset.split or split) == "train" else "test"
+        whole = _inline(
+            {0: ready.hub_name, 1: ready.subset} if ready.subset else {0: ready.hub_name}
+        )
+        return [
+            f"# a sample that comes with nbft; the whole of it: load_dataset({whole.lstrip(', ')})",
+            *_file(str(sample_path(str(dataset.dataset_name), own))),
+        ]
+    named = [repr(dataset.dataset_name), *([repr(dataset.subset)] if dataset.subset else [])]
+    wanted = dataset.split or ("train" if split == "train" else "validation")
+    return [f"rows = list(load_dataset({', '.join(named)}, split={wanted!r}))"]
+
+
+def _file(path: str) -> list[str]:
+    ending = path.rsplit(".", 1)[-1].lower()
+    if ending == "parquet":
+        return [f"rows = list(load_dataset('parquet', data_files={path!r}, split='train'))"]
+    if ending in ("csv", "tsv"):
+        tabs = ", delimiter='\\t'" if ending == "tsv" else ""
+        return [
+            f"with open({path!r}, encoding='utf-8-sig', newline='') as file:",
+            f"    rows = list(csv.DictReader(file{tabs}))",
+        ]
+    read = "[json.loads(line) for line in file if line.strip()]"
+    if ending == "json" and not _begins_with_an_object(path):
+        read = "json.load(file)"
+    return [f"with open({path!r}, encoding='utf-8-sig') as file:", f"    rows = {read}"]
+
+
+def _begins_with_an_object(path: str) -> bool:
+    """Whether a .json file holds JSON Lines."""
+    try:
+        with resolve(path, None).open(encoding="utf-8-sig") as file:
+            return file.read(1000).lstrip().startswith("{")
+    except (OSError, ValueError):
+        return False
+
+
+def _columns(dataset: Dataset, split: str) -> set[str]:
+    """Return the columns of rows that are on this machine; none where they are elsewhere."""
+    if dataset.rows is None and dataset.path is None:
+        return set()
+    try:
+        return set(columns_of(load_rows(dataset, split, "data")))
+    except DataError:
+        return set()
+
+
+def _part(dataset: Dataset, part: str) -> tuple[str | None, list[str]]:
+    """Return the expression of a prompt or completion, and the lines that it needs before."""
+    template = getattr(dataset, f"{part}_template")
+    function = getattr(dataset, f"{part}_func")
+    ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
+    if ready and template is None and function is None:
+        template = getattr(ready, f"{part}_template", "")
+        function = getattr(ready, f"{part}_func", "")
+    if template:
+        return _filled(template), []
+    if function == "nbft.data.ready:alpaca_prompt":
+        return "alpaca_prompt(row)", []
+    if function:
+        where, _, name = function.rpartition(":")
+        for path in (where, f"{where}.py"):
+            if path.endswith(".py") and resolve(path, None).is_file():
+                return f"{name}(row)", [f"{name} = runpy.run_path({path!r})[{name!r}]"]
+        return f"{name}(row)", [f"from {where} import {name}"]
+    return None, []
+
+
+def _filled(template: str) -> str:
+    """Write a template as a sum of texts and columns.
+
+    >>> _filled("Q: {question} {{1}}")
+    "'Q: ' + text(row.get('question')) + ' {1}'"
+    """
+    parts: list[str] = []
+    words = ""
+    for literal, name, _, _ in string.Formatter().parse(template):
+        words += literal
+        if name is not None:
+            column = name.strip().strip("'\"")
+            parts += [*([repr(words)] if words else []), f"text(row.get({column!r}))"]
+            words = ""
+    return " + ".join([*parts, *([repr(words)] if words else [])])
 
 
 _ALPACA = '''
-
 def alpaca_prompt(row):
     """Return the prompt of an instruction, with its input where it has one."""
     given = f"### Input:\\n{row['input']}\\n\\n" if row.get("input") else ""
     return f"### Instruction:\\n{row['instruction']}\\n\\n{given}### Response:\\n"
-
 '''
+
+_CHAT = '''
+def of_messages(messages):
+    """Cut a conversation into tokens; the turns of the assistant are learnt."""
+    whole, labels, done = [], [], ""
+    for n, message in enumerate(messages):
+        if message["role"] == "assistant":
+            asked = tokenizer.apply_chat_template(
+                messages[:n], tokenize=False, add_generation_prompt=True
+            )
+            answered = tokenizer.apply_chat_template(messages[: n + 1], tokenize=False)
+            for piece, learnt in ((asked[len(done) :], False), (answered[len(asked) :], True)):
+                found = ids(piece, special=False)
+                whole += found
+                labels += found if learnt else [-100] * len(found)
+            done = answered
+    if tokenizer.eos_token_id not in whole[-2:]:
+        whole.append(tokenizer.eos_token_id)
+        labels.append(tokenizer.eos_token_id)
+    return whole, labels
+
+
+def of_example(example):
+    """Cut messages, or a pair of prompt and completion, into tokens."""
+    return of_messages(example) if isinstance(example, list) else of_pair(*example)
+'''
+
+_TOKENS = '''
+ADDS_AN_END = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+
+
+def ids(text, special=True):
+    """Cut a text into tokens, without the end that some tokenizers add."""
+    found = tokenizer(text, add_special_tokens=special)["input_ids"]
+    return found[:-1] if special and ADDS_AN_END else found
+
+
+def of_pair(prompt, completion):
+    """Cut a prompt and its completion into tokens; -100 marks what is not learnt."""
+    before, whole = ids(prompt), ids(prompt + completion)
+    if whole[: len(before)] != before:  # a token would cross the boundary: cut them apart
+        whole = before + ids(completion, special=False)
+    whole = whole + [tokenizer.eos_token_id]
+    return whole, [-100] * len(before) + whole[len(before) :]
+
+
+def tokens(examples):
+    """Return examples as tokens, without those that leave nothing to learn."""
+    rows = []
+    for example in examples:
+        {whole}
+        labels = {labels}[:MAX_LENGTH]
+        if any(label != -100 for label in labels[1:]):
+            rows.append({{"input_ids": whole[:MAX_LENGTH], "labels": labels}})
+    return Dataset.from_list(rows)
+'''
+
+
+def _training(config: Config) -> str:
+    """Return the lines from the arguments to the saved adapter."""
+    sft, lora = config.training.method == "sft", config.peft.method == "lora"
+    device = choose_device(config).value
+    dtype = choose_dtype(config, device).value
+    arguments = training_arguments(config, device, choose_mixed_precision(config, device, dtype))
+    kept = {k: v for k, v in arguments.items() if k not in _ONLY_IN_A_RUN and v is not None}
+    if sft:
+        kept["max_length"] = None  # SFTConfig would cut at 1,024 by itself
+    has_held_out = config.data.validation is not None or config.data.split_ratio < 1
+    if not has_held_out:
+        kept |= {"eval_strategy": "no", "eval_on_start": False}
+    lines = [
+        f"arguments = {_call('SFTConfig' if sft else 'TrainingArguments', {'output_dir': 'checkpoints', **kept})}",
+        f"trainer = {'SFTTrainer' if sft else 'Trainer'}(",
+        "    model=model,",
+        "    args=arguments,",
+        "    train_dataset=tokens(train),",
+        f"    eval_dataset={'tokens(held_out)' if has_held_out else 'None'},",
+        "    processing_class=tokenizer,",
+    ]
+    if lora and sft:
+        lines += ["    peft_config=lora,"]
+    if not sft:
+        pad = {"label_pad_token_id": -100}
+        if config.data.pad_to_multiple_of:
+            pad["pad_to_multiple_of"] = config.data.pad_to_multiple_of
+        lines += [f"    data_collator=DataCollatorForSeq2Seq(tokenizer{_inline(pad)}),"]
+    if (patience := config.callbacks.early_stopping_patience) is not None:
+        threshold = config.callbacks.early_stopping_threshold
+        lines += [f"    callbacks=[EarlyStoppingCallback({patience}, {threshold})],"]
+    folder = "adapter" if lora else "model"
+    return "\n".join([*lines, ")", "trainer.train()", f"trainer.save_model({folder!r})"])
+
+
+def _inline(arguments: dict[Any, Any]) -> str:
+    """Write arguments after others; a number as name stands for an argument by position."""
+    return "".join(
+        f", {name}={value!r}" if isinstance(name, str) else f", {value!r}"
+        for name, value in arguments.items()
+    )
 
 
 def _call(name: str, arguments: dict[str, Any]) -> str:

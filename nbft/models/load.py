@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer from a folder. Called by `nbft.train` and `nbft.runs`."""
+"""Loading a model and its tokenizer from a folder. Called by `nbft.training` and `nbft.runs`."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nbft.config import Config
+from nbft.data.sources import is_there
 from nbft.errors import Problem
 from nbft.models.find import ALIASES, find_local
-from nbft.plan.hardware import available_devices, has_bfloat16
+from nbft.plan.hardware import available_devices, choose_dtype, has_bfloat16
 
 Check = Callable[[Config, str], "Problem | None"]
 
@@ -23,16 +24,15 @@ _CHECKS: list[Check] = []
 _LEAST_FREE_BYTES = 300 * 2**20
 
 
-def check(config: Config, device: str, folder: Path | None = None) -> list[Problem]:
+def check(config: Config, device: str) -> list[Problem]:
     """Run every check.
 
     Args:
         config: The config.
         device: The device that was chosen.
-        folder: Folder of the config file.
     """
     found = [problem for one in _CHECKS if (problem := one(config, device))]
-    return [*found, *_files(config, folder)]
+    return [*found, *_files(config)]
 
 
 def _check(function: Check) -> Check:
@@ -77,26 +77,29 @@ def _device_is_there(config: Config, device: str) -> Problem | None:
 
 @_check
 def _float16_needs_a_gpu(config: Config, device: str) -> Problem | None:
-    if device != "cpu":
+    if device != "cpu" or config.precision.mixed_precision != "fp16":
         return None
-    instead = "bfloat16" if has_bfloat16("cpu").value == "yes" else "float32"
-    if config.precision.mixed_precision == "fp16":
-        return Problem(
-            "precision.mixed_precision",
-            "fp16",
-            "a CPU does not compute in float16; transformers would use float32 without a word.",
-            "Use auto.",
-            {"precision.mixed_precision": "auto"},
-        )
-    if config.model.dtype == "float16":
-        return Problem(
-            "model.dtype",
-            "float16",
-            "a CPU computes in float16 very slowly.",
-            f"Use auto ({instead} here).",
-            {"model.dtype": "auto"},
-        )
-    return None
+    return Problem(
+        "precision.mixed_precision",
+        "fp16",
+        "a CPU does not compute in float16; transformers would use float32 without a word.",
+        "Use auto.",
+        {"precision.mixed_precision": "auto"},
+    )
+
+
+@_check
+def _float16_weights_need_a_gpu(config: Config, device: str) -> Problem | None:
+    if device != "cpu" or config.model.dtype != "float16":
+        return None
+    instead = choose_dtype(config.apply({"model.dtype": "auto"}), device).value
+    return Problem(
+        "model.dtype",
+        "float16",
+        "a CPU computes in float16 very slowly.",
+        f"Use auto ({instead} here).",
+        {"model.dtype": "auto"},
+    )
 
 
 @_check
@@ -104,23 +107,44 @@ def _bfloat16_is_there(config: Config, device: str) -> Problem | None:
     there = has_bfloat16(device)
     if device == "cpu" or there.value == "yes":
         return None
-    if config.model.dtype == "bfloat16" or config.precision.mixed_precision == "bf16":
-        name = "model.dtype" if config.model.dtype == "bfloat16" else "precision.mixed_precision"
-        return Problem(name, "bfloat16", f"{there.reason}.", "Use auto.", {name: "auto"})
+    changes = {}
+    if config.model.dtype == "bfloat16":
+        changes["model.dtype"] = "auto"
+    if config.precision.mixed_precision == "bf16":
+        changes["precision.mixed_precision"] = "auto"
+    for name in changes:
+        value = "bfloat16" if name == "model.dtype" else "bf16"
+        return Problem(name, value, f"{there.reason}.", "Use auto.", changes)
     return None
 
 
 @_check
+def _tf32_is_there(config: Config, device: str) -> Problem | None:
+    # Measured: TrainingArguments(tf32=True) refuses to start without an Ampere GPU.
+    if not config.precision.tf32 or (device == "cuda" and has_bfloat16(device).value == "yes"):
+        return None
+    return Problem(
+        "precision.tf32",
+        True,
+        "needs an NVIDIA GPU from Ampere on (compute capability 8.0).",
+        "Leave it empty.",
+        {"precision.tf32": None},
+    )
+
+
+@_check
 def _mixed_with_16_bit_weights(config: Config, device: str) -> Problem | None:
-    if config.precision.mixed_precision == "fp16" and config.model.dtype in ("float16", "bfloat16"):
-        return Problem(
-            "precision.mixed_precision",
-            "fp16",
-            f"needs float32 weights, and model.dtype is {config.model.dtype}.",
-            "Use auto for model.dtype.",
-            {"model.dtype": "float32"},
-        )
-    return None
+    dtype = choose_dtype(config, device).value
+    if device == "cpu" or config.precision.mixed_precision != "fp16" or dtype == "float32":
+        return None
+    asked = "" if config.model.dtype == dtype else f", {config.model.dtype} here"
+    return Problem(
+        "precision.mixed_precision",
+        "fp16",
+        f"needs float32 weights, and model.dtype is {dtype}{asked}.",
+        "Use float32 for model.dtype.",
+        {"model.dtype": "float32"},
+    )
 
 
 @_check
@@ -145,9 +169,17 @@ def _learning_rate_is_usual(config: Config, device: str) -> Problem | None:
 @_check
 def _best_needs_evaluations_at_saves(config: Config, device: str) -> Problem | None:
     keep, measure = config.checkpoint, config.evaluation
+    if keep.save_strategy == "best" and measure.eval_strategy == "no":
+        return Problem(
+            "checkpoint.save_strategy",
+            "best",
+            "has no scores to go by: evaluation.eval_strategy is no.",
+            "Use epoch for it.",
+            {"evaluation.eval_strategy": "epoch"},
+        )
     if not keep.load_best_model_at_end or keep.save_strategy == "best":
         return None
-    if measure.eval_strategy != keep.save_strategy:
+    if measure.eval_strategy != keep.save_strategy or measure.eval_strategy == "no":
         return Problem(
             "checkpoint.load_best_model_at_end",
             True,
@@ -241,7 +273,8 @@ def _padding_free_fits(config: Config, device: str) -> Problem | None:
 @_check
 def _bitsandbytes(config: Config, device: str) -> Problem | None:
     optim = config.optimizer.optim
-    if ("8bit" in optim or "paged" in optim) and not _installed("bitsandbytes"):
+    is_theirs = optim == "lion_32bit" or "8bit" in optim or "paged" in optim
+    if is_theirs and not _installed("bitsandbytes"):
         return Problem(
             "optimizer.optim",
             optim,
@@ -254,17 +287,17 @@ def _bitsandbytes(config: Config, device: str) -> Problem | None:
 
 @_check
 def _trackers(config: Config, device: str) -> Problem | None:
-    for tracker in config.tracking.report_to:
-        if not _installed(tracker):
-            rest = [name for name in config.tracking.report_to if name != tracker]
-            return Problem(
-                "tracking.report_to",
-                config.tracking.report_to,
-                f"the package {tracker} is not installed.",
-                f"pip install {tracker}, or leave it out.",
-                {"tracking.report_to": rest},
-            )
-    return None
+    absent = [name for name in config.tracking.report_to if not _installed(name)]
+    if not absent:
+        return None
+    rest = [name for name in config.tracking.report_to if name not in absent]
+    return Problem(
+        "tracking.report_to",
+        config.tracking.report_to,
+        f"not installed: {', '.join(absent)}.",
+        f"pip install {' '.join(absent)}, or leave out what is not installed.",
+        {"tracking.report_to": rest},
+    )
 
 
 @_check
@@ -283,15 +316,45 @@ def _minimum_rate(config: Config, device: str) -> Problem | None:
     return None
 
 
-def _files(config: Config, folder: Path | None) -> Iterator[Problem]:
+# Source: the functions behind transformers' get_scheduler.
+_ARGUMENTS_OF = {
+    "cosine": {"num_cycles"},
+    "cosine_with_restarts": {"num_cycles"},
+    "cosine_with_min_lr": {"num_cycles", "min_lr", "min_lr_rate"},
+    "polynomial": {"lr_end", "power"},
+    "inverse_sqrt": {"timescale"},
+}
+
+
+@_check
+def _arguments_of_the_shape(config: Config, device: str) -> Problem | None:
+    kind, more = config.scheduler.lr_scheduler_type, config.scheduler.lr_scheduler_kwargs
+    known = _ARGUMENTS_OF.get(kind, set())
+    strange = [name for name in more if name not in known]
+    if not strange:
+        return None
+    rest = {name: value for name, value in more.items() if name in known}
+    takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+    return Problem(
+        "scheduler.lr_scheduler_kwargs",
+        more,
+        f"{', '.join(strange)} is no argument of {kind}; {takes}.",
+        "Leave it out.",
+        {"scheduler.lr_scheduler_kwargs": rest},
+    )
+
+
+def _files(config: Config) -> Iterator[Problem]:
     """Check that the run's folder can be made and has room."""
-    output = (folder or Path()) / config.training.output_dir
-    place = output.expanduser().absolute()
-    while not place.exists():
+    place = Path(config.training.output_dir).expanduser().absolute()
+    while not is_there(place):
         place = place.parent
     if not place.is_dir():
         yield Problem(
-            "training.output_dir", config.training.output_dir, f"{place} is a file.", "Name another."
+            "training.output_dir",
+            config.training.output_dir,
+            f"{place} is a file.",
+            "Name another.",
         )
     elif not os.access(place, os.W_OK):
         yield Problem(

@@ -1,7 +1,7 @@
 """What this machine has: device, number types, free memory; each choice with its reason.
 
 Asks torch where torch is loaded already (in a worker), else the system, so that a form can be
-drawn without it. Called by `make_plan` and `nbft.train`.
+drawn without it. Called by `make_plan` and `nbft.training`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,13 @@ class Shape:
 
     Attributes:
         parameters: All of them.
+        modules: (name, parameters) of each part that has weights.
         layers: (name, d_out, d_in) of each linear layer but the head and the embeddings.
         hidden_size, intermediate_size, num_layers, vocab_size: As in config.json.
     """
 
     parameters: int
+    modules: tuple[tuple[str, int], ...]
     layers: tuple[tuple[str, int, int], ...]
     hidden_size: int
     intermediate_size: int
@@ -51,29 +54,30 @@ def model_shape(folder: Path) -> Shape | None:
         for file in sorted(folder.glob("*.safetensors")):
             with file.open("rb") as stream:
                 length = struct.unpack("<Q", stream.read(8))[0]
+                if length > file.stat().st_size:
+                    return None
                 header = json.loads(stream.read(length))
             shapes |= {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
         if not shapes:
             return None
-        parameters = 0
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        if about.get("tie_word_embeddings") and "lm_head.weight" in sizes:
+            del sizes["lm_head.weight"]  # stored, but the same numbers as the embeddings
         layers = []
         for name, shape in shapes.items():
-            size = 1
-            for width in shape:
-                size *= width
-            parameters += size
             outside = ("embed" in name) or ("lm_head" in name) or ("wte" in name)
             if len(shape) == 2 and name.endswith(".weight") and not outside:
                 layers.append((name.removesuffix(".weight"), shape[0], shape[1]))
         return Shape(
-            parameters,
+            sum(sizes.values()),
+            tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
             tuple(layers),
             about["hidden_size"],
             about.get("intermediate_size", 4 * about["hidden_size"]),
             about["num_hidden_layers"],
             about["vocab_size"],
         )
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
 
 
@@ -106,10 +110,16 @@ def trainable_parameters(config: Config, shape: Shape) -> int:
     chosen = [
         (d_out, d_in)
         for name, d_out, d_in in shape.layers
-        if everything or name.rsplit(".", 1)[-1] in targets or name in targets
+        if everything or _is_named(name, targets)
     ]
     magnitudes = sum(d_out for d_out, _ in chosen) if config.peft.use_dora else 0
-    return adapter_parameters(chosen, config.peft.r) + magnitudes
+    whole = sum(n for name, n in shape.modules if _is_named(name, config.peft.modules_to_save))
+    return adapter_parameters(chosen, config.peft.r) + magnitudes + whole
+
+
+def _is_named(name: str, targets: Sequence[str]) -> bool:
+    """Whether a layer is meant by one of some names, as PEFT reads them: whole or by its end."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def memory_bytes(

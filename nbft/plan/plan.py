@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nbft.config import Config
+from nbft.config import Config, settings
+from nbft.config.io import without_indices
 from nbft.data.examples import Example, load_examples
+from nbft.data.sources import is_there, resolve
 from nbft.errors import DataError, Problem
 from nbft.models.find import find_local
 from nbft.plan import schedule
@@ -24,6 +26,7 @@ from nbft.plan.hardware import (
     free_memory_bytes,
 )
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
+from nbft.words import count, size
 
 _ROWS_MEASURED = 200
 """Rows whose tokens are counted for an estimate."""
@@ -86,15 +89,17 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, for plan.json."""
-        kept = {k: v for k, v in asdict(self).items() if k not in ("config", "problems")}
-        return {**kept, "warnings": [str(problem) for problem in self.warnings]}
+        names = [f.name for f in fields(self) if f.name not in ("config", "problems")]
+        kept = {name: getattr(self, name) for name in names}
+        chosen = {name: asdict(value) for name, value in kept.items() if isinstance(value, Choice)}
+        return {**kept, **chosen, "warnings": [str(problem) for problem in self.warnings]}
 
 
 def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     """Work out what a config will lead to.
 
-    Reads the data files and the model's header, loads no model and asks no network. A person's
-    mistake is a `Problem` in the result, never an exception.
+    Reads the rows and the model's header and loads no model. Asks the network only for rows that
+    are on the hub. A person's mistake is a `Problem` in the result, never an exception.
 
     Args:
         config: The config.
@@ -102,7 +107,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     """
     device = choose_device(config)
     dtype = choose_dtype(config, device.value)
-    problems = check(config, device.value, folder)
+    problems = check(config, device.value)
     remarks: list[str] = []
     examples: dict[str, list[Example]] = {}
     for split in ("train", "validation"):
@@ -144,7 +149,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         if numbers["trainable_parameters"] == 0:
             problems.append(_no_target(config, [name for name, *_ in shape.layers]))
     plan = Plan(
-        problems=problems,
+        problems=sorted(problems, key=_place),
         device=device,
         dtype=dtype,
         mixed_precision=choose_mixed_precision(config, device.value, dtype.value),
@@ -155,9 +160,21 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         config=config,
         **numbers,
     )
-    if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
-        problems.append(_too_large(config, plan))
+    if shape and plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
+
+        def needed(changed: Config) -> int:
+            return memory_bytes(changed, shape, kept, device.value, dtype.value)
+
+        plan.problems.append(_too_large(config, plan, needed))
+        plan.problems.sort(key=_place)
     return plan
+
+
+def _place(problem: Problem) -> int:
+    """Return where the setting of a problem stands among all settings."""
+    path = without_indices(problem.field)
+    paths = (n for n, s in enumerate(settings()) if f"{s.path}.".startswith(f"{path}."))
+    return next(paths, len(settings()))
 
 
 def _numbers_of_rows(
@@ -166,14 +183,28 @@ def _numbers_of_rows(
     rows = len(examples["train"])
     total = schedule.total_steps(config, rows)
     warmup = schedule.warmup_steps(config, total)
+    if config.data.dataloader_drop_last and rows < config.training.per_device_train_batch_size:
+        problems.append(
+            Problem(
+                "data.dataloader_drop_last",
+                True,
+                f"leaves out the only batch: there are {rows:,} rows, and a batch has "
+                f"{config.training.per_device_train_batch_size:,}.",
+                "Use false.",
+                {"data.dataloader_drop_last": False},
+            )
+        )
     if config.scheduler.lr_scheduler_type != "constant" and warmup >= total:
+        usual = 0.05 if schedule.warmup_steps(config, total, 0.05) < total else 0.0
+        fix = "Use 0.05, which is 5% of the steps." if usual else "Use 0."
         problems.append(
             Problem(
                 "scheduler.warmup_steps",
                 config.scheduler.warmup_steps,
-                f"the run has {total:,} steps, so the learning rate never reaches its value.",
-                "Use 0.05, which is 5% of the steps.",
-                {"scheduler.warmup_steps": 0.05},
+                f"warms up for {count(warmup, 'step')} and the run has {count(total, 'step')}, so "
+                "the learning rate never reaches its value.",
+                fix,
+                {"scheduler.warmup_steps": usual},
                 level="warning",
             )
         )
@@ -186,28 +217,24 @@ def _numbers_of_rows(
     }
 
 
-def _examples(
-    config: Config, split: str, folder: Path | None
-) -> tuple[list[Example], list[str]]:
+def _examples(config: Config, split: str, folder: Path | None) -> tuple[list[Example], list[str]]:
     """Read a split, or take it from the last time when neither settings nor files changed."""
     datasets = [*config.data.train.datasets]
     if config.data.validation:
         datasets += config.data.validation.datasets
     if any(d.rows is not None or d.prompt_func or d.completion_func for d in datasets):
         return load_examples(config, split, folder=folder)
-    from nbft.data.sources import resolve
-
     stamps = []
     for dataset in datasets:
         if dataset.path:
             path = resolve(dataset.path, folder)
-            stat = path.stat() if path.exists() else None
+            stat = path.stat() if is_there(path) else None
             stamps.append((str(path), stat and stat.st_mtime_ns, stat and stat.st_size))
-    key = json.dumps([config.to_dict()["data"] if config.to_dict() else {}, stamps])
+    key = json.dumps([config.to_dict(full=True)["data"], stamps])
     return _examples_by(key, config.training.seed, split, _Unhashed((config, folder)))
 
 
-class _Unhashed(tuple):  # type: ignore[type-arg]
+class _Unhashed(tuple):
     """Arguments that do not count for the cache: its key says the same."""
 
     def __hash__(self) -> int:
@@ -274,26 +301,39 @@ def _no_target(config: Config, layers: list[str]) -> Problem:
     )
 
 
-def _too_large(config: Config, plan: Plan) -> Problem:
-    from nbft.words import size
+def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> Problem:
+    """Propose the largest batch that fits, else less memory in other ways.
 
+    Args:
+        config: The config.
+        plan: Its plan.
+        needed: Estimates the bytes that a changed config needs.
+    """
     assert plan.memory_bytes is not None
-    batch = config.training.per_device_train_batch_size
+    training = config.training
+    batch, rows = training.per_device_train_batch_size, plan.effective_batch_size
     why = (
         f"needs about {size(plan.memory_bytes)}, {plan.device.value} has "
         f"{size(plan.free_memory_bytes)} free."
     )
-    if batch > 1:
-        half = batch // 2
-        more = config.training.gradient_accumulation_steps * batch // half
-        fix = f"Use {half} with gradient_accumulation_steps={more} (same effective batch)."
-        changes = {
-            "training.per_device_train_batch_size": half,
-            "training.gradient_accumulation_steps": more,
+    changes: dict[str, Any] = {}
+    fix = "Choose a smaller model, or a device with more memory."
+    for smaller in (n for n in range(batch - 1, 0, -1) if rows % n == 0):
+        tried = {
+            "training.per_device_train_batch_size": smaller,
+            "training.gradient_accumulation_steps": rows // smaller,
         }
+        if needed(config.apply(tried)) <= plan.free_memory_bytes:
+            changes = tried
+            fix = (
+                f"Use {smaller} with gradient_accumulation_steps={rows // smaller} (same effective "
+                "batch)."
+            )
+            break
     else:
-        fix = "Turn memory.gradient_checkpointing on, or choose a smaller model."
-        changes = {"memory.gradient_checkpointing": True}
+        tried = {"memory.gradient_checkpointing": True}
+        if needed(config.apply(tried)) <= plan.free_memory_bytes:
+            changes, fix = tried, "Turn memory.gradient_checkpointing on."
     return Problem(
         "training.per_device_train_batch_size", batch, why, fix, changes, level="warning"
     )

@@ -32,9 +32,15 @@ def total_steps(config: Config, rows: int) -> int:
     return math.ceil(config.training.num_train_epochs * steps_per_epoch(config, rows))
 
 
-def warmup_steps(config: Config, total: int) -> int:
-    """Return the steps over which the learning rate rises; a setting below 1 is a share."""
-    asked = config.scheduler.warmup_steps
+def warmup_steps(config: Config, total: int, asked: float | None = None) -> int:
+    """Return the steps over which the learning rate rises.
+
+    Args:
+        config: Its scheduler section says how many.
+        total: Optimiser steps of the run.
+        asked: A number to use instead; below 1 it is a share of all steps.
+    """
+    asked = config.scheduler.warmup_steps if asked is None else asked
     return int(asked) if asked >= 1 else math.ceil(total * asked)
 
 

@@ -1,6 +1,31 @@
-"""Runs: a training is a folder, and everything about it is read from there."""
+"""Runs: a training is a folder, and everything about it is read from there.
 
-from nbft.runs.folder import Run, attach, runs
-from nbft.runs.start import start, train, train_async
+Every name is imported when it is first used, so that the supervisor stays small.
+"""
 
-__all__ = ["Run", "attach", "runs", "start", "train", "train_async"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbft.runs.folder import Run, attach, list_runs
+    from nbft.runs.start import start, submit, train, train_async
+
+_MODULE_OF = {
+    "Run": "nbft.runs.folder",
+    "attach": "nbft.runs.folder",
+    "list_runs": "nbft.runs.folder",
+    "start": "nbft.runs.start",
+    "submit": "nbft.runs.start",
+    "train": "nbft.runs.start",
+    "train_async": "nbft.runs.start",
+}
+
+__all__ = ["Run", "attach", "list_runs", "start", "submit", "train", "train_async"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module 'nbft.runs' has no attribute {name!r}")

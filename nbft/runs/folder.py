@@ -1,7 +1,7 @@
 """A run's folder, and `Run`, which reads it. Status is computed from the events, never stored.
 
-    config.yaml  plan.json  events.jsonl  commands.jsonl  log.txt  data/  checkpoints/
-    adapter/ (or model/)  report.html
+config.yaml  plan.json  events.jsonl  commands.jsonl  log.txt  data/  checkpoints/
+adapter/ (or model/)  report.html
 """
 
 from __future__ import annotations
@@ -10,21 +10,37 @@ import difflib
 import gc
 import json
 import re
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbft import events
 from nbft.config import Config
 from nbft.errors import ConfigError, Problem, RunError
+from nbft.events import Event
 from nbft.runs.names import new_name
+from nbft.runs.processes import kill, lives
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nbft.evaluate.compare import Comparison
 
-Status = Literal["created", "running", "completed", "stopped", "failed", "lost"]
+Status = Literal[
+    "created",
+    "queued",
+    "running",
+    "paused",
+    "completed",
+    "stopped",
+    "cancelled",
+    "failed",
+    "lost",
+]
+
+_POLL_SECONDS = 0.2
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -115,7 +131,7 @@ class Run:
         except (OSError, ValueError):
             return {}
 
-    def events(self) -> list[events.Event]:
+    def events(self) -> list[Event]:
         """Return every event so far, oldest first."""
         return events.read(self.events_path)
 
@@ -127,7 +143,7 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will happen."""
-        return self.status not in ("created", "running")
+        return self.status not in ("created", "queued", "running", "paused")
 
     @property
     def problems(self) -> list[str]:
@@ -147,21 +163,137 @@ class Run:
 
     def stop(self) -> None:
         """Ask the run to stop after the step it is at, with everything saved."""
-        self._command("stop")
+        self._command("stop", "created", "queued", "running", "paused")
 
     def save(self) -> None:
         """Ask the run to save a checkpoint after the step it is at."""
-        self._command("save")
+        self._command("save", "created", "running")
 
     def sample(self) -> None:
         """Ask the run to answer its fixed prompts now."""
-        self._command("sample")
+        self._command("sample", "created", "running")
 
-    def _command(self, name: str) -> None:
+    def pause(self, *, release: bool = False) -> None:
+        """Ask the run to wait after the step it is at.
+
+        Args:
+            release: Save a checkpoint, end the process and free the device meanwhile; otherwise
+                the memory is kept.
+        """
+        self._command("pause", "running", release=release)
+
+    def continue_(self) -> Run:
+        """Let a paused run go on, where it stood or from its checkpoint."""
+        if self.status == "paused" and not self._has_process():
+            return self.resume()
+        self._command("continue", "paused")
+        return self
+
+    def cancel(self) -> None:
+        """End the run at once, saving nothing. The process is known by its pid and its start."""
+        self._command("cancel", "created", "queued", "running", "paused")
+        supervisor, worker = self._last("queued"), self._last("started")
+        if supervisor is None or worker is None:
+            return  # a thread of a kernel reads the command after its step, a queue at once
+        if lives(supervisor["pid"], supervisor["process_start_time"]):
+            return  # it ends the worker and says so
+        if kill(worker["pid"], worker["process_start_time"]):
+            events.append(self.events_path, "cancelled", step=self.step)
+
+    def _command(self, name: str, *allowed: Status, **more: Any) -> None:
         status = self.status
-        if status not in ("created", "running"):
+        if status not in allowed:
             raise RunError(f"{self.id}: is {status}; there is nothing to {name}.")
-        events.append(self.path / "commands.jsonl", name)
+        events.append(self.path / "commands.jsonl", name, **more)
+
+    def _last(self, kind: str) -> Event | None:
+        return next((e for e in reversed(self.events()) if e["event"] == kind), None)
+
+    def _has_process(self) -> bool:
+        worker = self._last("started")
+        return worker is not None and lives(worker["pid"], worker["process_start_time"])
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done so far."""
+        return max((e.get("step") or 0 for e in events.current(self.events())), default=0)
+
+    def resume(self, changes: Mapping[str, Any] | None = None) -> Run:
+        """Go on in the background from the last whole checkpoint, on the same trajectory.
+
+        Args:
+            changes: Settings to change by dotted path; only those of length, logging, saving and
+                evaluation may.
+
+        Raises:
+            RunError: The run is not over, has no whole checkpoint, or a setting may not change.
+        """
+        from nbft.runs.start import resume
+
+        return resume(self, changes)
+
+    @property
+    def fixes(self) -> list[dict[str, Any]]:
+        """Changes that would fit after memory ran out: text, changes, memory_bytes of each."""
+        failed = self._last("failed")
+        return list(failed.get("fixes", [])) if failed else []
+
+    def retry(self, fix: int | Mapping[str, Any] = 0) -> Run:
+        """Start a new background run with settings changed.
+
+        Args:
+            fix: Number of one of `fixes`, or settings by dotted path.
+
+        Raises:
+            RunError: There is no such fix.
+            ConfigError: The changed settings cannot run.
+        """
+        from nbft.runs.start import submit
+
+        if isinstance(fix, int):
+            if not 0 <= fix < len(self.fixes):
+                raise RunError(f"{self.id}: has {len(self.fixes)} fixes; {fix} is none of them.")
+            changes: Mapping[str, Any] = self.fixes[fix]["changes"]
+        else:
+            changes = fix
+        return submit(self.config.apply({**changes, "training.run_name": None}))
+
+    def move_up(self) -> None:
+        """Move one place up in the queue of the device.
+
+        Raises:
+            RunError: The run does not wait, or is the first of those that do.
+        """
+        from nbft.runs.queue import move_up
+
+        if not move_up(self.path):
+            raise RunError(f"{self.id}: is {self.status}; it cannot move up.")
+
+    def delete(self) -> None:
+        """Delete the folder with everything in it.
+
+        Raises:
+            RunError: The run is not over.
+        """
+        if not self.is_over and self.status != "created":
+            raise RunError(f"{self.id}: is {self.status}. Stop it before you delete it.")
+        shutil.rmtree(self.path)
+
+    def follow(self) -> Iterator[Event]:
+        """Yield every event so far, then each new one, until the run is over."""
+        reader = events.EventReader(self.events_path)
+        while True:
+            over = self.is_over
+            yield from reader.read()
+            if over:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def wait(self) -> Run:
+        """Wait until the run is over, and return it. An interrupt leaves the run alone."""
+        while not self.is_over:
+            time.sleep(_POLL_SECONDS)
+        return self
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the last lines of log.txt."""
@@ -240,7 +372,7 @@ class Run:
         """Draw loss and learning rate over the steps, as a matplotlib Figure."""
         from nbft.runs.curves import draw_curves
 
-        return draw_curves(self.events(), title=self.id)
+        return draw_curves(events.current(self.events()), title=self.id)
 
     def report(self) -> Path:
         """Write report.html, one page that holds everything, and return its path."""
@@ -252,7 +384,7 @@ class Run:
         """Give back the memory of a loaded model."""
         self._loaded = None
         gc.collect()
-        from nbft.train.worker import give_memory_back
+        from nbft.training.worker import give_memory_back
 
         give_memory_back()
 
@@ -260,37 +392,35 @@ class Run:
         return f"Run({self.id!r}, {self.status})"
 
 
-def status_of(found: Sequence[events.Event]) -> Status:
-    """Compute how a run is from its events.
+def status_of(found: Sequence[Event]) -> Status:
+    """Compute how a run is from its events, of which the last attempt counts.
 
-    A run whose last word is not an ending is running while the process that it recorded lives
-    (the same pid with the same start), and lost after.
+    A run whose last word is not an ending is what it said while the process that it recorded
+    lives, or the supervisor that will speak for it; and lost after.
     """
-    started = None
+    status: Status = "created"
+    processes: list[tuple[int, float]] = []
     for event in found:
-        if event["event"] in events.FINAL_KINDS:
-            ending: Status = event["event"]
-        if event["event"] == "started":
-            started = event
-    if found and found[-1]["event"] in events.FINAL_KINDS:
-        return ending
-    if started is None:
-        return "created"
-    return "running" if _lives(started["pid"], started["process_start_time"]) else "lost"
+        kind = event["event"]
+        if kind in ("queued", "started"):
+            status = "queued" if kind == "queued" else "running"
+            if kind == "queued":
+                processes = []
+            processes.append((event["pid"], event["process_start_time"]))
+        elif kind == "paused":
+            status = "paused"
+            if event.get("released"):
+                processes = []
+        elif kind == "continued":
+            status = "running"
+        elif kind in events.FINAL_KINDS:
+            status, processes = kind, []
+    if status in ("created", *events.FINAL_KINDS) or (status == "paused" and not processes):
+        return status
+    return status if any(lives(*process) for process in processes) else "lost"
 
 
-def _lives(pid: int, process_start_time: float) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - process_start_time) < 1
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def runs(folder: str | Path = "runs") -> list[Run]:
+def list_runs(folder: str | Path = "runs") -> list[Run]:
     """Return the runs in a folder, the newest first."""
     folder = Path(folder).expanduser()
     found = [path.parent for path in folder.glob("*/config.yaml")]
@@ -314,7 +444,7 @@ def attach(run: str | Path, folder: str | Path = "runs") -> Run:
     named = Path(folder).expanduser() / str(run)
     if (named / "config.yaml").is_file():
         return Run(named)
-    known = [one.id for one in runs(folder)]
+    known = [one.id for one in list_runs(folder)]
     close = difflib.get_close_matches(str(run), known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise RunError(f"{run}: is no run in {Path(folder).absolute()} ({len(known)} there).{hint}")

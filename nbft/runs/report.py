@@ -145,18 +145,14 @@ def _rows(prepared: Event) -> str:
 
 
 def _machine(started: Event, prepared: Event) -> list[tuple[str, str]]:
-    rows = []
-    for name in ("device", "dtype"):
-        if name in prepared:
-            rows.append((name, f"{prepared[name]} ({prepared.get(f'{name}_reason', '')})"))
+    rows: list[tuple[str, str]] = [
+        (name, f"{prepared[name]} ({prepared.get(f'{name}_reason', '')})")
+        for name in ("device", "dtype")
+        if name in prepared
+    ]
     if "trainable_parameters" in prepared:
-        rows.append(
-            (
-                "parameters trained",
-                f"{count(prepared['trainable_parameters'])} of "
-                f"{count(prepared['total_parameters'])}",
-            )
-        )
+        trained, all_of_them = prepared["trainable_parameters"], prepared["total_parameters"]
+        rows += [("parameters trained", f"{count(trained)} of {count(all_of_them)}")]
     rows += [(name, version) for name, version in started.get("versions", {}).items()]
     return [*rows, ("seed", str(started.get("seed", "")))]
 

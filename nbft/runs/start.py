@@ -1,59 +1,186 @@
-"""Starting a run in this kernel: the worker is a thread, and the kernel stays free.
+"""Starting a run: in this kernel, where the worker is a thread, or in the background.
 
-`train` waits for the end, `train_async` waits without blocking, `start` does not wait.
+`train` waits for the end, `train_async` waits without blocking, `start` does not wait; `submit`
+hands the run to a process that outlives this one, and `resume` goes on with an old run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from nbft import events
 from nbft.config import Config
-from nbft.errors import RunError
-from nbft.runs.folder import Run
+from nbft.errors import ConfigError, RunError
+from nbft.runs.folder import Run, list_runs
+from nbft.runs.processes import process_start_time
+from nbft.runs.queue import turn
 
 _POLL_SECONDS = 0.2
 
 _threads: dict[Path, threading.Thread] = {}
 
 
-def start(config: Config | str | Path, **overrides: Any) -> Run:
-    """Start a run in this kernel and return it at once.
+def start(config: Config | str | Path) -> Run:
+    """Start a run in this kernel and return it at once; it waits for its device if need be.
 
     Args:
         config: The config, or a path of one.
-        **overrides: Not taken; a misspelt argument is a TypeError.
 
     Raises:
         ConfigError: Every problem that would stop the run.
-        RunError: Another run trains in this kernel already.
     """
-    if overrides:
-        raise TypeError(f"start() takes a config; {', '.join(overrides)} is no argument of it.")
-    for path, thread in list(_threads.items()):
-        if thread.is_alive():
-            raise RunError(
-                f"{path.name} trains in this kernel already. Wait for its end, or stop it: "
-                f"nbft.attach({str(path)!r}).stop()."
-            )
-        del _threads[path]
-    folder = None
-    if not isinstance(config, Config):
-        folder, config = Path(config).expanduser().absolute().parent, Config.load(config)
-    run = Run.create(config, folder)
-    from nbft.train.worker import work
-
-    thread = threading.Thread(target=work, args=(run.path,), name=run.id, daemon=True)
-    _threads[run.path] = thread
-    thread.start()
+    run = _created(config)
+    _start_thread(run)
     return run
 
 
-def train(config: Config | str | Path, *, show: bool | None = None) -> Run:
+def submit(config: Config | str | Path) -> Run:
+    """Start a run in the background and return it at once.
+
+    It survives this kernel, the page and the Jupyter server; `nbft.attach` shows it from anywhere.
+
+    Args:
+        config: The config, or a path of one.
+
+    Raises:
+        ConfigError: Every problem that would stop the run.
+    """
+    run = _created(config)
+    _supervise(run)
+    return run
+
+
+def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
+    """Go on with a run in the background; see `Run.resume`."""
+    if not (run.is_over or run.status == "paused"):
+        raise RunError(f"{run.id}: is {run.status}; there is nothing to resume.")
+    from nbft.runs.checkpoints import last_whole
+
+    if run.status == "completed" and not changes:
+        raise RunError(
+            f"{run.id}: is completed. To train longer, change its length: "
+            'run.resume({"training.max_steps": …}).'
+        )
+    if last_whole(run.path) is None and run.step:
+        raise RunError(f"{run.id}: has no whole checkpoint to go on from. Start it anew.")
+    _change(run, dict(changes or {}))
+    _supervise(run)
+    return run
+
+
+CHANGEABLE = ("logging.", "checkpoint.", "evaluation.", "tracking.", "callbacks.")
+_LENGTH = ("training.max_steps", "training.num_train_epochs", "training.stop_on_nan")
+
+
+def _change(run: Run, changes: Mapping[str, Any]) -> None:
+    """Change the settings of a run that is to go on, as far as its trajectory stays its own."""
+    refused = [path for path in changes if not (path.startswith(CHANGEABLE) or path in _LENGTH)]
+    if refused:
+        raise RunError(
+            [
+                f"{path}={changes[path]!r}: may not change on resume, because the steps before "
+                "were trained without it. Start a new run, or change only "
+                f"{', '.join(_LENGTH)} and what begins with {', '.join(CHANGEABLE)}"
+                for path in refused
+            ]
+        )
+    if changes:
+        run.config.apply(changes).save(run.path / "config.yaml", full=True)
+
+
+def _created(config: Config | str | Path) -> Run:
+    folder = None
+    if not isinstance(config, Config):
+        folder, config = Path(config).expanduser().absolute().parent, Config.load(config)
+    return Run.create(config, folder)
+
+
+def _supervise(run: Run) -> None:
+    """Start the supervisor of a run and wait until it has said that it is there.
+
+    Two that start the same run folder are told apart by a lock: one starts it, the other is told.
+
+    Raises:
+        RunError: The run was started by somebody else, or the supervisor did not start.
+    """
+    lock = run.path / "starting"
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        if time.time() - lock.stat().st_mtime < _STARTING_SECONDS:
+            raise RunError(f"{run.id}: is being started by somebody else.") from None
+        lock.touch()
+    try:
+        reader = events.EventReader(run.events_path)
+        reader.read()
+        with (run.path / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nbft.runs.supervisor", str(run.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until = time.monotonic() + _STARTING_SECONDS
+        while time.monotonic() < until:
+            if reader.read():
+                threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
+                return
+            if process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise RunError(f"{run.id}: the supervisor did not start. {run.log_tail(3)}")
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+_STARTING_SECONDS = 20.0
+
+
+def _start_thread(run: Run) -> None:
+    pid = os.getpid()
+    device = str(run.plan.get("device", {}).get("value", "cpu"))
+    about = {"pid": pid, "process_start_time": process_start_time(pid), "device": device}
+    events.append(run.events_path, "queued", **about)
+
+    def waiting(ahead: str) -> None:
+        text = f"Waiting for {ahead}, which has {device}."
+        events.append(run.events_path, "stage", stage="queued", text=text)
+
+    def work_in_turn() -> None:
+        from nbft.training.worker import work
+
+        commands = events.EventReader(run.path / "commands.jsonl")
+
+        def give_up() -> bool:
+            return any(command["event"] in ("stop", "cancel") for command in commands.read())
+
+        with turn(device, run.path, waiting, give_up) as ticket:
+            if ticket is None:
+                events.append(run.events_path, "cancelled", step=0, text="Left the queue.")
+            else:
+                work(run.path)
+
+    thread = threading.Thread(target=work_in_turn, name=run.id, daemon=True)
+    _threads[run.path] = thread
+    thread.start()
+
+
+def train(
+    config: Config | str | Path,
+    *,
+    show: bool | None = None,
+    resume: Literal["auto"] | None = None,
+) -> Run:
     """Train here and wait for the end; an interrupt stops gracefully, with everything saved.
 
     In a notebook the cell shows the run live. Elsewhere nothing is printed.
@@ -61,6 +188,7 @@ def train(config: Config | str | Path, *, show: bool | None = None) -> Run:
     Args:
         config: The config, or a path of one.
         show: Show the run live; in notebooks when None.
+        resume: "auto" goes on with the newest run of the same settings that did not complete.
 
     Returns:
         The run, over: its status says how.
@@ -68,10 +196,33 @@ def train(config: Config | str | Path, *, show: bool | None = None) -> Run:
     Raises:
         ConfigError: Every problem that would stop the run; nothing was started.
     """
-    run = start(config)
+    run = _interrupted(config) if resume == "auto" else None
+    if run is None:
+        run = start(config)
+    else:
+        _start_thread(run)
     monitor = _monitor(run) if (show if show is not None else _in_notebook()) else None
     wait(run, monitor)
     return run
+
+
+def _interrupted(config: Config | str | Path) -> Run | None:
+    """Return the newest run of the same settings that is over, did not complete and can go on."""
+    from nbft.runs.checkpoints import last_whole
+    from nbft.runs.folder import self_contained
+
+    folder = None
+    if not isinstance(config, Config):
+        folder, config = Path(config).expanduser().absolute().parent, Config.load(config)
+    wanted = self_contained(config, None, folder).to_dict(full=True)
+    for run in list_runs(config.training.output_dir):
+        with contextlib.suppress(ConfigError):
+            found = run.config.to_dict(full=True)
+            found["training"]["run_name"] = wanted["training"]["run_name"]
+            same = found == wanted
+            if same and run.status in ("stopped", "failed", "lost") and last_whole(run.path):
+                return run
+    return None
 
 
 def wait(run: Run, monitor: Any = None) -> None:

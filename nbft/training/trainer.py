@@ -1,6 +1,6 @@
 """From a config to a ready trainer: TRL's SFTTrainer or the plain transformers Trainer.
 
-Called by `nbft.train.worker` only.
+Called by `nbft.training.worker` only.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def build_trainer(
     device: str,
     mixed_precision: Choice,
     callbacks: Sequence[TrainerCallback],
+    resumed: bool = False,
 ) -> Any:
     """Build the trainer that a config asks for.
 
@@ -45,10 +46,14 @@ def build_trainer(
         device: The device that was chosen.
         mixed_precision: bf16, fp16 or no.
         callbacks: Added to those that the config asks for.
+        resumed: Whether it goes on from a checkpoint, so that the measurement before the first
+            step is done already.
     """
     arguments = training_arguments(config, device, mixed_precision)
     if held_out is None:
         arguments |= {"eval_strategy": "no", "eval_on_start": False}
+    if resumed:
+        arguments["eval_on_start"] = False
     watching = list(callbacks)
     if (patience := config.callbacks.early_stopping_patience) is not None:
         watching.append(

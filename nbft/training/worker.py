@@ -26,6 +26,7 @@ from typing import Any
 from nbft import events
 from nbft.config import Config
 from nbft.data.examples import load_examples
+from nbft.data.tokens import Tokenised, remarks, tokenise
 from nbft.errors import NbftError
 from nbft.plan.hardware import (
     choose_device,
@@ -33,6 +34,8 @@ from nbft.plan.hardware import (
     choose_mixed_precision,
     free_memory_bytes,
 )
+from nbft.runs.checkpoints import last_whole, step_of
+from nbft.runs.processes import process_start_time
 from nbft.words import size
 
 _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -68,8 +71,7 @@ def work(run: Path) -> None:
 
 
 def _say_started(path: Path, config: Config) -> None:
-    import psutil
-
+    pid = os.getpid()
     versions = {"python": platform.python_version()}
     for package in _VERSIONS_OF:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -77,8 +79,8 @@ def _say_started(path: Path, config: Config) -> None:
     events.append(
         path,
         "started",
-        pid=os.getpid(),
-        process_start_time=psutil.Process().create_time(),
+        pid=pid,
+        process_start_time=process_start_time(pid),
         seed=config.training.seed,
         model=config.model.model_name,
         versions=versions,
@@ -99,8 +101,9 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
     from nbft.evaluate.generate import generate
     from nbft.models.find import find_model
     from nbft.models.load import load_model, load_tokenizer, quiet
-    from nbft.train.callbacks.reporting import ReportingCallback
-    from nbft.train.trainer import build_trainer
+    from nbft.training.callbacks.reporting import ReportingCallback
+    from nbft.training.callbacks.watching import WatchingCallback
+    from nbft.training.trainer import build_trainer
 
     with quiet():
         device = choose_device(config)
@@ -119,7 +122,8 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
             answers = generate(model, tokenizer, prompts, config.evaluation.sample_max_new_tokens)
             return [{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)]
 
-        if prompts:
+        checkpoint = last_whole(run)
+        if prompts and checkpoint is None:
             say("Asking the base model …")
             model.to(torch.device(device.value))
             events.append(path, "sample", step=0, samples=sample(model))
@@ -133,7 +137,11 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
             output_dir=run / "checkpoints",
             device=device.value,
             mixed_precision=mixed_precision,
-            callbacks=[reporting],
+            callbacks=[
+                reporting,
+                WatchingCallback(run, stop_on_nan=config.training.stop_on_nan),
+            ],
+            resumed=checkpoint is not None,
         )
         trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         from nbft.plan.schedule import total_steps, warmup_steps
@@ -156,8 +164,13 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
             warmup_steps=warmup_steps(config, total),
             trainable_parameters=trained,
             total_parameters=sum(p.numel() for p in trainer.model.parameters()),
+            **({"resumed_step": step_of(checkpoint)} if checkpoint else {}),
         )
-        trainer.train()
+        if checkpoint:
+            say(f"Going on from step {step_of(checkpoint):,} …")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if reporting.ending in ("paused", "cancelled"):
+            return {"event": reporting.ending, "released": True}
         if held_out and reporting.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
         lora = config.peft.method == "lora"
@@ -169,15 +182,12 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
             events.append(
                 path, "sample", step=trainer.state.global_step, samples=sample(trainer.model)
             )
-    kind = "stopped" if reporting.stop_asked else "completed"
-    return {"event": kind, ("adapter" if lora else "model"): target.name}
+    return {"event": reporting.ending or "completed", ("adapter" if lora else "model"): target.name}
 
 
 def _rows(config: Config, tokenizer: Any, path: Path) -> tuple[Any, Any]:
     """Return the tokenised training rows and held-out rows (None where there are none)."""
-    from nbft.data.tokens import remarks, tokenise
-
-    tokenised = {}
+    tokenised: dict[str, Tokenised | None] = {}
     for split in ("train", "validation"):
         examples, said = load_examples(config, split)
         if not examples and split == "validation":
@@ -185,8 +195,8 @@ def _rows(config: Config, tokenizer: Any, path: Path) -> tuple[Any, Any]:
             continue
         if split == "train" and config.data.shuffle:
             random.Random(config.training.seed).shuffle(examples)
-        tokenised[split] = tokenise(examples, tokenizer, config, split)
-        for text in [*said, *remarks(tokenised[split], config, split)]:
+        tokenised[split] = done = tokenise(examples, tokenizer, config, split)
+        for text in [*said, *remarks(done, config, split)]:
             events.append(path, "warning", text=text)
     return tokenised["train"], tokenised["validation"]
 
@@ -210,11 +220,12 @@ def _failure(error: BaseException, run: Path) -> dict[str, Any]:
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         free = size(free_memory_bytes("cuda" if "torch" in sys.modules else "cpu"))
         first = str(error).splitlines()[0] if str(error) else "the system gave none"
-        said = [
+        text = (
             f"Memory ran out ({first}; {free} are free now). Use a smaller "
             "training.per_device_train_batch_size with more gradient_accumulation_steps, a smaller "
             "data.max_length, or memory.gradient_checkpointing."
-        ]
+        )
+        said = [text]
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         said = [f"The disk with {run} is full. Free some room, then run it again."]
     elif isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -245,7 +256,16 @@ def _log(path: Path) -> Iterator[logging.Logger]:
     """Send what nbft and the libraries log, and Python's warnings, to a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    names = ("nbft", "bitsandbytes", "transformers", "trl", "peft", "accelerate", "datasets", "py.warnings")
+    names = (
+        "nbft",
+        "bitsandbytes",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "datasets",
+        "py.warnings",
+    )
     loggers = [logging.getLogger(name) for name in names]
     shown = warnings.showwarning
     logging.captureWarnings(True)
@@ -266,3 +286,6 @@ def _log(path: Path) -> Iterator[logging.Logger]:
         handler.close()
 
 
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    work(Path(sys.argv[1]))

@@ -6,6 +6,7 @@ Called by transformers' Trainer between steps; the only place where commands are
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nbft import events
 from nbft.plan.hardware import used_memory_bytes
+from nbft.runs.checkpoints import mark_whole
 
 _KEPT_FROM_LOGS = {"loss", "grad_norm", "learning_rate", "epoch"}
+_POLL_SECONDS = 0.1
 _SPEED_MEMORY = 0.9
 """Weight of the past in the moving average of the seconds a step takes."""
 
@@ -29,22 +32,26 @@ class ReportingCallback(TrainerCallback):
         sample: Answers the fixed prompts with the model as it is now.
     """
 
-    def __init__(self, run: Path, device: str, sample: Callable[[Any], list[dict[str, str]]]):
-        self.stop_asked = False
+    def __init__(
+        self, run: Path, device: str, sample: Callable[[Any], list[dict[str, str]]]
+    ) -> None:
+        self.ending: str | None = None
         self.last_eval_step = -1
         self._events = run / "events.jsonl"
         self._run = run
         self._commands = events.EventReader(run / "commands.jsonl")
         self._commands.read()  # what was asked of an earlier attempt is over
+        self._pending: deque[events.Event] = deque()
         self._device = device
         self._sample = sample
-        self._save_asked = False
         self._seconds_a_step: float | None = None
         self._step_began = time.monotonic()
         self._logged_at = time.monotonic()
         self._logged_tokens = 0.0
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
+    ) -> None:
         """Start the clock of a step: evaluating and saving between steps do not count."""
         self._step_began = time.monotonic()
 
@@ -62,23 +69,59 @@ class ReportingCallback(TrainerCallback):
         self._seconds_a_step = (
             took if past is None else _SPEED_MEMORY * past + (1 - _SPEED_MEMORY) * took
         )
-        for command in self._commands.read():
-            self._obey(command["event"], state.global_step, control, model)
+        self._pending += self._commands.read()
+        while self._pending:
+            self._obey(self._pending.popleft(), state.global_step, control, model)
 
-    def _obey(self, command: str, step: int, control: TrainerControl, model: Any) -> None:
-        if command == "stop":
-            self.stop_asked = True
-            control.should_training_stop = control.should_save = True
-            self._say("command", command=command, step=step, text=f"Stopping after step {step}.")
-        elif command == "save":
-            control.should_save = self._save_asked = True
-            self._say("command", command=command, step=step, text=f"Saving at step {step}.")
-        elif command == "sample":
-            self._say("command", command=command, step=step, text="Answering the prompts.")
+    def _obey(self, command: events.Event, step: int, control: TrainerControl, model: Any) -> None:
+        name = command["event"]
+
+        def answer(text: str) -> None:
+            self._say("command", command=name, step=step, text=text)
+
+        if name == "stop":
+            self._end("stopped", control)
+            answer(f"Stopping after step {step}.")
+        elif name == "cancel":
+            self._end("cancelled", control, save=False)
+            answer(f"Ending after step {step}, saving nothing.")
+        elif name == "save":
+            control.should_save = True
+            answer(f"Saving at step {step}.")
+        elif name == "sample":
+            answer("Answering the prompts.")
             self._say("sample", step=step, samples=self._sample(model))
+        elif name == "pause" and command.get("release"):
+            self._end("paused", control)
+            answer(f"Saving at step {step} and freeing the device.")
+        elif name == "pause":
+            answer(f"Pausing after step {step}.")
+            self._pause(step, control, model)
+        elif name == "continue":
+            answer("The run is not paused.")
         else:
-            text = f"{command}: is no command that this run knows."
-            self._say("command", command=command, step=step, text=text)
+            answer(f"{name}: is no command that this run knows.")
+
+    def _end(self, ending: str, control: TrainerControl, *, save: bool = True) -> None:
+        self.ending = ending
+        control.should_training_stop = True
+        control.should_save = save
+
+    def _pause(self, step: int, control: TrainerControl, model: Any) -> None:
+        """Wait, with everything kept in memory, until somebody says how to go on."""
+        self._say("paused", step=step, released=False)
+        while self.ending is None:
+            self._pending += self._commands.read()
+            if not self._pending:
+                time.sleep(_POLL_SECONDS)
+                continue
+            command = self._pending.popleft()
+            if command["event"] == "continue":
+                self._say("continued", step=step)
+                self._logged_at = time.monotonic()
+                return
+            if command["event"] != "pause" or command.get("release"):
+                self._obey(command, step, control, model)
 
     def on_log(
         self,
@@ -129,10 +172,10 @@ class ReportingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Say where a checkpoint lies."""
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        mark_whole(path)
         self._say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
         self._logged_at = time.monotonic()
 
     def _say(self, event: str, **fields: Any) -> None:
         events.append(self._events, event, **fields)
-

@@ -1,0 +1,156 @@
+"""The queue of a device: one run at a time, the others wait in order of submission.
+
+A ticket is a small file in a folder of the device: `0-…` holds the device, `1-…` waits. Each names
+its process, so a dead holder frees the device by itself. The queue is one person's, on one
+machine. Called by the supervisor and by `start`; loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nbft.runs.processes import lives, process_start_time
+
+_POLL_SECONDS = 0.2
+
+
+class Ticket:
+    """A place in the queue of a device.
+
+    Args:
+        device: Name of the device, such as cpu or cuda.
+        run: Folder of the run that waits.
+    """
+
+    def __init__(self, device: str, run: Path) -> None:
+        self._run = run
+        self._folder = queue_folder() / device
+        self._folder.mkdir(parents=True, exist_ok=True)
+        about = {
+            "pid": os.getpid(),
+            "process_start_time": process_start_time(os.getpid()),
+            "run": str(run),
+        }
+        with _locked(self._folder):
+            last = max((int(path.name[2:12]) for path in self._folder.glob("?-*.json")), default=0)
+            # The name changes when others move up, so the ticket is found by what stands after it.
+            self._key = f"{run.name}-{os.getpid()}-{time.monotonic_ns()}"
+            path = self._folder / f"1-{last + 1:010}-{self._key}.json"
+            path.write_text(json.dumps(about), encoding="utf-8")
+
+    def take(self) -> str | None:
+        """Take the device if it is this ticket's turn; else return the run to wait for."""
+        with _locked(self._folder):
+            for path in _living(self._folder):
+                if path.name.endswith(f"{self._key}.json"):
+                    path.rename(path.with_name(f"0{path.name[1:]}"))
+                    return None
+                return Path(_about(path).get("run", "")).name
+        return "a queue that lost this ticket"
+
+    def hand_to(self, pid: int) -> None:
+        """Let another process hold the place: it is kept while that one lives."""
+        about = {"pid": pid, "process_start_time": process_start_time(pid), "run": str(self._run)}
+        with _locked(self._folder):
+            for path in self._folder.glob(f"?-*-{self._key}.json"):
+                partial = path.with_suffix(".partial")
+                partial.write_text(json.dumps(about), encoding="utf-8")
+                partial.replace(path)
+
+    def release(self) -> None:
+        """Give the device, or the place in the queue, back."""
+        for path in self._folder.glob(f"?-*-{self._key}.json"):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def turn(
+    device: str, run: Path, waiting: Callable[[str], None], give_up: Callable[[], bool]
+) -> Iterator[Ticket | None]:
+    """Wait for a device, hold it for the block, and give it back.
+
+    Args:
+        device: Name of the device.
+        run: Folder of the run.
+        waiting: Told the name of the run that is waited for, whenever it changes.
+        give_up: Asked now and then whether to leave the queue.
+
+    Yields:
+        The ticket that holds the device; None after giving up.
+    """
+    ticket = Ticket(device, run)
+    said: str | None = None
+    try:
+        while (ahead := ticket.take()) is not None:
+            if ahead != said:
+                waiting(ahead)
+                said = ahead
+            if give_up():
+                yield None
+                return
+            time.sleep(_POLL_SECONDS)
+        yield ticket
+    finally:
+        ticket.release()
+
+
+def move_up(run: Path) -> bool:
+    """Move a waiting run one place up; returns whether there was a place to move to."""
+    for folder in queue_folder().glob("*/"):
+        with _locked(folder):
+            waiting = [path for path in _living(folder) if path.name.startswith("1-")]
+            for before, path in zip(waiting, waiting[1:], strict=False):
+                if _about(path).get("run") == str(run):
+                    ahead = before.with_name(f"{path.name[:12]}{before.name[12:]}")
+                    behind = path.with_name(f"{before.name[:12]}{path.name[12:]}")
+                    before.rename(ahead)
+                    path.rename(behind)
+                    return True
+    return False
+
+
+def queue_folder() -> Path:
+    """Return the folder of the queues: $NBFT_QUEUE, else queue in nbft's cache."""
+    if given := os.environ.get("NBFT_QUEUE"):
+        return Path(given)
+    cache = os.environ.get("NBFT_CACHE")
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nbft"
+    return (Path(cache).expanduser() if cache else default) / "queue"
+
+
+def _living(folder: Path) -> list[Path]:
+    """Return the tickets whose process lives, the holder first; others are removed."""
+    living = []
+    for path in sorted(folder.glob("?-*.json")):
+        about = _about(path)
+        if about and lives(about["pid"], about["process_start_time"]):
+            living.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    return living
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except (OSError, ValueError):
+        return {}
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system frees it when a process dies."""
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: a rename decides a race there
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

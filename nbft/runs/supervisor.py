@@ -1,0 +1,143 @@
+"""The supervisor of a background run: a small process that outlives the kernel and the server.
+
+It waits for the device, starts the worker in a session of its own, waits for its end, and writes
+the last event when the worker could not. Knows no torch and no settings, so that it stays small.
+Started by `nbft.runs.start.submit` as `python -m nbft.runs.supervisor RUN`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nbft import events
+from nbft.runs.processes import process_start_time
+from nbft.runs.queue import Ticket, turn
+
+_POLL_SECONDS = 0.2
+_LOG_LINES = 20
+
+
+def supervise(run: Path) -> None:
+    """See a run through, from its place in the queue to its last event.
+
+    Args:
+        run: The run's folder.
+    """
+    path = run / "events.jsonl"
+    commands = events.EventReader(run / "commands.jsonl")
+    commands.read()  # what was asked of an earlier attempt is over
+    device = _device(run)
+    pid = os.getpid()
+    events.append(
+        path, "queued", pid=pid, process_start_time=process_start_time(pid), device=device
+    )
+
+    def waiting(ahead: str) -> None:
+        text = f"Waiting for {ahead}, which has {device}."
+        events.append(path, "stage", stage="queued", text=text)
+
+    def cancelled() -> bool:
+        return any(c["event"] in ("cancel", "stop") for c in commands.read())
+
+    with turn(device, run, waiting, cancelled) as ticket:
+        if ticket is None:
+            events.append(path, "cancelled", step=0, seconds=0.0, text="Left the queue.")
+            return
+        _watch(run, path, commands, ticket)
+
+
+def _watch(run: Path, path: Path, commands: events.EventReader, ticket: Ticket) -> None:
+    began = time.monotonic()
+    kills_before = _memory_kills()
+    with (run / "log.txt").open("ab") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "nbft.training.worker", str(run)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    ticket.hand_to(worker.pid)  # should this process be killed, the worker keeps the device
+    cancelled = False
+    while worker.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(_POLL_SECONDS)
+        if any(command["event"] == "cancel" for command in commands.read()):
+            cancelled = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+    said = events.read(path)
+    if said and (said[-1]["event"] in events.FINAL_KINDS or said[-1].get("released")):
+        return
+    step = max((e.get("step", 0) for e in said), default=0)
+    seconds = round(time.monotonic() - began, 1)
+    if cancelled:
+        events.append(path, "cancelled", step=step, seconds=seconds)
+        return
+    memory = _memory_kills() > kills_before
+    events.append(
+        path,
+        "failed",
+        step=step,
+        seconds=seconds,
+        error="Killed" if worker.returncode < 0 else "Exited",
+        exit_code=worker.returncode if worker.returncode >= 0 else None,
+        signal=-worker.returncode if worker.returncode < 0 else None,
+        out_of_memory=memory and worker.returncode == -signal.SIGKILL,
+        problems=[_how_it_ended(worker.returncode, memory=memory, step=step)],
+        log=_log_tail(run / "log.txt"),
+    )
+
+
+def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
+    """Say how a worker ended that did not say so itself."""
+    if code >= 0:
+        return f"The worker ended by itself with exit code {code} after step {step}. See log.txt."
+    name = signal.Signals(-code).name
+    if -code == signal.SIGKILL and memory:
+        return (
+            f"The system killed the worker after step {step} because memory ran out. Use a smaller "
+            "training.per_device_train_batch_size, a smaller data.max_length, or "
+            "memory.gradient_checkpointing."
+        )
+    if -code == signal.SIGKILL:
+        return (
+            f"The worker was killed after step {step} by somebody (signal SIGKILL), not by the "
+            "system for memory. Resume the run to go on from its last checkpoint."
+        )
+    return f"The worker ended with signal {name} after step {step}. See log.txt."
+
+
+def _memory_kills() -> int:
+    """Return how many processes the system has killed for memory since it started."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _device(run: Path) -> str:
+    try:
+        plan: dict[str, Any] = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+        return str(plan["device"]["value"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "cpu"
+
+
+def _log_tail(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+    return ""
+
+
+if __name__ == "__main__":
+    supervise(Path(sys.argv[1]))

@@ -1,0 +1,225 @@
+"""What each route answers, as plain data. Reads and commands runs; knows no HTTP.
+
+Everything here may block on the disk; `handlers` calls it in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nbft.errors import NbftError
+from nbft.runs import Run
+from nbft.runs.summary import summary
+from nbft.server.roots import Nbft
+
+COMMANDS: dict[str, Callable[[Run], Any]] = {
+    "stop": lambda run: run.stop(),
+    "pause": lambda run: run.pause(),
+    "continue": lambda run: run.continue_(),
+    "save": lambda run: run.save(),
+    "sample": lambda run: run.sample(),
+    "cancel": lambda run: run.cancel(),
+    "move_up": lambda run: run.move_up(),
+}
+
+_EVENTS_BYTES = 1_000_000
+_LOG_BYTES = 256_000
+_COMPARED_RUNS = 6
+_AT_WORK = frozenset({"created", "queued", "running", "paused"})
+_HIDDEN = "(hidden)"
+# Tokens of Hugging Face, OpenAI, GitHub and GitLab as they look, and whatever is called one.
+_SECRET = re.compile(
+    r"\b(?:hf_|sk-|gh[pousr]_|glpat-)[\w-]{16,}"
+    r"|(?<=[Bb]earer )[\w.~+/-]{8,}=*"
+    r"|(?i:(?<=token=)|(?<=api_key=)|(?<=password=))[^\s&,'\"]+"
+)
+_SECRET_NAME = re.compile(r"(?:^|_)(?:token|secret|password|api_key)$")
+
+
+class BadRequestError(NbftError):
+    """What was asked for cannot be understood."""
+
+
+def list_runs(nbft: Nbft, search: str = "", limit: int = 200) -> dict[str, Any]:
+    """Return the runs, those at work first, then the newest.
+
+    Args:
+        nbft: Where runs are.
+        search: Words that name, model, data, method or status shall hold, in any order.
+        limit: At most so many.
+    """
+    found = []
+    for run_id, run in nbft.runs().items():
+        try:
+            found.append(describe(nbft, run_id, run))
+        except OSError:  # deleted meanwhile
+            continue
+    total = len(found)
+    words = search.casefold().split()
+    if words:
+        found = [one for one in found if _matches(one, words)]
+    found.sort(key=lambda one: (one["status"] not in _AT_WORK, -one["started"]))
+    return {
+        "version": version("nbft"),
+        "total": total,
+        "matching": len(found),
+        "runs": found[:limit],
+    }
+
+
+def _matches(one: Mapping[str, Any], words: list[str]) -> bool:
+    text = " ".join(str(one[key]) for key in ("name", "model", "data", "method", "status"))
+    return all(word in text.casefold() for word in words)
+
+
+def describe(nbft: Nbft, run_id: str, run: Run) -> dict[str, Any]:
+    """Return a run's summary, by the id of the routes, with its folder as file browsers name it."""
+    top = Path(nbft.root_dir).expanduser().resolve()
+    inside = run.path.is_relative_to(top)
+    about = summary(run)
+    about["problems"] = [_SECRET.sub(_HIDDEN, str(problem)) for problem in about["problems"]]
+    return about | {
+        "id": run_id,
+        "folder": run.path.relative_to(top).as_posix() if inside else None,
+    }
+
+
+def details(nbft: Nbft, run_id: str) -> dict[str, Any]:
+    """Return a run's summary and the settings that differ from the defaults."""
+    run = nbft.find(run_id)
+    return describe(nbft, run_id, run) | {"settings": _settings(run)}
+
+
+def events(nbft: Nbft, run_id: str, after: int) -> dict[str, Any]:
+    """Return the events after a position in the file, as many as 1 MB holds.
+
+    Args:
+        nbft: Where runs are.
+        run_id: The run.
+        after: `next` of the last answer, or 0. Beyond the end, the file is another one: the answer
+            begins anew, and says so by its own `after`.
+
+    Returns:
+        after, events, next (where to go on), more (whether there are more already).
+    """
+    path = nbft.find(run_id).events_path
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if after > size:
+                after = 0
+            file.seek(after)
+            block = file.read(_EVENTS_BYTES)
+            if size - after > len(block) and b"\n" not in block:
+                block += file.readline()  # one event larger than an answer
+    except FileNotFoundError:
+        return {"after": 0, "events": [], "next": 0, "more": False}
+    end = block.rfind(b"\n") + 1
+    found = []
+    for line in block[:end].splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:  # torn by a crash
+            continue
+        if isinstance(event, dict):
+            found.append(event)
+    return {"after": after, "events": found, "next": after + end, "more": size > after + len(block)}
+
+
+def log(nbft: Nbft, run_id: str, lines: int) -> dict[str, Any]:
+    """Return the last lines of a run's log, without what looks like a secret."""
+    path = nbft.find(run_id).path / "log.txt"
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LOG_BYTES))
+            found = file.read(_LOG_BYTES).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {"text": "", "truncated": False}
+    text = _SECRET.sub(_HIDDEN, "\n".join(found[-lines:]))
+    return {"text": text, "truncated": size > _LOG_BYTES or len(found) > lines}
+
+
+def command(nbft: Nbft, run_id: str, name: Any) -> dict[str, Any]:
+    """Ask something of a run and return its summary.
+
+    Raises:
+        BadRequestError: There is no such command.
+        RunError: The run's status does not allow it.
+    """
+    run = nbft.find(run_id)
+    if not isinstance(name, str) or name not in COMMANDS:
+        raise BadRequestError(f"command: is none of {', '.join(COMMANDS)}.")
+    COMMANDS[name](run)
+    return describe(nbft, run_id, run)
+
+
+def resume(nbft: Nbft, run_id: str) -> dict[str, Any]:
+    """Let a run go on in the background from its last checkpoint, and return its summary."""
+    run = nbft.find(run_id)
+    run.resume()
+    return describe(nbft, run_id, run)
+
+
+def delete(nbft: Nbft, run_id: str) -> None:
+    """Delete a run that is over."""
+    nbft.find(run_id).delete()
+
+
+def compare(nbft: Nbft, run_ids: list[str]) -> dict[str, Any]:
+    """Return the summaries of some runs and the settings in which they differ.
+
+    Returns:
+        runs, and settings: {path: [a value for each run]}.
+
+    Raises:
+        BadRequestError: Not two to six different runs were named.
+    """
+    if not 2 <= len(set(run_ids)) == len(run_ids) <= _COMPARED_RUNS:
+        raise BadRequestError(f"ids: name two to {_COMPARED_RUNS} different runs.")
+    runs = [nbft.find(run_id) for run_id in run_ids]
+    changed = [_settings(run) for run in runs]
+    usual = {path: values[0] for settings in changed for path, values in settings.items()}
+    rows = {
+        path: [settings.get(path, (default, default))[1] for settings in changed]
+        for path, default in usual.items()
+    }
+    return {
+        "runs": [describe(nbft, *pair) for pair in zip(run_ids, runs, strict=True)],
+        "settings": {
+            path: values
+            for path, values in rows.items()
+            if any(value != values[0] for value in values[1:])
+        },
+    }
+
+
+def _settings(run: Run) -> dict[str, tuple[Any, Any]]:
+    path = run.path / "config.yaml"
+    return _settings_of(run.path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _settings_of(path: Path, _modified: int) -> dict[str, tuple[Any, Any]]:
+    """Return {setting: (default, value)} of a run's config, where they differ."""
+    return {
+        setting: (default, _without_secrets(setting, value))
+        for setting, (default, value) in Run(path).config.diff().items()
+        if setting != "training.run_name"  # it is the name that stands above
+    }
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    name = name.rpartition(".")[2]
+    if isinstance(value, dict):
+        return {key: _without_secrets(str(key), item) for key, item in value.items()}
+    if value is not None and _SECRET_NAME.search(name) and name != "pad_token":
+        return _HIDDEN
+    return _SECRET.sub(_HIDDEN, value) if isinstance(value, str) else value

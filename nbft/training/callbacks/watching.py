@@ -1,0 +1,102 @@
+"""The callback that notices a training gone wrong, and says so at its step with the evidence.
+
+Called by transformers' Trainer after each log; silence is its normal state.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nbft import events
+from nbft.errors import RunError
+
+_STUCK_LOGS = 5
+"""Logs in a row before a loss of 0.0 or a rate of 0 is taken for a mistake."""
+
+_EXPLODED = 3.0
+"""A loss this many times the lowest so far, and still rising, does not come back by itself."""
+
+
+class NotANumberError(RunError):
+    """The loss is not a number, and the run was told to stop then."""
+
+
+class WatchingCallback(TrainerCallback):
+    """Writes `note` events: a loss that is NaN, explodes or is exactly 0, a rate stuck at 0.
+
+    Args:
+        run: Folder of the run.
+        stop_on_nan: Whether to end the run at a loss that is not a number.
+    """
+
+    def __init__(self, run: Path, *, stop_on_nan: bool) -> None:
+        self._events = run / "events.jsonl"
+        self._stop_on_nan = stop_on_nan
+        self._lowest = math.inf
+        self._high = self._zero = self._still = 0
+        self._said: set[str] = set()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Look at the numbers of one log.
+
+        Raises:
+            NotANumberError: The loss is not a number and the run was told to stop then.
+        """
+        if not logs or "loss" not in logs:
+            return
+        step, loss = state.global_step, float(logs["loss"])
+        rate, norm = float(logs.get("learning_rate", 1)), float(logs.get("grad_norm") or 0)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            what = f"The loss is {loss}" if not math.isfinite(loss) else f"The gradient is {norm}"
+            lower = f"Try training.learning_rate={args.learning_rate / 10:g}"
+            self._note("nan", step, f"{what} at step {step}.", f"{lower}, or precision.")
+            if self._stop_on_nan and not math.isfinite(loss):
+                raise NotANumberError(
+                    f"{what} at step {step}, so nothing is learnt any more. {lower} (it is "
+                    f"{args.learning_rate:g}), and resume from a checkpoint before it or start "
+                    "anew. training.stop_on_nan=false goes on regardless."
+                )
+            return
+        self._high = self._high + 1 if loss > _EXPLODED * max(self._lowest, 0.1) else 0
+        self._zero = self._zero + 1 if loss == 0.0 else 0
+        self._still = self._still + 1 if rate == 0.0 and step < state.max_steps else 0
+        if self._high == _STUCK_LOGS:
+            self._note(
+                "exploded",
+                step,
+                f"The loss has stayed above {_EXPLODED:g} times its lowest ({self._lowest:.3g}) "
+                f"for {_STUCK_LOGS} logs and is {loss:.3g}.",
+                f"Try training.learning_rate={args.learning_rate / 10:g}.",
+            )
+        if self._zero == _STUCK_LOGS:
+            self._note(
+                "zero",
+                step,
+                f"The loss has been exactly 0.0 for {_STUCK_LOGS} logs: no token is learnt.",
+                "Look at the data: every label may be masked. Raise data.max_length or mend the "
+                "completion template.",
+            )
+        if self._still == _STUCK_LOGS:
+            self._note(
+                "still",
+                step,
+                f"The learning rate has been 0 for {_STUCK_LOGS} logs.",
+                "Look at scheduler.warmup_steps and scheduler.lr_scheduler_type.",
+            )
+        self._lowest = min(self._lowest, loss)
+
+    def _note(self, kind: str, step: int, text: str, setting: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            events.append(self._events, "note", step=step, text=f"{text} {setting}", kind=kind)

@@ -1,0 +1,34 @@
+"""What people see in a notebook: forms, charts and buttons.
+
+Every name is imported when it is first used. The first import, in a cell, notes the kernel's
+main loop; see `kernel`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import nbft.widgets.kernel  # noqa: F401
+
+if TYPE_CHECKING:
+    from nbft.evaluate.compare import Comparison
+    from nbft.widgets.chart import Chart, Series
+    from nbft.widgets.form import Form
+    from nbft.widgets.monitor import Monitor
+
+_MODULE_OF = {
+    "Chart": "nbft.widgets.chart",
+    "Comparison": "nbft.evaluate.compare",
+    "Form": "nbft.widgets.form",
+    "Monitor": "nbft.widgets.monitor",
+    "Series": "nbft.widgets.chart",
+}
+
+__all__ = ["Chart", "Comparison", "Form", "Monitor", "Series"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    raise AttributeError(f"module 'nbft.widgets' has no attribute {name!r}")

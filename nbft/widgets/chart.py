@@ -1,0 +1,403 @@
+"""The live chart: curves that grow while a run trains.
+
+`Chart` keeps the numbers, sends a front end only those it does not have yet, and says in words
+what the curves show. It reads no run and decides no pace: the monitor appends and flushes.
+The drawing is `extension/chart/chart.js`; where it was not built, the words are shown alone.
+
+What goes over the wire, all of it custom messages of the widget:
+
+    front end → kernel   {"type": "resync", "have": n}
+    kernel → front end   {"type": "append", "start": n, "rows": m, "summary": "…"} and one
+                         buffer, float64 [1 + series, m]: the column of x, then the series
+
+A front end that gets rows from `start` drops what it has from there on and appends them; if
+it lacks rows before `start`, it asks. So late views, reloads and lost messages all end well.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import anywidget
+import numpy as np
+import traitlets
+
+from nbft.config.problems import nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_HERE = Path(__file__).parent
+_BUNDLE = _HERE / "static" / "chart.js"
+_FALLBACK = _HERE / "static_fallback" / "chart.js"
+
+PALETTE = ("#1f83c9", "#d55e00", "#00906a", "#c06a9a", "#808080")
+"""Blue, vermilion, green, purple and grey: told apart with any colour vision, and at least
+3:1 against white and against #111111 (WCAG 2.2, 1.4.11).
+
+Source: Okabe and Ito, Color Universal Design (2008), blue and green moved in lightness only."""
+
+SMOOTHING = 0.8
+"""Weight of the past in the moving average: it remembers about 5 points. More would lag behind
+a loss that falls within the few dozen steps of a small run."""
+
+_HELLO_SECONDS = 1.0  # a free kernel hears its front end in well under this
+
+Style = Literal["line", "marks"]
+
+
+def _reject_unknown(caller: str, unknown: Iterable[str], known: Sequence[str]) -> None:
+    """Raise a TypeError for the first unknown keyword, with the closest known one."""
+    for name in unknown:
+        raise TypeError(f"{caller} has no {name!r}. {nearest(name, known)}")
+
+
+@dataclass(frozen=True, init=False)
+class Series:
+    """One curve of a chart.
+
+    Args:
+        name: Keyword under which `Chart.append` takes its values.
+        label: What the legend says; the name if None.
+        style: A "line", or "marks" for values that come seldom, such as `eval_loss`.
+        smooth: Draw a moving average in front and the raw values faintly behind.
+
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: An unknown style.
+    """
+
+    name: str
+    label: str
+    style: Style
+    smooth: bool
+
+    def __init__(
+        self,
+        name: str,
+        label: str | None = None,
+        style: Style = "line",
+        smooth: bool = False,
+        **unknown: Any,
+    ) -> None:
+        _reject_unknown("Series", unknown, ("name", "label", "style", "smooth"))
+        if style not in get_args(Style):
+            raise ValueError(f"style={style!r}: must be 'line' or 'marks'.")
+        for field, value in zip(
+            ("name", "label", "style", "smooth"), (name, label or name, style, smooth), strict=True
+        ):
+            object.__setattr__(self, field, value)
+
+
+class Chart(anywidget.AnyWidget):
+    """Curves over a common x, drawn live in the notebook.
+
+    x ascends. A call with the last x again adds to its point; a smaller x means that the run
+    went back to a checkpoint, and what followed is replaced.
+
+    Args:
+        series: The curves, in the order of the legend and of the palette.
+        x_label: What x counts, in the singular.
+        y_label: What y measures, with its unit.
+        title: Shown above the curves.
+        height_px: Height of the drawing, in CSS pixels; its width is that of the output.
+
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: No series, or two of one name.
+
+    >>> chart = Chart([Series("loss", smooth=True), Series("eval_loss", style="marks")])
+    >>> chart.append(1, loss=2.1)
+    >>> chart.append(2, loss=1.4, eval_loss=1.5)
+    >>> chart.summary()
+    'loss: 2 points, step 1 to 2, last 1.40, lowest 1.40 at step 2; eval_loss: 1.50 at step 2'
+    """
+
+    _esm = _BUNDLE if _BUNDLE.is_file() else _FALLBACK
+    _css = _BUNDLE.with_suffix(".css") if _BUNDLE.is_file() else ""
+
+    series: traitlets.List[Any] = traitlets.List(
+        help="name, label, style, smooth and colour of each curve"
+    ).tag(sync=True)
+    title = traitlets.Unicode().tag(sync=True)
+    x_label = traitlets.Unicode().tag(sync=True)
+    y_label = traitlets.Unicode().tag(sync=True)
+    height_px = traitlets.Int().tag(sync=True)
+    marks: traitlets.List[Any] = traitlets.List(
+        help="{'x': …, 'text': …} of each note on the curve"
+    ).tag(sync=True)
+    log_y = traitlets.Bool(False, help="whether the y axis is logarithmic").tag(sync=True)
+    smoothing = traitlets.Float(SMOOTHING).tag(sync=True)
+
+    def __init__(
+        self,
+        series: Sequence[Series],
+        x_label: str = "step",
+        y_label: str = "",
+        title: str = "",
+        height_px: int = 220,
+        **unknown: Any,
+    ) -> None:
+        _reject_unknown("Chart", unknown, ("series", "x_label", "y_label", "title", "height_px"))
+        names = [one.name for one in series]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"series={names}: a chart needs at least one, each of its own name.")
+        self._table = _Table(names)
+        self._sent_rows = 0
+        self._sent_summary = ""
+        self._is_heard = False
+        self._whole_at = math.inf  # clock at which all rows go out although nobody has asked
+        self._whole_every_seconds = _HELLO_SECONDS
+        super().__init__(
+            series=[
+                {**asdict(one), "color": PALETTE[i % len(PALETTE)]} for i, one in enumerate(series)
+            ],
+            x_label=x_label,
+            y_label=y_label,
+            title=title,
+            height_px=height_px,
+        )
+        self.on_msg(self._answer)
+
+    def append(self, x: float, **values: float | None) -> None:
+        """Add a point of one or more series; `flush` shows it.
+
+        Args:
+            x: Where, in the unit of `x_label`.
+            **values: One number for each series that has one here.
+
+        Raises:
+            TypeError: No series has this name.
+        """
+        _reject_unknown("Chart.append", values.keys() - self._table.names, self._table.names)
+        changed = self._table.append(float(x), values)
+        self._sent_rows = min(self._sent_rows, changed)
+
+    def mark(self, x: float, text: str) -> None:
+        """Put a note on the curve: a line at x with a few words."""
+        self.marks = [*self.marks, {"x": float(x), "text": text}]
+
+    def flush(self) -> None:
+        """Send what no front end has yet; at most every 100 ms, which is the caller's business.
+
+        Nothing goes out before a front end says that it is there, since the answer to it holds
+        every row. In a busy cell its word cannot arrive (ipykernel hands messages to widgets
+        between cells): after a second of silence all rows go out unasked, and again at
+        doubling intervals, because the first may come before the drawing is ready.
+        """
+        if self._is_heard:
+            self._send_rows(self._sent_rows)
+            return
+        now = time.monotonic()
+        if self._whole_at == math.inf:
+            self._whole_at = now + self._whole_every_seconds
+        if now >= self._whole_at:
+            self._whole_every_seconds *= 2
+            self._whole_at = now + self._whole_every_seconds
+            self._send_rows(0)
+        elif self._whole_every_seconds > _HELLO_SECONDS:
+            self._send_rows(self._sent_rows)
+
+    def summary(self) -> str:
+        """Say in words what the curves show; the drawing carries the same as its label."""
+        curves = [
+            f"{one['label']}: {extent.in_words(self.x_label)}"
+            for one, extent in zip(self.series, self._table.extents, strict=True)
+        ]
+        notes = [f"{mark['text']} at {self.x_label} {_count(mark['x'])}" for mark in self.marks]
+        return "; ".join(curves + notes)
+
+    def figure(self) -> Figure:
+        """Draw the same curves as a still picture, for reports and saved notebooks.
+
+        Returns:
+            A matplotlib figure that no window and no backend knows of, on a white ground.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.0, 2.8), layout="constrained", facecolor="white")
+        axes = figure.subplots()
+        for one, column in zip(self.series, self._table.values, strict=True):
+            has_value = np.isfinite(column)
+            x, y = self._table.x[has_value], column[has_value]
+            style = {"color": one["color"], "label": one["label"]}
+            if one["style"] == "marks":
+                axes.plot(x, y, "o", markersize=5, zorder=3, **style)
+            elif one["smooth"]:
+                axes.plot(x, y, color=one["color"], alpha=0.3, linewidth=1)
+                axes.plot(x, moving_average(y, self.smoothing), linewidth=1.8, **style)
+            else:
+                axes.plot(x, y, linewidth=1.5, **style)
+        for mark in self.marks:
+            axes.axvline(mark["x"], color="#666666", linestyle=":", linewidth=1)
+            axes.annotate(
+                mark["text"],
+                (mark["x"], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -3),
+                textcoords="offset points",
+                va="top",
+                fontsize="small",
+            )
+        axes.set(xlabel=self.x_label, ylabel=self.y_label, title=self.title)
+        axes.set_yscale("log" if self.log_y else "linear")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(self.series) > 1:
+            axes.legend(frameon=False)
+        return figure
+
+    def _answer(self, _widget: Chart, message: Mapping[str, Any], _buffers: object) -> None:
+        """Give a front end the rows that it says it lacks."""
+        if message.get("type") == "resync":
+            self._is_heard = True
+            self._send_rows(min(int(message["have"]), self._table.rows), even_if_empty=True)
+
+    def _send_rows(self, start: int, even_if_empty: bool = False) -> None:
+        """Send the rows from `start` on and the words, unless both are there already."""
+        rows, summary = self._table.rows, self.summary()
+        if start == rows and summary == self._sent_summary and not even_if_empty:
+            return
+        self.send(
+            {"type": "append", "start": start, "rows": rows - start, "summary": summary},
+            buffers=[np.ascontiguousarray(self._table.columns[:, start:rows])],
+        )
+        self._sent_rows, self._sent_summary = rows, summary
+
+
+def moving_average(values: np.ndarray, weight: float = SMOOTHING) -> np.ndarray:
+    """Smooth a curve by an exponential moving average that does not start at zero.
+
+    Args:
+        values: Finite numbers [n].
+        weight: Weight of the past, from 0 (no smoothing) to below 1.
+
+    Returns:
+        An array [n].
+
+    Source: the bias correction of Adam, arXiv:1412.6980, section 3.
+
+    >>> moving_average(np.array([2.0, 2.0, 1.0]), weight=0.5).round(3).tolist()
+    [2.0, 2.0, 1.429]
+    """
+    smooth = np.empty(len(values))
+    average = 0.0
+    for i, value in enumerate(values):
+        average = weight * average + (1 - weight) * value
+        smooth[i] = average / (1 - weight ** (i + 1))
+    return smooth
+
+
+class _Table:
+    """Rows of x and the series, as float64 columns in a buffer that doubles when it is full.
+
+    Attributes:
+        names: The series.
+        rows: How many rows are filled.
+        extents: What is worth saying about each series.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.rows = 0
+        self.extents = [_Extent() for _ in names]
+        self._buffer = np.empty((1 + len(names), 1024))
+
+    @property
+    def columns(self) -> np.ndarray:
+        """A view [1 + series, rows]; NaN where a series has no value."""
+        return self._buffer[:, : self.rows]
+
+    @property
+    def x(self) -> np.ndarray:
+        """A view [rows] of x."""
+        return self._buffer[0, : self.rows]
+
+    @property
+    def values(self) -> np.ndarray:
+        """A view [series, rows] of the series."""
+        return self._buffer[1:, : self.rows]
+
+    def append(self, x: float, values: Mapping[str, float | None]) -> int:
+        """Add a row, or add to the last one, or go back to x; return the first row changed."""
+        row = int(np.searchsorted(self.x, x))
+        continues = row == self.rows - 1 and self._buffer[0, row] == x
+        replaces = row < self.rows and not continues
+        if row == self._buffer.shape[1]:
+            self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)], axis=1)
+        self.rows = row + 1
+        if not continues:
+            self._buffer[0, row] = x
+            self._buffer[1:, row] = np.nan
+        for name, value in values.items():
+            i = self.names.index(name)
+            replaces |= math.isfinite(self._buffer[1 + i, row])
+            self._buffer[1 + i, row] = math.nan if value is None else value
+            self.extents[i].add(x, self._buffer[1 + i, row])
+        if replaces:
+            self.extents = [_Extent.of(self.x, column) for column in self.values]
+        return row
+
+
+@dataclass
+class _Extent:
+    """What is worth saying about a series, kept up to date point by point."""
+
+    points: int = 0
+    first_x: float = math.nan
+    last_x: float = math.nan
+    last: float = math.nan
+    lowest_x: float = math.nan
+    lowest: float = math.inf
+
+    @classmethod
+    def of(cls, x: np.ndarray, values: np.ndarray) -> _Extent:
+        """Look at a whole column."""
+        extent = cls()
+        for at, value in zip(x.tolist(), values.tolist(), strict=True):
+            extent.add(at, value)
+        return extent
+
+    def add(self, x: float, value: float) -> None:
+        """Take in the next point; one that is not finite is no point."""
+        if not math.isfinite(value):
+            return
+        if self.points == 0:
+            self.first_x = x
+        if value < self.lowest:
+            self.lowest, self.lowest_x = value, x
+        self.points += 1
+        self.last_x, self.last = x, value
+
+    def in_words(self, x_label: str) -> str:
+        """Say how many points, from where to where, the last and the lowest."""
+        if self.points == 0:
+            return "no points yet"
+        if self.points == 1:
+            return f"{_number(self.last)} at {x_label} {_count(self.last_x)}"
+        return (
+            f"{self.points:,} points, {x_label} {_count(self.first_x)} to {_count(self.last_x)}, "
+            f"last {_number(self.last)}, "
+            f"lowest {_number(self.lowest)} at {x_label} {_count(self.lowest_x)}"
+        )
+
+
+def _count(x: float) -> str:
+    """Write a position: whole numbers with thousands separators."""
+    return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
+
+
+def _number(value: float) -> str:
+    """Write a value with three significant digits, as people do: 1.40, 238, 12,000, 2e-4."""
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}" if size < 1e6 else f"{value:.2e}"
+    if size >= 0.01 or value == 0:
+        return f"{value:#.3g}".rstrip(".") if value else "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

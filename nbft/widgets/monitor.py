@@ -1,0 +1,609 @@
+"""The monitor: one run, live or long over, seen through its `events.jsonl` alone.
+
+`Progress` is what the events say so far, without a widget; `Monitor` shows it. It never trains
+and never touches the worker: its buttons append commands to the run's folder. `update` runs on
+the kernel's main thread only, from the loop of the kernel (`follow`) or from a waiting cell.
+
+Called by `nbft.runs`, by the form, and by people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import time
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from nbft import words
+from nbft.errors import NbftError
+from nbft.evaluate import compare
+from nbft.events import FINAL_KINDS, Event, EventReader
+from nbft.widgets.chart import Chart, Series
+from nbft.widgets.kernel import call_soon, hear_while_busy, is_main_thread, main_loop
+
+if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
+
+    from nbft.runs import Run
+
+_POLL_SECONDS = 0.2
+_STATUS_SECONDS = 2.0  # a screen reader that is told more often never finishes the line
+_LOST_SECONDS = 2.0  # without an event, before asking whether the process lives
+_LOG_LINES = 20
+
+_COMMANDS = {
+    "stop": ("Stop and save", "stopping"),
+    "save": ("Save now", "saving"),
+    "sample": ("Sample now", "asking the model"),
+}
+_BUSY = "This cell is busy: press ■ (interrupt) to stop and save."
+_OVER = "The run is over: there is nothing left to stop, save or sample."
+_LOST = (
+    "Nothing says why. Usual causes: the kernel was restarted, or the system killed the process "
+    "because memory ran out. A smaller batch or a shorter max_length needs less memory."
+)
+_MUTED = "var(--jp-content-font-color2, #595959)"
+_PANELS = ("Notes", "More curves", "Log", "Samples", "Settings")
+
+
+class Progress:
+    """What a run's events say so far.
+
+    Attributes:
+        about: What the last `started` and `prepared` events say; empty before them.
+        stage: What the worker is doing when it is not training; empty while it trains.
+        log: The last `log` event.
+        evals: The first and the last `eval` event.
+        base: The base model's answers, [{prompt, text}].
+        sample: The last `sample` event.
+        notes: Notes and warnings, as sentences.
+        end: The final event; None while the run goes on.
+    """
+
+    def __init__(self) -> None:
+        self.about: Event = {}
+        self.stage = ""
+        self.log: Event = {}
+        self.evals: list[Event] = []
+        self.base: list[dict[str, str]] = []
+        self.sample: Event = {}
+        self.notes: list[str] = []
+        self.end: Event | None = None
+
+    def take(self, event: Event) -> None:
+        """Take in the next event."""
+        kind = event["event"]
+        if kind == "started":
+            self.about = event
+            self.end = None  # a run that was resumed
+        elif kind == "prepared":
+            self.about, self.stage = self.about | event, ""
+        elif kind == "stage":
+            self.stage = event.get("text", "")
+        elif kind == "log":
+            self.log, self.stage = event, ""
+        elif kind == "eval" and event.get("eval_loss") is not None:
+            self.evals[1:] = [event]
+        elif kind == "sample":
+            if event.get("step") == 0:
+                self.base = event.get("samples", [])
+            self.sample = event
+        elif kind == "note":
+            self.notes.append(f"Step {words.count(event.get('step', 0))}: {event.get('text', '')}")
+        elif kind == "warning":
+            self.notes.append(event.get("text", ""))
+        elif kind in FINAL_KINDS:
+            self.end = event
+
+    @property
+    def step(self) -> int:
+        """The last step that was heard of."""
+        return int((self.end or {}).get("step") or self.log.get("step") or 0)
+
+    @property
+    def state(self) -> str:
+        """How the run stands, in words."""
+        total = self.about.get("total_steps")
+        of = f" of {words.count(total)}" if total else ""
+        at = f"step {words.count(self.step)}{of}"
+        if self.end is None:
+            if self.stage or not self.about:
+                return self.stage or "starting"
+            return f"running, {at}" if self.log else f"running, the first step{of}"
+        took = self.end.get("seconds")
+        span = f" in {words.duration(took)}" if took is not None else ""
+        if self.end["event"] == "completed":
+            return f"completed{span}"
+        if self.end["event"] == "stopped":
+            return f"stopped after {at}{span and ',' + span}"
+        return f"failed after {at}" if self.step else "failed"
+
+    @property
+    def numbers(self) -> str:
+        """The last numbers in one line."""
+        log = self.log
+        if not log:
+            return ""
+        found = []
+        if log.get("tokens_per_second") is not None:
+            found.append(f"{words.count(log['tokens_per_second'])} tokens/s")
+        if log.get("memory_bytes"):
+            found.append(words.size(log["memory_bytes"]))
+        if self.end is None and log.get("seconds_left") is not None:
+            found.append(f"{words.duration(log['seconds_left'])} left")
+        if log.get("loss") is not None:
+            found.append(f"loss {words.number(log['loss'])}")
+        if self.evals:
+            found.append(f"held-out loss {words.number(self.evals[-1]['eval_loss'])}")
+        if log.get("grad_norm") is not None:
+            found.append(f"grad norm {words.number(log['grad_norm'])}")
+        if log.get("epoch") is not None:
+            found.append(f"epoch {log['epoch']:.2f}")
+        return " · ".join(found)
+
+    @property
+    def held_out(self) -> str:
+        """The first and the last held-out loss in a sentence; empty if there is none."""
+        if not self.evals:
+            return ""
+        first, last = self.evals[0], self.evals[-1]
+        after = f"{words.number(last['eval_loss'])} after step {words.count(last['step'])}"
+        if first is last:
+            return f"Held-out loss: {after}."
+        before = (
+            "before training" if first["step"] == 0 else f"after step {words.count(first['step'])}"
+        )
+        return f"Held-out loss: {words.number(first['eval_loss'])} {before}, {after}."
+
+    @property
+    def answers(self) -> compare.Comparison:
+        """The base model's answers beside the latest."""
+        step = self.sample.get("step", 0)
+        latest = self.sample.get("samples", []) if step else []
+        label = "tuned" if self.end else f"step {words.count(step)}" if step else "not trained yet"
+        return compare.Comparison.of_samples(self.base, latest, label)
+
+
+class Monitor:
+    """A view of one run: curves, numbers, answers and buttons.
+
+    Shown as the last value of a cell, or by `show`. When a live run ends, the view gives way to
+    a still picture and the result, which stay in the saved notebook.
+
+    Args:
+        run: A run, its id or its folder.
+        interactive: Offer buttons. A cell that waits for its run cannot hear them everywhere,
+            so it says how to stop instead.
+
+    Raises:
+        RunError: There is no such run.
+    """
+
+    def __init__(self, run: Run | str | Path, *, interactive: bool = True) -> None:
+        if isinstance(run, (str, Path)):
+            from nbft.runs import attach
+
+            run = attach(run)
+        self.run = run
+        self.config = run.config
+        self.interactive = interactive
+        self.progress = Progress()
+        self._reader = EventReader(Path(run.events_path))
+        self._view: _View | None = None
+        self._is_lost = False
+        self._is_finished = False
+        self._heard_at = -_LOST_SECONDS
+        self._asked = self._said = ""  # the last command clicked, and what to say about it
+        self._shown: list[tuple[DisplayHandle, DisplayHandle | None]] = []
+        self._following: asyncio.Task[None] | None = None
+        main_loop()
+
+    @property
+    def widget(self) -> ipywidgets.Widget:
+        """The view, to place in another one; it moves while `update` is called."""
+        return self._built.box
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come: the run ended, or its process did."""
+        return self.progress.end is not None or self._is_lost
+
+    @property
+    def state(self) -> str:
+        """How the run stands, in words."""
+        return "lost: the process ended without a word" if self._is_lost else self.progress.state
+
+    def update(self) -> bool:
+        """Read the new events and show them; for the kernel's main thread only.
+
+        Returns:
+            Whether the run goes on.
+        """
+        self._read()
+        if not self.is_over and time.monotonic() - self._heard_at >= _LOST_SECONDS:
+            self._heard_at = time.monotonic()
+            # The last event may have come between the reading and the asking.
+            self._is_lost = self.run.status == "lost" and not self._read()
+        self._draw()
+        if self.is_over and not self._is_finished:
+            self._is_finished = True
+            self._finish()
+        return not self.is_over
+
+    async def follow(self) -> None:
+        """Update until the run is over; a mistake in the view ends the view, not the run."""
+        try:
+            while self.update():
+                await asyncio.sleep(_POLL_SECONDS)
+        except Exception as error:
+            self._said = f"This view stopped ({error}). The run goes on: show it again."
+            self._built.say(self._said)
+            raise
+
+    def show(
+        self, handle: DisplayHandle | None = None, result: DisplayHandle | None = None
+    ) -> None:
+        """Display the view and keep it up to date for as long as the run goes on.
+
+        Args:
+            handle: An output to show it in; a new one if None.
+            result: An output for how the run ended, below the other.
+
+        Raises:
+            RuntimeError: Called from another thread, and no main loop was ever seen.
+        """
+        if is_main_thread():
+            self._show(handle, result)
+        else:
+            call_soon(self._show, handle, result)
+
+    def _ipython_display_(self) -> None:
+        self.show()
+
+    def __repr__(self) -> str:
+        return f"Monitor of run {self.run.id}: {self.state}"
+
+    @property
+    def _built(self) -> _View:
+        """The widgets. Made when first asked for, since a Monitor may be born on a thread."""
+        if self._view is None:
+            self._view = _View(self)
+        return self._view
+
+    def _read(self) -> list[Event]:
+        """Take in the new events."""
+        found = self._reader.read()
+        view = self._built
+        for event in found:
+            self.progress.take(event)
+            view.plot(event)
+            self._hear(event)
+        if found:
+            self._heard_at = time.monotonic()
+            self._is_lost = False
+        return found
+
+    def _ask(self, command: str) -> None:
+        """Pass a click on to the worker; may run on any thread."""
+        doing = _COMMANDS[command][1]
+        # Before asking: the answer may be read on the main thread while this one still runs.
+        self._asked = command
+        self._said = f"{doing} after step {words.count(self.progress.step + 1)}…"
+        try:
+            getattr(self.run, command)()
+        except (NbftError, OSError) as error:
+            self._asked, self._said = "", str(error)
+        call_soon(self._draw)
+
+    def _hear(self, event: Event) -> None:
+        """Replace what a click promised by what came of it."""
+        if event["event"] == "command":
+            self._said = event.get("text", "")
+        elif event["event"] == "checkpoint" and self._asked == "save":
+            self._asked, self._said = "", f"saved in {event.get('path', '')}"
+        elif event["event"] == "sample" and self._asked == "sample":
+            step = words.count(event["step"])
+            self._asked, self._said = "", f"the answers of step {step} are under Samples"
+
+    def _draw(self) -> None:
+        self._built.draw(self._said)
+
+    def _show(self, handle: DisplayHandle | None, beneath: DisplayHandle | None) -> None:
+        from IPython.core.interactiveshell import InteractiveShell
+        from IPython.display import display
+
+        goes_on = self.update()
+        if not InteractiveShell.initialized():
+            return
+        view = self._built.box._repr_mimebundle_() | {"text/plain": self._words()}
+        picture, size = ({}, {}) if goes_on else self._picture()
+        if handle is None:
+            handle = display(view | picture, raw=True, metadata=size, display_id=True)
+            beneath = display(self._outcome(), raw=True, display_id=True)
+        else:
+            handle.update(view | picture, raw=True, metadata=size)
+            if beneath is not None:
+                beneath.update(self._outcome(), raw=True)
+        if not goes_on:
+            if beneath is not None:
+                self._built.outcome.value = ""  # it stands beneath
+            return
+        self._shown.append((handle, beneath))
+        loop = main_loop()
+        if loop is not None and (self._following is None or self._following.done()):
+            self._following = loop.create_task(self.follow())
+
+    def _finish(self) -> None:
+        """Leave a picture and the result where the live view was.
+
+        JupyterLab shows an error for a widget whose kernel is gone, so a saved notebook must not
+        end with one.
+        """
+        outcome = self._outcome()
+        # A page that was reloaded no longer knows its outputs; there the view shows the result.
+        self._built.outcome.value = outcome["text/html"]
+        if not self._shown:
+            return
+        picture, size = self._picture()
+        for handle, beneath in self._shown:
+            if beneath is None:
+                html = outcome["text/html"]
+                if picture:
+                    html = (
+                        f'<img alt="{escape(self._words())}" style="max-width: 100%" '
+                        f'src="data:image/png;base64,{picture["image/png"]}">{html}'
+                    )
+                handle.update({**picture, "text/html": html, "text/plain": self._words()}, raw=True)
+                continue
+            still = picture or {"text/html": f"<p>{self._built.title()}</p>"}
+            handle.update(still | {"text/plain": self._words()}, raw=True, metadata=size)
+            beneath.update(outcome, raw=True)
+        self._shown.clear()
+
+    def _picture(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the curves as a PNG and its size; nothing if there is no point to draw."""
+        if not self.progress.log and not self.progress.evals:
+            return {}, {}
+        figure = self.run.curves()
+        width = int(figure.get_size_inches()[0] * 100)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", pil_kwargs={"optimize": True})
+        return (
+            {"image/png": base64.b64encode(png.getvalue()).decode()},
+            {"image/png": {"width": width}},
+        )
+
+    def _words(self) -> str:
+        """Say what the view shows."""
+        return f"Run {self.run.id}: {self.state}.\n{self._built.summary()}"
+
+    def _outcome(self) -> dict[str, str]:
+        """Return how the run ended, as HTML and as text; empty while it goes on."""
+        if not self.is_over:
+            return {"text/html": "", "text/plain": ""}
+        end = self.progress.end or {}
+        headline = f"Run {self.run.id} {self.state}".replace("lost:", "was lost:") + "."
+        if self._is_lost or end.get("event") == "failed":
+            problems = end.get("problems") or [_LOST]
+            html = compare.failure(headline, problems, self.run.log_tail(_LOG_LINES))
+            return {"text/html": html, "text/plain": "\n".join([headline, *problems])}
+        score, notes, answers = self.progress.held_out, self.progress.notes, self.progress.answers
+        folder = self.run.path.resolve()
+        if folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())
+        # The id is enough where `attach` looks by itself.
+        name = self.run.id if folder == Path("runs") / self.run.id else str(folder)
+        kind = "adapter" if end.get("adapter") else "model"
+        place = f"The {kind} is in {folder / end[kind]}." if end.get(kind) else ""
+        load = f'nbft.attach("{name}").load_model()' if place else ""
+        page = f"A page to share: {folder / 'report.html'}"
+        if not (self.run.path / "report.html").is_file():
+            page = f'nbft.attach("{name}").report() writes a page to share.'
+        html = compare.success(headline, score, notes, answers, place=place, load=load, page=page)
+        text = [headline, score, *notes, str(answers), place, load, page]
+        return {"text/html": html, "text/plain": "\n".join(filter(None, text))}
+
+
+class _View:
+    """The widgets of a monitor. Everything here runs on the main thread."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._charts = [
+            _chart(
+                "loss",
+                Series("loss", label="train", smooth=True),
+                Series("eval_loss", label="held-out", style="marks"),
+            ),
+            _chart("learning rate", Series("learning_rate", label="learning rate")),
+        ]
+        self._more: list[Chart] = []
+        self._more_reader = EventReader(Path(monitor.run.events_path))
+        self._status_at = -_STATUS_SECONDS
+        self._log_at = -_STATUS_SECONDS
+        self._last_state = ""
+
+        self._header = ipywidgets.HTML()
+        self._status = ipywidgets.HTML()
+        self._message = ipywidgets.HTML()
+        self.outcome = ipywidgets.HTML()
+        self._buttons = [
+            ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto"))
+            for label, _ in _COMMANDS.values()
+        ]
+        for command, button in zip(_COMMANDS, self._buttons, strict=True):
+            button.on_click(lambda _, command=command: monitor._ask(command))
+        hear_while_busy(*self._buttons)
+        self._panels = {
+            name: ipywidgets.Box(layout=_ROW) if name == "More curves" else ipywidgets.HTML()
+            for name in _PANELS
+        }
+        self._panels["Settings"].value = _settings(monitor.config.diff())
+        self._tab = ipywidgets.Tab(
+            children=list(self._panels.values()), titles=_PANELS, selected_index=0
+        )
+        self._tab.observe(lambda _: call_soon(monitor._draw), "selected_index")
+        self.box = ipywidgets.VBox(
+            [
+                self._header,
+                ipywidgets.Box(self._charts, layout=_ROW),
+                self._status,
+                ipywidgets.HBox(
+                    [*(self._buttons if monitor.interactive else []), self._message],
+                    layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"),
+                ),
+                self._tab,
+                self.outcome,
+            ],
+            layout=ipywidgets.Layout(max_width="1200px"),
+        )
+        self.box.add_class("nbft-monitor")
+
+    def plot(self, event: Event) -> None:
+        """Add an event to the curves; `draw` shows it."""
+        loss, rate = self._charts
+        kind, step = event["event"], event.get("step")
+        if kind == "log":
+            _append(loss, step, event, "loss")
+            _append(rate, step, event, "learning_rate")
+        elif kind == "eval":
+            _append(loss, step, event, "eval_loss")
+        elif kind == "note" and step is not None:
+            loss.mark(step, event.get("text", ""))
+
+    def draw(self, said: str) -> None:
+        """Show the monitor's progress as it stands."""
+        monitor, progress = self._monitor, self._monitor.progress
+        for chart in self._charts:
+            chart.flush()
+        self._header.value = self.title()
+        now, state = time.monotonic(), monitor.state.partition(",")[0]
+        if now - self._status_at >= _STATUS_SECONDS or state != self._last_state:
+            self._status_at, self._last_state = now, state
+            self._status.value = _live(progress.numbers)
+        for button in self._buttons:
+            button.disabled = monitor.is_over
+        self.say(_OVER if monitor.is_over else said if monitor.interactive else _BUSY)
+        self._panels["Notes"].value = _list(progress.notes, "Nothing to note so far.")
+        self._tab.set_title(0, f"Notes ({len(progress.notes)})" if progress.notes else "Notes")
+        # A busy cell does not hear which panel was opened, so there all of them are kept.
+        opened = {_PANELS[self._tab.selected_index or 0]} if monitor.interactive else {*_PANELS}
+        if "More curves" in opened:
+            self._draw_more()
+        if "Samples" in opened:
+            self._panels["Samples"].value = progress.answers._repr_html_()
+        if "Log" in opened and (now - self._log_at >= _STATUS_SECONDS or monitor.is_over):
+            self._log_at = now
+            self._panels["Log"].value = _log(monitor.run.log_tail(_LOG_LINES))
+
+    def say(self, text: str) -> None:
+        """Show a sentence beside the buttons."""
+        self._message.value = _live(text)
+
+    def title(self) -> str:
+        """Return the line over the curves, as HTML: which run, and how it stands."""
+        run, config = self._monitor.run, self._monitor.config
+        about = [_method(config), _data(config, self._monitor.progress.about)]
+        return (
+            '<div style="display: flex; flex-wrap: wrap; justify-content: space-between; '
+            'gap: 2px 16px; line-height: 1.5; overflow-wrap: anywhere">'
+            f"<span><b>run {escape(run.id)}</b> · {escape(config.model.model_name)} · "
+            f"{escape(' · '.join(about))}</span><span>{escape(self._monitor.state)}</span></div>"
+        )
+
+    def summary(self) -> str:
+        """Say in words what the two curves show."""
+        return "\n".join(f"{chart.title}: {chart.summary()}" for chart in self._charts)
+
+    def _draw_more(self) -> None:
+        """Fill the curves that few people ask for, from the first event on."""
+        if not self._more:
+            self._more = [
+                _chart("gradient norm", Series("grad_norm", label="gradient norm")),
+                _chart("tokens per second", Series("tokens_per_second", label="tokens/s")),
+                _chart("memory, GiB", Series("memory_gib", label="GiB")),
+            ]
+            self._panels["More curves"].children = self._more
+        norm, speed, memory = self._more
+        for event in self._more_reader.read():
+            if event["event"] == "log":
+                _append(norm, event["step"], event, "grad_norm")
+                _append(speed, event["step"], event, "tokens_per_second")
+                if event.get("memory_bytes"):
+                    memory.append(event["step"], memory_gib=event["memory_bytes"] / 2**30)
+        for chart in self._more:
+            chart.flush()
+
+
+_ROW = ipywidgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
+
+
+def _chart(title: str, *series: Series) -> Chart:
+    """Make a chart that stands beside another where there are 900 px, and above it otherwise."""
+    chart = Chart(list(series), x_label="step", title=title)
+    chart.layout.flex = "1 1 420px"
+    chart.layout.min_width = "0"
+    return chart
+
+
+def _append(chart: Chart, step: int | None, event: Event, name: str) -> None:
+    if step is not None and event.get(name) is not None:
+        chart.append(step, **{name: event[name]})
+
+
+def _method(config: Any) -> str:
+    return f"LoRA r={config.peft.r}" if config.peft.method == "lora" else "all weights"
+
+
+def _data(config: Any, about: Event) -> str:
+    names = [
+        one.dataset_name or (Path(one.path).name if one.path else "rows in memory")
+        for one in config.data.train.datasets
+    ]
+    rows = about.get("rows")
+    return " + ".join(names) + (f" ({words.count(rows, 'row')})" if rows is not None else "")
+
+
+def _live(text: str) -> str:
+    """Return a line that a screen reader says when it changes."""
+    return f'<div role="status" style="line-height: 1.5">{escape(text)}</div>'
+
+
+def _list(sentences: Iterable[str], otherwise: str) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    if not items:
+        return f'<span style="color: {_MUTED}">{escape(otherwise)}</span>'
+    return f'<ul style="margin: 0; padding-left: 20px; line-height: 1.5">{items}</ul>'
+
+
+def _log(text: str) -> str:
+    if not text.strip():
+        return f'<span style="color: {_MUTED}">The log is empty so far.</span>'
+    return (
+        '<pre tabindex="0" aria-label="the last lines of the log" role="region" style="margin: 0; '
+        f'white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4">{escape(text)}</pre>'
+    )
+
+
+def _settings(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Return the settings that differ from their defaults, as a table."""
+    if not changed:
+        return "Every setting has its default."
+    rows = "".join(
+        f'<tr><th scope="row" style="text-align: left; font-weight: normal">'
+        f"<code>{escape(path)}</code></th>"
+        f"<td>{escape(str(value))}</td><td>{escape(str(default))}</td></tr>"
+        for path, (default, value) in changed.items()
+    )
+    return (
+        '<table style="border-spacing: 12px 2px; margin-left: -12px; text-align: left; '
+        'line-height: 1.5; overflow-wrap: anywhere"><thead><tr><th scope="col">setting</th>'
+        f'<th scope="col">value</th><th scope="col">default</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+    )

@@ -1,0 +1,220 @@
+"""The form as a person meets it: in JupyterLab, with mouse and keyboard, light and dark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from .conftest import Notebook, Theme
+
+FORM = """
+import json, pathlib, time
+from ipywidgets import Widget
+opened = []
+open_comm = Widget.open
+def count_comm(self):
+    opened.append(type(self).__name__)
+    open_comm(self)
+Widget.open = count_comm
+pathlib.Path("rows.jsonl").write_text("".join(
+    json.dumps({"prompt": f"Name {i}:", "completion": f"number {i}"}) + "\\n" for i in range(300)))
+import nbft
+form = nbft.Form(nbft.Config(
+    data={"path": "rows.jsonl", "max_length": 256},
+    training={"num_train_epochs": 2.0, "learning_rate": 3e-4},
+))
+form
+"""
+
+
+# Notes when the cell is run, and the first frame in which the last basic field is there.
+WATCH = """() => {
+    const look = () => {
+        const field = document.querySelector('.nbft-at-compute-device select');
+        if (field?.getClientRects().length) window.paintedAt = performance.now();
+        else requestAnimationFrame(look);
+    };
+    addEventListener('keydown', event => {
+        if (event.key === 'Enter') { window.startedAt = performance.now(); look(); }
+    }, {capture: true});
+}"""
+
+
+@pytest.fixture
+def form(notebook: Notebook) -> Locator:
+    notebook.open([FORM])
+    notebook.run_cell(0)
+    form = notebook.output(0).locator(".nbft-form")
+    expect(form.get_by_role("img", name=re.compile("Learning rate: "))).to_be_visible()
+    return form
+
+
+def test_the_form_is_good_to_look_at_and_to_use_without_eyes(
+    notebook: Notebook, axe: Callable[[Locator], list[str]], console_errors: list[str]
+) -> None:
+    for theme, width in (("light", 1200), ("dark", 700)):
+        look(notebook, axe, theme, width)  # type: ignore[arg-type]
+    assert not [line for line in console_errors if "nbft" in line.lower()]
+
+
+def look(notebook: Notebook, axe: Callable[[Locator], list[str]], theme: Theme, width: int) -> None:
+    notebook.open(["import nbft.widgets.form", FORM], theme=theme, width=width)
+    notebook.run_cell(0)
+    notebook.page.evaluate(WATCH)
+    notebook.run_cell(1)
+    form = notebook.output(1).locator(".nbft-form")
+    notebook.page.wait_for_function("() => window.paintedAt")
+    painted_ms = notebook.page.evaluate("window.paintedAt - window.startedAt")
+    print(f"first section painted after {painted_ms:.0f} ms")
+    assert painted_ms < 3000  # 1000 on a machine with nothing else to do
+    curve = form.get_by_role("img", name=re.compile("Learning rate: "))
+    expect(curve).to_be_visible()
+    assert notebook.kernel_eval("len(opened)") <= 60
+    notebook.page.set_viewport_size({"width": width, "height": 1400})
+    notebook.screenshot(f"form-{theme}-{width}")
+    side, page = (
+        form.locator(".nbft-side").bounding_box(),
+        form.locator(".nbft-page").bounding_box(),
+    )
+    assert side
+    assert page
+    if width == 1200:
+        assert side["x"] >= page["x"] + page["width"]
+    else:
+        assert side["y"] >= page["y"] + page["height"]
+    assert form.evaluate("node => node.scrollWidth <= node.clientWidth")
+    assert axe(form) == []
+    rate = form.get_by_label("Learning rate", exact=True)
+    rate.fill("fast")
+    rate.press("Tab")
+    expect(form.get_by_role("alert")).to_contain_text("not a number")
+    form.get_by_role("button", name="Check").click()
+    form.get_by_role("button", name="training.learning_rate").wait_for()
+    assert axe(form) == []
+    notebook.screenshot(f"form-{theme}-{width}-wrong")
+    notebook.screenshot(f"form-{theme}-{width}-checked", form)
+    form.get_by_label("Advanced", exact=True).check()
+    form.get_by_role("tab", name="Review").click()
+    expect(form.get_by_label("Settings as YAML")).to_have_value(re.compile("max_length: 256"))
+    expect(form.get_by_role("region", name="Settings as Python")).to_contain_text("import")
+    notebook.screenshot(f"form-{theme}-{width}-review", form)
+    assert axe(form) == []
+    form.get_by_label("YAML", exact=True).check()
+    expect(form.get_by_label("Settings as YAML")).to_be_visible()
+    expect(form.get_by_role("tab")).to_have_count(0)
+    notebook.screenshot(f"form-{theme}-{width}-yaml", form)
+    assert axe(form) == []
+
+
+def test_a_problem_stands_under_its_field_and_one_click_mends_it(
+    form: Locator, notebook: Notebook, page: Page
+) -> None:
+    rate = form.get_by_label("Learning rate", exact=True)
+    rate.fill("-7")
+    expect(form.get_by_role("alert")).to_have_count(0)  # the field is not left yet
+    rate.press("Tab")
+    expect(form.get_by_role("alert")).to_contain_text("-7: must be above 0.")
+    expect(form.get_by_role("button", name="Train here")).to_be_disabled()
+    assert page.evaluate("document.activeElement.tagName") != "BODY"
+    assert rate.input_value() == "-7"
+    form.get_by_role("button", name="Use 2e-4").press("Enter")
+    expect(rate).to_have_value("2e-4")
+    expect(rate).to_be_focused()
+    expect(form.get_by_role("button", name="Train here")).to_be_enabled()
+    assert notebook.kernel_eval("form.config.training.learning_rate") == 2e-4
+    curve = form.get_by_role("img", name=re.compile("2e-4 at step"))
+    expect(curve).to_be_visible()
+    # The time from leaving the field to the words under it, as the page sees it.
+    milliseconds = page.evaluate(
+        """() => new Promise(resolve => {
+            const field = document.querySelector('.nbft-at-training-learning_rate');
+            const input = field.querySelector('input');
+            input.value = 'fast';
+            input.dispatchEvent(new Event('input', {bubbles: true}));
+            const start = performance.now();
+            const look = () => field.querySelector('[role=alert]')
+                ? resolve(performance.now() - start) : requestAnimationFrame(look);
+            input.dispatchEvent(new Event('change', {bubbles: true}));
+            look();
+        })"""
+    )
+    print(f"problem shown after {milliseconds:.0f} ms")
+    assert milliseconds < 1000  # 100 on a machine with nothing else to do
+
+
+def test_search_check_and_yaml_lead_to_the_field(
+    form: Locator, notebook: Notebook, page: Page
+) -> None:
+    search = form.get_by_label("Find a setting")
+    search.press_sequentially("warm")
+    warmup = form.get_by_label("Warmup steps", exact=True)
+    warmup.fill("-1")
+    warmup.press("Enter")
+    expect(form.get_by_role("alert")).to_contain_text("must be at least 0")
+    search.fill("")
+    expect(warmup).to_have_count(0)
+    form.get_by_role("button", name="Check").press("Enter")
+    form.get_by_role("button", name="scheduler.warmup_steps").press("Enter")
+    expect(warmup).to_be_focused()
+    warmup.fill("3")
+    warmup.press("Enter")
+    expect(form.get_by_role("img", name=re.compile("3e-4 at step 3,"))).to_be_visible()
+
+    form.get_by_label("YAML", exact=True).check()
+    text = form.get_by_label("Settings as YAML")
+    expect(text).to_have_value(re.compile("warmup_steps: 3"))
+    right = text.input_value()
+    text.fill(right + "lora:\n  r: 8\n")
+    form.get_by_role("button", name="Apply to the fields").click()
+    expect(form.get_by_role("alert").first).to_contain_text("lora")
+    text.fill(right.replace("256", "512"))
+    form.get_by_role("button", name="Apply to the fields").click()
+    form.get_by_label("Basic", exact=True).check()
+    expect(form.get_by_label("Max length", exact=True)).to_have_value("512")
+
+    form.get_by_label("Python", exact=True).check()
+    form.get_by_role("button", name="Copy the Python").click()
+    expect(form.get_by_text("Copied.")).to_be_visible()
+    assert "import" in page.evaluate("navigator.clipboard.readText()")
+    form.get_by_role("button", name="Look at the data").click()
+    expect(form.get_by_text("Name 1:").or_(form.get_by_text("number 1")).first).to_be_visible()
+
+
+RUN = """
+import os, sys
+import psutil
+from nbft import events
+from nbft.runs import Run
+
+def start(config):
+    global run
+    run = Run.create(config)
+    events.append(run.events_path, "started", pid=os.getpid(), device="cpu", dtype="bfloat16",
+        process_start_time=psutil.Process().create_time(), total_steps=2, model="m", rows=270,
+        seed=42, versions={}, trainable_parameters=1, total_parameters=2)
+    events.append(run.events_path, "log", step=1, epoch=0.5, loss=2.0, learning_rate=1e-4)
+    return run
+
+sys.modules["nbft.runs"].start = start  # a run without a model
+"""
+
+
+def test_train_here_shows_the_run_beneath_and_gives_the_fields_back(
+    form: Locator, notebook: Notebook, page: Page
+) -> None:
+    notebook.kernel_eval(f"exec({RUN!r}, globals())")
+    form.get_by_role("button", name="Train here").click()
+    state = form.locator(".nbft-state").get_by_role("status")
+    expect(state).to_contain_text("Running: run")
+    expect(form.get_by_label("Learning rate", exact=True)).to_be_disabled()
+    stop = page.get_by_role("button", name="Stop and save")
+    expect(stop).to_be_visible()
+    assert stop.bounding_box()["y"] > form.bounding_box()["y"]  # type: ignore[index]
+    notebook.kernel_eval("events.append(run.events_path, 'stopped', step=1, seconds=2.0) and 1")
+    expect(state).to_contain_text("Finished: run")
+    expect(form.get_by_role("button", name="Run again")).to_be_enabled()
+    expect(form.get_by_label("Learning rate", exact=True)).to_be_enabled()
+    expect(form.get_by_role("button", name="Compare")).to_be_disabled()

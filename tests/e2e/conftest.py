@@ -1,0 +1,74 @@
+"""A tiny model and a few rows, for whole runs in seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nbft
+from nbft.data.samples import sample_path
+from nbft.models.tiny import make_tiny_model
+from nbft.runs.start import join
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def own_queue(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Wait for no run of anybody else's."""
+    monkeypatch.setenv("NBFT_QUEUE", str(tmp_path_factory.mktemp("queue")))
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, Any]]:
+    lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[:40]]
+
+
+@pytest.fixture
+def make_config(tiny_model: Path, rows: list[dict[str, Any]], tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that makes a small config; arguments are dotted settings."""
+
+    def make(**changes: Any) -> nbft.Config:
+        config = nbft.Config(
+            model={"model_name": str(tiny_model), "dtype": "float32"},
+            data={
+                "rows": rows,
+                "prompt_template": "Correct: {input}\n",
+                "completion_template": "{target}",
+                "max_length": 128,
+            },
+            training={
+                "output_dir": str(tmp_path / "runs"),
+                "max_steps": 6,
+                "gradient_accumulation_steps": 1,
+                "learning_rate": 2e-3,
+            },
+            evaluation={"sample_count": 2, "sample_max_new_tokens": 8},
+        )
+        return config.apply({name.replace("__", "."): value for name, value in changes.items()})
+
+    return make
+
+
+@pytest.fixture
+def train(make_config: Callable[..., nbft.Config]) -> Callable[..., nbft.Run]:
+    """Return a function that trains such a config to its end."""
+
+    def run(**changes: Any) -> nbft.Run:
+        done = nbft.train(make_config(**changes), show=False)
+        join(done)
+        return done
+
+    return run
+
+
+def losses(run: nbft.Run) -> list[float]:
+    return [e["loss"] for e in run.events() if e["event"] == "log"]

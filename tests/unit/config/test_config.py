@@ -1,0 +1,271 @@
+import json
+import random
+
+import pytest
+
+from nbft.config import Config, presets
+from nbft.config import io as config_io
+from nbft.errors import ConfigError
+
+TEXTS = [
+    "Question: {question}\n\nAnswer:\n",
+    "  two spaces before\nand {'quoted'}\n\n\n",
+    "\n{a}\n",
+    "tab\tand\r\nCRLF {a}",
+    "ünïcode 🎉 \u2028 \x85 end",
+    "${x} $x #no comment: {{json}} - [1]",
+    "trailing space \nline ",
+    "null",
+    "5e-5",
+    "no",
+    "'",
+    "",
+    " ",
+    "x" * 5000 + " " + "y" * 5000,
+    "# not a comment\n  indented\n",
+    "a\n\n  b\n c\n",
+    "%TAG\n---\n...\n",
+]
+
+
+def _with(text):
+    return Config(data={"dataset_name": "alpaca", "prompt_template": text})
+
+
+@pytest.mark.parametrize("comments", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("text", TEXTS, ids=lambda t: repr(t[:20]))
+def test_a_template_comes_back_from_yaml(text, full, comments):
+    config = _with(text)
+    assert Config.from_yaml(config.to_yaml(full=full, comments=comments)) == config
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_template_comes_back_from_yaml(seed):
+    chance = random.Random(seed)
+    alphabet = " \n\n\t\r#:-'\"{}|>%&*!?,[]ab0é🎉\x00\x1b\x7f\x85\xa0\u2028\ufeff\\"
+    for _ in range(30):
+        text = "".join(chance.choices(alphabet, k=chance.randrange(12)))
+        dumped = config_io.dump_yaml({"a": {"b": text}}, {"a.b": "what it is"})
+        assert config_io.parse_yaml(dumped, "here") == {"a": {"b": text}}, repr(text)
+
+
+def test_a_full_config_with_comments_comes_back_and_shows_each_help():
+    config = Config.preset("high-quality")
+    text = config.to_yaml(full=True, comments=True)
+    assert Config.from_yaml(text) == config
+    assert "# Rank of the adapter" in text
+
+
+def test_defaults_are_not_written():
+    assert Config().to_yaml() == ""
+    assert Config(training={"seed": 1}).to_yaml() == "training:\n  seed: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("5e-5", 5e-5), ("1E-4", 1e-4), ("2e-4", 2e-4), ("0.001", 0.001), (".5", 0.5)],
+)
+def test_numbers_with_exponents_are_numbers(written, value):
+    config = Config.from_yaml(f"training: {{learning_rate: {written}}}")
+    assert config.training.learning_rate == value
+    assert Config().override(f"training.learning_rate={written}").training.learning_rate == value
+
+
+def test_no_is_a_word():
+    config = Config.from_yaml("evaluation: {eval_strategy: no}\nprecision: {mixed_precision: no}")
+    assert (config.evaluation.eval_strategy, config.precision.mixed_precision) == ("no", "no")
+
+
+def test_a_section_with_everything_commented_out_is_the_default():
+    assert Config.from_yaml("training:\n  # seed: 1\nmodel:\n") == Config()
+
+
+def test_a_json_file_is_a_config_too(tmp_path):
+    for indent in (None, 2, "\t"):
+        tree = {"training": {"seed": 7, "learning_rate": 5e-5}}
+        (tmp_path / "c.json").write_text(json.dumps(tree, indent=indent))
+        assert Config.load(tmp_path / "c.json").training.learning_rate == 5e-5
+
+
+def test_saving_and_loading(tmp_path):
+    path = _with("a {b}\n").save(tmp_path / "new" / "c.yaml", comments=True)
+    assert Config.load(path) == _with("a {b}\n")
+    assert [f.name for f in path.parent.iterdir()] == ["c.yaml"]
+
+
+def test_rows_in_memory_are_not_saved_silently(tmp_path):
+    config = Config(
+        data={
+            "train": {"dataset_name": "alpaca"},
+            "validation": {"datasets": [{"dataset_name": "alpaca"}, {"rows": [{"text": "a"}]}]},
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        config.save(tmp_path / "c.yaml")
+    assert str(caught.value) == (
+        "data.validation.datasets[1].rows: rows in memory are not part of a config file. Write "
+        "them to a file and name it in path, or start the run: it keeps them."
+    )
+
+
+def test_a_missing_file_says_the_nearest_one(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        Config.load(tmp_path / "confg.yaml")
+    assert str(caught.value) == f"{tmp_path}/confg.yaml: no such file. Did you mean config.yaml?"
+    with pytest.raises(ConfigError) as caught:
+        Config.load(tmp_path / "none" / "c.yaml")
+    assert str(caught.value).endswith(f"no such file. Nor does its folder {tmp_path}/none exist.")
+
+
+def test_what_is_no_config_file_says_so(tmp_path):
+    (tmp_path / "big.yaml").write_bytes(b"#" * 2_000_000)
+    (tmp_path / "utf16.yaml").write_bytes("training:".encode("utf-16"))
+    for name, words in {
+        "big.yaml": "2.0 MB is too large for a config. Is it data?",
+        "utf16.yaml": "is not UTF-8 text (byte 0).",
+        "": "cannot be read: is a directory.",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            Config.load(tmp_path / name)
+        assert str(caught.value).endswith(words)
+
+
+def test_overrides_win_and_are_read_as_yaml(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("training: {seed: 1}\ndata: {train: {datasets: [{dataset_name: alpaca}]}}")
+    config = Config.load(
+        path,
+        [
+            "training.seed=7",
+            "--training.learning_rate=5e-5",
+            "peft.target_modules=[q_proj, v_proj]",
+            "data.train.datasets[0].sample_count=200",
+            "data.train.datasets[1].dataset_name=gsm8k",
+            "data.validation.datasets[0].dataset_name=gsm8k",
+            "model.model_revision=",
+        ],
+    )
+    assert config.training.seed == 7
+    assert config.training.learning_rate == 5e-5
+    assert config.peft.target_modules == ["q_proj", "v_proj"]
+    assert [d.dataset_name for d in config.data.train.datasets] == ["alpaca", "gsm8k"]
+    assert config.data.train.datasets[0].sample_count == 200
+    assert config.data.validation.datasets[0].dataset_name == "gsm8k"
+
+
+@pytest.mark.parametrize(
+    "short",
+    [
+        "data: {dataset_name: alpaca, prompt_template: '{output}'}",
+        "data: {train: {dataset_name: alpaca, prompt_template: '{output}'}}",
+    ],
+)
+def test_a_dataset_in_short_form_can_be_overridden_in_long_form(short, tmp_path):
+    (tmp_path / "c.yaml").write_text(short)
+    config = Config.load(
+        tmp_path / "c.yaml",
+        ["data.train.datasets[0].sample_count=200", "data.max_length=64"],
+    )
+    (dataset,) = config.data.train.datasets
+    assert (dataset.dataset_name, dataset.sample_count) == ("alpaca", 200)
+    assert dataset.prompt_template == "{output}"
+    assert config.data.max_length == 64
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.seed", "training.seed: is no override. Write training.max_steps=60."),
+        ("=5", "=5: is no override. Write training.max_steps=60."),
+        ("training.sed=1", "training.sed=1: is not a setting. Did you mean seed?"),
+        ("training.seed.x=1", "training.seed.x: x does not fit: there stands the value 42."),
+        ("training[0]=1", "training[0]: [0] does not fit: there stands a block of keys."),
+        (
+            "data.train.datasets[2].path=x",
+            "data.train.datasets[2].path: the list has 0 items, so the next is [0].",
+        ),
+        (
+            "training.seed=[",
+            "training.seed=[ line 1: not YAML: expected the node content, but found '<stream end>'.",
+        ),
+    ],
+)
+def test_the_words_of_a_wrong_override(override, words):
+    with pytest.raises(ConfigError) as caught:
+        Config().override(override)
+    assert str(caught.value) == words
+
+
+def test_all_wrong_overrides_are_said():
+    with pytest.raises(ConfigError) as caught:
+        Config().override("x", "y", "training.seed[0]=1")
+    assert len(caught.value.problems) == 3
+
+
+def test_override_and_apply_keep_rows_in_memory_and_leave_the_original():
+    rows = [{"text": "a"}]
+    config = Config(data={"rows": rows})
+    for changed in (config.override("training.seed=1"), config.apply({"training.seed": 1})):
+        assert changed.data.train.datasets[0].rows is rows
+        assert changed.training.seed == 1
+    assert config.training.seed == 42
+
+
+def test_the_difference():
+    config = Config(
+        data={"dataset_name": "alpaca", "validation": {"dataset_name": "gsm8k"}},
+        scheduler={"lr_scheduler_kwargs": {"num_cycles": 2}},
+        memory={"gradient_checkpointing_kwargs": {}},
+    )
+    assert config.diff() == {
+        "data.train.datasets[0].dataset_name": (None, "alpaca"),
+        "data.validation.datasets[0].dataset_name": (None, "gsm8k"),
+        "scheduler.lr_scheduler_kwargs": ({}, {"num_cycles": 2}),
+        "memory.gradient_checkpointing_kwargs": ({"use_reentrant": False}, {}),
+    }
+    assert config.diff(config) == {}
+    assert Config().diff(config)["data.validation.datasets[0].dataset_name"] == ("gsm8k", None)
+
+
+def test_a_dataset_may_stand_directly_under_data_or_train():
+    long = Config(data={"train": {"datasets": [{"dataset_name": "alpaca", "sample_count": 5}]}})
+    assert Config(data={"dataset_name": "alpaca", "sample_count": 5}) == long
+    assert Config(data={"train": {"dataset_name": "alpaca", "sample_count": 5}}) == long
+
+
+def test_two_configs_share_nothing():
+    one, two = Config(), Config()
+    one.peft.target_modules.append("q_proj")
+    one.training.seed = 1
+    assert two == Config()
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads_and_changes_something(name):
+    assert Config.preset(name).diff()
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ConfigError, match="preset='x': is not one of two-minute-try, memory-op"):
+        Config.preset("x")
+
+
+def test_putting_and_taking_out():
+    tree = {}
+    config_io.put(tree, "a.b[0].c", 1)
+    config_io.put(tree, "a.b[1].c", 2)
+    assert tree == {"a": {"b": [{"c": 1}, {"c": 2}]}}
+    assert config_io.without(tree, "a.b[0]") == {"a": {"b": [{"c": 2}]}}
+    assert tree["a"]["b"][0] == {"c": 1}
+
+
+def test_writing_into_a_folder_without_rights_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    with pytest.raises(ConfigError) as caught:
+        Config().save(tmp_path / "c.yaml")
+    assert str(caught.value) == f"{tmp_path}/c.yaml: cannot be written: Permission denied."

@@ -1,0 +1,144 @@
+"""The words of each wrong setting."""
+
+import pytest
+
+from nbft.config import Config, settings
+from nbft.errors import ConfigError
+
+ALL = {
+    "training: {max_step: 3}": "training.max_step=3: is not a setting. Did you mean max_steps?",
+    "training: {max_length: 3}": "training.max_length=3: is not a setting. It is called "
+    "data.max_length.",
+    "learning_rate: 1": "learning_rate=1: is not a setting. It is called training.learning_rate.",
+    "training: {warmup_ratio: 0.1}": "training.warmup_ratio=0.1: is not a setting. Write "
+    "scheduler.warmup_steps with a value below 1: it is then a share.",
+    "data: {prompt_templte: x}": "data.prompt_templte='x': is not a setting. Did you mean "
+    "data.train.datasets[0].prompt_template?",
+    "data: {train: {dataset_name: alpaca, sample_cuont: 3}}": "data.train.datasets[0].sample_cuont"
+    "=3: is not a setting. Did you mean sample_count?",
+    "trainig: {seed: 1}": "trainig: is not a setting. Did you mean training?",
+    "logging: {zzz: 1}": "logging.zzz=1: is not a setting. Known: log_level, logging_first_step, "
+    "logging_steps.",
+    "training: {zzz: 1}": "training.zzz=1: is not a setting. Remove it, or list the settings with: "
+    "nbft config show --all.",
+    "self: 1": "self=1: is not a setting. Remove it, or list the settings with: nbft config show "
+    "--all.",
+    "training: {learning_rate: fast}": "training.learning_rate='fast': is not a number. The default "
+    "is 0.0002.",
+    "training: {learning_rate: true}": "training.learning_rate=True: is not a number. The default "
+    "is 0.0002.",
+    "training: {learning_rate: .nan}": "training.learning_rate=nan: is not a number. The default is "
+    "0.0002.",
+    "training: {learning_rate: 2}": "training.learning_rate=2: must be at most 1. The range is "
+    "above 0, at most 1. Use 0.0002.",
+    "training: {learning_rate: 0}": "training.learning_rate=0: must be above 0. The range is above "
+    "0, at most 1. Use 0.0002.",
+    "training: {per_device_train_batch_size: 2.6}": "training.per_device_train_batch_size=2.6: is "
+    "not a whole number. Use 3.",
+    "training: {per_device_train_batch_size: 0.3}": "training.per_device_train_batch_size=0.3: is "
+    "not a whole number. Use 1.",
+    "training: {seed: 5000000000}": "training.seed=5000000000: must be at most 4,294,967,295. The "
+    "range is 0 to 4,294,967,295. Use 4294967295.",
+    "training: {max_steps: many}": "training.max_steps='many': is not a whole number. The default "
+    "is -1.",
+    "data: {max_length: 3}": "data.max_length=3: must be at least 8. Use 8.",
+    "optimizer: {weight_decay: 3}": "optimizer.weight_decay=3: must be at most 1. The range is 0 to "
+    "1. Use 0.0.",
+    "optimizer: {optim: adamw_torch_fussed}": "optimizer.optim='adamw_torch_fussed': is not one of "
+    "adamw_torch, adamw_torch_fused, adamw_8bit, paged_adamw_32bit, paged_adamw_8bit, adafactor, "
+    "sgd, rmsprop, lion_32bit. Use adamw_torch_fused.",
+    "evaluation: {eval_on_start: maybe}": "evaluation.eval_on_start='maybe': is neither true nor "
+    "false. Write true or false.",
+    "model: {model_name: 5}": "model.model_name=5: is not text. Write it in quotes.",
+    "peft: {target_modules: q_proj}": "peft.target_modules='q_proj': is not a list. Write [a, b].",
+    "scheduler: {lr_scheduler_kwargs: 3}": "scheduler.lr_scheduler_kwargs=3: is not a block of "
+    "keys. Write {key: value}.",
+    "training: 5": "training=5: is not a block of settings. Indent its settings under it.",
+    "training: {1: 2}": "training: the key 1 is not text. Write it in quotes.",
+    "data: {columns: {5: x}}": "data.train.datasets[0].columns: the key 5 is not text. Write it in "
+    "quotes.",
+    "1: 2": "the text: the section 1 is not text. Write it in quotes.",
+    "data: {dataset_name: a, train: {dataset_name: b}}": "data: a dataset is written under data "
+    "itself (dataset_name) and under data.train too. Keep one of them.",
+    "training: [": "the text line 1: not YAML: expected the node content, but found '<stream end>'.",
+    "training:\n  seed: 1\n  seed: 2": "the text line 3: seed stands twice. Keep one.",
+    "- 1": "the text: holds no sections. Begin with, for example, 'model:'.",
+}
+
+
+@pytest.mark.parametrize("yaml", ALL, ids=str)
+def test_the_words(yaml):
+    with pytest.raises(ConfigError) as caught:
+        Config.from_yaml(yaml)
+    assert str(caught.value) == ALL[yaml]
+
+
+@pytest.mark.parametrize("yaml", ALL, ids=str)
+def test_what_is_proposed_mends_it(yaml):
+    try:
+        Config.from_yaml(yaml)
+    except ConfigError as error:
+        for problem in error.problems:
+            if getattr(problem, "changes", None):
+                Config().apply(problem.changes)
+            assert not str(problem).endswith(" ")
+
+
+@pytest.mark.parametrize(
+    "setting", [s for s in settings() if s.ge is not None], ids=lambda s: s.path
+)
+def test_every_lower_limit_is_said_and_its_proposal_is_right(setting):
+    path = setting.path.replace("[]", "[0]")
+    with pytest.raises(ConfigError) as caught:
+        Config().apply({path: setting.ge - 1})
+    (problem,) = caught.value.problems
+    assert problem.field == path
+    assert "must be at least" in problem.why
+    if problem.changes:
+        Config().apply(problem.changes)
+
+
+def test_several_mistakes_are_said_together():
+    with pytest.raises(ConfigError) as caught:
+        Config(training={"max_step": 1, "learning_rate": 9}, peft={"r": "x"}, modl={})
+    fields = [problem.field for problem in caught.value.problems]
+    assert sorted(fields) == ["modl", "peft.r", "training.learning_rate", "training.max_step"]
+
+
+def test_assigning_is_checked_and_names_the_whole_path():
+    config = Config(data={"dataset_name": "alpaca"})
+    with pytest.raises(ConfigError) as caught:
+        config.training.learning_rate = 5
+    assert str(caught.value).startswith("training.learning_rate=5: must be at most 1.")
+    assert config.training.learning_rate == 2e-4
+    with pytest.raises(ConfigError, match=r"training.max_step=5: .* Did you mean max_steps\?"):
+        config.training.max_step = 5
+    with pytest.raises(ConfigError, match=r"^sample_count=0: must be at least 1"):
+        config.data.train.datasets[0].sample_count = 0
+    with pytest.raises(ConfigError, match=r"^trainig=5: is not a setting. Did you mean training\?"):
+        config.trainig = 5
+
+
+def test_parse_keeps_what_is_right_and_says_the_rest_once():
+    tree = {
+        "training": {"seed": 7, "learning_rate": 9, "lr": 1},
+        "evaluation": {"sample_prompts": [1, 2, "good"]},
+        "data": {"dataset_name": "alpaca", "sample_count": 0, "max_length": 64},
+        "peft": 3,
+    }
+    config, problems = Config.parse(tree)
+    assert config.diff() == {
+        "data.train.datasets[0].dataset_name": (None, "alpaca"),
+        "data.max_length": (1024, 64),
+        "training.seed": (42, 7),
+        "evaluation.sample_prompts": ([], ["good"]),
+    }
+    assert sorted(problem.field for problem in problems) == [
+        "data.train.datasets[0].sample_count",
+        "evaluation.sample_prompts[0]",
+        "evaluation.sample_prompts[1]",
+        "peft",
+        "training.learning_rate",
+        "training.lr",
+    ]
+    assert tree["training"]["lr"] == 1, "the tree that was given is left alone"

@@ -1,0 +1,189 @@
+"""Which tokens are learnt, counted by hand on a tiny tokenizer."""
+
+import copy
+
+import pytest
+
+from nbft.config import Config
+from nbft.data.examples import Example
+from nbft.data.tokens import IGNORE_INDEX, chat_segments, remarks, tokenise
+from nbft.errors import DataError
+
+
+def config_of(**data):
+    return Config(data={"dataset_name": "alpaca", **data})
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    return copy.deepcopy(tiny_tokenizer)
+
+
+def learnt_text(tokenised, tokenizer, row=0):
+    return tokenizer.decode([t for t in tokenised.labels[row] if t != IGNORE_INDEX])
+
+
+def test_the_completion_and_the_end_are_learnt_and_the_prompt_is_not(tokenizer):
+    done = tokenise([Example("Add 1 and 2.\n", "3 it is")], tokenizer, config_of())
+    assert tokenizer.decode(done.input_ids[0]) == "Add 1 and 2.\n3 it is<|end|>"
+    assert learnt_text(done, tokenizer) == "3 it is<|end|>"
+    assert tokenizer.decode(done.prompt_ids[0]) == "Add 1 and 2.\n"
+    assert done.input_ids[0][-1] == done.labels[0][-1] == tokenizer.eos_token_id
+    masked = sum(label == IGNORE_INDEX for label in done.labels[0])
+    assert masked == len(done.prompt_ids[0])
+    assert done.tokens == len(done.input_ids[0])
+    assert done.trained_tokens == done.tokens - masked
+
+
+def test_the_prompt_is_learnt_too_when_asked_for(tokenizer):
+    config = config_of(completion_only_loss=False)
+    done = tokenise([Example("Add 1.\n", "2")], tokenizer, config)
+    assert done.labels == done.input_ids
+    assert tokenizer.decode(done.prompt_ids[0]) == "Add 1.\n"
+    assert done.trained_tokens == done.tokens - 1, "nothing predicts the first token"
+
+
+def _merging_pair(tokenizer):
+    """Return a prompt and a completion that together have a token across their boundary."""
+    for word in (" the", "Response", "Instruction", " number", " answer"):
+        for cut in range(1, len(word)):
+            prompt, completion = "So" + word[:cut], word[cut:]
+            before = tokenizer(prompt)["input_ids"]
+            if tokenizer(prompt + completion)["input_ids"][: len(before)] != before:
+                return prompt, completion
+    raise AssertionError("the tiny tokenizer merges nothing")
+
+
+def test_no_token_crosses_the_boundary(tokenizer):
+    prompt, completion = _merging_pair(tokenizer)
+    done = tokenise([Example(prompt, completion)], tokenizer, config_of())
+    assert done.merged == 1
+    assert done.prompt_ids[0] == tokenizer(prompt)["input_ids"]
+    assert tokenizer.decode(done.input_ids[0]) == prompt + completion + "<|end|>"
+    assert learnt_text(done, tokenizer) == completion + "<|end|>"
+    clean = tokenise([Example("Add.\n", "3")], tokenizer, config_of())
+    assert clean.merged == 0
+
+
+def test_a_tokenizer_that_adds_a_start_and_an_end_gives_each_once(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    start, end = tokenizer.convert_tokens_to_ids(["<|start|>", "<|end|>"])
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|start|> $A <|end|>",
+        special_tokens=[("<|start|>", start), ("<|end|>", end)],
+    )
+    done = tokenise([Example("Add.\n", "3")], tokenizer, config_of())
+    assert tokenizer.decode(done.input_ids[0]) == "<|start|>Add.\n3<|end|>"
+    assert learnt_text(done, tokenizer) == "3<|end|>"
+
+
+def test_a_tokenizer_whose_start_is_its_end_loses_nothing(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    end = tokenizer.eos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", end)]
+    )
+    done = tokenise([Example("Add.\n", "3")], tokenizer, config_of())
+    assert tokenizer.decode(done.input_ids[0]) == "<|end|>Add.\n3<|end|>"
+
+
+CHAT = Example(
+    messages=(
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "See you."},
+    )
+)
+
+
+def test_every_answer_of_a_conversation_is_learnt_and_nothing_else(tokenizer):
+    done = tokenise([CHAT], tokenizer, config_of())
+    whole = tokenizer.apply_chat_template(list(CHAT.messages), tokenize=False)
+    assert tokenizer.decode(done.input_ids[0]) == whole
+    assert learnt_text(done, tokenizer) == "Hello!<|end|>\nSee you.<|end|>\n"
+    prompt = tokenizer.apply_chat_template(
+        list(CHAT.messages[:2]), tokenize=False, add_generation_prompt=True
+    )
+    assert tokenizer.decode(done.prompt_ids[0]) == prompt
+
+
+def test_what_follows_the_last_answer_is_left_out(tokenizer):
+    segments = chat_segments(CHAT.messages[:4], tokenizer)
+    assert "Bye" not in "".join(text for text, _ in segments)
+
+
+def test_a_template_without_an_end_gains_one(tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    done = tokenise([CHAT], tokenizer, config_of())
+    assert done.labels[0][-1] == tokenizer.eos_token_id
+    assert learnt_text(done, tokenizer) == "Hello!\nSee you.\n<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, "data.train: has \"messages\", but the model has no chat template. Choose an instruct "
+         "model, set model.chat_template_path, or give prompt and completion."),
+        ("{{ raise_exception('no system') }}", "data.train: row 1: the chat template refuses the "
+         "messages (no system). Roles are usually system, user, assistant, by turns."),
+        ("{{ messages | length }}", "data.train: row 1: the chat template refuses the messages (the "
+         "template changes earlier turns when one is added). Roles are usually system, user, "
+         "assistant, by turns."),
+    ],
+)  # fmt: skip
+def test_the_words_of_a_chat_template_that_does_not_fit(tokenizer, template, said):
+    tokenizer.chat_template = template
+    with pytest.raises(DataError) as caught:
+        tokenise([CHAT], tokenizer, config_of())
+    assert str(caught.value) == said
+
+
+def _length(example, tokenizer):
+    return tokenise([example], tokenizer, config_of()).tokens
+
+
+def test_rows_are_cut_left_out_and_counted(tokenizer):
+    short, long_answer = Example("Hi\n", "3"), Example("Hi\n", "word " * 60)
+    long_prompt, empty = Example("word " * 60, "3"), Example("", "")
+    examples = [short, long_answer, long_prompt, empty]
+    config = config_of(max_length=20)
+    done = tokenise(examples, tokenizer, config)
+    assert (done.cut, done.left_out, done.empty) == (1, 1, 1)
+    assert len(done.input_ids) == len(done.labels) == len(done.prompt_ids) == 2
+    assert max(map(len, done.input_ids)) == 20
+    assert done.labels[1][-1] != tokenizer.eos_token_id
+    assert remarks(done, config, "train") == [
+        "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so nothing of "
+        "them would be learnt.",
+        "train: 1 of 4 rows are left out: they are empty.",
+        "train: 1 of 4 rows lose their end at data.max_length=20; the model does not learn to stop "
+        "there.",
+    ]
+
+
+def test_nothing_is_said_when_nothing_happened(tokenizer):
+    done = tokenise([Example("Hi\n", "3")], tokenizer, config_of())
+    assert remarks(done, config_of(), "train") == []
+
+
+def test_a_limit_that_cuts_every_completion_says_the_length_that_would_do(tokenizer):
+    examples = [Example("word " * (10 + n), "three") for n in range(40)]
+    config = config_of(max_length=8)
+    with pytest.raises(DataError) as caught:
+        tokenise(examples, tokenizer, config)
+    (problem,) = caught.value.problems
+    lengths = sorted(_length(example, tokenizer) for example in examples)
+    enough = problem.changes["data.max_length"]
+    kept = sum(length <= enough for length in lengths) / len(lengths)
+    assert 0.95 <= kept < 1
+    assert str(problem) == (
+        "data.max_length=8: cuts every completion away: nothing is left to learn in 40 train rows "
+        f"of up to {lengths[-1]} tokens. Use {enough}, which keeps 95% of the rows whole."
+    )
+    mended = tokenise(examples, tokenizer, config.apply(problem.changes))
+    assert len(mended.input_ids) >= 38

@@ -1,0 +1,90 @@
+import re
+
+from nbft.evaluate import compare
+from nbft.evaluate.compare import Comparison
+
+
+def text_of(html):
+    return re.sub(r"<[^>]+>", "", html)
+
+
+def marked(html):
+    return re.findall(r"<mark[^>]*><u>(.*?)</u></mark>", html, re.S)
+
+
+def test_only_the_differing_words_are_marked():
+    before, after = compare.difference("The cat sat on the mat", "The dog sat on a mat")
+    assert marked(before) == ["cat", "the"]
+    assert marked(after) == ["dog", "a"]
+    assert text_of(after) == "The dog sat on a mat"
+
+
+def test_a_run_of_differing_words_is_one_mark():
+    assert marked(compare.difference("a b c d", "a x y d")[1]) == ["x y"]
+
+
+def test_line_breaks_and_indents_survive():
+    text = "def f():\n    return 1\n\n\n    # end"
+    assert text_of(compare.difference(text, "other")[0]) == text
+
+
+def test_markup_in_answers_stays_text():
+    html = Comparison([("<b>p</b>", "<script>x</script>", "a & b")])._repr_html_()
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert "&lt;script&gt;x&lt;/script&gt;" in html
+    assert "a &amp; b" in text_of(html)
+
+
+def test_samples_are_paired_by_prompt_and_none_is_lost():
+    base = [{"prompt": "p", "text": "old"}, {"prompt": "only before", "text": "x"}]
+    latest = [{"prompt": "only after", "text": "y"}, {"prompt": "p", "text": "new"}]
+    rows = Comparison.of_samples(base, latest).rows
+    assert rows == [("only after", "", "y"), ("p", "old", "new"), ("only before", "x", "")]
+
+
+def test_the_terminal_table_wraps_and_keeps_paragraphs(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    text = str(Comparison([("p", "word " * 20, "one\n\ntwo")]))
+    assert max(map(len, text.splitlines())) <= 40
+    assert text.splitlines()[-3:] == ["tuned       one", "", "            two"]
+
+
+def test_without_rows_it_says_so():
+    assert "No answers yet" in Comparison([])._repr_html_()
+    assert str(Comparison([])) == ""
+
+
+def test_success_says_where_the_adapter_is_and_how_to_load_it():
+    html = compare.success(
+        "Run a-b-1 completed in 3 s.",
+        "Held-out loss: 2.00 before training, 1.50 after step 9.",
+        ["Step 2: <warm>-up ends."],
+        Comparison([("p", "q", "r")]),
+        place="The adapter is in runs/a-b-1/adapter.",
+        load='nbft.attach("a-b-1").load_model()',
+        page="A page to share: runs/a-b-1/report.html",
+    )
+    for part in (
+        "2.00 before",
+        "runs/a-b-1/adapter",
+        "load_model()",
+        "report.html",
+        "&lt;warm&gt;",
+        "<table",
+    ):
+        assert part in html
+
+
+def test_failure_folds_the_log_and_escapes_it():
+    html = compare.failure("Run a-b-1 failed.", ["Out of memory. Use 4."], "<tail> & more")
+    assert "Out of memory. Use 4." in html
+    assert "<details><summary>" in html
+    assert "&lt;tail&gt; &amp; more" in html
+    assert "<details>" not in compare.failure("Run a-b-1 failed.", [], " ")
+
+
+def test_an_answer_that_is_not_there_yet_marks_nothing():
+    html = Comparison([("p", "a b", "")])._repr_html_()
+    assert "<mark" not in html
+    assert "underlined" not in html

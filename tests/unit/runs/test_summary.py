@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nbft import events
+from nbft.config import Config
+from nbft.runs import Run
+from nbft.runs.processes import process_start_time
+from nbft.runs.summary import CURVE_POINTS, summary
+
+
+def make_run(folder: Path, name: str = "kind-otter-14", rows: str = "/data/alpaca.jsonl") -> Run:
+    path = folder / name
+    path.mkdir(parents=True)
+    config = Config(model={"model_name": "smollm2-135m"}, data={"path": rows})
+    config.save(path / "config.yaml", full=True)
+    return Run(path)
+
+
+def start(run: Run, pid: int | None = None) -> None:
+    pid = pid or os.getpid()
+    began = process_start_time(pid)
+    events.append(run.events_path, "started", pid=pid, process_start_time=began, model="m")
+    events.append(run.events_path, "prepared", rows=300, total_steps=94)
+
+
+def log(run: Run, step: int, loss: float) -> None:
+    events.append(run.events_path, "log", step=step, loss=loss, seconds_left=112.0)
+
+
+def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    about = summary(run)
+    assert about["status"] == "created"
+    assert (about["model"], about["method"], about["data"]) == (
+        "smollm2-135m",
+        "lora",
+        "alpaca.jsonl",
+    )
+    assert about["step"] == 0
+    assert about["curve"] == []
+    assert about["loss"] is about["total_steps"] is about["ended"] is None
+    assert about["started"] == pytest.approx(time.time(), abs=60)
+
+
+def test_a_running_run_is_followed(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    start(run)
+    log(run, 1, 2.0)
+    assert summary(run)["curve"] == [[1, 2.0]]
+    log(run, 2, 1.5)
+    events.append(run.events_path, "eval", step=2, eval_loss=1.7)
+    about = summary(run)
+    assert about["status"] == "running"
+    assert (about["step"], about["total_steps"], about["rows"]) == (2, 94, 300)
+    assert (about["loss"], about["eval_loss"], about["seconds_left"]) == (1.5, 1.7, 112.0)
+    assert about["curve"] == [[1, 2.0], [2, 1.5]]
+    assert "stop" in about["allowed"]
+    assert "delete" not in about["allowed"]
+    events.append(run.events_path, "completed", step=3, seconds=9, adapter="adapter")
+    about = summary(run)
+    assert (about["status"], about["step"], about["seconds_left"]) == ("completed", 3, None)
+    assert about["allowed"] == ["delete"]
+    assert about["ended"] == pytest.approx(time.time(), abs=60)
+
+
+def test_a_run_whose_process_died_is_lost(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start(run, process.pid)
+    assert summary(run)["status"] == "running"
+    process.kill()
+    process.wait()
+    assert summary(run)["status"] == "lost"
+    assert "resume" in summary(run)["allowed"]
+
+
+def test_a_failed_run_says_why_until_it_is_resumed(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    start(run)
+    events.append(run.events_path, "failed", step=1, problems=["Memory ran out."], error="X")
+    assert summary(run)["problems"] == ["Memory ran out."]
+    start(run)
+    assert summary(run)["problems"] == []
+
+
+@pytest.mark.parametrize("steps", [1, 59, 60, 61, 1_000, 5_003])
+@pytest.mark.parametrize("looks", [1, 7])
+def test_the_curve_keeps_its_ends_in_few_points(tmp_path: Path, steps: int, looks: int) -> None:
+    run = make_run(tmp_path)
+    start(run)
+    lines = [json.dumps({"event": "log", "time": 1.0, "step": i, "loss": 1 / i}) + "\n"
+             for i in range(1, steps + 1)]  # fmt: skip
+    for i in range(looks):
+        with run.events_path.open("a") as file:
+            file.writelines(lines[i * steps // looks : (i + 1) * steps // looks])
+        curve = summary(run)["curve"]
+    assert curve[0] == [1, 1.0]
+    assert curve[-1] == [steps, 1 / steps]
+    assert min(steps, CURVE_POINTS // 2) <= len(curve) <= CURVE_POINTS
+    assert [step for step, _ in curve] == sorted({step for step, _ in curve})
+
+
+def test_what_a_resumed_run_does_again_counts_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    start(run)
+    for step in range(1, 9):
+        log(run, step, 1.0)
+    events.append(run.events_path, "prepared", rows=300, total_steps=94, resumed_step=4)
+    about = summary(run)
+    assert about["step"] == 4
+    assert [step for step, _ in about["curve"]] == [1, 2, 3, 4]
+    log(run, 5, 0.5)
+    assert summary(run)["curve"][-1] == [5, 0.5]
+
+
+def test_numbers_that_are_not_finite_are_floats(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    start(run)
+    log(run, 1, math.nan)
+    about = summary(run)
+    assert math.isnan(about["loss"])
+    assert math.isnan(about["curve"][0][1])
+
+
+def test_torn_and_odd_lines_are_passed_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    start(run)
+    log(run, 1, 2.0)
+    with run.events_path.open("a") as file:
+        file.write('{"event": "log", "ti\n[]\n{}\n{"event": "started", "time": 1}\n{"event": "lo')
+    assert summary(run)["curve"] == [[1, 2.0]]
+    log(run, 2, 1.0)
+    assert summary(run)["curve"] == [[1, 2.0], [2, 1.0]]
+
+
+def test_another_file_of_events_is_read_anew(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    start(run)
+    log(run, 1, 2.0)
+    summary(run)
+    run.events_path.write_text("")
+    assert (summary(run)["status"], summary(run)["curve"]) == ("created", [])
+
+
+def test_data_of_two_files(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    config = run.config
+    first = config.data.train.datasets[0]
+    config.data.train.datasets.append(first.model_copy(update={"path": "/data/samsum.json"}))
+    config.save(run.path / "config.yaml", full=True)
+    assert summary(run)["data"] == "alpaca.jsonl and 1 more"
+
+
+def test_a_thousand_runs_are_listed_quickly(tmp_path: Path) -> None:
+    text = Config().to_yaml(full=True)
+    lines = [{"event": "started", "time": 1.0, "pid": 1, "process_start_time": 1.0}]
+    lines += [{"event": "log", "time": 2.0, "step": i, "loss": 1.0} for i in range(100)]
+    lines += [{"event": "completed", "time": 3.0, "step": 100, "seconds": 2}]
+    written = "".join(json.dumps(line) + "\n" for line in lines)
+    for number in range(1_000):
+        path = tmp_path / f"run-{number}"
+        path.mkdir()
+        (path / "config.yaml").write_text(text)
+        (path / "events.jsonl").write_text(written)
+    found = [Run(path) for path in tmp_path.iterdir()]
+
+    def seconds() -> float:
+        began = time.process_time()  # others share this machine
+        for run in found:
+            summary(run)
+        return time.process_time() - began
+
+    assert seconds() < 1
+    assert min(seconds() for _ in range(3)) < 0.1

@@ -1,0 +1,507 @@
+"""The form without a browser: its widgets are driven as a front end would drive them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from ipywidgets import Widget
+
+from nbft.config import Config, presets, settings
+from nbft.errors import ConfigError, DataError, Problem, RunError
+from nbft.plan import Choice, Plan
+from nbft.widgets.fields import read, write
+from nbft.widgets.form import TABS, Form, _all_fields, find
+from nbft.widgets.summary import learning_rate_curve, summary
+
+RATE = "training.learning_rate"
+PATH = "data.train.datasets[0].path"
+
+
+def plan_of(config: Config, problems: list[Problem] | None = None) -> Plan:
+    found = list(problems or [])
+    if not config.data.train.datasets:
+        found.append(Problem("data.train.datasets", None, "names no rows.", "Give a path."))
+    if config.peft.lora_alpha > 500:
+        found.append(
+            Problem(
+                "peft.lora_alpha", config.peft.lora_alpha, "is large.", "Use 32.",
+                {"peft.lora_alpha": 32}, "warning",
+            )
+        )  # fmt: skip
+    return Plan(
+        problems=found,
+        device=Choice("cpu", "no GPU was found"),
+        dtype=Choice("bfloat16", "this processor has it"),
+        mixed_precision=Choice("no", "nothing to mix"),
+        effective_batch_size=config.training.per_device_train_batch_size,
+        free_memory_bytes=20 * 2**30,
+        train_rows=240,
+        eval_rows=32,
+        total_steps=60,
+        warmup_steps=3,
+        tokens=41_200,
+        trainable_parameters=2_442_240,
+        total_parameters=134_515_008,
+        memory_bytes=2 * 2**30,
+        seconds=240,
+        config=config,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fake_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nbft.plan.make_plan", plan_of)
+
+
+class FakeRun:
+    id = "kind-otter-14"
+    status = "running"
+    is_over = False
+    adapter: Path | None = None
+
+    def compare(self) -> Any:
+        return SimpleNamespace(_repr_html_=lambda: "<table>before and after</table>")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    run = FakeRun()
+    run.started = []  # type: ignore[attr-defined]
+
+    def start(config: Config) -> FakeRun:
+        run.started.append(config)  # type: ignore[attr-defined]
+        return run
+
+    monkeypatch.setitem(sys.modules, "nbft.runs", SimpleNamespace(start=start))
+    monkeypatch.setattr("nbft.widgets.Monitor", FakeMonitor, raising=False)
+    FakeMonitor.shown.clear()
+    return run
+
+
+class FakeMonitor:
+    shown: ClassVar[list[tuple[Any, ...]]] = []
+
+    def __init__(self, run: FakeRun) -> None:
+        self.run = run
+
+    def show(self, *handles: Any) -> None:
+        self.shown.append((self.run, *handles))
+
+
+@pytest.fixture
+def form() -> Form:
+    form = Form()
+    form._show_plan()  # what displaying it does
+    return form
+
+
+def control(form: Form, path: str) -> Any:
+    return form._field(path).control
+
+
+def problem_of(form: Form, path: str) -> str:
+    field = form._fields[path]
+    shown = field._problem is not None and field._problem in field.widget.children
+    return field._problem.value if shown else ""
+
+
+def state_of(form: Form) -> str:
+    return form._state.value
+
+
+def press(form: Form, name: str) -> None:
+    {**form._buttons, **form.__dict__.get("_extra_buttons", {})}[name].click()
+
+
+def shown_text(widget: Any) -> str:
+    own = f"{getattr(widget, 'value', '')} {getattr(widget, 'description', '')}"
+    return own + "".join(shown_text(child) for child in getattr(widget, "children", ()))
+
+
+def test_the_basic_view_costs_at_most_60_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    opening = Widget.open
+
+    def count(self: Widget) -> None:
+        opened.append(type(self).__name__)
+        opening(self)
+
+    monkeypatch.setattr(Widget, "open", count)
+    form = Form()
+    form._show_plan()
+    assert 12 < len(opened) <= 60
+    assert len(form._page.children) == len(form._fields) <= 12
+
+
+def test_every_setting_but_rows_in_memory_has_a_field_in_one_tab(form: Form) -> None:
+    paths = {path.replace("[0]", "[]") for path, _ in _all_fields()}
+    assert {s.path for s in settings()} - paths == {
+        "data.train.datasets[].rows",
+        "data.validation.datasets[].rows",
+    }
+    sections = [section for tab in TABS.values() for section in tab]
+    assert sorted(sections) == sorted({s.section for s in settings()})
+    for path, setting in _all_fields():
+        field = form._field(path)
+        assert setting.help.split("'")[0].split("&")[0][:20] in field._note.value
+        assert field.control.description
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_value_is_shown_and_read_back_as_it_was(name: str) -> None:
+    config = Config.preset(name)
+    form = Form(config)
+    for path, setting in _all_fields():
+        field = form._field(path)
+        assert read(setting, field.control.value) == form._value(
+            path, setting, {**dict.fromkeys(()), **_flat(config)}
+        ), path
+    assert form.config == config
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    from nbft.config import io
+
+    return io.flatten(config.to_dict())
+
+
+def test_what_was_typed_stays_and_is_judged_when_the_field_is_left(form: Form) -> None:
+    rate = control(form, RATE)
+    assert not rate.continuous_update
+    rate.value = "fast"
+    assert rate.value == "fast"
+    assert "fast: is not a number." in problem_of(form, RATE)
+    assert 'role="alert"' in problem_of(form, RATE)
+    assert form._buttons["Train here"].disabled
+    assert "1 problem" in state_of(form)
+    rate.value = "-1"
+    assert "-1: must be above 0. The range is above 0, at most 1." in problem_of(form, RATE)
+    with pytest.raises(ConfigError) as error:
+        _ = form.config
+    assert [p.field for p in error.value.problems] == [RATE]
+    assert form.problems == error.value.problems
+    fix = form._fields[RATE]._fix_button
+    assert fix.description == "Use 2e-4"
+    fix.click()
+    assert rate.value == "2e-4"
+    assert problem_of(form, RATE) == ""
+    assert form.config.training.learning_rate == 2e-4
+    assert not form._buttons["Train here"].disabled
+
+
+def test_all_problems_are_kept_and_the_other_fields_still_count(form: Form) -> None:
+    control(form, RATE).value = "fast"
+    control(form, "data.max_length").value = "200.7"
+    control(form, "training.num_train_epochs").value = "3"
+    assert "is not a whole number. Use 201." in problem_of(form, "data.max_length")
+    assert len(form.problems) == 2
+    assert "2 problems" in state_of(form)
+    for path in (RATE, "data.max_length"):
+        form._fields[path]._fix_button.click()
+    config = form.config
+    assert (config.training.num_train_epochs, config.data.max_length) == (3.0, 201)
+
+
+def test_numbers_are_read_as_people_write_them(form: Form) -> None:
+    control(form, "data.max_length").value = "1,024"
+    control(form, RATE).value = " 5e-5 "
+    control(form, "training.max_steps").value = "1e3"
+    config = form.config
+    assert (config.data.max_length, config.training.learning_rate) == (1024, 5e-5)
+    assert config.training.max_steps == 1000
+
+
+def test_lists_dicts_and_empty_fields(form: Form) -> None:
+    control(form, "peft.target_modules").value = "q_proj, v_proj"
+    control(form, "scheduler.lr_scheduler_kwargs").value = "{num_cycles: 2}"
+    control(form, "memory.gradient_checkpointing_kwargs").value = ""
+    control(form, "data.train.datasets[0].sample_count").value = ""
+    control(form, "checkpoint.save_total_limit").value = ""
+    config = form.config
+    assert config.peft.target_modules == ["q_proj", "v_proj"]
+    assert config.scheduler.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert config.memory.gradient_checkpointing_kwargs == {}
+    assert config.data.train.datasets[0].sample_count is None
+    assert config.checkpoint.save_total_limit is None
+    control(form, "scheduler.lr_scheduler_kwargs").value = "{num_cycles"
+    assert "is not a block of keys" in problem_of(form, "scheduler.lr_scheduler_kwargs")
+
+
+def test_sample_prompts_with_commas_come_back_whole() -> None:
+    setting = next(s for s in settings() if s.name == "sample_prompts")
+    for prompts in (["Say hi, please.", "[INST] x"], ["[a"], ["x", ""]):
+        assert read(setting, write(prompts)) == prompts
+
+
+def test_a_dataset_that_is_emptied_is_no_dataset(form: Form) -> None:
+    for name in ("dataset_name", "sample_count"):
+        for split in ("train", "validation"):
+            control(form, f"data.{split}.datasets[0].{name}").value = ""
+    assert form.config.data.train.datasets == []
+    assert form.config.data.validation is None
+    assert "Empty: no rows are named yet." in state_of(form)
+    assert form._buttons["Look at the data"].disabled
+    control(form, PATH).value = "rows.jsonl"
+    assert form.config.data.train.datasets[0].path == "rows.jsonl"
+    assert "Ready" in state_of(form)
+
+
+def test_nothing_is_wrong_where_nobody_has_been_until_check() -> None:
+    form = Form(Config(peft={"lora_alpha": 600}))
+    form._show_plan()
+    control(form, "peft.lora_alpha")
+    form._show_fields()
+    assert problem_of(form, PATH) == ""
+    assert problem_of(form, "peft.lora_alpha") == ""
+    press(form, "Check")
+    assert "Names no rows" in problem_of(form, PATH)
+    assert "600: is large." in problem_of(form, "peft.lora_alpha")
+    text = shown_text(form._results)
+    assert text.index("To mend before training") < text.index("Worth a look")
+
+
+def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: Form) -> None:
+    control(form, "peft.lora_alpha").value = "600"
+    press(form, "Check")
+    link, _, fix = form._results.children[-1].children
+    link.click()
+    assert form._view == "advanced"
+    assert form._tabs.selected_index == list(TABS).index("Method")
+    assert form._focus.target == "nbft-at-peft-lora_alpha"
+    fix.click()
+    assert form.config.peft.lora_alpha == 32
+    assert "No problems" in shown_text(form._results)
+
+
+def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
+    rate = form._fields[RATE]
+    assert "nbft-changed" in rate.widget._dom_classes
+    assert rate._reset_button.description == "Changed: reset to 2e-4"
+    before = form._changed_button.description
+    rate._reset_button.click()
+    assert rate.control.value == "2e-4"
+    assert "nbft-changed" not in rate.widget._dom_classes
+    assert form._changed_button.description != before
+    form._changed_button.click()
+    assert form._view == "changed"
+    assert form._fields["peft.r"].widget in form._page.children
+    form._reset_button.click()
+    assert set(form.config.diff()) <= {
+        f"data.{split}.datasets[0].{name}"
+        for split in ("train", "validation")
+        for name in ("dataset_name", "sample_count")
+    } | {"data.validation"}
+
+
+def test_search_finds_by_name_help_and_the_names_of_others() -> None:
+    assert find("warm-up")[0] == "scheduler.warmup_steps"
+    assert find("lora_r")[0] == "peft.r"
+    assert "data.max_length" in find("max_seq_length")
+    assert "callbacks.early_stopping_patience" in find("better score")
+    form = Form()
+    form._search.value = "weight decay"
+    assert form._page.children[0] is form._fields["optimizer.weight_decay"].widget
+    form._search.value = "zebra"
+    assert "No setting has" in shown_text(form._page)
+    form._search.value = ""
+    assert form._view == "basic"
+
+
+def test_tabs_are_built_when_they_are_opened(form: Form) -> None:
+    form._mode.value = "advanced"
+    assert [bool(page.children) for page in form._tabs.children] == [True] + [False] * 6
+    for index in range(len(TABS)):
+        form._tabs.selected_index = index
+        assert form._tabs.children[index].children
+    shown = shown_text(form._tabs)
+    assert "Max steps" in shown
+    assert "Adam beta1" not in shown  # rarely needed
+    button = next(
+        c for c in form._tabs.children[3].children if "rarely" in getattr(c, "description", "")
+    )
+    button.click()
+    assert "Adam beta1" in shown_text(form._tabs)
+
+
+def test_yaml_goes_both_ways_and_wrong_yaml_stays(form: Form) -> None:
+    form._mode.value = "yaml"
+    view = form._yaml
+    assert Config.from_yaml(view.text.value) == form.config
+    assert view.copy.text == view.text.value
+    wrong = view.text.value + "lora:\n  r: 4\n"
+    view.text.value = wrong
+    view.apply_button.click()
+    assert view.text.value == wrong
+    assert "lora" in view.problems.value
+    view.text.value = "training:\n  max_steps: 7\n"
+    view.apply_button.click()
+    assert view.problems.value == ""
+    assert form.config == Config(training={"max_steps": 7})
+    assert control(form, "training.max_steps").value == "7"
+
+
+def test_edited_yaml_survives_a_changed_field(form: Form) -> None:
+    form._mode.value = "yaml"
+    form._yaml.text.value = "# mine\n"
+    control(form, RATE).value = "1e-4"
+    assert form._yaml.text.value == "# mine\n"
+
+
+def test_python_is_shown_and_its_refusal_said(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Config, "to_python", lambda self: "import trl  # <here>")
+    form._mode.value = "python"
+    assert form._python.copy.text == "import trl  # <here>"
+    assert "&lt;here&gt;" in form._python.text.value
+
+    def refuse(self: Config) -> str:
+        raise ConfigError("data.train: rows in memory cannot be written as Python.")
+
+    monkeypatch.setattr(Config, "to_python", refuse)
+    form._show_view("python")
+    assert "rows in memory cannot be written" in state_of(form)
+
+
+def test_a_preset_that_names_no_rows_keeps_mine(form: Form) -> None:
+    control(form, PATH).value = "mine.jsonl"
+    assert form._preset.value == ""  # own settings
+    form._preset.value = "high-quality"
+    assert form.config.data.train.datasets[0].path == "mine.jsonl"
+    assert form.config.peft.r == 32
+    form._preset.value = "two-minute-try"
+    assert form.config == Config.preset("two-minute-try")
+    assert control(form, PATH).value == ""
+
+
+def test_a_file_is_opened_and_a_wrong_one_is_mended_as_yaml(form: Form, tmp_path: Path) -> None:
+    def open_file(name: str, text: str) -> None:
+        (tmp_path / name).write_text(text)
+        form._preset.value = "open"
+        form._file[0].value = str(tmp_path / name)
+        form._file[1].click()
+
+    open_file("right.json", json.dumps({"training": {"max_steps": 3}}))
+    assert form.config.training.max_steps == 3
+    assert form._view == "basic"
+    open_file("wrong.yaml", "training:\n  max_step: 3\n")
+    assert form._view == "yaml"
+    assert "max_step: 3" in form._yaml.text.value
+    assert "Did you mean max_steps?" in form._yaml.problems.value
+    assert form.config.training.max_steps == 3
+    form._preset.value = "open"
+    form._file[0].value = str(tmp_path / "none.yaml")
+    form._file[1].click()
+    assert "no such file" in state_of(form)
+
+
+def test_rows_in_memory_are_kept_through_every_change() -> None:
+    rows = [{"prompt": "a", "completion": "b"}]
+    form = Form(Config(data={"rows": rows}))
+    control(form, RATE).value = "1e-4"
+    template = "data.train.datasets[0].prompt_template"
+    control(form, template).value = "{prompt}"
+    control(form, template).value = ""
+    form._reset_button.click()
+    form._preset.value = "high-quality"
+    assert form.config.data.train.datasets[0].rows is rows
+
+
+def test_the_data_is_looked_at(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": "<b>Hi", "completion": "there"}]
+    monkeypatch.setattr(
+        "nbft.data.preview", lambda config, rows=3: globals()["ROWS"], raising=False
+    )
+    monkeypatch.setitem(globals(), "ROWS", rows)
+    press(form, "Look at the data")
+    assert "&lt;b&gt;Hi" in shown_text(form._results)
+
+    def fail(config: Config, rows: int = 3) -> None:
+        raise DataError("data.train.datasets[0].path='x': does not exist.")
+
+    monkeypatch.setattr("nbft.data.preview", fail)
+    press(form, "Look at the data")
+    assert "does not exist" in state_of(form)
+
+
+def test_training_locks_the_fields_and_ends_with_run_again(form: Form, run: FakeRun) -> None:
+    form._handles = ["live", "result"]
+    press(form, "Train here")
+    assert run.started == [form.config]  # type: ignore[attr-defined]
+    assert FakeMonitor.shown == [(run, "live", "result")]
+    assert control(form, RATE).disabled
+    assert "Running: run kind-otter-14" in state_of(form)
+    assert form._extra_buttons["Edit a copy"] in form.widget.children
+    press(form, "Edit a copy")
+    assert not control(form, RATE).disabled
+    assert "Train here waits: run kind-otter-14 is training." in state_of(form)
+    assert form._buttons["Train here"].disabled
+
+    form._lock(True)
+    run.is_over, run.status, run.adapter = True, "completed", Path("adapter")
+    form._follow_run()
+    assert "Finished: run kind-otter-14 completed." in state_of(form)
+    assert form._buttons["Train here"].description == "Run again"
+    assert not form._buttons["Train here"].disabled
+    press(form, "Compare")
+    assert "before and after" in shown_text(form._results)
+    control(form, RATE).value = "1e-4"
+    assert "Ready" in state_of(form)
+    assert form._buttons["Train here"].description == "Train here"
+
+
+def test_what_cannot_start_is_said_in_a_sentence(
+    form: Form, run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(config: Config) -> None:
+        raise RunError("runs: the disk is full.")
+
+    monkeypatch.setattr(sys.modules["nbft.runs"], "start", refuse)
+    press(form, "Train here")
+    assert "the disk is full" in state_of(form)
+    assert "Traceback" not in state_of(form)
+    assert not control(form, RATE).disabled
+
+    def crash(config: Config) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(sys.modules["nbft.runs"], "start", crash)
+    press(form, "Train here")
+    assert "ZeroDivisionError" in state_of(form)
+    assert "form.log" in state_of(form)
+    assert "Traceback" in form.log
+
+
+def test_a_click_on_another_thread_is_handed_to_the_main_one(
+    form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("nbft.widgets.form.call_soon", lambda *call: asked.append(call))
+    thread = threading.Thread(target=lambda: press(form, "Check"))
+    thread.start()
+    thread.join()
+    assert len(asked) == 1
+    assert not form._is_checked
+
+
+def test_a_misspelt_keyword_is_named() -> None:
+    with pytest.raises(TypeError, match="Did you mean config"):
+        Form(confg=Config())
+    with pytest.raises(TypeError, match=r"nbft\.Config"):
+        Form("two-minute-try")  # type: ignore[arg-type]
+
+
+def test_this_run_says_what_will_happen() -> None:
+    plan = plan_of(Config())
+    html = summary(plan)
+    for words in ("41,200", "about 4 min", "2.0 GiB of 20 GiB free", "no GPU was found", "60"):
+        assert words in html
+    assert "Waits for 1 field" in summary(plan, "Waits for 1 field.")
+    curve = learning_rate_curve([(0, 0.0), (3, 3e-4), (60, 0.0)])
+    assert 'role="img"' in curve
+    assert "0 at the start, 3e-4 at step 3, 0 at step 60" in curve
+    assert learning_rate_curve([]) == ""

@@ -1,0 +1,439 @@
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
+import IPython.display
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from nbft import events
+from nbft.config import Config
+from nbft.errors import RunError
+from nbft.widgets import kernel
+from nbft.widgets.monitor import Monitor, Progress
+
+
+class FakeRun:
+    """The part of a run that a monitor uses."""
+
+    id = "kind-otter-14"
+
+    def __init__(self, path):
+        self.path = path
+        self.events_path = path / "events.jsonl"
+        self.config = Config(
+            model={"model_name": "smollm2-135m"},
+            data={"dataset_name": "alpaca"},
+            training={"seed": 7},
+        )
+        self.status = "running"
+        self.asked = []
+
+    def say(self, event, **fields):
+        events.append(self.events_path, event, **fields)
+
+    def log(self, step, **fields):
+        self.say("log", step=step, loss=2.0 / step, learning_rate=2e-4, **fields)
+
+    def stop(self):
+        self.asked.append("stop")
+
+    def save(self):
+        self.asked.append("save")
+
+    def sample(self):
+        raise RunError("kind-otter-14 trains no adapter yet.")
+
+    def log_tail(self, lines=20):
+        return "<last> line"
+
+    def curves(self):
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        figure.subplots().plot([1, 2], [2, 1])
+        return figure
+
+
+class FakeHandle:
+    def __init__(self):
+        self.bundle = {}
+
+    def update(self, bundle, raw=False, metadata=None):
+        assert raw
+        self.bundle = bundle
+
+
+@pytest.fixture(autouse=True)
+def no_loop(monkeypatch):
+    """Browser tests of the same session leave Playwright's loop running on this thread."""
+    theirs = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    monkeypatch.setattr(kernel, "_loop", None)
+    yield
+    asyncio._set_running_loop(theirs)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return FakeRun(tmp_path)
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """Bundles displayed, as a notebook would show them."""
+    found = []
+
+    def display(bundle, raw, display_id, metadata=None):
+        handle = FakeHandle()
+        handle.update(bundle, raw)
+        found.append(handle)
+        return handle
+
+    monkeypatch.setattr(InteractiveShell, "initialized", lambda: True)
+    monkeypatch.setattr(IPython.display, "display", display)
+    return found
+
+
+def html(monitor):
+    """All HTML of the view, the charts left out."""
+    found = []
+
+    def walk(widget):
+        found.append(str(getattr(widget, "value", "")))
+        for child in getattr(widget, "children", ()):
+            walk(child)
+
+    walk(monitor.widget)
+    return "\n".join(found)
+
+
+def find(monitor, name):
+    def walk(widget):
+        if getattr(widget, "description", None) == name:
+            yield widget
+        for child in getattr(widget, "children", ()):
+            yield from walk(child)
+
+    return next(walk(monitor.widget))
+
+
+def charts(monitor):
+    return monitor.widget.children[1].children
+
+
+def tab(monitor):
+    return monitor.widget.children[4]
+
+
+def test_the_header_says_which_run_and_how_it_stands(run):
+    monitor = Monitor(run)
+    assert monitor.update()
+    assert "run kind-otter-14</b> · smollm2-135m · LoRA r=16 · alpaca</span>" in html(monitor)
+    assert monitor.state == "starting"
+    run.say("started")
+    run.say("stage", stage="model", text="Loading the model…")
+    monitor.update()
+    assert monitor.state == "Loading the model…"
+    run.say("prepared", rows=41200, total_steps=94)
+    monitor.update()
+    assert "alpaca (41,200 rows)" in html(monitor)
+    assert monitor.state == "running, the first step of 94"
+    run.log(41)
+    monitor.update()
+    assert monitor.state == "running, step 41 of 94"
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "state"),
+    [
+        ("completed", {"seconds": 192}, "completed in 3 min 12 s"),
+        ("stopped", {"seconds": 61}, "stopped after step 2 of 94, in 1 min 1 s"),
+        ("failed", {}, "failed after step 2 of 94"),
+    ],
+)
+def test_every_end_has_its_words(run, event, fields, state):
+    run.say("started", total_steps=94)
+    run.log(2)
+    run.say(event, step=2, **fields)
+    monitor = Monitor(run)
+    assert not monitor.update()
+    assert monitor.state == state
+    assert find(monitor, "Stop and save").disabled
+    assert "The run is over: there is nothing left to stop" in html(monitor)
+
+
+def test_a_process_that_died_silently_is_lost(run):
+    run.say("started", total_steps=94)
+    run.status = "lost"
+    monitor = Monitor(run)
+    monitor.update()  # an event came just now
+    monitor._heard_at -= 10
+    assert not monitor.update()
+    assert monitor.state == "lost: the process ended without a word"
+    run.say("started", total_steps=94)  # resumed
+    assert monitor.update()
+
+
+def test_a_resumed_run_goes_on(run):
+    monitor = Monitor(run)
+    run.say("stopped", step=3)
+    assert not monitor.update()
+    run.say("started", total_steps=9)
+    assert monitor.update()
+
+
+def test_numbers_have_units_and_people_words():
+    progress = Progress()
+    log = {"tokens_per_second": 12345.6, "memory_bytes": 2_040_109_466, "seconds_left": 112}
+    progress.take({"event": "log", "step": 1, "loss": 1.43, "grad_norm": 0.8, "epoch": 0.5, **log})
+    progress.take({"event": "eval", "step": 0, "eval_loss": 1.96})
+    assert progress.numbers == (
+        "12,346 tokens/s · 1.9 GiB · 1 min 52 s left · loss 1.43 · held-out loss 1.96 · "
+        "grad norm 0.800 · epoch 0.50"
+    )
+
+
+def test_missing_and_non_finite_numbers_do_no_harm(run):
+    run.say("log", step=1, loss=float("nan"), learning_rate=None, grad_norm=float("inf"))
+    run.say("log", step=2)
+    run.say("eval", step=2, rouge=0.4)
+    run.say("sample", step=0)
+    run.say("something new", step=2)
+    monitor = Monitor(run)
+    assert monitor.update()
+    assert "no points yet" in charts(monitor)[0].summary()
+
+
+def test_events_reach_the_curves_and_notes_stand_at_their_step(run):
+    run.say("eval", step=0, eval_loss=2.5)
+    for step in (1, 2, 3):
+        run.log(step)
+    run.say("eval", step=3, eval_loss=1.5)
+    run.say("note", step=2, text="warm-up <ends>")
+    run.say("warning", text="12 rows were cut.")
+    monitor = Monitor(run)
+    monitor.update()
+    loss, rate = charts(monitor)
+    assert "train: 3 points, step 1 to 3" in loss.summary()
+    assert "held-out: 2 points, step 0 to 3" in loss.summary()
+    assert "3 points" in rate.summary()
+    assert loss.marks == [{"x": 2.0, "text": "warm-up <ends>"}]
+    assert "Step 2: warm-up &lt;ends&gt;" in html(monitor)
+    assert "12 rows were cut." in html(monitor)
+    assert tab(monitor).titles[0] == "Notes (2)"
+
+
+def test_update_reads_only_what_is_new(run):
+    monitor = Monitor(run)
+    run.log(1)
+    monitor.update()
+    run.log(2)
+    monitor.update()
+    assert charts(monitor)[0].summary().startswith("train: 2 points")
+
+
+def test_the_panels_are_filled_when_they_are_opened(run):
+    run.say("sample", step=0, samples=[{"prompt": "Say <hi>.", "text": "no"}])
+    run.say("sample", step=5, samples=[{"prompt": "Say <hi>.", "text": "hi"}])
+    run.log(5, grad_norm=0.5, tokens_per_second=10, memory_bytes=2**30)
+    monitor = Monitor(run)
+    monitor.update()
+    assert "Say &lt;hi&gt;." not in html(monitor)
+    tab(monitor).selected_index = 3
+    assert "Say &lt;hi&gt;." in html(monitor)
+    tab(monitor).selected_index = 2
+    assert "&lt;last&gt; line" in html(monitor)
+    assert "training.seed" in html(monitor)
+    tab(monitor).selected_index = 1
+    more = tab(monitor).children[1].children
+    assert [chart.title for chart in more] == ["gradient norm", "tokens per second", "memory, GiB"]
+    run.log(6, grad_norm=0.4)
+    monitor.update()
+    assert more[0].summary().startswith("gradient norm: 2 points")
+
+
+def test_a_click_is_passed_on_and_answered(run):
+    monitor = Monitor(run)
+    run.log(41)
+    monitor.update()
+    find(monitor, "Stop and save").click()
+    assert run.asked == ["stop"]
+    assert "stopping after step 42…" in html(monitor)
+    run.say("command", command="stop", step=42, text="saving the adapter of step 42")
+    monitor.update()
+    assert "saving the adapter of step 42" in html(monitor)
+    find(monitor, "Save now").click()
+    assert "saving after step 42…" in html(monitor)
+    run.say("checkpoint", step=42, path="checkpoints/step-42")
+    monitor.update()
+    assert "saved in checkpoints/step-42" in html(monitor)
+
+
+def test_a_click_that_cannot_be_passed_on_says_why(run):
+    monitor = Monitor(run)
+    monitor.update()
+    find(monitor, "Sample now").click()
+    assert "kind-otter-14 trains no adapter yet." in html(monitor)
+
+
+def test_a_click_on_another_thread_touches_no_widget(run):
+    async def main():
+        monitor = Monitor(run)
+        monitor.update()
+        before = html(monitor)
+        thread = threading.Thread(target=find(monitor, "Stop and save").click)
+        thread.start()
+        thread.join()
+        assert run.asked == ["stop"]
+        assert html(monitor) == before
+        await asyncio.sleep(0)
+        assert "stopping after step 1…" in html(monitor)
+
+    asyncio.run(main())
+
+
+def test_a_busy_cell_has_no_buttons_and_says_how_to_stop(run):
+    run.say("sample", step=0, samples=[{"prompt": "Say hi.", "text": "no"}])
+    monitor = Monitor(run, interactive=False)
+    monitor.update()
+    assert "press ■ (interrupt) to stop and save" in html(monitor)
+    assert "Say hi." in html(monitor)  # nobody could ask for it later
+    with pytest.raises(StopIteration):
+        find(monitor, "Stop and save")
+
+
+def test_shown_live_it_ends_as_a_picture_and_the_result(run, displayed):
+    async def main():
+        monitor = Monitor(run)
+        monitor.show()
+        view, beneath = displayed
+        assert "application/vnd.jupyter.widget-view+json" in view.bundle
+        assert beneath.bundle["text/html"] == ""
+        run.say("eval", step=0, eval_loss=2.5)
+        run.log(1)
+        run.say("eval", step=1, eval_loss=1.5)
+        run.say("sample", step=0, samples=[{"prompt": "p", "text": "old"}])
+        run.say("sample", step=1, samples=[{"prompt": "p", "text": "new"}])
+        run.say("completed", step=1, seconds=3, adapter="adapter")
+        await asyncio.wait_for(monitor._following, timeout=5)
+        assert set(view.bundle) == {"image/png", "text/plain"}
+        assert "completed in 3 s" in view.bundle["text/plain"]
+        assert "held-out: 2 points" in view.bundle["text/plain"]
+        end = beneath.bundle
+        assert "Held-out loss: 2.50 before training, 1.50 after step 1." in end["text/html"]
+        assert "<u>new</u></mark>" in end["text/html"]
+        assert str(run.path / "adapter") in end["text/plain"]
+        assert ".load_model()" in end["text/plain"]
+
+    asyncio.run(main())
+
+
+def test_one_given_output_holds_picture_and_result(run, displayed):
+    async def main():
+        handle = FakeHandle()
+        monitor = Monitor(run)
+        monitor.show(handle)
+        assert not displayed
+        run.log(1)
+        run.say("completed", step=1, seconds=3)
+        await asyncio.wait_for(monitor._following, timeout=5)
+        assert set(handle.bundle) == {"image/png", "text/html", "text/plain"}
+        assert "data:image/png;base64," in handle.bundle["text/html"]
+
+    asyncio.run(main())
+
+
+def test_full_training_ends_with_a_model(run, displayed):
+    run.log(1)
+    run.say("completed", step=1, model="model")
+    (run.path / "report.html").touch()
+    Monitor(run).show()
+    text = displayed[1].bundle["text/plain"]
+    assert f"The model is in {run.path / 'model'}." in text
+    assert f"A page to share: {run.path / 'report.html'}" in text
+
+
+def test_a_run_that_failed_before_its_first_step_shows_its_problem_and_the_log(run, displayed):
+    async def main():
+        Monitor(run).show()
+        run.say("failed", problems=["The <GPU> is full. Use 4."], error="OutOfMemoryError")
+        await asyncio.sleep(0.5)
+        view, beneath = displayed
+        assert "image/png" not in view.bundle
+        assert "run kind-otter-14" in view.bundle["text/html"]
+        assert "The &lt;GPU&gt; is full. Use 4." in beneath.bundle["text/html"]
+        assert "&lt;last&gt; line</pre></details>" in beneath.bundle["text/html"]
+
+    asyncio.run(main())
+
+
+def test_a_finished_run_is_whole_at_once_and_stays_interactive(run, displayed):
+    run.log(1)
+    run.say("completed", step=1, seconds=3, adapter="adapter")
+    monitor = Monitor(run)
+    monitor._ipython_display_()
+    view, beneath = displayed
+    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(view.bundle)
+    assert "completed in 3 s" in beneath.bundle["text/html"]
+    assert "load_model" not in html(monitor)  # said once
+
+
+def test_a_finished_run_in_one_output_says_its_end_in_the_view(run, displayed):
+    run.say("completed", step=1, seconds=3, adapter="adapter")
+    monitor = Monitor(run)
+    monitor.show(FakeHandle())
+    assert "load_model" in html(monitor)
+
+
+def test_a_lost_run_says_what_may_have_happened_and_shows_the_log(run, displayed):
+    run.say("started")
+    run.status = "lost"
+    monitor = Monitor(run)
+    monitor.update()
+    monitor._heard_at -= 10
+    monitor.show()
+    end = displayed[1].bundle["text/html"]
+    assert "Run kind-otter-14 was lost: the process ended without a word." in end
+    assert "the kernel was restarted" in end
+    assert "&lt;last&gt; line" in end
+
+
+def test_show_from_a_thread_waits_for_the_main_loop(run, displayed):
+    async def main():
+        kernel.main_loop()
+        thread = threading.Thread(target=lambda: Monitor(run).show())
+        thread.start()
+        thread.join()
+        assert not displayed
+        await asyncio.sleep(0.05)
+        assert len(displayed) == 2
+
+    asyncio.run(main())
+
+
+def test_without_a_notebook_show_does_nothing(run):
+    Monitor(run).show()
+
+
+def test_a_hundred_thousand_points_are_read_in_seconds(run):
+    line = '{"event": "log", "time": 1.0, "step": %d, "loss": 1.5, "learning_rate": 0.0002}\n'
+    run.events_path.write_text("".join(line % step for step in range(100_000)))
+    monitor = Monitor(run)
+    start = time.monotonic()
+    monitor.update()
+    assert time.monotonic() - start < 20  # 2 s on a laptop
+    assert "100,000 points" in charts(monitor)[0].summary()
+    start = time.monotonic()
+    for _ in range(10):
+        monitor.update()
+    assert time.monotonic() - start < 1
+
+
+def test_a_comm_that_routes_to_the_busy_shell_is_told_not_to():
+    comm = SimpleNamespace(_reply_subshell_for=lambda data, default: "busy shell")
+    other = SimpleNamespace()
+    kernel.hear_while_busy(SimpleNamespace(comm=comm), SimpleNamespace(comm=other))
+    assert comm._reply_subshell_for({}, "free shell") == "free shell"
+    assert not hasattr(other, "_reply_subshell_for")
