@@ -23,7 +23,7 @@ KINDS = {
     "queued": "pid and process_start_time of the supervisor, device",
     "started": "pid, process_start_time (seconds since the system started), versions, seed, model",
     "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
-    "trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
+    "longest (tokens of the longest row), trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
     "resumed_step after a checkpoint",
     "stage": "what the worker is doing: stage, text",
     "log": "step, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, "
@@ -39,7 +39,7 @@ KINDS = {
     "cancelled": "step, seconds",
     "completed": "step, seconds, adapter (path relative to the run)",
     "stopped": "step, seconds, adapter",
-    "failed": "step, problems (sentences), error (name of the exception)",
+    "failed": "step, problems (sentences), error (name of the exception), out_of_memory",
 }
 """Every kind of event and its fields. `step` counts optimiser steps; `*_bytes`, `seconds_*` are
 what they say; `tokens_per_second` counts tokens that are not padding."""

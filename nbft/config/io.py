@@ -111,10 +111,11 @@ def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
             return block
         if isinstance(value, list):
             return [styled(item, f"{path}[]") for item in value]
-        # A literal block cannot begin with a space or hold control characters: those are quoted.
-        if isinstance(value, str) and "\n" in value and not value[0].isspace():
-            if not value.replace("\n", "").isprintable():
-                return DoubleQuotedScalarString(value)
+        if not isinstance(value, str):
+            return value
+        if not value.replace("\n", "").isprintable():  # control characters live in quotes only
+            return DoubleQuotedScalarString(value)
+        if "\n" in value and not value[0].isspace():  # a block cannot begin with a space
             return LiteralScalarString(value)
         return value
 

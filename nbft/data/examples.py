@@ -48,8 +48,8 @@ def load_examples(
 ) -> tuple[list[Example], list[str]]:
     """Read a split and make its examples.
 
-    Where no validation rows are named, they are cut from the end of the training rows, after a
-    shuffle by `training.seed`, so that the two never share a row.
+    Where no validation rows are named, rows drawn by `training.seed` are held out of the training
+    rows, so that the two never share a row; both keep the order of the file.
 
     Args:
         config: The config.
@@ -127,7 +127,7 @@ def _share(examples: list[Example], config: Config, split: str) -> list[Example]
     if config.data.split_ratio < 1 and len(numbers) > 1:
         held_out = min(max(held_out, 1), len(numbers) - 1)
     cut = len(numbers) - held_out
-    return [examples[n] for n in (numbers[:cut] if split == "train" else numbers[cut:])]
+    return [examples[n] for n in sorted(numbers[:cut] if split == "train" else numbers[cut:])]
 
 
 def _examples(

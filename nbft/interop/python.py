@@ -79,13 +79,16 @@ def _model(config: Config) -> str:
     more = dict(model.model_init_kwargs)
     if model.attn_implementation:
         more["attn_implementation"] = model.attn_implementation
-    tokenizer = "MODEL" if model.tokenizer_name is None else repr(model.tokenizer_name)
+    tokenizer = f"MODEL{arguments}"
+    if model.tokenizer_name is not None:
+        of_theirs = {name: value for name, value in of_hub.items() if name != "revision"}
+        tokenizer = repr(model.tokenizer_name) + _inline(of_theirs)
     lines = [
         f"MODEL = {name!r}" + (f"  # {hub_name} on the hub" if name != hub_name else ""),
         f"MAX_LENGTH = {config.data.max_length}",
         f"SEED = {config.training.seed}",
         "",
-        f"tokenizer = AutoTokenizer.from_pretrained({tokenizer}{arguments})",
+        f"tokenizer = AutoTokenizer.from_pretrained({tokenizer})",
     ]
     if model.pad_token:
         lines += [f"tokenizer.pad_token = {model.pad_token!r}"]
@@ -121,7 +124,8 @@ def _data(config: Config) -> str:
             "random.Random(SEED).shuffle(order)",
             f"cut = round(len(order) * (1 - {config.data.split_ratio!r}))",
             "cut = len(order) - min(max(cut, 1), len(order) - 1)",
-            "train, held_out = [train[n] for n in order[:cut]], [train[n] for n in order[cut:]]",
+            "held_out = [train[n] for n in sorted(order[cut:])]",
+            "train = [train[n] for n in sorted(order[:cut])]",
         ]
     if config.data.shuffle:
         lines += ["random.Random(SEED).shuffle(train)"]

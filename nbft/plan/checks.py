@@ -308,7 +308,7 @@ def _minimum_rate(config: Config, device: str) -> Problem | None:
     if ("min_lr" in more) == ("min_lr_rate" in more):
         return Problem(
             "scheduler.lr_scheduler_kwargs",
-            more,
+            more or None,
             "cosine_with_min_lr wants min_lr or min_lr_rate, one of them.",
             "Use {min_lr_rate: 0.1}.",
             {"scheduler.lr_scheduler_kwargs": {"min_lr_rate": 0.1}},

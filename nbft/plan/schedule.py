@@ -65,7 +65,7 @@ def learning_rate_at(config: Config, total: int) -> Callable[[int], float]:
         """Return the share of the peak, after the warm-up."""
         done = (step - warmup) / after
         if kind == "linear":
-            return max(0.0, 1 - done)
+            return max(0.0, (total - step) / after)
         if kind == "cosine":
             return max(0.0, (1 + math.cos(2 * math.pi * number("num_cycles", 0.5) * done)) / 2)
         if kind == "cosine_with_restarts":

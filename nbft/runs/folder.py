@@ -11,6 +11,7 @@ import gc
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nbft.evaluate.compare import Comparison
+    from nbft.plan.fixes import Fix
 
 Status = Literal[
     "created",
@@ -60,6 +62,10 @@ class Run:
         if not (self.path / "config.yaml").is_file():
             raise RunError(f"{self.path}: is no run; it holds no config.yaml.")
         self._loaded: tuple[Any, Any] | None = None
+        self._is_shown = False
+        self._state = _State()
+        self._state_lock = threading.Lock()
+        self._state_reader = events.EventReader(self.events_path)
 
     @classmethod
     def create(cls, config: Config, folder: Path | None = None) -> Run:
@@ -138,7 +144,10 @@ class Run:
     @property
     def status(self) -> Status:
         """How the run is: computed from its events and from whether its process lives."""
-        return status_of(self.events())
+        with self._state_lock:  # a click may come on another thread than the view
+            for event in self._state_reader.read():
+                self._state.take(event)
+            return self._state.status
 
     @property
     def is_over(self) -> bool:
@@ -233,10 +242,14 @@ class Run:
         return resume(self, changes)
 
     @property
-    def fixes(self) -> list[dict[str, Any]]:
-        """Changes that would fit after memory ran out: text, changes, memory_bytes of each."""
+    def fixes(self) -> list[Fix]:
+        """Changes that need less memory, where memory ran out; empty otherwise."""
         failed = self._last("failed")
-        return list(failed.get("fixes", [])) if failed else []
+        if not failed or not failed.get("out_of_memory"):
+            return []
+        from nbft.plan.fixes import memory_fixes
+
+        return memory_fixes(self.config)
 
     def retry(self, fix: int | Mapping[str, Any] = 0) -> Run:
         """Start a new background run with settings changed.
@@ -251,9 +264,10 @@ class Run:
         from nbft.runs.start import submit
 
         if isinstance(fix, int):
-            if not 0 <= fix < len(self.fixes):
-                raise RunError(f"{self.id}: has {len(self.fixes)} fixes; {fix} is none of them.")
-            changes: Mapping[str, Any] = self.fixes[fix]["changes"]
+            fixes = self.fixes
+            if not 0 <= fix < len(fixes):
+                raise RunError(f"{self.id}: has {len(fixes)} fixes; {fix} is none of them.")
+            changes: Mapping[str, Any] = fixes[fix].changes
         else:
             changes = fix
         return submit(self.config.apply({**changes, "training.run_name": None}))
@@ -388,36 +402,59 @@ class Run:
 
         give_memory_back()
 
+    def _ipython_display_(self) -> None:
+        """Show the run live; as a line where the cell has shown it already."""
+        from nbft.widgets import Monitor
+
+        if self._is_shown:
+            print(self)  # noqa: T201 - the plain value of a cell
+            self._is_shown = False
+        else:
+            Monitor(self).show()
+
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.status})"
 
 
-def status_of(found: Sequence[Event]) -> Status:
-    """Compute how a run is from its events, of which the last attempt counts.
+class _State:
+    """How a run is, worked out event by event; of several attempts the last counts."""
 
-    A run whose last word is not an ending is what it said while the process that it recorded
-    lives, or the supervisor that will speak for it; and lost after.
-    """
-    status: Status = "created"
-    processes: list[tuple[int, float]] = []
-    for event in found:
+    def __init__(self) -> None:
+        self._status: Status = "created"
+        self._processes: list[tuple[int, float]] = []
+
+    def take(self, event: Event) -> None:
+        """Take in the next event."""
         kind = event["event"]
         if kind in ("queued", "started"):
-            status = "queued" if kind == "queued" else "running"
+            self._status = "queued" if kind == "queued" else "running"
             if kind == "queued":
-                processes = []
-            processes.append((event["pid"], event["process_start_time"]))
+                self._processes = []
+            self._processes.append((event["pid"], event["process_start_time"]))
         elif kind == "paused":
-            status = "paused"
+            self._status = "paused"
             if event.get("released"):
-                processes = []
+                self._processes = []
         elif kind == "continued":
-            status = "running"
+            self._status = "running"
         elif kind in events.FINAL_KINDS:
-            status, processes = kind, []
-    if status in ("created", *events.FINAL_KINDS) or (status == "paused" and not processes):
-        return status
-    return status if any(lives(*process) for process in processes) else "lost"
+            self._status, self._processes = kind, []
+
+    @property
+    def status(self) -> Status:
+        """The last word, or "lost" when neither worker nor supervisor lives to say another."""
+        is_over = self._status in events.FINAL_KINDS
+        if is_over or self._status == "created" or not self._processes:
+            return self._status
+        return self._status if any(lives(*one) for one in self._processes) else "lost"
+
+
+def status_of(found: Sequence[Event]) -> Status:
+    """Compute how a run is from its events and from whether its processes live."""
+    state = _State()
+    for event in found:
+        state.take(event)
+    return state.status
 
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:

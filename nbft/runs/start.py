@@ -275,6 +275,7 @@ def _monitor(run: Run, *, interactive: bool = False) -> Any:
 
     monitor = Monitor(run, interactive=interactive)
     monitor.show()
+    run._is_shown = True  # as the value of the same cell it need not be shown again
     return monitor
 
 

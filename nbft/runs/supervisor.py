@@ -104,9 +104,8 @@ def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
     name = signal.Signals(-code).name
     if -code == signal.SIGKILL and memory:
         return (
-            f"The system killed the worker after step {step} because memory ran out. Use a smaller "
-            "training.per_device_train_batch_size, a smaller data.max_length, or "
-            "memory.gradient_checkpointing."
+            f"The system killed the worker after step {step} because memory ran out. run.fixes lists "
+            "changes that would fit, run.retry(0) starts the first."
         )
     if -code == signal.SIGKILL:
         return (

@@ -159,6 +159,7 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
             rows=len(train.input_ids),
             eval_rows=len(held_out.input_ids) if held_out else 0,
             tokens=train.tokens,
+            longest=max(map(len, train.input_ids)),
             trained_tokens=train.trained_tokens,
             total_steps=total,
             warmup_steps=warmup_steps(config, total),
@@ -215,17 +216,11 @@ def _sample_prompts(
 
 def _failure(error: BaseException, run: Path) -> dict[str, Any]:
     """Say in sentences why a run ended."""
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if isinstance(error, NbftError):
         said = [str(problem) for problem in error.problems]
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        free = size(free_memory_bytes("cuda" if "torch" in sys.modules else "cpu"))
-        first = str(error).splitlines()[0] if str(error) else "the system gave none"
-        text = (
-            f"Memory ran out ({first}; {free} are free now). Use a smaller "
-            "training.per_device_train_batch_size with more gradient_accumulation_steps, a smaller "
-            "data.max_length, or memory.gradient_checkpointing."
-        )
-        said = [text]
+    elif memory:
+        said = [_out_of_memory(error, run)]
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         said = [f"The disk with {run} is full. Free some room, then run it again."]
     elif isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -233,7 +228,21 @@ def _failure(error: BaseException, run: Path) -> dict[str, Any]:
     else:
         first = next(iter(str(error).splitlines()), "")
         said = [f"{type(error).__name__}: {first} The whole message is in {run / 'log.txt'}."]
-    return {"problems": said, "error": type(error).__name__}
+    return {"problems": said, "error": type(error).__name__, "out_of_memory": memory}
+
+
+def _out_of_memory(error: BaseException, run: Path) -> str:
+    """Say what was asked for, what is free, at which step, and how long the rows are."""
+    found = events.read(run / "events.jsonl")
+    prepared = next((e for e in reversed(found) if e["event"] == "prepared"), {})
+    device = str(prepared.get("device", "cpu"))
+    asked = next(iter(str(error).splitlines()), "") or "the system gave no more"
+    rows = f"; the longest row has {prepared['longest']:,} tokens" if prepared else ""
+    return (
+        f"Memory ran out on {device} after step {_last_step(run / 'events.jsonl')} ({asked}); "
+        f"{size(free_memory_bytes(device))} are free now{rows}. run.fixes lists changes that would "
+        "fit, run.retry(0) starts the first."
+    )
 
 
 def _last_step(path: Path) -> int:

@@ -152,6 +152,7 @@ class Form:
                 ("Check", "nbft-push", self._check),
                 ("Look at the data", "nbft-push", self._look),
                 ("Train here", "nbft-push nbft-primary", self._train),
+                ("Run in background", "nbft-push", self._submit),
             )
         }
         self._changed_button = self._button("", "nbft-link nbft-changes", self._toggle_changed)
@@ -370,7 +371,8 @@ class Form:
         has_rows = bool(self._config.data.train.datasets)
         self._buttons["Check"].disabled = self._is_locked
         self._buttons["Look at the data"].disabled = bool(self._wrong) or not has_rows
-        self._buttons["Train here"].disabled = self._is_locked or is_training or bool(errors)
+        for name in ("Train here", "Run in background"):
+            self._buttons[name].disabled = self._is_locked or is_training or bool(errors)
         self._buttons["Train here"].description = "Run again" if self._is_finished else "Train here"
         if self.run is not None and (self._is_locked or self._is_finished):
             self._show_run_state(self.run)
@@ -695,12 +697,24 @@ class Form:
     @_guarded
     def _train(self, _button: Any) -> None:
         from nbft.runs import start
+
+        self._launch(start)
+
+    @_guarded
+    def _submit(self, _button: Any) -> None:
+        from nbft.runs import submit
+
+        self._launch(submit)
+
+    def _launch(self, launch: Callable[[Config], Run]) -> None:
+        """Start a run, here or in the background, and show it beneath the form."""
         from nbft.widgets import Monitor
 
-        self._buttons["Train here"].disabled = True  # a second click finds it so
+        for name in ("Train here", "Run in background"):
+            self._buttons[name].disabled = True  # a second click finds it so
         self._say("Starting…", "checking")
         try:
-            self.run = start(self.config)
+            self.run = launch(self.config)
         except BaseException:
             self._show_state()
             raise

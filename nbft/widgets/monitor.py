@@ -39,6 +39,7 @@ _LOG_LINES = 20
 
 _COMMANDS = {
     "stop": ("Stop and save", "stopping"),
+    "pause": ("Pause", "pausing"),
     "save": ("Save now", "saving"),
     "sample": ("Sample now", "asking the model"),
 }
@@ -64,6 +65,7 @@ class Progress:
         sample: The last `sample` event.
         notes: Notes and warnings, as sentences.
         end: The final event; None while the run goes on.
+        is_paused: Whether it waits for somebody to let it go on.
     """
 
     def __init__(self) -> None:
@@ -75,13 +77,16 @@ class Progress:
         self.sample: Event = {}
         self.notes: list[str] = []
         self.end: Event | None = None
+        self.is_paused = False
 
     def take(self, event: Event) -> None:
         """Take in the next event."""
         kind = event["event"]
-        if kind == "started":
-            self.about = event
-            self.end = None  # a run that was resumed
+        if kind in ("queued", "started"):
+            self.end, self.is_paused = None, False  # a run may be resumed
+            self.stage = "waiting for its turn" if kind == "queued" else ""
+            if kind == "started":
+                self.about = event
         elif kind == "prepared":
             self.about, self.stage = self.about | event, ""
         elif kind == "stage":
@@ -98,6 +103,8 @@ class Progress:
             self.notes.append(f"Step {words.count(event.get('step', 0))}: {event.get('text', '')}")
         elif kind == "warning":
             self.notes.append(event.get("text", ""))
+        elif kind in ("paused", "continued"):
+            self.is_paused = kind == "paused"
         elif kind in FINAL_KINDS:
             self.end = event
 
@@ -112,6 +119,8 @@ class Progress:
         total = self.about.get("total_steps")
         of = f" of {words.count(total)}" if total else ""
         at = f"step {words.count(self.step)}{of}"
+        if self.is_paused:
+            return f"paused at {at}"
         if self.end is None:
             if self.stage or not self.about:
                 return self.stage or "starting"
@@ -120,8 +129,8 @@ class Progress:
         span = f" in {words.duration(took)}" if took is not None else ""
         if self.end["event"] == "completed":
             return f"completed{span}"
-        if self.end["event"] == "stopped":
-            return f"stopped after {at}{span and ',' + span}"
+        if self.end["event"] in ("stopped", "cancelled"):
+            return f"{self.end['event']} after {at}{span and ',' + span}"
         return f"failed after {at}" if self.step else "failed"
 
     @property
@@ -291,6 +300,9 @@ class Monitor:
 
     def _ask(self, command: str) -> None:
         """Pass a click on to the worker; may run on any thread."""
+        if command == "pause" and self.progress.is_paused:
+            self._continue()
+            return
         doing = _COMMANDS[command][1]
         # Before asking: the answer may be read on the main thread while this one still runs.
         self._asked = command
@@ -299,6 +311,15 @@ class Monitor:
             getattr(self.run, command)()
         except (NbftError, OSError) as error:
             self._asked, self._said = "", str(error)
+        call_soon(self._draw)
+
+    def _continue(self) -> None:
+        """Let a paused run go on; may run on any thread."""
+        self._said = "going on…"
+        try:
+            self.run.continue_()
+        except (NbftError, OSError) as error:
+            self._said = str(error)
         call_soon(self._draw)
 
     def _hear(self, event: Event) -> None:
@@ -487,8 +508,11 @@ class _View:
         if now - self._status_at >= _STATUS_SECONDS or state != self._last_state:
             self._status_at, self._last_state = now, state
             self._status.value = _live(progress.numbers)
-        for button in self._buttons:
-            button.disabled = monitor.is_over
+        for name, button in zip(_COMMANDS, self._buttons, strict=True):
+            button.disabled = monitor.is_over or (
+                progress.is_paused and name not in ("stop", "pause")
+            )
+        self._buttons[1].description = "Continue" if progress.is_paused else _COMMANDS["pause"][0]
         self.say(_OVER if monitor.is_over else said if monitor.interactive else _BUSY)
         self._panels["Notes"].value = _list(progress.notes, "Nothing to note so far.")
         self._tab.set_title(0, f"Notes ({len(progress.notes)})" if progress.notes else "Notes")

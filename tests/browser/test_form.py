@@ -185,7 +185,7 @@ def test_search_check_and_yaml_lead_to_the_field(
 
 RUN = """
 import os, sys
-import psutil
+from nbft.runs.processes import process_start_time
 from nbft import events
 from nbft.runs import Run
 
@@ -193,7 +193,7 @@ def start(config):
     global run
     run = Run.create(config)
     events.append(run.events_path, "started", pid=os.getpid(), device="cpu", dtype="bfloat16",
-        process_start_time=psutil.Process().create_time(), total_steps=2, model="m", rows=270,
+        process_start_time=process_start_time(os.getpid()), total_steps=2, model="m", rows=270,
         seed=42, versions={}, trainable_parameters=1, total_parameters=2)
     events.append(run.events_path, "log", step=1, epoch=0.5, loss=2.0, learning_rate=1e-4)
     return run

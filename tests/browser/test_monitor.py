@@ -19,7 +19,7 @@ from .conftest import App, Notebook, Server
 WORKER = '''
 """Writes the events of a run of N steps and obeys its commands. Trains nothing."""
 import math, os, sys, time
-import psutil
+from nbft.runs.processes import process_start_time
 from pathlib import Path
 from nbft.events import EventReader, append
 
@@ -36,7 +36,7 @@ def ask(step, texts):
     prompts = ["Name three colours.", "Rewrite in the passive: The dog chased the cat <fast>."]
     say("sample", step=step, samples=[dict(prompt=p, text=t) for p, t in zip(prompts, texts)])
 
-say("started", pid=os.getpid(), process_start_time=psutil.Process().create_time())
+say("started", pid=os.getpid(), process_start_time=process_start_time(os.getpid()))
 say("stage", stage="preparing", text="Loading the model…")
 while not (folder / "go").exists():
     time.sleep(0.02)

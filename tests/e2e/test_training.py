@@ -213,3 +213,33 @@ def test_the_report_says_everything(train):
 def test_the_loss_is_never_silently_wrong(train):
     run = train()
     assert all(math.isfinite(loss) and loss > 0 for loss in losses(run))
+
+
+def test_running_out_of_memory_is_said_with_changes_that_fit(train, monkeypatch):
+    """The allocator's refusal is injected; what follows is real."""
+    import transformers
+
+    original = transformers.Trainer.training_step
+
+    def step(self, *arguments, **keywords):
+        if self.state.global_step == 2:
+            raise MemoryError("tried to allocate 5.00 GiB")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", step)
+    run = train()
+    assert run.status == "failed"
+    assert run.problems[0].startswith(
+        "Memory ran out on cpu after step 2 (tried to allocate 5.00 GiB); "
+    )
+    assert "the longest row has" in run.problems[0]
+    first = run.fixes[0]
+    assert first.changes == {
+        "training.per_device_train_batch_size": 2,
+        "training.gradient_accumulation_steps": 2,
+    }
+    assert first.text.startswith("Batch 2 with accumulation 2, the same effective batch: about ")
+    assert first.fits
+    assert first.memory_bytes < run.plan["memory_bytes"]
+    with pytest.raises(nbft.RunError, match="none of them"):
+        run.retry(99)

@@ -1,0 +1,82 @@
+"""Changes that would fit, for a run that memory ran out on. Called by `Run.fixes`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbft.config import Config
+from nbft.errors import ConfigError
+from nbft.plan.plan import make_plan
+from nbft.words import size
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A change that makes a run smaller.
+
+    Attributes:
+        text: What changes, in words, with what it needs.
+        changes: The settings, by dotted path.
+        memory_bytes: What it will need; an estimate.
+        fits: Whether that is free now.
+    """
+
+    text: str
+    changes: dict[str, Any]
+    memory_bytes: int
+    fits: bool
+
+
+def memory_fixes(config: Config, folder: Path | None = None) -> list[Fix]:
+    """Return changes that need less memory, those that train the same first.
+
+    Args:
+        config: The config that did not fit.
+        folder: Folder of the config file, for relative paths.
+    """
+    before = make_plan(config, folder=folder).memory_bytes
+    found = []
+    for text, changes in _candidates(config):
+        try:
+            plan = make_plan(config.apply(changes), folder=folder)
+        except ConfigError:
+            continue
+        needs = plan.memory_bytes
+        if needs is None or (before is not None and needs >= before):
+            continue
+        found.append(
+            Fix(f"{text}: about {size(needs)}.", changes, needs, needs < plan.free_memory_bytes)
+        )
+    return found
+
+
+def _candidates(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    training, memory = config.training, config.memory
+    batch, accumulation = (
+        training.per_device_train_batch_size,
+        training.gradient_accumulation_steps,
+    )
+    smaller: dict[str, Any] = {}
+    while batch > 1:
+        batch, accumulation = batch // 2, accumulation * 2
+        smaller = {
+            "training.per_device_train_batch_size": batch,
+            "training.gradient_accumulation_steps": accumulation,
+        }
+        yield f"Batch {batch} with accumulation {accumulation}, the same effective batch", smaller
+    again = {"memory.gradient_checkpointing": True}
+    if not memory.gradient_checkpointing:
+        yield "Gradient checkpointing, 20 to 30% slower", again
+        if smaller:
+            yield f"Batch {batch} and gradient checkpointing", smaller | again
+    if config.data.max_length >= 128:
+        half = config.data.max_length // 2
+        yield (
+            f"Rows cut at {half:,} tokens, batch {batch} and gradient checkpointing",
+            smaller | again | {"data.max_length": half},
+        )
+    if config.peft.method == "full":
+        yield "LoRA instead of full training", {"peft.method": "lora"}
