@@ -10,6 +10,8 @@ Called by `nbft.training` (writes), `nbft.runs` and `nbft.widgets` (read).
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -34,7 +36,8 @@ KINDS = {
     "command": "command, step, text: the answer to a command",
     "note": "step, text, and the setting to try: something seen on the curve, with its evidence",
     "warning": "text: something that a person should know",
-    "paused": "step; released: whether the process has ended and the device is free",
+    "paused": "step; released: whether the process has ended and the device is free; text: why, "
+    "where the run paused by itself",
     "continued": "step",
     "cancelled": "step, seconds",
     "completed": "step, seconds, adapter (path relative to the run)",
@@ -54,7 +57,8 @@ def append(path: Path, event: str, /, **fields: Any) -> Event:
     """Append one event to a file and return it.
 
     The line goes out in one write to a descriptor opened for appending, so lines of two writers
-    never mix. A torn line that a crash left behind is closed first.
+    never mix. A torn line that a crash left behind is closed first. On a full disk the reserve of
+    the folder, if there is one, is given up for the event.
 
     Args:
         path: The `events.jsonl` or `commands.jsonl`.
@@ -62,19 +66,70 @@ def append(path: Path, event: str, /, **fields: Any) -> Event:
         **fields: What the event says. Values are JSON, or numbers that are not finite.
 
     Raises:
-        OSError: The file cannot be written, for example because the disk is full.
+        OSError: The file cannot be written, for example because the disk is full; it is as before.
     """
     record: Event = {"event": event, "time": time.time(), **fields}
     line = (json.dumps(_encode(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        _write(path, line)
+    except OSError as error:
+        reserve = Path(path).with_name(_RESERVE)
+        if not is_disk_full(error) or not reserve.exists():
+            raise
+        reserve.unlink(missing_ok=True)
+        _write(path, line)
+    return record
+
+
+def _write(path: Path, line: bytes) -> None:
+    """Append a line whole, or leave the file as it was."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        os.write(descriptor, line)
+        written = os.write(descriptor, line)
+        if written < len(line):
+            # A disk takes what still fits. Where another writer was quicker nothing is cut: the
+            # torn line is closed by whoever writes next.
+            if os.fstat(descriptor).st_size == size + written:
+                os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
-    return record
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error says that the disk, or a person's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def keep_reserve(folder: Path) -> bool:
+    """Keep room for a run's words on a full disk: `append` gives it up for its event there.
+
+    Returns:
+        Whether there was room for it.
+    """
+    reserve = folder / _RESERVE
+    if reserve.exists():
+        return True
+    try:
+        # Random, because a disk that compresses would keep no room for zeros.
+        reserve.write_bytes(os.urandom(_RESERVE_BYTES))
+    except OSError:
+        free_reserve(folder)
+        return False
+    return True
+
+
+def free_reserve(folder: Path) -> None:
+    """Give the reserve up."""
+    with contextlib.suppress(OSError):
+        (folder / _RESERVE).unlink()
+
+
+_RESERVE = ".reserve"
+_RESERVE_BYTES = 64 * 1024
 
 
 class EventReader:

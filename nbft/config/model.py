@@ -31,7 +31,7 @@ class Model(Section):
         help="Tokenizer, when it is not the model's own.", source="Oumi model.tokenizer_name"
     )
     pad_token: str | None = setting(
-        help="Token used for padding; chosen by itself when empty, never the end-of-sequence.",
+        help="Token used for padding; the tokenizer's own when empty, else its end-of-sequence.",
         source="TRL SFTConfig.pad_token",
     )
     chat_template_path: str | None = setting(

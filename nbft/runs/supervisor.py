@@ -75,7 +75,7 @@ def _watch(run: Path, path: Path, commands: events.EventReader, ticket: Ticket) 
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
     said = events.read(path)
-    if said and (said[-1]["event"] in events.FINAL_KINDS or said[-1].get("released")):
+    if _has_ended(said, worker.pid):
         return
     step = max((e.get("step", 0) for e in said), default=0)
     seconds = round(time.monotonic() - began, 1)
@@ -95,6 +95,15 @@ def _watch(run: Path, path: Path, commands: events.EventReader, ticket: Ticket) 
         problems=[_how_it_ended(worker.returncode, memory=memory, step=step)],
         log=_log_tail(run / "log.txt"),
     )
+
+
+def _has_ended(said: list[events.Event], pid: int) -> bool:
+    """Whether a worker has said its last word; another attempt may have begun since."""
+    words = iter(said)
+    for event in words:
+        if event["event"] == "started" and event["pid"] == pid:
+            break
+    return any(e["event"] in events.FINAL_KINDS or e.get("released") for e in words)
 
 
 def _how_it_ended(code: int, *, memory: bool, step: int) -> str:

@@ -81,13 +81,12 @@ def _matches(one: Mapping[str, Any], words: list[str]) -> bool:
 
 def describe(nbft: Nbft, run_id: str, run: Run) -> dict[str, Any]:
     """Return a run's summary, by the id of the routes, with its folder as file browsers name it."""
-    top = Path(nbft.root_dir).expanduser().resolve()
-    inside = run.path.is_relative_to(top)
+    inside = run.path.is_relative_to(nbft.top)
     about = summary(run)
     about["problems"] = [_SECRET.sub(_HIDDEN, str(problem)) for problem in about["problems"]]
     return about | {
         "id": run_id,
-        "folder": run.path.relative_to(top).as_posix() if inside else None,
+        "folder": run.path.relative_to(nbft.top).as_posix() if inside else None,
     }
 
 

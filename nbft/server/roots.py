@@ -49,15 +49,15 @@ class Nbft(Configurable):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
+        self.top = Path(self.root_dir).expanduser().resolve()
         self._found: list[Path] = []
         self._searched = -_SEARCH_SECONDS
 
     def folders(self) -> dict[str, Path]:
         """Return the folders of runs by their key, a short digest of the path."""
-        top = Path(self.root_dir).expanduser().resolve()
-        named = [top / "runs", *(top / Path(root).expanduser() for root in self.roots)]
+        named = [self.top / "runs", *(self.top / Path(root).expanduser() for root in self.roots)]
         if time.monotonic() - self._searched > _SEARCH_SECONDS:
-            self._found = list(_search(top, self.search_depth))
+            self._found = list(_search(self.top, self.search_depth))
             self._searched = time.monotonic()
         return {_key(folder): folder for folder in map(Path.resolve, [*named, *self._found])}
 
@@ -93,7 +93,12 @@ class Nbft(Configurable):
 
 def _is_run(path: Path) -> bool:
     """Whether a folder holds a run of which no file is a link."""
-    return (path / "config.yaml").is_file() and not any((path / f).is_symlink() for f in _FILES)
+    try:
+        with os.scandir(path) as entries:
+            files = {e.name: e.is_file(follow_symlinks=False) for e in entries if e.name in _FILES}
+    except OSError:
+        return False
+    return "config.yaml" in files and all(files.values())
 
 
 def _key(folder: Path) -> str:

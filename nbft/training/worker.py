@@ -298,3 +298,5 @@ def _log(path: Path) -> Iterator[logging.Logger]:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     work(Path(sys.argv[1]))
+    logging.shutdown()
+    os._exit(0)  # everything is written; the libraries' farewell would hold the device for seconds

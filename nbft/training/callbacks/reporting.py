@@ -5,6 +5,8 @@ Called by transformers' Trainer between steps; the only place where commands are
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,9 +18,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from nbft import events
 from nbft.plan.hardware import used_memory_bytes
 from nbft.runs.checkpoints import mark_whole
+from nbft.words import size
 
 _KEPT_FROM_LOGS = {"loss", "grad_norm", "learning_rate", "epoch"}
 _POLL_SECONDS = 0.1
+_ROOM_BYTES = 1024 * 1024
+"""Free room below which a run pauses: events of thousands of steps."""
+
+_SAVED_BYTES_A_PARAMETER = 16
+"""A checkpoint holds each trained parameter and AdamW's two moments, in 4 bytes each; the adapter
+that is saved at the end holds it once more."""
+
+_SAVED_BYTES = 16 * 1024 * 1024
+"""Of the tokenizer and the state of the trainer; of SmolLM2 they are 4 MiB a checkpoint."""
+
 _SPEED_MEMORY = 0.9
 """Weight of the past in the moving average of the seconds a step takes."""
 
@@ -48,6 +61,7 @@ class ReportingCallback(TrainerCallback):
         self._step_began = time.monotonic()
         self._logged_at = time.monotonic()
         self._logged_tokens = 0.0
+        events.keep_reserve(run)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
@@ -72,6 +86,57 @@ class ReportingCallback(TrainerCallback):
         self._pending += self._commands.read()
         while self._pending:
             self._obey(self._pending.popleft(), state.global_step, control, model)
+        self._wait_for_room(state.global_step, control, model)
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """See that there is room for the checkpoint of an epoch."""
+        self._wait_for_room(state.global_step, control, model)
+
+    def on_train_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        """Give the reserve up for the last events."""
+        events.free_reserve(self._run)
+
+    def _wait_for_room(self, step: int, control: TrainerControl, model: Any) -> None:
+        """Pause while the disk is too full for what comes next; a cancel is heard meanwhile.
+
+        A save that would not fit is never begun, so no checkpoint is torn by a full disk.
+        """
+        needed = _ROOM_BYTES
+        if control.should_save:
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            needed += _SAVED_BYTES + _SAVED_BYTES_A_PARAMETER * trained
+        if self._has_room(needed):
+            return
+        free = shutil.disk_usage(self._run).free
+        with contextlib.suppress(OSError):
+            events.append(
+                self._events,
+                "paused",
+                step=step,
+                released=False,
+                text=f"The disk with {self._run} is full: {size(free)} are free, {size(needed)} "
+                "are needed. Free some room, and the run goes on by itself.",
+            )
+        while self.ending is None and not self._has_room(needed):
+            time.sleep(_POLL_SECONDS)
+            self._pending += self._commands.read()
+            for command in [c for c in self._pending if c["event"] == "cancel"]:
+                self._pending.remove(command)
+                self._obey(command, step, control, model)
+        self._logged_at = time.monotonic()
+        if self.ending is None:
+            self._say("continued", step=step)
+
+    def _has_room(self, needed_bytes: int) -> bool:
+        free = shutil.disk_usage(self._run).free
+        return free >= needed_bytes and events.keep_reserve(self._run)
 
     def _obey(self, command: events.Event, step: int, control: TrainerControl, model: Any) -> None:
         name = command["event"]
@@ -178,4 +243,11 @@ class ReportingCallback(TrainerCallback):
         self._logged_at = time.monotonic()
 
     def _say(self, event: str, **fields: Any) -> None:
-        events.append(self._events, event, **fields)
+        while True:
+            try:
+                events.append(self._events, event, **fields)
+                return
+            except OSError as error:
+                if not events.is_disk_full(error):
+                    raise
+            time.sleep(_POLL_SECONDS)  # the reserve is used up: what happened must not be lost

@@ -1,0 +1,136 @@
+"""A disk that fills up under a run: it pauses with a sentence, harms nothing, and goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import nbft
+from nbft import events
+from nbft.runs.checkpoints import is_whole, last_whole
+
+from .conftest import losses
+
+SECONDS = 120
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 512 MiB: the plan of a run asks for 300."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512m", "nbft-test", str(path)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(disk: Path, but_bytes: int = 0) -> Path:
+    """Take all the room there is, but for some."""
+    path = disk / "others"
+    with path.open("wb") as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            os.write(file.fileno(), bytes(1024 * 1024))
+    if but_bytes:
+        os.truncate(path, path.stat().st_size - but_bytes)
+    return path
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"not within {SECONDS} s: {what}"
+        time.sleep(0.02)
+
+
+def steps(run: nbft.Run) -> int:
+    return max((e["step"] for e in run.events() if e["event"] == "log"), default=0)
+
+
+@pytest.fixture
+def submitted(make_config, disk: Path):
+    """Return a function that submits a run on the small disk; it is killed in the end."""
+    made = []
+
+    def run(**changes) -> nbft.Run:
+        changes = {"training__output_dir": str(disk / "runs"), **changes}
+        made.append(nbft.submit(make_config(**changes)))
+        return made[-1]
+
+    yield run
+    for one in made:
+        if not one.is_over:
+            one.cancel()
+            until(lambda one=one: one.is_over, "the clean-up")
+
+
+def test_a_full_disk_pauses_a_run_and_room_continues_it(submitted, train, disk):
+    expected = losses(train(training__max_steps=60))
+    run = submitted(training__max_steps=60)
+    until(lambda: steps(run) >= 3, "step 3")
+    before = run.events_path.read_bytes()
+    others = fill(disk)
+    until(lambda: run.status == "paused" or run.is_over, "the pause")
+    assert run.status == "paused"
+    said = run.events()[-1]
+    assert f"The disk with {run.path} is full: " in said["text"]
+    assert "Free some room, and the run goes on by itself." in said["text"]
+    assert run.events_path.read_bytes().startswith(before)
+    others.unlink()
+    assert run.wait().status == "completed", run.problems
+    reader = events.EventReader(run.events_path)
+    kinds = [e["event"] for e in reader.read()]
+    assert kinds.count("paused") == kinds.count("continued") == 1
+    assert reader.torn_lines == 0
+    assert losses(run) == pytest.approx(expected, rel=1e-6)
+    assert run.report().read_text().endswith("</html>\n")
+
+
+def test_a_checkpoint_that_would_not_fit_is_not_begun(submitted, disk):
+    run = submitted(training__max_steps=5000, checkpoint__save_steps=20)
+    until(lambda: last_whole(run.path), "a checkpoint")
+    others = fill(disk, but_bytes=8 * 1024 * 1024)  # room for events, not for a checkpoint
+    until(lambda: run.status == "paused" or run.is_over, "the pause")
+    assert run.status == "paused"
+    kept = last_whole(run.path)
+    assert kept is not None
+    assert all(is_whole(path) for path in (run.path / "checkpoints").iterdir())
+    others.unlink()
+    until(lambda: last_whole(run.path) not in (None, kept), "the next checkpoint")
+    run.stop()
+    assert run.wait().status == "stopped", run.problems
+    assert run.adapter is not None
+
+
+def test_a_run_paused_by_a_full_disk_can_be_cancelled(submitted, disk):
+    run = submitted(training__max_steps=5000)
+    until(lambda: steps(run) >= 1, "a step")
+    fill(disk)
+    until(lambda: run.status == "paused", "the pause")
+    run.cancel()
+    until(lambda: run.is_over, "the end")
+    assert run.status == "cancelled"
+
+
+def test_an_event_that_does_not_fit_leaves_the_file_as_it_was(disk):
+    path = disk / "events.jsonl"
+    events.append(path, "log", step=1)
+    others = fill(disk)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        events.append(path, "note", text="x" * 10_000)
+    assert path.read_bytes() == before
+    others.unlink()
+    assert events.keep_reserve(disk)
+    fill(disk)
+    events.append(path, "note", text="x" * 10_000)
+    assert [e["event"] for e in events.read(path)] == ["log", "note"]
