@@ -10,6 +10,7 @@ Every name is imported when it is first used, so `import nbft` is quick and load
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from nbft.plan import Plan, make_plan
     from nbft.runs import Run, attach, list_runs, submit, train, train_async
     from nbft.widgets import Chart, Form, Monitor
+
+# torch's threads wait for each other by spinning. Where other programs want the cores too (a
+# browser, Jupyter, another run) each spins while the one it waits for is not let run: answering
+# three prompts took 172 s so, and 8 s without. It is read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MODULE_OF = {
     "Chart": "nbft.widgets",

@@ -170,8 +170,8 @@ def config_check(file: _File, overrides: _Overrides = None) -> None:
     with _mistakes_are_sentences():
         config = _checked(file, overrides or [])
     plan = make_plan(config, folder=file.absolute().parent)
-    for problem in plan.warnings:
-        typer.echo(f"warning: {problem}")
+    for remark in plan.remarks:
+        typer.echo(f"Note: {remark}")
     typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}.")
     typer.echo(
         f"{count(plan.total_steps or 0, 'step')} of {count(plan.effective_batch_size, 'row')}, "
@@ -222,6 +222,8 @@ def _checked(file: Path, overrides: list[str]) -> Config:
         raise ConfigError([*problems, *more])
     if plan.errors:
         raise ConfigError(plan.errors)
+    for warning in plan.warnings:
+        typer.echo(f"Note: {warning}")
     return self_contained(config, None, file.absolute().parent)
 
 

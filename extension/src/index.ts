@@ -2,19 +2,15 @@ import { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application'
 import { ICommandPalette, showErrorMessage } from '@jupyterlab/apputils';
 import { IDefaultFileBrowser } from '@jupyterlab/filebrowser';
 import { ILauncher } from '@jupyterlab/launcher';
-import { LabIcon } from '@jupyterlab/ui-components';
 
 import fineTuneSvg from '../style/fine-tune.svg';
+import { CommandIDs } from './commands';
+import { fineTuneIcon } from './icon';
 import { createNotebook } from './notebook';
-
-namespace CommandIDs {
-  export const newNotebook = 'nbft:new-notebook';
-}
-
-const fineTuneIcon = new LabIcon({ name: 'nbft:fine-tune', svgstr: fineTuneSvg });
+import { runsPlugin } from './runs';
 
 /** Adds a launcher card and a command that open a notebook with the fine-tuning form. */
-const plugin: JupyterFrontEndPlugin<void> = {
+const notebookPlugin: JupyterFrontEndPlugin<void> = {
   id: 'nbft:plugin',
   description: 'Opens a notebook with the fine-tuning form.',
   autoStart: true,
@@ -58,4 +54,4 @@ const plugin: JupyterFrontEndPlugin<void> = {
   }
 };
 
-export default plugin;
+export default [notebookPlugin, runsPlugin];

@@ -1,19 +1,21 @@
 import { Contents, KernelSpec, ServiceManager } from '@jupyterlab/services';
 
-/** The cells of a new notebook: from here on the form leads. */
-const CELLS = ['import nbft', 'nbft.Form()'];
+/** The cells of a new notebook with the form: from here on the form leads. */
+const FORM_CELLS = ['import nbft', 'nbft.Form()'];
 
 /**
- * Write a new notebook that shows the fine-tuning form.
+ * Write a new notebook.
  *
  * @param services - Gives the folder's contents and the installed kernels.
  * @param folder - Where the notebook goes; a path of the contents API.
+ * @param cells - The source of each cell; those that show the fine-tuning form if left out.
  * @returns The path of the notebook.
  * @throws An error of the contents API, for instance when the folder is read-only.
  */
 export async function createNotebook(
   services: ServiceManager.IManager,
-  folder: string
+  folder: string,
+  cells = FORM_CELLS
 ): Promise<string> {
   await services.kernelspecs.ready;
   const { path } = await services.contents.newUntitled({ path: folder, type: 'notebook' });
@@ -24,7 +26,7 @@ export async function createNotebook(
       nbformat: 4,
       nbformat_minor: 5,
       metadata: kernelMetadata(services.kernelspecs.specs),
-      cells: CELLS.map((source, i) => ({
+      cells: cells.map((source, i) => ({
         id: `nbft-${i + 1}`,
         cell_type: 'code',
         execution_count: null,

@@ -111,6 +111,7 @@ class Run:
                 )
             ) from None
         except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
             raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None
         return cls(path)
 
@@ -497,7 +498,7 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
     """
     from nbft.data.sources import resolve
 
-    copy = config.model_copy(deep=True)
+    copy = config.override()
     validation = copy.data.validation.datasets if copy.data.validation else []
     for split, datasets in (("train", copy.data.train.datasets), ("validation", validation)):
         for number, dataset in enumerate(datasets):
@@ -515,6 +516,10 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
                 file_path = resolve(where if where.endswith(".py") else f"{where}.py", folder)
                 if where and file_path.is_file():
                     setattr(dataset, part, f"{file_path}:{name}")
+    for name in ("model_name", "tokenizer_name"):
+        given = getattr(copy.model, name)
+        if given and (resolve(given, folder) / "config.json").is_file():
+            setattr(copy.model, name, str(resolve(given, folder)))
     if copy.model.chat_template_path:
         copy.model.chat_template_path = str(resolve(copy.model.chat_template_path, folder))
     return copy

@@ -126,7 +126,8 @@ def _files(config: Config) -> list[tuple[str, str, str]]:
             if dataset.path is not None:
                 path = Path(dataset.path)
             elif dataset.dataset_name in READY:
-                path = sample_path(dataset.dataset_name, split)
+                part = dataset.split or split
+                path = sample_path(dataset.dataset_name, "train" if part == "train" else "test")
             if path is not None and path.is_file():
                 found.append((path.name, fingerprint(path), size(path.stat().st_size)))
             else:

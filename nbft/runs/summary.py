@@ -19,7 +19,7 @@ from nbft.runs.folder import Run, status_of
 CURVE_POINTS = 60
 
 ALLOWED: dict[str, list[str]] = {
-    "created": ["stop", "save", "sample", "cancel"],
+    "created": ["stop", "cancel", "delete"],
     "queued": ["move_up", "stop", "cancel"],
     "running": ["stop", "pause", "save", "sample", "cancel"],
     "paused": ["continue", "stop", "cancel"],

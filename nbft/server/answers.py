@@ -32,7 +32,7 @@ COMMANDS: dict[str, Callable[[Run], Any]] = {
 _EVENTS_BYTES = 1_000_000
 _LOG_BYTES = 256_000
 _COMPARED_RUNS = 6
-_AT_WORK = frozenset({"created", "queued", "running", "paused"})
+_AT_WORK = frozenset({"queued", "running", "paused"})
 _HIDDEN = "(hidden)"
 # Tokens of Hugging Face, OpenAI, GitHub and GitLab as they look, and whatever is called one.
 _SECRET = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -71,7 +72,8 @@ class Nbft(Configurable):
                 continue
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False) and _is_run(Path(entry.path)):
-                    found[f"{entry.name}~{key}"] = Run(entry.path)
+                    with contextlib.suppress(RunError):  # deleted meanwhile
+                        found[f"{entry.name}~{key}"] = Run(entry.path)
         return found
 
     def find(self, run_id: str) -> Run:

@@ -90,56 +90,96 @@ F = "data.train.datasets[0]"
     [
         (
             {"prompt_template": "{qestion}", "completion_template": "{answer}"},
-            [f"{F}.prompt_template='{{qestion}}': {{qestion}} is no column. Did you mean "
-             "{question}?"],
+            [
+                (
+                    f"{F}.prompt_template='{{qestion}}': {{qestion}} is no column. Did you mean "
+                    "{question}?"
+                )
+            ],
         ),
         (
             {"prompt_template": "{zzz}", "completion_template": "{answer}"},
-            [f"{F}.prompt_template='{{zzz}}': {{zzz}} is no column. The columns are question, "
-             "answer."],
+            [
+                (
+                    f"{F}.prompt_template='{{zzz}}': {{zzz}} is no column. The columns are question, "
+                    "answer."
+                )
+            ],
         ),
         (
             {"prompt_template": "{question:>10}", "completion_template": "{answer!r}"},
-            [f"{F}.prompt_template='{{question:>10}}': {{question:>10}} is no column. Write "
-             "{question} alone, or {{ and }} for braces that are no column.",
-             f"{F}.completion_template='{{answer!r}}': {{answer!r}} is no column. Write {{answer}} "
-             "alone, or {{ and }} for braces that are no column."],
+            [
+                (
+                    f"{F}.prompt_template='{{question:>10}}': {{question:>10}} is no column. Write "
+                    "{question} alone, or {{ and }} for braces that are no column."
+                ),
+                (
+                    f"{F}.completion_template='{{answer!r}}': {{answer!r}} is no column. Write {{answer}} "
+                    "alone, or {{ and }} for braces that are no column."
+                ),
+            ],
         ),
         (
             {"prompt_template": "def f() { return }", "completion_template": "{answer}"},
-            [f"{F}.prompt_template='def f() {{ return }}': {{return}} is no column. The columns "
-             "are question, answer."],
+            [
+                (
+                    f"{F}.prompt_template='def f() {{ return }}': {{return}} is no column. The columns "
+                    "are question, answer."
+                )
+            ],
         ),
         (
             {"prompt_template": "{question", "completion_template": "{answer}"},
-            [f"{F}.prompt_template='{{question': expected '}}' before end of string. Write {{{{ and "
-             "}} for braces that are no column."],
+            [
+                (
+                    f"{F}.prompt_template='{{question': expected '}}' before end of string. Write {{{{ and "
+                    "}} for braces that are no column."
+                )
+            ],
         ),
         (
             {"prompt_template": "no column", "completion_template": "{answer}"},
-            [f"{F}.prompt_template='no column': names no column, so every row would be the same. "
-             "Put a column in braces: {question}, {answer}."],
+            [
+                (
+                    f"{F}.prompt_template='no column': names no column, so every row would be the same. "
+                    "Put a column in braces: {question}, {answer}."
+                )
+            ],
         ),
         (
             {"prompt_template": "{question}"},
-            [f"{F}.completion_template: is missing, while prompt_template or prompt_func is given. "
-             "Write one; the columns are question, answer."],
+            [
+                (
+                    f"{F}.completion_template: is missing, while prompt_template or prompt_func is given. "
+                    "Write one; the columns are question, answer."
+                )
+            ],
         ),
         (
             {"prompt_template": "{question}", "prompt_func": "a:b", "completion_template": "{x}"},
-            [f"{F}.prompt_template='{{question}}': stands beside prompt_func='a:b'. Keep one of "
-             "the two.",
-             f"{F}.completion_template='{{x}}': {{x}} is no column. The columns are question, "
-             "answer."],
+            [
+                (
+                    f"{F}.prompt_template='{{question}}': stands beside prompt_func='a:b'. Keep one of "
+                    "the two."
+                ),
+                (
+                    f"{F}.completion_template='{{x}}': {{x}} is no column. The columns are question, "
+                    "answer."
+                ),
+            ],
         ),
         (
             {},
-            [f'{F}: no "prompt" and "completion", no "messages" and no "text"; found "question", '
-             '"answer". Write prompt_template and completion_template, or map columns: columns='
-             '{"prompt": "question", "completion": "answer"}.'],
+            [
+                (
+                    f'{F}: no "prompt" and "completion", no "messages" and no "text"; found "question", '
+                    '"answer". Write prompt_template and completion_template, or map columns: columns='
+                    '{"prompt": "question", "completion": "answer"}.'
+                )
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_a_template_that_does_not_fit(dataset, said):
     assert words(**dataset) == said
 
@@ -164,21 +204,33 @@ def test_template_beside_function_is_mended_by_what_is_proposed():
     [
         (
             [{"question": "q", "answer": "a"}, {"question": 5, "answer": "a"}],
-            [f'{F}: column "question" mixes 1 texts (first in row 1) and 1 numbers (first in row '
-             "2). Make it one type in all rows."],
+            [
+                (
+                    f'{F}: column "question" mixes 1 texts (first in row 1) and 1 numbers (first in row '
+                    "2). Make it one type in all rows."
+                )
+            ],
         ),
         (
             [{"question": "q", "answer": "a"}, {"question": "q"}],
-            [f'{F}: 1 of 2 rows have no "answer" (the first is row 2). Add it, or leave those rows '
-             "out."],
+            [
+                (
+                    f'{F}: 1 of 2 rows have no "answer" (the first is row 2). Add it, or leave those rows '
+                    "out."
+                )
+            ],
         ),
         (
             [{"question": "q", "answer": ""}, {"question": "q", "answer": None}],
-            [f"{F}.completion_template='{{answer}}': gives nothing to learn in any of the 2 rows. "
-             "Name the column that holds the answer."],
+            [
+                (
+                    f"{F}.completion_template='{{answer}}': gives nothing to learn in any of the 2 rows. "
+                    "Name the column that holds the answer."
+                )
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_rows_that_do_not_fit(rows, said):
     assert words(rows, **PAIR) == said
 
@@ -186,14 +238,29 @@ def test_the_words_of_rows_that_do_not_fit(rows, said):
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ("hello", 'row 1: "messages" is not a list of turns with role and content. Write [{"role": '
-         '"user", "content": "…"}, {"role": "assistant", "content": "…"}].'),
-        ([{"role": "user"}], 'row 1: "messages" is not a list of turns with role and content. Write '
-         '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].'),
-        ([{"role": "user", "content": "u"}], 'row 1: no message has the role "assistant", so nothing'
-         " would be learnt. Add the answer."),
+        (
+            "hello",
+            (
+                'row 1: "messages" is not a list of turns with role and content. Write [{"role": '
+                '"user", "content": "…"}, {"role": "assistant", "content": "…"}].'
+            ),
+        ),
+        (
+            [{"role": "user"}],
+            (
+                'row 1: "messages" is not a list of turns with role and content. Write '
+                '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].'
+            ),
+        ),
+        (
+            [{"role": "user", "content": "u"}],
+            (
+                'row 1: no message has the role "assistant", so nothing'
+                " would be learnt. Add the answer."
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_wrong_messages(messages, said):
     assert words([{"messages": messages}]) == [f"{F}: {said}"]
 
@@ -230,6 +297,7 @@ def test_the_two_splits_share_no_row_and_lose_none(ratio):
     train, held_out = (load_examples(config, split)[0] for split in ("train", "validation"))
     assert train
     assert held_out
+    assert [e.prompt for e in train] == sorted(e.prompt for e in train), "the order of the file"
     everything = sorted(example.prompt for example in train + held_out)
     assert everything == sorted(row["question"] for row in QA)
     assert load_examples(config, "train")[0] == train
@@ -275,16 +343,38 @@ def test_a_changed_function_is_read_again(tmp_path):
         ("prompt", "", "names no function. Write path/to/file:function."),
         ("mine:", "", "names no function. Write path/to/file:function."),
         ("gone.py:f", "", "there is no file {folder}/gone.py. Name it from the config's folder."),
-        ("gone_package:f", "", "gone_package could not be imported (ModuleNotFoundError: No module "
-         "named 'gone_package'). Write path/to/file:function or package.module:function."),
-        ("mine:promt", "def prompt(row): ...\n", "mine has no function promt. Did you mean prompt?"),
+        (
+            "gone_package:f",
+            "",
+            (
+                "gone_package could not be imported (ModuleNotFoundError: No module "
+                "named 'gone_package'). Write path/to/file:function or package.module:function."
+            ),
+        ),
+        (
+            "mine:promt",
+            "def prompt(row): ...\n",
+            "mine has no function promt. Did you mean prompt?",
+        ),
         ("mine:f", "f = 1\n", "mine has no function f. It has none."),
-        ("mine:f", "1/0\n", "mine could not be imported (ZeroDivisionError: division by zero). "
-         "Write path/to/file:function or package.module:function."),
-        ("mine:f", "raise SystemExit(3)\n", "mine could not be imported (SystemExit: 3). Write "
-         "path/to/file:function or package.module:function."),
+        (
+            "mine:f",
+            "1/0\n",
+            (
+                "mine could not be imported (ZeroDivisionError: division by zero). "
+                "Write path/to/file:function or package.module:function."
+            ),
+        ),
+        (
+            "mine:f",
+            "raise SystemExit(3)\n",
+            (
+                "mine could not be imported (SystemExit: 3). Write "
+                "path/to/file:function or package.module:function."
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_a_function_that_is_not_there(tmp_path, written, content, said):
     (tmp_path / "mine.py").write_text(content)
     dataset = {"prompt_func": written, "completion_template": "{answer}"}
@@ -295,11 +385,16 @@ def test_the_words_of_a_function_that_is_not_there(tmp_path, written, content, s
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("row['x']", "row 1: the prompt or completion function failed with KeyError: 'x'. The row "
-         "has the columns question, answer."),
+        (
+            "row['x']",
+            (
+                "row 1: the prompt or completion function failed with KeyError: 'x'. The row "
+                "has the columns question, answer."
+            ),
+        ),
         ("5", "row 1: the prompt or completion function returned int, not text. Return a string."),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_a_function_that_fails(tmp_path, body, said):
     (tmp_path / "mine.py").write_text(f"def f(row):\n    return {body}\n")
     dataset = {"prompt_func": "mine:f", "completion_template": "{answer}"}
@@ -316,7 +411,7 @@ def test_what_a_person_should_know_is_said():
 
 
 def test_a_preview_of_pairs_and_of_turns():
-    assert preview(config_of(**PAIR), rows=1) == [{"prompt": "Q3", "completion": "A3"}]
+    assert preview(config_of(**PAIR), rows=1) == [{"prompt": "Q0", "completion": "A0"}]
     turns = [
         {"role": "user", "content": "u"},
         {"role": "assistant", "content": "a"},

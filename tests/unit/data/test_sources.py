@@ -126,28 +126,67 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
             '{"a": 1}\n\n[1]\n',
             'line 3: is a list, not an object with columns. Write {"column": "text"}.',
         ),
-        ("a.jsonl", 'null\n{"a": 1}', "line 1: is null, not an object with columns. "
-         'Write {"column": "text"}.'),
-        ("a.jsonl", '"text"', 'line 1: is text, not an object with columns. Write {"column": '
-         '"text"}.'),
-        ("a.json", "[1]", 'item 1: is a number, not an object with columns. Write {"column": '
-         '"text"}.'),
+        (
+            "a.jsonl",
+            'null\n{"a": 1}',
+            ('line 1: is null, not an object with columns. Write {"column": "text"}.'),
+        ),
+        (
+            "a.jsonl",
+            '"text"',
+            ('line 1: is text, not an object with columns. Write {"column": "text"}.'),
+        ),
+        (
+            "a.json",
+            "[1]",
+            ('item 1: is a number, not an object with columns. Write {"column": "text"}.'),
+        ),
         ("a.json", '{"data": []}', "holds an object, not an array of rows. Write [{…}, {…}]."),
-        ("a.json", "[\n{]", "line 2: is not JSON: Expecting property name enclosed in double quotes."
-         " Mend that line."),
-        ("a.json", '{"a": 1}\n{"a"', "line 2: is not JSON: Expecting ':' delimiter. Mend or remove "
-         "the line."),
-        ("a.txt", "x", "has the ending .txt. Known are .json, .jsonl, .ndjson, .csv, .tsv, "
-         ".parquet."),
-        ("a.csv", "q,a\n1,2\n1,2,3\n", "row 2: has more or fewer cells than the 2 of the first "
-         "line. Quote cells that hold the separator."),
-        ("a.csv", "q,a\n1\n", "row 1: has more or fewer cells than the 2 of the first line. Quote "
-         "cells that hold the separator."),
-        ("a.csv", "q,q\n1,2\n", "names the column q more than once in its first line. Give every "
-         "column a name of its own."),
+        (
+            "a.json",
+            "[\n{]",
+            (
+                "line 2: is not JSON: Expecting property name enclosed in double quotes."
+                " Mend that line."
+            ),
+        ),
+        (
+            "a.json",
+            '{"a": 1}\n{"a"',
+            ("line 2: is not JSON: Expecting ':' delimiter. Mend or remove the line."),
+        ),
+        (
+            "a.txt",
+            "x",
+            ("has the ending .txt. Known are .json, .jsonl, .ndjson, .csv, .tsv, .parquet."),
+        ),
+        (
+            "a.csv",
+            "q,a\n1,2\n1,2,3\n",
+            (
+                "row 2: has more or fewer cells than the 2 of the first "
+                "line. Quote cells that hold the separator."
+            ),
+        ),
+        (
+            "a.csv",
+            "q,a\n1\n",
+            (
+                "row 1: has more or fewer cells than the 2 of the first line. Quote "
+                "cells that hold the separator."
+            ),
+        ),
+        (
+            "a.csv",
+            "q,q\n1,2\n",
+            (
+                "names the column q more than once in its first line. Give every "
+                "column a name of its own."
+            ),
+        ),
         ("a.jsonl", "ü".encode("latin-1"), "is not UTF-8 text. Save it as UTF-8."),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_a_broken_file(write, name, content, said):
     path = write(name, content)
     assert words(path=path) == [f"data.train.datasets[0].path={path!r}: {said}"]
@@ -176,8 +215,10 @@ def test_a_missing_file_says_the_nearest_one_in_the_configs_folder(tmp_path):
     )
     gone = str(tmp_path / "gone" / "a.jsonl")
     assert words(path=gone) == [
-        f"data.train.datasets[0].path={gone!r}: does not exist, nor does its folder. Looked in "
-        f"{tmp_path}/gone."
+        (
+            f"data.train.datasets[0].path={gone!r}: does not exist, nor does its folder. Looked in "
+            f"{tmp_path}/gone."
+        )
     ]
     (folder_said,) = words(path=str(tmp_path))
     assert "is a folder. Name a file in it (.json, .jsonl," in folder_said
@@ -196,8 +237,10 @@ def test_a_file_that_may_not_be_read_says_so(write, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
     assert words(path=path) == [
-        f"data.train.datasets[0].path={path!r}: may not be read by you. Change its rights, or "
-        "those of its folder."
+        (
+            f"data.train.datasets[0].path={path!r}: may not be read by you. Change its rights, or "
+            "those of its folder."
+        )
     ]
 
 
@@ -218,25 +261,47 @@ def test_a_folder_without_rights_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ({"train": 1, "test": 2}, "data.train.datasets[0].rows: is a mapping with the keys train, "
-         "test. Give a list of dicts or one split of it."),
-        ("text", "data.train.datasets[0].rows: is of the type str, not a list of rows. Give a list "
-         "of dicts or a datasets.Dataset."),
-        ([1], "data.train.datasets[0].rows: item 1: is a number, not an object with columns. Write "
-         '{"column": "text"}.'),
-        ([{"a": 1}, None], "data.train.datasets[0].rows: item 2: is null, not an object with "
-         'columns. Write {"column": "text"}.'),
+        (
+            {"train": 1, "test": 2},
+            (
+                "data.train.datasets[0].rows: is a mapping with the keys train, "
+                "test. Give a list of dicts or one split of it."
+            ),
+        ),
+        (
+            "text",
+            (
+                "data.train.datasets[0].rows: is of the type str, not a list of rows. Give a list "
+                "of dicts or a datasets.Dataset."
+            ),
+        ),
+        (
+            [1],
+            (
+                "data.train.datasets[0].rows: item 1: is a number, not an object with columns. Write "
+                '{"column": "text"}.'
+            ),
+        ),
+        (
+            [{"a": 1}, None],
+            (
+                "data.train.datasets[0].rows: item 2: is null, not an object with "
+                'columns. Write {"column": "text"}.'
+            ),
+        ),
         ([], "data.train.datasets[0].rows: holds no rows. Name another."),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_wrong_rows_in_memory(rows, said):
     assert words(rows=rows) == [said]
 
 
 def test_a_column_that_is_not_there_is_said():
     assert words(rows=[{"q": 1, "a": 2}], columns={"prompt": "question"}) == [
-        "data.train.datasets[0].columns={'prompt': 'question'}: no column question; found q, a. "
-        "Write {new name: name in the file}."
+        (
+            "data.train.datasets[0].columns={'prompt': 'question'}: no column question; found q, a. "
+            "Write {new name: name in the file}."
+        )
     ]
 
 
@@ -270,8 +335,10 @@ def test_a_split_of_the_hub_is_taken_by_name(monkeypatch):
 def test_a_split_that_the_hub_lacks_is_said(monkeypatch):
     _hub(monkeypatch, lambda *_: ["all"])
     assert words(dataset_name="a/b") == [
-        "data.train.datasets[0].dataset_name='a/b': has no split train; it has all. Write split: "
-        "all."
+        (
+            "data.train.datasets[0].dataset_name='a/b': has no split train; it has all. Write split: "
+            "all."
+        )
     ]
 
 
@@ -287,8 +354,10 @@ def test_without_a_network_only_the_cache_is_asked(monkeypatch):
     _hub(monkeypatch, splits, info=ConnectionError("no route"))
     before = constants.HF_HUB_OFFLINE
     assert words(dataset_name="a/b") == [
-        "data.train.datasets[0].dataset_name='a/b': could not be read from the hub (Couldn't reach "
-        "the hub). Name a file in path, or a bundled sample: alpaca, samsum, gsm8k, grammar."
+        (
+            "data.train.datasets[0].dataset_name='a/b': could not be read from the hub (Couldn't reach "
+            "the hub). Name a file in path, or a bundled sample: alpaca, samsum, gsm8k, grammar."
+        )
     ]
     assert seen == [True]
     assert before == constants.HF_HUB_OFFLINE

@@ -127,15 +127,30 @@ def test_a_template_without_an_end_gains_one(tokenizer):
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        (None, "data.train: has \"messages\", but the model has no chat template. Choose an instruct "
-         "model, set model.chat_template_path, or give prompt and completion."),
-        ("{{ raise_exception('no system') }}", "data.train: row 1: the chat template refuses the "
-         "messages (no system). Roles are usually system, user, assistant, by turns."),
-        ("{{ messages | length }}", "data.train: row 1: the chat template refuses the messages (the "
-         "template changes earlier turns when one is added). Roles are usually system, user, "
-         "assistant, by turns."),
+        (
+            None,
+            (
+                'data.train: has "messages", but the model has no chat template. Choose an instruct '
+                "model, set model.chat_template_path, or give prompt and completion."
+            ),
+        ),
+        (
+            "{{ raise_exception('no system') }}",
+            (
+                "data.train: row 1: the chat template refuses the "
+                "messages (no system). Roles are usually system, user, assistant, by turns."
+            ),
+        ),
+        (
+            "{{ messages | length }}",
+            (
+                "data.train: row 1: the chat template refuses the messages (the "
+                "template changes earlier turns when one is added). Roles are usually system, user, "
+                "assistant, by turns."
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_words_of_a_chat_template_that_does_not_fit(tokenizer, template, said):
     tokenizer.chat_template = template
     with pytest.raises(DataError) as caught:
@@ -158,11 +173,15 @@ def test_rows_are_cut_left_out_and_counted(tokenizer):
     assert max(map(len, done.input_ids)) == 20
     assert done.labels[1][-1] != tokenizer.eos_token_id
     assert remarks(done, config, "train") == [
-        "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so nothing of "
-        "them would be learnt.",
+        (
+            "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so nothing of "
+            "them would be learnt."
+        ),
         "train: 1 of 4 rows are left out: they are empty.",
-        "train: 1 of 4 rows lose their end at data.max_length=20; the model does not learn to stop "
-        "there.",
+        (
+            "train: 1 of 4 rows lose their end at data.max_length=20; the model does not learn to stop "
+            "there."
+        ),
     ]
 
 

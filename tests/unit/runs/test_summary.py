@@ -14,7 +14,7 @@ from nbft import events
 from nbft.config import Config
 from nbft.runs import Run
 from nbft.runs.processes import process_start_time
-from nbft.runs.summary import CURVE_POINTS, summary
+from nbft.runs.summary import ALLOWED, CURVE_POINTS, summary
 
 
 def make_run(folder: Path, name: str = "kind-otter-14", rows: str = "/data/alpaca.jsonl") -> Run:
@@ -90,6 +90,18 @@ def test_a_failed_run_says_why_until_it_is_resumed(tmp_path: Path) -> None:
     assert summary(run)["problems"] == ["Memory ran out."]
     start(run)
     assert summary(run)["problems"] == []
+
+
+@pytest.mark.parametrize("status", ALLOWED)
+def test_what_is_allowed_is_not_refused(
+    tmp_path: Path, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "status", status)
+    for number, name in enumerate(ALLOWED[status]):
+        run = make_run(tmp_path, f"run-{number}")
+        start(run)
+        if name not in ("resume", "move_up"):  # they ask for more than a status
+            getattr(run, "continue_" if name == "continue" else name)()
 
 
 @pytest.mark.parametrize("steps", [1, 59, 60, 61, 1_000, 5_003])

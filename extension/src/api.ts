@@ -1,0 +1,135 @@
+// The routes of nbft/server/openapi.yaml.
+
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+
+/** A number as JSON holds it: one that is not finite is written as its name. */
+export type JsonNumber = number | 'NaN' | 'Infinity' | '-Infinity' | null;
+
+export type Status =
+  | 'created'
+  | 'queued'
+  | 'running'
+  | 'paused'
+  | 'completed'
+  | 'stopped'
+  | 'cancelled'
+  | 'failed'
+  | 'lost';
+
+export type Command = 'stop' | 'pause' | 'continue' | 'save' | 'sample' | 'cancel' | 'move_up';
+
+export interface IRun {
+  id: string;
+  path: string;
+  folder: string | null;
+  status: Status;
+  name: string;
+  model: string | null;
+  method: string | null;
+  data: string | null;
+  rows: number | null;
+  step: number;
+  total_steps: number | null;
+  loss: JsonNumber;
+  eval_loss: JsonNumber;
+  seconds_left: JsonNumber;
+  started: number;
+  ended: number | null;
+  curve: [number, JsonNumber][];
+  problems: string[];
+  allowed: (Command | 'resume' | 'delete')[];
+}
+
+export interface IRuns {
+  version: string;
+  total: number;
+  matching: number;
+  runs: IRun[];
+}
+
+export interface IDetails extends IRun {
+  settings: Record<string, [unknown, unknown]>;
+}
+
+export interface IEvent {
+  event: string;
+  time: number;
+  [field: string]: unknown;
+}
+
+export interface IEvents {
+  after: number;
+  events: IEvent[];
+  next: number;
+  more: boolean;
+}
+
+export interface IComparison {
+  runs: IRun[];
+  settings: Record<string, unknown[]>;
+}
+
+const NOT_RUNNING =
+  'The server part of nbft is not running: pip install nbft, then `jupyter server extension list`.';
+
+/** Asks the server about runs. Every failure is an Error with one sentence. */
+export class Api {
+  constructor(private readonly _settings: ServerConnection.ISettings) {}
+
+  runs(search: string): Promise<IRuns> {
+    return this._ask(`runs?search=${encodeURIComponent(search)}`);
+  }
+
+  details(id: string): Promise<IDetails> {
+    return this._ask(`runs/${encodeURIComponent(id)}`);
+  }
+
+  events(id: string, after: number): Promise<IEvents> {
+    return this._ask(`runs/${encodeURIComponent(id)}/events?after=${after}`);
+  }
+
+  log(id: string): Promise<{ text: string; truncated: boolean }> {
+    return this._ask(`runs/${encodeURIComponent(id)}/log`);
+  }
+
+  compare(ids: string[]): Promise<IComparison> {
+    return this._ask(`compare?ids=${ids.map(encodeURIComponent).join(',')}`);
+  }
+
+  command(id: string, command: Command): Promise<IRun> {
+    const body = JSON.stringify({ command });
+    return this._ask(`runs/${encodeURIComponent(id)}/commands`, { method: 'POST', body });
+  }
+
+  resume(id: string): Promise<IRun> {
+    return this._ask(`runs/${encodeURIComponent(id)}/resume`, { method: 'POST' });
+  }
+
+  delete(id: string): Promise<void> {
+    return this._ask(`runs/${encodeURIComponent(id)}`, { method: 'DELETE' });
+  }
+
+  private async _ask<T>(path: string, init: RequestInit = {}): Promise<T> {
+    const url = URLExt.join(this._settings.baseUrl, 'nbft/api', path);
+    let answer: Response;
+    try {
+      answer = await ServerConnection.makeRequest(url, init, this._settings);
+    } catch {
+      throw new Error('The Jupyter server does not answer.');
+    }
+    const text = await answer.text();
+    let body: any;
+    try {
+      body = text ? JSON.parse(text) : undefined;
+    } catch {
+      body = undefined; // a page of the server, or of a proxy before it
+    }
+    if (answer.ok) {
+      return body;
+    }
+    // A 404 of ours says what was not found; without words nothing of ours is there.
+    const otherwise = answer.status === 404 ? NOT_RUNNING : `The server answers ${answer.status}.`;
+    throw new Error(body?.message ?? otherwise);
+  }
+}

@@ -1,0 +1,161 @@
+import * as React from 'react';
+
+import newChart from '../chart/chart.js';
+import { IRun } from './api';
+import { measured } from './words';
+
+const WIDTH = 64;
+const HEIGHT = 20;
+
+/** The loss as a curve of the size of a word. */
+export function SmallCurve({ run }: { run: IRun }): React.ReactElement | null {
+  const points = run.curve
+    .map(([step, loss]) => [step, Number(loss)])
+    .filter(([, y]) => isFinite(y));
+  if (points.length < 2) {
+    return null;
+  }
+  const [first, last] = [points[0], points[points.length - 1]];
+  const losses = points.map(([, loss]) => loss);
+  const [low, high] = [Math.min(...losses), Math.max(...losses)];
+  const line = points.map(([step, loss]) => {
+    const x = ((step - first[0]) / (last[0] - first[0] || 1)) * (WIDTH - 2) + 1;
+    const y = ((high - loss) / (high - low || 1)) * (HEIGHT - 4) + 2;
+    return `${x.toFixed(1)},${y.toFixed(1)}`;
+  });
+  return (
+    <svg
+      className="nbft-small-curve"
+      role="img"
+      aria-label={`loss from ${measured(first[1])} to ${measured(last[1])}`}
+      data-points={points.length}
+      viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+      width={WIDTH}
+      height={HEIGHT}
+    >
+      <polyline points={line.join(' ')} />
+    </svg>
+  );
+}
+
+export interface ISeries {
+  name: string;
+  label: string;
+  color: string;
+  style: 'line' | 'marks';
+  smooth: boolean;
+}
+
+interface IChartProps {
+  title: string;
+  series: ISeries[];
+  /** [x, value of each series…]; NaN where there is none. */
+  rows: number[][];
+}
+
+/** The live chart of the notebook, fed from here. Its series are those of the first drawing. */
+export function Chart({ title, series, rows }: IChartProps): React.ReactElement {
+  const node = React.useRef<HTMLDivElement>(null);
+  const model = React.useRef<ChartModel | null>(null);
+  React.useEffect(() => {
+    const chart = newChart();
+    model.current = new ChartModel(title, series);
+    const close = chart.initialize({ model: model.current });
+    const remove = chart.render({ model: model.current, el: node.current! });
+    return () => {
+      remove();
+      close();
+    };
+  }, []);
+  React.useEffect(() => model.current?.show(rows), [rows]);
+  return <div ref={node} />;
+}
+
+type Listener = (...given: any[]) => void;
+
+/** What the chart takes for a model of ipywidgets; see nbft/widgets/chart.py for the messages. */
+class ChartModel {
+  constructor(title: string, series: ISeries[]) {
+    this._values = {
+      title,
+      series,
+      x_label: 'step',
+      y_label: '',
+      height_px: 220,
+      marks: [],
+      log_y: false,
+      smoothing: 0.9
+    };
+  }
+
+  get(name: string): unknown {
+    return this._values[name];
+  }
+
+  set(name: string, value: unknown): void {
+    this._values[name] = value;
+    this._emit(`change:${name}`);
+  }
+
+  on(name: string, listener: Listener): void {
+    this._listeners.set(name, (this._listeners.get(name) ?? new Set()).add(listener));
+  }
+
+  off(name: string, listener: Listener): void {
+    this._listeners.get(name)?.delete(listener);
+  }
+
+  send(): void {
+    this._emit('msg:custom', this._message(this._rows, 0), [this._buffer(this._rows, 0)]);
+  }
+
+  save_changes(): void {
+    // There is no kernel to tell.
+  }
+
+  /** Show these rows, sending the chart only what differs from the last ones. */
+  show(rows: number[][]): void {
+    const same = this._rows.findIndex((row, i) =>
+      row.some((value, j) => !Object.is(value, rows[i]?.[j]))
+    );
+    const start = same === -1 ? Math.min(this._rows.length, rows.length) : same;
+    this._rows = rows;
+    this._emit('msg:custom', this._message(rows, start), [this._buffer(rows, start)]);
+  }
+
+  private _message(rows: number[][], start: number): object {
+    const last = rows[rows.length - 1];
+    const series = this._values['series'] as ISeries[];
+    const summary = series
+      .map(({ label }, i) => [label, rows.map(row => row[i + 1]).filter(isFinite)] as const)
+      .filter(([, values]) => values.length)
+      .map(([label, values]) => `${label} ${measured(values[0])} to ${measured(values.at(-1)!)}`);
+    return {
+      type: 'append',
+      start,
+      rows: rows.length - start,
+      summary: last ? `${summary.join(', ')}, up to step ${last[0]}` : ''
+    };
+  }
+
+  /** float64 [1 + series, rows]. */
+  private _buffer(rows: number[][], start: number): DataView {
+    const columns = (this._values['series'] as ISeries[]).length + 1;
+    const count = rows.length - start;
+    const numbers = new Float64Array(columns * count);
+    for (let row = 0; row < count; row++) {
+      for (let column = 0; column < columns; column++) {
+        numbers[column * count + row] = rows[start + row][column];
+      }
+    }
+    return new DataView(numbers.buffer);
+  }
+
+  private _emit(name: string, ...given: unknown[]): void {
+    this._listeners.get(name)?.forEach(listener => listener(...given));
+  }
+
+  private readonly _values: Record<string, unknown>;
+  private readonly _listeners = new Map<string, Set<Listener>>();
+  private _rows: number[][] = [];
+}

@@ -1,0 +1,186 @@
+"""The exported cell: it compiles, and its data part makes the examples that a run would make."""
+
+import ast
+import json
+
+import pytest
+
+from nbft.config import Config, presets
+from nbft.data.examples import load_examples
+from nbft.interop.python import to_python
+
+ROWS = [{"q": f"Is {n}, {{so}}?", "a": None if n == 3 else n, "prompt": "p"} for n in range(12)]
+PAIR = {"prompt_template": "Q: {'q'} {{1}}\n", "completion_template": "{a}!"}
+
+
+def examples_of(config):
+    """Run the cell's lines about data, and return its two lists of examples."""
+    text = config.to_python()
+    lines, cell = text.splitlines(), {}
+    wanted = [
+        node
+        for node in ast.parse(text).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and all(
+            name.name in ("csv", "json", "random", "runpy", "alpaca_prompt")
+            or "tests" in str(getattr(node, "module", ""))
+            for name in node.names
+        )
+    ]
+    start = next(n for n, line in enumerate(lines) if line.startswith("def ") and "(" in line)
+    stop = next(n for n, line in enumerate(lines) if line.startswith("ADDS_AN_END"))
+    seed = next(line for line in lines if line.startswith("SEED"))
+    if any("load_dataset(" in line and not line.startswith("#") for line in lines[start:stop]):
+        from datasets import load_dataset
+
+        cell["load_dataset"] = load_dataset
+    source = "\n".join([*map(ast.unparse, wanted), seed, *lines[start:stop]])
+    exec(compile(source, "cell", "exec"), cell)
+    return cell["train"], cell["held_out"]
+
+
+def expected(config):
+    import random
+
+    found = []
+    for split in ("train", "validation"):
+        examples = load_examples(config, split)[0]
+        if split == "train" and config.data.shuffle:
+            random.Random(config.training.seed).shuffle(examples)
+        found.append(
+            [
+                [dict(m) for m in e.messages] if e.messages else (e.prompt, e.completion)
+                for e in examples
+            ]
+        )
+    return tuple(found)
+
+
+@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("method", ["sft", "base"])
+@pytest.mark.parametrize("peft", ["lora", "full"])
+def test_every_preset_compiles(name, method, peft):
+    config = Config.preset(name).apply({"training.method": method, "peft.method": peft})
+    ast.parse(to_python(config))
+
+
+@pytest.mark.parametrize("name", ["alpaca", "samsum", "gsm8k", "grammar"])
+def test_the_bundled_samples(name):
+    config = Config(data={"dataset_name": name, "sample_count": 20, "shuffle": True})
+    assert examples_of(config) == expected(config)
+
+
+def write_rows(tmp_path, ending):
+    path = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        import datasets
+
+        datasets.Dataset.from_list(ROWS).to_parquet(path)
+    elif ending == "json":
+        path.write_text(json.dumps(ROWS))
+    elif ending in ("csv", "tsv"):
+        mark = "," if ending == "csv" else "\t"
+        rows = [[f'"{row["q"]}"', f"0{row['a']}", "2020-01-01"] for row in ROWS]
+        path.write_text("\n".join(mark.join(row) for row in [["q", "a", "prompt"], *rows]))
+    else:
+        path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_files(tmp_path, ending):
+    config = Config(data={"path": write_rows(tmp_path, ending), **PAIR, "split_ratio": 0.7})
+    assert examples_of(config) == expected(config)
+
+
+def test_lines_under_the_ending_of_an_array(tmp_path):
+    (tmp_path / "rows.json").write_text("\n".join(json.dumps(row) for row in ROWS))
+    config = Config(data={"path": str(tmp_path / "rows.json"), **PAIR})
+    assert examples_of(config) == expected(config)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        {"columns": {"prompt": "q", "completion": "a"}},
+        {**PAIR, "sample_count": 5, "shuffle": True, "seed": 3},
+        {"columns": {"text": "q"}},
+    ],
+    ids=str,
+)
+def test_columns_counts_and_shuffles(tmp_path, dataset):
+    config = Config(data={"train": {"path": write_rows(tmp_path, "jsonl"), **dataset}})
+    assert examples_of(config) == expected(config)
+
+
+def test_rows_in_the_order_of_the_file_and_rows_for_validation(tmp_path):
+    path = write_rows(tmp_path, "jsonl")
+    config = Config(
+        data={
+            "train": {"path": path, **PAIR},
+            "validation": {"path": path, **PAIR, "sample_count": 2},
+            "shuffle": False,
+        }
+    )
+    assert examples_of(config) == expected(config)
+
+
+def test_functions(tmp_path):
+    (tmp_path / "mine.py").write_text("def twice(row):\n    return str(row['q']) * 2\n")
+    for written in (f"{tmp_path}/mine.py:twice", f"{tmp_path}/mine:twice"):
+        config = Config(
+            data={
+                "path": write_rows(tmp_path, "jsonl"),
+                "prompt_func": written,
+                "completion_template": "{a}",
+            }
+        )
+        assert examples_of(config) == expected(config)
+    config = config.apply({"data.train.datasets[0].prompt_func": "package.module:f"})
+    assert "\nfrom package.module import f\n" in config.to_python()
+
+
+def test_messages(tmp_path):
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "a.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 3))
+    config = Config(data={"path": str(tmp_path / "a.jsonl"), "split_ratio": 0.5})
+    assert examples_of(config) == expected(config)
+    assert "def of_messages(" in config.to_python()
+
+
+def test_rows_in_memory_have_to_be_put_there():
+    config = Config(data={"rows": ROWS, **PAIR})
+    assert "rows = []  # put your rows here" in config.to_python()
+
+
+def test_settings_of_the_model_reach_the_cell(tiny_model):
+    config = Config(
+        model={
+            "model_name": "owner/name",
+            "model_revision": "v1",
+            "trust_remote_code": True,
+            "attn_implementation": "eager",
+            "tokenizer_name": "owner/other",
+            "pad_token": "<pad>",
+            "dtype": "float32",
+            "model_init_kwargs": {"use_cache": False},
+        },
+        data={"dataset_name": "alpaca", "split_ratio": 1, "pad_to_multiple_of": 8},
+        training={"method": "base"},
+        callbacks={"early_stopping_patience": 2},
+    )
+    text = config.to_python()
+    for words in (
+        "AutoTokenizer.from_pretrained('owner/other', trust_remote_code=True)",
+        (
+            "AutoModelForCausalLM.from_pretrained(MODEL, revision='v1', trust_remote_code=True, "
+            "dtype=torch.float32, use_cache=False, attn_implementation='eager')"
+        ),
+        "tokenizer.pad_token = '<pad>'",
+        "EarlyStoppingCallback(2, 0.0)",
+        "pad_to_multiple_of=8",
+        "eval_strategy='no'",
+        "model = get_peft_model(model, lora)",
+    ):
+        assert words in text
+    ast.parse(text)

@@ -1,0 +1,342 @@
+"""Every check: its words, a config that it lets pass, and that its fix removes it."""
+
+import shutil
+
+import pytest
+
+from nbft.config import Config
+from nbft.plan import checks, hardware
+from nbft.plan.checks import check
+from nbft.plan.hardware import Choice
+
+GOOD = Config(data={"dataset_name": "alpaca"})
+GPU = hardware.Gpu("Tesla T4", 15 * 2**30, (7, 5))
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """A machine with a GPU without bfloat16, whatever runs the test; no package is missing."""
+    monkeypatch.setattr(checks, "available_devices", lambda: {"cpu": "x", "cuda": "Tesla T4"})
+    no = {"cpu": Choice("no", "none"), "cuda": Choice("no", "this GPU lacks bfloat16")}
+    no["mps"] = no["cpu"]
+    for module in (checks, hardware):
+        monkeypatch.setattr(module, "has_bfloat16", no.__getitem__)
+    monkeypatch.setattr(checks, "_installed", lambda _: True)
+
+
+CASES = {
+    "model": (
+        "cpu",
+        {"model.model_name": "smolm2-135m"},
+        (
+            "model.model_name='smolm2-135m': is no folder with a model here, and no hub name "
+            "(owner/name). Did you mean smollm2-135m?"
+        ),
+    ),
+    "model far off": (
+        "cpu",
+        {"model.model_name": "zzz"},
+        (
+            "model.model_name='zzz': is no folder with a model here, and no hub name (owner/name). Use "
+            "smollm2-135m, which needs no hub."
+        ),
+    ),
+    "device": (
+        "mps",
+        {"compute.device": "mps"},
+        "compute.device='mps': was not found; this machine has cpu, cuda. Use auto.",
+    ),
+    "fp16 on a cpu": (
+        "cpu",
+        {"precision.mixed_precision": "fp16"},
+        (
+            "precision.mixed_precision='fp16': a CPU does not compute in float16; transformers would "
+            "use float32 without a word. Use auto."
+        ),
+    ),
+    "float16 on a cpu": (
+        "cpu",
+        {"model.dtype": "float16"},
+        "model.dtype='float16': a CPU computes in float16 very slowly. Use auto (float32 here).",
+    ),
+    "bfloat16 weights": (
+        "cuda",
+        {"model.dtype": "bfloat16"},
+        "model.dtype='bfloat16': this GPU lacks bfloat16. Use auto.",
+    ),
+    "bf16": (
+        "cuda",
+        {"precision.mixed_precision": "bf16"},
+        "precision.mixed_precision='bf16': this GPU lacks bfloat16. Use auto.",
+    ),
+    "both": (
+        "cuda",
+        {"precision.mixed_precision": "bf16", "model.dtype": "bfloat16"},
+        "model.dtype='bfloat16': this GPU lacks bfloat16. Use auto.",
+    ),
+    "tf32": (
+        "cuda",
+        {"precision.tf32": True},
+        (
+            "precision.tf32=True: needs an NVIDIA GPU from Ampere on (compute capability 8.0). Leave it "
+            "empty."
+        ),
+    ),
+    "fp16 beside 16 bits": (
+        "cuda",
+        {"precision.mixed_precision": "fp16", "model.dtype": "float16"},
+        (
+            "precision.mixed_precision='fp16': needs float32 weights, and model.dtype is float16. Use "
+            "float32 for model.dtype."
+        ),
+    ),
+    "rate above": (
+        "cpu",
+        {"training.learning_rate": 0.1},
+        (
+            "training.learning_rate=0.1: is above the range for LoRA (1e-4 to 5e-4 is usual). Use "
+            "0.0002."
+        ),
+    ),
+    "rate below": (
+        "cpu",
+        {"training.learning_rate": 1e-8, "peft.method": "full"},
+        (
+            "training.learning_rate=1e-08: is below the range for full training (1e-5 to 5e-5 is "
+            "usual). Use 2e-05."
+        ),
+    ),
+    "best": (
+        "cpu",
+        {"checkpoint.load_best_model_at_end": True},
+        (
+            "checkpoint.load_best_model_at_end=True: needs a measurement at every save, but "
+            "evaluation.eval_strategy is epoch and checkpoint.save_strategy is steps. Use epoch for "
+            "both."
+        ),
+    ),
+    "best of nothing": (
+        "cpu",
+        {
+            "checkpoint.load_best_model_at_end": True,
+            "checkpoint.save_strategy": "no",
+            "evaluation.eval_strategy": "no",
+        },
+        (
+            "checkpoint.load_best_model_at_end=True: needs a measurement at every save, but "
+            "evaluation.eval_strategy is no and checkpoint.save_strategy is no. Use epoch for both."
+        ),
+    ),
+    "save the best": (
+        "cpu",
+        {"checkpoint.save_strategy": "best", "evaluation.eval_strategy": "no"},
+        (
+            "checkpoint.save_strategy='best': has no scores to go by: evaluation.eval_strategy is no. "
+            "Use epoch for it."
+        ),
+    ),
+    "best between": (
+        "cpu",
+        {
+            "checkpoint.load_best_model_at_end": True,
+            "evaluation.eval_strategy": "steps",
+            "evaluation.eval_steps": 30,
+            "checkpoint.save_steps": 50,
+        },
+        (
+            "checkpoint.save_steps=50: is no multiple of the 30 steps between measurements, so the "
+            "best checkpoint could not be known. Use 60."
+        ),
+    ),
+    "early": (
+        "cpu",
+        {"callbacks.early_stopping_patience": 2, "evaluation.eval_strategy": "no"},
+        (
+            "callbacks.early_stopping_patience=2: has no scores to go by: evaluation.eval_strategy is "
+            "no. Use epoch for it."
+        ),
+    ),
+    "split": (
+        "cpu",
+        {"data.split_ratio": 1.0},
+        (
+            "data.split_ratio=1.0: leaves no row to measure on. Use 0.9, or set "
+            "evaluation.eval_strategy=no."
+        ),
+    ),
+    "prefetch": (
+        "cpu",
+        {"data.dataloader_prefetch_factor": 2},
+        (
+            "data.dataloader_prefetch_factor=2: needs dataloader_num_workers of at least 1, and it is "
+            "0. Use 1 worker, or leave this out."
+        ),
+    ),
+    "persistent": (
+        "cpu",
+        {"data.dataloader_persistent_workers": True},
+        (
+            "data.dataloader_persistent_workers=True: needs dataloader_num_workers of at least 1, and "
+            "it is 0. Use 1 worker, or leave this out."
+        ),
+    ),
+    "padding": (
+        "cpu",
+        {"data.padding_free": True, "data.pad_to_multiple_of": 8},
+        (
+            "data.pad_to_multiple_of=8: nothing is padded while data.padding_free is on. Leave it "
+            "empty."
+        ),
+    ),
+    "padding of base": (
+        "cpu",
+        {"data.padding_free": True, "training.method": "base"},
+        "data.padding_free=True: is a feature of training.method sft. Use sft.",
+    ),
+    "minimum rate": (
+        "cpu",
+        {"scheduler.lr_scheduler_type": "cosine_with_min_lr"},
+        (
+            "scheduler.lr_scheduler_kwargs: cosine_with_min_lr wants min_lr or min_lr_rate, one of "
+            "them. Use {min_lr_rate: 0.1}."
+        ),
+    ),
+    "arguments": (
+        "cpu",
+        {"scheduler.lr_scheduler_kwargs": {"powr": 2}},
+        (
+            "scheduler.lr_scheduler_kwargs={'powr': 2}: powr is no argument of cosine; it takes "
+            "num_cycles. Leave it out."
+        ),
+    ),
+    "arguments of none": (
+        "cpu",
+        {
+            "scheduler.lr_scheduler_type": "linear",
+            "scheduler.lr_scheduler_kwargs": {"power": 2},
+        },
+        (
+            "scheduler.lr_scheduler_kwargs={'power': 2}: power is no argument of linear; it takes "
+            "none. Leave it out."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_words_of_a_check_and_that_its_fix_removes_it(name, empty_cache):
+    device, changes, said = CASES[name]
+    config = GOOD.apply(changes)
+    found = check(config, device)
+    matching = [problem for problem in found if str(problem) == said]
+    assert matching, [str(problem) for problem in found]
+    (problem,) = matching
+    assert problem.changes, "every check proposes something"
+    mended = config.apply(problem.changes)
+    device = "cpu" if "compute.device" in problem.changes else device
+    assert [p for p in check(mended, device) if p.field == problem.field] == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_defaults_pass_every_check(device):
+    assert check(GOOD, device) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.model_name": "owner/name"},
+        {"checkpoint.load_best_model_at_end": True, "checkpoint.save_strategy": "best"},
+        {"checkpoint.load_best_model_at_end": True, "checkpoint.save_strategy": "epoch"},
+        {"callbacks.early_stopping_patience": 2},
+        {"data.split_ratio": 1.0, "evaluation.eval_strategy": "no"},
+        {"data.split_ratio": 1.0, "data.validation.datasets[0].dataset_name": "alpaca"},
+        {"data.dataloader_prefetch_factor": 2, "data.dataloader_num_workers": 1},
+        {"data.padding_free": True},
+        {"data.pad_to_multiple_of": 8},
+        {
+            "scheduler.lr_scheduler_type": "cosine_with_min_lr",
+            "scheduler.lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        },
+        {"scheduler.lr_scheduler_kwargs": {"num_cycles": 2}},
+        {"training.learning_rate": 1e-6, "peft.method": "full"},
+        {"optimizer.optim": "lion_32bit", "tracking.report_to": ["wandb"]},
+    ],
+    ids=str,
+)
+def test_what_is_right_passes(changes):
+    assert check(GOOD.apply(changes), "cpu") == []
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_32bit", "lion_32bit"])
+def test_bitsandbytes_has_to_be_there(monkeypatch, optim):
+    monkeypatch.setattr(checks, "_installed", lambda _: False)
+    config = GOOD.apply({"optimizer.optim": optim})
+    (problem,) = check(config, "cpu")
+    assert str(problem) == (
+        f"optimizer.optim='{optim}': needs the package bitsandbytes, which is not installed. pip "
+        "install bitsandbytes, or use adamw_torch_fused."
+    )
+    assert check(config.apply(problem.changes), "cpu") == []
+    assert check(GOOD.apply({"optimizer.optim": "rmsprop"}), "cpu") == []
+
+
+def test_trackers_have_to_be_there(monkeypatch):
+    monkeypatch.setattr(checks, "_installed", lambda name: name == "tensorboard")
+    config = GOOD.apply({"tracking.report_to": ["wandb", "tensorboard", "mlflow"]})
+    (problem,) = check(config, "cpu")
+    assert problem.sentence == (
+        "not installed: wandb, mlflow. pip install wandb mlflow, or leave out what is not installed."
+    )
+    assert config.apply(problem.changes).tracking.report_to == ["tensorboard"]
+    assert check(config.apply(problem.changes), "cpu") == []
+
+
+def test_transformers_refuses_what_the_checks_refuse():
+    """The reason of three checks: without them the run would fail after it has started."""
+    from transformers import TrainingArguments
+
+    for arguments in (
+        {"tf32": True, "use_cpu": True},
+        {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "steps"},
+        {"dataloader_prefetch_factor": 2},
+    ):
+        with pytest.raises((ValueError, ImportError)):
+            TrainingArguments("x", **arguments)
+
+
+def output_dir_problem(folder):
+    found = check(GOOD.apply({"training.output_dir": str(folder)}), "cpu")
+    return [problem.sentence for problem in found if problem.field == "training.output_dir"]
+
+
+def test_a_folder_that_can_be_made_passes(tmp_path):
+    assert output_dir_problem(tmp_path / "new" / "runs") == []
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "runs").write_text("")
+    assert output_dir_problem(tmp_path / "runs") == [f"{tmp_path}/runs is a file. Name another."]
+
+
+def test_a_folder_without_rights(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert output_dir_problem(tmp_path / "runs") == [
+        f"you may not write into {tmp_path}. Name a folder of your own."
+    ]
+
+
+def test_no_room_on_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 2**20))
+    assert output_dir_problem(tmp_path) == [
+        (
+            "the disk has 1 MiB free; a run needs about 300 MiB. Free some room or name a folder on "
+            "another disk."
+        )
+    ]
+
+
+def test_the_folder_that_is_checked_is_the_one_that_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("")
+    assert output_dir_problem("runs") == [f"{tmp_path}/runs is a file. Name another."]

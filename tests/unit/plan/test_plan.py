@@ -1,0 +1,235 @@
+"""What a config will lead to: the numbers, the problems together, and every fix."""
+
+import json
+
+import pytest
+
+from nbft import make_plan
+from nbft.config import Config, presets
+from nbft.plan import plan as plan_module
+
+ROWS = [{"prompt": f"Add {n}.\n", "completion": str(n)} for n in range(40)]
+
+
+@pytest.fixture
+def config(tiny_model):
+    return Config(model={"model_name": str(tiny_model)}, data={"rows": ROWS})
+
+
+def find(plan, field):
+    return [problem for problem in plan.problems if problem.field == field]
+
+
+def test_the_numbers(config):
+    plan = make_plan(config.apply({"training.num_train_epochs": 2}))
+    assert plan.problems == []
+    assert (plan.train_rows, plan.eval_rows) == (36, 4)
+    assert plan.effective_batch_size == 16
+    assert (plan.steps_per_epoch, plan.total_steps, plan.warmup_steps) == (3, 6, 1)
+    assert plan.total_parameters > 100_000
+    assert plan.memory_bytes > 0
+    assert plan.free_memory_bytes > 0
+    assert plan.device.reason
+
+
+def test_tokens_are_counted_with_the_models_own_tokenizer(config, tiny_tokenizer):
+    plan = make_plan(config.apply({"data.split_ratio": 1, "evaluation.eval_strategy": "no"}))
+    real = sum(len(tiny_tokenizer(r["prompt"] + r["completion"])["input_ids"]) + 1 for r in ROWS)
+    assert plan.tokens == real
+
+
+def test_the_learning_rates_begin_and_end_where_the_run_does(config):
+    plan = make_plan(config.apply({"training.max_steps": 500}))
+    rates = plan.learning_rates(points=50)
+    assert len(rates) <= 50
+    assert rates[0] == (0, 0.0)
+    assert rates[-1][0] == 500
+    assert max(rate for _, rate in rates) <= 2e-4
+    assert make_plan(Config()).learning_rates() == []
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_has_no_error(name):
+    config = Config.preset(name)
+    if not config.data.train.datasets:
+        config = config.apply({"data.train.datasets[0].dataset_name": "alpaca"})
+    assert make_plan(config).errors == []
+
+
+@pytest.mark.parametrize("tree", [{}, {"training": {"max_steps": 60}}, {"data": {"max_length": 9}}])
+def test_a_config_without_rows_says_so_and_nothing_else(tree):
+    plan = make_plan(Config(**tree))
+    assert [str(problem) for problem in plan.errors] == [
+        (
+            "data.train.datasets: names no rows. Give a path or a dataset_name, for example "
+            "data.train.datasets[0].dataset_name=alpaca."
+        )
+    ]
+    assert plan.total_steps is None
+
+
+def test_everything_wrong_comes_together_in_the_order_of_the_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{\n{}\n[")
+    plan = make_plan(
+        Config(
+            model={"model_name": "nowhere"},
+            data={"path": "a.jsonl", "validation": {"path": "gone.jsonl"}},
+            training={"learning_rate": 0.5},
+            checkpoint={"load_best_model_at_end": True},
+        )
+    )
+    assert [problem.field for problem in plan.problems] == [
+        "model.model_name",
+        "data.train.datasets[0].path",
+        "data.train.datasets[0].path",
+        "data.validation.datasets[0].path",
+        "training.learning_rate",
+        "checkpoint.load_best_model_at_end",
+    ]
+    assert [problem.field for problem in plan.warnings] == ["training.learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"data": {"path": "a" * 300}},
+        {"data": {"path": "a\0b"}},
+        {"model": {"model_name": "a" * 300}},
+        {"model": {"model_name": ""}},
+        {"training": {"output_dir": "a" * 300}},
+        {"data": {"rows": 5}},
+        {"data": {"rows": [{}]}},
+        {"data": {"dataset_name": "alpaca", "columns": {"a": "b"}}},
+    ],
+    ids=str,
+)
+def test_a_mistake_is_a_problem_and_never_an_exception(tree):
+    assert make_plan(Config(**tree)).errors
+
+
+def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    config = Config(data={"path": str(path)})
+    assert make_plan(config).train_rows == 36
+    monkeypatch.setattr(plan_module, "load_examples", pytest.fail)
+    assert make_plan(config).train_rows == 36
+    monkeypatch.undo()
+    path.write_text("\n".join(json.dumps(row) for row in ROWS[:10]))
+    assert make_plan(config).train_rows == 9
+    assert make_plan(config.apply({"data.split_ratio": 0.5})).train_rows == 5
+
+
+def test_paths_are_relative_to_the_folder_of_the_config(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1]))
+    config = Config(data={"path": "a.jsonl"})
+    assert make_plan(config, folder=tmp_path).errors == []
+    (problem,) = make_plan(config).errors
+    assert "does not exist." in str(problem)
+
+
+def test_a_warmup_longer_than_the_run(config):
+    changed = config.apply({"training.max_steps": 10, "scheduler.warmup_steps": 10})
+    (problem,) = find(make_plan(changed), "scheduler.warmup_steps")
+    assert str(problem) == (
+        "scheduler.warmup_steps=10.0: warms up for 10 steps and the run has 10 steps, so the "
+        "learning rate never reaches its value. Use 0.05, which is 5% of the steps."
+    )
+    assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
+
+
+def test_a_run_of_one_step_should_not_warm_up(config):
+    changed = config.apply({"training.max_steps": 1})
+    (problem,) = find(make_plan(changed), "scheduler.warmup_steps")
+    assert problem.sentence == (
+        "warms up for 1 step and the run has 1 step, so the learning rate never reaches its value. "
+        "Use 0."
+    )
+    assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
+
+
+def test_leaving_out_the_only_batch(config):
+    changed = config.apply(
+        {"data.dataloader_drop_last": True, "training.per_device_train_batch_size": 64}
+    )
+    (problem,) = find(make_plan(changed), "data.dataloader_drop_last")
+    assert str(problem) == (
+        "data.dataloader_drop_last=True: leaves out the only batch: there are 36 rows, and a batch "
+        "has 64. Use false."
+    )
+    assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
+
+
+def test_a_length_that_cuts_rows(config):
+    long = [{"prompt": "word " * n, "completion": "x"} for n in range(1, 101)]
+    changed = config.apply({"data.max_length": 20})
+    changed.data.train.datasets[0].rows = long
+    (problem,) = find(make_plan(changed), "data.max_length")
+    assert problem.level == "warning"
+    assert problem.why.startswith("cuts about ")
+    mended = changed.apply(problem.changes)
+    assert mended.data.max_length > 20
+    assert find(make_plan(mended), problem.field) == []
+
+
+def test_targets_that_match_nothing(config):
+    changed = config.apply({"peft.target_modules": ["c_attn"]})
+    (problem,) = find(make_plan(changed), "peft.target_modules")
+    assert str(problem) == (
+        "peft.target_modules=['c_attn']: matches no layer of the model, so nothing would be "
+        "trained. Use all-linear, or some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, "
+        "v_proj."
+    )
+    assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(16, 1), (5, 1), (6, 4)])
+def test_a_batch_that_does_not_fit(config, monkeypatch, batch, accumulation):
+    changed = config.apply(
+        {
+            "training.per_device_train_batch_size": batch,
+            "training.gradient_accumulation_steps": accumulation,
+        }
+    )
+    needed = make_plan(changed).memory_bytes
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed - 1)
+    field = "training.per_device_train_batch_size"
+    plan = make_plan(changed)
+    (problem,) = find(plan, field)
+    assert problem.level == "warning"
+    mended = changed.apply(problem.changes)
+    training = mended.training
+    assert training.per_device_train_batch_size < batch
+    assert (
+        training.per_device_train_batch_size * training.gradient_accumulation_steps
+        == batch * accumulation
+    )
+    assert find(make_plan(mended), field) == []
+
+
+def test_a_single_row_that_does_not_fit(config, monkeypatch):
+    one = config.apply({"training.per_device_train_batch_size": 1})
+    needed = make_plan(one).memory_bytes
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed - 1)
+    (problem,) = make_plan(one).warnings
+    assert problem.fix == "Turn memory.gradient_checkpointing on."
+    assert make_plan(one.apply(problem.changes)).warnings == []
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: 1)
+    (problem,) = make_plan(one).warnings
+    assert problem.fix == "Choose a smaller model, or a device with more memory."
+    assert problem.changes == {}
+
+
+def test_a_plan_is_json_and_copies_no_rows(config):
+    class Heavy(list):
+        def __deepcopy__(self, _):
+            raise AssertionError("rows were copied")
+
+    config.data.train.datasets[0].rows = Heavy(ROWS)
+    plan = make_plan(config)
+    tree = plan.to_dict()
+    assert json.loads(json.dumps(tree)) == tree
+    assert tree["device"] == {"value": plan.device.value, "reason": plan.device.reason}
+    assert tree["total_steps"] == plan.total_steps
+    assert "config" not in tree

@@ -1,0 +1,57 @@
+import math
+
+from nbft.runs.curves import draw_curves, in_words, smoothed
+
+LOGS = [
+    {"event": "log", "step": n, "loss": 4.0 / n, "learning_rate": 1e-4 * n} for n in range(1, 6)
+]
+EVALS = [
+    {"event": "eval", "step": 0, "eval_loss": 3.5},
+    {"event": "eval", "step": 5, "eval_loss": 1.25},
+]
+
+
+def test_a_constant_is_smooth_from_its_first_point():
+    assert smoothed([2.0, 2.0, 2.0]) == [2.0, 2.0, 2.0]
+
+
+def test_smoothing_by_hand():
+    # weights of the past 0.9: (0.09·1 + 0.1·2) / 0.19
+    assert math.isclose(smoothed([1.0, 2.0])[1], 0.29 / 0.19, rel_tol=1e-9)
+
+
+def test_gaps_are_passed_over():
+    out = smoothed([math.nan, 2.0, math.inf, 2.0])
+    assert math.isnan(out[0])
+    assert out[1:] == [2.0, 2.0, 2.0]
+    assert smoothed([]) == []
+
+
+def test_the_lines_are_the_events():
+    figure = draw_curves([*LOGS, *EVALS, {"event": "log", "step": 6}], title="kind-otter-14")
+    left, right = figure.axes
+    assert list(left.lines[0].get_xydata()[:, 1]) == [e["loss"] for e in LOGS]
+    assert [list(p) for p in left.lines[2].get_xydata()] == [[0, 3.5], [5, 1.25]]
+    assert list(right.lines[0].get_xydata()[:, 1]) == [e["learning_rate"] for e in LOGS]
+    assert figure.get_suptitle() == "kind-otter-14"
+
+
+def test_nothing_to_draw_is_an_empty_picture(tmp_path):
+    draw_curves([]).savefig(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_what_the_curves_show_in_words():
+    assert in_words([]) == "No step has been logged yet."
+    assert in_words(LOGS + EVALS) == (
+        "Training loss over 5 steps: 4 at step 1, 0.8 at step 5. Held-out loss: 3.500 before, 1.250 "
+        "after. Learning rate: at most 0.0005, 0.0005 at the end."
+    )
+    late = [{**EVALS[0], "step": 2}, EVALS[1]]
+    assert "Held-out loss: 3.500 before, 1.250 at the end." in in_words(LOGS + late)
+
+
+def test_a_loss_that_is_no_number_is_drawn_and_said():
+    broken = [{"event": "log", "step": 1, "loss": math.nan}]
+    draw_curves(broken)
+    assert "nan at step 1" in in_words(broken)

@@ -1,0 +1,106 @@
+"""Nothing imports upwards, and what people do before training stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nbft
+
+ROOT = Path(nbft.__file__).parent
+
+# Low to high; a module may import from its own layer and from those below.
+LAYERS = [
+    ("errors", "events", "words", "config"),
+    ("interop", "plan", "data", "models", "evaluate"),
+    ("training", "runs"),
+    ("widgets", "server", "cli"),
+]
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+# A public function at the end of an arrow may reach up, inside a function, and only these do.
+KNOWN = {
+    ("config/config.py", "interop"),  # Config.to_python
+    ("runs/start.py", "widgets"),  # train() in a notebook shows the Monitor
+    ("runs/folder.py", "widgets"),  # and so does a run that is the value of a cell
+}
+
+
+def _imports(tree):
+    """Yield the dotted name of every import that runs, those inside functions too."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        todo += ast.iter_child_nodes(node)
+
+
+def upward(path, source):
+    """Return the parts of nbft above its own that a module imports."""
+    place = path.split("/")[0].removesuffix(".py")
+    if place == "__init__":
+        return set()
+    own = LAYER_OF[place]
+    found = {name.split(".")[1] for name in _imports(ast.parse(source)) if name.startswith("nbft.")}
+    return {name for name in found if LAYER_OF.get(name, own) > own}
+
+
+MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_nothing_imports_upwards(path):
+    found = upward(path, (ROOT / path).read_text(encoding="utf-8"))
+    assert {name for name in found if (path, name) not in KNOWN} == set()
+
+
+def test_every_part_has_a_layer():
+    parts = {path.split("/")[0].removesuffix(".py") for path in MODULES} - {"__init__"}
+    assert parts == set(LAYER_OF)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "found"),
+    [
+        ("config/io.py", "def f():\n    from nbft.plan import make_plan", {"plan"}),
+        ("plan/plan.py", "import nbft.runs.folder", {"runs"}),
+        ("plan/plan.py", "if TYPE_CHECKING:\n    from nbft.runs import Run", set()),
+        ("plan/plan.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import nbft.runs", {"runs"}),
+        ("runs/start.py", "from nbft.training.worker import work", set()),
+    ],
+)
+def test_this_test_sees_what_it_should(path, source, found):
+    assert upward(path, source) == found
+
+
+LIGHT = {
+    "import": "import nbft",
+    "config": "import nbft; nbft.Config.preset('two-minute-try').to_yaml(comments=True)",
+    "schema": "import nbft; nbft.settings(); nbft.Config.json_schema()",
+    "plan": "import nbft; plan = nbft.make_plan(nbft.Config.preset('two-minute-try')); "
+    "assert plan.total_steps; plan.learning_rates()",
+    "broken plan": "import nbft; assert nbft.make_plan(nbft.Config()).errors",
+    "runs": "import nbft; assert nbft.list_runs('.') == []",
+    "python": "import nbft; nbft.Config.preset('two-minute-try').to_python()",
+    "curves": "from nbft.runs.curves import draw_curves\n"
+    "draw_curves([{'event': 'log', 'step': 1, 'loss': 1.0}]).savefig('curves.png')",
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_nothing_heavy_is_loaded_before_training(name, tmp_path):
+    heavy = "('torch', 'transformers', 'datasets', 'pyarrow', 'peft', 'trl')"
+    code = f"{LIGHT[name]}\nimport sys\nprint([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
