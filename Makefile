@@ -1,4 +1,4 @@
-# The seven words of every day. `make` alone lists them.
+# The words of every day. `make` alone lists them.
 
 TORCH ?= torch==2.13.0# make setup TORCH=torch takes the newest, with CUDA on Linux
 
@@ -6,7 +6,7 @@ bin := .venv/bin
 sources := pyproject.toml hatch_build.py extension/package.json extension/package-lock.json \
 	$(shell find extension/src extension/chart extension/style extension/schema -type f)
 
-.PHONY: help setup demo test check lab notebooks bench chromium
+.PHONY: help setup demo test check lab notebooks bench faults chromium
 
 help:
 	@echo "make setup      the development environment, in .venv"
@@ -16,6 +16,7 @@ help:
 	@echo "make lab        JupyterLab with the first notebook"
 	@echo "make notebooks  run the notebooks in full and save them with their outputs"
 	@echo "make bench      the benchmarks"
+	@echo "make faults     kill -9 at N=50 random moments of runs, and count what survives"
 
 setup: .venv/.setup
 
@@ -41,6 +42,9 @@ notebooks: setup
 
 bench: setup
 	$(bin)/python -m benchmarks
+
+faults: setup
+	$(bin)/python -m tests.faults $(N)
 
 chromium:
 	@command -v chromium > /dev/null || \

@@ -229,7 +229,7 @@ def _checked(file: Path, overrides: list[str]) -> Config:
 
 def _watch(run: Any) -> None:
     """Print a progress line until a run is over; Ctrl-C stops it gracefully."""
-    from nbft.runs.start import join
+    from nbft.runs.launch import join
 
     progress = _Progress()
     from nbft import events

@@ -22,7 +22,8 @@ from typing import Any
 Event = dict[str, Any]
 
 KINDS = {
-    "queued": "pid and process_start_time of the supervisor, device",
+    "queued": "pid and process_start_time of the supervisor, device, commands_bytes: where the "
+    "commands to this attempt begin",
     "started": "pid, process_start_time (seconds since the system started), versions, seed, model",
     "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
     "longest (tokens of the longest row), trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
@@ -78,6 +79,8 @@ def append(path: Path, event: str, /, **fields: Any) -> Event:
             raise
         reserve.unlink(missing_ok=True)
         _write(path, line)
+    if event in FINAL_KINDS:
+        free_reserve(Path(path).parent)
     return record
 
 
@@ -137,12 +140,16 @@ class EventReader:
 
     A line that is not finished yet is left for the next call; a line that a crash tore is skipped
     and counted in `torn_lines`. A file that does not exist yet holds no events.
+
+    Args:
+        path: The file.
+        offset_bytes: Where to begin.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, offset_bytes: int = 0) -> None:
         self.path = path
         self.torn_lines = 0
-        self._offset_bytes = 0
+        self._offset_bytes = offset_bytes
 
     def read(self) -> list[Event]:
         """Return the events appended since the last call, oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def quiet() -> Iterator[None]:
     root = logging.getLogger("transformers")
     handlers, propagate = root.handlers[:], root.propagate
     root.handlers, root.propagate = [], True
+    # PEFT still uses the old name; a person can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbft.runs.folder import Run, attach, list_runs
-    from nbft.runs.start import start, submit, train, train_async
+    from nbft.runs.launch import start, submit, train, train_async
 
 _MODULE_OF = {
     "Run": "nbft.runs.folder",
     "attach": "nbft.runs.folder",
     "list_runs": "nbft.runs.folder",
-    "start": "nbft.runs.start",
-    "submit": "nbft.runs.start",
-    "train": "nbft.runs.start",
-    "train_async": "nbft.runs.start",
+    "start": "nbft.runs.launch",
+    "submit": "nbft.runs.launch",
+    "train": "nbft.runs.launch",
+    "train_async": "nbft.runs.launch",
 }
 
 __all__ = ["Run", "attach", "list_runs", "start", "submit", "train", "train_async"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,9 +27,17 @@ def draw_curves(found: Sequence[Event], *, title: str = "") -> Figure:
     """
     from matplotlib.figure import Figure
 
+    class Curves(Figure):
+        """A Figure that a notebook shows as a picture, whether or not pyplot is loaded."""
+
+        def _repr_png_(self) -> bytes:
+            png = io.BytesIO()
+            self.savefig(png, format="png")
+            return png.getvalue()
+
     logs = [e for e in found if e["event"] == "log" and "loss" in e]
     evals = [e for e in found if e["event"] == "eval" and "eval_loss" in e]
-    figure = Figure(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
+    figure = Curves(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     steps = [e["step"] for e in logs]
     losses = [float(e["loss"]) for e in logs]

@@ -238,7 +238,7 @@ class Run:
         Raises:
             RunError: The run is not over, has no whole checkpoint, or a setting may not change.
         """
-        from nbft.runs.start import resume
+        from nbft.runs.launch import resume
 
         return resume(self, changes)
 
@@ -262,7 +262,7 @@ class Run:
             RunError: There is no such fix.
             ConfigError: The changed settings cannot run.
         """
-        from nbft.runs.start import submit
+        from nbft.runs.launch import submit
 
         if isinstance(fix, int):
             fixes = self.fixes

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nbft import events
 from nbft.runs.processes import lives, process_start_time
 
 _POLL_SECONDS = 0.2
@@ -98,6 +99,26 @@ def turn(
         yield ticket
     finally:
         ticket.release()
+
+
+def say_queued(run: Path, device: str) -> events.EventReader:
+    """Write that this process sees a run through, and return the reader of what is asked of it.
+
+    What was asked of an earlier attempt is over; what is asked from now on counts, also while the
+    worker is still loading.
+    """
+    commands = run / "commands.jsonl"
+    begin = commands.stat().st_size if commands.exists() else 0
+    pid = os.getpid()
+    events.append(
+        run / "events.jsonl",
+        "queued",
+        pid=pid,
+        process_start_time=process_start_time(pid),
+        device=device,
+        commands_bytes=begin,
+    )
+    return events.EventReader(commands, begin)
 
 
 def move_up(run: Path) -> bool:

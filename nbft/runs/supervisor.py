@@ -2,7 +2,7 @@
 
 It waits for the device, starts the worker in a session of its own, waits for its end, and writes
 the last event when the worker could not. Knows no torch and no settings, so that it stays small.
-Started by `nbft.runs.start.submit` as `python -m nbft.runs.supervisor RUN`.
+Started by `nbft.runs.launch.submit` as `python -m nbft.runs.supervisor RUN`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft import events
-from nbft.runs.processes import process_start_time
-from nbft.runs.queue import Ticket, turn
+from nbft.runs.queue import Ticket, say_queued, turn
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 20
@@ -32,13 +31,8 @@ def supervise(run: Path) -> None:
         run: The run's folder.
     """
     path = run / "events.jsonl"
-    commands = events.EventReader(run / "commands.jsonl")
-    commands.read()  # what was asked of an earlier attempt is over
     device = _device(run)
-    pid = os.getpid()
-    events.append(
-        path, "queued", pid=pid, process_start_time=process_start_time(pid), device=device
-    )
+    commands = say_queued(run, device)
 
     def waiting(ahead: str) -> None:
         text = f"Waiting for {ahead}, which has {device}."

@@ -1,7 +1,7 @@
 """The worker: trains one run, from its `config.yaml` to its adapter, and says so in events.
 
 It runs in a thread of the kernel or in a process of its own; either way it only reads and writes
-the run's folder. Called by `nbft.runs.start`.
+the run's folder. Called by `nbft.runs.launch`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Generated from `nbft.config.settings`; nothing is listed twice. The form keeps one tree, as typed;
 `Config.parse` says what is right and wrong with it, `make_plan` what will happen. It trains
-nothing itself: `nbft.runs.start` does, and a `Monitor` shows it below the form.
+nothing itself: `nbft.runs.launch` does, and a `Monitor` shows it below the form.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 import nbft
 from nbft.data.samples import sample_path
 from nbft.models.tiny import make_tiny_model
-from nbft.runs.start import join
+from nbft.runs.launch import join
 
 
 @pytest.fixture(scope="session")

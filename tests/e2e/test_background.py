@@ -13,9 +13,9 @@ import pytest
 
 import nbft
 from nbft import events
-from nbft.runs import start as starting
+from nbft.runs import launch as starting
 from nbft.runs.checkpoints import last_whole, step_of
-from nbft.runs.start import submit
+from nbft.runs.launch import submit
 
 from .conftest import losses
 
@@ -201,6 +201,15 @@ def test_train_resumes_by_itself_when_asked(make_config):
     assert again.path == run.path
     assert again.status == "completed"
     assert steps(again) == 12
+
+
+def test_a_stop_while_the_worker_loads_is_heard(submitted):
+    run = submitted(training__max_steps=5000)
+    until(lambda: run.status == "running", "the start")
+    assert steps(run) == 0
+    run.stop()
+    assert run.wait().status == "stopped"
+    assert steps(run) == 1
 
 
 def test_two_that_start_the_same_run_are_told_apart(submitted):

@@ -23,6 +23,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     ],
     ids=["worker", "supervisor", "kernel"],
 )
-def test_a_run_survives(reference: Reference, tmp_path: Path, target: Target, moment: Moment) -> None:
+def test_a_run_survives(
+    reference: Reference, tmp_path: Path, target: Target, moment: Moment
+) -> None:
     outcome = survive(tmp_path / "case", reference, target, moment)
     assert not outcome.wrong, str(outcome)

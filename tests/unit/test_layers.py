@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import nbft
+import nbft.runs as nbft_runs
 
 ROOT = Path(nbft.__file__).parent
 
@@ -23,7 +24,7 @@ LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in name
 # A public function at the end of an arrow may reach up, inside a function, and only these do.
 KNOWN = {
     ("config/config.py", "interop"),  # Config.to_python
-    ("runs/start.py", "widgets"),  # train() in a notebook shows the Monitor
+    ("runs/launch.py", "widgets"),  # train() in a notebook shows the Monitor
     ("runs/folder.py", "widgets"),  # and so does a run that is the value of a cell
 }
 
@@ -75,7 +76,7 @@ def test_every_part_has_a_layer():
         ("plan/plan.py", "import nbft.runs.folder", {"runs"}),
         ("plan/plan.py", "if TYPE_CHECKING:\n    from nbft.runs import Run", set()),
         ("plan/plan.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import nbft.runs", {"runs"}),
-        ("runs/start.py", "from nbft.training.worker import work", set()),
+        ("runs/launch.py", "from nbft.training.worker import work", set()),
     ],
 )
 def test_this_test_sees_what_it_should(path, source, found):
@@ -104,3 +105,11 @@ def test_nothing_heavy_is_loaded_before_training(name, tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+def test_no_function_is_shadowed_by_a_module_of_its_name() -> None:
+    """Importing a submodule sets it on its package, over a function of the same name."""
+    for package in (nbft, nbft_runs):
+        folder = Path(str(package.__file__)).parent
+        modules = {path.stem for path in folder.iterdir()}
+        assert not modules & set(package.__all__)

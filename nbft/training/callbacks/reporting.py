@@ -52,8 +52,9 @@ class ReportingCallback(TrainerCallback):
         self.last_eval_step = -1
         self._events = run / "events.jsonl"
         self._run = run
-        self._commands = events.EventReader(run / "commands.jsonl")
-        self._commands.read()  # what was asked of an earlier attempt is over
+        queued = [e for e in events.read(self._events) if e["event"] == "queued"]
+        begin = queued[-1].get("commands_bytes", 0) if queued else 0
+        self._commands = events.EventReader(run / "commands.jsonl", begin)
         self._pending: deque[events.Event] = deque()
         self._device = device
         self._sample = sample
@@ -98,10 +99,6 @@ class ReportingCallback(TrainerCallback):
     ) -> None:
         """See that there is room for the checkpoint of an epoch."""
         self._wait_for_room(state.global_step, control, model)
-
-    def on_train_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
-        """Give the reserve up for the last events."""
-        events.free_reserve(self._run)
 
     def _wait_for_room(self, step: int, control: TrainerControl, model: Any) -> None:
         """Pause while the disk is too full for what comes next; a cancel is heard meanwhile.

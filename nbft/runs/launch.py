@@ -21,8 +21,7 @@ from nbft import events
 from nbft.config import Config
 from nbft.errors import ConfigError, RunError
 from nbft.runs.folder import Run, list_runs
-from nbft.runs.processes import process_start_time
-from nbft.runs.queue import turn
+from nbft.runs.queue import say_queued, turn
 
 _POLL_SECONDS = 0.2
 
@@ -147,10 +146,8 @@ _STARTING_SECONDS = 20.0
 
 
 def _start_thread(run: Run) -> None:
-    pid = os.getpid()
     device = str(run.plan.get("device", {}).get("value", "cpu"))
-    about = {"pid": pid, "process_start_time": process_start_time(pid), "device": device}
-    events.append(run.events_path, "queued", **about)
+    commands = say_queued(run.path, device)
 
     def waiting(ahead: str) -> None:
         text = f"Waiting for {ahead}, which has {device}."
@@ -158,8 +155,6 @@ def _start_thread(run: Run) -> None:
 
     def work_in_turn() -> None:
         from nbft.training.worker import work
-
-        commands = events.EventReader(run.path / "commands.jsonl")
 
         def give_up() -> bool:
             return any(command["event"] in ("stop", "cancel") for command in commands.read())
