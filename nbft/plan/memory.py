@@ -18,7 +18,7 @@ from typing import Any
 from nbft.config import Config
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_LIBRARIES_BYTES = 1800 * 2**20
+_LIBRARIES_BYTES = 1900 * 2**20
 """torch, transformers, TRL and what the allocator does not give back, in a process on a CPU.
 Measured with torch 2.13 on 2 cores."""
 
@@ -157,7 +157,7 @@ def memory_bytes(
     layers = 1 if config.memory.gradient_checkpointing else shape.num_layers
     # An adapter keeps its own float32 copy of what goes into a 16-bit layer.
     if config.peft.method == "lora" and width == 2:
-        width = 5
+        width = 4
     kept = tokens * width * (layers * a_layer + shape.num_layers * shape.hidden_size)
     scores = min(tokens, 4096) * min(shape.vocab_size, 32_768) * 4 * 2
     libraries = _LIBRARIES_BYTES if device == "cpu" else 500 * 2**20

@@ -214,7 +214,11 @@ class Run:
         status = self.status
         if status not in allowed:
             raise RunError(f"{self.id}: is {status}; there is nothing to {name}.")
-        events.append(self.path / "commands.jsonl", name, **more)
+        try:
+            events.append(self.path / "commands.jsonl", name, **more)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise RunError(f"{self.id}: {name} could not be written down: {reason}.") from None
 
     def _last(self, kind: str) -> Event | None:
         return next((e for e in reversed(self.events()) if e["event"] == kind), None)

@@ -32,13 +32,22 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
     Args:
         run: The run's folder.
         ending: The last event, when it is not written yet.
+
+    Raises:
+        OSError: There is no room for it; an earlier report is as it was.
     """
     found = events.read(run / "events.jsonl")
     if ending is not None:
         found = [*found, dict(ending)]
     config = Config.load(run / "config.yaml")
     target = run / "report.html"
-    target.write_text(_page(run, config, found), encoding="utf-8")
+    partial = target.with_name("report.html.partial")
+    try:
+        partial.write_text(_page(run, config, found), encoding="utf-8")
+        partial.replace(target)  # a full disk leaves an earlier report as it was
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     return target
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import gc
 import importlib.metadata
 import logging
 import os
 import platform
 import random
+import shutil
 import sys
 import time
 import traceback
@@ -37,6 +37,8 @@ from nbft.plan.hardware import (
 from nbft.runs.checkpoints import last_whole, step_of
 from nbft.runs.processes import process_start_time
 from nbft.words import size
+
+_LEAST_FREE_BYTES = 2**20
 
 _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -221,7 +223,7 @@ def _failure(error: BaseException, run: Path) -> dict[str, Any]:
         said = [str(problem) for problem in error.problems]
     elif memory:
         said = [_out_of_memory(error, run)]
-    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    elif _is_disk_full(error, run):
         said = [f"The disk with {run} is full. Free some room, then run it again."]
     elif isinstance(error, (KeyboardInterrupt, SystemExit)):
         said = ["The run was interrupted."]
@@ -229,6 +231,13 @@ def _failure(error: BaseException, run: Path) -> dict[str, Any]:
         first = next(iter(str(error).splitlines()), "")
         said = [f"{type(error).__name__}: {first} The whole message is in {run / 'log.txt'}."]
     return {"problems": said, "error": type(error).__name__, "out_of_memory": memory}
+
+
+def _is_disk_full(error: BaseException, run: Path) -> bool:
+    """Whether a full disk ended the run; safetensors and torch have errors of their own for it."""
+    if isinstance(error, OSError) and events.is_disk_full(error):
+        return True
+    return "No space left" in str(error) or shutil.disk_usage(run).free < _LEAST_FREE_BYTES
 
 
 def _out_of_memory(error: BaseException, run: Path) -> str:

@@ -105,6 +105,8 @@ class Progress:
             self.notes.append(event.get("text", ""))
         elif kind in ("paused", "continued"):
             self.is_paused = kind == "paused"
+            if event.get("text"):
+                self.notes.append(event["text"])
         elif kind in FINAL_KINDS:
             self.end = event
 

@@ -141,3 +141,13 @@ def test_the_last_word_of_a_run_gives_the_reserve_back(disk):
     assert events.keep_reserve(disk)
     events.append(path, "completed", step=1, seconds=1.0)
     assert [each.name for each in disk.iterdir()] == ["events.jsonl"]
+
+
+def test_a_report_that_does_not_fit_leaves_the_earlier_one(submitted, disk):
+    run = submitted(training__max_steps=2)
+    assert run.wait().status == "completed", run.problems
+    before = run.report().read_bytes()
+    fill(disk)
+    with pytest.raises(OSError, match="No space left"):
+        run.report()
+    assert (run.path / "report.html").read_bytes() == before

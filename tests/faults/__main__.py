@@ -1,0 +1,53 @@
+"""Kill -9 at many moments, and count what survives: `python -m tests.faults [N] [--seed S]`.
+
+The moments and what is killed are chosen by chance from a seed, so a case can be repeated. One
+line is printed for each; the last line is `survived N of M`. Exits with 1 if N < M.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from .cases import TARGETS, make_reference, random_moment, survive
+
+AT_A_TIME = 2
+
+
+def main() -> int:
+    """Run the cases and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("count", nargs="?", type=int, default=50, help="how many faults")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="number of one case, to repeat it")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="nbft-faults-") as name:
+        folder = Path(name)
+        reference = make_reference(folder)
+        print(
+            f"uninterrupted: {len(reference.losses)} steps in {reference.seconds:.1f} s", flush=True
+        )
+        numbers = range(arguments.count) if arguments.only is None else [arguments.only]
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            cases = {}
+            for number in numbers:
+                chance = random.Random(f"{arguments.seed}/{number}")
+                moment = random_moment(chance, number, reference.seconds)
+                target = TARGETS[number % len(TARGETS)]
+                own = folder / f"case-{number}"
+                cases[pool.submit(survive, own, reference, target, moment)] = number
+            survived = 0
+            for case in as_completed(cases):
+                outcome = case.result()
+                survived += not outcome.wrong
+                print(f"{cases[case]:3}  {outcome}", flush=True)
+    print(f"survived {survived} of {len(cases)}")
+    return 0 if survived == len(cases) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
