@@ -6,6 +6,9 @@ bin := .venv/bin
 sources := pyproject.toml hatch_build.py extension/package.json extension/package-lock.json \
 	$(shell find extension/src extension/chart extension/style extension/schema -type f)
 
+say_without_npm = command -v npm > /dev/null || \
+	echo "npm was not found: the JupyterLab panel and the live chart are left out; install Node.js for them."
+
 .PHONY: help setup demo test check lab notebooks bench faults chromium
 
 help:
@@ -57,10 +60,11 @@ $(bin)/python:
 	$(bin)/pip install "$(TORCH)"
 
 .venv/.setup: $(bin)/python $(sources)
-	@command -v npm > /dev/null || echo "npm was not found: the front end is left out; install Node.js for it."
+	@$(say_without_npm)
 	$(bin)/pip install -e ".[dev]"
 	@touch .venv/.setup .venv/.demo
 
 .venv/.demo: $(bin)/python $(sources)
+	@$(say_without_npm)
 	$(bin)/pip install -e .
 	@touch .venv/.demo

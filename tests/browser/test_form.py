@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from .conftest import Notebook, Theme
+from .conftest import App, Notebook, Theme
 
 FORM = """
 import json, pathlib, time
@@ -218,3 +218,22 @@ def test_train_here_shows_the_run_beneath_and_gives_the_fields_back(
     expect(form.get_by_role("button", name="Run again")).to_be_enabled()
     expect(form.get_by_label("Learning rate", exact=True)).to_be_enabled()
     expect(form.get_by_role("button", name="Compare")).to_be_disabled()
+
+
+@pytest.mark.parametrize("app", ["notebook", "voila"])
+def test_the_form_works_in_other_front_ends(
+    notebook: Notebook, app: App, axe: Callable[[Locator], list[str]]
+) -> None:
+    notebook.open(["import nbft\nnbft.Form()"], app=app)
+    if app != "voila":
+        notebook.run_cell(0)
+    form = notebook.page.locator(".nbft-form")
+    expect(form.get_by_label("Learning rate", exact=True)).to_be_visible(timeout=30_000)
+    rate = form.get_by_label("Learning rate", exact=True)
+    rate.fill("-3")
+    rate.press("Tab")
+    expect(form.get_by_role("alert")).to_contain_text("must be above 0.")
+    form.get_by_role("button", name="Use 2e-4").click()
+    expect(rate).to_have_value("2e-4")
+    assert axe(form) == []
+    notebook.screenshot(f"form-{app}")
