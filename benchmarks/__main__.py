@@ -17,7 +17,7 @@ from typing import Any
 
 from .measurement import ROOT, Measurement
 
-BENCHMARKS = ("imports", "form", "live_chart", "background", "overhead", "demo")
+BENCHMARKS = ("imports", "form", "live_chart", "background", "overhead", "memory", "demo")
 RESULTS = ROOT / ".artifacts" / "benchmarks" / "results.json"
 
 

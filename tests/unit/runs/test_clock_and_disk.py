@@ -25,7 +25,7 @@ def test_a_clock_that_jumps_back_changes_no_status(tmp_path, monkeypatch):
 
 def test_the_start_of_a_process_does_not_depend_on_the_clock(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 4e9)
-    assert lives(**{"pid": HERE["pid"], "start_time": HERE["process_start_time"]})
+    assert lives(HERE["pid"], HERE["process_start_time"])
     assert not lives(HERE["pid"], HERE["process_start_time"] + 100)
 
 
