@@ -1,6 +1,8 @@
-"""The command line: `nbft demo | train | runs | compare | config show|check|new`.
+"""The command line.
 
-A person's mistake is printed as its sentences and exits with 2; a run that failed exits with 1.
+`nbft demo | train | submit | attach | runs | compare | config show|check|new`, and what can be
+asked of a run: `nbft stop | pause | continue | save | sample | cancel | resume RUN`. A person's
+mistake is printed as its sentences and exits with 2; a run that failed exits with 1.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ _Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings that win: training.learning_rate=5e-5 …")
 ]
 _File = Annotated[Path, typer.Argument(help="Config file (YAML or JSON).")]
+_Name = Annotated[str, typer.Argument(help="Name or folder of a run.")]
 _Folder = Annotated[Path, typer.Option("--folder", help="Folder that holds the runs.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -109,6 +112,58 @@ def demo(
 
 
 @app.command()
+def submit(file: _File, overrides: _Overrides = None) -> None:
+    """Train the run that a config file describes in the background, and return at once."""
+    from nbft.runs import submit as submit_run
+
+    with _mistakes_are_sentences():
+        run = submit_run(_checked(file, overrides or []))
+    typer.echo(f"Run: {run.path}")
+    typer.echo(f"Watch it with: nbft attach {run.path}")
+
+
+@app.command()
+def attach(run: _Name, folder: _Folder = Path("runs")) -> None:
+    """Show a run, old or running, from its beginning; Ctrl-C leaves it alone."""
+    from nbft.runs import attach as attach_run
+
+    with _mistakes_are_sentences():
+        found = attach_run(run, folder)
+    progress = _Progress()
+    with contextlib.suppress(KeyboardInterrupt):
+        for event in found.follow():
+            progress.show(event)
+    typer.echo(f"Run: {found.path} ({found.status})")
+
+
+def _ask(name: str, about: str) -> None:
+    """Add the command `nbft NAME RUN`, which asks a run for something."""
+
+    def ask(run: _Name, folder: _Folder = Path("runs")) -> None:
+        from nbft.runs import attach as attach_run
+
+        with _mistakes_are_sentences():
+            found = attach_run(run, folder)
+            getattr(found, "continue_" if name == "continue" else name)()
+        typer.echo(f"{found.id}: asked to {name}.")
+
+    ask.__doc__ = about
+    app.command(name)(ask)
+
+
+for _name, _about_it in (
+    ("stop", "Ask a run to stop after its step, with everything saved."),
+    ("pause", "Ask a run to wait after its step."),
+    ("continue", "Let a paused run go on."),
+    ("save", "Ask a run to save a checkpoint."),
+    ("sample", "Ask a run to answer its fixed prompts now."),
+    ("cancel", "End a run at once, saving nothing."),
+    ("resume", "Go on with a run in the background, from its last whole checkpoint."),
+):
+    _ask(_name, _about_it)
+
+
+@app.command()
 def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
     """List the runs in a folder, the newest first."""
     from nbft.runs import list_runs
@@ -128,7 +183,7 @@ def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
 
 @app.command()
 def compare(
-    run: Annotated[str, typer.Argument(help="Name or folder of a run.")],
+    run: _Name,
     prompts: Annotated[
         list[str] | None, typer.Argument(help="Prompts; its own by default.")
     ] = None,

@@ -1,12 +1,15 @@
 """The command line: a mistake is its sentences and exits with 2, without a traceback."""
 
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
 
+from nbft import events
 from nbft.cli import app
 from nbft.config import Config, settings
+from nbft.runs.processes import process_start_time
 
 BROKEN = """
 model:
@@ -119,3 +122,34 @@ def test_runs_are_listed(folder):
     (one,) = json.loads(run("runs", "--json").output)
     assert (one["id"], one["status"], one["step"]) == ("kind-otter-14", "created", 0)
     assert "kind-otter-14" in run("runs").output
+
+
+def test_a_run_can_be_asked_from_the_shell(tmp_path):
+    run = tmp_path / "kind-otter-14"
+    run.mkdir()
+    Config().save(run / "config.yaml", full=True)
+    pid = os.getpid()
+    events.append(
+        run / "events.jsonl", "started", pid=pid, process_start_time=process_start_time(pid)
+    )
+    for name in ("stop", "pause", "save", "sample"):
+        done = CliRunner().invoke(app, [name, "kind-otter-14", "--folder", str(tmp_path)])
+        assert done.exit_code == 0
+        assert done.output == f"kind-otter-14: asked to {name}.\n"
+    assert [e["event"] for e in events.read(run / "commands.jsonl")] == [
+        "stop",
+        "pause",
+        "save",
+        "sample",
+    ]
+    done = CliRunner().invoke(app, ["continue", "kind-otter-14", "--folder", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "kind-otter-14: is running; there is nothing to continue." in done.output
+
+
+def test_an_unknown_run_is_said_with_the_nearest(tmp_path):
+    (tmp_path / "kind-otter-14").mkdir()
+    Config().save(tmp_path / "kind-otter-14" / "config.yaml")
+    done = CliRunner().invoke(app, ["stop", "kind-oter-14", "--folder", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "Did you mean kind-otter-14?" in done.output
