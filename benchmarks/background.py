@@ -36,16 +36,16 @@ def measure(quick: bool) -> list[Measurement]:
             "-c", f"from benchmarks.background import list_many; list_many({str(folder)!r})"
         )
         return [
-            *_beginnings(folder, own_queue, rounds=3),
+            *_beginnings(folder, own_queue, quick=quick),
             Measurement(f"CPU of a monitor at {POINTS:,} points", 100 * watching, "%", 3, True),
             Measurement(f"listing {RUNS:,} runs", first, "s", 1, below=True),
             Measurement(f"listing {RUNS:,} runs again", again, "s", 0.1, below=True),
         ]
 
 
-def _beginnings(folder: Path, environment: dict[str, str], rounds: int) -> list[Measurement]:
+def _beginnings(folder: Path, environment: dict[str, str], *, quick: bool) -> list[Measurement]:
     """Compare the time to the first step: submitted, as a bare worker, as a plain script."""
-    config = make_config(folder, tiny=True, steps=2)
+    config = make_config(folder, tiny=quick, steps=2)
     path = folder / "config.yaml"
     config.save(path)
     script = folder / "plain.py"
@@ -69,7 +69,7 @@ def _beginnings(folder: Path, environment: dict[str, str], rounds: int) -> list[
         found = run_python("-m", "benchmarks.overhead", "plain", str(script))
         return float(found["first_step_at"]) - began
 
-    ours, workers, scripts = in_turn([submitted, worker, plain], rounds)
+    ours, workers, scripts = in_turn([submitted, worker, plain], rounds=3)
     firsts = [r["first_step"] for r in ours]
     return [
         Measurement("submit", statistics.median(r["submit"] for r in ours), "s", 1, below=True),

@@ -63,10 +63,15 @@ def work(run: Path) -> None:
             give_memory_back()
         step = _last_step(path)
         ending = {"step": step, "seconds": round(time.monotonic() - began, 1), **ending}
-        with contextlib.suppress(Exception):
+        try:
             from nbft.runs.report import write_report
 
             write_report(run, ending)
+        except Exception as error:  # the training itself is done and saved
+            log.error("%s", traceback.format_exc())
+            with contextlib.suppress(OSError):
+                text = f"report.html could not be written ({error}). Call run.report() later."
+                events.append(path, "warning", text=text)
         kind = ending.pop("event")
         events.append(path, kind, **ending)
         log.info("%s after step %s", kind, step)
