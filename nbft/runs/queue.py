@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft import events
+from nbft.models.find import cache_folder
 from nbft.runs.processes import lives, process_start_time
 
 _POLL_SECONDS = 0.2
@@ -140,9 +141,7 @@ def queue_folder() -> Path:
     """Return the folder of the queues: $NBFT_QUEUE, else queue in nbft's cache."""
     if given := os.environ.get("NBFT_QUEUE"):
         return Path(given)
-    cache = os.environ.get("NBFT_CACHE")
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nbft"
-    return (Path(cache).expanduser() if cache else default) / "queue"
+    return cache_folder() / "queue"
 
 
 def _living(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ import numpy as np
 import traitlets
 
 from nbft.config.problems import nearest
+from nbft.words import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -379,25 +380,14 @@ class _Extent:
         if self.points == 0:
             return "no points yet"
         if self.points == 1:
-            return f"{_number(self.last)} at {x_label} {_count(self.last_x)}"
+            return f"{number(self.last)} at {x_label} {_count(self.last_x)}"
         return (
             f"{self.points:,} points, {x_label} {_count(self.first_x)} to {_count(self.last_x)}, "
-            f"last {_number(self.last)}, "
-            f"lowest {_number(self.lowest)} at {x_label} {_count(self.lowest_x)}"
+            f"last {number(self.last)}, "
+            f"lowest {number(self.lowest)} at {x_label} {_count(self.lowest_x)}"
         )
 
 
 def _count(x: float) -> str:
     """Write a position: whole numbers with thousands separators."""
     return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
-
-
-def _number(value: float) -> str:
-    """Write a value with three significant digits, as people do: 1.40, 238, 12,000, 2e-4."""
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}" if size < 1e6 else f"{value:.2e}"
-    if size >= 0.01 or value == 0:
-        return f"{value:#.3g}".rstrip(".") if value else "0"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
