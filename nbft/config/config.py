@@ -148,8 +148,7 @@ class Config(Section):
         return changed
 
     def _datasets(self) -> list[Any]:
-        held_out = self.data.validation.datasets if self.data.validation else []
-        return [*self.data.train.datasets, *held_out]
+        return [dataset for _, dataset in self.data.named_datasets()]
 
     def to_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Return the tree: every setting, or only those that differ from the defaults."""
@@ -171,15 +170,11 @@ class Config(Section):
         Raises:
             ConfigError: The rows are in memory and so cannot be written, or the folder refuses.
         """
-        train = len(self.data.train.datasets)
-        for number, dataset in enumerate(self._datasets()):
+        for field, dataset in self.data.named_datasets():
             if dataset.rows is not None:
-                split, place = (
-                    ("train", number) if number < train else ("validation", number - train)
-                )
                 raise ConfigError(
                     Problem(
-                        f"data.{split}.datasets[{place}].rows",
+                        f"{field}.rows",
                         None,
                         "rows in memory are not part of a config file.",
                         "Write them to a file and name it in path, or start the run: it keeps them.",

@@ -82,16 +82,62 @@ class Dataset(Section):
         source="Oumi data.train.datasets[].seed",
         ge=0,
     )
+    mixture_proportion: float | None = setting(
+        help="Share of this set in a mixture; every set of the split needs one, and they add to 1.",
+        source="Oumi data.train.datasets[].mixture_proportion",
+        gt=0,
+        le=1,
+        why="Without it every row of every set is taken once, so a set weighs as its rows count.",
+    )
 
 
 class Split(Section):
     """The datasets of one split."""
 
     datasets: list[Dataset] = setting(
-        help="The sets of rows, one after the other.",
+        help="The sets of rows: one after the other, or mixed by their mixture_proportion.",
         source="Oumi data.train.datasets",
         default_factory=list,
     )
+    mixture_strategy: Literal["first_exhausted", "all_exhausted"] = setting(
+        "first_exhausted",
+        help="When a mixture ends: with the first set that runs out, or when all have, which "
+        "repeats rows of the smaller ones.",
+        source="Oumi data.train.mixture_strategy",
+    )
+    stream: bool = setting(
+        False,
+        help="Read the rows while training instead of before; needs training.max_steps.",
+        source="Oumi data.train.stream",
+        why="For sets that are too large to be read first. Their number stays unknown, so nothing "
+        "is held out of them: name the validation rows.",
+    )
+    shuffle_buffer_size: int = setting(
+        1000,
+        help="Rows that a stream is shuffled among.",
+        unit="rows",
+        ge=1,
+        source="datasets.IterableDataset.shuffle buffer_size",
+    )
+
+    @model_validator(mode="after")
+    def _proportions_add_up(self) -> Split:
+        given = [d.mixture_proportion for d in self.datasets if d.mixture_proportion is not None]
+        if not given:
+            return self
+        if len(given) < len(self.datasets):
+            raise PydanticCustomError(
+                "nbft",
+                f"{len(given)} of {len(self.datasets)} sets have a mixture_proportion. Give one to "
+                "every set, or to none.",
+            )
+        if abs(sum(given) - 1) > 1e-6:
+            raise PydanticCustomError(
+                "nbft",
+                f"the mixture_proportion of the sets add to {sum(given):g}, not to 1. Use "
+                f"{', '.join(f'{share / sum(given):.4g}' for share in given)}.",
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +156,10 @@ class Data(Section):
     validation: Split | None = setting(
         help="The rows held out; cut from the training rows by split_ratio when empty.",
         source="Oumi data.validation",
+    )
+    test: Split | None = setting(
+        help="Rows that only the scores after the training see.",
+        source="Oumi data.test",
     )
     split_ratio: float = setting(
         0.9,
@@ -146,6 +196,19 @@ class Data(Section):
         source="TRL SFTConfig.padding_free",
         why="Saves the work on padding: nearly twice as fast on a CPU when lengths differ.",
     )
+    packing: bool = setting(
+        False,
+        help="Fill sequences of max_length with several rows each; rows do not see each other.",
+        source="TRL SFTConfig.packing",
+        why="No padding, and batches of equal size. A step learns from more rows, so there are "
+        "fewer steps.",
+    )
+    packing_strategy: Literal["bfd", "greedy", "wrapped"] = setting(
+        "bfd",
+        help="How rows are packed: bfd by best fit, greedy in the order of the rows, wrapped end to "
+        "end, cutting rows where a sequence is full.",
+        source="TRL SFTConfig.packing_strategy",
+    )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = setting(
         "random",
         help="Order of the rows in an epoch; group_by_length puts rows of like length together.",
@@ -156,6 +219,12 @@ class Data(Section):
         unit="tokens",
         ge=1,
         source="TRL SFTConfig.pad_to_multiple_of",
+    )
+    dataset_num_proc: int | None = setting(
+        help="Processes that cut the rows into tokens; decided by the number of rows when empty.",
+        ge=1,
+        le=128,
+        source="TRL SFTConfig.dataset_num_proc",
     )
     dataloader_num_workers: int = setting(
         0,
@@ -190,6 +259,19 @@ class Data(Section):
         level="expert",
     )
 
+    def splits(self) -> dict[str, Split]:
+        """Return the splits that are named: train, and validation and test where they are."""
+        named = {name: getattr(self, name) for name in SPLITS}
+        return {name: split for name, split in named.items() if split is not None}
+
+    def named_datasets(self) -> list[tuple[str, Dataset]]:
+        """Return every dataset with its dotted name in the config."""
+        return [
+            (f"data.{name}.datasets[{number}]", dataset)
+            for name, split in self.splits().items()
+            for number, dataset in enumerate(split.datasets)
+        ]
+
     @model_validator(mode="before")
     @classmethod
     def _one_dataset_may_stand_alone(cls, value: Any) -> Any:
@@ -206,6 +288,7 @@ class Data(Section):
         return written_out(value)
 
 
+SPLITS = ("train", "validation", "test")
 _DATASET_KEYS = tuple(Dataset.model_fields)
 
 
@@ -218,7 +301,7 @@ def written_out(data: dict[str, Any]) -> dict[str, Any]:
     own = {k: v for k, v in data.items() if k in _DATASET_KEYS and k not in Data.model_fields}
     if own and not data.get("train"):
         data = {**{k: v for k, v in data.items() if k not in own}, "train": {"datasets": [own]}}
-    for split in ("train", "validation"):
+    for split in SPLITS:
         block = data.get(split)
         if isinstance(block, dict) and "datasets" not in block and set(block) & set(_DATASET_KEYS):
             data = {**data, split: {"datasets": [block]}}

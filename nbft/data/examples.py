@@ -1,9 +1,9 @@
 """From rows to examples: what is prompt and what is to be learnt.
 
-An `Example` is text in pieces, each to be learnt or not. Pieces come from templates or functions,
-from `prompt` and `completion` columns, from chat `messages`, or from `text`. Nothing here loads a
-model; chat messages wait for the tokenizer's template. Called by `tokens`, `nbft.plan` and the
-form.
+An `Example` is a prompt and a completion, or chat messages. It comes from templates or functions,
+from a ready name, or from the shape of the rows (`formats`). Nothing here loads a model; chat
+messages wait for the tokenizer's template. Called by `tokens`, `nbft.plan`, the lens, the doctor
+and the form.
 """
 
 from __future__ import annotations
@@ -12,48 +12,154 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import string
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
+
+import numpy as np
 
 from nbft.config import Config
-from nbft.config.data import Dataset
+from nbft.config.data import Dataset, Split
+from nbft.data import formats
+from nbft.data.formats import Example, RowError
 from nbft.data.ready import READY
-from nbft.data.sources import Rows, columns_of, load_rows, resolve
+from nbft.data.sources import Rows, columns_of, load_rows, resolve, spread, stream_rows
 from nbft.errors import DataError, Problem
+from nbft.words import count
+
+__all__ = ["Example", "Examples", "load_examples", "preview", "stream_examples"]
 
 Render = Callable[[Mapping[str, Any]], str]
 
+ROWS_CHECKED = 10_000
+"""Rows of a dataset that are read before the training; of more, so many spread over all."""
 
-@dataclass(frozen=True)
-class Example:
-    """What one row gives.
+STREAM_ROWS = 2_000
+"""Rows at the beginning of a stream that are looked at before the training."""
+
+
+class Origin(NamedTuple):
+    """Where an example comes from.
 
     Attributes:
-        prompt: Text that the model is given; "" for plain text.
-        completion: Text that it learns to answer with.
-        messages: Chat turns instead of both, for the model's chat template; () otherwise.
+        dataset: Number of the dataset in its split, from 0.
+        row: Number of the row in its file or list, from 1.
     """
 
-    prompt: str = ""
-    completion: str = ""
-    messages: tuple[Mapping[str, str], ...] = ()
+    dataset: int
+    row: int
+
+
+@dataclass
+class _Part:
+    """One dataset: its rows, and how each becomes an example."""
+
+    rows: Rows
+    numbers: np.ndarray  # of the rows that are trained on, in order
+    make: Callable[[Mapping[str, Any]], Example]
+    field: str
+    format: str
+    made: list[Example] | None = None  # all of them, where they are few
+
+    def example(self, number: int) -> Example:
+        if self.made is not None:
+            return self.made[number]
+        row = int(self.numbers[number])
+        return _made(self.make, self.rows[row], row + 1, self.field)
+
+
+class Examples(Sequence[Example]):
+    """The examples of a split. Those of a large file are made when they are asked for.
+
+    Attributes:
+        formats: How the rows of each dataset were understood: "template", "ShareGPT
+            conversations", …
+        recognised: Sentences about those that were recognised without being told.
+        is_stream: Whether these are only the first rows of a stream.
+    """
+
+    def __init__(
+        self,
+        parts: list[_Part],
+        order: np.ndarray,
+        recognised: Sequence[str] = (),
+        *,
+        is_stream: bool = False,
+    ) -> None:
+        self._parts, self._order = parts, order
+        self._begins = np.cumsum([0, *(len(part.numbers) for part in parts)])
+        self.formats = [part.format for part in parts]
+        self.recognised = list(recognised)
+        self.is_stream = is_stream
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, number: int) -> Example: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Example]: ...
+    def __getitem__(self, number: int | slice) -> Example | list[Example]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        part, place = self._place(number)
+        return self._parts[part].example(place)
+
+    def __iter__(self) -> Iterator[Example]:
+        parts = np.searchsorted(self._begins, self._order, side="right") - 1
+        places = self._order - self._begins[parts]
+        for part, place in zip(parts.tolist(), places.tolist(), strict=True):
+            yield self._parts[part].example(place)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def row(self, number: int) -> Mapping[str, Any]:
+        """Return the row that an example is made of, its columns renamed as the config says."""
+        part, place = self._place(number)
+        return self._parts[part].rows[int(self._parts[part].numbers[place])]
+
+    def origin(self, number: int) -> Origin:
+        """Return where an example comes from."""
+        part, place = self._place(number)
+        row = int(self._parts[part].numbers[place])
+        taken = getattr(self._parts[part].rows, "numbers", None)
+        return Origin(part, (row if taken is None else int(taken[row])) + 1)
+
+    def field(self, number: int) -> str:
+        """Return the dotted name of the dataset that an example comes from."""
+        return self._parts[self._place(number)[0]].field
+
+    def shuffled(self, seed: int) -> Examples:
+        """Return the same examples in another order."""
+        order = np.random.default_rng(seed).permutation(self._order)
+        return Examples(self._parts, order, self.recognised, is_stream=self.is_stream)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Return the part that holds an example, and its number there."""
+        one = int(self._order[number])
+        part = int(np.searchsorted(self._begins, one, side="right")) - 1
+        return part, one - int(self._begins[part])
 
 
 def load_examples(
     config: Config, split: str, *, folder: Path | None = None
-) -> tuple[list[Example], list[str]]:
+) -> tuple[Examples, list[str]]:
     """Read a split and make its examples.
 
     Where no validation rows are named, rows drawn by `training.seed` are held out of the training
-    rows, so that the two never share a row; both keep the order of the file.
+    rows, so that the two never share a row; both keep the order of the file. Datasets with a
+    mixture_proportion are mixed after that.
 
     Args:
         config: The config.
-        split: "train" or "validation".
+        split: train, validation or test.
         folder: Folder of the config file, for relative paths.
 
     Returns:
@@ -62,42 +168,158 @@ def load_examples(
     Raises:
         DataError: Every problem found in the files and templates of the split.
     """
-    named = split == "train" or config.data.validation is not None
-    source = config.data.train if split == "train" or not named else config.data.validation
-    assert source is not None
-    section = f"data.{'train' if not named else split}"
-    if not source.datasets:
+    splits = config.data.splits()
+    if split == "test" and "test" not in splits:
+        return Examples([], np.arange(0)), []
+    section = split if split in splits else "train"
+    block = splits[section]
+    if not block.datasets:
         raise DataError(
             Problem(
-                f"{section}.datasets",
+                f"data.{section}.datasets",
                 None,
                 "names no rows.",
-                f"Give a path or a dataset_name, for example {section}.datasets[0].dataset_name="
-                "alpaca.",
+                f"Give a path or a dataset_name, for example data.{section}.datasets[0]."
+                "dataset_name=alpaca.",
             )
         )
-    examples: list[Example] = []
+    parts: list[_Part] = []
     problems: list[str | Problem] = []
     remarks: list[str] = []
-    for number, dataset in enumerate(source.datasets):
-        field = f"{section}.datasets[{number}]"
+    for number, dataset in enumerate(block.datasets):
+        field = f"data.{section}.datasets[{number}]"
         try:
-            rows = load_rows(
-                dataset, section.split(".")[1], field, seed=config.training.seed, folder=folder
-            )
-            if dataset.sample_count and len(rows) < dataset.sample_count:
+            rows = _rows(config, section, dataset, field, folder)
+            if not block.stream and dataset.sample_count and len(rows) < dataset.sample_count:
                 remarks.append(
                     f"{field}.sample_count={dataset.sample_count}: there are only {len(rows):,} "
                     "rows; all are taken."
                 )
-            examples += _examples(rows, dataset, field, folder, remarks)
+            parts.append(_part(rows, dataset, field, folder, remarks))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    if config.data.validation is None:
-        examples = _share(examples, config, split)
-    return examples, remarks
+    recognised = [
+        f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
+        f"{known.learnt}."
+        for part in parts
+        for known in formats.FORMATS
+        if part.format == known.name
+    ]
+    is_stream = block.stream and section == "train"
+    order = _order(config, parts, split, section, is_stream=is_stream)
+    return Examples(parts, order, recognised, is_stream=is_stream), remarks
+
+
+def _rows(config: Config, section: str, dataset: Dataset, field: str, folder: Path | None) -> Rows:
+    seed = config.training.seed
+    if not config.data.splits()[section].stream:
+        return load_rows(dataset, section, field, seed=seed, folder=folder)
+    most = STREAM_ROWS if section == "train" else dataset.sample_count
+    return _streamed(stream_rows(dataset, section, field, folder=folder), field, dataset, most)
+
+
+def _streamed(
+    stream: Iterable[Mapping[str, Any]], field: str, dataset: Dataset, most: int | None
+) -> Rows:
+    try:
+        rows = list(itertools.islice(stream, most))
+    except (ValueError, OSError) as error:
+        why = f"cannot be read: {error}."
+        raise DataError(Problem(f"{field}.path", dataset.path, why, "Mend the file.")) from None
+    if not rows:
+        raise DataError(Problem(f"{field}.path", dataset.path, "holds no rows.", "Name another."))
+    return rows
+
+
+def _order(
+    config: Config, parts: list[_Part], split: str, section: str, *, is_stream: bool
+) -> np.ndarray:
+    """Return the numbers of the examples of a split, among those of all parts, in order."""
+    lengths = [len(part.numbers) for part in parts]
+    order = np.arange(sum(lengths))
+    if section == "train" and config.data.validation is None and not is_stream:
+        order = _share(len(order), config, split)
+    elif is_stream and split == "validation":
+        return order[:0]
+    block: Split = config.data.splits()[section]
+    if split == "train" and block.datasets[0].mixture_proportion is not None:
+        begins = np.cumsum([0, *lengths])
+        sets = [order[(order >= a) & (order < b)] for a, b in itertools.pairwise(begins)]
+        order = _mixed(sets, block, config.training.seed)
+    return order
+
+
+def _share(total: int, config: Config, split: str) -> np.ndarray:
+    """Return the part of all examples that a split gets when the other is cut from it."""
+    numbers = np.random.default_rng(config.training.seed).permutation(total)
+    held_out = round(total * (1 - config.data.split_ratio))
+    if config.data.split_ratio < 1 and total > 1:
+        held_out = min(max(held_out, 1), total - 1)
+    cut = total - held_out
+    return np.sort(numbers[:cut] if split == "train" else numbers[cut:])
+
+
+def _mixed(sets: list[np.ndarray], block: Split, seed: int) -> np.ndarray:
+    """Draw from several sets by their proportions until one, or each, has run out."""
+    import datasets
+
+    mixture = datasets.interleave_datasets(
+        [datasets.Dataset.from_dict({"number": numbers}) for numbers in sets],
+        probabilities=[float(d.mixture_proportion or 0) for d in block.datasets],
+        seed=seed,
+        stopping_strategy=block.mixture_strategy,
+    )
+    return np.asarray(mixture.with_format("numpy")["number"][:])
+
+
+def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[Example]:
+    """Yield the training examples of a stream, mixed and shuffled as the config says, for ever.
+
+    A stream that ends begins again, so that `training.max_steps` alone says how long to train.
+
+    Raises:
+        DataError: A row cannot be understood.
+    """
+    import datasets
+
+    block = config.data.train
+    makers, sources = [], []
+    for number, dataset in enumerate(block.datasets):
+        field = f"data.train.datasets[{number}]"
+        part = _part(_rows(config, "train", dataset, field, folder), dataset, field, folder, [])
+        makers.append((part.make, field))
+        rows = stream_rows(dataset, "train", field, folder=folder)
+        numbered = _Numbered(rows, number, dataset.sample_count)
+        sources.append(datasets.IterableDataset.from_generator(numbered.__iter__))
+    if len(sources) > 1 and block.datasets[0].mixture_proportion is not None:
+        stream = datasets.interleave_datasets(
+            sources,
+            probabilities=[float(d.mixture_proportion or 0) for d in block.datasets],
+            seed=config.training.seed,
+            stopping_strategy=block.mixture_strategy,
+        )
+    else:
+        stream = datasets.concatenate_datasets(sources) if len(sources) > 1 else sources[0]
+    if config.data.shuffle:
+        stream = stream.shuffle(seed=config.training.seed, buffer_size=block.shuffle_buffer_size)
+    for epoch in itertools.count():
+        stream.set_epoch(epoch)
+        for item in stream:
+            make, field = makers[item["set"]]
+            yield _made(make, item["row"], item["number"], field)
+
+
+class _Numbered:
+    """Rows with the number of their set and their own, as `datasets` wants them."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], number: int, most: int | None) -> None:
+        self._rows, self._number, self._most = rows, number, most
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(itertools.islice(self._rows, self._most), start=1):
+            yield {"set": self._number, "number": number, "row": row}
 
 
 def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> list[dict[str, str]]:
@@ -117,48 +339,42 @@ def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> lis
     return shown
 
 
-def _share(examples: list[Example], config: Config, split: str) -> list[Example]:
-    """Return the part of all examples that a split gets when the other is cut from it."""
-    import random
-
-    numbers = list(range(len(examples)))
-    random.Random(config.training.seed).shuffle(numbers)
-    held_out = round(len(numbers) * (1 - config.data.split_ratio))
-    if config.data.split_ratio < 1 and len(numbers) > 1:
-        held_out = min(max(held_out, 1), len(numbers) - 1)
-    cut = len(numbers) - held_out
-    return [examples[n] for n in sorted(numbers[:cut] if split == "train" else numbers[cut:])]
-
-
-def _examples(
+def _part(
     rows: Rows, dataset: Dataset, field: str, folder: Path | None, remarks: list[str]
-) -> list[Example]:
+) -> _Part:
+    """Understand the rows of a dataset, and see that they can be understood."""
     columns = columns_of(rows)
+    numbers = np.arange(len(rows))
     prompt, completion = _renderers(dataset, columns, field, folder)
     if prompt and completion:
-        _same_types(rows, prompt[1] | completion[1], field)
-        examples = [
-            Example(_call(prompt[0], row, n, field), _call(completion[0], row, n, field))
-            for n, row in enumerate(rows, start=1)
-        ]
-    elif "messages" in columns:
-        examples = [Example(messages=_turns(row, n, field)) for n, row in enumerate(rows, start=1)]
-    elif "text" in columns:
-        _same_types(rows, {"text"}, field)
-        examples = [Example(completion=_text(row["text"])) for row in rows]
+        texts = prompt[1] | completion[1]
+        name = "template"
+
+        def make(row: Mapping[str, Any]) -> Example:
+            return Example(_called(prompt[0], row), _called(completion[0], row))
     else:
-        found = ", ".join(f'"{name}"' for name in columns)
-        pair = f'{{"prompt": "{columns[0]}", "completion": "{columns[-1]}"}}' if columns else "{…}"
-        raise DataError(
-            Problem(
-                field,
-                None,
-                f'no "prompt" and "completion", no "messages" and no "text"; found {found}.',
-                f"Write prompt_template and completion_template, or map columns: columns={pair}.",
-            )
-        )
-    empty = sum(1 for e in examples if not e.messages and not e.completion.strip())
-    if empty == len(examples):
+        known = formats.recognise(columns, rows[0])
+        if known is None:
+            raise DataError(_unknown(columns, field))
+        texts, name, make = {*known.texts} & {*columns}, known.name, known.make
+        if known.keeps is not None:
+            keeps = np.fromiter((known.keeps(row) for row in rows), dtype=bool, count=len(rows))
+            numbers = np.flatnonzero(keeps)
+            if gone := len(rows) - len(numbers):
+                remarks.append(
+                    f"{field}: {gone:,} of {len(rows):,} rows are left out: they are "
+                    f"{known.left_out}."
+                )
+    looked_at = [int(n) for n in numbers[spread(len(numbers), ROWS_CHECKED)]]
+    _same_types(rows, looked_at, texts, field)
+    made: list[Example] | None = [] if len(looked_at) == len(numbers) else None
+    empty = 0
+    for n in looked_at:
+        example = _made(make, rows[n], n + 1, field)
+        empty += not example.messages and not example.completion.strip()
+        if made is not None:
+            made.append(example)
+    if empty == len(looked_at):
         raise DataError(
             Problem(
                 f"{field}.completion_template",
@@ -169,10 +385,34 @@ def _examples(
         )
     if empty:
         remarks.append(
-            f"{field}: {empty:,} of {len(examples):,} rows have an empty completion; they teach the "
+            f"{field}: {empty:,} of {len(looked_at):,} rows have an empty completion; they teach the "
             "model to say nothing."
         )
-    return examples
+    return _Part(rows, numbers, make, field, name, made)
+
+
+def _unknown(columns: list[str], field: str) -> Problem:
+    found = ", ".join(f'"{name}"' for name in columns)
+    pair = f'{{"prompt": "{columns[0]}", "completion": "{columns[-1]}"}}' if columns else "{…}"
+    return Problem(
+        field,
+        None,
+        f'no "prompt" and "completion", no "messages" and no "text"; found {found}.',
+        f"Write prompt_template and completion_template, or map columns: columns={pair}.",
+    )
+
+
+def _made(
+    make: Callable[[Mapping[str, Any]], Example],
+    row: Mapping[str, Any],
+    number: int,
+    field: str,
+) -> Example:
+    """Make the example of a row, or say what is wrong with it."""
+    try:
+        return make(row)
+    except RowError as error:
+        raise DataError(Problem(field, None, f"row {number:,}: {error.why}", error.fix)) from None
 
 
 _Renderer = tuple[Render, set[str]]  # the function, and the columns that it is known to use
@@ -181,7 +421,11 @@ _Renderer = tuple[Render, set[str]]  # the function, and the columns that it is 
 def _renderers(
     dataset: Dataset, columns: list[str], field: str, folder: Path | None
 ) -> tuple[_Renderer | None, _Renderer | None]:
+    """Return what makes prompt and completion where the config says it; else (None, None)."""
     ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
+    names = [f"{part}_{kind}" for part in ("prompt", "completion") for kind in ("template", "func")]
+    if not ready and all(getattr(dataset, name) is None for name in names):
+        return None, None
     made: dict[str, _Renderer | None] = {}
     problems: list[str | Problem] = []
     for part in ("prompt", "completion"):
@@ -214,15 +458,14 @@ def _renderers(
             problems += error.problems
     if not problems and (made["prompt"] is None) != (made["completion"] is None):
         have, lack = ("prompt", "completion") if made["prompt"] else ("completion", "prompt")
-        if getattr(dataset, f"{have}_template") or getattr(dataset, f"{have}_func"):
-            problems.append(
-                Problem(
-                    f"{field}.{lack}_template",
-                    None,
-                    f"is missing, while {have}_template or {have}_func is given.",
-                    f"Write one; the columns are {', '.join(columns)}.",
-                )
+        problems.append(
+            Problem(
+                f"{field}.{lack}_template",
+                None,
+                f"is missing, while {have}_template or {have}_func is given.",
+                f"Write one; the columns are {', '.join(columns)}.",
             )
+        )
     if problems:
         raise DataError(problems)
     return made["prompt"], made["completion"]
@@ -337,28 +580,18 @@ def load_function(written: str, field: str, folder: Path | None) -> Render:
     return function  # type: ignore[no-any-return]
 
 
-def _call(render: Render, row: Mapping[str, Any], number: int, field: str) -> str:
+def _called(render: Render, row: Mapping[str, Any]) -> str:
     try:
         text = render(row)
     except Exception as error:
-        raise DataError(
-            Problem(
-                field,
-                None,
-                f"row {number}: the prompt or completion function failed with "
-                f"{type(error).__name__}: {error}.",
-                f"The row has the columns {', '.join(row)}.",
-            )
+        raise RowError(
+            f"the prompt or completion function failed with {type(error).__name__}: {error}.",
+            f"The row has the columns {', '.join(row)}.",
         ) from None
     if not isinstance(text, str):
-        raise DataError(
-            Problem(
-                field,
-                None,
-                f"row {number}: the prompt or completion function returned "
-                f"{type(text).__name__}, not text.",
-                "Return a string.",
-            )
+        raise RowError(
+            f"the prompt or completion function returned {type(text).__name__}, not text.",
+            "Return a string.",
         )
     return text
 
@@ -367,29 +600,39 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _same_types(rows: Rows, columns: set[str], field: str) -> None:
-    """Refuse a column that is text in some rows and something else in others."""
-    problems: list[str | Problem] = []
-    for column in sorted(columns):
-        kinds: dict[str, list[int]] = {}
-        missing = []
-        for number, row in enumerate(rows, start=1):
+def _same_types(rows: Rows, numbers: list[int], columns: set[str], field: str) -> None:
+    """Refuse a column that is text in some rows and something else in others.
+
+    Args:
+        rows: The rows.
+        numbers: Those to look at.
+        columns: The columns that matter.
+        field: Name of the dataset, for messages.
+    """
+    kinds: dict[str, dict[str, list[int]]] = {column: {} for column in sorted(columns)}
+    missing: dict[str, list[int]] = {column: [] for column in kinds}
+    for number in numbers if columns else ():
+        row = rows[number]
+        for column, found in kinds.items():
             if column not in row:
-                missing.append(number)
+                missing[column].append(number + 1)
             elif (value := row[column]) is not None:
-                kinds.setdefault(_KINDS.get(type(value), "objects"), []).append(number)
-        if missing and len(missing) < len(rows):
+                found.setdefault(_KINDS.get(type(value), "objects"), []).append(number + 1)
+    problems: list[str | Problem] = []
+    for column, found in kinds.items():
+        absent = missing[column]
+        if absent and len(absent) < len(numbers):
             problems.append(
                 Problem(
                     field,
                     None,
-                    f'{len(missing):,} of {len(rows):,} rows have no "{column}" (the first is row '
-                    f"{missing[0]:,}).",
+                    f'{len(absent):,} of {len(numbers):,} rows have no "{column}" (the first is '
+                    f"row {absent[0]:,}).",
                     "Add it, or leave those rows out.",
                 )
             )
-        if len(kinds) > 1:
-            parts = [f"{len(n):,} {kind} (first in row {n[0]:,})" for kind, n in kinds.items()]
+        if len(found) > 1:
+            parts = [f"{len(n):,} {kind} (first in row {n[0]:,})" for kind, n in found.items()]
             problems.append(
                 Problem(
                     field,
@@ -403,30 +646,3 @@ def _same_types(rows: Rows, columns: set[str], field: str) -> None:
 
 
 _KINDS = {str: "texts", bool: "booleans", int: "numbers", float: "numbers", list: "lists"}
-
-
-def _turns(row: Mapping[str, Any], number: int, field: str) -> tuple[Mapping[str, str], ...]:
-    messages = row.get("messages")
-    good = isinstance(messages, list) and all(
-        isinstance(m, Mapping) and isinstance(m.get("content"), str) and m.get("role")
-        for m in messages
-    )
-    if not good:
-        raise DataError(
-            Problem(
-                field,
-                None,
-                f'row {number}: "messages" is not a list of turns with role and content.',
-                'Write [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].',
-            )
-        )
-    if not any(m["role"] == "assistant" for m in messages):  # type: ignore[union-attr]
-        raise DataError(
-            Problem(
-                field,
-                None,
-                f'row {number}: no message has the role "assistant", so nothing would be learnt.',
-                "Add the answer.",
-            )
-        )
-    return tuple({"role": m["role"], "content": m["content"]} for m in messages)  # type: ignore[union-attr]

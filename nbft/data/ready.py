@@ -21,6 +21,7 @@ class Ready:
         prompt_template: Text of the prompt; "" where prompt_func makes it.
         prompt_func: Function from a row to its prompt; "" where prompt_template makes it.
         subset: Configuration to take on the hub.
+        metrics: Scores that suit it, as evaluation.metrics names them.
     """
 
     hub_name: str
@@ -28,6 +29,7 @@ class Ready:
     prompt_template: str = ""
     prompt_func: str = ""
     subset: str | None = None
+    metrics: tuple[str, ...] = ()
 
 
 READY = {
@@ -35,22 +37,26 @@ READY = {
         hub_name="tatsu-lab/alpaca",
         prompt_func="nbft.data.ready:alpaca_prompt",
         completion_template="{output}",
+        metrics=("perplexity",),  # there is more than one right answer
     ),
     "samsum": Ready(
         hub_name="knkarthick/samsum",
         prompt_template="Summarise this conversation.\n\n{dialogue}\n\nSummary:\n",
         completion_template="{summary}",
+        metrics=("rouge",),
     ),
     "gsm8k": Ready(
         hub_name="openai/gsm8k",
         subset="main",
         prompt_template="Question: {question}\n\nAnswer:\n",
         completion_template="{answer}",
+        metrics=("exact_match", "format"),
     ),
     "grammar": Ready(
         hub_name="jhu-clsp/jfleg",
         prompt_template="Correct this sentence.\n\n{input}\n\nCorrected:\n",
         completion_template="{target}",
+        metrics=("exact_match",),
     ),
 }
 

@@ -1,7 +1,7 @@
 """Rows from files, the hub, memory and the bundled samples.
 
 Reads and checks rows; knows nothing of prompts or tokens. Called by `examples`, `nbft.plan` and
-`nbft.runs`. Files are read without loading `datasets`.
+`nbft.runs`. Files are read without loading `datasets`; large ones stay on the disk (`lines`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import contextlib
 import csv
 import json
 import os
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from nbft.config.data import Dataset
+from nbft.data import lines
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.errors import DataError, Problem
@@ -25,6 +27,8 @@ HUB_SECONDS = 3.0
 """How long the hub may take to say that it has a dataset."""
 
 _PROBLEMS_SHOWN = 5
+_ROWS_LOOKED_AT = 10_000
+"""Rows that are read to learn which columns there are."""
 
 
 class Rows(Protocol):
@@ -64,7 +68,7 @@ def load_rows(
 
     Args:
         dataset: Where the rows are.
-        split: "train" or "validation": what to take where the dataset has several splits.
+        split: train, validation or test: what to take where the dataset has several splits.
         field: Dotted name of the dataset in the config, for messages.
         seed: Seed of the shuffle where the dataset has none of its own.
         folder: Folder of the config file.
@@ -94,8 +98,37 @@ def load_rows(
         name, value = _named(dataset)
         raise DataError(Problem(f"{field}.{name}", value, "holds no rows.", "Name another."))
     if dataset.columns:
-        rows = _renamed(rows, dataset.columns, field)
-    return _taken(rows, dataset, seed)
+        rows = _Renamed(rows, dataset.columns, field)
+    numbers = _taken(len(rows), dataset, seed)
+    return rows if numbers is None else _Taken(rows, numbers)
+
+
+def stream_rows(
+    dataset: Dataset, split: str, field: str, *, folder: Path | None = None
+) -> Iterable[Mapping[str, Any]]:
+    """Return the rows of one dataset to be read from its beginning, as often as wanted.
+
+    Arguments and errors as in `load_rows`; the rows are not counted, shuffled or limited.
+    """
+    if dataset.path is not None:
+        path = resolve(dataset.path, folder)
+        _see_file(path, f"{field}.path", dataset.path)
+        return _Streamed(path, dataset.columns)
+    if dataset.dataset_name is not None and dataset.dataset_name not in READY:
+        rows = _from_hub(dataset, split, field, stream=True)
+        return rows.rename_columns({old: new for new, old in dataset.columns.items()})  # type: ignore[attr-defined, no-any-return]
+    return load_rows(dataset.model_copy(update={"sample_count": None}), split, field, folder=folder)
+
+
+class _Streamed:
+    """Rows of a file, read anew by every loop over them."""
+
+    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+        self._path, self._columns = path, columns
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for row in lines.stream(self._path):
+            yield rename(row, self._columns)
 
 
 def _named(dataset: Dataset) -> tuple[str, str | None]:
@@ -110,7 +143,19 @@ def columns_of(rows: Rows) -> list[str]:
     """Return the names of the columns, in the order of the first row that has them."""
     if hasattr(rows, "column_names"):
         return list(rows.column_names)
-    return list(dict.fromkeys(name for row in rows for name in row))
+    some = spread(len(rows), _ROWS_LOOKED_AT)
+    return list(dict.fromkeys(name for number in some for name in rows[int(number)]))
+
+
+def spread(total: int, most: int) -> np.ndarray:
+    """Return the numbers of at most so many rows, spread evenly over all, the first among them.
+
+    >>> spread(10, 4)
+    array([0, 2, 5, 7])
+    """
+    if total <= most:
+        return np.arange(total)
+    return np.arange(most) * total // most
 
 
 def _from_memory(rows: Any, field: str) -> Rows:
@@ -137,31 +182,58 @@ def _from_memory(rows: Any, field: str) -> Rows:
     return _checked(list(rows), field, None, "item")
 
 
-def _from_file(path: Path, field: str, written: str) -> list[Any]:
-    def fail(why: str, fix: str) -> DataError:
-        return DataError(Problem(field, written or path.name, why, fix))
-
-    try:
-        if path.is_dir():
-            raise fail("is a folder.", f"Name a file in it ({', '.join(FORMATS)}).")
-        if not path.exists():
-            raise fail(*_missing(path))
-        if path.suffix.lower() not in FORMATS:
-            raise fail(
-                f"has the ending {path.suffix or 'none'}.", f"Known are {', '.join(FORMATS)}."
-            )
-        if path.stat().st_size == 0:
-            raise fail("is empty (0 bytes).", "Name a file with rows.")
+def _from_file(path: Path, field: str, written: str) -> Rows:
+    with _file_errors(field, written or path.name):
+        _see_file(path, field, written or path.name)
+        if path.stat().st_size > lines.LARGE_BYTES:
+            return _large(path, field, written)
         rows, places = _read(path, field, written or path.name)
-    except PermissionError:
-        raise fail(
-            "may not be read by you.", "Change its rights, or those of its folder."
-        ) from None
-    except UnicodeDecodeError:
-        raise fail("is not UTF-8 text.", "Save it as UTF-8.") from None
-    except OSError as error:
-        raise fail(f"cannot be read: {error.strerror or error}.", "") from None
     return _checked(rows, field, written or path.name, places)
+
+
+def _large(path: Path, field: str, written: str) -> Rows:
+    try:
+        kept = path if lines.is_lines(path) else lines.as_lines(path)
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise DataError(
+            Problem(field, written, f"breaks off: {error}.", "Write it again.")
+        ) from None
+    return lines.LineRows(kept, field, written)
+
+
+def _see_file(path: Path, field: str, written: str) -> None:
+    """Refuse what is no file of rows."""
+    with _file_errors(field, written):
+        if path.is_dir():
+            why, fix = "is a folder.", f"Name a file in it ({', '.join(FORMATS)})."
+        elif not path.exists():
+            why, fix = _missing(path)
+        elif path.suffix.lower() not in FORMATS:
+            why = f"has the ending {path.suffix or 'none'}."
+            fix = f"Known are {', '.join(FORMATS)}."
+        elif path.stat().st_size == 0:
+            why, fix = "is empty (0 bytes).", "Name a file with rows."
+        else:
+            return
+        raise DataError(Problem(field, written, why, fix))
+
+
+@contextlib.contextmanager
+def _file_errors(field: str, written: str) -> Iterator[None]:
+    """Say in a sentence why a file could not be read."""
+    why, fix = "may not be read by you.", "Change its rights, or those of its folder."
+    try:
+        yield
+        return
+    except PermissionError:
+        pass
+    except UnicodeDecodeError:
+        why, fix = "is not UTF-8 text.", "Save it as UTF-8."
+    except OSError as error:
+        why, fix = f"cannot be read: {error.strerror or error}.", ""
+    raise DataError(Problem(field, written, why, fix)) from None
 
 
 def _missing(path: Path) -> tuple[str, str]:
@@ -275,7 +347,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "an object" if isinstance(value, Mapping) else "null")
 
 
-def _from_hub(dataset: Dataset, split: str, field: str) -> Rows:
+def _from_hub(dataset: Dataset, split: str, field: str, *, stream: bool = False) -> Rows:
     import datasets
 
     wanted = [dataset.split] if dataset.split else _SPLITS[split]
@@ -284,7 +356,10 @@ def _from_hub(dataset: Dataset, split: str, field: str) -> Rows:
             known = datasets.get_dataset_split_names(dataset.dataset_name, dataset.subset)
             for name in wanted:
                 if name.partition("[")[0] in known:
-                    return datasets.load_dataset(dataset.dataset_name, dataset.subset, split=name)  # type: ignore[no-any-return]
+                    how = {"streaming": True} if stream else {}
+                    return datasets.load_dataset(  # type: ignore[no-any-return]
+                        dataset.dataset_name, dataset.subset, split=name, **how
+                    )
         why = f"has no split {' or '.join(wanted)}; it has {', '.join(known)}."
         fix = f"Write split: {known[0]}."
     except Exception as error:
@@ -317,36 +392,74 @@ def _no_waiting(name: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-_SPLITS = {"train": ["train"], "validation": ["validation", "valid", "dev", "test"]}
+_SPLITS = {
+    "train": ["train"],
+    "validation": ["validation", "valid", "dev", "test"],
+    "test": ["test", "validation", "valid", "dev"],
+}
 
 
-def _renamed(rows: Rows, columns: Mapping[str, str], field: str) -> Rows:
-    """Give columns the names {new: old}."""
-    found = columns_of(rows)
-    missing = [old for old in columns.values() if old not in found]
-    if missing:
-        raise DataError(
-            Problem(
-                f"{field}.columns",
-                dict(columns),
-                f"no column {', '.join(missing)}; found {', '.join(found)}.",
-                "Write {new name: name in the file}.",
+class _Renamed:
+    """Rows with columns renamed: {new: old}."""
+
+    def __init__(self, rows: Rows, columns: Mapping[str, str], field: str) -> None:
+        found = columns_of(rows)
+        if missing := [old for old in columns.values() if old not in found]:
+            raise DataError(
+                Problem(
+                    f"{field}.columns",
+                    dict(columns),
+                    f"no column {', '.join(missing)}; found {', '.join(found)}.",
+                    "Write {new name: name in the file}.",
+                )
             )
-        )
+        self._rows, self._columns = rows, columns
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        return rename(self._rows[number], self._columns)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (rename(row, self._columns) for row in self._rows)
+
+
+def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a row with columns renamed.
+
+    >>> rename({"q": "Why?", "prompt": "old", "n": 1}, {"prompt": "q"})
+    {'prompt': 'Why?', 'n': 1}
+    """
+    if not columns:
+        return row
     gone = {*columns, *columns.values()}  # a column that had a name now given to another goes too
-    return [
-        {new: row[old] for new, old in columns.items() if old in row}
-        | {name: value for name, value in row.items() if name not in gone}
-        for row in rows
-    ]
+    return {new: row[old] for new, old in columns.items() if old in row} | {
+        name: value for name, value in row.items() if name not in gone
+    }
 
 
-def _taken(rows: Rows, dataset: Dataset, seed: int) -> Rows:
-    numbers = list(range(len(rows)))
+class _Taken:
+    """Some of the rows, in an order of their own."""
+
+    def __init__(self, rows: Rows, numbers: np.ndarray) -> None:
+        self._rows, self.numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        return self._rows[int(self.numbers[number])]
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+
+def _taken(total: int, dataset: Dataset, seed: int) -> np.ndarray | None:
+    """Return the numbers of the rows to take, in order; None for all as they stand."""
     if dataset.shuffle:
-        random.Random(dataset.seed if dataset.seed is not None else seed).shuffle(numbers)
-    if dataset.sample_count is not None:
-        numbers = numbers[: dataset.sample_count]
-    if numbers == list(range(len(rows))):
-        return rows
-    return [rows[number] for number in numbers]
+        own = dataset.seed if dataset.seed is not None else seed
+        return np.random.default_rng(own).permutation(total)[: dataset.sample_count]
+    if dataset.sample_count is not None and dataset.sample_count < total:
+        return np.arange(dataset.sample_count)
+    return None

@@ -1,56 +1,102 @@
 """From examples to tokens and labels.
 
 The prompt and the completion are cut into tokens so that none crosses the boundary between them;
-the end-of-sequence token is learnt; a label of -100 is not learnt. Called by `nbft.training`.
+the end-of-sequence token is learnt; a label of -100 is not learnt. What was cut once is kept in
+nbft's cache, by its content. Called by `nbft.training`, the lens and the doctor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbft.config import Config
+from nbft.config.data import Data
 from nbft.data.examples import Example
 from nbft.errors import DataError, Problem
+from nbft.models.find import cache_folder
+
+if TYPE_CHECKING:
+    import datasets
 
 IGNORE_INDEX = -100
 """Label of a token that adds nothing to the loss. Source: torch.nn.CrossEntropyLoss."""
 
+CACHE_BYTES = 4 * 2**30
+"""Most bytes of tokens that are kept; the ones used longest ago go first."""
+
+_BATCH = 1000
+_VERSION = 1  # of the way that tokens are cut; a change of it forgets what is kept
+
 Segment = tuple[str, bool]
 
 
-@dataclass
+class Encoded(NamedTuple):
+    """One example as tokens, whole.
+
+    Attributes:
+        ids: Token ids, the end-of-sequence token included, [s].
+        learnt: Which of them are learnt, [s].
+        prompt_tokens: Tokens before the first answer, learnt or not.
+        is_merged: Whether the tokenizer would have joined the end of the prompt and the beginning
+            of the completion to one token; it was kept apart.
+    """
+
+    ids: list[int]
+    learnt: list[bool]
+    prompt_tokens: int
+    is_merged: bool
+
+
+@dataclass(frozen=True)
 class Tokenised:
     """Examples as tokens.
 
     Attributes:
-        input_ids: Token ids of each example, [s] each.
-        labels: What each position shall predict, [s] each: its own token id, or -100.
-        prompt_ids: The ids of what comes before the first learnt token.
+        dataset: input_ids and labels of each row, [s] each, with prompt_tokens (tokens before the
+            first answer) and example (number of the example). It lies in a file.
         cut: Examples that are kept but lost their end at `data.max_length`.
         left_out: Examples left out because their prompt alone fills `data.max_length`.
         empty: Examples left out because they hold no text.
         merged: Examples whose prompt and completion would have shared a token.
+        tokens: Tokens of all rows.
+        trained_tokens: Tokens that add to the loss. The first token of a row is never predicted.
+        longest: Tokens of the longest row.
     """
 
-    input_ids: list[list[int]] = field(default_factory=list)
-    labels: list[list[int]] = field(default_factory=list)
-    prompt_ids: list[list[int]] = field(default_factory=list)
-    cut: int = 0
-    left_out: int = 0
-    empty: int = 0
-    merged: int = 0
+    dataset: datasets.Dataset
+    cut: int
+    left_out: int
+    empty: int
+    merged: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
     @property
-    def tokens(self) -> int:
-        """Tokens of all examples."""
-        return sum(map(len, self.input_ids))
+    def input_ids(self) -> Sequence[list[int]]:
+        """Token ids of each row, [s] each."""
+        return self.dataset["input_ids"]  # type: ignore[no-any-return]
 
     @property
-    def trained_tokens(self) -> int:
-        """Tokens that add to the loss. The first token of a row is never predicted."""
-        return sum(label != IGNORE_INDEX for row in self.labels for label in row[1:])
+    def labels(self) -> Sequence[list[int]]:
+        """What each position shall predict, [s] each: its own token id, or -100."""
+        return self.dataset["labels"]  # type: ignore[no-any-return]
+
+    @property
+    def prompt_ids(self) -> list[list[int]]:
+        """The ids of what comes before the first answer of each row."""
+        ends = self.dataset["prompt_tokens"]
+        return [ids[:end] for ids, end in zip(self.input_ids, ends, strict=True)]
 
 
 def tokenise(
@@ -61,42 +107,164 @@ def tokenise(
     Args:
         examples: Prompts and completions, or chat messages.
         tokenizer: A transformers tokenizer.
-        config: Its data section says max_length and completion_only_loss.
+        config: Its data section says max_length, completion_only_loss and dataset_num_proc.
         split: Name of the split, for messages.
 
     Raises:
         DataError: Messages were given to a tokenizer without a chat template, or no example leaves
             anything to learn.
     """
-    out = Tokenised()
-    whole_lengths: list[int] = []
-    max_length = config.data.max_length
-    completion_only = config.data.completion_only_loss
-    for ids, learnt, merged in _encoded(examples, tokenizer, split):
-        out.merged += merged
-        whole_lengths.append(len(ids))
-        labels = [
-            i if (on or not completion_only) else IGNORE_INDEX
-            for i, on in zip(ids, learnt, strict=True)
-        ]
-        is_cut = len(ids) > max_length
-        ids, labels = ids[:max_length], labels[:max_length]
-        if all(label == IGNORE_INDEX for label in labels[1:]):
-            out.left_out += is_cut
-            out.empty += not is_cut
-            continue
-        out.cut += is_cut
-        out.input_ids.append(ids)
-        out.labels.append(labels)
-        out.prompt_ids.append(ids[: learnt.index(True)] if True in learnt else ids)
-    if not out.input_ids:
-        raise DataError(_nothing_left(whole_lengths, max_length, split))
-    return out
+    folder = cache_folder() / "tokens" / _key(examples, tokenizer, config)
+    if not (folder / "counts.json").is_file():
+        _write(folder, examples, tokenizer, config, split)
+    os.utime(folder)
+    return _read(folder)
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    split: str = "train",
+    *,
+    completion_only: bool = True,
+    first: int = 0,
+) -> list[Encoded]:
+    """Cut examples into tokens, whole.
+
+    Args:
+        examples: Prompts and completions, or chat messages.
+        tokenizer: A transformers tokenizer.
+        split: Name of the split, for messages.
+        completion_only: Whether only answers are learnt; all tokens otherwise.
+        first: Number of the first of these examples, for messages.
+
+    Raises:
+        DataError: Messages were given to a tokenizer without a chat template.
+    """
+    found = _encoded(examples, tokenizer, split, first)
+    return found if completion_only else [e._replace(learnt=[True] * len(e.ids)) for e in found]
+
+
+def cut_to(encoded: Encoded, max_length: int) -> tuple[list[int], list[int]] | None:
+    """Return (ids, labels) of at most so many tokens, or None where nothing would be learnt."""
+    ids, learnt = encoded.ids[:max_length], encoded.learnt[:max_length]
+    if not any(learnt[1:]):
+        return None
+    return ids, [i if on else IGNORE_INDEX for i, on in zip(ids, learnt, strict=True)]
+
+
+_COUNTS = ("cut", "left_out", "empty", "merged", "tokens", "trained_tokens", "longest")
+
+
+def _key(examples: Sequence[Example], tokenizer: Any, config: Config) -> str:
+    """Return a name for the tokens of these examples: the same only if all that matters is."""
+    digest = hashlib.blake2b(digest_size=16)
+    how = {
+        "version": _VERSION,
+        "tokenizer": tokenizer.backend_tokenizer.to_str()
+        if getattr(tokenizer, "backend_tokenizer", None)
+        else json.dumps(tokenizer.get_vocab(), sort_keys=True),
+        "chat_template": tokenizer.chat_template,
+        "special": tokenizer.special_tokens_map,
+        "max_length": config.data.max_length,
+        "completion_only_loss": config.data.completion_only_loss,
+    }
+    digest.update(json.dumps(how, sort_keys=True, default=str).encode())
+    for example in examples:
+        digest.update(repr((example.prompt, example.completion, example.messages)).encode())
+    return digest.hexdigest()
+
+
+def _write(
+    folder: Path, examples: Sequence[Example], tokenizer: Any, config: Config, split: str
+) -> None:
+    """Cut examples into tokens and keep them in a folder, which appears when it is whole."""
+    _make_room(folder.parent)
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    partial.mkdir()
+    counts = dict.fromkeys(_COUNTS, 0)
+    lengths: list[int] = []
+    encoded = _in_batches(examples, tokenizer, split, config.data)
+    try:
+        with _Writer(partial / "rows.arrow") as writer:
+            for number, one in enumerate(encoded):
+                lengths.append(len(one.ids))
+                is_cut = len(one.ids) > config.data.max_length
+                kept = cut_to(one, config.data.max_length)
+                counts["merged"] += one.is_merged
+                if kept is None:
+                    counts["left_out" if is_cut else "empty"] += 1
+                    continue
+                ids, labels = kept
+                writer.add(ids, labels, min(one.prompt_tokens, len(ids)), number)
+                counts["cut"] += is_cut
+                counts["tokens"] += len(ids)
+                counts["trained_tokens"] += len(labels) - 1 - labels[1:].count(IGNORE_INDEX)
+                counts["longest"] = max(counts["longest"], len(ids))
+        if not counts["tokens"]:
+            raise DataError(_nothing_left(lengths, config.data.max_length, split))
+        (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+        if not folder.exists():  # another run may have been quicker
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Writer:
+    """Writes tokenised rows to an Arrow file, some at a time."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+
+        tokens = pyarrow.list_(pyarrow.int32())
+        self._schema = pyarrow.schema(
+            {"input_ids": tokens, "labels": tokens, "prompt_tokens": "int32", "example": "int64"}
+        )
+        self._stream = pyarrow.ipc.new_stream(str(path), self._schema)
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, *row: Any) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        columns = [*zip(*self._rows, strict=True)] or [()] * len(self._schema)
+        arrays = [pyarrow.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)]
+        self._stream.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
+        self._rows.clear()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._stream.close()
+
+
+def _read(folder: Path) -> Tokenised:
+    import datasets
+
+    counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+    return Tokenised(datasets.Dataset.from_file(str(folder / "rows.arrow")), **counts)
+
+
+def _make_room(folder: Path) -> None:
+    """Let go of the tokens that were used longest ago, down to `CACHE_BYTES`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime, reverse=True)
+    total = 0
+    for one in kept:
+        total += sum(f.stat().st_size for f in one.rglob("*") if f.is_file())
+        if total > CACHE_BYTES:
+            shutil.rmtree(one, ignore_errors=True)
 
 
 def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
     """Say what happened to the rows of a split, with numbers; nothing when nothing happened."""
-    total = len(tokenised.input_ids) + tokenised.left_out + tokenised.empty
+    total = len(tokenised) + tokenised.left_out + tokenised.empty
     said = []
     if tokenised.left_out:
         said.append(
@@ -128,12 +296,53 @@ def _nothing_left(lengths: list[int], max_length: int, split: str) -> Problem:
     )
 
 
-def _encoded(
-    examples: Sequence[Example], tokenizer: Any, split: str
-) -> list[tuple[list[int], list[bool], bool]]:
-    """Return (ids, which are learnt, whether a merged token was split) of each example."""
+_ROWS_A_PROCESS = 10_000
+"""Conversations that make another process worth its start. Plain text gains nothing by processes:
+the tokenizer works on all cores by itself, twice as fast as two processes on two cores."""
+
+
+def _in_batches(
+    examples: Sequence[Example], tokenizer: Any, split: str, data: Data
+) -> Iterator[Encoded]:
+    """Cut examples into tokens, in several processes where there are many."""
+    wanted = data.dataset_num_proc or 1
+    if data.dataset_num_proc is None and examples and examples[0].messages:
+        wanted = min(len(examples) // _ROWS_A_PROCESS, _cores() // 2)
+    work = _Work(tokenizer, split, data.completion_only_loss)
+    pieces = (
+        (first, examples[first : first + _BATCH]) for first in range(0, len(examples), _BATCH)
+    )
+    if wanted <= 1:
+        for found in map(work, pieces):
+            yield from found
+        return
+    import multiprocess
+
+    with multiprocess.Pool(wanted) as pool:
+        for found in pool.imap(work, pieces):
+            yield from found
+
+
+class _Work:
+    """What a process does with its share of the examples."""
+
+    def __init__(self, tokenizer: Any, split: str, completion_only: bool) -> None:
+        self._tokenizer, self._split, self._only = tokenizer, split, completion_only
+
+    def __call__(self, piece: tuple[int, Sequence[Example]]) -> list[Encoded]:
+        first, examples = piece
+        return encode(
+            examples, self._tokenizer, self._split, completion_only=self._only, first=first
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _encoded(examples: Sequence[Example], tokenizer: Any, split: str, first: int) -> list[Encoded]:
     plain = [n for n, e in enumerate(examples) if not e.messages]
-    found: dict[int, tuple[list[int], list[bool], bool]] = {}
+    found: dict[int, Encoded] = {}
     if plain:
         prompts = _ids([examples[n].prompt for n in plain], tokenizer, special=True)
         wholes = _ids(
@@ -150,10 +359,11 @@ def _encoded(
             completion = whole[len(prompt) :] if ok else next(rest)
             completion = [*completion, tokenizer.eos_token_id]
             learnt = [False] * len(prompt) + [True] * len(completion)
-            found[n] = (prompt + completion, learnt, not ok)
+            found[n] = Encoded(prompt + completion, learnt, len(prompt), not ok)
     for n, example in enumerate(examples):
         if example.messages:
-            found[n] = _chat(example.messages, tokenizer, split, n)
+            ids, learnt = _chat(example.messages, tokenizer, split, first + n)
+            found[n] = Encoded(ids, learnt, learnt.index(True), is_merged=False)
     return [found[n] for n in range(len(examples))]
 
 
@@ -170,7 +380,7 @@ def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
 
 def _chat(
     messages: Sequence[Mapping[str, str]], tokenizer: Any, split: str, number: int
-) -> tuple[list[int], list[bool], bool]:
+) -> tuple[list[int], list[bool]]:
     """Cut a conversation into tokens through the chat template; the assistant's turns are learnt.
 
     The text up to each answer is rendered as it will be when the model is asked, so the model
@@ -186,7 +396,7 @@ def _chat(
     if end not in ids[-2:]:  # a template may end in <end of turn> and a new line
         ids.append(end)
         learnt.append(True)
-    return ids, learnt, False
+    return ids, learnt
 
 
 def chat_segments(

@@ -104,7 +104,7 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
     if config.training.method == "sft":
         arguments |= {
             "max_length": None,
-            "padding_free": config.data.padding_free,
+            "padding_free": config.data.padding_free or config.data.packing,
             "pad_to_multiple_of": config.data.pad_to_multiple_of,
             "completion_only_loss": config.data.completion_only_loss,
             "dataset_kwargs": {"skip_prepare_dataset": True},

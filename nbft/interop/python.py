@@ -12,6 +12,7 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.config.data import Dataset
+from nbft.data.formats import recognise, templates
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import columns_of, load_rows, resolve
@@ -27,7 +28,7 @@ def to_python(config: Config) -> str:
     """Return the cell's text."""
     sft, lora = config.training.method == "sft", config.peft.method == "lora"
     data = _data(config)
-    chat = "row['messages']" in data
+    chat = any(f"+= [{call} for" in data for call in _CHATS.values())
     tokens = _TOKENS.strip().format(
         whole="whole, labels = " + ("of_example(example)" if chat else "of_pair(*example)"),
         labels="labels" if config.data.completion_only_loss else "whole",
@@ -53,7 +54,7 @@ def _imports(config: Config, body: str) -> str:
         of_transformers += ["DataCollatorForSeq2Seq", "Trainer", "TrainingArguments"]
     if config.callbacks.early_stopping_patience is not None:
         of_transformers.append("EarlyStoppingCallback")
-    named = [name for name in ("csv", "json", "random", "runpy") if f"{name}." in body]
+    named = [name for name in ("csv", "json", "numpy", "runpy") if f"{name}." in body]
     lines = [*(f"import {name}" for name in named), "", "import torch"]
     lines += ["from datasets import Dataset" + (", load_dataset" if "= list(load_" in body else "")]
     if lora:
@@ -120,19 +121,23 @@ def _data(config: Config) -> str:
             lines += _examples(dataset, "validation", "held_out")
     elif config.data.split_ratio < 1:
         lines += [
-            "order = list(range(len(train)))",
-            "random.Random(SEED).shuffle(order)",
+            "order = numpy.random.default_rng(SEED).permutation(len(train))",
             f"cut = round(len(order) * (1 - {config.data.split_ratio!r}))",
             "cut = len(order) - min(max(cut, 1), len(order) - 1)",
             "held_out = [train[n] for n in sorted(order[cut:])]",
             "train = [train[n] for n in sorted(order[:cut])]",
         ]
     if config.data.shuffle:
-        lines += ["random.Random(SEED).shuffle(train)"]
+        lines += [f"train = {_shuffled('train', 'SEED')}"]
     text = "\n".join(lines)
-    if "alpaca_prompt(row)" in text:
-        text = _ALPACA.strip() + "\n\n\n" + text
+    for call, function in (("chosen(", _CHOSEN), ("turns(", _TURNS), ("alpaca_prompt(", _ALPACA)):
+        if call in text:
+            text = function.strip() + "\n\n\n" + text
     return text
+
+
+def _shuffled(rows: str, seed: int | str) -> str:
+    return f"[{rows}[n] for n in numpy.random.default_rng({seed}).permutation(len({rows}))]"
 
 
 def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
@@ -143,17 +148,24 @@ def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
         lines += [f"rows = [{{**row, {new}}} for row in rows]"]
     if dataset.shuffle:
         seed = "SEED" if dataset.seed is None else dataset.seed
-        lines += [f"random.Random({seed}).shuffle(rows)"]
+        lines += [f"rows = {_shuffled('rows', seed)}"]
     if dataset.sample_count is not None:
         lines += [f"rows = rows[:{dataset.sample_count}]"]
     prompt, how_prompt = _part(dataset, "prompt")
     completion, how_completion = _part(dataset, "completion")
     if prompt is None and completion is None:
-        columns = _columns(dataset, split)
-        if "messages" in columns and not {"prompt", "completion"} <= columns:
-            return [*lines, f"{into} += [row['messages'] for row in rows]"]
-        if "text" in columns and not {"prompt", "completion"} <= columns:
+        name, columns = _format(dataset, split)
+        if name in _CHATS:
+            only = " if row['label']" if name == "feedback on messages" else ""
+            return [*lines, f"{into} += [{_CHATS[name]} for row in rows{only}]"]
+        if name == "plain text":
             prompt, completion = "''", "text(row['text'])"
+        elif name == "instructions":
+            given = "{'input': row.get('context'), **row}" if "context" in columns else "row"
+            answer = "output" if "output" in columns else "response"
+            prompt, completion = f"alpaca_prompt({given})", f"text(row[{answer!r}])"
+        elif found := templates(name, columns):
+            prompt, completion = map(_filled, found)
     prompt = prompt or "text(row['prompt'])"
     completion = completion or "text(row['completion'])"
     lines += [*how_prompt, *how_completion]
@@ -206,14 +218,17 @@ def _begins_with_an_object(path: str) -> bool:
         return False
 
 
-def _columns(dataset: Dataset, split: str) -> set[str]:
-    """Return the columns of rows that are on this machine; none where they are elsewhere."""
+def _format(dataset: Dataset, split: str) -> tuple[str, list[str]]:
+    """Return the format and the columns of rows that are on this machine; "" and none else."""
     if dataset.rows is None and dataset.path is None:
-        return set()
+        return "", []
     try:
-        return set(columns_of(load_rows(dataset, split, "data")))
+        rows = load_rows(dataset, split, "data")
     except DataError:
-        return set()
+        return "", []
+    columns = columns_of(rows)
+    known = recognise(columns, rows[0])
+    return known.name if known else "", columns
 
 
 def _part(dataset: Dataset, part: str) -> tuple[str | None, list[str]]:
@@ -259,6 +274,41 @@ def alpaca_prompt(row):
     """Return the prompt of an instruction, with its input where it has one."""
     given = f"### Input:\\n{row['input']}\\n\\n" if row.get("input") else ""
     return f"### Instruction:\\n{row['instruction']}\\n\\n{given}### Response:\\n"
+'''
+
+_CHATS = {
+    "messages": "row['messages']",
+    "feedback on messages": "row['messages']",
+    "ShareGPT conversations": "turns(row['conversations'])",
+    "prompt and completion in messages": "turns(row['prompt']) + turns(row['completion'])",
+    "preference pairs": "chosen(row)",
+}
+"""Of a format of conversations, the expression that makes messages of a row."""
+
+_TURNS = '''
+def turns(value):
+    """Return turns of any speaker's name as messages."""
+    roles = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
+    roles |= {"observation": "tool", "function_response": "tool"}
+    found = []
+    for turn in value if isinstance(value, list) else [value]:
+        if isinstance(turn, str):
+            turn = {"role": "assistant", "content": turn}
+        role = turn.get("role") or roles.get(turn["from"], turn["from"])
+        found.append({"role": role, "content": turn.get("content") or turn.get("value", "")})
+    return found
+'''
+
+_CHOSEN = '''
+def chosen(row):
+    """Return the better answer of a pair, with what it answers."""
+    given = row.get("conversations") or row.get("messages") or row.get("prompt") or []
+    if isinstance(given, str) and isinstance(row["chosen"], str):
+        return given, row["chosen"]
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    before, answer = turns(given), turns(row["chosen"])
+    return answer if answer[: len(before)] == before else before + answer
 '''
 
 _CHAT = '''

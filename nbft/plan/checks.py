@@ -216,6 +216,34 @@ def _early_stopping_needs_measurements(config: Config, device: str) -> Problem |
 
 
 @_check
+def _stream_needs_steps(config: Config, device: str) -> Problem | None:
+    if not config.data.train.stream or config.training.max_steps > 0:
+        return None
+    return Problem(
+        "data.train.stream",
+        True,
+        "leaves the number of rows unknown, so an epoch has no end.",
+        "Set training.max_steps, or turn it off.",
+        {"data.train.stream": False},
+    )
+
+
+@_check
+def _packed_sequences_have_one_length(config: Config, device: str) -> Problem | None:
+    by_length = config.data.train_sampling_strategy == "group_by_length"
+    if not by_length or not (config.data.packing or config.data.train.stream):
+        return None
+    why = "are packed to one length" if config.data.packing else "come as a stream"
+    return Problem(
+        "data.train_sampling_strategy",
+        "group_by_length",
+        f"cannot order rows that {why}.",
+        "Use random.",
+        {"data.train_sampling_strategy": "random"},
+    )
+
+
+@_check
 def _everything_trained(config: Config, device: str) -> Problem | None:
     if config.data.split_ratio < 1 or config.data.validation is not None:
         return None

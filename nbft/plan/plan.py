@@ -12,9 +12,11 @@ from typing import Any
 
 from nbft.config import Config, settings
 from nbft.config.io import without_indices
-from nbft.data.examples import Example, load_examples
-from nbft.data.sources import is_there, resolve
+from nbft.data.examples import Examples, load_examples
+from nbft.data.packing import bins, wrapped_count
+from nbft.data.sources import is_there, resolve, spread
 from nbft.errors import DataError, Problem
+from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
 from nbft.models.find import find_local
 from nbft.plan import schedule
 from nbft.plan.checks import check
@@ -30,6 +32,9 @@ from nbft.words import count, size
 
 _ROWS_MEASURED = 200
 """Rows whose tokens are counted for an estimate."""
+
+_ROWS_PACKED = 5000
+"""Rows that are packed for an estimate."""
 
 
 @dataclass(frozen=True)
@@ -109,30 +114,37 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     dtype = choose_dtype(config, device.value)
     problems = check(config, device.value)
     remarks: list[str] = []
-    examples: dict[str, list[Example]] = {}
+    examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
         try:
             examples[split], said = _examples(config, split, folder)
-            remarks += said
+            remarks += [*examples[split].recognised, *said]
         except DataError as error:
             problems += [
                 p if isinstance(p, Problem) else Problem("data", None, p) for p in error.problems
             ]
+    problems += scoring_problems(config, examples.get("validation"), folder=folder)
     problems = list({str(p): p for p in problems}.values())
     found = find_local(config.model.model_name, config.model.model_revision)
     shape = model_shape(found.path) if found else None
     numbers: dict[str, Any] = {}
     if "train" in examples:
-        numbers |= _numbers_of_rows(config, examples, problems)
         lengths = token_lengths(examples["train"], found.path if found else None)
-        total, rows = numbers["total_steps"], numbers["train_rows"]
-        batch = config.training.per_device_train_batch_size
-        seen = total * min(batch * config.training.gradient_accumulation_steps, rows)
-        if config.training.max_steps <= 0:
-            seen = min(seen, round(rows * config.training.num_train_epochs))
         limit = config.data.max_length
         kept = [min(length, limit) for length in lengths]
-        numbers["tokens"] = round(seen * sum(kept) / len(kept))
+        sequences = _sequences(config, kept, len(examples["train"]))
+        numbers |= _numbers_of_rows(config, examples, sequences, problems)
+        a_sequence = sum(kept) / len(kept) * len(examples["train"]) / sequences
+        total = numbers["total_steps"]
+        batch = config.training.per_device_train_batch_size
+        seen = total * batch * config.training.gradient_accumulation_steps
+        if not examples["train"].is_stream:
+            seen = min(seen, total * sequences)
+            if config.training.max_steps <= 0:
+                seen = min(seen, round(sequences * config.training.num_train_epochs))
+        numbers["tokens"] = round(seen * a_sequence)
+        if config.data.packing:
+            kept = [limit]
         cut = sum(length > limit for length in lengths)
         if cut > 0.05 * len(lengths):
             problems.append(_cut(lengths, limit, cut))
@@ -148,6 +160,12 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         numbers["total_parameters"] = shape.parameters
         if numbers["trainable_parameters"] == 0:
             problems.append(_no_target(config, [name for name, *_ in shape.layers]))
+    if "train" in examples:
+        steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
+        parameters = shape.parameters if shape else None
+        held_out = examples.get("validation", [])
+        chosen = (device.value, dtype.value)
+        remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
     plan = Plan(
         problems=sorted(problems, key=_place),
         device=device,
@@ -156,7 +174,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         effective_batch_size=config.training.per_device_train_batch_size
         * config.training.gradient_accumulation_steps,
         free_memory_bytes=free_memory_bytes(device.value),
-        remarks=remarks,
+        remarks=list(dict.fromkeys(remarks)),
         config=config,
         **numbers,
     )
@@ -178,9 +196,9 @@ def _place(problem: Problem) -> int:
 
 
 def _numbers_of_rows(
-    config: Config, examples: dict[str, list[Example]], problems: list[Problem]
+    config: Config, examples: dict[str, Examples], sequences: int, problems: list[Problem]
 ) -> dict[str, Any]:
-    rows = len(examples["train"])
+    rows = sequences
     total = schedule.total_steps(config, rows)
     warmup = schedule.warmup_steps(config, total)
     if config.data.dataloader_drop_last and rows < config.training.per_device_train_batch_size:
@@ -209,7 +227,7 @@ def _numbers_of_rows(
             )
         )
     return {
-        "train_rows": rows,
+        "train_rows": None if examples["train"].is_stream else len(examples["train"]),
         "eval_rows": len(examples.get("validation", [])),
         "steps_per_epoch": schedule.steps_per_epoch(config, rows),
         "total_steps": total,
@@ -217,11 +235,27 @@ def _numbers_of_rows(
     }
 
 
-def _examples(config: Config, split: str, folder: Path | None) -> tuple[list[Example], list[str]]:
+def _sequences(config: Config, lengths: Sequence[int], rows: int) -> int:
+    """Estimate how many sequences an epoch has: the rows, or what they are packed into.
+
+    Args:
+        config: Its data section says how they are packed.
+        lengths: Tokens of some rows, at least one.
+        rows: How many rows there are.
+    """
+    if not config.data.packing:
+        return rows
+    limit, strategy = config.data.max_length, config.data.packing_strategy
+    some = [lengths[n % len(lengths)] for n in range(min(rows, _ROWS_PACKED))]
+    packed = (
+        wrapped_count(some, limit) if strategy == "wrapped" else len(bins(some, limit, strategy))
+    )
+    return max(1, round(packed * rows / len(some)))
+
+
+def _examples(config: Config, split: str, folder: Path | None) -> tuple[Examples, list[str]]:
     """Read a split, or take it from the last time when neither settings nor files changed."""
-    datasets = [*config.data.train.datasets]
-    if config.data.validation:
-        datasets += config.data.validation.datasets
+    datasets = [dataset for _, dataset in config.data.named_datasets()]
     if any(d.rows is not None or d.prompt_func or d.completion_func for d in datasets):
         return load_examples(config, split, folder=folder)
     stamps = []
@@ -247,21 +281,21 @@ class _Unhashed(tuple):
 @functools.lru_cache(maxsize=4)
 def _examples_by(
     key: str, seed: int, split: str, arguments: _Unhashed
-) -> tuple[list[Example], list[str]]:
+) -> tuple[Examples, list[str]]:
     config, folder = arguments
     return load_examples(config, split, folder=folder)
 
 
-def token_lengths(examples: Sequence[Example], folder: Path | None) -> list[int]:
+def token_lengths(examples: Examples, folder: Path | None) -> list[int]:
     """Return the lengths in tokens of some examples, spread over all of them.
 
     Args:
         examples: The examples, at least one.
         folder: Folder with tokenizer.json; four characters count as a token without one.
     """
-    step = max(1, len(examples) // _ROWS_MEASURED)
     texts = []
-    for example in examples[::step]:
+    for number in spread(len(examples), _ROWS_MEASURED):
+        example = examples[int(number)]
         turns = "\n".join(m["content"] for m in example.messages)
         texts.append(example.prompt + example.completion + turns)
     tokenizer = _tokenizer(folder / "tokenizer.json") if folder else None

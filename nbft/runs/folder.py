@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nbft.evaluate.compare import Comparison
+    from nbft.evaluate.scores import Scores
     from nbft.plan.fixes import Fix
 
 Status = Literal[
@@ -399,6 +400,34 @@ class Run:
 
         return write_report(self.path)
 
+    def scores(self) -> Scores:
+        """Return the scores of the base model and of the last step, as a table and as dicts."""
+        from nbft.evaluate.scores import Scores
+
+        return Scores(events.current(self.events()))
+
+    def evaluate(
+        self,
+        split: str = "validation",
+        *,
+        metrics: Sequence[str] | None = None,
+        rows: int | None = None,
+    ) -> Scores:
+        """Score the base model and the tuned one now, on rows that were not trained on.
+
+        Args:
+            split: validation or test.
+            metrics: As evaluation.metrics; those of the run when None.
+            rows: How many rows; evaluation.score_rows when None.
+
+        Raises:
+            RunError: The run has no adapter yet, or no such rows.
+            ConfigError: There is no such metric.
+        """
+        from nbft.runs.scoring import evaluate
+
+        return evaluate(self, split, metrics, rows)
+
     def close(self) -> None:
         """Give back the memory of a loaded model."""
         self._loaded = None
@@ -503,9 +532,8 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
     from nbft.data.sources import resolve
 
     copy = config.override()
-    validation = copy.data.validation.datasets if copy.data.validation else []
-    for split, datasets in (("train", copy.data.train.datasets), ("validation", validation)):
-        for number, dataset in enumerate(datasets):
+    for split, block in copy.data.splits().items():
+        for number, dataset in enumerate(block.datasets):
             if dataset.rows is not None and run is not None:
                 target = run / "data" / f"{split}-{number}.jsonl"
                 target.parent.mkdir(exist_ok=True)
@@ -516,10 +544,8 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
             elif dataset.path is not None:
                 dataset.path = str(resolve(dataset.path, folder))
             for part in ("prompt_func", "completion_func"):
-                where, _, name = (getattr(dataset, part) or "").rpartition(":")
-                file_path = resolve(where if where.endswith(".py") else f"{where}.py", folder)
-                if where and file_path.is_file():
-                    setattr(dataset, part, f"{file_path}:{name}")
+                setattr(dataset, part, _absolute_function(getattr(dataset, part), folder))
+    copy.evaluation.metric_function = _absolute_function(copy.evaluation.metric_function, folder)
     for name in ("model_name", "tokenizer_name"):
         given = getattr(copy.model, name)
         if given and (resolve(given, folder) / "config.json").is_file():
@@ -527,6 +553,15 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
     if copy.model.chat_template_path:
         copy.model.chat_template_path = str(resolve(copy.model.chat_template_path, folder))
     return copy
+
+
+def _absolute_function(written: str | None, folder: Path | None) -> str | None:
+    """Return path/to/file:function with the whole path; anything else as it is."""
+    from nbft.data.sources import resolve
+
+    where, _, name = (written or "").rpartition(":")
+    file = resolve(where if where.endswith(".py") else f"{where}.py", folder)
+    return f"{file}:{name}" if where and file.is_file() else written
 
 
 def _load(run: Run) -> tuple[Any, Any]:

@@ -128,19 +128,17 @@ def _files(config: Config) -> list[tuple[str, str, str]]:
     from nbft.data.samples import sample_path
 
     found = []
-    validation = config.data.validation.datasets if config.data.validation else []
-    for split, datasets in (("train", config.data.train.datasets), ("test", validation)):
-        for dataset in datasets:
-            path = None
-            if dataset.path is not None:
-                path = Path(dataset.path)
-            elif dataset.dataset_name in READY:
-                part = dataset.split or split
-                path = sample_path(dataset.dataset_name, "train" if part == "train" else "test")
-            if path is not None and path.is_file():
-                found.append((path.name, fingerprint(path), size(path.stat().st_size)))
-            else:
-                found.append((str(dataset.dataset_name), "on the hub", ""))
+    for field, dataset in config.data.named_datasets():
+        path = None
+        if dataset.path is not None:
+            path = Path(dataset.path)
+        elif dataset.dataset_name in READY:
+            split = dataset.split or field.split(".")[1]
+            path = sample_path(dataset.dataset_name, "train" if split == "train" else "test")
+        if path is not None and path.is_file():
+            found.append((path.name, fingerprint(path), size(path.stat().st_size)))
+        else:
+            found.append((str(dataset.dataset_name), "on the hub", ""))
     return found
 
 

@@ -12,21 +12,23 @@ from typing import Any
 import peft
 import transformers
 import trl
-from datasets import Dataset
 from transformers import TrainerCallback
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from nbft.config import Config
-from nbft.data.tokens import IGNORE_INDEX, Tokenised
+from nbft.data.tokens import IGNORE_INDEX
 from nbft.interop.huggingface import lora_arguments, training_arguments
 from nbft.plan.hardware import Choice
+from nbft.training.rows import TrainingRows
+
+_COLUMNS = ["input_ids", "labels"]
 
 
 def build_trainer(
     config: Config,
     model: Any,
     tokenizer: Any,
-    train: Tokenised,
-    held_out: Tokenised | None,
+    rows: TrainingRows,
     *,
     output_dir: Path,
     device: str,
@@ -40,8 +42,7 @@ def build_trainer(
         config: The config.
         model: The base model; gains an adapter unless all of it is trained.
         tokenizer: Its tokenizer.
-        train: Tokenised rows to train on.
-        held_out: Tokenised rows to measure on, or None.
+        rows: What to train and to measure on.
         output_dir: Folder of the checkpoints.
         device: The device that was chosen.
         mixed_precision: bf16, fp16 or no.
@@ -50,7 +51,7 @@ def build_trainer(
             step is done already.
     """
     arguments = training_arguments(config, device, mixed_precision)
-    if held_out is None:
+    if rows.held_out is None:
         arguments |= {"eval_strategy": "no", "eval_on_start": False}
     if resumed:
         arguments["eval_on_start"] = False
@@ -63,8 +64,8 @@ def build_trainer(
     if config.peft.method == "lora":
         lora = peft.LoraConfig(**lora_arguments(config))
     common = {
-        "train_dataset": _dataset(train),
-        "eval_dataset": _dataset(held_out) if held_out else None,
+        "train_dataset": rows.train,
+        "eval_dataset": rows.held_out and rows.held_out.dataset.select_columns(_COLUMNS),
         "processing_class": tokenizer,
         "callbacks": watching,
     }
@@ -82,16 +83,23 @@ def build_trainer(
         trainer = transformers.Trainer(
             model=peft.get_peft_model(model, lora) if lora else model,
             args=transformers.TrainingArguments(output_dir=str(output_dir), **arguments),
-            data_collator=transformers.DataCollatorForSeq2Seq(
-                tokenizer,
-                label_pad_token_id=IGNORE_INDEX,
-                pad_to_multiple_of=config.data.pad_to_multiple_of,
-            ),
+            data_collator=_collator(config, tokenizer),
             **common,
         )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
 
-def _dataset(rows: Tokenised) -> Dataset:
-    return Dataset.from_dict({"input_ids": rows.input_ids, "labels": rows.labels})
+def _collator(config: Config, tokenizer: Any) -> Any:
+    """Return what makes a batch for the plain Trainer; SFTTrainer makes the same by itself."""
+    if config.data.packing or config.data.padding_free:
+        return DataCollatorForLanguageModeling(
+            tokenizer.pad_token_id,
+            padding_free=True,
+            pad_to_multiple_of=config.data.pad_to_multiple_of,
+        )
+    return transformers.DataCollatorForSeq2Seq(
+        tokenizer,
+        label_pad_token_id=IGNORE_INDEX,
+        pad_to_multiple_of=config.data.pad_to_multiple_of,
+    )

@@ -39,10 +39,12 @@ def test_a_run_from_start_to_answer(train):
     run.close()
 
 
-def test_learning_lowers_the_held_out_loss(train):
-    run = train(training__max_steps=60, training__learning_rate=1e-2)
+@pytest.mark.parametrize(("method", "rate", "fall"), [("lora", 1e-2, 0.1), ("full", 3e-3, 1.0)])
+def test_learning_lowers_the_held_out_loss(train, method, rate, fall):
+    """An adapter on random layers can do little: over seeds its loss falls by 0.13 to 0.22."""
+    run = train(peft__method=method, training__max_steps=60, training__learning_rate=rate)
     scores = [e["eval_loss"] for e in run.events() if e["event"] == "eval"]
-    assert scores[-1] < scores[0] - 0.2
+    assert scores[-1] < scores[0] - fall
     assert losses(run)[-1] < losses(run)[0]
 
 
@@ -68,8 +70,6 @@ def test_both_trainers_give_the_same_losses(train):
 
 def test_prompt_tokens_add_nothing_to_the_loss(train, make_config, tiny_model):
     """The first loss is the mean over the completion's tokens alone, worked out by hand."""
-    import random
-
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -78,7 +78,6 @@ def test_prompt_tokens_add_nothing_to_the_loss(train, make_config, tiny_model):
     run = train(training__max_steps=1, training__per_device_train_batch_size=36)
     config = make_config()
     examples, _ = load_examples(config, "train")
-    random.Random(42).shuffle(examples)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     total, count = 0.0, 0

@@ -169,12 +169,12 @@ F = "data.train.datasets[0]"
             ],
         ),
         (
-            {},
+            {"columns": {"ask": "question", "reply": "answer"}},
             [
                 (
-                    f'{F}: no "prompt" and "completion", no "messages" and no "text"; found "question", '
-                    '"answer". Write prompt_template and completion_template, or map columns: columns='
-                    '{"prompt": "question", "completion": "answer"}.'
+                    f'{F}: no "prompt" and "completion", no "messages" and no "text"; found "ask", '
+                    '"reply". Write prompt_template and completion_template, or map columns: columns='
+                    '{"prompt": "ask", "completion": "reply"}.'
                 )
             ],
         ),
@@ -268,7 +268,11 @@ def test_the_words_of_wrong_messages(messages, said):
 def test_problems_of_several_datasets_and_files_come_together(write):
     broken = write("a.jsonl", "{\n{")
     config = Config(
-        data={"train": {"datasets": [{"path": broken}, {"path": "gone.jsonl"}, {"rows": QA}]}}
+        data={
+            "train": {
+                "datasets": [{"path": broken}, {"path": "gone.jsonl"}, {"rows": [{"ask": "Why?"}]}]
+            }
+        }
     )
     with pytest.raises(DataError) as caught:
         load_examples(config, "train")
@@ -298,7 +302,7 @@ def test_the_two_splits_share_no_row_and_lose_none(ratio):
     assert train
     assert held_out
     assert [e.prompt for e in train] == sorted(e.prompt for e in train), "the order of the file"
-    everything = sorted(example.prompt for example in train + held_out)
+    everything = sorted(example.prompt for example in [*train, *held_out])
     assert everything == sorted(row["question"] for row in QA)
     assert load_examples(config, "train")[0] == train
     other = config_of(split_ratio=ratio, seed=7, **PAIR)

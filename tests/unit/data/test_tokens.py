@@ -206,3 +206,48 @@ def test_a_limit_that_cuts_every_completion_says_the_length_that_would_do(tokeni
     )
     mended = tokenise(examples, tokenizer, config.apply(problem.changes))
     assert len(mended.input_ids) >= 38
+
+
+def test_tokens_are_cut_once_and_kept_by_content(tokenizer, monkeypatch):
+    from nbft.data import tokens
+
+    examples = [Example(f"Kept {n}\n", "3") for n in range(3)]
+    first = tokenise(examples, tokenizer, config_of())
+    calls = []
+    monkeypatch.setattr(tokens, "encode", lambda *a, **k: calls.append(a) or [])
+    again = tokenise(examples, tokenizer, config_of())
+    assert not calls
+    assert list(again.input_ids) == list(first.input_ids)
+    assert again.trained_tokens == first.trained_tokens
+    for other in (
+        (examples[:2], config_of()),
+        ([*examples[:2], Example("Kept 2\n", "4")], config_of()),
+        (examples, config_of(max_length=20)),
+        (examples, config_of(completion_only_loss=False)),
+    ):
+        with pytest.raises(DataError):  # nothing was cut: it was not taken from what is kept
+            tokenise(other[0], tokenizer, other[1])
+    assert len(calls) == 4
+
+
+def test_what_is_kept_does_not_grow_for_ever(tokenizer, monkeypatch):
+    from nbft.data import tokens
+    from nbft.models.find import cache_folder
+
+    tokenise([Example("Old\n", "1")], tokenizer, config_of())
+    monkeypatch.setattr(tokens, "CACHE_BYTES", 1)
+    tokenise([Example("New\n", "1")], tokenizer, config_of())
+    assert len(list((cache_folder() / "tokens").iterdir())) == 1
+
+
+def test_several_processes_cut_the_same_tokens(tokenizer):
+    examples = [Example(f"Many {n}\n", "3") for n in range(2500)]
+    alone = tokenise(examples, tokenizer, config_of(dataset_num_proc=1))
+    found = list(alone.input_ids)
+    import shutil
+
+    from nbft.models.find import cache_folder
+
+    shutil.rmtree(cache_folder() / "tokens")
+    together = tokenise(examples, tokenizer, config_of(dataset_num_proc=2))
+    assert list(together.input_ids) == found

@@ -22,7 +22,7 @@ def examples_of(config):
         for node in ast.parse(text).body
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and all(
-            name.name in ("csv", "json", "random", "runpy", "alpaca_prompt")
+            name.name in ("csv", "json", "numpy", "runpy", "alpaca_prompt")
             or "tests" in str(getattr(node, "module", ""))
             for name in node.names
         )
@@ -40,13 +40,11 @@ def examples_of(config):
 
 
 def expected(config):
-    import random
-
     found = []
     for split in ("train", "validation"):
         examples = load_examples(config, split)[0]
         if split == "train" and config.data.shuffle:
-            random.Random(config.training.seed).shuffle(examples)
+            examples = examples.shuffled(config.training.seed)
         found.append(
             [
                 [dict(m) for m in e.messages] if e.messages else (e.prompt, e.completion)
@@ -146,6 +144,43 @@ def test_messages(tmp_path):
     config = Config(data={"path": str(tmp_path / "a.jsonl"), "split_ratio": 0.5})
     assert examples_of(config) == expected(config)
     assert "def of_messages(" in config.to_python()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]},
+        {
+            "conversations": [{"from": "human", "value": "u"}],
+            "chosen": {"from": "gpt", "value": "a"},
+            "rejected": {"from": "gpt", "value": "b"},
+        },
+        {"prompt": "u", "chosen": "a", "rejected": "b"},
+        {
+            "prompt": "u",
+            "chosen": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "b"}],
+        },
+        {
+            "messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}],
+            "label": True,
+        },
+        {
+            "prompt": [{"role": "user", "content": "u"}],
+            "completion": [{"role": "assistant", "content": "a"}],
+        },
+        {"instruction": "i", "context": "c", "response": "r"},
+        {"instruction": "i", "input": "c", "output": "r"},
+        {"query": "q", "response": "r"},
+        {"article": "t", "highlights": "h"},
+        {"input": "q", "target": "r"},
+    ],
+    ids=lambda row: "-".join(row),
+)
+def test_formats_that_are_recognised(tmp_path, row):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for _ in range(4)))
+    config = Config(data={"path": str(tmp_path / "a.jsonl"), "split_ratio": 0.5})
+    assert examples_of(config) == expected(config)
 
 
 def test_rows_in_memory_have_to_be_put_there():

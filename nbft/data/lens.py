@@ -1,0 +1,385 @@
+"""One row as the model will see it: its tokens, which of them are learnt, and what is cut off.
+
+The tokens are those of `tokens.encode`, with which the training works; nothing is tokenised here,
+and nothing is drawn. Called by `nbft.widgets.lens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from nbft.data.formats import Example
+from nbft.data.packing import bins
+from nbft.data.tokens import IGNORE_INDEX, Encoded
+from nbft.words import count
+
+Kind = Literal["prompt", "trained", "special", "cut"]
+
+KINDS: dict[Kind, str] = {
+    "prompt": "not trained: the model reads it",
+    "trained": "trained: the model learns to write it",
+    "special": "special: a mark of the tokenizer or of the chat template",
+    "cut": "cut off: the model never sees it",
+}
+"""What each kind of token is, in words."""
+
+ORDERS = {
+    "share": "least trained first",
+    "length": "longest first",
+    "cut": "most cut first",
+}
+"""Ways to put the worst rows first."""
+
+
+class LensToken(NamedTuple):
+    """A token; or, where one character is made of several tokens, all of them.
+
+    Attributes:
+        ids: Its id; several for the pieces of one character.
+        text: What it stands for.
+        kind: What the training does with it. A special token may be learnt: then it has a label.
+        label: What its position shall predict: its own id, or -100 for nothing.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    kind: Kind
+    label: int
+
+
+class LensPart(NamedTuple):
+    """A stretch of a row: the prompt, the completion, or one message of a conversation.
+
+    Attributes:
+        name: "prompt", "completion", "text", or the role of a message.
+        is_learnt: Whether the model learns to write it.
+        text: What it says; without what the tokenizer and the chat template add.
+        tokens: Its tokens; empty as long as there is no tokenizer.
+    """
+
+    name: str
+    is_learnt: bool
+    text: str
+    tokens: list[LensToken]
+
+
+class Measure(NamedTuple):
+    """What there is to know about a row without looking at its tokens.
+
+    Attributes:
+        length: Tokens of the whole row.
+        kept: Those that the model sees.
+        trained: Those that it learns. The first token of a row is never predicted.
+    """
+
+    length: int
+    kept: int
+    trained: int
+
+    @property
+    def cut(self) -> int:
+        """Tokens that are cut off."""
+        return self.length - self.kept
+
+    @property
+    def share(self) -> float:
+        """Trained tokens of those that the model sees."""
+        return self.trained / self.kept if self.kept else 0.0
+
+
+Fact = tuple[str, Literal["", "good", "bad"]]
+
+
+@dataclass(frozen=True)
+class LensRow:
+    """A row as the model will see it.
+
+    Attributes:
+        parts: Its parts, in order.
+        measure: Its numbers; None as long as there is no tokenizer.
+        end: What becomes of the end-of-sequence token: "trained", "not trained", "cut off" or
+            "missing".
+        is_merged: Whether a token across prompt and completion was kept apart.
+    """
+
+    parts: list[LensPart]
+    measure: Measure | None = None
+    end: str = ""
+    is_merged: bool = False
+
+    @property
+    def tokens(self) -> list[LensToken]:
+        """The tokens of all parts."""
+        return [token for part in self.parts for token in part.tokens]
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The row in a few words, each of them good, bad or neither."""
+        if self.measure is None:
+            return [(count(sum(len(part.text) for part in self.parts), "character"), "")]
+        length, kept, trained = self.measure
+        cut = self.measure.cut
+        facts: list[Fact] = [(count(length, "token"), "")]
+        if trained:
+            facts.append((f"{count(trained)} trained ({self.measure.share:.0%})", ""))
+        else:
+            why = "its prompt fills data.max_length" if cut else "there is nothing to learn"
+            facts.append((f"left out of the training: {why}", "bad"))
+        facts.append((f"end of sequence {self.end}", "good" if self.end == "trained" else "bad"))
+        words = f"{count(cut)} cut off after {count(kept)}" if cut else "nothing cut"
+        return [*facts, (words, "bad" if cut else "")]
+
+
+def as_text(example: Example, *, completion_only: bool = True) -> LensRow:
+    """Return an example as text, for as long as there is no tokenizer."""
+    return LensRow(
+        [
+            LensPart(name, is_learnt or not completion_only, text, [])
+            for name, is_learnt, text in _texts(example)
+        ]
+    )
+
+
+def as_tokens(
+    example: Example,
+    encoded: Encoded,
+    tokenizer: Any,
+    max_length: int,
+    *,
+    completion_only: bool = True,
+) -> LensRow:
+    """Return an example as tokens.
+
+    Args:
+        example: What the row gives.
+        encoded: The same as `encode` cuts it.
+        tokenizer: The tokenizer that cut it.
+        max_length: Tokens that the model sees.
+        completion_only: Whether only answers are learnt.
+    """
+    pieces = list(_pieces(encoded.ids, tokenizer))
+    if example.messages:
+        starts, is_template = _of_template(example.messages, pieces, tokenizer)
+    else:
+        starts, is_template = _of_prompt(example, pieces, encoded.prompt_tokens), set[int]()
+    special = _special_ids(tokenizer)
+    parts = as_text(example, completion_only=completion_only).parts[: len(starts)]
+    place = at = 0
+    for number, (ids, text) in enumerate(pieces):
+        last = at + len(ids) - 1
+        is_special = ids[0] in special or number in is_template
+        label = ids[-1] if encoded.learnt[last] and last < max_length else IGNORE_INDEX
+        kind: Kind = (
+            "cut"
+            if last >= max_length
+            else "special"
+            if is_special
+            else "trained"
+            if label != IGNORE_INDEX and last
+            else "prompt"
+        )
+        while place + 1 < len(starts) and starts[place + 1] <= number:
+            place += 1
+        parts[place].tokens.append(LensToken(ids, text, kind, label))
+        at = last + 1
+    end = _end(encoded, tokenizer.eos_token_id, max_length)
+    return LensRow(parts, measure(encoded, max_length), end, encoded.is_merged)
+
+
+def measure(encoded: Encoded, max_length: int) -> Measure:
+    """Return the numbers of a row.
+
+    >>> measure(Encoded([5, 6, 7, 2], [False, False, True, True], 2, False), max_length=3)
+    Measure(length=4, kept=3, trained=1)
+    """
+    kept = min(len(encoded.ids), max_length)
+    return Measure(len(encoded.ids), kept, sum(encoded.learnt[1:kept]))
+
+
+def worst_first(measures: Sequence[Measure | None], order: str) -> list[int]:
+    """Return the numbers of rows from the worst to the best; unreadable ones (None) come first.
+
+    >>> worst_first([Measure(9, 9, 3), Measure(12, 10, 9), None], "cut")
+    [2, 1, 0]
+    """
+    keys: dict[str, Callable[[Measure], float]] = {
+        "share": lambda one: one.share,
+        "length": lambda one: -one.length,
+        "cut": lambda one: -one.cut,
+    }
+
+    def key(number: int) -> tuple[bool, float]:
+        one = measures[number]
+        return (True, keys[order](one)) if one else (False, 0.0)
+
+    return sorted(range(len(measures)), key=key)
+
+
+class Piece(NamedTuple):
+    """What a sequence holds of one row.
+
+    Attributes:
+        row: Place of the row in the lengths that were given.
+        begin: Its first token that is here.
+        end: The token after the last that is here.
+    """
+
+    row: int
+    begin: int
+    end: int
+
+
+def sequences(lengths: Sequence[int], max_length: int, strategy: str) -> list[list[Piece]]:
+    """Return how rows lie in packed sequences.
+
+    Args:
+        lengths: Tokens of each row, at most max_length.
+        max_length: Longest sequence, in tokens.
+        strategy: As data.packing_strategy.
+
+    >>> sequences([3, 4], 5, "wrapped")
+    [[Piece(row=0, begin=0, end=3), Piece(row=1, begin=0, end=2)], [Piece(row=1, begin=2, end=4)]]
+    """
+    if strategy != "wrapped":
+        return [
+            [Piece(row, 0, lengths[row]) for row in rows]
+            for rows in bins(lengths, max_length, strategy)
+        ]
+    found: list[list[Piece]] = []
+    room = 0
+    for row, length in enumerate(lengths):
+        begin = 0
+        while begin < length:
+            if not room:
+                found.append([])
+                room = max_length
+            end = min(length, begin + room)
+            found[-1].append(Piece(row, begin, end))
+            room -= end - begin
+            begin = end
+    return found
+
+
+def _texts(example: Example) -> Iterator[tuple[str, bool, str]]:
+    """Yield (name, is an answer, text) of each part."""
+    if example.messages:
+        for message in example.messages:
+            yield message["role"], message["role"] == "assistant", message["content"]
+    elif example.prompt:
+        yield "prompt", False, example.prompt
+        yield "completion", True, example.completion
+    else:
+        yield "text", True, example.completion
+
+
+def _end(encoded: Encoded, eos: int, max_length: int) -> str:
+    if eos not in encoded.ids:
+        return "missing"
+    place = len(encoded.ids) - 1 - encoded.ids[::-1].index(eos)
+    if place >= max_length:
+        return "cut off"
+    return "trained" if place and encoded.learnt[place] else "not trained"
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
+def _pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[tuple[tuple[int, ...], str]]:
+    """Yield ids with their text; those that only together make a character are kept together."""
+    special = _special_ids(tokenizer)
+    step = _steps(tokenizer)
+    held: list[int] = []
+    for one in ids:
+        if one in special:
+            if held:
+                yield tuple(held), tokenizer.decode(held)
+                held, step = [], _steps(tokenizer)
+            yield (one,), tokenizer.convert_ids_to_tokens(one)
+            continue
+        held.append(one)
+        try:
+            text = step(one)
+        except Exception:  # the stream of some tokenizers loses its place
+            text, step = tokenizer.decode(held), _steps(tokenizer)
+        if text is not None:
+            yield tuple(held), text
+            held = []
+    if held:
+        yield tuple(held), tokenizer.decode(held)
+
+
+def _steps(tokenizer: Any) -> Callable[[int], str | None]:
+    """Return a function from the next id to its text; None while a character is not whole."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return lambda one: tokenizer.decode([one])  # type: ignore[no-any-return]
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=False)
+    return lambda one: stream.step(backend, one)
+
+
+def _of_prompt(
+    example: Example, pieces: Sequence[tuple[tuple[int, ...], str]], prompt_tokens: int
+) -> list[int]:
+    """Return the pieces at which prompt and completion begin."""
+    if not example.prompt:
+        return [0]
+    at = 0
+    for number, (ids, _) in enumerate(pieces):
+        if at >= prompt_tokens:
+            return [0, number]
+        at += len(ids)
+    return [0]
+
+
+def _of_template(
+    messages: Sequence[Mapping[str, str]],
+    pieces: Sequence[tuple[tuple[int, ...], str]],
+    tokenizer: Any,
+) -> tuple[list[int], set[int]]:
+    """Return the pieces at which the messages begin, and those that the template has written."""
+    whole = "".join(text for _, text in pieces)
+    contents = list(_contents(messages, whole))
+    bounds = [0]
+    for number in range(1, len(contents)):
+        begin = _rendered_length(messages[:number], whole, tokenizer)
+        before, here = contents[number - 1][1], contents[number][0]
+        bounds.append(begin if before <= begin <= here else before)
+    starts, is_template = [0], set[int]()
+    at = 0
+    for number, (_, text) in enumerate(pieces):
+        end = at + len(text)
+        while len(starts) < len(bounds) and bounds[len(starts)] <= at:
+            starts.append(number)
+        if contents and not any(at < stop and start < end for start, stop in contents):
+            is_template.add(number)
+        at = end
+    return starts, is_template
+
+
+def _contents(messages: Sequence[Mapping[str, str]], whole: str) -> Iterator[tuple[int, int]]:
+    """Yield where in the rendered text each message says its own; ends at one that is not there."""
+    at = 0
+    for message in messages:
+        text = message["content"].strip()  # some templates trim
+        start = whole.find(text, at)
+        if start < 0:
+            return
+        at = start + len(text)
+        yield start, at
+
+
+def _rendered_length(messages: Sequence[Mapping[str, str]], whole: str, tokenizer: Any) -> int:
+    """Return the length of the first messages in the rendered text, or -1 if it begins otherwise."""
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=False
+        )
+    except Exception:  # a template may refuse a conversation that stops here
+        return -1
+    return len(text) if whole.startswith(text) else -1

@@ -1,0 +1,158 @@
+"""Rows of a large file, read one at a time, so that the file never enters memory.
+
+JSON Lines are indexed where they lie; a large file of another kind is written once as JSON Lines
+into nbft's cache. Called by `sources` for files above `LARGE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from nbft.errors import DataError, Problem
+from nbft.models.find import cache_folder
+
+LARGE_BYTES = 32 * 2**20
+"""Files above this are not held in memory: parsed JSON takes about ten times the file."""
+
+_BLOCK_BYTES = 16 * 2**20
+_BLANK_BYTES = 2  # a line of at most so many bytes, its end included, holds no object
+_BOM = b"\xef\xbb\xbf"
+
+
+class LineRows:
+    """The objects of a JSON Lines file, by number.
+
+    Args:
+        path: The file.
+        field: Setting that names it, for messages.
+        written: The file as the setting has it.
+
+    Raises:
+        DataError: From `[]` and iteration: a line is no JSON object.
+    """
+
+    def __init__(self, path: Path, field: str, written: str) -> None:
+        self._path, self._field, self._written = path, field, written
+        self._file = path.open("rb")
+        self._begins, self._ends = _spans(self._file)
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        begin, end = int(self._begins[number]), int(self._ends[number])
+        line = os.pread(self._file.fileno(), end - begin, begin)
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            why = f"row {number + 1:,}: is not JSON: {getattr(error, 'msg', error)}."
+            raise self._wrong(why, "Mend or remove the line.") from None
+        if not isinstance(row, Mapping):
+            why = f"row {number + 1:,}: is {type(row).__name__}, not an object with columns."
+            raise self._wrong(why, 'Write {"column": "text"}.')
+        return row
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+    def __reduce__(self) -> Any:
+        """Open the file again in another process."""
+        return LineRows, (self._path, self._field, self._written)
+
+    def _wrong(self, why: str, fix: str) -> DataError:
+        return DataError(Problem(self._field, self._written, why, fix))
+
+
+def _spans(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the lines begin and end, in bytes, [n] each; blank lines are left out."""
+    found: list[np.ndarray] = []
+    size = 0
+    first = b""
+    while block := file.read(_BLOCK_BYTES):
+        first = first or block[: len(_BOM)]
+        newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
+        found.append(newlines + size + 1)
+        size += len(block)
+    ends = np.concatenate([*found, [size]])
+    begins = np.concatenate([[len(_BOM) if first == _BOM else 0], ends[:-1]])
+    is_filled = ends - begins > _BLANK_BYTES
+    return begins[is_filled], ends[is_filled]
+
+
+def as_lines(path: Path) -> Path:
+    """Return a JSON Lines file with the rows of a JSON array, CSV, TSV or Parquet file.
+
+    It lies in nbft's cache, under a name made of the file's place, size and time, and is written
+    only once.
+
+    Raises:
+        ValueError: The file breaks off or is of another kind than its ending says.
+    """
+    stat = path.stat()
+    key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    target = cache_folder() / "rows" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.jsonl"
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.stem}.{os.getpid()}.part")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for row in stream(path):
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def stream(path: Path) -> Iterator[Any]:
+    """Yield the rows of a file from its beginning, holding one piece of it at a time.
+
+    Raises:
+        ValueError: The file breaks off or is of another kind than its ending says.
+    """
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches():
+                yield from batch.to_pylist()
+    elif kind in (".csv", ".tsv"):
+        csv.field_size_limit(2**31 - 1)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
+    elif kind == ".json" and _first_byte(path) == b"[":
+        import ijson
+
+        with path.open("rb") as file:
+            try:
+                yield from ijson.items(file, "item", use_float=True)
+            except ijson.JSONError as error:
+                raise ValueError(str(error).splitlines()[0]) from None
+    else:
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                if line.strip():
+                    yield json.loads(line)
+
+
+def is_lines(path: Path) -> bool:
+    """Whether a file holds JSON Lines, by its ending or, for .json, by its first character."""
+    kind = path.suffix.lower()
+    return kind in (".jsonl", ".ndjson") or (kind == ".json" and _first_byte(path) == b"{")
+
+
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file, contextlib.suppress(IndexError):
+        return file.read(64).removeprefix(_BOM).lstrip()[:1]
+    return b""

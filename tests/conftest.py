@@ -1,0 +1,21 @@
+"""What every test has: a cache of its own for what nbft derives, and this machine's models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from nbft.models.find import cache_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokens that another version of the code has cut must not be taken for ours."""
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    own = tmp_path_factory.mktemp("cache")
+    (own / "models").symlink_to(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBFT_CACHE", str(own))
+        yield
