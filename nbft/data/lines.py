@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,8 @@ class LineRows:
     def __init__(self, path: Path, field: str, written: str) -> None:
         self._path, self._field, self._written = path, field, written
         self._file = path.open("rb")
-        self._begins, self._ends = _spans(self._file)
+        stat = path.stat()
+        self._begins, self._ends = _spans(path, stat.st_size, stat.st_mtime_ns)
 
     def __len__(self) -> int:
         return len(self._begins)
@@ -72,16 +74,21 @@ class LineRows:
         return DataError(Problem(self._field, self._written, why, fix))
 
 
-def _spans(file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the lines begin and end, in bytes, [n] each; blank lines are left out."""
+@functools.lru_cache(maxsize=4)
+def _spans(path: Path, size_bytes: int, changed_at: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the lines begin and end, in bytes, [n] each; blank lines are left out.
+
+    A file is searched once as long as its size and its time stay; both splits share what is found.
+    """
     found: list[np.ndarray] = []
     size = 0
     first = b""
-    while block := file.read(_BLOCK_BYTES):
-        first = first or block[: len(_BOM)]
-        newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
-        found.append(newlines + size + 1)
-        size += len(block)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            first = first or block[: len(_BOM)]
+            newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
+            found.append(newlines + size + 1)
+            size += len(block)
     ends = np.concatenate([*found, [size]])
     begins = np.concatenate([[len(_BOM) if first == _BOM else 0], ends[:-1]])
     is_filled = ends - begins > _BLANK_BYTES

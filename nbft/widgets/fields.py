@@ -79,7 +79,7 @@ class Field:
         self._fix_button: Any = None
         self.control = self._make_control()
         self.control.observe(self._changed, "value")
-        self._note = kit(ipywidgets.HTML, "nbft-note", value=_note(setting, path))
+        self._note = self._make_note(_note(setting, path))
         self.widget = kit(
             ipywidgets.VBox, f"nbft-field {css_name(path)}", children=(self.control, self._note)
         )
@@ -100,6 +100,9 @@ class Field:
         if setting.type is str and setting.suggestions:
             return kit(ipywidgets.Combobox, "nbft-control", options=setting.suggestions, **about)
         return kit(ipywidgets.Text, "nbft-control", **about)
+
+    def _make_note(self, html: str) -> Any:
+        return self._kit(ipywidgets.HTML, "nbft-note", value=html)
 
     def show(self, value: Any) -> None:
         """Show a value without telling anybody that it changed."""

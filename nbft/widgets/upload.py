@@ -1,0 +1,467 @@
+"""A data file from a person's own machine, brought into the form: chosen, or dropped on it.
+
+`Incoming` is a file that arrives piece by piece, `Upload` asks the front end for the pieces, and
+`FileField` is the field of the form whose value the kept file becomes. No file is ever whole in
+the memory of the kernel or of the page.
+
+What goes over the wire, all of it custom messages of the widget:
+
+    front end → kernel   {"type": "begin", "upload": id, "files": n, "name": "…", "size": bytes}
+                         {"type": "piece", "upload": id, "start": byte, "crc32": n} and one buffer
+                         {"type": "unreadable", "upload": id} or {"type": "cancel"}
+    kernel → front end   {"type": "next", "upload": id, "start": byte}
+                         {"type": "stop", "upload": id}
+
+The kernel asks for one piece at a time, so nothing piles up. It stops an upload that is kept,
+refused, cancelled, or silent for a minute; what is shown of all this is traits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import time
+import unicodedata
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from html import escape
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import anywidget
+import traitlets
+
+from nbft.config import Config
+from nbft.config.data import Dataset
+from nbft.data import formats, load_examples, load_rows, preview
+from nbft.data.sources import FORMATS
+from nbft.errors import DataError
+from nbft.widgets.as_text import rows_shown
+from nbft.widgets.fields import Field
+from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
+from nbft.words import count, duration, size
+
+_HERE = Path(__file__).parent
+
+_TICK_SECONDS = 10.0
+_SILENT_TICKS = 6  # counted, not timed: a busy cell holds the clock's turn up as it does a piece
+_SHOW_SECONDS = 0.25
+_STALE_SECONDS = 3600.0  # a part that nothing was written to for so long has lost its kernel
+_NAME_BYTES = 200  # of the 255 that file systems take; the rest is for a number and the ending
+_ROWS_LOOKED_AT = 50
+_ROWS_SHOWN = 3
+_CHARACTERS_SHOWN = 200
+_CELL_CHARACTERS = 80
+
+
+def kept_name(name: str) -> str:
+    """Return the name under which a file is kept: without folders and odd characters.
+
+    Raises:
+        DataError: The ending is of no known format.
+
+    >>> kept_name("../../My rows (2024)?.JSONL")
+    'My rows (2024)_.JSONL'
+    """
+    plain = unicodedata.normalize("NFC", re.split(r"[/\\]", name)[-1])
+    ending = Path(plain).suffix
+    if ending.lower() not in FORMATS:
+        has = f"has the ending {ending}" if ending else "has no ending"
+        raise DataError(f"{plain or 'The file'}: {has}. Known are {', '.join(FORMATS)}.")
+    stem = re.sub(r"[^\w.() -]+", "_", plain.removesuffix(ending)).strip(" .")
+    return (stem.encode()[:_NAME_BYTES].decode(errors="ignore") or "rows") + ending
+
+
+class Incoming:
+    """A file that arrives piece by piece, under a hidden name until it is whole.
+
+    A part that is not kept is removed: by `discard`, when nobody holds it any more, or when the
+    kernel ends.
+
+    Args:
+        folder: Where it is kept; made if it is not there.
+        name: What it is called where it comes from.
+        size_bytes: How large it is there.
+
+    Attributes:
+        name: What it is called here.
+        received_bytes: How much of it has arrived.
+
+    Raises:
+        DataError: Of this and every method, in one sentence: the name, the size, the folder or
+            the disk will not do.
+    """
+
+    def __init__(self, folder: Path, name: str, size_bytes: int) -> None:
+        self.name = kept_name(name)
+        self.size_bytes, self.received_bytes = size_bytes, 0
+        self._given, self._folder = folder, folder.expanduser().absolute()
+        if size_bytes == 0:
+            raise DataError(f"{self.name}: is empty (0 bytes). Choose a file with rows.")
+        with self._one_sentence():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _remove_stale_parts(self._folder)
+            free = shutil.disk_usage(self._folder).free
+            if free < size_bytes:
+                raise DataError(
+                    f"{self.name}: needs {size(size_bytes)}, and {size(free)} are free for "
+                    f"{folder}. Free some space, or choose another training.output_dir."
+                )
+            self._like: list[BinaryIO] = [
+                path.open("rb") for path in self._taken() if path.stat().st_size == size_bytes
+            ]
+            self._part = (self._folder / f".nbft-{secrets.token_hex(4)}.part").open("xb")
+        self.discard = weakref.finalize(self, _discard, self._part, self._like)
+
+    def append(self, piece: bytes | memoryview, start: int, crc32: int) -> None:
+        """Add the next piece.
+
+        Args:
+            piece: Its bytes.
+            start: Where in the file it begins.
+            crc32: Its checksum, as the front end has it.
+        """
+        if start != self.received_bytes:
+            raise DataError(
+                f"{self.name}: a piece from byte {start:,} arrived where byte "
+                f"{self.received_bytes:,} was next. Choose the file again."
+            )
+        if zlib.crc32(piece) != crc32:
+            raise DataError(f"{self.name}: arrived damaged. Choose the file again.")
+        received = start + len(piece)
+        if not len(piece) or received > self.size_bytes:
+            raise DataError(
+                f"{self.name}: was {size(self.size_bytes)} large when it was chosen, and is "
+                f"{'smaller' if received < self.size_bytes else 'larger'} now. Choose it again."
+            )
+        with self._one_sentence():
+            self._part.write(piece)
+            for file in [*self._like]:
+                if file.read(len(piece)) != piece:
+                    self._like.remove(file)
+                    file.close()
+        self.received_bytes = received
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has arrived."""
+        return self.received_bytes == self.size_bytes
+
+    def keep(self) -> Path:
+        """Give the whole file its name, or find it here already, and return its path.
+
+        A file of that name with other content keeps it; this one gets a number.
+        """
+        with self._one_sentence():
+            self._part.close()
+            if self._like:
+                path = Path(self._like[0].name)
+            else:
+                path = self._folder / _numbered(self.name, len(list(self._taken())) + 1)
+                Path(self._part.name).rename(path)
+        self.discard()
+        return self._given / path.name
+
+    def _taken(self) -> Iterator[Path]:
+        """Yield the files that have this name already, or this name with a number."""
+        number = 1
+        while (path := self._folder / _numbered(self.name, number)).exists():
+            yield path
+            number += 1
+
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        """Say in a sentence what the system refused."""
+        try:
+            yield
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            arrived = f"{size(self.received_bytes)} of {size(self.size_bytes)}"
+            raise DataError(
+                f"{self.name}: could not be written to {self._given} after {arrived}: {why}. "
+                "Mend that, or choose another training.output_dir."
+            ) from None
+
+
+def _numbered(name: str, number: int) -> str:
+    """Return the name of the n-th file of one name.
+
+    >>> [_numbered("rows.jsonl", n) for n in (1, 2)]
+    ['rows.jsonl', 'rows-2.jsonl']
+    """
+    path = Path(name)
+    return name if number == 1 else f"{path.stem}-{number}{path.suffix}"
+
+
+def _discard(part: BinaryIO, like: list[BinaryIO]) -> None:
+    """Close the files of an upload, and remove its part if it still has its hidden name."""
+    for file in (part, *like):
+        with suppress(OSError):  # what could not be written can often not be closed either
+            file.close()
+    with suppress(OSError):
+        Path(part.name).unlink(missing_ok=True)
+
+
+def _remove_stale_parts(folder: Path) -> None:
+    """Remove what kernels that were killed have left behind."""
+    for path in folder.glob(".nbft-*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
+
+
+class Upload(anywidget.AnyWidget):
+    """The help under a field, and in it the way to bring a file along.
+
+    Args:
+        folder: Called for the folder in which a file is kept, when one begins to arrive.
+        on_kept: Called with the path of each file that is kept.
+        **traits: What it shows at first.
+    """
+
+    _esm = _HERE / "upload.js"
+    _css = _HERE / "upload.css"
+
+    value = traitlets.Unicode(help="the help, as HTML").tag(sync=True)
+    what = traitlets.Unicode(help="the rows that a file holds, such as train").tag(sync=True)
+    endings: traitlets.List[Any] = traitlets.List([*FORMATS]).tag(sync=True)
+    disabled = traitlets.Bool(help="whether no file is taken now").tag(sync=True)
+    is_busy = traitlets.Bool(help="whether a file is arriving").tag(sync=True)
+    share = traitlets.Float(help="how much of it has arrived, 0 to 1").tag(sync=True)
+    progress = traitlets.Unicode(help="the same in words").tag(sync=True)
+    said = traitlets.Unicode(help="how the last upload stands or ended").tag(sync=True)
+    is_wrong = traitlets.Bool(help="whether that is a mistake").tag(sync=True)
+    shown = traitlets.Unicode(help="the first rows of the last file, as HTML").tag(sync=True)
+
+    def __init__(
+        self, folder: Callable[[], Path], on_kept: Callable[[Path], None], **traits: Any
+    ) -> None:
+        self._folder, self._on_kept = folder, on_kept
+        self._incoming: Incoming | None = None
+        self._upload = ""  # the one that the front end sends pieces of
+        self._began = self._shown_at = 0.0  # clock
+        self._silent_ticks = 0
+        super().__init__(**traits)
+        self.on_msg(self._hear)
+
+    def say(self, sentence: str, *, is_wrong: bool = False, shown: str = "") -> None:
+        """Say how the upload stands or ended, with rows as HTML below."""
+        with self.hold_sync():
+            self.said, self.is_wrong, self.shown = sentence, is_wrong, shown
+
+    def _hear(self, _widget: object, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+        """Do what the front end asks, on the main thread."""
+        if not is_main_thread():
+            call_soon(self._hear, _widget, message, buffers)
+            return
+        upload = str(message.get("upload"))
+        try:
+            if message.get("type") == "begin":
+                self._stop("")  # the one before, if there is one: the person has chosen anew
+                self._upload = upload
+                self._begin(message)
+            elif self._incoming is None:
+                self.send({"type": "stop", "upload": upload})
+            elif message.get("type") == "cancel":
+                self._stop(f"{self._incoming.name}: cancelled; nothing of it was kept.")
+            elif upload != self._upload:
+                self.send({"type": "stop", "upload": upload})
+            elif message.get("type") == "piece":
+                self._take(self._incoming, message, buffers)
+            else:
+                raise DataError(f"{self._incoming.name}: the browser cannot read it any more.")
+        except DataError as error:
+            self._stop(str(error), is_wrong=True)
+        except Exception as error:  # a handler's exception would vanish in most front ends
+            self._stop(f"This went wrong ({type(error).__name__}: {error}).", is_wrong=True)
+
+    def _begin(self, message: Mapping[str, Any]) -> None:
+        if self.disabled:
+            raise DataError(f"{message['name']}: no file is taken while a run is training.")
+        if message["files"] != 1:
+            raise DataError(f"{message['files']} files at once: choose one.")
+        self._incoming = Incoming(self._folder(), str(message["name"]), int(message["size"]))
+        self._began = self._shown_at = time.monotonic()
+        self.is_busy = True
+        self.say(f"Uploading {self._incoming.name}.")
+        self._ask(self._incoming)
+        self._watch(self._incoming)
+
+    def _ask(self, incoming: Incoming) -> None:
+        """Ask for the next piece."""
+        self.send({"type": "next", "upload": self._upload, "start": incoming.received_bytes})
+
+    def _take(self, incoming: Incoming, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
+        self._silent_ticks = 0
+        (piece,) = buffers
+        incoming.append(piece, int(message["start"]), int(message["crc32"]))
+        if not incoming.is_whole:
+            self._ask(incoming)
+            self._show_progress(incoming)
+            return
+        path = incoming.keep()
+        self._stop(f"Reading the rows of {path.name}…")
+        self._on_kept(path)
+
+    def _show_progress(self, incoming: Incoming) -> None:
+        now = time.monotonic()
+        if now - self._shown_at < _SHOW_SECONDS:
+            return
+        self._shown_at = now
+        speed = incoming.received_bytes / (now - self._began)
+        left = (incoming.size_bytes - incoming.received_bytes) / speed
+        with self.hold_sync():
+            self.share = incoming.received_bytes / incoming.size_bytes
+            self.progress = (
+                f"{size(incoming.received_bytes)} of {size(incoming.size_bytes)}, "
+                f"{size(speed)}/s, {duration(left)} left"
+            )
+
+    def _stop(self, sentence: str, *, is_wrong: bool = False) -> None:
+        """End what is under way, remove what was not kept, and say why."""
+        if self._incoming is not None:
+            self._incoming.discard()
+        self._incoming = None
+        if self._upload:
+            self.send({"type": "stop", "upload": self._upload})
+        self._upload = ""
+        with self.hold_sync():
+            self.is_busy, self.share, self.progress = False, 0.0, ""
+            self.say(sentence, is_wrong=is_wrong)
+
+    def _watch(self, incoming: Incoming) -> None:
+        """Give up when nothing comes any more: the page was closed or its connection lost."""
+        self._silent_ticks = 0
+
+        def tick() -> None:
+            if incoming is not self._incoming:
+                return
+            self._silent_ticks += 1
+            if self._silent_ticks >= _SILENT_TICKS:
+                silence = duration(_SILENT_TICKS * _TICK_SECONDS)
+                self._stop(
+                    f"{incoming.name}: nothing has come for {silence}, so what had arrived was "
+                    "removed. Choose the file again.",
+                    is_wrong=True,
+                )
+            else:
+                wait()
+
+        def wait() -> None:
+            loop = main_loop()
+            if loop is not None:
+                loop.call_later(_TICK_SECONDS, tick)
+
+        wait()
+
+
+class FileField(Field):
+    """The field for the path of a data file, which an upload fills as if it were typed.
+
+    Args:
+        config: Called for the config as it stands, for the folder of the runs and for how the
+            rows are read.
+        *field: As `Field`.
+    """
+
+    def __init__(self, config: Callable[[], Config], *field: Any) -> None:
+        self._config = config
+        self._kept = ""
+        super().__init__(*field)
+        self.control.observe(self._forget, "value")
+
+    def _make_note(self, html: str) -> Any:
+        self._split = self.path.split(".")[1]
+        return self._kit(
+            Upload,
+            "nbft-note",
+            folder=lambda: self._output_dir() / "data",
+            on_kept=self._take,
+            value=html,
+            what=self._split,
+        )
+
+    def lock(self, is_locked: bool) -> None:
+        """Take or give the person the hand over the value."""
+        super().lock(is_locked)
+        self._note.disabled = is_locked
+
+    def _output_dir(self) -> Path:
+        return Path(self._config().training.output_dir)
+
+    def _take(self, path: Path) -> None:
+        """Make a file that was kept the value of the field, and show its rows."""
+        self._kept = str(path)
+        if not self.control.disabled:
+            self.control.value = self._kept
+        split = self._config().data.splits().get(self._split)
+        dataset = split.datasets[0] if split and split.datasets else Dataset()
+        sentence, shown = first_rows(dataset, path, self._split)
+        if dataset.rows is not None:
+            sentence = "It is not read: the rows that were given in Python win over it."
+        elif self.control.disabled:
+            sentence = "The fields are locked by a run: type this path when it is over."
+        size_words = size(path.expanduser().stat().st_size)
+        self._note.say(f"Kept as {path} ({size_words}). {sentence}".strip(), shown=shown)
+
+    def _forget(self, change: Mapping[str, Any]) -> None:
+        """Say nothing more of a file that is not the value any more."""
+        if change["new"] != self._kept:
+            self._note.say("")
+
+
+def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
+    """Say how the rows of a file are understood, and show the first.
+
+    Args:
+        dataset: How the rows are read: columns, templates, functions.
+        path: The file.
+        split: The split whose rows it holds.
+
+    Returns:
+        A sentence and HTML; both "" where the rows cannot be read, which the field says itself.
+    """
+    all_of_it = {"sample_count": None, "shuffle": False, "mixture_proportion": None}
+    whole = dataset.model_copy(update={**all_of_it, "path": str(path), "rows": None})
+    try:
+        rows = load_rows(whole, split, f"data.{split}.datasets[0]")
+        some = [dict(rows[n]) for n in range(min(len(rows), _ROWS_LOOKED_AT))]
+    except DataError:
+        return "", ""
+    found = count(len(rows), "row")
+    in_memory = whole.model_copy(
+        update={"path": None, "dataset_name": None, "columns": {}, "rows": some}
+    )
+    config = Config(data={"train": {"datasets": [in_memory]}, "split_ratio": 1.0})
+    try:
+        (name,) = load_examples(config, "train")[0].formats
+        texts = [
+            {part: _shortened(text) for part, text in row.items()}
+            for row in preview(config, _ROWS_SHOWN)
+        ]
+    except DataError:
+        columns = ", ".join(some[0])
+        unsaid = f"{found} with the columns {columns}; what is prompt and completion is not said."
+        return unsaid, _as_they_stand(some[:_ROWS_SHOWN])
+    learnt = next((f"; {f.learnt}" for f in formats.FORMATS if f.name == name), "")
+    how = "read by your templates" if name == "template" else f"recognised as {name}"
+    return f"{found}, {how}{learnt}.", rows_shown(texts)
+
+
+def _as_they_stand(rows: Sequence[Mapping[str, Any]]) -> str:
+    items = ""
+    for row in rows:
+        short = {name: _shortened(value, _CELL_CHARACTERS) for name, value in row.items()}
+        text = json.dumps(short, ensure_ascii=False, default=str)
+        items += f"<li><pre>{escape(_shortened(text, 1000))}</pre></li>"
+    return f"<h3>The first {len(rows)} rows, as they stand in the file</h3><ol>{items}</ol>"
+
+
+def _shortened(value: Any, most: int = _CHARACTERS_SHOWN) -> Any:
+    """Return a text, or a value that is none, with its end cut off if it is long."""
+    is_long = isinstance(value, str) and len(value) > most
+    return f"{value[: most - 1]}…" if is_long else value
