@@ -1,0 +1,434 @@
+"""One pass over all rows, which leaves numbers only: what the checks look at.
+
+Rows are read, cut into tokens and forgotten, a thousand at a time; of each stay its lengths, two
+hashes, a signature and a few flags: about 200 bytes. Called by `examine`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbft.config import Config
+from nbft.config.data import SPLITS
+from nbft.data.doctor import near
+from nbft.data.doctor.text import Family, excerpt, family_in, odd_in, special_tokens
+from nbft.data.examples import Example, Examples, load_examples
+from nbft.data.sources import spread
+from nbft.data.tokens import Encoded, encode
+from nbft.errors import DataError, Problem
+
+Say = Callable[[str], None]
+
+EXAMPLES = 5
+"""Rows that a finding shows."""
+
+_CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
+_SECONDS_BETWEEN_WORDS = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row that a finding is about.
+
+    Attributes:
+        split: train, validation or test.
+        number: Number of the example in its split, from 0.
+        field: Dataset that it comes from: data.train.datasets[0].
+        row: Its number in its file or list, from 1.
+        text: A short part of it, on one line.
+    """
+
+    split: str
+    number: int
+    field: str
+    row: int
+    text: str
+
+
+@dataclass
+class Hits:
+    """The rows of the table in which something was found, and where in the first few."""
+
+    rows: list[int] = field(default_factory=list)
+    texts: dict[int, str] = field(default_factory=dict)
+
+    def add(self, row: int, text: str, place: int) -> None:
+        """Note that something stands at a place of a row's text."""
+        self.rows.append(row)
+        if len(self.texts) < EXAMPLES:
+            self.texts[row] = excerpt(text, place)
+
+
+@dataclass
+class Column:
+    """What one column of one dataset holds.
+
+    Attributes:
+        filled: Rows in which it is not empty.
+        first: Its value in the first row that was read.
+        is_constant: Whether all rows have that value.
+    """
+
+    filled: int = 0
+    first: Any = None
+    is_constant: bool = True
+
+
+@dataclass
+class Seen:
+    """What was seen in the rows. Arrays have one place for each row that was looked at.
+
+    Attributes:
+        config: The config whose rows these are.
+        tokenizer: The model's tokenizer.
+        examples: The examples by split, those that could be read.
+        problems: What was wrong where they could not.
+        remarks: What else was said on reading them.
+        split: Split of each row, a number in `names`.
+        number: Number of each row in its split.
+        dataset: Dataset of each row, a number in `fields`.
+        row: Number of each row in its file, from 1.
+        tokens: Tokens of each row, whole.
+        trained: Tokens of each row that are learnt at data.max_length.
+        is_merged, is_chat: Whether a token would cross the boundary; whether it is messages.
+        end_is_trained, end_is_masked: Whether the end-of-sequence token is learnt; whether it is
+            not, although the token before it is.
+        answer_is_empty: Whether there is nothing to learn but the end.
+        text_hash, prompt_hash: Of prompt and completion; of the prompt, or of both without one.
+        signature: Of `near`, [rows, 64].
+        odd: Rows with odd characters, by kind.
+        foreign: Rows with the marks of another chat template, by its family.
+        templated: Rows whose text is written in the model's own chat template.
+        special: Rows with other special tokens of the model in their text.
+        refused: What the tokenizer or template said of rows that it refuses.
+        columns: By dataset and column.
+        read: Rows read of each dataset.
+        context_tokens: Most tokens that the model reads; None where it does not say.
+    """
+
+    config: Config
+    tokenizer: Any
+    examples: dict[str, Examples]
+    problems: list[Problem]
+    remarks: list[str]
+    split: np.ndarray
+    number: np.ndarray
+    dataset: np.ndarray
+    row: np.ndarray
+    fields: list[str] = field(default_factory=list)
+    odd: dict[str, Hits] = field(default_factory=dict)
+    foreign: dict[str, Hits] = field(default_factory=dict)
+    templated: Hits = field(default_factory=Hits)
+    special: Hits = field(default_factory=Hits)
+    refused: dict[int, str] = field(default_factory=dict)
+    columns: dict[str, dict[str, Column]] = field(default_factory=dict)
+    read: dict[str, int] = field(default_factory=dict)
+    context_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.number)
+        self.names = list(self.examples)
+        self.tokens = np.zeros(rows, np.int32)
+        self.trained = np.zeros(rows, np.int32)
+        self.is_merged = np.zeros(rows, bool)
+        self.is_chat = np.zeros(rows, bool)
+        self.end_is_trained = np.zeros(rows, bool)
+        self.end_is_masked = np.zeros(rows, bool)
+        self.answer_is_empty = np.zeros(rows, bool)
+        self.text_hash = np.zeros(rows, np.uint64)
+        self.prompt_hash = np.zeros(rows, np.uint64)
+        self.signature = np.zeros((rows, 64), np.uint16)
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether only some of the rows were looked at."""
+        return len(self) < sum(map(len, self.examples.values()))
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether these are the first rows of a stream."""
+        return any(found.is_stream for found in self.examples.values())
+
+    @property
+    def left_out(self) -> int:
+        """Rows that are no examples at all, because they are labelled as bad answers."""
+        parts = {part.field: part for found in self.examples.values() for part in found._parts}
+        return sum(len(part.rows) - len(part.numbers) for part in parts.values())
+
+    @functools.cached_property
+    def similar(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The earlier and the later row of pairs that are nearly the same, and how much so."""
+        first, second, likeness = near.similar_pairs(self.signature)
+        differ = self.text_hash[first] != self.text_hash[second]
+        return first[differ], second[differ], likeness[differ]
+
+    def of(self, split: str) -> np.ndarray:
+        """Return which rows belong to a split."""
+        if split not in self.names:
+            return np.zeros(len(self), bool)
+        rows: np.ndarray = self.split == self.names.index(split)
+        return rows
+
+    def example(self, row: int) -> Example:
+        """Return the example of a row, read again."""
+        return self.examples[self.names[self.split[row]]][int(self.number[row])]
+
+    def place(self, row: int, text: str | None = None) -> Place:
+        """Return where a row stands, with a part of its text."""
+        if text is None:
+            text = excerpt(text_of(self.example(row)))
+        split = self.names[self.split[row]]
+        field_ = self.fields[self.dataset[row]]
+        return Place(split, int(self.number[row]), field_, int(self.row[row]), text)
+
+
+def measure(
+    config: Config,
+    tokenizer: Any,
+    *,
+    folder: Path | None = None,
+    sample: int | None = None,
+    say: Say = lambda _: None,
+) -> Seen:
+    """Read the rows of every split, and keep numbers.
+
+    Args:
+        config: The config.
+        tokenizer: Its model's tokenizer.
+        folder: Folder of the config file, for relative paths.
+        sample: Look at this many rows, spread evenly over all; at all of them when None.
+        say: Told once a second how far it is.
+    """
+    examples: dict[str, Examples] = {}
+    problems: list[Problem] = []
+    remarks: list[str] = []
+    for split in SPLITS:
+        try:
+            found, said = load_examples(config, split, folder=folder)
+        except DataError as error:
+            problems += [
+                p if isinstance(p, Problem) else Problem("", None, p) for p in error.problems
+            ]
+            continue
+        if len(found):
+            examples[split] = found
+        remarks += [*found.recognised, *said]
+    progress = _Progress(say)
+    seen = _table(config, tokenizer, examples, sample, progress)
+    seen.problems = list({str(problem): problem for problem in problems}.values())
+    seen.remarks = list(dict.fromkeys(remarks))
+    _Pass(seen, progress).run()
+    return seen
+
+
+def text_of(example: Example) -> str:
+    """Return all text of an example: what people wrote, without the chat template."""
+    if example.messages:
+        return "\n".join(turn["content"] for turn in example.messages)
+    return example.prompt + example.completion
+
+
+def parts_of(example: Example) -> tuple[str, str]:
+    """Return what stands before the last answer, and that answer."""
+    if not example.messages:
+        return example.prompt, example.completion
+    turns = example.messages
+    last = max((n for n, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
+    before = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns[:last])
+    return before, turns[last]["content"]
+
+
+class _Progress:
+    """Says something, but at most once a second."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self._last = say, time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_WORDS:
+            self._say(text)
+            self._last = time.monotonic()
+
+
+def _table(
+    config: Config,
+    tokenizer: Any,
+    examples: dict[str, Examples],
+    sample: int | None,
+    progress: _Progress,
+) -> Seen:
+    """Return an empty table with a place for each row to look at: each row of a file once."""
+    total = sum(map(len, examples.values()))
+    fields: list[str] = []
+    columns: list[list[np.ndarray]] = [[], [], [], []]
+    for code, found in enumerate(examples.values()):
+        most = len(found) if sample is None else -(-sample * len(found) // max(total, 1))
+        numbers = spread(len(found), most)
+        origins = np.empty((len(numbers), 2), np.int64)
+        for place, number in enumerate(numbers.tolist()):
+            origins[place] = found.origin(number)
+            if place % _CHUNK == 0:
+                progress(f"Found {place:,} of {total:,} rows")
+        # A mixture may repeat rows; that is meant.
+        _, once = np.unique((origins[:, 0] << 40) | origins[:, 1], return_index=True)
+        once.sort()
+        numbers, origins = numbers[once], origins[once]
+        named, first = np.unique(origins[:, 0], return_index=True)
+        begin = len(fields)
+        fields += [""] * (int(named[-1]) + 1)
+        for dataset, at in zip(named, first, strict=True):
+            fields[begin + int(dataset)] = found.field(int(numbers[at]))
+        columns[0].append(np.full(len(numbers), code, np.uint8))
+        columns[1].append(numbers)
+        columns[2].append(begin + origins[:, 0])
+        columns[3].append(origins[:, 1])
+    split, number, dataset, row = (
+        np.concatenate(column) if column else np.zeros(0, np.int64) for column in columns
+    )
+    return Seen(config, tokenizer, examples, [], [], split, number, dataset, row, fields)
+
+
+class _Pass:
+    """Goes over the rows of a table and fills it in."""
+
+    def __init__(self, seen: Seen, progress: _Progress) -> None:
+        self._seen, self._progress = seen, progress
+        self._end = seen.tokenizer.eos_token_id
+        self._max_length = seen.config.data.max_length
+        self._completion_only = seen.config.data.completion_only_loss
+        self._special = special_tokens(seen.tokenizer.all_special_tokens)
+        self._common: np.ndarray | None = None
+
+    def run(self) -> None:
+        """Look at every row."""
+        total, done = len(self._seen), 0
+        chunks = -(-total // _CHUNK)
+        for start in range(chunks):
+            # Every n-th row: the first chunk shows already what all rows have in common.
+            rows = np.arange(start, total, chunks)
+            for part in self._by_split(rows):
+                self._look(part)
+            done += len(rows)
+            self._progress(f"Checked {done:,} of {total:,} rows")
+
+    def _by_split(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        for code in range(len(self._seen.names)):
+            part = rows[self._seen.split[rows] == code]
+            if len(part):
+                yield part
+
+    def _look(self, rows: np.ndarray) -> None:
+        """Look at some rows of one split."""
+        seen = self._seen
+        split = seen.names[seen.split[rows[0]]]
+        examples = seen.examples[split]
+        kept, found = [], []
+        for row in rows.tolist():
+            number = int(seen.number[row])
+            try:
+                example = examples[number]
+                self._columns(seen.fields[seen.dataset[row]], examples.row(number))
+            except DataError as error:
+                seen.refused[row] = _sentence(error)
+                continue
+            self._text(row, example)
+            kept.append(row)
+            found.append(example)
+        kept, encoded = self._encoded(kept, found, split)
+        for row, one in zip(kept, encoded, strict=True):
+            self._tokens(row, one)
+        hashes, counts = near.shingles([one.ids for one in encoded])
+        if self._common is None:
+            self._common = near.common_shingles(hashes, counts)
+        seen.signature[kept] = near.signatures(hashes, counts, self._common)
+
+    def _encoded(
+        self, rows: list[int], examples: list[Example], split: str
+    ) -> tuple[list[int], list[Encoded]]:
+        """Cut examples into tokens; of some that are refused together, those that are not alone."""
+        try:
+            return rows, self._encode(examples, split)
+        except Exception as error:  # a template or tokenizer may raise anything
+            if len(rows) > 1:
+                half = len(rows) // 2
+                first = self._encoded(rows[:half], examples[:half], split)
+                second = self._encoded(rows[half:], examples[half:], split)
+                return first[0] + second[0], first[1] + second[1]
+            self._seen.refused[rows[0]] = _sentence(error)
+            return [], []
+
+    def _encode(self, examples: Sequence[Example], split: str) -> list[Encoded]:
+        tokenizer = self._seen.tokenizer
+        return encode(examples, tokenizer, split, completion_only=self._completion_only)
+
+    def _columns(self, dataset: str, row: Mapping[str, Any]) -> None:
+        columns = self._seen.columns.setdefault(dataset, {})
+        self._seen.read[dataset] = self._seen.read.get(dataset, 0) + 1
+        for name, value in row.items():
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = Column(first=value)
+            column.filled += not _is_empty(value)
+            column.is_constant = column.is_constant and value == column.first
+
+    def _text(self, row: int, example: Example) -> None:
+        seen = self._seen
+        text = text_of(example)
+        prompt, answer = parts_of(example)
+        seen.is_chat[row] = bool(example.messages)
+        seen.answer_is_empty[row] = not answer.strip()
+        seen.text_hash[row] = _hash(f"{prompt}\0{answer}")
+        seen.prompt_hash[row] = _hash(prompt if prompt.strip() else f"{prompt}\0{answer}")
+        for kind, place in odd_in(text).items():
+            seen.odd.setdefault(kind, Hits()).add(row, text, place)
+        marked = family_in(text)
+        is_ours = marked is not None and self._is_ours(marked[0])
+        if marked and not is_ours:
+            family, place = marked
+            seen.foreign.setdefault(family.name, Hits()).add(row, text, place)
+        if self._special and (match := self._special.search(text)):
+            is_templated = is_ours and not example.messages
+            (seen.templated if is_templated else seen.special).add(row, text, match.start())
+
+    def _is_ours(self, family: Family) -> bool:
+        template = self._seen.tokenizer.chat_template or ""
+        return any(mark in str(template) for mark in family.marks)
+
+    def _tokens(self, row: int, one: Encoded) -> None:
+        seen = self._seen
+        seen.tokens[row] = len(one.ids)
+        seen.trained[row] = sum(one.learnt[1 : self._max_length])
+        seen.is_merged[row] = one.is_merged
+        # A template may end in <end of turn> and a new line.
+        last = next((n for n in (-1, -2) if one.ids[n:][:1] == [self._end]), None)
+        if last is not None:
+            seen.end_is_trained[row] = one.learnt[last]
+            before = one.learnt[last - 1 : last]
+            seen.end_is_masked[row] = not one.learnt[last] and before == [True]
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _hash(text: str) -> int:
+    encoded = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return "; ".join(p.sentence if isinstance(p, Problem) else p for p in error.problems)
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}".strip(": ")

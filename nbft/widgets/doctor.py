@@ -1,0 +1,246 @@
+"""What the doctor found in the rows, with a button for each fix and the mask lens for each row.
+
+The doctor works in a thread, so the kernel stays free; what it says and finds is handed to the main
+thread, which alone touches widgets. Called by the form, under its Check, and by people.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import ipywidgets
+
+from nbft.config import Config
+from nbft.data.doctor import Finding, Report, doctor
+from nbft.data.doctor.report import COLOURS, places_html
+from nbft.errors import NbftError
+from nbft.widgets.fields import Kit, fix_words
+from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
+from nbft.words import count, duration
+
+SAMPLE_ROWS = 2_000
+"""Rows that are looked at unasked: about two seconds of work, and enough to see most findings."""
+
+_MUTED = "color: var(--jp-content-font-color2, #595959)"
+
+
+class _OverTakenError(Exception):
+    """Another check has begun, so this one is given up."""
+
+
+class Findings:
+    """What is wrong with the rows of a config, and what mends it.
+
+    Args:
+        found: A report to show, or a config whose rows are to be looked at.
+        kit: Makes the widgets.
+        on_mended: Told the config in which a finding is mended, and what was done, in a sentence;
+            it then decides what is checked next. The new config is checked when None.
+
+    Attributes:
+        widget: All of it, to be shown.
+        config: The config, with what was mended so far.
+        report: What was found last; None before.
+    """
+
+    def __init__(
+        self,
+        found: Report | Config | None = None,
+        *,
+        kit: Kit | None = None,
+        on_mended: Callable[[Config, str], None] | None = None,
+    ) -> None:
+        self._kit = kit or Kit()
+        self._on_mended = on_mended
+        self._turn = 0  # grows with each task; what an earlier one says is not heard
+        self.report: Report | None = None
+        self.config = Config()
+        title = self._html('<h3 style="margin: 6px 0 4px">The rows</h3>')
+        self._state = self._html("")
+        self._list = self._kit(ipywidgets.VBox, "nbft-findings")
+        self.widget = self._kit(
+            ipywidgets.VBox, "nbft-doctor", children=(title, self._state, self._list)
+        )
+        if isinstance(found, Report):
+            self.show(found)
+        elif found is not None:
+            self.check(found)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.widget)
+        main_loop()
+
+    def show(self, report: Report) -> None:
+        """Show a report."""
+        self.config, self.report = report.config, report
+        took = f" It took {duration(report.seconds)}." if report.seconds else ""
+        self._say(report.headline + took)
+        parts = [self._finding(finding) for finding in report.findings]
+        if report.is_sample:
+            whole = self._button(
+                f"Look at all {count(sum(report.rows.values()))} rows",
+                "Look at every row",
+                lambda: self.check(self.config, sample=None),
+            )
+            parts.append(self._kit(ipywidgets.HBox, "nbft-row", children=(whole,)))
+        self._list.children = (*parts, self._html(report.histograms_html()))
+
+    def check(self, config: Config, *, sample: int | None = SAMPLE_ROWS) -> None:
+        """Look at the rows of a config, in the background, and show what is found.
+
+        Args:
+            config: The config.
+            sample: About how many rows to look at; all when None.
+        """
+        self.config = config
+        self._list.children = ()
+        self._work(
+            "Looking at the rows …", lambda say: doctor(config, sample=sample, say=say), self.show
+        )
+
+    def offer(self, config: Config, why: str) -> None:
+        """Offer to look at the rows instead of doing it.
+
+        Args:
+            config: The config.
+            why: Why it is not done unasked; a sentence.
+        """
+        self._turn += 1
+        self._say(why)
+        look = self._button("Look at the rows", why, lambda: self.check(config))
+        self._list.children = (self._kit(ipywidgets.HBox, "nbft-row", children=(look,)),)
+
+    # Work in a thread
+
+    def _work(
+        self, what: str, task: Callable[[Callable[[str], None]], Any], done: Callable[[Any], None]
+    ) -> None:
+        """Do something in a thread, and hand what it returns to the main thread."""
+        self._turn += 1
+        turn = self._turn
+        self._say(what)
+
+        def on_main(action: Callable[..., None], *args: Any) -> None:
+            def run() -> None:
+                if turn == self._turn:
+                    action(*args)
+
+            run() if is_main_thread() else call_soon(run)
+
+        def say(text: str) -> None:
+            if turn != self._turn:
+                raise _OverTakenError
+            on_main(self._say, text)
+
+        def work() -> None:
+            try:
+                result = task(say)
+            except _OverTakenError:
+                return
+            except NbftError as error:
+                on_main(self._say, " ".join(map(str, error.problems)), "alert")
+            except Exception as error:  # a thread's exception would be lost
+                on_main(self._say, f"This failed ({type(error).__name__}: {error}).", "alert")
+            else:
+                on_main(done, result)
+
+        if main_loop() is None:  # a script: nobody waits for the kernel
+            work()
+        else:
+            threading.Thread(target=work, name="nbft doctor", daemon=True).start()
+
+    def _mend(self, finding: Finding) -> None:
+        report = self.report
+        assert report is not None
+        before = report.config
+
+        def mended(config: Config) -> None:
+            self.config = config
+            changes = {path: new for path, (_, new) in config.diff(before).items()}
+            did = ", ".join(f"{path}={value}" for path, value in changes.items())
+            sentence = f"{finding.name}: mended. " + (f"Now {did}." if did else "In memory.")
+            if self._on_mended is not None:
+                self._on_mended(config, sentence)
+            else:
+                self.check(config, sample=SAMPLE_ROWS if report.is_sample else None)
+
+        self._work(
+            f"Mending {finding.name} …", lambda say: report.apply(finding.name, say=say), mended
+        )
+
+    # What is shown
+
+    def _say(self, text: str, role: str = "status") -> None:
+        self._state.value = f'<p role="{role}">{escape(text)}</p>'
+
+    def _html(self, html: str) -> Any:
+        return self._kit(ipywidgets.HTML, value=html)
+
+    def _button(self, words: str, about: str, action: Callable[[], None]) -> Any:
+        button = self._kit(ipywidgets.Button, "nbft-link", description=words, tooltip=about)
+
+        def click(_button: Any) -> None:
+            if is_main_thread():
+                action()
+            else:
+                call_soon(action)
+
+        button.on_click(click)
+        return button
+
+    def _finding(self, finding: Finding) -> Any:
+        text = self._html(
+            f'<div style="border-left: 4px solid {COLOURS[finding.level]}; margin-top: 10px; '
+            f'padding: 2px 0 2px 10px; line-height: 1.45"><b>{finding.level}: {finding.name}</b><br>{escape(finding.what)}'
+            f'<br><span style="{_MUTED}">{escape(finding.why)}</span> {escape(finding.fix)}'
+            f"{places_html(finding)}</div>"
+        )
+        inside = self._kit(ipywidgets.VBox)
+        buttons = []
+        if finding.has_fix:
+            words = (
+                "Write a new file without it"
+                if finding.rewrite
+                else fix_words(dict(finding.changes))
+            )
+            about = f"{finding.name}: {finding.fix}"
+            buttons.append(self._button(words, about, lambda: self._mend(finding)))
+        if finding.places:
+            about = f"{finding.name}: {finding.rows_text}"
+            buttons.append(
+                self._button("Show the rows", about, lambda: self._show_rows(finding, inside))
+            )
+        row = self._kit(ipywidgets.HBox, "nbft-row", children=tuple(buttons))
+        return self._kit(ipywidgets.VBox, "nbft-finding", children=(text, row, inside))
+
+    def _show_rows(self, finding: Finding, inside: Any) -> None:
+        """Open the mask lens at the first row, with a button for each."""
+        from nbft.widgets.lens import Lens
+
+        if inside.children:  # a second click folds it
+            inside.children = ()
+            return
+        assert self.report is not None
+        first = finding.places[0]
+        lens = Lens(self.report.config, first.number + 1, first.split)
+        buttons = tuple(
+            self._button(
+                f"Row {count(place.row)}",
+                place.text,
+                lambda place=place: lens.go_to(place.number + 1, place.split),  # type: ignore[misc]
+            )
+            for place in finding.places
+        )
+        inside.children = (
+            *(
+                [self._kit(ipywidgets.HBox, "nbft-row", children=buttons)]
+                if len(buttons) > 1
+                else []
+            ),
+            lens,
+        )

@@ -1,0 +1,580 @@
+"""Every finding: rows that show it, rows that do not, and that its fix mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from nbft.config import Config
+from nbft.data.doctor import checks, measure
+from nbft.data.doctor.checks import CHECKS, findings
+from nbft.data.tokens import encode
+
+MOJIBAKE = "Le cafÃ© de la gare est fermÃ© aujourdâ€™hui."
+WORDS = "amber birch cedar delta ember fjord grove harbour inlet jetty knoll ledge".split()
+
+
+def changed(rows, number, **columns):
+    """Return rows of which one has other columns."""
+    return [*rows[:number], {**rows[number], **columns}, *rows[number + 1 :]]
+
+
+def with_completion(rows, text):
+    return changed(rows, 3, completion=text)
+
+
+def chat(rows):
+    """Return rows as conversations."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"]},
+            ]
+        }
+        for row in rows
+    ]
+
+
+def text_in(template):
+    return lambda rows: [
+        {"text": template.format(**row)} if n < 5 else {"text": row["prompt"] + row["completion"]}
+        for n, row in enumerate(rows)
+    ]
+
+
+# name of the finding: (rows that show it, rows that do not, its level, how many, settings)
+CASES = {
+    "placeholder": (
+        lambda rows: rows,
+        None,
+        "error",
+        1,
+        {"prompt_template": "{promt}", "completion_template": "{completion}"},
+    ),
+    "unreadable": (lambda rows: [{"one": "a", "two": "b"}], None, "error", 1, {}),
+    "masked": (
+        lambda rows: [{**row, "prompt": "word " * 200} for row in rows],
+        None,
+        "error",
+        36,
+        {"max_length": 100},
+    ),
+    "cut": (
+        lambda rows: with_completion(rows, " ".join(WORDS * 30)),
+        lambda rows: with_completion(rows, " ".join(WORDS)),
+        "warning",
+        1,
+        {"max_length": 512},
+    ),
+    "dropped": (
+        lambda rows: changed(rows, 3, prompt=" ".join(WORDS * 100)),
+        lambda rows: changed(rows, 3, prompt=" ".join(WORDS * 2)),
+        "warning",
+        1,
+        {"max_length": 512},
+    ),
+    "empty_completions": (
+        lambda rows: changed(rows, 3, completion=" "),
+        lambda rows: changed(rows, 3, completion="7"),
+        "warning",
+        1,
+        {},
+    ),
+    "empty_columns": (
+        lambda rows: [{**row, "source": "  "} for row in rows],
+        lambda rows: [{**row, "source": "" if n else "web"} for n, row in enumerate(rows)],
+        "note",
+        1,
+        {},
+    ),
+    "constant_columns": (
+        lambda rows: [{**row, "source": "web"} for row in rows],
+        lambda rows: [{**row, "source": "web" if n else "book"} for n, row in enumerate(rows)],
+        "note",
+        1,
+        {},
+    ),
+    "duplicates": (
+        lambda rows: [*rows, rows[7], rows[7]],
+        lambda rows: [*rows, {**rows[7], "completion": "I do not know."}],
+        "warning",
+        2,
+        {"split_ratio": 1.0},
+    ),
+    "near_duplicates": (
+        lambda rows: [*rows, {**rows[7], "completion": rows[7]["completion"] + " Yes."}],
+        lambda rows: [*rows, {"prompt": rows[7]["prompt"], "completion": " ".join(WORDS * 3)}],
+        "note",
+        1,
+        {"split_ratio": 1.0},
+    ),
+    "replacement_characters": (
+        lambda rows: with_completion(rows, "It is \ufffd here."),
+        lambda rows: with_completion(rows, "It is é here."),
+        "warning",
+        1,
+        {},
+    ),
+    "mojibake": (
+        lambda rows: with_completion(rows, MOJIBAKE),
+        lambda rows: with_completion(rows, "Café, „Spaß“, NÃO, «ÎLE», 3×”, Ångström"),
+        "warning",
+        1,
+        {},
+    ),
+    "control_characters": (
+        lambda rows: with_completion(rows, "One\x00two"),
+        lambda rows: with_completion(rows, "One\ttwo\r\n"),
+        "note",
+        1,
+        {},
+    ),
+    "invisible_characters": (
+        lambda rows: with_completion(rows, "One\u200btwo"),
+        lambda rows: with_completion(rows, "می\u200cخواهم 👩\u200d🔬"),
+        "note",
+        1,
+        {},
+    ),
+    "html_entities": (
+        lambda rows: with_completion(rows, "Salt &amp; pepper, 5 &#60; 6"),
+        lambda rows: with_completion(rows, "Salt & pepper; a&b; &c"),
+        "note",
+        1,
+        {},
+    ),
+    "wrong_chat_template": (
+        text_in("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{completion}"),
+        lambda rows: [{"text": row["prompt"] + row["completion"]} for row in rows],
+        "warning",
+        5,
+        {},
+    ),
+    "special_tokens_in_text": (
+        lambda rows: with_completion(rows, "First.<|end|>Second."),
+        lambda rows: with_completion(rows, "First.<end>Second."),
+        "warning",
+        1,
+        {},
+    ),
+    "padding": (
+        lambda rows: [
+            {**row, "completion": "7" if n % 2 else " ".join(WORDS * 9)}
+            for n, row in enumerate(rows)
+        ],
+        lambda rows: rows,
+        "note",
+        None,
+        {},
+    ),
+}
+OWN_TESTS = {
+    "refused",
+    "pad_is_end",
+    "end_not_trained",
+    "boundary_merged",
+    "held_out_in_training",
+    "nearly_held_out_in_training",
+    "templated_text",
+}
+
+
+def test_every_finding_is_tested():
+    assert {*CASES} | OWN_TESTS == {*CHECKS}
+    assert not {*CASES} & OWN_TESTS
+
+
+def test_good_rows_show_nothing(found_in, good_rows):
+    assert found_in(good_rows) == {}
+    assert found_in(chat(good_rows)) == {}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_found(name, found_in, good_rows):
+    shows, _, level, number, data = CASES[name]
+    found = found_in(shows(good_rows), **data)[name]
+    assert found.level == level
+    if number is not None:
+        assert found.count == number
+    assert 0 < found.share <= 1
+    for sentence in (found.what, found.why, found.fix):
+        assert sentence.endswith((".", "?")), sentence
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[1]])
+def test_it_is_not_found_where_it_is_not(name, found_in, good_rows):
+    _, shows_not, _, _, data = CASES[name]
+    assert name not in found_in(shows_not(good_rows), **data)
+
+
+def test_a_placeholder_says_the_nearest_column_and_is_mended(found_in, good_rows):
+    templates = {"prompt_template": "{promt}", "completion_template": "{completion}"}
+    found = found_in(good_rows, **templates)["placeholder"]
+    assert "{promt} is no column." in found.what
+    assert found.fix == "Did you mean {prompt}?"
+    assert found.changes == {"data.train.datasets[0].prompt_template": "{prompt}"}
+
+
+def test_what_cannot_be_read_says_why(found_in, write):
+    found = found_in(None, path=write("rows.jsonl", '{"a": 1}\nnot json\n'))["unreadable"]
+    assert "line 2: is not JSON" in found.what
+
+
+def test_next_to_nothing_is_learnt(found_in, good_rows, monkeypatch):
+    rows = [{"prompt": " ".join(WORDS * 8) + f" {n}\n", "completion": "7"} for n in range(30)]
+    monkeypatch.setattr(checks, "LEARNT_SHARE", 0.05)  # the tiny model reads rows this long only
+    found = found_in(rows)["masked"]
+    assert found.level == "warning"
+    assert found.unit == "token"
+    assert found.count == 27 * 2, "the answer and the end, in the training rows"
+    assert "masked" not in found_in(good_rows)
+
+
+def test_a_longer_maximum_unmasks(found_in, good_rows):
+    rows = [{**row, "prompt": "word " * 200} for row in good_rows]
+    found = found_in(rows, max_length=100)["masked"]
+    longer = found.changes["data.max_length"]
+    assert "masked" not in found_in(rows, max_length=longer)
+
+
+def test_the_lengths_that_keep_rows_whole_are_named(found_in, tokenizer):
+    rows = [{"prompt": "a\n", "completion": "7" * n} for n in range(8, 108)]
+    found = found_in(rows, max_length=50, split_ratio=1.0)["cut"]
+    lengths = sorted(len(tokenizer("a\n" + row["completion"])["input_ids"]) + 1 for row in rows)
+    most, nearly_all = lengths[94], lengths[98]  # of a hundred
+    assert f"{most:,} keep 95% whole, {nearly_all:,} keep 99% whole" in found.what
+    assert found.changes == {"data.max_length": nearly_all}
+    assert found.count == sum(length > 50 for length in lengths)
+
+
+def test_a_few_cut_rows_are_a_note_and_the_longest_is_named(found_in, good_rows):
+    rows = [
+        {"prompt": f"Row {n}: {WORDS[n % 12]}\n", "completion": WORDS[n % 7]} for n in range(300)
+    ]
+    rows[7]["completion"] = " ".join(WORDS * 20)
+    found = found_in(rows, max_length=64)["cut"]
+    assert found.level == "note"
+    mended = found_in(rows, max_length=found.changes["data.max_length"])
+    assert "cut" not in mended
+
+
+def test_a_length_beyond_what_the_model_reads_is_not_proposed(config_of, tokenizer, good_rows):
+    rows = with_completion(good_rows, " ".join(WORDS * 90))
+    seen = measure.measure(config_of(rows, max_length=512), tokenizer)
+    seen.context_tokens = 600
+    found = {one.name: one for one in findings(seen)}["cut"]
+    assert found.changes == {"data.max_length": 600}
+    assert "the model reads 600 at most" in found.what
+    seen.context_tokens = 512
+    found = {one.name: one for one in findings(seen)}["cut"]
+    assert not found.has_fix
+    assert found.fix == "The model reads no more: shorten the rows."
+
+
+def test_bad_answers_that_are_left_out_are_said(found_in, good_rows):
+    rows = [{**row, "label": n % 4 > 0} for n, row in enumerate(chat(good_rows))]
+    found = found_in(rows)
+    assert [*found] == ["dropped"], "a label that all kept rows share is no finding"
+    assert found["dropped"].level == "note"
+    assert found["dropped"].count == 10
+    assert "10 because they are labelled as bad answers" in found["dropped"].what
+
+
+def test_rows_that_the_template_refuses(found_in, good_rows, tokenizer):
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    rows = chat(good_rows)
+    rows[5]["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    found = found_in(rows, tokenizer=tokenizer)["refused"]
+    assert (found.level, found.count, found.places[0].row) == ("error", 1, 6)
+    assert "no system" in found.what
+    assert found.has_fix
+    assert "refused" not in found_in(chat(good_rows), tokenizer=tokenizer)
+
+
+def test_messages_for_a_model_without_a_template(found_in, good_rows, tokenizer):
+    tokenizer.chat_template = None
+    found = found_in(chat(good_rows), tokenizer=tokenizer)["refused"]
+    assert found.count == len(good_rows)
+    assert "the model has no chat template" in found.what
+    assert not found.has_fix, "leaving every row out is no fix"
+
+
+def _masking_padding(examples, tokenizer, *arguments, **keywords):
+    """Encode as trainers do that mask the padding by its token."""
+    pad = tokenizer.pad_token_id
+    return [
+        one._replace(learnt=[on and i != pad for i, on in zip(one.ids, one.learnt, strict=True)])
+        for one in encode(examples, tokenizer, *arguments, **keywords)
+    ]
+
+
+def test_an_end_that_is_masked_with_the_padding(found_in, good_rows, tokenizer, monkeypatch):
+    tokenizer.pad_token = tokenizer.eos_token
+    assert "pad_is_end" not in found_in(good_rows, tokenizer=tokenizer), "only where it is masked"
+    tokenizer.add_special_tokens({"unk_token": "<|start|>"})
+    monkeypatch.setattr(measure, "encode", _masking_padding)
+    found = found_in(good_rows, tokenizer=tokenizer)
+    assert "end_not_trained" not in found, "said once"
+    found = found["pad_is_end"]
+    assert (found.level, found.count) == ("error", 40)
+    assert found.changes == {"model.pad_token": "<|start|>"}
+    tokenizer.pad_token = "<|pad|>"
+    assert "pad_is_end" not in found_in(good_rows, tokenizer=tokenizer)
+
+
+def test_an_end_that_is_not_learnt(found_in, good_rows, tokenizer, monkeypatch):
+    def half_learnt(examples, *arguments, **keywords):
+        """Leave the last two tokens of the first rows out, as some template might."""
+        found = encode(examples, *arguments, **keywords)
+        first = {row["prompt"] for row in good_rows[:5]}
+        return [
+            one._replace(learnt=[*one.learnt[:-2], False, False])
+            if example.prompt in first
+            else one
+            for example, one in zip(examples, found, strict=True)
+        ]
+
+    assert "end_not_trained" not in found_in(good_rows)
+    monkeypatch.setattr(measure, "encode", half_learnt)
+    found = found_in(good_rows)["end_not_trained"]
+    assert (found.level, found.count) == ("warning", 5)
+    assert {place.row for place in found.places} == {1, 2, 3, 4, 5}
+    tokenizer.pad_token = tokenizer.eos_token
+    assert "pad_is_end" not in found_in(good_rows, tokenizer=tokenizer), "padding is not the cause"
+
+
+def _merging(tokenizer):
+    """Return a prompt and a completion whose boundary a token crosses."""
+    for word in (" the", " number", " answer", "Response", "Instruction"):
+        for cut in range(1, len(word)):
+            before = tokenizer("So" + word[:cut])["input_ids"]
+            if tokenizer("So" + word)["input_ids"][: len(before)] != before:
+                return "So" + word[:cut], word[cut:]
+    raise AssertionError("the tiny tokenizer merges nothing")
+
+
+def test_a_merged_boundary_is_mended_by_a_line_break(found_in, good_rows, tokenizer):
+    prompt, completion = _merging(tokenizer)
+    rows = changed(good_rows, 3, prompt=prompt, completion=completion)
+    found = found_in(rows)["boundary_merged"]
+    assert (found.level, found.count) == ("warning", 1)
+    field = "data.train.datasets[0]"
+    assert found.changes == {
+        f"{field}.prompt_template": "{prompt}\n",
+        f"{field}.completion_template": "{completion}",
+    }
+    templates = {path.rpartition(".")[2]: value for path, value in found.changes.items()}
+    assert "boundary_merged" not in found_in(rows, **templates)
+    assert "boundary_merged" not in found_in(good_rows)
+
+
+def test_a_space_moves_from_the_prompt_to_the_completion(found_in, tokenizer, good_rows):
+    rows = [{"q": row["prompt"].strip(), "a": "the number"} for row in good_rows]
+    templates = {"prompt_template": "{q} Answer: ", "completion_template": "{a}"}
+    found = found_in(rows, **templates)["boundary_merged"]
+    assert found.count == len(rows)
+    field = "data.train.datasets[0]"
+    assert found.changes == {
+        f"{field}.prompt_template": "{q} Answer:",
+        f"{field}.completion_template": " {a}",
+    }
+    mended = {path.rpartition(".")[2]: value for path, value in found.changes.items()}
+    assert "boundary_merged" not in found_in(rows, **mended)
+
+
+def test_the_boundary_of_a_function_is_left_to_its_author(found_in, good_rows, tokenizer, write):
+    code = "def ask(row): return 'So t'\ndef answer(row): return 'he'\n"
+    prompt, completion = _merging(tokenizer)
+    code = f"def ask(row): return {prompt!r}\ndef answer(row): return {completion!r}\n"
+    file = write("mine.py", code)
+    found = found_in(good_rows, prompt_func=f"{file}:ask", completion_func=f"{file}:answer")
+    assert not found["boundary_merged"].has_fix
+
+
+def test_an_empty_column_is_taken_out_of_the_template(found_in, good_rows):
+    rows = [{**row, "hint": ""} for row in good_rows]
+    templates = {"prompt_template": "{prompt}{'hint'}\n", "completion_template": "{completion}"}
+    found = found_in(rows, **templates)["empty_columns"]
+    assert found.level == "warning"
+    assert found.changes == {"data.train.datasets[0].prompt_template": "{prompt}\n"}
+
+
+def test_one_answer_for_all_is_a_warning(found_in, good_rows):
+    rows = [{**row, "completion": "yes"} for row in good_rows]
+    templates = {"prompt_template": "{prompt}", "completion_template": "{completion}"}
+    assert found_in(rows, **templates)["constant_columns"].level == "warning"
+    few = rows[: checks.CONSTANT_ROWS - 1]
+    assert "constant_columns" not in found_in(few, **templates), "by chance"
+
+
+def splits(train, validation=None, test=None):
+    data = {"train": {"datasets": [{"rows": train}]}}
+    for name, rows in (("validation", validation), ("test", test)):
+        if rows is not None:
+            data[name] = {"datasets": [{"rows": rows}]}
+    return data
+
+
+def test_held_out_rows_in_the_training_rows(config_of, tokenizer, good_rows):
+    def found(**data):
+        config = Config(data=data)
+        return {one.name: one for one in findings(measure.measure(config, tokenizer))}
+
+    other = {**good_rows[2], "completion": "I do not know."}
+    leak = found(
+        **splits(good_rows[:30], [other, *good_rows[32:35]], [good_rows[4], *good_rows[36:]])
+    )
+    one = leak["held_out_in_training"]
+    assert (one.level, one.count, one.total) == ("warning", 2, 9)
+    assert "Rows of validation and test" in one.what
+    assert {field: rows.tolist() for field, rows in one.rewrite.drops.items()} == {
+        "data.train.datasets[0]": [3, 5]
+    }
+    assert [place.split for place in one.places] == ["validation", "test"]
+    clean = found(**splits(good_rows[:30], good_rows[30:35], good_rows[35:]))
+    assert clean == {}
+
+
+def test_rows_held_out_of_one_file_stay_there_once(found_in, good_rows):
+    rows = [*good_rows, *[dict(good_rows[0]) for _ in range(20)]]
+    found = found_in(rows, split_ratio=0.5)
+    drops = found["held_out_in_training"].rewrite.drops["data.train.datasets[0]"]
+    assert len(drops) == 20
+    kept = [row for n, row in enumerate(rows, start=1) if n not in drops]
+    assert found_in(kept, split_ratio=0.5) == {}
+
+
+def test_a_test_file_keeps_what_it_holds_twice(tokenizer, good_rows):
+    data = splits(good_rows[:30], test=[good_rows[4], *good_rows[30:], good_rows[4]])
+    found = {one.name: one for one in findings(measure.measure(Config(data=data), tokenizer))}
+    assert found["held_out_in_training"].count == 2
+    drops = found["held_out_in_training"].rewrite.drops
+    assert {field: rows.tolist() for field, rows in drops.items()} == {
+        "data.train.datasets[0]": [5]
+    }
+
+
+def test_a_prompt_that_most_rows_share_is_no_leak(found_in, good_rows):
+    rows = [{"prompt": "Tell me something.\n", "completion": r["completion"]} for r in good_rows]
+    assert "held_out_in_training" not in found_in(rows, split_ratio=0.5)
+    rows.append(rows[0])
+    assert len([*rows]) == 41
+    whole = found_in([*rows, *rows], split_ratio=0.5)
+    assert "held_out_in_training" in whole, "then the whole row counts"
+
+
+def test_held_out_rows_that_are_nearly_training_rows(tokenizer, good_rows):
+    near = {**good_rows[2], "prompt": "Now: " + good_rows[2]["prompt"]}
+    config = Config(data=splits(good_rows[:30], [near, *good_rows[32:]]))
+    found = {one.name: one for one in findings(measure.measure(config, tokenizer))}
+    assert "held_out_in_training" not in found
+    one = found["nearly_held_out_in_training"]
+    assert (one.count, one.total) == (1, 9)
+    assert one.rewrite.drops["data.train.datasets[0]"].tolist() == [3]
+    assert "like train row 3 (" in one.places[0].text
+    config = Config(data=splits(good_rows[:30], good_rows[30:]))
+    assert findings(measure.measure(config, tokenizer)) == []
+
+
+def test_duplicates_name_the_row_that_they_repeat(found_in, good_rows):
+    found = found_in([*good_rows, good_rows[7], good_rows[7]], split_ratio=1.0)["duplicates"]
+    assert [place.row for place in found.places] == [41, 42]
+    assert found.places[1].text.startswith("same as row 8: ")
+    assert found.rewrite.drops["data.train.datasets[0]"].tolist() == [41, 42]
+
+
+def test_a_mixture_that_repeats_rows_has_no_duplicates(found_in, good_rows, tokenizer):
+    halves = [{"rows": good_rows[:5], "mixture_proportion": 0.5}]
+    halves.append({"rows": good_rows[5:], "mixture_proportion": 0.5})
+    data = {"train": {"datasets": halves, "mixture_strategy": "all_exhausted"}, "split_ratio": 1.0}
+    seen = measure.measure(Config(data=data), tokenizer)
+    assert sum(map(len, seen.examples.values())) > len(seen), "rows come again"
+    assert findings(seen) == []
+
+
+def test_mojibake_hides_no_control_character(found_in, good_rows):
+    rows = with_completion(good_rows, "He said â€œyesâ€\x9d.")
+    assert [*found_in(rows)] == ["mojibake"]
+
+
+CHATML = "<|im_start|>{{ messages[0].role }}<|im_end|>"
+
+
+def test_marks_of_the_models_own_family(found_in, good_rows, tokenizer):
+    rows = text_in("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{completion}")
+    tokenizer.chat_template = CHATML
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    found = found_in(rows(good_rows), tokenizer=tokenizer)
+    assert "wrong_chat_template" not in found
+    assert "special_tokens_in_text" not in found
+    one = found["templated_text"]
+    assert (one.level, one.count) == ("note", 5)
+    row = good_rows[0]
+    text = rows(good_rows)[0]["text"]
+    assert one.rewrite.as_messages("", text) == [
+        {"role": "user", "content": row["prompt"].strip()},
+        {"role": "assistant", "content": row["completion"].strip()},
+    ]
+    assert "templated_text" not in found_in(good_rows, tokenizer=tokenizer)
+
+
+def test_special_tokens_in_a_conversation(found_in, good_rows, tokenizer):
+    rows = chat(good_rows)
+    rows[4]["messages"][0]["content"] += "<|end|>"
+    found = found_in(rows)["special_tokens_in_text"]
+    assert (found.count, found.places[0].row) == (1, 5)
+    assert found.rewrite.mend("a<|end|>b") == "ab"
+
+
+def test_plain_marks_are_a_note_and_need_a_template(found_in, good_rows, tokenizer):
+    rows = [{"instruction": row["prompt"], "output": row["completion"]} for row in good_rows]
+    found = found_in(rows)["wrong_chat_template"]
+    assert (found.level, found.count) == ("note", 40)
+    assert found.rewrite.as_messages("### Instruction:\nAdd.\n\n### Response:\n", "Yes.") == [
+        {"role": "user", "content": "Add."},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    assert found.rewrite.as_messages("Add.\n", "Yes.")[0] == {"role": "user", "content": "Add."}
+    tokenizer.chat_template = None
+    assert "wrong_chat_template" not in found_in(rows, tokenizer=tokenizer), "a base model"
+
+
+def test_marks_in_a_conversation_are_taken_out(found_in, good_rows):
+    rows = chat(good_rows)
+    rows[4]["messages"][0]["content"] = "[INST] Add. [/INST]"
+    found = found_in(rows)["wrong_chat_template"]
+    assert found.rewrite.mend("[INST] Add. [/INST]") == "Add."
+
+
+@pytest.mark.parametrize(
+    ("data", "training", "changes"),
+    [
+        ({}, {}, {"data.padding_free": True}),
+        ({}, {"method": "base"}, {"data.train_sampling_strategy": "group_by_length"}),
+        ({"pad_to_multiple_of": 8}, {}, {"data.train_sampling_strategy": "group_by_length"}),
+        ({"packing": True}, {}, None),
+        ({"padding_free": True}, {}, None),
+        ({}, {"per_device_train_batch_size": 1}, None),
+    ],
+)
+def test_padding_is_saved_by_what_goes_together(data, training, changes, tokenizer, good_rows):
+    rows = CASES["padding"][0](good_rows * 6)
+    config = Config(data={"rows": rows, **data}, training=training)
+    found = {one.name: one for one in findings(measure.measure(config, tokenizer))}
+    if changes is None:
+        assert "padding" not in found
+        return
+    assert found["padding"].changes == changes
+    mended = {one.name for one in findings(measure.measure(config.apply(changes), tokenizer))}
+    assert "padding" not in mended
+
+
+def test_errors_come_first(found_in, good_rows):
+    rows = [{**row, "prompt": "word " * 200} for row in good_rows]
+    rows[2]["prompt"] += "\u200b"
+    rows[3]["prompt"] += "\ufffd"
+    levels = list(dict.fromkeys(one.level for one in found_in(rows, max_length=100).values()))
+    assert levels == ["error", "warning", "note"]

@@ -1,0 +1,258 @@
+"""The findings without a browser: buttons are clicked, and threads wait where a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from nbft.config import Config
+from nbft.data.doctor import Report, doctor
+from nbft.data.samples import sample_path
+from nbft.errors import ModelError
+from nbft.widgets import doctor as module
+from nbft.widgets import kernel
+from nbft.widgets.doctor import Findings
+from nbft.widgets.form import Form
+
+
+@pytest.fixture(autouse=True)
+def no_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a script: what would be done in a thread is done at once."""
+    monkeypatch.setattr(kernel, "_loop", None)
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    lines = sample_path("gsm8k", "train").read_text(encoding="utf-8").splitlines()[:30]
+    found = [json.loads(line) for line in lines]
+    return [{"prompt": row["question"] + "\n", "completion": row["answer"]} for row in found]
+
+
+@pytest.fixture
+def config(tiny_model: Any, rows: Any) -> Config:
+    """Rows of which one repeats another, and some that are cut."""
+    return Config(
+        model={"model_name": str(tiny_model)},
+        data={"rows": [*rows, rows[4]], "split_ratio": 1.0, "max_length": 100},
+        evaluation={"eval_strategy": "no"},
+    )
+
+
+def report_of(config: Config, **keywords: Any) -> Report:
+    return doctor(config, say=lambda _: None, **keywords)
+
+
+def widgets_in(widget: Any, kind: str) -> list[Any]:
+    found = [widget] if type(widget).__name__ == kind else []
+    for child in getattr(widget, "children", ()):
+        found += widgets_in(child, kind)
+    return found
+
+
+def text_of(findings: Findings) -> str:
+    return "".join(html.value for html in widgets_in(findings.widget, "HTML"))
+
+
+def button(findings: Findings, words: str) -> Any:
+    return next(b for b in widgets_in(findings.widget, "Button") if b.description.startswith(words))
+
+
+def test_each_finding_is_shown_with_its_buttons(config: Config) -> None:
+    report = report_of(config)
+    findings = Findings(report)
+    text = text_of(findings)
+    assert report.headline in text
+    for one in report.findings:
+        assert f"<b>{one.level}: {one.name}</b>" in text
+    assert 'role="img"' in text
+    buttons = [b.description for b in widgets_in(findings.widget, "Button")]
+    assert buttons.count("Write a new file without it") == 1
+    assert f"Use {report['cut'].changes['data.max_length']}" in buttons
+    assert buttons.count("Show the rows") == sum(bool(one.places) for one in report.findings)
+    assert not any(b.startswith("Look at all") for b in buttons)
+    for one in widgets_in(findings.widget, "Button"):
+        assert one.tooltip, "says which finding it is about"
+
+
+def test_what_a_row_holds_is_escaped(config: Config, rows: Any) -> None:
+    rows[2]["completion"] = "<script>alert(1)</script>\x00"
+    text = text_of(Findings(report_of(Config(data={"rows": rows}, model=config.model))))
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_fix_is_applied_and_the_rows_are_looked_at_again(config: Config) -> None:
+    findings = Findings(report_of(config))
+    button(findings, "Use ").click()
+    assert findings.report is not None
+    assert "cut" not in findings.report
+    assert findings.config.data.max_length > 100
+    button(findings, "Write a new file").click()
+    assert [one.name for one in findings.report.findings if one.level == "warning"] == []
+    assert len(findings.config.data.train.datasets[0].rows) == 30
+    assert findings.config.data.max_length > 100, "both are mended"
+
+
+def test_who_embeds_it_decides_what_follows(config: Config) -> None:
+    told = []
+    findings = Findings(report_of(config), on_mended=lambda *what: told.append(what))
+    button(findings, "Use ").click()
+    ((mended, sentence),) = told
+    length = mended.data.max_length
+    assert sentence == f"cut: mended. Now data.max_length={length}."
+
+
+def test_a_sample_offers_all_rows(config: Config) -> None:
+    findings = Findings()
+    findings.check(config, sample=10)
+    assert findings.report is not None
+    assert findings.report.looked_at == 10
+    button(findings, "Look at all 31 rows").click()
+    assert findings.report.looked_at == 31
+
+
+def test_rows_are_shown_in_the_lens(config: Config) -> None:
+    findings = Findings(report_of(config))
+    show = next(
+        b for b in widgets_in(findings.widget, "Button")
+        if b.description == "Show the rows" and b.tooltip.startswith("cut: ")
+    )  # fmt: skip
+    show.click()
+    (lens,) = widgets_in(findings.widget, "Lens")
+    assert findings.report is not None
+    places = findings.report["cut"].places
+    assert (lens.number, lens.split) == (places[0].number + 1, "train")
+    button(findings, f"Row {places[2].row}").click()
+    assert lens.number == places[2].number + 1
+    show.click()
+    assert widgets_in(findings.widget, "Lens") == [], "a second click folds it"
+
+
+def test_a_mistake_is_said(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ModelError("the model is not to be had")
+
+    monkeypatch.setattr(module, "doctor", fail)
+    findings = Findings(config)
+    assert '<p role="alert">the model is not to be had</p>' in text_of(findings)
+
+    def break_(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(module, "doctor", break_)
+    findings.check(config)
+    assert "This failed (ZeroDivisionError: by zero)." in text_of(findings)
+
+
+def test_the_work_is_done_in_a_thread_and_shown_from_the_main_one(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, threads, goes_on = report_of(config), [], threading.Event()
+
+    def slow(config: Config, *, sample: int | None, say: Any) -> Report:
+        threads.append(threading.current_thread())
+        say("Checked 10 of 31 rows")
+        goes_on.wait(10)
+        return report
+
+    monkeypatch.setattr(module, "doctor", slow)
+
+    async def cell() -> None:
+        findings = Findings(config)
+        while "Checked 10 of 31 rows" not in text_of(findings):
+            await asyncio.sleep(0.01)
+        assert findings.report is None, "the kernel is free meanwhile"
+        shown = []
+        findings._state.observe(lambda _: shown.append(threading.current_thread()), "value")
+        goes_on.set()
+        while findings.report is None:
+            await asyncio.sleep(0.01)
+        assert report.headline in text_of(findings)
+        assert {*shown} == {threading.main_thread()}
+        assert threads[0] is not threading.main_thread()
+
+    asyncio.run(asyncio.wait_for(cell(), 10))
+
+
+def test_an_earlier_check_is_given_up(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, began, goes_on, left = report_of(config), [], threading.Event(), threading.Event()
+
+    def slow(config: Config, *, sample: int | None, say: Any) -> Report:
+        began.append(sample)
+        if sample == 1:
+            goes_on.wait(10)
+            try:
+                say("Checked one row")
+            finally:
+                left.set()
+        return report
+
+    monkeypatch.setattr(module, "doctor", slow)
+
+    async def cell() -> None:
+        findings = Findings()
+        findings.check(config, sample=1)
+        while not began:
+            await asyncio.sleep(0.01)
+        findings.check(config, sample=2)
+        while findings.report is None:
+            await asyncio.sleep(0.01)
+        goes_on.set()
+        while not left.is_set():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert "Checked one row" not in text_of(findings)
+
+    asyncio.run(asyncio.wait_for(cell(), 10))
+
+
+# In the form
+
+
+def press(form: Form, name: str) -> None:
+    form._buttons[name].click()
+
+
+def test_the_check_of_the_form_looks_at_the_rows(config: Config) -> None:
+    form = Form(config)
+    press(form, "Check")
+    assert form._findings.widget is form._results.children[-1]
+    assert "not been looked at yet" in text_of(form._findings), "no loop, no thread"
+    button(form._findings, "Look at the rows").click()
+    assert form._findings.report is not None
+    assert "duplicates" in form._findings.report
+
+
+def test_a_fix_lands_in_the_fields_and_keeps_what_was_typed(config: Config) -> None:
+    form = Form(config)
+    press(form, "Check")
+    button(form._findings, "Look at the rows").click()
+    form._take("training.max_steps", 7)
+    button(form._findings, "Use ").click()
+    assert form.config.data.max_length > 100
+    assert form.config.training.max_steps == 7
+    assert form._fields["data.max_length"].control.value == str(form.config.data.max_length)
+    assert "cut: mended." in form._state.value
+    button(form._findings, "Look at the rows").click()
+    button(form._findings, "Write a new file").click()
+    assert len(form.config.data.train.datasets[0].rows) == 30
+
+
+def test_a_locked_form_keeps_its_fields(config: Config) -> None:
+    form = Form(config)
+    press(form, "Check")
+    button(form._findings, "Look at the rows").click()
+    form._is_locked = True
+    button(form._findings, "Use ").click()
+    assert form.config.data.max_length == 100
+    assert "locked while the run trains" in form._state.value
+
+
+def test_rows_that_cannot_be_read_are_the_plans_business() -> None:
+    form = Form(Config(data={"path": "gone.jsonl"}))
+    press(form, "Check")
+    assert "_findings" not in form.__dict__
