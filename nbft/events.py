@@ -28,10 +28,14 @@ KINDS = {
     "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
     "longest (tokens of the longest row), trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
     "resumed_step after a checkpoint",
-    "stage": "what the worker is doing: stage, text",
+    "stage": "what the worker is doing: stage, text; pid and process_start_time of the worker, where "
+    "its supervisor has just started it",
     "log": "step, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, "
     "seconds_left",
     "eval": "step, epoch, eval_loss, and other scores by name",
+    "scores": "step, split, scores by name; values of each row by name; verdicts: better, worse or "
+    "the same as step 0, by name; rows, max_new_tokens, seconds and what else was asked; step 0 is "
+    "the base model",
     "sample": "step, samples: a list of {prompt, text}; step 0 is the base model",
     "checkpoint": "step, path (relative to the run)",
     "command": "command, step, text: the answer to a command",
@@ -196,7 +200,7 @@ def current(found: list[Event]) -> list[Event]:
     return kept
 
 
-_OF_A_STEP = frozenset({"log", "eval", "sample", "checkpoint", "note"})
+_OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note"})
 
 
 def _encode(value: Any) -> Any:
@@ -210,10 +214,14 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
-    """Read non-finite numbers back, at the top level only: texts in samples stay texts."""
+    """Read non-finite numbers back, at the top level and in scores: other texts stay texts."""
     if isinstance(value, dict):
         return {
-            key: _NON_FINITE.get(item, item) if isinstance(item, str) else item
+            key: _decode(item)
+            if key == "scores"
+            else _NON_FINITE.get(item, item)
+            if isinstance(item, str)
+            else item
             for key, item in value.items()
         }
     return value

@@ -50,6 +50,8 @@ export interface IRuns {
 
 export interface IDetails extends IRun {
   settings: Record<string, [unknown, unknown]>;
+  /** What to start it again with, in words, where memory ran out. */
+  fixes: string[];
 }
 
 export interface IEvent {
@@ -104,6 +106,12 @@ export class Api {
 
   resume(id: string): Promise<IRun> {
     return this._ask(`runs/${encodeURIComponent(id)}/resume`, { method: 'POST' });
+  }
+
+  /** Start a new run with one of a run's fixes. */
+  retry(id: string, fix: number): Promise<IRun> {
+    const body = JSON.stringify({ fix });
+    return this._ask(`runs/${encodeURIComponent(id)}/retry`, { method: 'POST', body });
   }
 
   delete(id: string): Promise<void> {

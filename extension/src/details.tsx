@@ -9,6 +9,7 @@ import { Api, Command, IDetails, IEvent } from './api';
 import { Chart, ISeries } from './curves';
 import { History } from './history';
 import { StatusWord } from './panel';
+import { Answers, Scores } from './scores';
 import { duration, isAtWork, measured, progress, setting } from './words';
 
 // Okabe and Ito's palette, which colour-blind people tell apart; as in nbft/widgets/chart.py.
@@ -20,6 +21,7 @@ const RATE: ISeries[] = [
   { name: 'learning_rate', label: 'learning rate', color: '#009E73', style: 'line', smooth: false }
 ];
 const IDLE_FACTOR = 5;
+const STARTING = 'Starting a new run …';
 
 /** A button that asks something of a run: what it says, and what is said until the run answers. */
 const BUTTONS: [Command | 'resume', string, string][] = [
@@ -35,6 +37,8 @@ const BUTTONS: [Command | 'resume', string, string][] = [
 export interface IDetailsActions {
   openFolder: ((folder: string) => void) | null;
   insertCell(path: string): void;
+  /** Show another run. */
+  openRun(id: string): void;
   /** The run has changed or is gone. */
   changed(): void;
 }
@@ -89,6 +93,22 @@ export class RunDetails extends ReactWidget {
     }
     this.changed.emit();
     void this._poll.refresh();
+  }
+
+  /** Start a new run with a fix, and show it. */
+  async retry(fix: number): Promise<void> {
+    this.pending = STARTING;
+    this.error = '';
+    this.changed.emit();
+    try {
+      const { id } = await this.api.retry(this.runId, fix);
+      this.actions.changed();
+      this.actions.openRun(id);
+    } catch (error) {
+      this.error = (error as Error).message;
+    }
+    this.pending = '';
+    this.changed.emit();
   }
 
   async cancel(): Promise<void> {
@@ -188,6 +208,15 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
   const count = history.events.length;
   const loss = React.useMemo(() => history.points(['loss', 'eval_loss']), [count]);
   const rate = React.useMemo(() => history.points(['learning_rate']), [count]);
+  const told = React.useMemo(
+    () => (
+      <>
+        <Scores events={history.events} />
+        <Answers events={history.events} />
+      </>
+    ),
+    [count]
+  );
   if (!run) {
     return <p role="status">{error || 'Reading …'}</p>;
   }
@@ -212,11 +241,13 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
           {problem}
         </p>
       ))}
+      {run.fixes.length > 0 && <Fixes widget={widget} fixes={run.fixes} />}
       <div className="nbft-charts">
         <Chart title="loss" series={LOSS} rows={loss} />
         <Chart title="learning rate" series={RATE} rows={rate} />
       </div>
       {notes.length > 0 && <Notes notes={notes} />}
+      {told}
       <h2>Settings that differ from the defaults</h2>
       <Settings
         columns={['default', 'this run']}
@@ -279,6 +310,26 @@ function Buttons({ widget, run }: { widget: RunDetails; run: IDetails }): React.
         Insert a cell
       </button>
     </div>
+  );
+}
+
+function Fixes({ widget, fixes }: { widget: RunDetails; fixes: string[] }): React.ReactElement {
+  return (
+    <>
+      <p>Each of these changes needs less. Those that train the same come first.</p>
+      <div className="nbft-buttons nbft-fixes" role="group" aria-label="Run again">
+        {fixes.map((fix, i) => (
+          <button
+            key={fix}
+            className="nbft-button"
+            disabled={widget.pending === STARTING}
+            onClick={() => void widget.retry(i)}
+          >
+            {fix}
+          </button>
+        ))}
+      </div>
+    </>
   );
 }
 

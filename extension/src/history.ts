@@ -1,7 +1,7 @@
 import { Api, IEvent, JsonNumber } from './api';
 
 /** Kinds of events that a run which goes on from a checkpoint does again. */
-const OF_A_STEP = new Set(['log', 'eval', 'sample', 'checkpoint', 'note']);
+const OF_A_STEP = new Set(['log', 'eval', 'scores', 'sample', 'checkpoint', 'note']);
 
 /** The events of one run, fetched piece by piece. */
 export class History {

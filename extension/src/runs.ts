@@ -111,6 +111,7 @@ export const runsPlugin: JupyterFrontEndPlugin<void> = {
         const actions = {
           openFolder: fileBrowser ? openFolder : null,
           insertCell,
+          openRun: open,
           changed: () => model.refresh()
         };
         const tab = showTab(

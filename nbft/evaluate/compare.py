@@ -13,7 +13,10 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from nbft.evaluate.scores import Scores
 
 _MARK = (
     "background: rgba(25, 118, 210, 0.16); color: inherit; text-decoration: underline; "
@@ -157,6 +160,7 @@ def success(
     notes: Iterable[str],
     answers: Comparison,
     *,
+    scores: Scores | None = None,
     place: str = "",
     load: str = "",
     page: str = "",
@@ -168,6 +172,7 @@ def success(
         score: The held-out loss before and after, in a sentence; empty if it was not measured.
         notes: What was noted on the way; sentences.
         answers: What the base model and the tuned one said.
+        scores: What was measured of their answers.
         place: Where the adapter lies, in a sentence; empty if there is none.
         load: One line of Python that loads it.
         page: Where the page to share lies, or how to write it; a sentence.
@@ -176,6 +181,9 @@ def success(
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     if items:
         html.append(f"<ul>{items}</ul>")
+    if scores:
+        html.append(scores._repr_html_())
+        html += [f"<p>{escape(sentence)}</p>" for sentence in scores.sentences]
     if answers:
         html.append(answers._repr_html_())
     if place:

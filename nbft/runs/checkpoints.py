@@ -10,6 +10,9 @@ import json
 import os
 from pathlib import Path
 
+from nbft.config import Config
+from nbft.errors import ConfigError, NbftError, Problem
+
 _MARK = "whole.json"
 
 
@@ -41,6 +44,53 @@ def last_whole(run: Path) -> Path | None:
     """Return the whole checkpoint of a run with the most steps, or None."""
     found = [path for path in (run / "checkpoints").glob("checkpoint-*") if is_whole(path)]
     return max(found, key=step_of, default=None)
+
+
+def resume_point(config: Config, run: Path) -> Path | None:
+    """Return the checkpoint that training.resume_from_checkpoint names, or None.
+
+    Args:
+        config: The config.
+        run: The new run; auto looks at the runs beside it.
+
+    Raises:
+        ConfigError: There is no such checkpoint.
+    """
+    asked = config.training.resume_from_checkpoint
+    if not asked:
+        return None
+    if asked == "auto":
+        found = [
+            last_whole(other) for other in run.parent.iterdir() if _is_like(other, run, config)
+        ]
+        return max(filter(None, found), key=lambda path: path.stat().st_mtime, default=None)
+    path = Path(asked).expanduser()
+    if (path / "trainer_state.json").is_file() and path.name.rpartition("-")[2].isdigit():
+        return path
+    if whole := last_whole(path):
+        return whole
+    raise ConfigError(
+        Problem(
+            "training.resume_from_checkpoint",
+            asked,
+            "is neither a checkpoint (checkpoint-<step>, with trainer_state.json) nor a run with one.",
+            "Name one, write auto, or leave it empty.",
+            {"training.resume_from_checkpoint": None},
+        )
+    )
+
+
+def _is_like(other: Path, run: Path, config: Config) -> bool:
+    """Whether another run has trained the same parameters."""
+    if other == run or not (other / "config.yaml").is_file():
+        return False
+    try:
+        theirs = Config.load(other / "config.yaml")
+    except NbftError:
+        return False
+    same = ("model_name", "adapter_name_or_path", "freeze_layers")
+    are_same = all(getattr(theirs.model, n) == getattr(config.model, n) for n in same)
+    return are_same and theirs.peft == config.peft
 
 
 def step_of(checkpoint: Path) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nbft.evaluate.scores import SHARES, Scores, chart_groups, shown
 from nbft.events import Event
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which colour-blind people tell apart.
 _TRAIN, _HELD_OUT, _RATE = "#0072B2", "#D55E00", "#009E73"
+_PALETTE = (_TRAIN, _HELD_OUT, _RATE, "#CC79A7", "#E69F00")
+_MARKERS = "osD^v"
 _SMOOTHING = 0.9
 """Weight of the past in the smoothed loss."""
 
@@ -25,19 +28,9 @@ def draw_curves(found: Sequence[Event], *, title: str = "") -> Figure:
         found: Events of a run.
         title: Set above the picture.
     """
-    from matplotlib.figure import Figure
-
-    class Curves(Figure):
-        """A Figure that a notebook shows as a picture, whether or not pyplot is loaded."""
-
-        def _repr_png_(self) -> bytes:
-            png = io.BytesIO()
-            self.savefig(png, format="png")
-            return png.getvalue()
-
     logs = [e for e in found if e["event"] == "log" and "loss" in e]
     evals = [e for e in found if e["event"] == "eval" and "eval_loss" in e]
-    figure = Curves(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
+    figure = _figure()
     left, right = figure.subplots(1, 2)
     steps = [e["step"] for e in logs]
     losses = [float(e["loss"]) for e in logs]
@@ -58,11 +51,59 @@ def draw_curves(found: Sequence[Event], *, title: str = "") -> Figure:
     right.set(xlabel="step", ylabel="learning rate", title="learning rate")
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        _plain(axes)
     if title:
         figure.suptitle(title)
     return figure
+
+
+def draw_scores(found: Sequence[Event]) -> Figure | None:
+    """Draw the scores of the held-out rows over the steps; None where nothing was scored twice.
+
+    Args:
+        found: Events of a run.
+    """
+    scores = [one for one in Scores(found).compared if one.split == "validation"]
+    scores = [one for one in scores if len(one.history) > 1]
+    if not scores:
+        return None
+    groups = chart_groups(one.score for one in scores)
+    figure = _figure()
+    by_name = {one.score: one for one in scores}
+    for axes, (title, names) in zip(
+        figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True
+    ):
+        for number, name in enumerate(names):
+            steps, values = zip(*by_name[name].history, strict=True)
+            style = {"color": _PALETTE[number % 5], "marker": _MARKERS[number % 5]}
+            axes.plot(
+                steps, values, linewidth=1.5, markersize=5, label=by_name[name].label, **style
+            )
+        axes.set(xlabel="step", title=title)
+        if title == SHARES:
+            axes.set_ylim(bottom=0)
+        if len(names) > 1:
+            axes.legend(frameon=False)
+        _plain(axes)
+    return figure
+
+
+def _figure() -> Figure:
+    """Return a Figure that a notebook shows as a picture, whether or not pyplot is loaded."""
+    from matplotlib.figure import Figure
+
+    class Curves(Figure):
+        def _repr_png_(self) -> bytes:
+            png = io.BytesIO()
+            self.savefig(png, format="png")
+            return png.getvalue()
+
+    return Curves(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -79,6 +120,16 @@ def smoothed(values: Sequence[float]) -> list[float]:
             weight = _SMOOTHING * weight + (1 - _SMOOTHING)
         out.append(round(total / weight, 12) if weight else math.nan)
     return out
+
+
+def scores_in_words(found: Sequence[Event]) -> str:
+    """Say what the picture of the scores shows."""
+    return "; ".join(
+        f"{one.label}: "
+        + ", ".join(f"{shown(one.score, v, one.rows)} at step {s:,}" for s, v in one.history)
+        for one in Scores(found).compared
+        if one.split == "validation"
+    )
 
 
 def in_words(found: Sequence[Event]) -> str:

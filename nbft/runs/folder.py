@@ -43,6 +43,20 @@ Status = Literal[
     "lost",
 ]
 
+ALLOWED: dict[Status, list[str]] = {
+    "created": ["stop", "cancel", "delete"],
+    "queued": ["move_up", "stop", "cancel"],
+    "running": ["stop", "pause", "save", "sample", "cancel"],
+    "paused": ["continue", "stop", "cancel"],
+    "completed": ["delete"],
+    "stopped": ["resume", "delete"],
+    "cancelled": ["resume", "delete"],
+    "failed": ["resume", "delete"],
+    "lost": ["resume", "delete"],
+}
+"""What may be asked of a run, by its status. Some ask for more: a checkpoint to resume from, a
+place in the queue to move up to. `Run.resume` also lengthens a completed run."""
+
 _POLL_SECONDS = 0.2
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -174,15 +188,15 @@ class Run:
 
     def stop(self) -> None:
         """Ask the run to stop after the step it is at, with everything saved."""
-        self._command("stop", "created", "queued", "running", "paused")
+        self._command("stop")
 
     def save(self) -> None:
         """Ask the run to save a checkpoint after the step it is at."""
-        self._command("save", "created", "running")
+        self._command("save")
 
     def sample(self) -> None:
         """Ask the run to answer its fixed prompts now."""
-        self._command("sample", "created", "running")
+        self._command("sample")
 
     def pause(self, *, release: bool = False) -> None:
         """Ask the run to wait after the step it is at.
@@ -191,18 +205,18 @@ class Run:
             release: Save a checkpoint, end the process and free the device meanwhile; otherwise
                 the memory is kept.
         """
-        self._command("pause", "running", release=release)
+        self._command("pause", release=release)
 
     def continue_(self) -> Run:
         """Let a paused run go on, where it stood or from its checkpoint."""
         if self.status == "paused" and not self._has_process():
             return self.resume()
-        self._command("continue", "paused")
+        self._command("continue")
         return self
 
     def cancel(self) -> None:
         """End the run at once, saving nothing. The process is known by its pid and its start."""
-        self._command("cancel", "created", "queued", "running", "paused")
+        self._command("cancel")
         supervisor, worker = self._last("queued"), self._last("started")
         if supervisor is None or worker is None:
             return  # a thread of a kernel reads the command after its step, a queue at once
@@ -211,9 +225,9 @@ class Run:
         if kill(worker["pid"], worker["process_start_time"]):
             events.append(self.events_path, "cancelled", step=self.step)
 
-    def _command(self, name: str, *allowed: Status, **more: Any) -> None:
+    def _command(self, name: str, **more: Any) -> None:
         status = self.status
-        if status not in allowed:
+        if name not in ALLOWED[status]:
             raise RunError(f"{self.id}: is {status}; there is nothing to {name}.")
         try:
             events.append(self.path / "commands.jsonl", name, **more)
@@ -251,23 +265,30 @@ class Run:
     def fixes(self) -> list[Fix]:
         """Changes that need less memory, where memory ran out; empty otherwise."""
         failed = self._last("failed")
-        if not failed or not failed.get("out_of_memory"):
+        if not failed or not failed.get("out_of_memory") or self.status != "failed":
             return []
         from nbft.plan.fixes import memory_fixes
 
         return memory_fixes(self.config)
 
-    def retry(self, fix: int | Mapping[str, Any] = 0) -> Run:
-        """Start a new background run with settings changed.
+    @property
+    def is_background(self) -> bool:
+        """Whether a supervisor sees the run through, and not the kernel that started it."""
+        waiting, training = self._last("queued"), self._last("started")
+        return not waiting or not training or waiting["pid"] != training["pid"]
+
+    def retry(self, fix: int | Mapping[str, Any] = 0, *, background: bool = True) -> Run:
+        """Start a new run with settings changed, beside this one.
 
         Args:
             fix: Number of one of `fixes`, or settings by dotted path.
+            background: Whether it shall outlive this kernel; otherwise the kernel trains it.
 
         Raises:
             RunError: There is no such fix.
             ConfigError: The changed settings cannot run.
         """
-        from nbft.runs.launch import submit
+        from nbft.runs.launch import start, submit
 
         if isinstance(fix, int):
             fixes = self.fixes
@@ -276,7 +297,8 @@ class Run:
             changes: Mapping[str, Any] = fixes[fix].changes
         else:
             changes = fix
-        return submit(self.config.apply({**changes, "training.run_name": None}))
+        place = {"training.run_name": None, "training.output_dir": str(self.path.parent)}
+        return (submit if background else start)(self.config.apply({**changes, **place}))
 
     def move_up(self) -> None:
         """Move one place up in the queue of the device.
@@ -295,8 +317,9 @@ class Run:
         Raises:
             RunError: The run is not over.
         """
-        if not self.is_over and self.status != "created":
-            raise RunError(f"{self.id}: is {self.status}. Stop it before you delete it.")
+        status = self.status
+        if "delete" not in ALLOWED[status]:
+            raise RunError(f"{self.id}: is {status}. Stop it before you delete it.")
         shutil.rmtree(self.path)
 
     def follow(self) -> Iterator[Event]:
@@ -381,7 +404,7 @@ class Run:
             model, tokenizer = self.load_model()
             ids = tokenizer(list(prompts))["input_ids"]
             tuned = generate(model, tokenizer, ids, max_new_tokens)
-            if self.config.peft.method == "lora":
+            if self.config.peft.method != "full":
                 with model.disable_adapter():
                     base = generate(model, tokenizer, ids, max_new_tokens)
             else:
@@ -460,7 +483,7 @@ class _State:
     def take(self, event: Event) -> None:
         """Take in the next event."""
         kind = event["event"]
-        if kind in ("queued", "started"):
+        if "pid" in event:  # of the supervisor; then of the worker, which both of them say
             self._status = "queued" if kind == "queued" else "running"
             if kind == "queued":
                 self._processes = []
@@ -546,9 +569,10 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
             for part in ("prompt_func", "completion_func"):
                 setattr(dataset, part, _absolute_function(getattr(dataset, part), folder))
     copy.evaluation.metric_function = _absolute_function(copy.evaluation.metric_function, folder)
-    for name in ("model_name", "tokenizer_name"):
+    for name in ("model_name", "tokenizer_name", "adapter_name_or_path"):
         given = getattr(copy.model, name)
-        if given and (resolve(given, folder) / "config.json").is_file():
+        files = ("config.json", "adapter_config.json", "tokenizer_config.json")
+        if given and any((resolve(given, folder) / file).is_file() for file in files):
             setattr(copy.model, name, str(resolve(given, folder)))
     if copy.model.chat_template_path:
         copy.model.chat_template_path = str(resolve(copy.model.chat_template_path, folder))
@@ -590,14 +614,13 @@ def _load(run: Run) -> tuple[Any, Any]:
 
 
 def _base_model(run: Run) -> Any:
-    import torch
-
+    from nbft.models.adapters import base_name
     from nbft.models.find import find_model
-    from nbft.models.load import load_model
+    from nbft.models.load import load_model, place
     from nbft.plan.hardware import choose_device, choose_dtype
 
     config = run.config
     device = choose_device(config).value
-    found = find_model(config.model.model_name, config.model.model_revision, lambda _: None)
+    found = find_model(base_name(config), config.model.model_revision, lambda _: None)
     model = load_model(config, found.path, choose_dtype(config, device).value)
-    return model.to(torch.device(device)).eval()
+    return place(model, device).eval()

@@ -111,6 +111,7 @@ def say_queued(run: Path, device: str) -> events.EventReader:
     commands = run / "commands.jsonl"
     begin = commands.stat().st_size if commands.exists() else 0
     pid = os.getpid()
+    events.keep_reserve(run)
     events.append(
         run / "events.jsonl",
         "queued",

@@ -8,14 +8,19 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbft import events
 from nbft.config import Config
 from nbft.evaluate.compare import Comparison
+from nbft.evaluate.scores import Scores
+from nbft.evaluate.timeline import Timeline
 from nbft.events import Event
-from nbft.runs.curves import draw_curves, in_words
+from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
 from nbft.words import count, duration, number, size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -36,7 +41,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
     Raises:
         OSError: There is no room for it; an earlier report is as it was.
     """
-    found = events.read(run / "events.jsonl")
+    found = events.current(events.read(run / "events.jsonl"))
     if ending is not None:
         found = [*found, dict(ending)]
     config = Config.load(run / "config.yaml")
@@ -63,8 +68,9 @@ def _page(run: Path, config: Config, found: Sequence[Event]) -> str:
     sections = [
         f"<h1>{escape(run.name)}</h1>",
         f"<p>{escape(_summary(config, found))}</p>",
-        f'<img alt="{escape(in_words(found))}" src="data:image/png;base64,{_picture(found)}">',
+        f'<img alt="{escape(in_words(found))}" src="{_picture(draw_curves(found))}">',
         f"<p>{escape(in_words(found))}</p>",
+        *_scores(found),
         *_answers(found),
         "<h2>Settings that differ from the defaults</h2>",
         _table(
@@ -98,7 +104,9 @@ def _last(found: Sequence[Event], kind: str) -> Event:
 def _summary(config: Config, found: Sequence[Event]) -> str:
     last = found[-1] if found else {}
     kind = last.get("event", "")
-    method = f"LoRA r={config.peft.r}" if config.peft.method == "lora" else "full training"
+    method = {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3"}.get(
+        config.peft.method, "full training"
+    )
     text = f"{config.model.model_name}, {method}."
     if kind in events.FINAL_KINDS:
         word = kind.capitalize()
@@ -109,10 +117,23 @@ def _summary(config: Config, found: Sequence[Event]) -> str:
     return text
 
 
-def _picture(found: Sequence[Event]) -> str:
+def _picture(figure: Figure) -> str:
     buffer = io.BytesIO()
-    draw_curves(found).savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, format="png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _scores(found: Sequence[Event]) -> list[str]:
+    """Show the scores before and after, what to make of them, and their way there."""
+    scores = Scores(found)
+    if not scores:
+        return []
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in scores.sentences)
+    sections = ["<h2>Scores before and after</h2>", scores._repr_html_(), said]
+    figure = draw_scores(found)
+    if figure is not None:
+        sections += [f'<img alt="{escape(scores_in_words(found))}" src="{_picture(figure)}">']
+    return sections
 
 
 def _answers(found: Sequence[Event]) -> list[str]:
@@ -120,7 +141,11 @@ def _answers(found: Sequence[Event]) -> list[str]:
     if len(samples) < 2:
         return []
     pair = Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
-    return ["<h2>Answers before and after</h2>", pair._repr_html_()]
+    sections = ["<h2>Answers before and after</h2>", pair._repr_html_()]
+    timeline = Timeline(found)
+    if len(timeline.steps) > 2:
+        sections += ["<h2>The same prompts over the steps</h2>", timeline._repr_html_()]
+    return sections
 
 
 def _files(config: Config) -> list[tuple[str, str, str]]:

@@ -14,22 +14,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from nbft.events import FINAL_KINDS, Event
-from nbft.runs.folder import Run, status_of
+from nbft.runs.folder import ALLOWED, Run, status_of
 
 CURVE_POINTS = 60
-
-ALLOWED: dict[str, list[str]] = {
-    "created": ["stop", "cancel", "delete"],
-    "queued": ["move_up", "stop", "cancel"],
-    "running": ["stop", "pause", "save", "sample", "cancel"],
-    "paused": ["continue", "stop", "cancel"],
-    "completed": ["delete"],
-    "stopped": ["resume", "delete"],
-    "cancelled": ["resume", "delete"],
-    "failed": ["resume", "delete"],
-    "lost": ["resume", "delete"],
-}
-"""What may be asked of a run, by its status."""
 
 _CACHED_RUNS = 20_000
 _LOG = b'{"event": "log"'  # as `events.append` writes it

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft import events
+from nbft.runs.processes import process_start_time
 from nbft.runs.queue import Ticket, say_queued, turn
 
 _POLL_SECONDS = 0.2
@@ -59,7 +60,12 @@ def _watch(run: Path, path: Path, commands: events.EventReader, ticket: Ticket) 
             stderr=log,
             start_new_session=True,
         )
-    ticket.hand_to(worker.pid)  # should this process be killed, the worker keeps the device
+    # Should this process be killed, the worker keeps the device, and the status stays true.
+    ticket.hand_to(worker.pid)
+    with contextlib.suppress(OSError):  # a full disk: the worker waits for room, and says it then
+        began_at = process_start_time(worker.pid)
+        about = {"pid": worker.pid, "process_start_time": began_at}
+        events.append(path, "stage", stage="starting", text="Starting the worker …", **about)
     cancelled = False
     while worker.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,0 +1,305 @@
+"""The scores of a run as a table: the base model beside the tuned one, and what to make of it.
+
+Reads `scores` events, computes nothing new and loads no library. Called by `nbft.training`, the
+report, the Monitor and people.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any, NamedTuple, overload
+
+from nbft.evaluate.metrics import SCORES, Score
+from nbft.events import Event
+from nbft.words import count, number
+
+_BORDER = "1px solid var(--jp-border-color2, #c4c4c4)"
+_CELL = f"border: {_BORDER}; padding: 4px 10px; text-align: left; vertical-align: top"
+_ALIKE = ("split", "rows", "max_new_tokens", "do_sample", "form")
+"""What must be equal for two scores to compare."""
+
+SHARES = "scores, 0 to 1"
+"""Title of the chart of those scores that have one scale."""
+
+_STANDARD_ERRORS = 2.0
+"""A mean difference of fewer standard errors over the rows may be chance (about 1 in 20)."""
+
+
+class Compared(NamedTuple):
+    """One score of the base model and of the tuned one.
+
+    Attributes:
+        score: Its name, as in the events.
+        label: What to call it.
+        split: validation or test.
+        rows: Rows that were scored.
+        base: Of the base model; None where it was not scored.
+        last: The last one that was measured.
+        step: Its step.
+        verdict: better, worse or the same, and whether that may be chance; "" without a base.
+        history: Every (step, score), the base at step 0.
+    """
+
+    score: str
+    label: str
+    split: str
+    rows: int
+    base: float | None
+    last: float
+    step: int
+    verdict: str
+    history: tuple[tuple[int, float], ...]
+
+
+class Scores(Sequence[dict[str, Any]]):
+    """The scores of a run, each as {score, label, split, rows, base, last, step, verdict, history}.
+
+    Args:
+        found: Events of a run; those that are no scores are passed over.
+        remarks: What a person should know about the rows; sentences.
+
+    >>> base = {"event": "scores", "step": 0, "rows": 4, "scores": {"exact_match": 0.0}}
+    >>> last = {"event": "scores", "step": 9, "rows": 4, "scores": {"exact_match": 0.75}}
+    >>> print(Scores([base, last]))
+    score        base model   after step 9  difference
+    exact match  0% (0 of 4)  75% (3 of 4)  +3 rows: better
+    """
+
+    def __init__(self, found: Iterable[Event], remarks: Iterable[str] = ()) -> None:
+        self.compared: list[Compared] = []
+        self.remarks = list(remarks)
+        events = [e for e in found if e["event"] == "scores" and e.get("scores")]
+        for split in dict.fromkeys(e.get("split", "validation") for e in events):
+            own = [e for e in events if e.get("split", "validation") == split]
+            self.compared += _compared(own, split)
+
+    def __len__(self) -> int:
+        return len(self.compared)
+
+    @overload
+    def __getitem__(self, number: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, number: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(number, slice):
+            return [one._asdict() for one in self.compared[number]]
+        return self.compared[number]._asdict()
+
+    @property
+    def sentences(self) -> list[str]:
+        """What became of the scores, a sentence for each split; honest where nothing did."""
+        return [sentence for own in self._by_split() if (sentence := _in_words(own))]
+
+    def _by_split(self) -> list[list[Compared]]:
+        splits = dict.fromkeys(one.split for one in self.compared)
+        return [[one for one in self.compared if one.split == split] for split in splits]
+
+    def _tables(self) -> list[tuple[str, list[Compared]]]:
+        """Return the scores of each split, with a caption where there are several splits."""
+        found = self._by_split()
+        several = len(found) > 1
+        return [(_rows(own[0].rows, own[0].split) if several else "", own) for own in found]
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        """Return a table for the terminal."""
+        if not self.compared:
+            return "No scores yet."
+        blocks = []
+        for caption, own in self._tables():
+            lines = [_head(own), *(_cells(one) for one in own)]
+            widths = [max(len(line[n]) for line in lines) for n in range(3)]
+            text = [
+                "  ".join([*(f"{c:{w}}" for c, w in zip(line, widths, strict=False)), line[3]])
+                for line in lines
+            ]
+            blocks.append("\n".join([*([caption] if caption else []), *map(str.rstrip, text)]))
+        return "\n\n".join([*blocks, *self.remarks])
+
+    def _repr_html_(self) -> str:
+        if not self.compared:
+            return "<p>No scores yet.</p>"
+        tables = [_table(caption, own) for caption, own in self._tables()]
+        return "".join([*tables, *(f"<p>{escape(remark)}</p>" for remark in self.remarks)])
+
+
+def verdicts(base: Event, last: Event) -> dict[str, str]:
+    """Say of each score of two events whether it became better, worse, or stayed the same.
+
+    Where the value of each row is known, a mean difference below two standard errors of the
+    differences of the rows "may be chance". Scores that were measured otherwise do not compare.
+
+    Args:
+        base: The event of the base model.
+        last: A later one.
+    """
+    if not base or any(base.get(name) != last.get(name) for name in _ALIKE):
+        return {}
+    both = [name for name in last["scores"] if name in base["scores"]]
+    return {name: _verdict(name, base, last) for name in both}
+
+
+def shown(name: str, value: float, rows: int) -> str:
+    """Write a score: rows that have it are counted.
+
+    >>> shown("exact_match", 0.25, 16), shown("rougeL", 0.21, 16)
+    ('25% (4 of 16)', '0.210')
+    """
+    if name in SCORES and SCORES[name].is_yes_or_no:
+        return f"{value:.0%} ({round(value * rows):,} of {rows:,})"
+    return number(value)
+
+
+def chart_groups(names: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Sort scores into charts of one scale each: (title, names).
+
+    >>> chart_groups(["rouge1", "perplexity", "mine", "format"])
+    [('scores, 0 to 1', ['rouge1', 'format']), ('perplexity', ['perplexity']), ('mine', ['mine'])]
+    """
+    names = list(dict.fromkeys(names))
+    shares = [name for name in names if name in SCORES and name != "perplexity"]
+    rest = [(_about(name).label, [name]) for name in names if name not in shares]
+    return [(SHARES, shares), *rest] if shares else rest
+
+
+def label_of(name: str) -> str:
+    """Return what to call a score.
+
+    >>> label_of("rougeL"), label_of("my_score")
+    ('ROUGE-L', 'my_score')
+    """
+    return _about(name).label
+
+
+def _about(name: str) -> Score:
+    return SCORES.get(name, Score(name))
+
+
+def _compared(events: Sequence[Event], split: str) -> list[Compared]:
+    by_step = {e["step"]: e for e in events}  # of what was measured twice the later counts
+    ordered = [by_step[step] for step in sorted(by_step)]
+    base = by_step.get(0, {})
+    # In the order of the file: a run may end with an earlier checkpoint, the best one.
+    last = next((e for e in reversed(events) if e["step"]), base)
+    said = {} if base is last else verdicts(base, last)
+    found = []
+    for name, value in last["scores"].items():
+        history = tuple((e["step"], e["scores"][name]) for e in ordered if name in e["scores"])
+        found.append(
+            Compared(
+                name,
+                label_of(name),
+                split,
+                last.get("rows", 0),
+                base.get("scores", {}).get(name),
+                value,
+                last["step"],
+                said.get(name, ""),
+                history,
+            )
+        )
+    return found
+
+
+def _verdict(name: str, base: Event, last: Event) -> str:
+    before, after = base["scores"][name], last["scores"][name]
+    if math.isnan(before) or math.isnan(after):
+        return ""
+    rows = last.get("rows", 0)
+    if before == after or shown(name, before, rows) == shown(name, after, rows):
+        return "the same"
+    greater_is_better = (
+        SCORES[name].greater_is_better if name in SCORES else last.get("greater_is_better", True)
+    )
+    word = "better" if (after > before) == greater_is_better else "worse"
+    first, second = (e.get("values", {}).get(name) for e in (base, last))
+    return f"{word}, may be chance" if first and second and _is_chance(first, second) else word
+
+
+def _is_chance(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the mean difference of the same rows is too small to tell from none."""
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    rows = len(differences)
+    if rows < 2:
+        return True
+    mean = sum(differences) / rows
+    variance = sum((d - mean) ** 2 for d in differences) / (rows - 1)
+    return abs(mean) < _STANDARD_ERRORS * math.sqrt(variance / rows)
+
+
+_WORDS = {
+    "better": "improved",
+    "better, may be chance": "improved by what may be chance",
+    "the same": "did not improve",
+    "worse, may be chance": "did not improve: worse by what may be chance",
+    "worse": "did not improve: worse than before",
+}
+
+
+def _in_words(own: Sequence[Compared]) -> str:
+    """Say in a sentence what became of the scores of one split; "" where nothing is known."""
+    parts = []
+    for verdict, words in _WORDS.items():
+        labels = [one.label for one in own if one.verdict == verdict]
+        if labels:
+            most, last = ", ".join(labels[:-1]), labels[-1]
+            parts.append(f"{most} and {last} {words}" if most else f"{last} {words}")
+    if not parts:
+        return ""
+    return f"On {_rows(own[0].rows, own[0].split)} {'; '.join(parts)}."
+
+
+def _rows(rows: int, split: str) -> str:
+    return count(rows, "test row" if split == "test" else "held-out row")
+
+
+def _head(own: Sequence[Compared]) -> tuple[str, str, str, str]:
+    step = own[0].step
+    return "score", "base model", f"after step {step:,}" if step else "tuned", "difference"
+
+
+def _cells(one: Compared) -> tuple[str, str, str, str]:
+    base = "not scored" if one.base is None else shown(one.score, one.base, one.rows)
+    last = shown(one.score, one.last, one.rows)
+    if one.step == 0:
+        return one.label, base, "", ""
+    return one.label, base, last, ": ".join(filter(None, (_difference(one), one.verdict)))
+
+
+def _difference(one: Compared) -> str:
+    by = one.last - one.base if one.base is not None else math.nan
+    if one.verdict == "the same" or not math.isfinite(by):
+        return ""
+    sign = "+" if by > 0 else "\u2212"
+    if one.score in SCORES and SCORES[one.score].is_yes_or_no:
+        return sign + count(round(abs(by) * one.rows), "row")
+    return sign + number(abs(by))
+
+
+def _table(caption: str, own: Sequence[Compared]) -> str:
+    head = "".join(f'<th scope="col" style="{_CELL}">{escape(c)}</th>' for c in _head(own))
+    body = "".join(_row(one) for one in own)
+    titled = (
+        f'<caption style="text-align: left; padding: 4px 0">{escape(caption)}</caption>'
+        if caption
+        else ""
+    )
+    return (
+        '<table style="border-collapse: collapse; margin: 4px 0 1em; font-size: inherit; '
+        f'line-height: 1.5">{titled}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    )
+
+
+def _row(one: Compared) -> str:
+    label, *cells = map(escape, _cells(one))
+    if one.verdict in ("better", "worse"):
+        cells[-1] = f"<b>{cells[-1]}</b>"
+    return (
+        f'<tr><th scope="row" style="{_CELL}; font-weight: normal">{label}</th>'
+        + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells)
+        + "</tr>"
+    )

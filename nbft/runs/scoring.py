@@ -1,0 +1,76 @@
+"""Scores of a run that is over, measured when somebody asks. Called by `Run.evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbft.errors import RunError
+from nbft.evaluate.scores import Scores
+
+if TYPE_CHECKING:
+    from nbft.config import Config
+    from nbft.runs.folder import Run
+
+_SPLITS = ("validation", "test")
+
+
+def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | None) -> Scores:
+    """Score the base model and the tuned one of a run; see `Run.evaluate`."""
+    from nbft.data.examples import load_examples
+    from nbft.evaluate.scoring import Scorer
+    from nbft.models.load import quiet
+    from nbft.plan.hardware import choose_mixed_precision
+    from nbft.runs.folder import _base_model
+
+    if split not in _SPLITS:
+        raise RunError(f"split={split!r}: is not one of {', '.join(_SPLITS)}.")
+    config = _asking(run.config, metrics, rows)
+    with quiet():
+        examples, _ = load_examples(config, split)
+        if not examples:
+            raise RunError(f"{run.id}: has no {split} rows. Name some in data.{split}.")
+        model, tokenizer = run.load_model()
+        context_tokens = getattr(model.config, "max_position_embeddings", None)
+        scorer = Scorer(
+            config,
+            tokenizer,
+            examples,
+            split,
+            context_tokens=context_tokens,
+            mixed_precision=choose_mixed_precision(config, *_where(config)).value,
+        )
+        if not len(scorer):
+            raise RunError([f"{run.id}: none of the {split} rows can be scored.", *scorer.remarks])
+        tuned = scorer.score(model)
+        if config.peft.method != "full":
+            with model.disable_adapter():
+                base = scorer.score(model)
+        else:
+            base = scorer.score(_base_model(run))
+    measured: list[dict[str, Any]] = [
+        {"event": "scores", "step": step, **found} for step, found in ((0, base), (run.step, tuned))
+    ]
+    return Scores(measured, scorer.remarks)
+
+
+def _where(config: Config) -> tuple[str, str]:
+    """Return the device and the number type of the weights, as the training chooses them."""
+    from nbft.plan.hardware import choose_device, choose_dtype
+
+    device = choose_device(config).value
+    return device, choose_dtype(config, device).value
+
+
+def _asking(config: Config, metrics: Sequence[str] | None, rows: int | None) -> Config:
+    """Return the config with other metrics and rows; perplexity where it names none at all."""
+    from nbft.evaluate.forecast import metrics_of
+
+    if metrics is None and not metrics_of(config) and not config.evaluation.metric_function:
+        metrics = ["perplexity"]
+    changes: dict[str, Any] = {}
+    if metrics is not None:
+        changes["evaluation.metrics"] = list(metrics)
+    if rows is not None:
+        changes["evaluation.score_rows"] = rows
+    return config.apply(changes)
