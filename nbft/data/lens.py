@@ -316,7 +316,7 @@ def _steps(tokenizer: Any) -> Callable[[int], str | None]:
     """Return a function from the next id to its text; None while a character is not whole."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return lambda one: tokenizer.decode([one])  # type: ignore[no-any-return]
+        return lambda one: tokenizer.decode([one])
     from tokenizers.decoders import DecodeStream
 
     stream = DecodeStream(skip_special_tokens=False)

@@ -14,18 +14,23 @@ import nbft.widgets.kernel  # noqa: F401
 if TYPE_CHECKING:
     from nbft.evaluate.compare import Comparison
     from nbft.widgets.chart import Chart, Series
+    from nbft.widgets.doctor import Findings
     from nbft.widgets.form import Form
+    from nbft.widgets.lens import Lens, inspect
     from nbft.widgets.monitor import Monitor
 
 _MODULE_OF = {
     "Chart": "nbft.widgets.chart",
     "Comparison": "nbft.evaluate.compare",
+    "Findings": "nbft.widgets.doctor",
     "Form": "nbft.widgets.form",
+    "Lens": "nbft.widgets.lens",
     "Monitor": "nbft.widgets.monitor",
     "Series": "nbft.widgets.chart",
+    "inspect": "nbft.widgets.lens",
 }
 
-__all__ = ["Chart", "Comparison", "Form", "Monitor", "Series"]
+__all__ = ["Chart", "Comparison", "Findings", "Form", "Lens", "Monitor", "Series", "inspect"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,27 +18,33 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from nbft.config import Config, Setting, io, presets, settings
+from nbft.config.data import SPLITS
 from nbft.config.problems import CALLED_ELSEWHERE, nearest
 from nbft.errors import ConfigError, NbftError, Problem
-from nbft.widgets.as_text import Focus, PythonView, YamlView, rows_shown
+from nbft.interop.importer import is_theirs
+from nbft.models.find import find_local
+from nbft.widgets.as_text import Focus, PythonView, YamlView
 from nbft.widgets.fields import Field, Kit, css_name, fix_words, in_words, label
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 from nbft.widgets.summary import summary
+from nbft.widgets.upload import FileField
 from nbft.words import count
 
 if TYPE_CHECKING:
     from nbft.plan import Plan
     from nbft.runs import Run
+    from nbft.widgets.doctor import Findings
+    from nbft.widgets.lens import Lens
 
 TABS = {
     "Model": ("model",),
     "Data": ("data",),
-    "Method": ("peft",),
+    "Method": ("peft", "quantization", "preference"),
     "Training": (
         *("training", "optimizer", "scheduler"),
         *("evaluation", "checkpoint", "callbacks"),
     ),
-    "Compute": ("compute", "precision", "memory"),
+    "Compute": ("compute", "precision", "memory", "speed", "distributed"),
     "Tracking": ("logging", "tracking"),
     "Review": (),
 }
@@ -99,7 +105,9 @@ class Form:
             raise TypeError(f"config is a {type(config).__name__}. Give an nbft.Config.")
         self.run: Run | None = None
         self.log = ""
+        self._lens: Lens | None = None
         self._is_locked = False
+        self._agreed_to: list[str] = []  # functions of an opened file that may run
         self._plan: Plan | None = None
         self._fields: dict[str, Field] = {}
         self._left: set[str] = set()  # fields that the person has left
@@ -457,11 +465,16 @@ class Form:
     def _field(self, path: str) -> Field:
         if path not in self._fields:
             setting = dict(_all_fields())[path]
-            field = Field(self._kit, setting, path, self._take, self._apply_fix)
+            about = (self._kit, setting, path, self._take, self._apply_fix)
+            is_file = setting.name == "path"
+            field = FileField(self._config_so_far, *about) if is_file else Field(*about)
             field.show(self._value(path, setting, io.flatten(self._tree)))
             field.lock(self._is_locked)
             self._fields[path] = field
         return self._fields[path]
+
+    def _config_so_far(self) -> Config:
+        return Config.parse(self._tree)[0] if self._wrong else self._config
 
     def _fill(self, control: Any, value: Any) -> None:
         self._is_filling = True
@@ -515,7 +528,7 @@ class Form:
     def _reset_all(self, _button: Any) -> None:
         """Reset everything but the rows, which have no default."""
         kept = self._config.to_dict().get("data", {})
-        data = {name: kept[name] for name in ("train", "validation") if name in kept}
+        data = {name: kept[name] for name in SPLITS if name in kept}
         self._replace(Config(data=data), keeps_rows=True)
         self._show_view(self._view)
 
@@ -602,7 +615,7 @@ class Form:
         mine = self._config.to_dict()
         keeps_rows = "train" not in tree.get("data", {})
         if keeps_rows:  # it says how to train, not on what
-            data = {k: v for k, v in mine.get("data", {}).items() if k in ("train", "validation")}
+            data = {k: v for k, v in mine.get("data", {}).items() if k in SPLITS}
             tree["data"] = {**tree.get("data", {}), **data}
             tree.setdefault("model", mine.get("model", {}))
         self._replace(Config(**tree), change["new"], keeps_rows=keeps_rows)
@@ -612,6 +625,9 @@ class Form:
     @_guarded
     def _open_file(self, _button: Any) -> None:
         path = Path(self._file[0].value.strip()).expanduser()
+        if is_theirs(path):
+            self._open_theirs(path)
+            return
         tree = io.read(path)
         config, problems = Config.parse(tree)
         if problems:  # its text is mended where it can be seen whole
@@ -619,6 +635,18 @@ class Form:
             self._yaml.write(path.read_text(encoding="utf-8"), is_applied=False)
             self._yaml.show_problems(problems)
             self._say(f"{path.name}: {_problems(problems)}. Mend the YAML and apply it.", "wrong")
+            return
+        self._replace(config)
+        self._show_view("basic")
+
+    def _open_theirs(self, path: Path) -> None:
+        """Show another system's file as settings, and below what became of each of its keys."""
+        config, report = Config.import_file(path)
+        self._show_results(self._html(report._repr_html_()))
+        if report.functions and self._agreed_to != report.functions:
+            self._agreed_to = report.functions
+            names = ", ".join(report.functions)
+            self._say(f"{path.name} runs code of yours: {names}. Open it again to agree.", "wrong")
             return
         self._replace(config)
         self._show_view("basic")
@@ -632,7 +660,44 @@ class Form:
         self._read_tree()  # the files may have changed
         self._show_plan()
         self._show_fields()
-        self._show_results(*self._problem_list())
+        self._show_results(*self._problem_list(), *self._looked_at())
+
+    @functools.cached_property
+    def _findings(self) -> Findings:
+        from nbft.widgets.doctor import Findings
+
+        return Findings(kit=self._kit, on_mended=self._take_mended)
+
+    def _looked_at(self) -> Iterator[Any]:
+        """Let the doctor look at a sample of the rows, in the background."""
+        if any(problem.level == "error" for problem in self.problems):
+            return
+        yield self._findings.widget
+        model = self._config.model
+        if main_loop() is None:
+            self._findings.offer(self._config, "The rows have not been looked at yet.")
+        elif find_local(model.model_name, model.model_revision) is None:
+            self._findings.offer(
+                self._config,
+                f"{model.model_name} cuts the rows into tokens, and is not on this machine yet. "
+                "Looking at the rows gets it.",
+            )
+        else:
+            self._findings.check(self._config)
+
+    @_guarded
+    def _take_mended(self, config: Config, sentence: str) -> None:
+        """Take over what mends the rows; what was typed meanwhile stays."""
+        report = self._findings.report
+        assert report is not None
+        if self._is_locked:
+            self._say("The fields are locked while the run trains. Edit a copy first.", "wrong")
+            return
+        self._rows = [dataset.rows for dataset in config._datasets()]
+        changes = {path: new for path, (_, new) in config.diff(report.config).items()}
+        self._apply_fix("", changes)
+        self._check(None)
+        self._say(sentence, "ready")
 
     def _problem_list(self) -> Iterator[Any]:
         """Every problem with a button that leads to its field; those that stop a run first."""
@@ -687,11 +752,13 @@ class Form:
 
     @_guarded
     def _look(self, _button: Any) -> None:
-        from nbft.data import preview
+        from nbft.widgets.lens import Lens
 
-        self._say("Reading the first rows…", "checking")
-        rows = preview(self.config, rows=3)
-        self._show_results(self._html(rows_shown(rows), "nbft-rows"))
+        self._say("Reading the rows…", "checking")
+        before, self._lens = self._lens, Lens(self.config)
+        self._show_results(self._lens)
+        if before is not None:
+            before.close()  # it holds the rows
         self._show_state()
 
     @_guarded
@@ -760,7 +827,7 @@ class Form:
 def find(text: str) -> list[str]:
     """Return the fields that have every word of a text in their name, alias or help.
 
-    Those with the words in their name come first.
+    Those with the words in their name come first, and what is rarely needed last.
 
     >>> find("warm")[0], find("lr")[0]
     ('scheduler.warmup_steps', 'training.learning_rate')
@@ -770,14 +837,15 @@ def find(text: str) -> list[str]:
     for path, setting in _all_fields():
         aliases = _aliases().get(setting.path, "")
         name = f"{path} {label(setting)} {aliases}".lower().replace("_", " ")
+        rare = setting.level == "expert"
         about = f"{name} {setting.help}".lower().replace("-", "")
         if any(word == alias for word in words for alias in aliases.split()):
-            ranked.append((0, path))
+            ranked.append((0, rare, path))
         elif all(word in name for word in words):
-            ranked.append((1, path))
+            ranked.append((1, rare, path))
         elif all(word in about for word in words):
-            ranked.append((2, path))
-    return [path for _, path in sorted(ranked, key=lambda rank: rank[0])]
+            ranked.append((2, rare, path))
+    return [path for *_, path in sorted(ranked, key=lambda found: found[:2])]
 
 
 @functools.cache
@@ -797,7 +865,7 @@ def _all_fields() -> tuple[tuple[str, Setting], ...]:
 
 
 def _is_basic(path: str, setting: Setting) -> bool:
-    return setting.level == "basic" and not path.startswith("data.validation")
+    return setting.level == "basic" and not path.startswith(("data.validation", "data.test"))
 
 
 def _block_title(block: str) -> str:

@@ -13,7 +13,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,16 @@ import ipywidgets
 from nbft import words
 from nbft.errors import NbftError
 from nbft.evaluate import compare
-from nbft.events import FINAL_KINDS, Event, EventReader
+from nbft.evaluate.scores import Scores, chart_groups, label_of
+from nbft.evaluate.timeline import Timeline
+from nbft.events import FINAL_KINDS, Event, EventReader, current
 from nbft.widgets.chart import Chart, Series
 from nbft.widgets.kernel import call_soon, hear_while_busy, is_main_thread, main_loop
 
 if TYPE_CHECKING:
     from IPython.display import DisplayHandle
 
+    from nbft.plan.fixes import Fix
     from nbft.runs import Run
 
 _POLL_SECONDS = 0.2
@@ -43,14 +46,21 @@ _COMMANDS = {
     "save": ("Save now", "saving"),
     "sample": ("Sample now", "asking the model"),
 }
+_NO_SCORES = "No scores yet. evaluation.metrics says what is measured."
 _BUSY = "This cell is busy: press ■ (interrupt) to stop and save."
 _OVER = "The run is over: there is nothing left to stop, save or sample."
 _LOST = (
     "Nothing says why. Usual causes: the kernel was restarted, or the system killed the process "
     "because memory ran out. A smaller batch or a shorter max_length needs less memory."
 )
+_FIXES = (
+    "<style>.nbft-fixes .jupyter-button { height: auto; white-space: normal; line-height: 1.4; "
+    'padding: 5px 10px; text-align: left }</style><p style="line-height: 1.5">Memory ran out. Each '
+    "of these changes needs less. Those that train the same come first.</p>"
+)
 _MUTED = "var(--jp-content-font-color2, #595959)"
-_PANELS = ("Notes", "More curves", "Log", "Samples", "Settings")
+_PANELS = ("Notes", "More curves", "Log", "Samples", "Scores", "Settings")
+_BOXES = ("More curves", "Scores")  # the panels that hold charts
 
 
 class Progress:
@@ -63,6 +73,7 @@ class Progress:
         evals: The first and the last `eval` event.
         base: The base model's answers, [{prompt, text}].
         sample: The last `sample` event.
+        told: Every `sample` and `scores` event that counts.
         notes: Notes and warnings, as sentences.
         end: The final event; None while the run goes on.
         is_paused: Whether it waits for somebody to let it go on.
@@ -75,6 +86,7 @@ class Progress:
         self.evals: list[Event] = []
         self.base: list[dict[str, str]] = []
         self.sample: Event = {}
+        self.told: list[Event] = []
         self.notes: list[str] = []
         self.end: Event | None = None
         self.is_paused = False
@@ -89,6 +101,7 @@ class Progress:
                 self.about = event
         elif kind == "prepared":
             self.about, self.stage = self.about | event, ""
+            self.told = [e for e in current([*self.told, event]) if e is not event]
         elif kind == "stage":
             self.stage = event.get("text", "")
         elif kind == "log":
@@ -99,6 +112,9 @@ class Progress:
             if event.get("step") == 0:
                 self.base = event.get("samples", [])
             self.sample = event
+            self.told.append(event)
+        elif kind == "scores":
+            self.told.append(event)
         elif kind == "note":
             self.notes.append(f"Step {words.count(event.get('step', 0))}: {event.get('text', '')}")
         elif kind == "warning":
@@ -173,6 +189,16 @@ class Progress:
         return f"Held-out loss: {words.number(first['eval_loss'])} {before}, {after}."
 
     @property
+    def scores(self) -> Scores:
+        """The scores of the base model beside the latest."""
+        return Scores(self.told)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The answers to the same prompts over the steps."""
+        return Timeline(self.told)
+
+    @property
     def answers(self) -> compare.Comparison:
         """The base model's answers beside the latest."""
         step = self.sample.get("step", 0)
@@ -211,6 +237,7 @@ class Monitor:
         self._is_finished = False
         self._heard_at = -_LOST_SECONDS
         self._asked = self._said = ""  # the last command clicked, and what to say about it
+        self._is_run_again = False
         self._shown: list[tuple[DisplayHandle, DisplayHandle | None]] = []
         self._following: asyncio.Task[None] | None = None
         main_loop()
@@ -324,6 +351,30 @@ class Monitor:
             self._said = str(error)
         call_soon(self._draw)
 
+    def _run_again(self, number: int) -> None:
+        """Start a run with a fix, where this one was, and show it; may run on any thread."""
+        if self._is_run_again:
+            return  # a second click
+        self._is_run_again = True
+        call_soon(self._built.say_of_fixes, "Starting…")
+        try:
+            run = self.run.retry(number, background=self.run.is_background)
+        except (NbftError, OSError) as error:
+            self._is_run_again = False
+            call_soon(self._built.say_of_fixes, str(error))
+            return
+        call_soon(self._give_way, run)
+
+    def _give_way(self, run: Run) -> None:
+        """Show another run in the place of this one."""
+        other = Monitor(run)
+        other.update()
+        # A page that was reloaded no longer knows its outputs; there the view shows the other.
+        self._built.box.children = (other.widget,)
+        for outputs in self._shown:
+            other.show(*outputs)
+        other._keep_up()
+
     def _hear(self, event: Event) -> None:
         """Replace what a click promised by what came of it."""
         if event["event"] == "command":
@@ -344,7 +395,7 @@ class Monitor:
         goes_on = self.update()
         if not InteractiveShell.initialized():
             return
-        view = self._built.box._repr_mimebundle_() | {"text/plain": self._words()}
+        view = self._view_bundle()
         picture, size = ({}, {}) if goes_on else self._picture()
         if handle is None:
             handle = display(view | picture, raw=True, metadata=size, display_id=True)
@@ -353,11 +404,14 @@ class Monitor:
             handle.update(view | picture, raw=True, metadata=size)
             if beneath is not None:
                 beneath.update(self._outcome(), raw=True)
-        if not goes_on:
-            if beneath is not None:
-                self._built.outcome.value = ""  # it stands beneath
-            return
         self._shown.append((handle, beneath))
+        if goes_on:
+            self._keep_up()
+        elif beneath is not None:
+            self._built.outcome.value = ""  # it stands beneath
+
+    def _keep_up(self) -> None:
+        """Let the kernel's loop update the view."""
         loop = main_loop()
         if loop is not None and (self._following is None or self._following.done()):
             self._following = loop.create_task(self.follow())
@@ -366,15 +420,22 @@ class Monitor:
         """Leave a picture and the result where the live view was.
 
         JupyterLab shows an error for a widget whose kernel is gone, so a saved notebook must not
-        end with one.
+        end with one, unless it has buttons that start the run again.
         """
-        outcome = self._outcome()
+        outcome, fixes = self._outcome(), self._fixes()
+        self._built.offer(fixes)
         # A page that was reloaded no longer knows its outputs; there the view shows the result.
         self._built.outcome.value = outcome["text/html"]
         if not self._shown:
             return
         picture, size = self._picture()
         for handle, beneath in self._shown:
+            if fixes:
+                handle.update(self._view_bundle() | picture, raw=True, metadata=size)
+                if beneath is not None:
+                    beneath.update(outcome, raw=True)
+                    self._built.outcome.value = ""
+                continue
             if beneath is None:
                 html = outcome["text/html"]
                 if picture:
@@ -387,7 +448,15 @@ class Monitor:
             still = picture or {"text/html": f"<p>{self._built.title()}</p>"}
             handle.update(still | {"text/plain": self._words()}, raw=True, metadata=size)
             beneath.update(outcome, raw=True)
-        self._shown.clear()
+
+    def _fixes(self) -> list[Fix]:
+        """Return what the run may be started again with: where memory ran out, and only there."""
+        if not (self.progress.end or {}).get("out_of_memory"):
+            return []
+        try:
+            return self.run.fixes
+        except (NbftError, OSError):
+            return []
 
     def _picture(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the curves as a PNG and its size; nothing if there is no point to draw."""
@@ -401,6 +470,11 @@ class Monitor:
             {"image/png": base64.b64encode(png.getvalue()).decode()},
             {"image/png": {"width": width}},
         )
+
+    def _view_bundle(self) -> dict[str, Any]:
+        """Return the view as a notebook shows it, with words for where there are no widgets."""
+        view: dict[str, Any] = self._built.box._repr_mimebundle_()
+        return view | {"text/plain": self._words()}
 
     def _words(self) -> str:
         """Say what the view shows."""
@@ -428,8 +502,12 @@ class Monitor:
         page = f"A page to share: {folder / 'report.html'}"
         if not (self.run.path / "report.html").is_file():
             page = f'nbft.attach("{name}").report() writes a page to share.'
-        html = compare.success(headline, score, notes, answers, place=place, load=load, page=page)
-        text = [headline, score, *notes, str(answers), place, load, page]
+        scores = self.progress.scores
+        html = compare.success(
+            headline, score, notes, answers, scores=scores, place=place, load=load, page=page
+        )
+        measured = [str(scores), *scores.sentences] if scores else []
+        text = [headline, score, *notes, *measured, str(answers), place, load, page]
         return {"text/html": html, "text/plain": "\n".join(filter(None, text))}
 
 
@@ -447,6 +525,10 @@ class _View:
             _chart("learning rate", Series("learning_rate", label="learning rate")),
         ]
         self._more: list[Chart] = []
+        self._scores: dict[str, Chart] = {}
+        self._score_table = ipywidgets.HTML(layout=ipywidgets.Layout(width="100%"))
+        self._scores_reader = EventReader(Path(monitor.run.events_path))
+        self._scored_to = -1
         self._more_reader = EventReader(Path(monitor.run.events_path))
         self._status_at = -_STATUS_SECONDS
         self._log_at = -_STATUS_SECONDS
@@ -456,6 +538,9 @@ class _View:
         self._status = ipywidgets.HTML()
         self._message = ipywidgets.HTML()
         self.outcome = ipywidgets.HTML()
+        self._fixes = ipywidgets.VBox()
+        self._fixes.add_class("nbft-fixes")
+        self._fixes_said = ipywidgets.HTML()
         self._buttons = [
             ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto"))
             for label, _ in _COMMANDS.values()
@@ -464,7 +549,7 @@ class _View:
             button.on_click(lambda _, command=command: monitor._ask(command))
         hear_while_busy(*self._buttons)
         self._panels = {
-            name: ipywidgets.Box(layout=_ROW) if name == "More curves" else ipywidgets.HTML()
+            name: ipywidgets.Box(layout=_ROW) if name in _BOXES else ipywidgets.HTML()
             for name in _PANELS
         }
         self._panels["Settings"].value = _settings(monitor.config.diff())
@@ -483,6 +568,7 @@ class _View:
                 ),
                 self._tab,
                 self.outcome,
+                self._fixes,
             ],
             layout=ipywidgets.Layout(max_width="1200px"),
         )
@@ -523,7 +609,9 @@ class _View:
         if "More curves" in opened:
             self._draw_more()
         if "Samples" in opened:
-            self._panels["Samples"].value = progress.answers._repr_html_()
+            self._panels["Samples"].value = _samples(progress)
+        if "Scores" in opened:
+            self._draw_scores()
         if "Log" in opened and (now - self._log_at >= _STATUS_SECONDS or monitor.is_over):
             self._log_at = now
             self._panels["Log"].value = _log(monitor.run.log_tail(_LOG_LINES))
@@ -531,6 +619,25 @@ class _View:
     def say(self, text: str) -> None:
         """Show a sentence beside the buttons."""
         self._message.value = _live(text)
+
+    def offer(self, fixes: Sequence[Fix]) -> None:
+        """Offer a button for each change that the run may be started again with."""
+        buttons = []
+        for number, fix in enumerate(fixes):
+            button = ipywidgets.Button(
+                description=fix.offer,
+                tooltip=fix.offer,
+                layout=ipywidgets.Layout(width="auto", max_width="100%", align_self="flex-start"),
+            )
+            button.on_click(lambda _, number=number: self._monitor._run_again(number))
+            buttons.append(button)
+        hear_while_busy(*buttons)
+        why = ipywidgets.HTML(_FIXES)
+        self._fixes.children = (why, *buttons, self._fixes_said) if fixes else ()
+
+    def say_of_fixes(self, text: str) -> None:
+        """Show a sentence beneath the changes."""
+        self._fixes_said.value = _live(text)
 
     def title(self) -> str:
         """Return the line over the curves, as HTML: which run, and how it stands."""
@@ -566,6 +673,35 @@ class _View:
         for chart in self._more:
             chart.flush()
 
+    def _draw_scores(self) -> None:
+        """Show the scores as a table, and their curves in a chart for each scale."""
+        scores = self._monitor.progress.scores
+        said = "".join(f"<p>{escape(sentence)}</p>" for sentence in scores.sentences)
+        none = f'<span style="color: {_MUTED}">{_NO_SCORES}</span>'
+        self._score_table.value = scores._repr_html_() + said if scores else none
+        for event in self._scores_reader.read():
+            if event["event"] == "prepared":
+                self._scored_to = -1  # a run that goes on does some steps again
+            elif event["event"] == "scores" and event.get("split") != "test":
+                self._plot_scores(event)
+        for chart in self._scores.values():
+            chart.flush()
+        shown = (self._score_table, *self._scores.values())
+        if self._panels["Scores"].children != shown:
+            self._panels["Scores"].children = shown
+
+    def _plot_scores(self, event: Event) -> None:
+        if event["step"] < self._scored_to:
+            return  # the best checkpoint, said once more at the end
+        self._scored_to = event["step"]
+        for title, names in chart_groups(event["scores"]):
+            if title not in self._scores:
+                series = [Series(name, label=label_of(name)) for name in names]
+                self._scores[title] = _chart(title, *series)
+            chart = self._scores[title]
+            drawn = {series["name"] for series in chart.series}  # a new score is in the table only
+            chart.append(event["step"], **{n: event["scores"][n] for n in names if n in drawn})
+
 
 _ROW = ipywidgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
 
@@ -584,7 +720,7 @@ def _append(chart: Chart, step: int | None, event: Event, name: str) -> None:
 
 
 def _method(config: Any) -> str:
-    return f"LoRA r={config.peft.r}" if config.peft.method == "lora" else "all weights"
+    return {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3"}.get(config.peft.method, "all weights")
 
 
 def _data(config: Any, about: Event) -> str:
@@ -606,6 +742,15 @@ def _list(sentences: Iterable[str], otherwise: str) -> str:
     if not items:
         return f'<span style="color: {_MUTED}">{escape(otherwise)}</span>'
     return f'<ul style="margin: 0; padding-left: 20px; line-height: 1.5">{items}</ul>'
+
+
+def _samples(progress: Progress) -> str:
+    """Return the answers before and after, and beneath them what came between."""
+    timeline = progress.timeline
+    html = progress.answers._repr_html_()
+    if len(timeline.steps) > 2:
+        html += f"<p>The same prompts over the steps:</p>{timeline._repr_html_()}"
+    return html
 
 
 def _log(text: str) -> str:

@@ -121,6 +121,7 @@ def jupyter_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "JUPYTERLAB_SETTINGS_DIR": "settings",
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "IPYTHONDIR": "ipython",
+        "NBFT_QUEUE": "queue",  # waits for no run of anybody else's
     }
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import expect
+import pytest
+from playwright.sync_api import Locator, expect
 
 import nbft
 from nbft.models.tiny import make_tiny_model
 
-from .conftest import OPEN_MS, READY, Notebook
+from .conftest import OPEN_MS, READY, Notebook, Theme
 
 RUN_SECONDS = 120
 
@@ -24,6 +25,21 @@ form = nbft.Form(nbft.Config.preset("two-minute-try").apply({
     "training.learning_rate": 1e-3, "checkpoint.save_steps": 50,
     "evaluation.eval_strategy": "no", "evaluation.sample_max_new_tokens": 4}))
 form
+"""
+
+
+REFUSING = """
+import nbft, transformers
+steps = transformers.Trainer.training_step
+def refuse(trainer, *arguments, **named):
+    if trainer.args.per_device_train_batch_size == 4:
+        raise MemoryError("tried to allocate 5.00 GiB")
+    return steps(trainer, *arguments, **named)
+transformers.Trainer.training_step = refuse
+config = nbft.Config.preset("two-minute-try").apply({
+    "model.model_name": "tiny", "model.dtype": "float32", "training.max_steps": 3,
+    "training.per_device_train_batch_size": 4, "training.gradient_accumulation_steps": 1,
+    "evaluation.eval_strategy": "no", "evaluation.sample_max_new_tokens": 4})
 """
 
 
@@ -95,3 +111,29 @@ def test_a_run_outlives_tab_and_kernel(notebook: Notebook, tmp_path: Path) -> No
     assert run.step == stopped_at + 20
     expect(details).to_contain_text("completed", timeout=30_000)
     notebook.screenshot("background-details")
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 700)])
+def test_a_run_that_memory_ran_out_on_is_started_again(
+    notebook: Notebook, theme: Theme, width: int, axe: Callable[[Locator], list[str]]
+) -> None:
+    make_tiny_model(notebook.server.root / "tiny")
+    notebook.open([REFUSING, "run = nbft.train(config)"], theme=theme, width=width)
+    notebook.run_cell(0)
+    output = notebook.run_cell(1)
+    expect(output.last).to_contain_text("Memory ran out on cpu after step 0")
+    fixes = output.first.get_by_role("button", name=re.compile("Run again with"))
+    expect(fixes.first).to_contain_text("Run again with batch 2 with accumulation 2")
+    assert output.first.evaluate("node => node.scrollWidth <= node.clientWidth")
+    assert axe(output.first) == []
+    output.last.scroll_into_view_if_needed()
+    notebook.screenshot(f"fixes-{theme}-{width}")
+    fixes.first.click()
+    failed = notebook.kernel_eval("run.id")
+    expect(output.last).to_contain_text("completed in", timeout=RUN_SECONDS * 1000)
+    expect(output.last).not_to_contain_text(failed)
+    expect(fixes).to_have_count(0)
+    expect(output.locator("img").first).to_be_visible()
+    runs = notebook.kernel_eval("[[r.id, r.status, r.is_background] for r in nbft.list_runs()]")
+    assert runs[0][1:] == ["completed", False]  # where the other was trained: in the kernel
+    assert runs[1] == [failed, "failed", False]

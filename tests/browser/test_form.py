@@ -180,7 +180,7 @@ def test_search_check_and_yaml_lead_to_the_field(
     expect(form.get_by_text("Copied.")).to_be_visible()
     assert "import" in page.evaluate("navigator.clipboard.readText()")
     form.get_by_role("button", name="Look at the data").click()
-    expect(form.get_by_text("Name 1:").or_(form.get_by_text("number 1")).first).to_be_visible()
+    expect(form.get_by_role("region", name="Mask lens")).to_contain_text("completion (trained)")
 
 
 RUN = """

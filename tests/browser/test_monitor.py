@@ -40,6 +40,11 @@ say("started", pid=os.getpid(), process_start_time=process_start_time(os.getpid(
 say("stage", stage="preparing", text="Loading the model…")
 while not (folder / "go").exists():
     time.sleep(0.02)
+def score(step, rouge, perplexity):
+    say("scores", step=step, split="validation", rows=16, seconds=4,
+        scores=dict(rougeL=rouge, exact_match=round(rouge * 16) / 16, perplexity=perplexity))
+
+score(0, 0.12, 31.4)
 ask(0, ["The colours are red, red, red and also the colours.", "The dog chased the cat."])
 say("eval", step=0, epoch=0, eval_loss=2.31)
 say("warning", text="12 of 300 rows were cut at 256 tokens. Raise data.max_length to keep them.")
@@ -54,6 +59,7 @@ for step in range(1, int(steps) + 1):
         say("note", step=10, text="warm-up ends", setting="")
     if step % 20 == 0:
         say("eval", step=step, epoch=2 * step / steps, eval_loss=1.4 + math.exp(-step / 12))
+        score(step, 0.4 - math.exp(-step / 30) / 4, 12 + 20 * math.exp(-step / 30))
     for command in commands.read():
         name = command["event"]
         say("command", command=name, step=step, text=f"{name}: heard at step {step}")
@@ -156,6 +162,7 @@ def test_live_to_the_still_picture(
         ("More curves", "gradient norm"),
         ("Log", "learning_rate"),
         ("Samples", "Name three colours."),
+        ("Scores", "perplexity improved"),
         ("Settings", "training.num_train_epochs"),
     ):
         page.keyboard.press("ArrowRight")

@@ -16,7 +16,9 @@ from playwright.sync_api import Locator, Page, Request, expect
 
 from nbft import events
 from nbft.config import Config
-from nbft.runs import Run
+from nbft.data.samples import sample_path
+from nbft.models.tiny import make_tiny_model
+from nbft.runs import Run, list_runs
 
 from .conftest import ARTIFACTS, READY, THEMES, Server
 
@@ -252,6 +254,44 @@ def test_a_command_that_is_refused_is_said(panel: Panel, root: Path, page: Page)
     details.get_by_role("button", name="Resume").click()
     expect(details.get_by_role("status", name="Answer")).to_contain_text("brave-fox-3")
     expect(details.get_by_role("status", name="Answer")).to_contain_text("checkpoint")
+
+
+def test_a_run_that_memory_ran_out_on_is_started_again(
+    panel: Panel,
+    root: Path,
+    page: Page,
+    axe: Callable[[Locator], list[str]],
+    console_errors: list[str],
+) -> None:
+    model = make_tiny_model(root / "runs" / "tiny")
+    settings = {
+        "model.model_name": str(model),
+        "model.dtype": "float32",
+        "data.train.datasets[0].path": str(sample_path("grammar", "train")),
+        "data.train.datasets[0].prompt_template": "Correct: {input}\n",
+        "data.train.datasets[0].completion_template": "{target}",
+        "training.max_steps": 2,
+        "evaluation.eval_strategy": "no",
+        "evaluation.sample_count": 0,
+    }
+    run = make_run(root, "brave-fox-3", "failed", **settings)
+    said = {"error": "MemoryError", "problems": ["Memory ran out at step 40."]}
+    events.append(run.events_path, "failed", step=40, out_of_memory=True, **said)
+    details = panel.open().details(run)
+    fixes = details.get_by_role("group", name="Run again").get_by_role("button")
+    expect(fixes.first).to_contain_text("Run again with batch 2 with accumulation")
+    assert fixes.count() >= 4
+    assert axe(details) == []
+    page.screenshot(path=ARTIFACTS / "panel-fixes.png")
+    fixes.nth(1).click()
+    expect(details.get_by_role("status", name="Answer")).to_contain_text("Starting a new run")
+    page.wait_for_function("() => document.querySelectorAll('.nbft-details').length === 2")
+    new = next(one for one in list_runs(root / "runs") if one.id != run.id)
+    tab = page.get_by_role("region", name=f"Run {new.id}")
+    expect(tab.get_by_role("heading", name=new.id)).to_be_visible()
+    expect(tab.get_by_text("completed", exact=True)).to_be_visible(timeout=120_000)
+    assert new.config.training.per_device_train_batch_size == 1
+    assert console_errors == []
 
 
 def test_two_runs_are_compared(

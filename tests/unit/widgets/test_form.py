@@ -13,7 +13,7 @@ import pytest
 from ipywidgets import Widget
 
 from nbft.config import Config, presets, settings
-from nbft.errors import ConfigError, DataError, Problem, RunError
+from nbft.errors import ConfigError, Problem, RunError
 from nbft.plan import Choice, Plan
 from nbft.widgets.fields import read, write
 from nbft.widgets.form import TABS, Form, _all_fields, find
@@ -144,6 +144,7 @@ def test_every_setting_but_rows_in_memory_has_a_field_in_one_tab(form: Form) -> 
     assert {s.path for s in settings()} - paths == {
         "data.train.datasets[].rows",
         "data.validation.datasets[].rows",
+        "data.test.datasets[].rows",
     }
     sections = [section for tab in TABS.values() for section in tab]
     assert sorted(sections) == sorted({s.section for s in settings()})
@@ -269,7 +270,7 @@ def test_nothing_is_wrong_where_nobody_has_been_until_check() -> None:
 def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: Form) -> None:
     control(form, "peft.lora_alpha").value = "600"
     press(form, "Check")
-    link, _, fix = form._results.children[-1].children
+    link, _, fix = form._results.children[-2].children  # the rows come last
     link.click()
     assert form._view == "advanced"
     assert form._tabs.selected_index == list(TABS).index("Method")
@@ -399,6 +400,39 @@ def test_a_file_is_opened_and_a_wrong_one_is_mended_as_yaml(form: Form, tmp_path
     assert "no such file" in state_of(form)
 
 
+def test_a_file_of_another_system_is_opened_with_a_word_on_every_key(
+    form: Form, tmp_path: Path
+) -> None:
+    def open_file(name: str, text: str) -> None:
+        (tmp_path / name).write_text(text)
+        form._preset.value = "open"
+        form._file[0].value = str(tmp_path / name)
+        form._file[1].click()
+
+    open_file("theirs.json", json.dumps({"base_model": "a/b", "algorithm": "dora", "rank": 16}))
+    assert form.config.peft.use_dora
+    assert form._view == "basic"
+    report = form._results.children[1].value
+    assert "PEFT Studio: 3 keys read" in report
+    assert "<code>peft.r</code> 16" in report
+    open_file("wrong.json", json.dumps({"base_model": "a/b", "algorithm": "lora", "rank": 999}))
+    assert "PEFT Studio: must be 4 to 64" in state_of(form)
+    assert form.config.peft.r == 16
+
+
+def test_a_file_that_runs_code_is_opened_at_the_second_asking(form: Form, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("open('ran', 'w')\ndef prompt(row):\n    return 'a'\n")
+    theirs = "dataset: {dataset_name: grammar, prompt_func: 'own:prompt', "
+    (tmp_path / "a.yaml").write_text(theirs + "completion_template: '{target}'}")
+    form._preset.value = "open"
+    form._file[0].value = str(tmp_path / "a.yaml")
+    form._file[1].click()
+    assert "runs code of yours" in state_of(form)
+    assert form.config.data.train.datasets[0].prompt_func is None
+    form._file[1].click()
+    assert form.config.data.train.datasets[0].prompt_func == f"{tmp_path}/own:prompt"
+
+
 def test_rows_in_memory_are_kept_through_every_change() -> None:
     rows = [{"prompt": "a", "completion": "b"}]
     form = Form(Config(data={"rows": rows}))
@@ -411,21 +445,20 @@ def test_rows_in_memory_are_kept_through_every_change() -> None:
     assert form.config.data.train.datasets[0].rows is rows
 
 
-def test_the_data_is_looked_at(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"prompt": "<b>Hi", "completion": "there"}]
-    monkeypatch.setattr(
-        "nbft.data.preview", lambda config, rows=3: globals()["ROWS"], raising=False
-    )
-    monkeypatch.setitem(globals(), "ROWS", rows)
+def test_the_data_is_looked_at(form: Form, empty_cache: Path) -> None:
     press(form, "Look at the data")
-    assert "&lt;b&gt;Hi" in shown_text(form._results)
-
-    def fail(config: Config, rows: int = 3) -> None:
-        raise DataError("data.train.datasets[0].path='x': does not exist.")
-
-    monkeypatch.setattr("nbft.data.preview", fail)
+    lens = form._lens
+    assert lens is not None
+    assert lens in form._results.children
+    assert lens.row["title"].startswith("row 1 of ")
+    assert "Ready" in state_of(form)
+    control(form, PATH).value = "none.jsonl"
     press(form, "Look at the data")
-    assert "does not exist" in state_of(form)
+    assert form._lens is not lens
+    assert lens not in form._results.children
+    assert lens.comm is None  # closed: it holds no rows any more
+    assert form._lens is not None
+    assert "does not exist" in form._lens.row["problems"][0]
 
 
 def test_training_locks_the_fields_and_ends_with_run_again(form: Form, run: FakeRun) -> None:

@@ -10,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from nbft import events
 from nbft.config import Config
 from nbft.errors import RunError
+from nbft.plan.fixes import Fix
 from nbft.widgets import kernel
 from nbft.widgets.monitor import Monitor, Progress
 
@@ -29,6 +30,15 @@ class FakeRun:
         )
         self.status = "running"
         self.asked = []
+        self.is_background = True
+        self.fixes = [Fix(words, {}, 2**30, True) for words in ("batch 2", "LoRA")]
+        self.other = None
+
+    def retry(self, number, *, background):
+        self.asked.append((number, background))
+        if self.other is None:
+            raise RunError("kind-otter-14 cannot be started again.")
+        return self.other
 
     def say(self, event, **fields):
         events.append(self.events_path, event, **fields)
@@ -369,6 +379,60 @@ def test_a_run_that_failed_before_its_first_step_shows_its_problem_and_the_log(r
     asyncio.run(main())
 
 
+def run_out_of_memory(run):
+    run.log(1)
+    run.say("failed", step=1, problems=["5 GiB were asked for."], error="X", out_of_memory=True)
+
+
+def test_a_run_that_memory_ran_out_on_is_started_again_with_a_fix(run, displayed, tmp_path):
+    async def main():
+        monitor = Monitor(run)
+        monitor.show()
+        run_out_of_memory(run)
+        await asyncio.wait_for(monitor._following, timeout=5)
+        view, beneath = displayed
+        assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(view.bundle)
+        assert "5 GiB were asked for." in beneath.bundle["text/html"]
+        assert "5 GiB were asked for." not in html(monitor)  # said once
+        assert "Each of these changes needs less." in html(monitor)
+        (tmp_path / "other").mkdir()
+        run.other = FakeRun(tmp_path / "other")
+        run.other.id = "calm-crane-7"
+        run.is_background = False
+        find(monitor, "Run again with LoRA (about 1.0 GiB)").click()
+        find(monitor, "Run again with LoRA (about 1.0 GiB)").click()
+        assert run.asked == [(1, False)]
+        await asyncio.sleep(0)
+        assert "run calm-crane-7" in html(monitor)
+        assert "calm-crane-7" in view.bundle["text/plain"]
+        assert beneath.bundle["text/html"] == ""
+        run.other.log(1)
+        run.other.say("completed", step=1, seconds=3)
+        await asyncio.sleep(0.5)
+        assert set(view.bundle) == {"image/png", "text/plain"}
+        assert "calm-crane-7 completed in 3 s" in beneath.bundle["text/html"]
+
+    asyncio.run(main())
+
+
+def test_a_fix_that_cannot_be_started_says_why(run, displayed):
+    run_out_of_memory(run)
+    monitor = Monitor(run)
+    monitor.show()
+    find(monitor, "Run again with batch 2 (about 1.0 GiB)").click()
+    assert "kind-otter-14 cannot be started again." in html(monitor)
+    run.other = FakeRun(run.path)
+    find(monitor, "Run again with batch 2 (about 1.0 GiB)").click()
+    assert run.asked == [(0, True), (0, True)]
+
+
+def test_a_run_that_failed_otherwise_offers_no_fix(run, displayed):
+    run.say("failed", problems=["The disk is full."], error="OSError", out_of_memory=False)
+    monitor = Monitor(run)
+    monitor.show()
+    assert "Each of these changes needs less." not in html(monitor)
+
+
 def test_a_finished_run_is_whole_at_once_and_stays_interactive(run, displayed):
     run.log(1)
     run.say("completed", step=1, seconds=3, adapter="adapter")
@@ -437,3 +501,50 @@ def test_a_comm_that_routes_to_the_busy_shell_is_told_not_to():
     kernel.hear_while_busy(SimpleNamespace(comm=comm), SimpleNamespace(comm=other))
     assert comm._reply_subshell_for({}, "free shell") == "free shell"
     assert not hasattr(other, "_reply_subshell_for")
+
+
+def scored(step, **scores):
+    return {"event": "scores", "step": step, "split": "validation", "rows": 8, "scores": scores}
+
+
+def told(step, text):
+    return {"event": "sample", "step": step, "samples": [{"prompt": "p", "text": text}]}
+
+
+def test_scores_and_answers_are_kept_and_what_is_done_again_counts_once():
+    progress = Progress()
+    for event in (scored(0, rougeL=0.1), told(0, "a"), scored(5, rougeL=0.2), told(5, "b")):
+        progress.take(event)
+    progress.take({"event": "prepared", "resumed_step": 3})
+    assert progress.scores[0]["history"] == ((0, 0.1),)
+    progress.take(scored(5, rougeL=0.4))
+    progress.take(told(5, "c"))
+    assert progress.scores[0]["last"] == 0.4
+    assert progress.timeline.prompts[0].answers == [(0, "a"), (5, "c")]
+
+
+def test_the_scores_have_a_table_and_a_chart_for_each_scale(run):
+    monitor = Monitor(run)
+    run.say(**scored(0, rougeL=0.1, exact_match=0.25, perplexity=30.0))
+    run.say(**scored(5, rougeL=0.3, exact_match=0.25, perplexity=40.0))
+    tab(monitor).selected_index = list(tab(monitor).titles).index("Scores")
+    monitor.update()
+    table, shares, perplexity = tab(monitor).children[tab(monitor).selected_index].children
+    assert "+0.200: better" in table.value
+    assert "exact match did not improve; perplexity did not improve" in table.value
+    assert [one["label"] for one in shares.series] == ["ROUGE-L", "exact match"]
+    assert "last 40.0" in perplexity.summary()
+    run.say(**scored(9, rougeL=0.5, exact_match=0.25, perplexity=35.0, mine=1.0))
+    run.say("completed", step=9, seconds=3, adapter="adapter")
+    monitor.update()
+    assert "3 points" in perplexity.summary()
+    assert "ROUGE-L" in monitor._outcome()["text/html"]
+    assert "improved" in monitor._outcome()["text/plain"]
+
+
+def test_a_run_without_scores_says_how_to_get_some(run):
+    monitor = Monitor(run)
+    tab(monitor).selected_index = list(tab(monitor).titles).index("Scores")
+    monitor.update()
+    (table,) = tab(monitor).children[tab(monitor).selected_index].children
+    assert "evaluation.metrics says what is measured" in table.value
