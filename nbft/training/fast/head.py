@@ -1,0 +1,107 @@
+"""Head and loss only where a token is learnt, in chunks, the whole logits never made.
+
+The gradient by the hidden states is made in the forward pass, while the chunk of logits is at hand:
+d log p(y) / dh = W[y] - softmax(h W') W. A frozen head needs nothing else.
+
+Source: the same idea as cut cross-entropy, arXiv:2411.09009, section 4, in plain torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl.trainer.utils import FusedCausalLMOutput
+
+from nbft.data.tokens import IGNORE_INDEX
+
+_CHUNK_TOKENS = 256
+"""Of 49,152 logits in float32 they take 50 MB; larger chunks are no faster."""
+
+
+class _LogProbabilities(torch.autograd.Function):
+    """h [n, d], W [v, d], y [n] to log p(y) and whether y is the likeliest token, [n] each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        is_top = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for begin in range(0, len(targets), _CHUNK_TOKENS):
+            chunk = slice(begin, begin + _CHUNK_TOKENS)
+            logits = (hidden[chunk] @ weight.t()).float()
+            wanted = targets[chunk, None]
+            most = logits.amax(-1, keepdim=True)
+            at_target = logits.gather(1, wanted)
+            is_top[chunk] = (at_target >= most)[:, 0]
+            shares = logits.sub_(most).exp_()
+            total = shares.sum(-1, keepdim=True)
+            found[chunk] = (at_target - most - total.log())[:, 0]
+            if slope is not None:
+                shares.div_(total).scatter_add_(1, wanted, torch.full_like(total, -1.0))
+                torch.matmul(shares.to(hidden.dtype), weight, out=slope[chunk])
+        ctx.save_for_backward(slope, hidden, weight, targets)
+        ctx.mark_non_differentiable(is_top)
+        return found, is_top
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        slope, hidden, weight, targets = ctx.saved_tensors
+        gradient = gradients[0][:, None]
+        of_hidden = None if slope is None else slope * gradient.neg().to(slope.dtype)
+        of_weight = None
+        if ctx.needs_input_grad[1]:  # a head that is trained: its chunks are made once more
+            of_weight = torch.zeros_like(weight, dtype=torch.float32)
+            for begin in range(0, len(targets), _CHUNK_TOKENS):
+                chunk = slice(begin, begin + _CHUNK_TOKENS)
+                shares = (hidden[chunk] @ weight.t()).float().softmax(-1)
+                shares.scatter_add_(1, targets[chunk, None], shares.new_full((len(shares), 1), -1))
+                shares *= -gradient[chunk]
+                of_weight += shares.to(hidden.dtype).t() @ hidden[chunk]
+            of_weight = of_weight.to(weight.dtype)
+        return of_hidden, of_weight, None
+
+
+def log_probabilities(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of each target, and whether it is the likeliest, [n] each.
+
+    Args:
+        hidden: Last hidden states, [n, d].
+        weight: Weight of the head, [v, d].
+        targets: Token ids, [n].
+    """
+    return _LogProbabilities.apply(hidden, weight, targets)  # type: ignore[no-any-return]
+
+
+def use_label_head(model: Any) -> None:
+    """Let `model(..., labels=…, fused_lm_head=True)`, as SFTTrainer calls it, go through here.
+
+    Args:
+        model: A causal language model whose head is one matrix without bias, scale or cap.
+    """
+    usual = model.forward
+
+    def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+        if not fused_lm_head or labels is None:
+            more = {} if labels is None else {"labels": labels}
+            return usual(*args, fused_lm_head=fused_lm_head, **more, **kwargs)
+        states = model.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state
+        targets = labels[:, 1:]
+        is_learnt = targets != IGNORE_INDEX
+        found, is_top = log_probabilities(
+            states[:, :-1][is_learnt], model.get_output_embeddings().weight, targets[is_learnt]
+        )
+        spread = torch.zeros(targets.shape, dtype=found.dtype, device=found.device)
+        spread = spread.masked_scatter(is_learnt, found)
+        return FusedCausalLMOutput(
+            log_probs=spread,
+            label_mask=is_learnt,
+            entropy=torch.zeros_like(spread),
+            is_top1=torch.zeros_like(is_learnt).masked_scatter(is_learnt, is_top),
+        )
+
+    model.forward = forward

@@ -1,0 +1,186 @@
+"""The fast path: each part gives the losses and gradients of TRL without it, on small models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from nbft.plan.hardware import Choice
+from nbft.plan.speed import PARTS, choose_parts
+from nbft.training.fast.attention import NAME
+from nbft.training.rows import read_rows
+from nbft.training.trainer import build_trainer
+
+_SIZE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 1024,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "llama": ("LlamaConfig", {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen3": ("Qwen3Config", {}),
+    "mistral": ("MistralConfig", {"sliding_window": 8}),
+    "gemma": ("GemmaConfig", {"tie_word_embeddings": True}),
+    "phi3": ("Phi3Config", {"bos_token_id": 1, "eos_token_id": 2}),
+}
+OFF = {f"speed.{part}": "off" for part in PARTS[1:]} | {"data.padding_free": False}
+
+
+@pytest.fixture(scope="session")
+def family_model(tiny_model, tmp_path_factory):
+    """Return a function that makes a small random model of a family, with the tiny tokenizer."""
+
+    def make(family: str) -> Path:
+        name, more = FAMILIES[family]
+        torch.manual_seed(1)
+        shape = getattr(transformers, name)(**{**_SIZE, **more})
+        folder = tmp_path_factory.mktemp(family)
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+        with torch.no_grad():  # large enough that a wrong mask is seen in the loss
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(4)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def trainer_of(config, folder):
+    model = AutoModelForCausalLM.from_pretrained(config.model.model_name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(config.model.model_name)
+    return build_trainer(
+        config,
+        model,
+        tokenizer,
+        read_rows(config, tokenizer, print, print),
+        output_dir=folder,
+        device="cpu",
+        mixed_precision=Choice("no", ""),
+        callbacks=[],
+    )
+
+
+def loss_and_gradients(config, folder):
+    """Return the loss of the first batch, and the gradients by name; B is made not zero."""
+    trainer = trainer_of(config, folder)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.1, generator=generator)
+    trainer.model.train()
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    found = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    return float(loss), found
+
+
+def assert_alike(fast, plain):
+    assert fast[0] == pytest.approx(plain[0], rel=1e-5)
+    assert fast[1].keys() == plain[1].keys()
+    for name, gradient in plain[1].items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(
+            fast[1][name], gradient, rtol=1e-4, atol=max(1e-5 * scale, 1e-8), msg=name
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("peft", ["lora", "full"])
+def test_a_batch_has_the_loss_and_gradients_of_trl(
+    family, peft, family_model, make_config, tmp_path
+):
+    config = make_config(
+        model__model_name=str(family_model(family)),
+        peft__method=peft,
+        training__per_device_train_batch_size=6,
+    )
+    parts = choose_parts(config, "cpu", "no", Path(config.model.model_name))
+    on = {name for name, choice in parts.items() if choice.value == "on"}
+    assert on == {*PARTS} - ({"fused_lora"} if peft == "full" else set())
+    plain = loss_and_gradients(config.apply(OFF), tmp_path / "plain")
+    assert_alike(loss_and_gradients(config, tmp_path / "fast"), plain)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_alone(part, make_config, tmp_path):
+    alone = OFF | {f"speed.{part}": "on"} if part != "padding_free" else OFF
+    if part in ("padding_free", "row_attention"):
+        alone = alone | {"data.padding_free": True}
+    plain = loss_and_gradients(make_config().apply(OFF), tmp_path / "plain")
+    assert_alike(loss_and_gradients(make_config().apply(alone), tmp_path / "alone"), plain)
+
+
+def test_rows_that_are_learnt_whole(make_config, tmp_path):
+    config = make_config(data__completion_only_loss=False)
+    plain = loss_and_gradients(config.apply(OFF), tmp_path / "plain")
+    assert_alike(loss_and_gradients(config, tmp_path / "fast"), plain)
+
+
+def test_fifty_steps_with_accumulation(train):
+    changes = {
+        "training__max_steps": 50,
+        "training__gradient_accumulation_steps": 2,
+        "training__learning_rate": 5e-3,
+    }
+    fast = train(**changes)
+    plain = train(**changes, **{name.replace(".", "__"): value for name, value in OFF.items()})
+    losses = [[e["loss"] for e in run.events() if e["event"] == "log"] for run in (fast, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    scores = [[e for e in run.events() if e["event"] == "eval"][-1] for run in (fast, plain)]
+    for name in ("eval_loss", "eval_mean_token_accuracy"):
+        assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-4)
+
+
+def test_answers_are_those_of_torchs_attention(make_config, tmp_path):
+    """Padded batches, with and without a cache, go where they went before."""
+    trainer = trainer_of(make_config(), tmp_path)
+    model, tokenizer = trainer.model, trainer.processing_class
+    assert model.config._attn_implementation == NAME
+    tokenizer.padding_side = "left"
+    asked = tokenizer(["Correct: he go\n", "Correct: they was at home\n"], padding=True)
+    inputs = {name: torch.tensor(asked[name]) for name in ("input_ids", "attention_mask")}
+    one = {name: torch.tensor(tokenizer(["Correct: a\n"])[name]) for name in inputs}
+    model.eval()
+    found = [model.generate(**i, max_new_tokens=12, do_sample=False) for i in (inputs, one)]
+    model.set_attn_implementation("sdpa")
+    wanted = [model.generate(**i, max_new_tokens=12, do_sample=False) for i in (inputs, one)]
+    assert all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True))
+
+
+def test_long_rows_take_torchs_attention_and_give_the_same(monkeypatch, make_config, tmp_path):
+    from nbft.training.fast import attention
+
+    short = loss_and_gradients(make_config(), tmp_path / "short")
+    monkeypatch.setattr(attention, "_SHORT_TOKENS", 4)
+    assert_alike(loss_and_gradients(make_config(), tmp_path / "long"), short)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "reason"),
+    [
+        ({"peft.use_dora": True}, "fused_lora", "DoRA has a step of its own"),
+        ({"peft.lora_dropout": 0.1}, "fused_lora", "peft.lora_dropout=0.1"),
+        ({"data.padding_free": False}, "row_attention", "rows are padded"),
+        ({"training.method": "base"}, "label_head", "only SFTTrainer asks for it"),
+        ({"speed.label_head": "off"}, "label_head", "as asked"),
+    ],
+)
+def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config):
+    config = make_config().apply(changes)
+    assert choose_parts(config, "cpu", "no", Path(config.model.model_name))[part] == Choice(
+        "off", reason
+    )
