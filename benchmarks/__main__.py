@@ -17,7 +17,10 @@ from typing import Any
 
 from .measurement import ROOT, Measurement
 
-BENCHMARKS = ("imports", "form", "live_chart", "background", "overhead", "memory", "demo")
+BENCHMARKS = (
+    *("imports", "form", "lens", "live_chart", "background", "doctor"),
+    *("overhead", "memory", "demo"),
+)
 RESULTS = ROOT / ".artifacts" / "benchmarks" / "results.json"
 
 

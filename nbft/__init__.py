@@ -14,11 +14,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbft.config import Config, presets, settings
+    from nbft.config import Config, settings
+    from nbft.config.io import presets
+    from nbft.data.doctor import doctor
     from nbft.errors import ConfigError, DataError, ModelError, NbftError, Problem, RunError
+    from nbft.interop.importer import import_file
     from nbft.plan import Plan, make_plan
     from nbft.runs import Run, attach, list_runs, submit, train, train_async
-    from nbft.widgets import Chart, Form, Monitor
+    from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
 # torch's threads wait for each other by spinning. Where other programs want the cores too (a
 # browser, Jupyter, another run) each spins while the one it waits for is not let run: answering
@@ -31,6 +34,7 @@ _MODULE_OF = {
     "ConfigError": "nbft.errors",
     "DataError": "nbft.errors",
     "Form": "nbft.widgets",
+    "Lens": "nbft.widgets",
     "ModelError": "nbft.errors",
     "Monitor": "nbft.widgets",
     "NbftError": "nbft.errors",
@@ -39,6 +43,9 @@ _MODULE_OF = {
     "Run": "nbft.runs",
     "RunError": "nbft.errors",
     "attach": "nbft.runs",
+    "doctor": "nbft.data.doctor",
+    "import_file": "nbft.interop.importer",
+    "inspect": "nbft.widgets",
     "list_runs": "nbft.runs",
     "make_plan": "nbft.plan",
     "presets": "nbft.config",
@@ -54,6 +61,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Form",
+    "Lens",
     "ModelError",
     "Monitor",
     "NbftError",
@@ -63,6 +71,9 @@ __all__ = [
     "RunError",
     "__version__",
     "attach",
+    "doctor",
+    "import_file",
+    "inspect",
     "list_runs",
     "make_plan",
     "presets",
@@ -78,6 +89,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("nbft")
+    if name == "registry":
+        return importlib.import_module("nbft.registry")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'nbft' has no attribute {name!r}")

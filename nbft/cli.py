@@ -1,8 +1,10 @@
 """The command line.
 
-`nbft demo | train | submit | attach | runs | compare | config show|check|new`, and what can be
-asked of a run: `nbft stop | pause | continue | save | sample | cancel | resume RUN`. A person's
-mistake is printed as its sentences and exits with 2; a run that failed exits with 1.
+`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | import | export |
+compatibility | config show|check|new`,
+and what can be asked of a run: `nbft stop | pause | continue | save | sample | cancel | resume
+RUN`. A person's mistake is printed as its sentences and exits with 2; a run that failed exits
+with 1.
 """
 
 from __future__ import annotations
@@ -11,13 +13,13 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nbft.config import Config, presets, settings
+from nbft.config import Config, io, presets, settings
 from nbft.errors import NbftError
 
 app = typer.Typer(
@@ -196,6 +198,156 @@ def compare(
         typer.echo(str(attach(run, folder).compare(prompts or None)))
 
 
+@app.command()
+def evaluate(
+    run: _Name,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "validation",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="rouge, exact_match, format or perplexity; may be given several times."),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows; those of the run by default.")] = None,
+    folder: _Folder = Path("runs"),
+    as_json: _Json = False,
+) -> None:
+    """Score the base model and the tuned one on rows that were not trained on."""
+    from nbft.runs import attach
+
+    with _mistakes_are_sentences():
+        scores = attach(run, folder).evaluate(split, metrics=metric, rows=rows)
+    typer.echo(json.dumps(list(scores), indent=2) if as_json else str(scores))
+    for sentence in [] if as_json else scores.sentences:
+        typer.echo(sentence)
+
+
+@app.command()
+def doctor(
+    file: Annotated[Path, typer.Argument(help="Config file, or a file of rows.")],
+    overrides: _Overrides = None,
+    as_json: _Json = False,
+    sample: Annotated[int | None, typer.Option(help="Look at about so many rows.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+) -> None:
+    """Look for what is wrong with rows; exits with 1 on errors, with 2 on a wrong config.
+
+    A file of rows is looked at with the default settings and model.
+    """
+    from nbft.data.doctor import doctor as look
+
+    with _mistakes_are_sentences():
+        tree, folder = _config_or_rows(file)
+        config = Config(**io.overridden(tree, overrides or []))
+        with _progress_line() as say:
+            report = look(config, sample=sample, folder=folder, say=say)
+    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    if report.of_level("error") or (strict and report.of_level("warning")):
+        raise typer.Exit(1)
+
+
+def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
+    """Return the tree of a config file, or of a config for a file of rows, and its folder."""
+    from nbft.data.sources import FORMATS
+
+    folder = file.absolute().parent
+    rows = {"data": {"path": str(file.absolute())}}
+    if file.suffix.lower() not in FORMATS:
+        return io.read(file), folder
+    if not file.is_file():
+        raise NbftError(f"{file}: no such file. Looked in {folder}.")
+    with contextlib.suppress(ValueError, OSError):  # lines of rows are no JSON as a whole
+        if file.suffix.lower() == ".json" and _begins_an_object(file):
+            found = json.loads(file.read_text(encoding="utf-8-sig"))
+            if {*found} & {*Config.model_fields}:
+                return io.read(file), folder
+    return rows, folder
+
+
+def _begins_an_object(file: Path) -> bool:
+    """Whether a file may be a config in JSON: an array is rows, however long."""
+    with file.open("rb") as content:
+        return content.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+@contextlib.contextmanager
+def _progress_line() -> Iterator[Callable[[str], None]]:
+    """Give what shows a line that is written over, on a terminal; it is gone at the end."""
+    is_shown = sys.stderr.isatty()
+
+    def say(text: str) -> None:
+        if is_shown:
+            typer.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+    try:
+        yield say
+    finally:
+        say("")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Their file: YAML, JSON, Python or a notebook.")],
+    system: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="qefficient, oumi, erniekit, peft_studio, unsloth, llama_factory or axolotl; "
+            "recognised by the file's keys without.",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write our config file here.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Read another system's file, and say what becomes of each of its keys."""
+    with _mistakes_are_sentences():
+        config, report = Config.import_file(file, system)
+        if as_json:
+            typer.echo(json.dumps(report.to_dict() | {"config": config.to_dict()}, indent=2))
+        else:
+            typer.echo(str(report))
+        if output is not None:
+            config.save(output)
+            typer.echo(f"Wrote {output}. Train it with: nbft train {output}", err=as_json)
+        elif not as_json:
+            typer.echo(f"\n{config.to_yaml()}", nl=False)
+
+
+@app.command()
+def export(
+    file: _File,
+    system: Annotated[
+        str, typer.Option("--to", help="qefficient, oumi, erniekit, peft_studio or python.")
+    ],
+    overrides: _Overrides = None,
+) -> None:
+    """Print a config as the file of another system; what it cannot say goes to standard error."""
+    with _mistakes_are_sentences():
+        text = Config.load(file, overrides or []).export(system)
+    typer.echo(text, nl=False)
+    for path, value in getattr(text, "left_out", {}).items():
+        typer.echo(f"Cannot be said there: {path}={value}", err=True)
+
+
+@app.command()
+def compatibility(
+    system: Annotated[
+        str | None,
+        typer.Option(help="qefficient, oumi, unsloth, erniekit or peft_studio; all without."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """List every parameter of the five systems: our setting, and what it does here."""
+    from nbft.interop.compatibility import rows, summary
+
+    with _mistakes_are_sentences():
+        found = rows(system)
+    if as_json:
+        typer.echo(json.dumps([row.to_dict() for row in found], indent=2))
+        return
+    for row in found:
+        typer.echo(str(row))
+    typer.echo(f"\n{summary(found)}")
+
+
 @config_app.command("show")
 def config_show(
     file: Annotated[Path | None, typer.Argument(help="Config file; the defaults without.")] = None,
@@ -341,6 +493,8 @@ class _Progress:
             self._step(text, last=event["step"] == self._total)
         elif kind == "eval" and "eval_loss" in event:
             self._line(f"   held-out loss at step {event['step']:,}: {event['eval_loss']:.3f}")
+        elif kind == "scores":
+            self._line(f"   scores at step {event['step']:,}: {_scores_in_words(event)}")
         elif kind == "checkpoint":
             self._line(f"   saved {event['path']}")
         elif kind in ("completed", "stopped", "failed"):
@@ -358,6 +512,14 @@ class _Progress:
     def _line(self, text: str) -> None:
         typer.echo(f"\n{text}" if self._open_line else text)
         self._open_line = False
+
+
+def _scores_in_words(event: dict[str, Any]) -> str:
+    from nbft.evaluate.scores import label_of, shown
+
+    rows = event["rows"]
+    scores = [f"{label_of(n)} {shown(n, v, rows)}" for n, v in event["scores"].items()]
+    return ", ".join(scores) + (" (test rows)" if event["split"] == "test" else "")
 
 
 def _about(run: Any) -> dict[str, Any]:

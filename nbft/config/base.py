@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +23,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+
+from nbft.registry import Registry
 
 Level = Literal["basic", "advanced", "expert"]
 
@@ -63,6 +66,20 @@ def setting(
     }
     given = {"default_factory": default_factory} if default_factory else {"default": default}
     return Field(description=help, json_schema_extra=about, **given, **limits)
+
+
+def key_of(registry: Registry) -> Any:
+    """Return the type of a setting whose values are the keys of a registry."""
+
+    def check(key: str) -> str:
+        if key not in registry:
+            why, fix, nearest = registry.unknown(key)
+            raise PydanticCustomError(
+                "not_registered", "{why}", {"why": why, "fix": fix, "nearest": nearest}
+            )
+        return key
+
+    return typing.Annotated[str, AfterValidator(check), registry]
 
 
 class Section(BaseModel):
@@ -194,6 +211,11 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
     return ()
 
 
+def _keys(info: FieldInfo) -> tuple[str, ...]:
+    """Return the keys that a setting takes, where a registry holds them."""
+    return next((m.keys() for m in info.metadata if isinstance(m, Registry)), ())
+
+
 def _limit(info: FieldInfo, name: str) -> float | None:
     return next((getattr(m, name) for m in info.metadata if hasattr(m, name)), None)
 
@@ -233,7 +255,7 @@ def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]
             level=about.get("level", "advanced"),
             source=about.get("source", ""),
             why=about.get("why", ""),
-            choices=choices_of(info.annotation),
+            choices=choices_of(info.annotation) or _keys(info),
             suggestions=tuple(about.get("suggestions", ())),
             usual=(usual[0], usual[1]) if usual else None,
             ge=_limit(info, "ge"),

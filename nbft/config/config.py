@@ -6,16 +6,18 @@ import copy
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
+from nbft import registry
 from nbft.config import io
 from nbft.config.base import Section, Setting, setting, walk_settings
 from nbft.config.callbacks import Callbacks
 from nbft.config.checkpoint import Checkpoint
 from nbft.config.compute import Compute
 from nbft.config.data import Data
+from nbft.config.distributed import Distributed
 from nbft.config.evaluation import Evaluation
 from nbft.config.logging import Logging
 from nbft.config.memory import Memory
@@ -23,11 +25,17 @@ from nbft.config.model import Model
 from nbft.config.optimizer import Optimizer
 from nbft.config.peft import Peft
 from nbft.config.precision import Precision
+from nbft.config.preference import Preference
 from nbft.config.problems import problems_of
+from nbft.config.quantization import Quantization
 from nbft.config.scheduler import Scheduler
+from nbft.config.speed import Speed
 from nbft.config.tracking import Tracking
 from nbft.config.training import Training
 from nbft.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from nbft.interop.report import Report
 
 
 def _section(kind: type[Section]) -> Any:
@@ -51,6 +59,7 @@ class Config(Section):
     model: Model = _section(Model)
     data: Data = _section(Data)
     peft: Peft = _section(Peft)
+    quantization: Quantization = _section(Quantization)
     training: Training = _section(Training)
     optimizer: Optimizer = _section(Optimizer)
     scheduler: Scheduler = _section(Scheduler)
@@ -60,6 +69,9 @@ class Config(Section):
     precision: Precision = _section(Precision)
     memory: Memory = _section(Memory)
     compute: Compute = _section(Compute)
+    speed: Speed = _section(Speed)
+    distributed: Distributed = _section(Distributed)
+    preference: Preference = _section(Preference)
     logging: Logging = _section(Logging)
     tracking: Tracking = _section(Tracking)
 
@@ -207,6 +219,41 @@ class Config(Section):
         """Return the JSON schema of a config file, for editors."""
         return cls.model_json_schema()
 
+    @classmethod
+    def import_file(cls, path: str | Path, system: str | None = None) -> tuple[Config, Report]:
+        """Read a file of another system, with a report of what became of each of its keys.
+
+        Args:
+            path: YAML, JSON, Python or a notebook; Python is parsed and never run.
+            system: qefficient, oumi, erniekit, peft_studio, unsloth (TRL too), llama_factory or
+                axolotl; recognised by the file's keys when None.
+
+        Returns:
+            The config, and one line for each key of the file.
+
+        Raises:
+            ConfigError: The file is wrong by its own system's rules, or of no system known.
+        """
+        from nbft.interop.importer import import_file
+
+        return import_file(path, system)
+
+    def export(self, system: str) -> str:
+        """Return the text of a file for another system; its `left_out` says what it cannot hold.
+
+        Args:
+            system: qefficient, oumi, erniekit, peft_studio, or python for a cell of plain
+                transformers, TRL and PEFT.
+
+        Raises:
+            ConfigError: That system's files are not written.
+        """
+        if system.lower() == "python":
+            return self.to_python()
+        from nbft.interop.exporter import export
+
+        return export(self, system)
+
     def to_python(self) -> str:
         """Return a plain Python cell of transformers, TRL and PEFT that trains the same."""
         from nbft.interop.python import to_python
@@ -214,7 +261,12 @@ class Config(Section):
         return to_python(self)
 
 
-@functools.cache
 def settings() -> tuple[Setting, ...]:
     """Return every setting there is, in the order of the sections."""
+    return _settings(registry.version())
+
+
+@functools.cache
+def _settings(version: int) -> tuple[Setting, ...]:
+    """Walk the settings again when keys were registered: they are choices."""
     return tuple(walk_settings(Config))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import SkipValidation, model_validator
+from pydantic import SkipValidation, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from nbft.config.base import Section, setting
+from nbft import registry
+from nbft.config.base import Section, key_of, setting
 
 
 class Dataset(Section):
@@ -39,6 +40,14 @@ class Dataset(Section):
         help="Split to take; train for training and test or validation for evaluation when empty.",
         source="datasets.load_dataset split",
     )
+    dataset_type: key_of(registry.datasets) = setting(  # type: ignore[valid-type]
+        "auto",
+        help="How a row becomes a prompt and a completion; auto goes by templates, a ready name or "
+        "the columns.",
+        source="QEfficient dataset.dataset_type; ERNIEKit train_dataset_type",
+        level="expert",
+        why="Names of your own are registered with nbft.registry.datasets.register.",
+    )
     prompt_template: str | None = setting(
         help="Text of the prompt, with columns in braces: {question}.",
         source="QEfficient dataset.prompt_template",
@@ -66,6 +75,31 @@ class Dataset(Section):
         source="nbft",
         default_factory=dict,
     )
+    input_columns: list[str] = setting(
+        help="Columns with the text, joined by line breaks: learnt, or the prompt where there is a "
+        "target_column.",
+        source="QEfficient dataset.input_columns",
+        level="expert",
+        default_factory=list,
+    )
+    target_column: str | None = setting(
+        help="Column that is to be answered to the input_columns, such as a label.",
+        source="QEfficient dataset.target_column",
+        level="expert",
+    )
+    dataset_kwargs: dict[str, Any] = setting(
+        help="Further arguments of datasets.load_dataset; with dataset_name json, csv, parquet or "
+        "text they name files.",
+        source="Oumi data.train.datasets[].dataset_kwargs",
+        level="expert",
+        default_factory=dict,
+    )
+    trust_remote_code: bool = setting(
+        False,
+        help="Run code that comes with a dataset. Not possible: datasets 4 runs none.",
+        source="Oumi data.train.datasets[].trust_remote_code",
+        level="expert",
+    )
     sample_count: int | None = setting(
         help="Take this many rows; all when empty.",
         source="Oumi data.train.datasets[].sample_count",
@@ -90,6 +124,17 @@ class Dataset(Section):
         why="Without it every row of every set is taken once, so a set weighs as its rows count.",
     )
 
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _no_code_of_datasets(cls, value: bool) -> bool:
+        if value:
+            raise PydanticCustomError(
+                "nbft",
+                "since version 4 datasets runs no code that comes with a dataset. Name its Parquet "
+                "files, or a copy of it without code.",
+            )
+        return value
+
 
 class Split(Section):
     """The datasets of one split."""
@@ -111,6 +156,13 @@ class Split(Section):
         source="Oumi data.train.stream",
         why="For sets that are too large to be read first. Their number stays unknown, so nothing "
         "is held out of them: name the validation rows.",
+    )
+    seed: int | None = setting(
+        help="Seed of a mixture's draws and of a stream's order; training.seed when empty.",
+        source="Oumi data.train.seed",
+        level="expert",
+        ge=0,
+        le=2**32 - 1,
     )
     shuffle_buffer_size: int = setting(
         1000,
@@ -142,9 +194,7 @@ class Split(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_dataset_may_stand_alone(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "datasets" not in value and set(value) & set(_DATASET_KEYS):
-            return {"datasets": [value]}
-        return value
+        return _block_written_out(value) if isinstance(value, dict) else value
 
 
 class Data(Section):
@@ -189,10 +239,9 @@ class Data(Section):
         help="Shuffle the training rows, by training.seed, once before and again in every epoch.",
         source="transformers Trainer",
     )
-    padding_free: bool = setting(
-        False,
+    padding_free: bool | None = setting(
         help="Lay the rows of a batch end to end instead of padding them; rows do not see each "
-        "other.",
+        "other. Decided by the model when empty.",
         source="TRL SFTConfig.padding_free",
         why="Saves the work on padding: nearly twice as fast on a CPU when lengths differ.",
     )
@@ -213,6 +262,20 @@ class Data(Section):
         "random",
         help="Order of the rows in an epoch; group_by_length puts rows of like length together.",
         source="transformers TrainingArguments.train_sampling_strategy",
+    )
+    length_column_name: str = setting(
+        "input_ids",
+        help="What counts as the length of a row with group_by_length: input_ids, labels, or a "
+        "column of the rows (its number, or the letters of its text).",
+        source="QEfficient dataset.length_column_name; transformers length_column_name",
+        level="expert",
+    )
+    collate_fn: key_of(registry.collators) = setting(  # type: ignore[valid-type]
+        "dynamic_padding",
+        help="What makes a batch of rows; dynamic_padding pads to the longest row of the batch.",
+        source="QEfficient dataset.collate_fn; Oumi data.train.collator_name",
+        level="expert",
+        why="Names of your own are registered with nbft.registry.collators.register.",
     )
     pad_to_multiple_of: int | None = setting(
         help="Pad every batch to a multiple of this many tokens.",
@@ -303,6 +366,19 @@ def written_out(data: dict[str, Any]) -> dict[str, Any]:
         data = {**{k: v for k, v in data.items() if k not in own}, "train": {"datasets": [own]}}
     for split in SPLITS:
         block = data.get(split)
-        if isinstance(block, dict) and "datasets" not in block and set(block) & set(_DATASET_KEYS):
-            data = {**data, split: {"datasets": [block]}}
+        if isinstance(block, dict):
+            data = {**data, split: _block_written_out(block)}
     return data
+
+
+def _block_written_out(block: dict[str, Any]) -> dict[str, Any]:
+    """Return a split with the keys of one dataset moved to its datasets.
+
+    >>> _block_written_out({"path": "a.jsonl", "seed": 1, "stream": True})
+    {'stream': True, 'datasets': [{'path': 'a.jsonl', 'seed': 1}]}
+    """
+    of_split = Split.model_fields.keys()
+    if "datasets" in block or not block.keys() & (set(_DATASET_KEYS) - of_split):
+        return block
+    kept = {k: v for k, v in block.items() if k in of_split and k not in _DATASET_KEYS}
+    return {**kept, "datasets": [{k: v for k, v in block.items() if k not in kept}]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import io
+import itertools
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from importlib import resources
@@ -199,7 +200,7 @@ def put(tree: Tree, path: str, value: Any) -> None:
     """
     *way, last = parts(path)
     place: Any = tree
-    for here, after in zip(way, [*way[1:], last], strict=True):
+    for here, after in itertools.pairwise([*way, last]):
         fresh: Any = [] if isinstance(after, int) else {}
         _fits(place, here, path)
         if isinstance(place, list):

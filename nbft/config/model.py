@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from nbft.config.base import Section, setting
+from nbft.config.base import Section, key_of, setting
+from nbft.registry import models
 
 
 class Model(Section):
@@ -24,8 +25,31 @@ class Model(Section):
         why="Looked for in this order: a folder, nbft's cache, the hub, and for smollm2-135m the "
         "package index. A larger model answers better and needs more memory and time.",
     )
+    model_type: key_of(models) = setting(  # type: ignore[valid-type]
+        "hf",
+        help="How the model is loaded: hf by transformers, else a model class of your own, by its "
+        "key in nbft.registry.models.",
+        source="QEfficient model.model_type",
+        level="expert",
+    )
+    auto_class_name: Literal[
+        "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"
+    ] = setting(
+        "AutoModelForCausalLM",
+        help="Class of transformers that loads the model.",
+        source="QEfficient model.auto_class_name",
+        level="expert",
+        why="AutoModelForCausalLM for text; AutoModelForImageTextToText for models that also see "
+        "pictures, trained on text here; AutoModelForSeq2SeqLM for an encoder with a decoder.",
+    )
     model_revision: str | None = setting(
         help="Branch, tag or commit of the model on the hub.", source="TRL ModelConfig"
+    )
+    adapter_name_or_path: str | None = setting(
+        help="Adapter to go on training, a folder or a name on the hub; a new one when empty.",
+        source="Oumi model.adapter_model",
+        why="Its rank, strength and layers are its own; those of the peft section do not count. "
+        "model_name may name the adapter's folder itself: its base model is then looked up.",
     )
     tokenizer_name: str | None = setting(
         help="Tokenizer, when it is not the model's own.", source="Oumi model.tokenizer_name"
@@ -34,11 +58,24 @@ class Model(Section):
         help="Token used for padding; the tokenizer's own when empty, else its end-of-sequence.",
         source="TRL SFTConfig.pad_token",
     )
+    tokenizer_kwargs: dict[str, Any] = setting(
+        help="Further arguments of the tokenizer's from_pretrained.",
+        source="Oumi model.tokenizer_kwargs",
+        level="expert",
+        default_factory=dict,
+    )
+    chat_template: str | None = setting(
+        help="Chat template: a name (chatml, llama3, alpaca, zephyr, mistral, gemma) or Jinja text; "
+        "the model's own when empty.",
+        source="Oumi model.chat_template",
+        suggestions=("chatml", "llama3", "alpaca", "zephyr", "mistral", "gemma"),
+        why="A model that has learnt to chat knows its own template best. A base model has none.",
+    )
     chat_template_path: str | None = setting(
         help="File with a Jinja chat template that replaces the model's own.",
         source="TRL SFTConfig.chat_template_path",
     )
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = setting(
         "auto",
         help="Number type of the weights in memory; auto decides by device and method.",
         source="TRL ModelConfig.dtype",
@@ -47,6 +84,60 @@ class Model(Section):
     )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = setting(
         help="Attention kernel; the model's best when empty.", source="transformers from_pretrained"
+    )
+    device_map: Literal["auto", "balanced", "sequential"] | None = setting(
+        help="Spread the layers over the GPUs there are, and over memory and disk what does not "
+        "fit; the whole model on one device when empty.",
+        source="transformers from_pretrained",
+        level="expert",
+    )
+    freeze_layers: list[str] = setting(
+        help="Layers left untrained, by name; * stands for any text, layers.0 for layer 0.",
+        source="Oumi model.freeze_layers",
+        level="expert",
+        default_factory=list,
+        why="A name means a layer and all inside it, whole or by its end: embed_tokens, "
+        "model.layers.3, layers.*.mlp. With an adapter these layers get none.",
+    )
+    attention_dropout: float | None = setting(
+        help="Share of the attention weights dropped at random; the model's own when empty.",
+        source="ERNIEKit attention_probs_dropout_prob",
+        level="expert",
+        ge=0,
+        lt=1,
+        usual=(0.0, 0.1),
+    )
+    hidden_dropout: float | None = setting(
+        help="Share of what attention and feed-forward add to the hidden states that is dropped "
+        "at random; the model's own when empty.",
+        source="ERNIEKit hidden_dropout_prob",
+        level="expert",
+        ge=0,
+        lt=1,
+        usual=(0.0, 0.1),
+    )
+    dropout_warmup_steps: int | None = setting(
+        help="Steps over which the two dropouts rise from 0, and more in later layers; when empty "
+        "they are the same in every layer from the first step.",
+        source="ERNIEKit dropout_warmup_steps",
+        unit="steps",
+        level="expert",
+        ge=0,
+        why="As ERNIEKit does it: linear in the steps, and layer n of N, counted from 0, has n/N "
+        "of it; with 0 steps only the layers differ.",
+    )
+    use_cache: bool = setting(
+        False,
+        help="Keep the attention's keys and values in the forward pass; written into the model's "
+        "config too. Answers always use them.",
+        source="transformers TrainingArguments",
+        level="expert",
+    )
+    use_liger_kernel: bool = setting(
+        False,
+        help="Fused kernels of liger-kernel: less memory and time on a GPU.",
+        source="transformers TrainingArguments",
+        level="expert",
     )
     load_pretrained_weights: bool = setting(
         True,

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from nbft.config.base import Section, setting
+from pydantic import field_validator
+
+from nbft import registry
+from nbft.config.base import Section, key_of, setting
+
+ALIASES = {"adamw": "adamw_torch", "paged_adamw": "paged_adamw_32bit"}
+"""Names that other systems use, and what transformers takes. adam is a key of our own: it is no
+AdamW, its weight decay is part of the gradient."""
 
 
 class Optimizer(Section):
     """What turns gradients into new weights."""
 
-    optim: Literal[
-        "adamw_torch",
-        "adamw_torch_fused",
-        "adamw_8bit",
-        "paged_adamw_32bit",
-        "paged_adamw_8bit",
-        "adafactor",
-        "sgd",
-        "rmsprop",
-        "lion_32bit",
-    ] = setting(
+    optim: key_of(registry.optimizers) = setting(  # type: ignore[valid-type]
         "adamw_torch_fused",
         help="Optimiser. The 8-bit and paged ones save memory and need bitsandbytes.",
         source="transformers TrainingArguments.optim",
@@ -61,3 +58,32 @@ class Optimizer(Section):
         source="transformers TrainingArguments.optim_args",
         level="expert",
     )
+    sgd_momentum: float = setting(
+        0.0,
+        help="Share of the last step that sgd takes along.",
+        ge=0,
+        lt=1,
+        usual=(0.0, 0.95),
+        source="torch.optim.SGD momentum",
+        level="expert",
+    )
+    layerwise_lr_decay: float = setting(
+        1.0,
+        help="Factor by which the learning rate falls from each layer to the one below; 1 is none.",
+        gt=0,
+        le=1,
+        usual=(0.65, 1.0),
+        source="ELECTRA, arXiv:2003.10555, appendix A; ERNIEKit layerwise_lr_decay_bound",
+        level="expert",
+    )
+    moment_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        help="Number type of AdamW's two moments; bfloat16 halves their memory.",
+        source="ERNIEKit use_lowprecision_moment",
+        level="expert",
+    )
+
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _as_transformers_calls_it(cls, value: Any) -> Any:
+        return ALIASES.get(value, value) if isinstance(value, str) else value

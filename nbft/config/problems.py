@@ -162,6 +162,10 @@ def _not_listed(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _S
     return f"is not one of {', '.join(choices)}.", fix, proposal
 
 
+def _not_registered(value: Any, setting: Setting | None, context: Mapping[str, Any]) -> _Sentence:
+    return context["why"], context["fix"], context["nearest"]
+
+
 def _plain(why: str, fix: str = "") -> Callable[..., _Sentence]:
     return lambda value, setting, context: (why, fix, None)
 
@@ -184,6 +188,7 @@ _SENTENCES: dict[str, Callable[..., _Sentence]] = {
     "less_than_equal": _beyond("at most", "le"),
     "less_than": _beyond("below", "lt"),
     "literal_error": _not_listed,
+    "not_registered": _not_registered,
     "bool_parsing": _plain("is neither true nor false.", "Write true or false."),
     "bool_type": _plain("is neither true nor false.", "Write true or false."),
     "string_type": _plain("is not text.", "Write it in quotes."),

@@ -10,13 +10,20 @@ from nbft.config.base import Section, setting
 class Tracking(Section):
     """Trackers outside the run's folder. The run's own events need none."""
 
-    report_to: list[Literal["tensorboard", "wandb", "comet_ml", "mlflow", "trackio"]] = setting(
-        help="Trackers to report to; each must be installed and logged in.",
-        source="transformers TrainingArguments.report_to",
-        default_factory=list,
+    report_to: list[Literal["tensorboard", "wandb", "comet_ml", "mlflow", "trackio", "phoenix"]] = (
+        setting(
+            help="Trackers to report to; each must be installed and logged in.",
+            source="transformers TrainingArguments.report_to",
+            default_factory=list,
+        )
     )
     project: str = setting(
         "nbft",
         help="Project name in the trackers.",
         source="transformers TrainingArguments.project",
+    )
+    tags: list[str] = setting(
+        help="Labels of the run, in the trackers and in the list of runs.",
+        source="PEFT Studio tags",
+        default_factory=list,
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from nbft.config.base import Section, setting
+from nbft import registry
+from nbft.config.base import Section, key_of, setting
 
 
 class Training(Section):
     """Length, batch, learning rate and seeds."""
 
-    method: Literal["sft", "base"] = setting(
+    method: key_of(registry.trainers) = setting(  # type: ignore[valid-type]
         "sft",
-        help="sft trains with TRL's SFTTrainer; base with the plain transformers Trainer.",
+        help="sft trains with TRL's SFTTrainer; base with the plain transformers Trainer; or a key "
+        "of nbft.registry.trainers.",
         source="QEfficient training.type",
     )
     output_dir: str = setting(
@@ -33,6 +33,28 @@ class Training(Section):
         usual=(1, 5),
         level="basic",
         source="usual practice; transformers has 3",
+    )
+    num_samples_each_epoch: int | None = setting(
+        help="Rows that count as one epoch: less or more than there are. All rows when empty.",
+        unit="rows",
+        ge=1,
+        source="ERNIEKit num_samples_each_epoch",
+        level="expert",
+        why="The rows are still gone through in turn: no row comes twice before all came once.",
+    )
+    do_train: bool = setting(
+        True,
+        help="Train; false only measures the held-out rows with the model as it is.",
+        source="transformers TrainingArguments.do_train",
+        level="expert",
+    )
+    resume_from_checkpoint: str | None = setting(
+        help="Folder of a checkpoint or of a run to go on from; auto takes the newest of the same "
+        "model under output_dir, where there is one.",
+        source="transformers Trainer.train",
+        suggestions=("auto",),
+        level="expert",
+        why="Run.resume() needs none of this: it goes on with the run itself.",
     )
     max_steps: int = setting(
         -1,

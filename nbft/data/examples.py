@@ -22,9 +22,10 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from nbft import registry
 from nbft.config import Config
 from nbft.config.data import Dataset, Split
-from nbft.data import formats
+from nbft.data import adapters, formats
 from nbft.data.formats import Example, RowError
 from nbft.data.ready import READY
 from nbft.data.sources import Rows, columns_of, load_rows, resolve, spread, stream_rows
@@ -247,7 +248,7 @@ def _order(
     if split == "train" and block.datasets[0].mixture_proportion is not None:
         begins = np.cumsum([0, *lengths])
         sets = [order[(order >= a) & (order < b)] for a, b in itertools.pairwise(begins)]
-        order = _mixed(sets, block, config.training.seed)
+        order = _mixed(sets, block, _seed(block, config))
     return order
 
 
@@ -274,6 +275,10 @@ def _mixed(sets: list[np.ndarray], block: Split, seed: int) -> np.ndarray:
     return np.asarray(mixture.with_format("numpy")["number"][:])
 
 
+def _seed(block: Split, config: Config) -> int:
+    return config.training.seed if block.seed is None else block.seed
+
+
 def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[Example]:
     """Yield the training examples of a stream, mixed and shuffled as the config says, for ever.
 
@@ -297,13 +302,13 @@ def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[E
         stream = datasets.interleave_datasets(
             sources,
             probabilities=[float(d.mixture_proportion or 0) for d in block.datasets],
-            seed=config.training.seed,
+            seed=_seed(block, config),
             stopping_strategy=block.mixture_strategy,
         )
     else:
         stream = datasets.concatenate_datasets(sources) if len(sources) > 1 else sources[0]
     if config.data.shuffle:
-        stream = stream.shuffle(seed=config.training.seed, buffer_size=block.shuffle_buffer_size)
+        stream = stream.shuffle(seed=_seed(block, config), buffer_size=block.shuffle_buffer_size)
     for epoch in itertools.count():
         stream.set_epoch(epoch)
         for item in stream:
@@ -345,8 +350,11 @@ def _part(
     """Understand the rows of a dataset, and see that they can be understood."""
     columns = columns_of(rows)
     numbers = np.arange(len(rows))
-    prompt, completion = _renderers(dataset, columns, field, folder)
-    if prompt and completion:
+    named = _named_way(dataset, columns, field)
+    prompt, completion = (None, None) if named else _renderers(dataset, columns, field, folder)
+    if named:
+        name, make, texts = named
+    elif prompt and completion:
         texts = prompt[1] | completion[1]
         name = "template"
 
@@ -389,6 +397,42 @@ def _part(
             "model to say nothing."
         )
     return _Part(rows, numbers, make, field, name, made)
+
+
+def _named_way(
+    dataset: Dataset, columns: list[str], field: str
+) -> tuple[str, Callable[[Mapping[str, Any]], Example], set[str]] | None:
+    """Return how rows are read where dataset_type or input_columns say it, and what they need."""
+    if dataset.input_columns:
+        wanted = [
+            *dataset.input_columns,
+            *([dataset.target_column] if dataset.target_column else []),
+        ]
+        if missing := [name for name in wanted if name not in columns]:
+            which = "target_column" if missing[0] == dataset.target_column else "input_columns"
+            raise DataError(
+                Problem(
+                    f"{field}.{which}",
+                    getattr(dataset, which),
+                    f"{missing[0]} is no column; found {', '.join(columns)}.",
+                    "Name columns of the rows.",
+                )
+            )
+        make = adapters.of_columns(dataset.input_columns, dataset.target_column)
+        return "columns", make, set(wanted)
+    if dataset.target_column:
+        raise DataError(
+            Problem(
+                f"{field}.target_column",
+                dataset.target_column,
+                "stands without input_columns, so there is no prompt.",
+                "Name them, or write a completion_template.",
+            )
+        )
+    if dataset.dataset_type in ("auto", "seq_completion"):
+        return None
+    function = registry.datasets.get(dataset.dataset_type)
+    return dataset.dataset_type, adapters.of_function(function), set()
 
 
 def _unknown(columns: list[str], field: str) -> Problem:

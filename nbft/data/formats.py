@@ -145,7 +145,12 @@ def turns(value: Any, column: str) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def _chat(found: tuple[Turn, ...]) -> Example:
+def chat(found: tuple[Turn, ...]) -> Example:
+    """Return the example of a conversation.
+
+    Raises:
+        RowError: Nobody answers in it.
+    """
     if not any(turn["role"] == "assistant" for turn in found):
         raise RowError(
             'no message has the role "assistant", so nothing would be learnt.',
@@ -155,19 +160,26 @@ def _chat(found: tuple[Turn, ...]) -> Example:
 
 
 def _messages(row: Row) -> Example:
-    return _chat(turns(row.get("messages"), "messages"))
+    return chat(turns(row.get("messages"), "messages"))
 
 
-def _sharegpt(row: Row) -> Example:
+def sharegpt(row: Row) -> Example:
+    """Return the example of a conversation as ShareGPT exports it."""
     found = turns(row.get("conversations"), "conversations")
     if row.get("system") and found[0]["role"] != "system":
         found = ({"role": "system", "content": str(row["system"])}, *found)
-    return _chat(found)
+    return chat(found)
 
 
 def _message_pair(row: Row) -> Example:
     prompt = turns(row.get("prompt"), "prompt") if row.get("prompt") else ()
-    return _chat((*prompt, *_answer(row.get("completion"), "completion")))
+    return chat((*prompt, *_answer(row.get("completion"), "completion")))
+
+
+def _erniekit(row: Row) -> Example:
+    from nbft.data.adapters import erniekit
+
+    return erniekit(row)
 
 
 def _answer(value: Any, column: str) -> tuple[Turn, ...]:
@@ -188,10 +200,11 @@ def _chosen(row: Row) -> Example:
     answer = _answer(chosen, "chosen")
     if before and answer[: len(before)] == before:  # the chosen conversation repeats the prompt
         before = ()
-    return _chat((*before, *answer))
+    return chat((*before, *answer))
 
 
-def _instruction(row: Row) -> Example:
+def instruction(row: Row) -> Example:
+    """Return the example of an instruction, in the words of Stanford Alpaca."""
     given = {"instruction": _text(row["instruction"]), "input": _first(row, "input|context")}
     return Example(alpaca_prompt(given), _first(row, "output|response"))
 
@@ -273,11 +286,18 @@ FORMATS = (
         left_out="labelled as bad answers",
     ),
     Format("messages", ("messages",), _messages, "the assistant's turns are learnt"),
-    Format("ShareGPT conversations", ("conversations",), _sharegpt, "gpt's turns are learnt"),
+    Format("ShareGPT conversations", ("conversations",), sharegpt, "gpt's turns are learnt"),
+    Format(
+        "ERNIEKit conversations",
+        ("src", "tgt"),
+        _erniekit,
+        "the answers are learnt",
+        when=lambda row: isinstance(row.get("src"), (str, list)),
+    ),
     Format(
         "instructions",
         ("instruction", "output|response"),
-        _instruction,
+        instruction,
         "the output is learnt",
         frozenset({"instruction", "input", "context", "output", "response"}),
     ),

@@ -353,10 +353,11 @@ def _from_hub(dataset: Dataset, split: str, field: str, *, stream: bool = False)
     wanted = [dataset.split] if dataset.split else _SPLITS[split]
     try:
         with _no_waiting(str(dataset.dataset_name)):
-            known = datasets.get_dataset_split_names(dataset.dataset_name, dataset.subset)
+            more = dataset.dataset_kwargs
+            known = datasets.get_dataset_split_names(dataset.dataset_name, dataset.subset, **more)
             for name in wanted:
                 if name.partition("[")[0] in known:
-                    how = {"streaming": True} if stream else {}
+                    how = {**more, "streaming": True} if stream else more
                     return datasets.load_dataset(  # type: ignore[no-any-return]
                         dataset.dataset_name, dataset.subset, split=name, **how
                     )

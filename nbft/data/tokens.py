@@ -433,7 +433,8 @@ def chat_segments(
             asked, answered = render(messages[:n], ask=True), render(messages[: n + 1])
             if not answered.startswith(asked) or not asked.startswith(done):
                 raise ValueError("the template changes earlier turns when one is added")
-            segments += [(asked[len(done) :], False), (answered[len(asked) :], True)]
+            is_learnt = message.get("learnt") != "no"  # an answer that is only read
+            segments += [(asked[len(done) :], False), (answered[len(asked) :], is_learnt)]
             done = answered
     except DataError:
         raise

@@ -6,10 +6,15 @@ library. Called by `nbft.training` and `interop.python`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from nbft import registry
 from nbft.config import Config
+from nbft.models.freezing import frozen_pattern
 from nbft.plan.hardware import Choice
+from nbft.plan.schedule import shape_of
+from nbft.plan.speed import is_padding_free
 
 # Section → settings that TrainingArguments takes under the same name.
 _SAME_NAME = {
@@ -51,8 +56,16 @@ _SAME_NAME = {
         "torch_empty_cache_steps",
         "auto_find_batch_size",
     ),
+    "model": ("use_cache", "use_liger_kernel"),
     "compute": ("torch_compile",),
-    "logging": ("logging_steps", "logging_first_step", "log_level"),
+    "callbacks": ("restore_callback_states_from_checkpoint",),
+    "logging": (
+        "logging_steps",
+        "logging_first_step",
+        "log_level",
+        "logging_strategy",
+        "log_on_each_node",
+    ),
     "tracking": ("report_to", "project"),
     "data": (
         "train_sampling_strategy",
@@ -87,6 +100,11 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
         "logging_nan_inf_filter": False,
         "run_name": config.training.run_name,
     }
+    arguments |= _optimizer_and_scheduler(config)
+    arguments["report_to"] = [name for name in config.tracking.report_to if name != "phoenix"]
+    arguments["log_level"] = config.logging.dep_log_level or config.logging.log_level
+    if not config.training.do_train:
+        arguments["do_train"] = False
     # Pinned memory serves the copy to a GPU; without one torch warns that it is of no use.
     if device != "cuda":
         arguments["dataloader_pin_memory"] = False
@@ -95,7 +113,9 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
             del arguments[absent]
     if not config.data.shuffle and config.data.train_sampling_strategy == "random":
         arguments["train_sampling_strategy"] = "sequential"
-    if not config.memory.gradient_checkpointing:
+    if config.memory.recompute_granularity != "full":  # nbft.training.recompute does it
+        arguments["gradient_checkpointing"] = False
+    if not arguments["gradient_checkpointing"]:
         arguments["gradient_checkpointing_kwargs"] = None
     if not config.checkpoint.load_best_model_at_end:
         early = config.callbacks.early_stopping_patience is not None
@@ -104,7 +124,7 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
     if config.training.method == "sft":
         arguments |= {
             "max_length": None,
-            "padding_free": config.data.padding_free or config.data.packing,
+            "padding_free": is_padding_free(config),
             "pad_to_multiple_of": config.data.pad_to_multiple_of,
             "completion_only_loss": config.data.completion_only_loss,
             "dataset_kwargs": {"skip_prepare_dataset": True},
@@ -112,24 +132,70 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
     else:
         arguments["include_num_input_tokens_seen"] = "non_padding"
         arguments["remove_unused_columns"] = False
+    if (seen := config.logging.include_num_input_tokens_seen) != "auto":
+        arguments["include_num_input_tokens_seen"] = seen
     return arguments
+
+
+def _optimizer_and_scheduler(config: Config) -> dict[str, Any]:
+    """Return the arguments that several settings make, or that a key of ours replaces."""
+    kind, more = shape_of(config)
+    found: dict[str, Any] = {"lr_scheduler_type": kind, "lr_scheduler_kwargs": more}
+    if registry.schedulers.is_own(kind):  # nbft.training.extended builds it
+        found = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {}}
+    ours = config.optimizer
+    if registry.optimizers.is_own(ours.optim) or ours.optim == "adam":
+        found["optim"] = "adamw_torch"
+    if ours.optim == "sgd" and ours.sgd_momentum:
+        given = [ours.optim_args] if ours.optim_args else []
+        found["optim_args"] = ",".join([*given, f"momentum={ours.sgd_momentum}"])
+    return found
+
+
+def adapter_arguments(config: Config) -> tuple[str, dict[str, Any]] | None:
+    """Return the name of PEFT's config class and its arguments; None in full training."""
+    if config.peft.method == "lora":
+        return "LoraConfig", lora_arguments(config)
+    if config.peft.method == "ia3":
+        return "IA3Config", ia3_arguments(config)
+    return None
 
 
 def lora_arguments(config: Config) -> dict[str, Any]:
     """Return the arguments of PEFT's LoraConfig."""
     peft = config.peft
-    targets: Any = peft.target_modules
+    starts: dict[str, Any] = {"default": True, "random": False}
     return {
         "r": peft.r,
-        "lora_alpha": peft.lora_alpha,
+        "lora_alpha": peft.alpha,
         "lora_dropout": peft.lora_dropout,
-        "target_modules": "all-linear" if "all-linear" in targets else list(targets),
-        "modules_to_save": list(peft.modules_to_save) or None,
+        **_layers(config),
         "bias": peft.bias,
         "use_rslora": peft.use_rslora,
         "use_dora": peft.use_dora,
-        "init_lora_weights": True
-        if peft.init_lora_weights == "default"
-        else peft.init_lora_weights,
-        "task_type": "CAUSAL_LM",
+        "init_lora_weights": starts.get(peft.init_lora_weights, peft.init_lora_weights),
+        "task_type": peft.task_type,
     }
+
+
+def ia3_arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of PEFT's IA3Config."""
+    names = "|".join(map(re.escape, config.peft.feedforward_modules))
+    return {
+        **_layers(config),
+        # As a pattern: a list would have to be part of target_modules.
+        "feedforward_modules": rf".*\.({names})" if names else "$^",
+        "task_type": config.peft.task_type,
+    }
+
+
+def _layers(config: Config) -> dict[str, Any]:
+    """Return which layers get an adapter or are trained in full."""
+    targets = config.peft.target_modules
+    layers: dict[str, Any] = {
+        "target_modules": "all-linear" if "all-linear" in targets else list(targets),
+        "modules_to_save": list(config.peft.modules_to_save) or None,
+    }
+    if config.model.freeze_layers:
+        layers["exclude_modules"] = frozen_pattern(config.model.freeze_layers)
+    return layers

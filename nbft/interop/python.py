@@ -7,7 +7,9 @@ Rows that were in memory have to be put there by hand. Called by `Config.to_pyth
 from __future__ import annotations
 
 import pprint
+import re
 import string
+from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
@@ -17,16 +19,21 @@ from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import columns_of, load_rows, resolve
 from nbft.errors import DataError
-from nbft.interop.huggingface import lora_arguments, training_arguments
+from nbft.interop.huggingface import adapter_arguments, training_arguments
+from nbft.models.adapters import FoundAdapter, adapter_of, base_name
 from nbft.models.find import ALIASES, find_local
+from nbft.models.load import model_arguments
+from nbft.models.templates import template_of
 from nbft.plan.hardware import choose_device, choose_dtype, choose_mixed_precision
+from nbft.plan.speed import is_padding_free
 
 _ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level"}
 
 
 def to_python(config: Config) -> str:
     """Return the cell's text."""
-    sft, lora = config.training.method == "sft", config.peft.method == "lora"
+    sft, found = config.training.method == "sft", adapter_of(config)
+    adapter = None if found else adapter_arguments(config)
     data = _data(config)
     chat = any(f"+= [{call} for" in data for call in _CHATS.values())
     tokens = _TOKENS.strip().format(
@@ -34,20 +41,73 @@ def to_python(config: Config) -> str:
         labels="labels" if config.data.completion_only_loss else "whole",
     )
     blocks = [_model(config), data, *([_CHAT.strip()] if chat else []), tokens, "set_seed(SEED)"]
-    if lora:
-        blocks[-1] += f"\nlora = {_call('LoraConfig', lora_arguments(config))}"
-        if not sft and config.memory.gradient_checkpointing:
-            blocks[-1] += "\nmodel.enable_input_require_grads()"
-        if not sft:
-            blocks[-1] += "\nmodel = get_peft_model(model, lora)"
+    if own := _own_parts(config):
+        blocks.insert(0, own)
+    if adapter:
+        blocks[-1] += f"\nadapter = {_call(*adapter)}"
+    if config.peft.method != "full" and not sft and config.memory.gradient_checkpointing:
+        blocks[-1] += "\nmodel.enable_input_require_grads()"
+    if adapter and not sft:
+        blocks[-1] += "\nmodel = get_peft_model(model, adapter)"
+    if found:
+        blocks[-1] += f"\nmodel = PeftModel.from_pretrained({_adapter_path(found)})"
     blocks[-1] += "\n" + _training(config)
     body = "\n\n\n".join(blocks) + "\n"
-    return f"{_imports(config, body)}\n\n\n{body}"
+    absent = "".join(f"# Not in this cell: {text}\n" for text in _not_written(config))
+    return f"{absent}{_imports(config, body)}\n\n\n{body}"
+
+
+def _adapter_path(found: FoundAdapter) -> str:
+    return f"model, {str(found.path)!r}, is_trainable=True"
+
+
+def _not_written(config: Config) -> list[str]:
+    """Return what a run does and the cell cannot say."""
+    absent = []
+    if config.model.model_type != "hf":
+        absent.append(f"model.model_type={config.model.model_type}, a model class of your own.")
+    if config.quantization.weight_quantize_algo == "weight_only_mix":
+        absent.append(
+            "quantization.weight_quantize_algo=weight_only_mix; the weights stay whole here."
+        )
+    for field, dataset in config.data.named_datasets():
+        if dataset.dataset_type not in _FORMAT_OF and not dataset.input_columns:
+            absent.append(f"{field}.dataset_type={dataset.dataset_type}; put its pairs here.")
+    if config.data.collate_fn != "dynamic_padding":
+        absent.append(f"data.collate_fn={config.data.collate_fn}, a collator of your own.")
+    if config.data.length_column_name != "input_ids":
+        absent.append("data.length_column_name; rows are grouped by their tokens here.")
+    return absent
+
+
+def _own_parts(config: Config) -> str:
+    """Return the text of the small modules that a run uses and no library has."""
+    model = config.model
+    parts = []
+    if model.freeze_layers:
+        parts.append("models/freezing.py")
+    if model.attention_dropout is not None or model.hidden_dropout is not None:
+        parts.append("models/dropout.py")
+    if config.quantization.weight_quantize_algo == "fp8_linear":
+        parts += ["models/float8_scale.py", "models/float8.py"]
+    if model.auto_class_name == "AutoModelForSeq2SeqLM":
+        parts.append("training/seq2seq.py")
+    return "\n\n\n".join(map(_text_of, parts))
+
+
+def _text_of(module: str) -> str:
+    """Return a module's text with its first docstring as a comment."""
+    text = (Path(__file__).parents[1] / module).read_text(encoding="utf-8")
+    about, rest = re.fullmatch(r'"""(.*?)"""\n(.*)', text, re.DOTALL).groups()  # type: ignore[union-attr]
+    about = re.sub(r"\s*Called by [^.]*(\.\w[^.]*)*\.", "", about)
+    said = "".join(f"# {line}".rstrip() + "\n" for line in about.strip().splitlines())
+    return said + re.sub(r"^from (__future__|nbft)\b.*\n", "", rest, flags=re.MULTILINE).strip()
 
 
 def _imports(config: Config, body: str) -> str:
-    sft, lora = config.training.method == "sft", config.peft.method == "lora"
-    of_transformers = ["AutoModelForCausalLM", "AutoTokenizer", "set_seed"]
+    sft = config.training.method == "sft"
+    of_transformers = [config.model.auto_class_name, "AutoTokenizer", "set_seed"]
+    of_transformers += ["BitsAndBytesConfig"] if "BitsAndBytesConfig(" in body else []
     if not config.model.load_pretrained_weights:
         of_transformers.append("AutoConfig")
     if not sft:
@@ -57,18 +117,24 @@ def _imports(config: Config, body: str) -> str:
     named = [name for name in ("csv", "json", "numpy", "runpy") if f"{name}." in body]
     lines = [*(f"import {name}" for name in named), "", "import torch"]
     lines += ["from datasets import Dataset" + (", load_dataset" if "= list(load_" in body else "")]
-    if lora:
-        lines += ["from peft import LoraConfig" + ("" if sft else ", get_peft_model")]
+    names = ("IA3Config", "LoraConfig", "PeftModel", "get_peft_model")
+    if of_peft := [name for name in names if re.search(rf"\b{name}[(.]", body)]:
+        lines += [f"from peft import {', '.join(of_peft)}"]
+    if "create_loraplus_optimizer(" in body:
+        lines += ["from peft.optimizers import create_loraplus_optimizer"]
     lines += [f"from transformers import {', '.join(sorted(of_transformers))}"]
     if sft:
         lines += ["from trl import SFTConfig, SFTTrainer"]
+    if "DataCollatorForLanguageModeling(" in body:
+        lines += ["from trl.trainer.sft_trainer import DataCollatorForLanguageModeling"]
     return "\n".join(lines)
 
 
 def _model(config: Config) -> str:
     model = config.model
-    found = find_local(model.model_name, model.model_revision)
-    hub_name = ALIASES.get(model.model_name, model.model_name)
+    base = base_name(config)
+    found = find_local(base, model.model_revision)
+    hub_name = ALIASES.get(base, base)
     name = str(found.path) if found and found.source in ("nbft's cache", "folder") else hub_name
     dtype = choose_dtype(config, choose_device(config).value).value
     of_hub: dict[str, Any] = {}
@@ -77,13 +143,14 @@ def _model(config: Config) -> str:
     if model.trust_remote_code:
         of_hub["trust_remote_code"] = True
     arguments = _inline(of_hub)
-    more = dict(model.model_init_kwargs)
-    if model.attn_implementation:
-        more["attn_implementation"] = model.attn_implementation
-    tokenizer = f"MODEL{arguments}"
+    more = model_arguments(config, dtype)
+    del more["trust_remote_code"]
+    if quantized := more.get("quantization_config"):
+        more["quantization_config"] = _Code(f"BitsAndBytesConfig({_inline(quantized)[2:]})")
+    tokenizer = f"MODEL{arguments}{_inline(model.tokenizer_kwargs)}"
     if model.tokenizer_name is not None:
         of_theirs = {name: value for name, value in of_hub.items() if name != "revision"}
-        tokenizer = repr(model.tokenizer_name) + _inline(of_theirs)
+        tokenizer = repr(model.tokenizer_name) + _inline(of_theirs | model.tokenizer_kwargs)
     lines = [
         f"MODEL = {name!r}" + (f"  # {hub_name} on the hub" if name != hub_name else ""),
         f"MAX_LENGTH = {config.data.max_length}",
@@ -94,6 +161,8 @@ def _model(config: Config) -> str:
     if model.pad_token:
         lines += [f"tokenizer.pad_token = {model.pad_token!r}"]
     lines += ["if tokenizer.pad_token is None:", "    tokenizer.pad_token = tokenizer.eos_token"]
+    if model.chat_template:
+        lines += [f"tokenizer.chat_template = {template_of(model.chat_template)!r}"]
     if model.chat_template_path:
         path = repr(model.chat_template_path)
         lines += [f"with open({path}, encoding='utf-8') as file:"]
@@ -103,7 +172,26 @@ def _model(config: Config) -> str:
         lines += ["set_seed(SEED)"]
         source, maker = f"AutoConfig.from_pretrained(MODEL{arguments})", "from_config"
     more_arguments = f", dtype=torch.{dtype}{_inline(more)}"
-    return "\n".join([*lines, f"model = AutoModelForCausalLM.{maker}({source}{more_arguments})"])
+    lines += [f"model = {model.auto_class_name}.{maker}({source}{more_arguments})"]
+    if config.quantization.weight_quantize_algo == "fp8_linear":
+        how = {name: getattr(config.precision, name) for name in _OF_FLOAT8}
+        asked = _inline({_OF_FLOAT8[name]: value for name, value in how.items()})
+        lines += [f"use_float8(model{asked})"]
+    if model.attention_dropout is not None or model.hidden_dropout is not None:
+        lines += [f"set_dropout(model, {model.attention_dropout}, {model.hidden_dropout})"]
+    return "\n".join(lines)
+
+
+_OF_FLOAT8 = {"apply_hadamard": "apply_hadamard", "apply_online_actscale_step": "online_steps"}
+
+
+class _Code(str):
+    """Text that is written as it is, not in quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _data(config: Config) -> str:
@@ -151,10 +239,13 @@ def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
         lines += [f"rows = {_shuffled('rows', seed)}"]
     if dataset.sample_count is not None:
         lines += [f"rows = rows[:{dataset.sample_count}]"]
+    if dataset.input_columns:
+        return [*lines, f"{into} += [{_of_columns(dataset)} for row in rows]"]
     prompt, how_prompt = _part(dataset, "prompt")
     completion, how_completion = _part(dataset, "completion")
     if prompt is None and completion is None:
         name, columns = _format(dataset, split)
+        name = _FORMAT_OF.get(dataset.dataset_type) or name
         if name in _CHATS:
             only = " if row['label']" if name == "feedback on messages" else ""
             return [*lines, f"{into} += [{_CHATS[name]} for row in rows{only}]"]
@@ -170,6 +261,27 @@ def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
     completion = completion or "text(row['completion'])"
     lines += [*how_prompt, *how_completion]
     return [*lines, f"{into} += [({prompt}, {completion}) for row in rows]"]
+
+
+def _of_columns(dataset: Dataset) -> str:
+    names = dataset.input_columns
+    texts = f"str(row[name]) for name in {names!r} if row.get(name) is not None"
+    joined = f"'\\n'.join({texts})"
+    if dataset.target_column is None:
+        return f"('', {joined})"
+    return f"({joined} + '\\n', text(row[{dataset.target_column!r}]))"
+
+
+_FORMAT_OF = {
+    "auto": "",
+    "seq_completion": "",
+    "prompt_completion": "prompt and completion",
+    "messages": "messages",
+    "sharegpt": "ShareGPT conversations",
+    "alpaca": "instructions",
+    "text": "plain text",
+}
+"""Names of data.train.datasets[].dataset_type, and the shapes that they stand for."""
 
 
 def _rows(dataset: Dataset, split: str) -> list[str]:
@@ -190,7 +302,8 @@ def _rows(dataset: Dataset, split: str) -> list[str]:
         ]
     named = [repr(dataset.dataset_name), *([repr(dataset.subset)] if dataset.subset else [])]
     wanted = dataset.split or ("train" if split == "train" else "validation")
-    return [f"rows = list(load_dataset({', '.join(named)}, split={wanted!r}))"]
+    more = "".join(f", {name}={value!r}" for name, value in dataset.dataset_kwargs.items())
+    return [f"rows = list(load_dataset({', '.join(named)}, split={wanted!r}{more}))"]
 
 
 def _file(path: str) -> list[str]:
@@ -370,7 +483,7 @@ def tokens(examples):
 
 def _training(config: Config) -> str:
     """Return the lines from the arguments to the saved adapter."""
-    sft, lora = config.training.method == "sft", config.peft.method == "lora"
+    sft, is_adapter = config.training.method == "sft", config.peft.method != "full"
     device = choose_device(config).value
     dtype = choose_dtype(config, device).value
     arguments = training_arguments(config, device, choose_mixed_precision(config, device, dtype))
@@ -389,18 +502,40 @@ def _training(config: Config) -> str:
         f"    eval_dataset={'tokens(held_out)' if has_held_out else 'None'},",
         "    processing_class=tokenizer,",
     ]
-    if lora and sft:
-        lines += ["    peft_config=lora,"]
+    if is_adapter and sft and not adapter_of(config):
+        lines += ["    peft_config=adapter,"]
     if not sft:
         pad = {"label_pad_token_id": -100}
         if config.data.pad_to_multiple_of:
             pad["pad_to_multiple_of"] = config.data.pad_to_multiple_of
-        lines += [f"    data_collator=DataCollatorForSeq2Seq(tokenizer{_inline(pad)}),"]
+        collator = f"DataCollatorForSeq2Seq(tokenizer{_inline(pad)})"
+        if is_padding_free(config):
+            multiple = config.data.pad_to_multiple_of
+            collator = "DataCollatorForLanguageModeling(\n        tokenizer.pad_token_id, "
+            collator += f"padding_free=True, pad_to_multiple_of={multiple}\n    )"
+        if config.model.auto_class_name == "AutoModelForSeq2SeqLM":
+            collator = f"Seq2SeqCollator(tokenizer, model, {config.data.pad_to_multiple_of})"
+        lines += [f"    data_collator={collator},"]
     if (patience := config.callbacks.early_stopping_patience) is not None:
         threshold = config.callbacks.early_stopping_threshold
         lines += [f"    callbacks=[EarlyStoppingCallback({patience}, {threshold})],"]
-    folder = "adapter" if lora else "model"
-    return "\n".join([*lines, ")", "trainer.train()", f"trainer.save_model({folder!r})"])
+    lines += [")"]
+    model, ratio = config.model, config.peft.loraplus_lr_ratio
+    if model.freeze_layers:
+        lines += [f"freeze(trainer.model, {model.freeze_layers!r})"]
+    if config.peft.method == "lora" and ratio != 1:
+        lines += [
+            "kind, of_optimizer = trainer.get_optimizer_cls_and_kwargs(arguments, trainer.model)",
+            "trainer.optimizer = create_loraplus_optimizer(",
+            f"    trainer.model, kind, loraplus_lr_ratio={ratio!r},",
+            "    loraplus_weight_decay=arguments.weight_decay, **of_optimizer,",
+            ")",
+        ]
+    if (steps := model.dropout_warmup_steps) is not None:
+        shares = f"{model.attention_dropout}, {model.hidden_dropout}"
+        lines += [f"trainer.add_callback(DropoutWarmup({shares}, {steps}))"]
+    folder = "adapter" if is_adapter else "model"
+    return "\n".join([*lines, "trainer.train()", f"trainer.save_model({folder!r})"])
 
 
 def _inline(arguments: dict[Any, Any]) -> str:

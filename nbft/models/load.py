@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nbft import registry
 from nbft.config import Config
 from nbft.errors import ModelError, Problem
+from nbft.models.templates import template_of, template_problem
+
+IMPORTING = threading.RLock()
+"""Held while transformers is imported: it replaces itself on the way, and a second thread that
+imports it then gets the half of it and an ImportError."""
 
 
 @contextlib.contextmanager
@@ -28,7 +35,9 @@ def quiet() -> Iterator[None]:
     datasets_bars_were_on = not datasets.are_progress_bars_disabled()
     root = logging.getLogger("transformers")
     handlers, propagate = root.handlers[:], root.propagate
-    root.handlers, root.propagate = [], True
+    # What is left are the handlers of a run's log.
+    root.handlers = [h for h in handlers if h is not transformers_logging._default_handler]
+    root.propagate = not root.handlers
     # PEFT still uses the old name; a person can do nothing about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     transformers_logging.disable_progress_bar()
@@ -54,16 +63,20 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
     Raises:
         ModelError: The folder holds no tokenizer, or a setting does not fit it.
     """
-    from transformers import AutoTokenizer
-
     from nbft.models.find import find_model
+
+    with IMPORTING:
+        from transformers import AutoTokenizer
 
     settings = config.model
     if settings.tokenizer_name:
-        folder = find_model(settings.tokenizer_name, say=lambda _: None).path
+        own = Path(settings.tokenizer_name).expanduser()
+        is_here = (own / "tokenizer_config.json").is_file()
+        folder = own if is_here else find_model(settings.tokenizer_name, say=lambda _: None).path
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=settings.trust_remote_code
+            folder,
+            **{"trust_remote_code": settings.trust_remote_code, **settings.tokenizer_kwargs},
         )
     except Exception as error:
         raise ModelError(_cannot_load("tokenizer", settings.model_name, error)) from error
@@ -89,6 +102,10 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if settings.chat_template:
+        if problem := template_problem(settings.chat_template):
+            raise ModelError(problem)
+        tokenizer.chat_template = template_of(settings.chat_template)
     if settings.chat_template_path:
         path = (base or Path()) / settings.chat_template_path
         try:
@@ -106,35 +123,92 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
 
 
 def load_model(config: Config, folder: Path, dtype: str) -> Any:
-    """Return the base model in evaluation mode, on the CPU.
+    """Return the base model in evaluation mode: on the CPU, or where its settings put it.
 
     Args:
-        config: Its model section says how.
+        config: Its model and quantization sections say how.
         folder: Folder of the model.
-        dtype: "bfloat16", "float16" or "float32".
+        dtype: "bfloat16", "float16", "float32" or "float64".
 
     Raises:
         ModelError: The weights cannot be loaded.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from nbft.models.quantize import quantize
+
+    settings = config.model
+    arguments = {**model_arguments(config, dtype), "dtype": getattr(torch, dtype)}
+    try:
+        if settings.model_type != "hf":
+            model = registry.models.get(settings.model_type).from_pretrained(folder, **arguments)
+        else:
+            model = _of_transformers(config, folder, arguments)
+    except Exception as error:
+        raise ModelError(_cannot_load("model", settings.model_name, error)) from error
+    quantize(model, config)
+    if settings.attention_dropout is not None or settings.hidden_dropout is not None:
+        from nbft.models.dropout import set_dropout
+
+        try:
+            set_dropout(model, settings.attention_dropout, settings.hidden_dropout)
+        except ValueError as error:
+            name = "hidden" if settings.attention_dropout is None else "attention"
+            value = getattr(settings, f"{name}_dropout")
+            why = f"cannot be set in this model: {error}."
+            raise ModelError(
+                Problem(f"model.{name}_dropout", value, why, "Leave it empty.")
+            ) from None
+    return model
+
+
+def model_arguments(config: Config, dtype: str) -> dict[str, Any]:
+    """Return the arguments of from_pretrained but the number type, as plain values.
+
+    A value of quantization_config stands for the arguments of BitsAndBytesConfig.
+    """
+    from nbft.models.quantize import bitsandbytes_arguments
+    from nbft.plan.hardware import available_devices, choose_device
 
     settings = config.model
     arguments: dict[str, Any] = {
-        "dtype": getattr(torch, dtype),
         "trust_remote_code": settings.trust_remote_code,
         **settings.model_init_kwargs,
     }
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
-    try:
-        if settings.load_pretrained_weights:
-            return AutoModelForCausalLM.from_pretrained(folder, **arguments)
-        shape = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-        torch.manual_seed(config.training.seed)
-        return AutoModelForCausalLM.from_config(shape, **arguments)
-    except Exception as error:
-        raise ModelError(_cannot_load("model", settings.model_name, error)) from error
+    device = choose_device(config).value
+    if settings.device_map:  # a run on the CPU shall not land on a GPU that is there
+        stays = device == "cpu" and len(available_devices()) > 1
+        arguments["device_map"] = {"": "cpu"} if stays else settings.device_map
+    if quantized := bitsandbytes_arguments(config, dtype):
+        arguments["quantization_config"] = quantized
+        arguments.setdefault("device_map", {"": device})
+    return arguments
+
+
+def place(model: Any, device: str) -> Any:
+    """Move a model to a device, unless it was put in its places when it was loaded."""
+    import torch
+
+    return model if getattr(model, "hf_device_map", None) else model.to(torch.device(device))
+
+
+def _of_transformers(config: Config, folder: Path, arguments: dict[str, Any]) -> Any:
+    """Load by the Auto class that was chosen, or make the same shape with random weights."""
+    import torch
+    import transformers
+
+    kind = getattr(transformers, config.model.auto_class_name)
+    if how := arguments.get("quantization_config"):
+        arguments = {**arguments, "quantization_config": transformers.BitsAndBytesConfig(**how)}
+    if config.model.load_pretrained_weights:
+        return kind.from_pretrained(folder, **arguments)
+    trust = config.model.trust_remote_code
+    shape = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+    torch.manual_seed(config.training.seed)
+    arguments.pop("device_map", None)
+    return kind.from_config(shape, **arguments)
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> Problem:

@@ -12,11 +12,24 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nbft import registry
 from nbft.config import Config
+from nbft.config.speed import Speed
+from nbft.data.ready import READY
 from nbft.data.sources import is_there
 from nbft.errors import Problem
 from nbft.models.find import ALIASES, find_local
-from nbft.plan.hardware import available_devices, choose_dtype, has_bfloat16
+from nbft.plan.hardware import (
+    available_devices,
+    choose_dtype,
+    choose_mixed_precision,
+    device_of,
+    has_bfloat16,
+)
+from nbft.plan.model_checks import model_problems
+from nbft.plan.schedule import ARGUMENTS_OF, shape_of
+from nbft.plan.speed import choose_parts
+from nbft.plan.training_checks import PACKAGE_OF, training_problems
 
 Check = Callable[[Config, str], "Problem | None"]
 
@@ -32,6 +45,7 @@ def check(config: Config, device: str) -> list[Problem]:
         device: The device that was chosen.
     """
     found = [problem for one in _CHECKS if (problem := one(config, device))]
+    found += [*model_problems(config, device), *training_problems(config, device)]
     return [*found, *_files(config)]
 
 
@@ -70,7 +84,7 @@ def _device_is_there(config: Config, device: str) -> Problem | None:
         "compute.device",
         device,
         f"was not found; this machine has {', '.join(there)}.",
-        "Use auto.",
+        device_of(device).absent,
         {"compute.device": "auto"},
     )
 
@@ -149,17 +163,19 @@ def _mixed_with_16_bit_weights(config: Config, device: str) -> Problem | None:
 
 @_check
 def _learning_rate_is_usual(config: Config, device: str) -> Problem | None:
-    rate, method = config.training.learning_rate, config.peft.method
-    low, high, usual = (1e-5, 2e-3, 2e-4) if method == "lora" else (1e-6, 2e-4, 2e-5)
-    advised = "1e-4 to 5e-4" if method == "lora" else "1e-5 to 5e-5"
+    rate = config.training.learning_rate
+    low, high, usual, advised, name = {
+        "lora": (1e-5, 2e-3, 2e-4, "1e-4 to 5e-4", "LoRA"),
+        "ia3": (1e-4, 5e-2, 3e-3, "1e-3 to 1e-2", "IA3"),  # arXiv:2205.05638, section 3.3
+        "full": (1e-6, 2e-4, 2e-5, "1e-5 to 5e-5", "full training"),
+    }[config.peft.method]
     if low <= rate <= high:
         return None
     side = "above" if rate > high else "below"
     return Problem(
         "training.learning_rate",
         rate,
-        f"is {side} the range for {'LoRA' if method == 'lora' else 'full training'} "
-        f"({advised} is usual).",
+        f"is {side} the range for {name} ({advised} is usual).",
         f"Use {usual:g}.",
         {"training.learning_rate": usual},
         level="warning",
@@ -212,6 +228,25 @@ def _early_stopping_needs_measurements(config: Config, device: str) -> Problem |
             "Use epoch for it.",
             {"evaluation.eval_strategy": "epoch"},
         )
+    return None
+
+
+@_check
+def _held_out_rows_are_of_the_same_kind(config: Config, device: str) -> Problem | None:
+    """See the held-out sample of a preset that stayed when the training rows were changed."""
+    trained = {dataset.dataset_name for dataset in config.data.train.datasets if not dataset.path}
+    held_out = config.data.validation.datasets if config.data.validation else []
+    for number, dataset in enumerate(held_out):
+        name = dataset.dataset_name
+        if name in READY and dataset.path is None and dataset.rows is None and name not in trained:
+            return Problem(
+                f"data.validation.datasets[{number}].dataset_name",
+                name,
+                "is another kind of rows than the training rows.",
+                "Hold some of those out instead.",
+                {"data.validation": None},
+                level="warning",
+            )
     return None
 
 
@@ -287,14 +322,22 @@ def _padding_free_fits(config: Config, device: str) -> Problem | None:
             "Leave it empty.",
             {"data.pad_to_multiple_of": None},
         )
-    if config.training.method == "base":
-        return Problem(
-            "data.padding_free",
-            True,
-            "is a feature of training.method sft.",
-            "Use sft.",
-            {"training.method": "sft"},
-        )
+    return None
+
+
+@_check
+def _asked_parts_apply(config: Config, device: str) -> Problem | None:
+    asked = [name for name in Speed.model_fields if getattr(config.speed, name) == "on"]
+    if not asked:
+        return None
+    dtype = choose_dtype(config, device).value
+    mixed = choose_mixed_precision(config, device, dtype).value
+    found = find_local(config.model.model_name, config.model.model_revision)
+    parts = choose_parts(config, device, mixed, found.path if found else None)
+    for name in asked:
+        if parts[name].value == "off":
+            why = f"cannot be used: {parts[name].reason}."
+            return Problem(f"speed.{name}", "on", why, "Use auto.", {f"speed.{name}": "auto"})
     return None
 
 
@@ -323,20 +366,28 @@ def _trackers(config: Config, device: str) -> Problem | None:
         "tracking.report_to",
         config.tracking.report_to,
         f"not installed: {', '.join(absent)}.",
-        f"pip install {' '.join(absent)}, or leave out what is not installed.",
+        f"pip install {' '.join(PACKAGE_OF.get(n, n) for n in absent)}, or leave out what is not installed.",
         {"tracking.report_to": rest},
     )
 
 
 @_check
 def _minimum_rate(config: Config, device: str) -> Problem | None:
-    more = config.scheduler.lr_scheduler_kwargs
-    if config.scheduler.lr_scheduler_type != "cosine_with_min_lr":
+    kind, more = shape_of(config)
+    if kind != "cosine_with_min_lr":
         return None
+    if (lowest := config.scheduler.min_lr or 0) > config.training.learning_rate:
+        return Problem(
+            "scheduler.min_lr",
+            lowest,
+            f"is above training.learning_rate, {config.training.learning_rate:g}.",
+            f"Use {config.training.learning_rate / 10:g}.",
+            {"scheduler.min_lr": config.training.learning_rate / 10},
+        )
     if ("min_lr" in more) == ("min_lr_rate" in more):
         return Problem(
             "scheduler.lr_scheduler_kwargs",
-            more or None,
+            config.scheduler.lr_scheduler_kwargs or None,
             "cosine_with_min_lr wants min_lr or min_lr_rate, one of them.",
             "Use {min_lr_rate: 0.1}.",
             {"scheduler.lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
@@ -344,20 +395,12 @@ def _minimum_rate(config: Config, device: str) -> Problem | None:
     return None
 
 
-# Source: the functions behind transformers' get_scheduler.
-_ARGUMENTS_OF = {
-    "cosine": {"num_cycles"},
-    "cosine_with_restarts": {"num_cycles"},
-    "cosine_with_min_lr": {"num_cycles", "min_lr", "min_lr_rate"},
-    "polynomial": {"lr_end", "power"},
-    "inverse_sqrt": {"timescale"},
-}
-
-
 @_check
 def _arguments_of_the_shape(config: Config, device: str) -> Problem | None:
-    kind, more = config.scheduler.lr_scheduler_type, config.scheduler.lr_scheduler_kwargs
-    known = _ARGUMENTS_OF.get(kind, set())
+    kind, more = shape_of(config)[0], config.scheduler.lr_scheduler_kwargs
+    if registry.schedulers.is_own(kind):
+        return None
+    known = ARGUMENTS_OF.get(kind, set())
     strange = [name for name in more if name not in known]
     if not strange:
         return None
@@ -369,6 +412,38 @@ def _arguments_of_the_shape(config: Config, device: str) -> Problem | None:
         f"{', '.join(strange)} is no argument of {kind}; {takes}.",
         "Leave it out.",
         {"scheduler.lr_scheduler_kwargs": rest},
+    )
+
+
+@_check
+def _engines_of_several_processes(config: Config, device: str) -> Problem | None:
+    for name, reason in config.distributed.engines().items():
+        default = type(config.distributed).model_fields[name].default
+        return Problem(
+            f"distributed.{name}",
+            getattr(config.distributed, name),
+            f"{reason}, and nbft trains in one process for now: planned.",
+            "Leave it out.",
+            {f"distributed.{name}": default},
+        )
+    return None
+
+
+@_check
+def _preference_training(config: Config, device: str) -> Problem | None:
+    fields = type(config.preference).model_fields
+    set_here = [n for n in fields if getattr(config.preference, n) != fields[n].default]
+    if not set_here:
+        return None
+    why = "learns from pairs of answers, which nbft does not do yet: planned."
+    if set_here[0] != "method":
+        why = "is of preference training, which nbft does not do yet: planned."
+    return Problem(
+        f"preference.{set_here[0]}",
+        getattr(config.preference, set_here[0]),
+        why,
+        "Leave it out: the better answers are imitated.",
+        {f"preference.{name}": fields[name].default for name in set_here},
     )
 
 

@@ -18,16 +18,26 @@ class Fix:
     """A change that makes a run smaller.
 
     Attributes:
-        text: What changes, in words, with what it needs.
+        words: What changes, as a sentence would go on with it.
         changes: The settings, by dotted path.
         memory_bytes: What it will need; an estimate.
         fits: Whether that is free now.
     """
 
-    text: str
+    words: str
     changes: dict[str, Any]
     memory_bytes: int
     fits: bool
+
+    @property
+    def text(self) -> str:
+        """What changes, with what it needs."""
+        return f"{self.words[0].upper()}{self.words[1:]}: about {size(self.memory_bytes)}."
+
+    @property
+    def offer(self) -> str:
+        """What a button says that starts a run with the change."""
+        return f"Run again with {self.words} (about {size(self.memory_bytes)})"
 
 
 def memory_fixes(config: Config, folder: Path | None = None) -> list[Fix]:
@@ -39,7 +49,7 @@ def memory_fixes(config: Config, folder: Path | None = None) -> list[Fix]:
     """
     before = make_plan(config, folder=folder).memory_bytes
     found = []
-    for text, changes in _candidates(config):
+    for words, changes in _candidates(config):
         try:
             plan = make_plan(config.apply(changes), folder=folder)
         except ConfigError:
@@ -47,9 +57,7 @@ def memory_fixes(config: Config, folder: Path | None = None) -> list[Fix]:
         needs = plan.memory_bytes
         if needs is None or (before is not None and needs >= before):
             continue
-        found.append(
-            Fix(f"{text}: about {size(needs)}.", changes, needs, needs < plan.free_memory_bytes)
-        )
+        found.append(Fix(words, changes, needs, needs < plan.free_memory_bytes))
     return found
 
 
@@ -66,16 +74,16 @@ def _candidates(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
             "training.per_device_train_batch_size": batch,
             "training.gradient_accumulation_steps": accumulation,
         }
-        yield f"Batch {batch} with accumulation {accumulation}, the same effective batch", smaller
+        yield f"batch {batch} with accumulation {accumulation}, the same effective batch", smaller
     again = {"memory.gradient_checkpointing": True}
     if not memory.gradient_checkpointing:
-        yield "Gradient checkpointing, 20 to 30% slower", again
+        yield "gradient checkpointing, 20 to 30% slower", again
         if smaller:
-            yield f"Batch {batch} and gradient checkpointing", smaller | again
+            yield f"batch {batch} and gradient checkpointing", smaller | again
     if config.data.max_length >= 128:
         half = config.data.max_length // 2
         yield (
-            f"Rows cut at {half:,} tokens, batch {batch} and gradient checkpointing",
+            f"rows cut at {half:,} tokens, batch {batch} and gradient checkpointing",
             smaller | again | {"data.max_length": half},
         )
     if config.peft.method == "full":

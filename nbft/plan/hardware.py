@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbft import registry
 from nbft.config import Config
 
 
@@ -61,20 +62,21 @@ def choose_device(config: Config) -> Choice:
 def available_devices() -> dict[str, str]:
     """Return the devices there are, each with what was found."""
     found = {"cpu": processor_name()}
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "cuda"):
-        if torch.cuda.is_available():
-            found["cuda"] = f"{torch.cuda.get_device_name(0)} was found"
-        if getattr(torch, "xpu", None) is not None and torch.xpu.is_available():
-            found["xpu"] = "an Intel GPU was found"
-        if torch.backends.mps.is_available():
-            found["mps"] = "an Apple GPU was found"
-        return found
-    if gpus := nvidia_gpus():
-        found["cuda"] = f"{gpus[0].name} was found"
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        found["mps"] = "an Apple GPU was found"
+    for key in registry.devices:
+        if (device := device_of(key)) and (what := device.found()):
+            found[key] = what
     return found
+
+
+@functools.cache
+def _made(kind: type) -> Any:
+    return kind()
+
+
+def device_of(key: str) -> Any:
+    """Return the device behind a key, like `nbft.plan.devices.Device`; None for auto."""
+    kind = registry.devices.get(key)
+    return kind and _made(kind)
 
 
 @functools.cache
@@ -139,6 +141,9 @@ def has_bfloat16(device: str) -> Choice:
         if release >= 14:
             return Choice("yes", "macOS has it from 14 on")
         return Choice("no", f"macOS {release} lacks bfloat16 on the GPU")
+    if device != "cpu":
+        there = device_of(device).has_bfloat16()
+        return Choice("yes" if there else "no", f"as the plugin of {device} says")
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
     for flag in ("amx_bf16", "avx512_bf16"):
         if f" {flag}" in flags:
@@ -184,6 +189,9 @@ def free_memory_bytes(device: str) -> int:
             return int(torch.cuda.mem_get_info()[0])
         if gpus := nvidia_gpus():
             return gpus[0].free_bytes
+    own = device_of(device).free_memory_bytes() if device in registry.devices else None
+    if own is not None:
+        return int(own)
     return int(psutil.virtual_memory().available)
 
 
@@ -196,4 +204,7 @@ def used_memory_bytes(device: str) -> int:
         return int(torch.cuda.max_memory_allocated())
     if device == "mps" and torch is not None and torch.backends.mps.is_available():
         return int(torch.mps.driver_allocated_memory())
+    own = device_of(device).used_memory_bytes() if device in registry.devices else None
+    if own is not None:
+        return int(own)
     return int(psutil.Process().memory_info().rss)

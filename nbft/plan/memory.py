@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
+from nbft.models.adapters import adapter_of
+from nbft.models.freezing import frozen_pattern
+from nbft.plan.speed import is_padding_free
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LIBRARIES_BYTES = 1900 * 2**20
 """torch, transformers, TRL and what the allocator does not give back, in a process on a CPU.
 Measured with torch 2.13 on 2 cores."""
@@ -33,13 +37,19 @@ class Shape:
     Attributes:
         parameters: All of them.
         modules: (name, parameters) of each part that has weights.
-        layers: (name, d_out, d_in) of each linear layer but the head and the embeddings.
+        biases: (name, parameters) of each part that has a bias; they are among the modules too.
+        layers: (name, d_out, d_in) of each linear layer but the head, the embeddings and experts.
+        mixture: (name, d_out, d_in) of each matrix of a mixture's experts and routers.
+        is_tied: Whether the head's numbers are those of the embeddings.
         hidden_size, intermediate_size, num_layers, vocab_size: As in config.json.
     """
 
     parameters: int
     modules: tuple[tuple[str, int], ...]
+    biases: tuple[tuple[str, int], ...]
     layers: tuple[tuple[str, int, int], ...]
+    mixture: tuple[tuple[str, int, int], ...]
+    is_tied: bool
     hidden_size: int
     intermediate_size: int
     num_layers: int
@@ -51,35 +61,53 @@ def model_shape(folder: Path) -> Shape | None:
     """Read a model's shape from its files, or return None where they do not say it."""
     try:
         about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shapes: dict[str, list[int]] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            with file.open("rb") as stream:
-                length = struct.unpack("<Q", stream.read(8))[0]
-                if length > file.stat().st_size:
-                    return None
-                header = json.loads(stream.read(length))
-            shapes |= {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
+        shapes = _tensor_shapes(folder)
         if not shapes:
             return None
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        if about.get("tie_word_embeddings") and "lm_head.weight" in sizes:
+        hidden = about.get("hidden_size") or about["d_model"]
+        is_tied = bool(about.get("tie_word_embeddings"))
+        if is_tied and "lm_head.weight" in sizes:
             del sizes["lm_head.weight"]  # stored, but the same numbers as the embeddings
-        layers = []
+        layers: list[tuple[str, int, int]] = []
+        mixture: list[tuple[str, int, int]] = []
         for name, shape in shapes.items():
-            outside = ("embed" in name) or ("lm_head" in name) or ("wte" in name)
+            outside = any(word in name for word in _EMBEDDINGS)
             if len(shape) == 2 and name.endswith(".weight") and not outside:
-                layers.append((name.removesuffix(".weight"), shape[0], shape[1]))
+                # To transformers 5 experts and routers are no linear layers.
+                found = mixture if _MIXTURE.search(name) else layers
+                found.append((name.removesuffix(".weight"), shape[0], shape[1]))
         return Shape(
             sum(sizes.values()),
             tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
+            tuple((name[:-5], size) for name, size in sizes.items() if name.endswith(".bias")),
             tuple(layers),
-            about["hidden_size"],
-            about.get("intermediate_size", 4 * about["hidden_size"]),
-            about["num_hidden_layers"],
+            tuple(mixture),
+            is_tied,
+            hidden,
+            about.get("intermediate_size", about.get("d_ff", 4 * hidden)),
+            about.get("num_hidden_layers") or about["num_layers"],
             about["vocab_size"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
+
+
+_EMBEDDINGS = ("embed", "lm_head", "wte", "shared", "relative_attention_bias")
+_MIXTURE = re.compile(r"\.experts\.|\.(block_sparse_moe|mlp)\.(gate|router)\.")
+
+
+def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Read the shape of every tensor of a model or an adapter from the files' headers."""
+    shapes: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            length = struct.unpack("<Q", stream.read(8))[0]
+            if length > file.stat().st_size:
+                return {}
+            header = json.loads(stream.read(length))
+        shapes |= {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
+    return shapes
 
 
 def adapter_parameters(layers: Iterable[tuple[int, int]], r: int) -> int:
@@ -103,19 +131,83 @@ def adapter_parameters(layers: Iterable[tuple[int, int]], r: int) -> int:
 
 
 def trainable_parameters(config: Config, shape: Shape) -> int:
-    """Count what a run trains: every parameter, or the adapter's."""
-    if config.peft.method == "full":
-        return shape.parameters
-    targets = config.peft.target_modules
-    everything = "all-linear" in targets
-    chosen = [
-        (d_out, d_in)
+    """Count what a run trains: every parameter, or the adapter's; frozen layers count nothing."""
+    is_frozen = re.compile(frozen_pattern(config.model.freeze_layers)).fullmatch
+    peft = config.peft
+
+    def trains(name: str) -> bool:
+        if not config.model.freeze_layers:
+            return True
+        tied = shape.is_tied and name.endswith("embed_tokens") and is_frozen("lm_head")
+        return not (is_frozen(name) or tied)
+
+    if peft.method == "full":
+        return sum(n for name, n in shape.modules if trains(name))
+    if (found := adapter_of(config)) is not None:
+        shapes = _tensor_shapes(found.path)
+        return sum(math.prod(s) for name, s in shapes.items() if trains(name.rpartition(".")[0]))
+    layers = [
+        (name, d_out, d_in)
         for name, d_out, d_in in shape.layers
-        if everything or _is_named(name, targets)
+        if ("all-linear" in peft.target_modules or _is_named(name, peft.target_modules))
+        and trains(name)
     ]
-    magnitudes = sum(d_out for d_out, _ in chosen) if config.peft.use_dora else 0
-    whole = sum(n for name, n in shape.modules if _is_named(name, config.peft.modules_to_save))
-    return adapter_parameters(chosen, config.peft.r) + magnitudes + whole
+    whole = sum(n for name, n in shape.modules if _is_named(name, peft.modules_to_save))
+    if peft.method == "ia3":
+        ends = peft.feedforward_modules
+        return whole + sum(d_in if _is_named(name, ends) else d_out for name, d_out, d_in in layers)
+    magnitudes = sum(d_out for _, d_out, _ in layers) if peft.use_dora else 0
+    names = {name for name, *_ in layers}
+    biases = sum(
+        n
+        for name, n in shape.biases
+        if trains(name) and (peft.bias == "all" or (peft.bias == "lora_only" and name in names))
+    )
+    mixed = config.quantization.weight_quantize_algo == "weight_only_mix"
+    of_layers = ((d_out, d_in) for _, d_out, d_in in layers)
+    experts = sum(
+        peft.r * (d_out + d_in + (d_out if name.endswith(_FUSED) else 0))
+        for name, d_out, d_in in shape.mixture
+        if ("all-linear" in peft.target_modules or _is_named(name, peft.target_modules))
+        and trains(name)
+        and not (".experts." in name and mixed)  # PEFT puts nothing on experts in 4 bits
+    )
+    return adapter_parameters(of_layers, peft.r) + experts + magnitudes + whole + biases
+
+
+_FUSED = (".w1", ".w3", ".gate_proj", ".up_proj")
+"""Matrices of an expert that transformers 5 keeps as one pair, to which PEFT gives twice the rank.
+Source: peft/utils/transformers_weight_conversion.py, 0.21."""
+
+
+def weight_bytes(config: Config, shape: Shape, dtype: str) -> int:
+    """Return the bytes of the base model's weights, quantised or not.
+
+    4 bits: half a byte, and for each block of 64 weights a scale of 4 bytes; quantised twice, one
+    byte each and 4 for every 256 of them. 8 bits: a byte, and 4 for each row. float8: a byte.
+
+    Args:
+        config: Its quantization section says how.
+        shape: The model's shape.
+        dtype: Number type of what is not quantised.
+
+    Source: QLoRA, arXiv:2305.14314, section 3; LLM.int8(), arXiv:2208.07339, section 3.
+    """
+    width, how = _BYTES[dtype], config.quantization
+    if how.bits is None:
+        return shape.parameters * width
+    linear = sum(d_out * d_in for _, d_out, d_in in shape.layers)
+    rows = sum(d_out for _, d_out, _ in shape.layers)
+    double = how.bnb_4bit_use_double_quant
+    a_weight = 0.5 + ((1 + 4 / 256) if double else 4) / 64
+    rest = (shape.parameters - linear) * width
+    if how.weight_quantize_algo == "weight_only_mix":
+        experts = sum(m * n for name, m, n in shape.mixture if ".experts." in name)
+        rest += round(experts * (a_weight - width))
+    if how.bits == 4:
+        return round(linear * a_weight) + rest
+    scales = 0 if how.weight_quantize_algo == "fp8_linear" else 4 * rows
+    return linear + scales + rest
 
 
 def _is_named(name: str, targets: Sequence[str]) -> bool:
@@ -141,14 +233,14 @@ def memory_bytes(
     """
     width = _BYTES[dtype]
     trained = trainable_parameters(config, shape)
-    weights = shape.parameters * width
-    if config.peft.method == "lora":
+    weights = weight_bytes(config, shape, dtype)
+    if config.peft.method != "full":
         weights += trained * 4
     optimiser = trained * (4 + {"adamw_8bit": 2, "sgd": 0, "adafactor": 1}.get(_optim(config), 8))
     longest = sorted(lengths_tokens)[-max(1, len(lengths_tokens) // 20) :]
     batch = config.training.per_device_train_batch_size
     row_tokens = sum(longest) / len(longest) if longest else config.data.max_length
-    if config.data.padding_free and lengths_tokens:
+    if is_padding_free(config) and lengths_tokens:
         row_tokens = (sum(lengths_tokens) / len(lengths_tokens) + row_tokens) / 2
     tokens = batch * min(row_tokens, config.data.max_length)
     # Kept for the backward pass in each layer, in numbers a token: inputs of the norms and of the
@@ -156,7 +248,7 @@ def memory_bytes(
     a_layer = 10 * shape.hidden_size + 4 * shape.intermediate_size
     layers = 1 if config.memory.gradient_checkpointing else shape.num_layers
     # An adapter keeps its own float32 copy of what goes into a 16-bit layer.
-    if config.peft.method == "lora" and width == 2:
+    if config.peft.method != "full" and width == 2:
         width = 4
     kept = tokens * width * (layers * a_layer + shape.num_layers * shape.hidden_size)
     scores = min(tokens, 4096) * min(shape.vocab_size, 32_768) * 4 * 2
@@ -165,7 +257,7 @@ def memory_bytes(
 
 
 def _optim(config: Config) -> str:
-    return config.optimizer.optim.replace("paged_", "").replace("adamw_32bit", "adamw_torch")
+    return str(config.optimizer.optim).replace("paged_", "").replace("adamw_32bit", "adamw_torch")
 
 
 def training_seconds(
@@ -183,7 +275,7 @@ def training_seconds(
     """
     if device != "cpu":
         return None
-    padding = 1.0 if config.data.padding_free else 1.9
+    padding = 1.0 if is_padding_free(config) else 1.9
     again = 1.25 if config.memory.gradient_checkpointing else 1.0
     speed = _CPU_FLOPS_PER_CORE.get(dtype, 25e9) * cores
     return round(6 * shape.parameters * tokens * padding * again / speed) + 10

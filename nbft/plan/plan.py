@@ -12,11 +12,12 @@ from typing import Any
 
 from nbft.config import Config, settings
 from nbft.config.io import without_indices
-from nbft.data.examples import Examples, load_examples
+from nbft.data.examples import Example, Examples, load_examples
 from nbft.data.packing import bins, wrapped_count
 from nbft.data.sources import is_there, resolve, spread
 from nbft.errors import DataError, Problem
 from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
+from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.plan import schedule
 from nbft.plan.checks import check
@@ -28,6 +29,8 @@ from nbft.plan.hardware import (
     free_memory_bytes,
 )
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
+from nbft.plan.model_checks import model_remarks
+from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 from nbft.words import count, size
 
 _ROWS_MEASURED = 200
@@ -52,6 +55,7 @@ class Plan:
         memory_bytes: Most memory held at once; an estimate.
         free_memory_bytes: Memory free on the device now.
         seconds: Time of the training steps; an estimate.
+        cost_usd: Least and most that they cost, by the provider's prices; an estimate.
     """
 
     problems: list[Problem]
@@ -70,6 +74,7 @@ class Plan:
     total_parameters: int | None = None
     memory_bytes: int | None = None
     seconds: int | None = None
+    cost_usd: tuple[float, float] | None = None
     remarks: list[str] = field(default_factory=list)
     config: Config = field(default_factory=Config, repr=False)
 
@@ -97,7 +102,8 @@ class Plan:
         names = [f.name for f in fields(self) if f.name not in ("config", "problems")]
         kept = {name: getattr(self, name) for name in names}
         chosen = {name: asdict(value) for name, value in kept.items() if isinstance(value, Choice)}
-        return {**kept, **chosen, "warnings": [str(problem) for problem in self.warnings]}
+        listed = {name: list(value) for name, value in kept.items() if isinstance(value, tuple)}
+        return {**kept, **chosen, **listed, "warnings": [str(problem) for problem in self.warnings]}
 
 
 def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
@@ -113,7 +119,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     device = choose_device(config)
     dtype = choose_dtype(config, device.value)
     problems = check(config, device.value)
-    remarks: list[str] = []
+    remarks = model_remarks(config)
     examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
         try:
@@ -125,7 +131,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             ]
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     problems = list({str(p): p for p in problems}.values())
-    found = find_local(config.model.model_name, config.model.model_revision)
+    found = find_local(base_name(config), config.model.model_revision)
     shape = model_shape(found.path) if found else None
     numbers: dict[str, Any] = {}
     if "train" in examples:
@@ -155,6 +161,10 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             numbers["seconds"] = training_seconds(
                 config, shape, numbers["tokens"], *chosen, cores=cores
             )
+            is_here = config.compute.provider == "local"
+            rented = rented_seconds(shape.parameters, numbers["tokens"])
+            numbers["cost_usd"] = cost_usd(config, numbers["seconds"] if is_here else rented)
+            remarks += cost_remark(config, numbers["cost_usd"])
     if shape:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
@@ -163,7 +173,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
         parameters = shape.parameters if shape else None
-        held_out = examples.get("validation", [])
+        held_out: Sequence[Example] = examples.get("validation", ())
         chosen = (device.value, dtype.value)
         remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
     plan = Plan(
@@ -325,6 +335,14 @@ def _cut(lengths: list[int], limit: int, cut: int) -> Problem:
 
 
 def _no_target(config: Config, layers: list[str]) -> Problem:
+    if config.model.freeze_layers:
+        return Problem(
+            "model.freeze_layers",
+            config.model.freeze_layers,
+            "leaves nothing to train.",
+            "Name fewer layers.",
+            {"model.freeze_layers": []},
+        )
     known = sorted({name.rsplit(".", 1)[-1] for name in layers})
     return Problem(
         "peft.target_modules",

@@ -10,7 +10,36 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from nbft import registry
 from nbft.config import Config
+
+ARGUMENTS_OF = {
+    "cosine": {"num_cycles"},
+    "cosine_with_restarts": {"num_cycles"},
+    "cosine_with_min_lr": {"num_cycles", "min_lr", "min_lr_rate"},
+    "polynomial": {"lr_end", "power"},
+    "inverse_sqrt": {"timescale"},
+}
+"""What each shape takes. Source: the functions behind transformers' get_scheduler."""
+
+OWN_SETTINGS = ("min_lr", "num_cycles", "lr_end", "power")
+"""Arguments that are settings of their own."""
+
+
+def shape_of(config: Config) -> tuple[str, dict[str, Any]]:
+    """Return transformers' name of the learning rate's shape, and its arguments.
+
+    >>> shape_of(Config(scheduler={"lr_scheduler_type": "cosine", "min_lr": 1e-5}))
+    ('cosine_with_min_lr', {'min_lr': 1e-05})
+    """
+    ours = config.scheduler
+    kind = ours.lr_scheduler_type
+    if kind == "cosine" and ours.min_lr:
+        kind = "cosine_with_min_lr"
+    taken = ARGUMENTS_OF.get(kind, set())
+    given = {name: getattr(ours, name) for name in OWN_SETTINGS if name in taken}
+    more = {name: value for name, value in given.items() if value is not None}
+    return kind, {**more, **ours.lr_scheduler_kwargs}
 
 
 def steps_per_epoch(config: Config, rows: int) -> int:
@@ -20,6 +49,7 @@ def steps_per_epoch(config: Config, rows: int) -> int:
         config: Its training section says the batch.
         rows: Training rows.
     """
+    rows = config.training.num_samples_each_epoch or rows
     batch = config.training.per_device_train_batch_size
     batches = rows // batch if config.data.dataloader_drop_last else math.ceil(rows / batch)
     return max(math.ceil(batches / config.training.gradient_accumulation_steps), 1)
@@ -52,10 +82,13 @@ def learning_rate_at(config: Config, total: int) -> Callable[[int], float]:
         total: Optimiser steps of the run.
     """
     peak = config.training.learning_rate
-    kind = config.scheduler.lr_scheduler_type
-    more: dict[str, Any] = config.scheduler.lr_scheduler_kwargs
+    kind, more = shape_of(config)
     warmup = 0 if kind == "constant" else warmup_steps(config, total)
     after = max(1, total - warmup)
+
+    if registry.schedulers.is_own(kind):
+        share = registry.schedulers.get(kind)
+        return lambda step: peak * float(share(step, warmup, total, **more))
 
     def number(name: str, default: float) -> float:
         value = more.get(name, default)

@@ -91,9 +91,10 @@ def describe(nbft: Nbft, run_id: str, run: Run) -> dict[str, Any]:
 
 
 def details(nbft: Nbft, run_id: str) -> dict[str, Any]:
-    """Return a run's summary and the settings that differ from the defaults."""
+    """Return a run's summary, the settings that differ from the defaults, and what to mend."""
     run = nbft.find(run_id)
-    return describe(nbft, run_id, run) | {"settings": _settings(run)}
+    about = describe(nbft, run_id, run)
+    return about | {"settings": _settings(run), "fixes": _fixes(run, about["status"])}
 
 
 def events(nbft: Nbft, run_id: str, after: int) -> dict[str, Any]:
@@ -167,6 +168,20 @@ def resume(nbft: Nbft, run_id: str) -> dict[str, Any]:
     return describe(nbft, run_id, run)
 
 
+def retry(nbft: Nbft, run_id: str, fix: Any) -> dict[str, Any]:
+    """Start a new run in the background with a fix of another, and return its summary.
+
+    Raises:
+        BadRequestError: The fix is no number.
+        RunError: There is no such fix.
+    """
+    run = nbft.find(run_id)
+    if not isinstance(fix, int) or isinstance(fix, bool):
+        raise BadRequestError("fix: is no whole number.")
+    new = run.retry(fix)
+    return describe(nbft, f"{new.id}~{run_id.rpartition('~')[2]}", new)
+
+
 def delete(nbft: Nbft, run_id: str) -> None:
     """Delete a run that is over."""
     nbft.find(run_id).delete()
@@ -213,6 +228,18 @@ def _settings_of(path: Path, _modified: int) -> dict[str, tuple[Any, Any]]:
         for setting, (default, value) in Run(path).config.diff().items()
         if setting != "training.run_name"  # it is the name that stands above
     }
+
+
+def _fixes(run: Run, status: str) -> list[str]:
+    """Say what a run may be started again with; it is worked out once for each failure."""
+    if status != "failed":
+        return []
+    return _fixes_of(run.path, run.events_path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _fixes_of(path: Path, _modified: int) -> list[str]:
+    return [fix.offer for fix in Run(path).fixes]
 
 
 def _without_secrets(name: str, value: Any) -> Any:

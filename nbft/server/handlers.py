@@ -152,6 +152,17 @@ class ResumeHandler(Handler):
         await self.answer(answers.resume, run_id, status_code=202)
 
 
+class RetryHandler(Handler):
+    """Starts a new run with one of a run's fixes."""
+
+    @authenticated
+    @authorized
+    async def post(self, run_id: str) -> None:
+        body = self.get_json_body()
+        fix = body.get("fix") if isinstance(body, dict) else None
+        await self.answer(answers.retry, run_id, fix, status_code=202)
+
+
 class CompareHandler(Handler):
     """Sets runs side by side."""
 
@@ -170,6 +181,7 @@ ROUTES: list[tuple[str, type[Handler]]] = [
     (f"{_RUN}/log", LogHandler),
     (f"{_RUN}/commands", CommandsHandler),
     (f"{_RUN}/resume", ResumeHandler),
+    (f"{_RUN}/retry", RetryHandler),
     ("compare", CompareHandler),
 ]
 

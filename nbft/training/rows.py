@@ -17,6 +17,7 @@ from nbft.config import Config
 from nbft.data.examples import load_examples, stream_examples
 from nbft.data.packing import pack, packed_dataset
 from nbft.data.tokens import Tokenised, cut_to, encode, remarks, tokenise
+from nbft.training.grouping import lengths_of
 
 _STREAMED_BATCH = 64
 
@@ -31,12 +32,14 @@ class TrainingRows:
         looked_at: The training rows as tokens; of a stream the first ones.
         held_out: The held-out rows as tokens, or None.
         is_stream: Whether `train` is read on the way, so that nobody knows how many rows come.
+        lengths: What counts as the length of each training row, or None for its tokens.
     """
 
     train: datasets.Dataset | datasets.IterableDataset
     looked_at: Tokenised
     held_out: Tokenised | None
     is_stream: bool
+    lengths: list[int] | None = None
 
     @property
     def sequences(self) -> int:
@@ -63,12 +66,14 @@ def read_rows(
     """
     tokenised: dict[str, Tokenised | None] = {}
     is_stream = False
+    training: Any = None
     for split in ("train", "validation"):
         examples, said = load_examples(config, split)
         if not examples and split == "validation":
             tokenised[split] = None
             continue
         is_stream |= examples.is_stream
+        training = examples if split == "train" else training
         tokenised[split] = done = tokenise(examples, tokenizer, config, split)
         for text in examples.recognised if split == "train" else ():
             say(text)
@@ -81,16 +86,22 @@ def read_rows(
             _streamed, gen_kwargs={"config": config, "tokenizer": tokenizer}
         )
         return TrainingRows(stream, train, held_out, is_stream)
-    return TrainingRows(_prepared(train, config), train, held_out, is_stream)
+    prepared, lengths = _prepared(train, config, lengths_of(config, train, training))
+    return TrainingRows(prepared, train, held_out, is_stream, lengths)
 
 
-def _prepared(rows: Tokenised, config: Config) -> datasets.Dataset:
+def _prepared(
+    rows: Tokenised, config: Config, lengths: list[int] | None
+) -> tuple[datasets.Dataset, list[int] | None]:
+    """Return the rows as the trainer wants them, and their lengths in the same order."""
     found = rows.dataset.select_columns(["input_ids", "labels"])
     if config.data.shuffle:
-        found = found.select(np.random.default_rng(config.training.seed).permutation(len(found)))
+        order = np.random.default_rng(config.training.seed).permutation(len(found))
+        found = found.select(order)
+        lengths = lengths and [lengths[n] for n in order]
     if config.data.packing:
-        return packed_dataset(found, config.data.max_length, config.data.packing_strategy)
-    return found
+        found = packed_dataset(found, config.data.max_length, config.data.packing_strategy)
+    return found, lengths
 
 
 def _streamed(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:

@@ -10,16 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 import transformers
 import trl
+from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainerCallback
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from nbft import registry
 from nbft.config import Config
 from nbft.data.tokens import IGNORE_INDEX
-from nbft.interop.huggingface import lora_arguments, training_arguments
+from nbft.interop.huggingface import adapter_arguments, training_arguments
+from nbft.models.freezing import freeze
 from nbft.plan.hardware import Choice
+from nbft.plan.speed import choose_parts, is_padding_free
+from nbft.training.extended import asked_callbacks, extended, finish, unfit_for
+from nbft.training.fast import attention
+from nbft.training.fast.head import use_label_head
+from nbft.training.fast.lora import FrozenLoraLinear
+from nbft.training.grouping import group_by
 from nbft.training.rows import TrainingRows
+from nbft.training.seq2seq import Seq2SeqCollator
 
 _COLUMNS = ["input_ids", "labels"]
 
@@ -55,44 +66,103 @@ def build_trainer(
         arguments |= {"eval_strategy": "no", "eval_on_start": False}
     if resumed:
         arguments["eval_on_start"] = False
-    watching = list(callbacks)
+    watching = [*asked_callbacks(config), *callbacks]
     if (patience := config.callbacks.early_stopping_patience) is not None:
         watching.append(
             transformers.EarlyStoppingCallback(patience, config.callbacks.early_stopping_threshold)
         )
     lora = None
-    if config.peft.method == "lora":
-        lora = peft.LoraConfig(**lora_arguments(config))
+    if not isinstance(model, peft.PeftModel) and (adapter := adapter_arguments(config)):
+        lora = getattr(peft, adapter[0])(**adapter[1])
+    folder = Path(getattr(model, "name_or_path", ""))
+    parts = choose_parts(config, device, mixed_precision.value, folder)
+    uses = {name for name, choice in parts.items() if choice.value == "on"} - unfit_for(config)
+    if config.memory.use_attn_mask_start_row_indices and is_padding_free(config):
+        uses.add("row_attention")
+    if lora and "fused_lora" in uses:
+        lora._register_custom_module({torch.nn.Linear: FrozenLoraLinear})
+    if "row_attention" in uses:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
     common = {
         "train_dataset": rows.train,
-        "eval_dataset": rows.held_out and rows.held_out.dataset.select_columns(_COLUMNS),
+        "eval_dataset": _measured(rows, config),
         "processing_class": tokenizer,
         "callbacks": watching,
     }
     trainer: Any
     if config.training.method == "sft":
-        trainer = trl.SFTTrainer(
+        trainer = extended(trl.SFTTrainer, config, device, mixed_precision.value)(
             model=model,
             args=trl.SFTConfig(output_dir=str(output_dir), **arguments),
             peft_config=lora,
             **common,
         )
+        if "label_head" in uses:
+            use_label_head(model.get_base_model() if isinstance(model, peft.PeftModel) else model)
     else:
-        if config.memory.gradient_checkpointing and lora:
+        if config.memory.gradient_checkpointing and config.peft.method != "full":
             model.enable_input_require_grads()
-        trainer = transformers.Trainer(
+        base = registry.trainers.get(config.training.method)
+        trainer = extended(base, config, device, mixed_precision.value)(
             model=peft.get_peft_model(model, lora) if lora else model,
             args=transformers.TrainingArguments(output_dir=str(output_dir), **arguments),
-            data_collator=_collator(config, tokenizer),
+            data_collator=_collator(config, tokenizer, model),
             **common,
         )
     trainer.remove_callback(transformers.PrinterCallback)
+    _finish(config, trainer)
+    if rows.lengths is not None:
+        group_by(trainer, rows.lengths)
+    finish(trainer, config, mixed_precision.value)
     return trainer
 
 
-def _collator(config: Config, tokenizer: Any) -> Any:
+def _measured(rows: TrainingRows, config: Config) -> Any:
+    """Return the held-out rows, at most as many as evaluation.max_eval_steps batches hold."""
+    if rows.held_out is None:
+        return None
+    found = rows.held_out.dataset.select_columns(_COLUMNS)
+    if (steps := config.evaluation.max_eval_steps) is None:
+        return found
+    most = steps * config.evaluation.per_device_eval_batch_size
+    return found.select(range(min(len(found), most)))
+
+
+def _finish(config: Config, trainer: Any) -> None:
+    """Do to the model and its optimiser what the trainer has no argument for."""
+    settings = config.model
+    if config.data.collate_fn != "dynamic_padding":
+        trainer.data_collator = registry.collators.get(config.data.collate_fn)(
+            trainer.processing_class
+        )
+    freeze(trainer.model, settings.freeze_layers)
+    if config.peft.method == "lora" and config.peft.loraplus_lr_ratio != 1:
+        trainer.optimizer = _loraplus_optimizer(trainer, config.peft.loraplus_lr_ratio)
+    if settings.dropout_warmup_steps is not None:
+        from nbft.models.dropout import DropoutWarmup
+
+        shares = settings.attention_dropout, settings.hidden_dropout
+        trainer.add_callback(DropoutWarmup(*shares, settings.dropout_warmup_steps))
+
+
+def _loraplus_optimizer(trainer: Any, ratio: float) -> torch.optim.Optimizer:
+    """Make the trainer's own optimiser, with a learning rate so many times as high for LoRA's B."""
+    kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    return create_loraplus_optimizer(
+        trainer.model,
+        kind,
+        loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=trainer.args.weight_decay,
+        **arguments,
+    )
+
+
+def _collator(config: Config, tokenizer: Any, model: Any) -> Any:
     """Return what makes a batch for the plain Trainer; SFTTrainer makes the same by itself."""
-    if config.data.packing or config.data.padding_free:
+    if getattr(model.config, "is_encoder_decoder", False):
+        return Seq2SeqCollator(tokenizer, model, config.data.pad_to_multiple_of)
+    if is_padding_free(config):
         return DataCollatorForLanguageModeling(
             tokenizer.pad_token_id,
             padding_free=True,

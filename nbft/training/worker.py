@@ -13,32 +13,34 @@ import importlib.metadata
 import logging
 import os
 import platform
-import random
 import shutil
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbft import events
 from nbft.config import Config
-from nbft.data.examples import load_examples
-from nbft.data.tokens import Tokenised, remarks, tokenise
 from nbft.errors import NbftError
+from nbft.models.load import IMPORTING
 from nbft.plan.hardware import (
     choose_device,
     choose_dtype,
     choose_mixed_precision,
     free_memory_bytes,
 )
-from nbft.runs.checkpoints import last_whole, step_of
+from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.processes import process_start_time
 from nbft.words import size
 
+if TYPE_CHECKING:
+    from nbft.evaluate.scoring import Scorer
+
 _LEAST_FREE_BYTES = 2**20
+_POLL_SECONDS = 0.2
 
 _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -53,6 +55,7 @@ def work(run: Path) -> None:
     path = run / "events.jsonl"
     with _log(run / "log.txt") as log:
         try:
+            _wait_for_room(run, path)
             config = Config.load(run / "config.yaml")
             _say_started(path, config)
             ending = _train(run, config, path)
@@ -77,6 +80,23 @@ def work(run: Path) -> None:
         log.info("%s after step %s", kind, step)
 
 
+def _wait_for_room(run: Path, path: Path) -> None:
+    """Pause while the disk is full, as later in a run, and keep room for what is to be said."""
+
+    def is_full() -> bool:
+        return shutil.disk_usage(run).free < _LEAST_FREE_BYTES
+
+    if is_full():
+        step = _last_step(path)
+        text = f"The disk with {run} is full. Free some room, and the run goes on by itself."
+        with contextlib.suppress(OSError):
+            events.append(path, "paused", step=step, released=False, text=text)
+        while is_full():
+            time.sleep(_POLL_SECONDS)
+        events.append(path, "continued", step=step)
+    events.keep_reserve(run)
+
+
 def _say_started(path: Path, config: Config) -> None:
     pid = os.getpid()
     versions = {"python": platform.python_version()}
@@ -89,6 +109,7 @@ def _say_started(path: Path, config: Config) -> None:
         pid=pid,
         process_start_time=process_start_time(pid),
         seed=config.training.seed,
+        **({"tags": config.tracking.tags} if config.tracking.tags else {}),
         model=config.model.model_name,
         versions=versions,
     )
@@ -101,51 +122,70 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
         events.append(path, "stage", stage="preparing", text=text)
         logging.getLogger("nbft").info(text)
 
+    def warn(text: str) -> None:
+        events.append(path, "warning", text=text)
+
     say("Loading the libraries …")
-    import torch
-    from transformers import set_seed
+    with IMPORTING, _uncollected():
+        from transformers import set_seed
 
-    from nbft.evaluate.generate import generate
-    from nbft.models.find import find_model
-    from nbft.models.load import load_model, load_tokenizer, quiet
-    from nbft.training.callbacks.reporting import ReportingCallback
-    from nbft.training.callbacks.watching import WatchingCallback
-    from nbft.training.trainer import build_trainer
+        from nbft.evaluate.generate import generate, in_precision
+        from nbft.models.adapters import base_name, fetch_adapter, load_adapter
+        from nbft.models.find import find_model
+        from nbft.models.load import load_model, load_tokenizer, place, quiet
+        from nbft.training.callbacks.reporting import ReportingCallback
+        from nbft.training.callbacks.scoring import ScoringCallback
+        from nbft.training.callbacks.watching import WatchingCallback
+        from nbft.training.measures import summary
+        from nbft.training.rows import read_rows
+        from nbft.training.surroundings import surroundings
+        from nbft.training.trainer import build_trainer
 
-    with quiet():
-        device = choose_device(config)
+    device = choose_device(config)
+    with quiet(), surroundings(config, device.value):
         dtype = choose_dtype(config, device.value)
         mixed_precision = choose_mixed_precision(config, device.value, dtype.value)
-        found = find_model(config.model.model_name, config.model.model_revision, say)
+        found = find_model(base_name(config), config.model.model_revision, say)
         tokenizer = load_tokenizer(config, found.path)
         say("Reading the rows and cutting them into tokens …")
-        train, held_out = _rows(config, tokenizer, path)
+        rows = read_rows(config, tokenizer, say, warn)
+        held_out = rows.held_out
         say(f"Loading {config.model.model_name} …")
         set_seed(config.training.seed)
         model = load_model(config, found.path, dtype.value)
+        if adapter := fetch_adapter(config, say):
+            say(f"Going on with the adapter {adapter.path} …")
+            model = load_adapter(model, adapter)
         prompts, texts = _sample_prompts(config, tokenizer, held_out)
 
         def sample(model: Any) -> list[dict[str, str]]:
-            answers = generate(model, tokenizer, prompts, config.evaluation.sample_max_new_tokens)
+            longest = config.evaluation.sample_max_new_tokens
+            with in_precision(model, mixed_precision.value):
+                answers = generate(model, tokenizer, prompts, longest)
             return [{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)]
 
-        checkpoint = last_whole(run)
-        if prompts and checkpoint is None:
-            say("Asking the base model …")
-            model.to(torch.device(device.value))
-            events.append(path, "sample", step=0, samples=sample(model))
+        checkpoint = last_whole(run) or resume_point(config, run)
         reporting = ReportingCallback(run, device.value, sample)
+        scoring = ScoringCallback(
+            config,
+            _scorers(config, tokenizer, model, mixed_precision.value, warn),
+            sample if prompts else None,
+            reporting,
+            give_memory_back,
+        )
+        place(model, device.value)
+        scoring.before(model, events.read(path))
         trainer = build_trainer(
             config,
             model,
             tokenizer,
-            train,
-            held_out,
+            rows,
             output_dir=run / "checkpoints",
             device=device.value,
             mixed_precision=mixed_precision,
             callbacks=[
                 reporting,
+                scoring,
                 WatchingCallback(run, stop_on_nan=config.training.stop_on_nan),
             ],
             resumed=checkpoint is not None,
@@ -153,7 +193,7 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
         trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         from nbft.plan.schedule import total_steps, warmup_steps
 
-        total = total_steps(config, len(train.input_ids))
+        total = total_steps(config, rows.sequences)
         events.append(
             path,
             "prepared",
@@ -163,11 +203,11 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
             dtype_reason=dtype.reason,
             mixed_precision=mixed_precision.value,
             model_source=found.source,
-            rows=len(train.input_ids),
-            eval_rows=len(held_out.input_ids) if held_out else 0,
-            tokens=train.tokens,
-            longest=max(map(len, train.input_ids)),
-            trained_tokens=train.trained_tokens,
+            rows=None if rows.is_stream else len(rows.looked_at),
+            eval_rows=len(held_out) if held_out else 0,
+            tokens=rows.looked_at.tokens,
+            longest=rows.looked_at.longest,
+            trained_tokens=rows.looked_at.trained_tokens,
             total_steps=total,
             warmup_steps=warmup_steps(config, total),
             trainable_parameters=trained,
@@ -176,37 +216,62 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
         )
         if checkpoint:
             say(f"Going on from step {step_of(checkpoint):,} …")
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if config.logging.log_model_summary:
+            (run / "model.txt").write_text(summary(trainer.model), encoding="utf-8")
+        if config.training.do_train:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if reporting.ending in ("paused", "cancelled"):
             return {"event": reporting.ending, "released": True}
         if held_out and reporting.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
-        lora = config.peft.method == "lora"
+        if not (config.checkpoint.save_final_model and config.training.do_train):
+            return {"event": reporting.ending or "completed"}
+        lora = config.peft.method != "full"
         target = run / ("adapter" if lora else "model")
         say("Saving …")
         trainer.save_model(str(target))
         tokenizer.save_pretrained(target)
-        if prompts:
-            events.append(
-                path, "sample", step=trainer.state.global_step, samples=sample(trainer.model)
-            )
+        scoring.after(trainer.model, _trained_to(config, trainer.state))
     return {"event": reporting.ending or "completed", ("adapter" if lora else "model"): target.name}
 
 
-def _rows(config: Config, tokenizer: Any, path: Path) -> tuple[Any, Any]:
-    """Return the tokenised training rows and held-out rows (None where there are none)."""
-    tokenised: dict[str, Tokenised | None] = {}
-    for split in ("train", "validation"):
+def _scorers(
+    config: Config,
+    tokenizer: Any,
+    model: Any,
+    mixed_precision: str,
+    warn: Callable[[str], None],
+) -> list[Scorer]:
+    """Return what measures the held-out rows, and the test rows where some are named."""
+    from nbft.data.examples import load_examples
+    from nbft.evaluate.forecast import metrics_of
+    from nbft.evaluate.scoring import Scorer
+
+    if not metrics_of(config) and config.evaluation.metric_function is None:
+        return []
+    context_tokens = getattr(model.config, "max_position_embeddings", None)
+    scorers = []
+    for split in ("validation", "test"):
         examples, said = load_examples(config, split)
-        if not examples and split == "validation":
-            tokenised[split] = None
-            continue
-        if split == "train" and config.data.shuffle:
-            random.Random(config.training.seed).shuffle(examples)
-        tokenised[split] = done = tokenise(examples, tokenizer, config, split)
-        for text in [*said, *remarks(done, config, split)]:
-            events.append(path, "warning", text=text)
-    return tokenised["train"], tokenised["validation"]
+        scorer = Scorer(
+            config,
+            tokenizer,
+            examples,
+            split,
+            context_tokens=context_tokens,
+            mixed_precision=mixed_precision,
+        )
+        scorers.append(scorer)
+        for text in [*(said if split == "test" else ()), *scorer.remarks]:
+            warn(text)
+    return scorers
+
+
+def _trained_to(config: Config, state: Any) -> int:
+    """Return the step of the model that is saved: the last, or that of the best checkpoint."""
+    if config.checkpoint.load_best_model_at_end and state.best_model_checkpoint:
+        return step_of(Path(state.best_model_checkpoint))
+    return int(state.global_step)
 
 
 def _sample_prompts(
@@ -272,6 +337,25 @@ def give_memory_back() -> None:
     if platform.system() == "Linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Import without looking for garbage: half a million objects are made, and all of them stay.
+
+    To look through them again and again takes a fifth of the time of the imports. In a process of
+    its own they are never looked through again, which makes the first step quicker too; in a
+    kernel somebody's garbage may be among them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if __name__ == "__main__":
+            gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

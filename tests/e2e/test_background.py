@@ -280,3 +280,15 @@ def test_the_run_outlives_the_one_who_submitted_it(make_config, tmp_path):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     run = nbft.attach(out.stdout.strip())
     assert run.wait().status == "completed", run.problems
+
+
+def test_a_supervisor_killed_before_its_worker_has_a_voice_loses_no_run(submitted):
+    run = submitted(training__max_steps=2)
+    until(lambda: len(run.events()) > 1, "the start of the worker")
+    supervisor, starting_worker = run.events()[:2]
+    assert starting_worker["event"] == "stage"  # the supervisor's word; the worker has said nothing
+    os.kill(supervisor["pid"], signal.SIGKILL)
+    seen = set()
+    until(lambda: seen.add(run.status) or run.is_over, "the end")
+    assert seen == {"running", "completed"}, run.problems
+    assert worker_pid(run) == starting_worker["pid"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -151,3 +152,29 @@ def test_a_report_that_does_not_fit_leaves_the_earlier_one(submitted, disk):
     with pytest.raises(OSError, match="No space left"):
         run.report()
     assert (run.path / "report.html").read_bytes() == before
+
+
+def test_a_disk_that_is_full_before_the_first_step_pauses_the_run(submitted, train, disk):
+    expected = losses(train(training__max_steps=3))
+    run = submitted(training__max_steps=3)
+    others = fill(disk)
+    until(lambda: run.status == "paused" or run.is_over, "the pause")
+    assert run.status == "paused", run.problems
+    assert steps(run) <= 1
+    assert "is full" in run.events()[-1]["text"]
+    others.unlink()
+    assert run.wait().status == "completed", run.problems
+    assert losses(run) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_whose_turn_comes_on_a_full_disk_waits_for_room(submitted, disk):
+    first = submitted(training__max_steps=5000)
+    until(lambda: steps(first) >= 1, "a step")
+    second = submitted(training__max_steps=1)
+    others = fill(disk)
+    os.kill(next(e for e in first.events() if e["event"] == "started")["pid"], signal.SIGKILL)
+    until(lambda: second.status == "paused" or second.is_over, "the pause")
+    assert second.status == "paused", second.problems
+    assert [e["event"] for e in second.events()].count("started") == 0
+    others.unlink()
+    assert second.wait().status == "completed", second.problems

@@ -48,6 +48,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_rows_apart(
     for packing in (False, True):
         config = make_config(
             data__packing=packing,
+            data__padding_free=packing,
             data__packing_strategy=strategy,
             training__per_device_train_batch_size=64,
             training__method=method,

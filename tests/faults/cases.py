@@ -333,6 +333,7 @@ class _Bench:
             connection_file=str(self._folder / "runtime" / f"kernel-{kernel}.json")
         )
         client.load_connection_file()
+        client.hb_channel.time_to_dead = 30.0  # a busy machine's kernel is late, and lives
         client.start_channels()
         client.wait_for_ready(timeout=60)
         argv = ["", str(self._config)]

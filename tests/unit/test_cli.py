@@ -153,3 +153,32 @@ def test_an_unknown_run_is_said_with_the_nearest(tmp_path):
     done = CliRunner().invoke(app, ["stop", "kind-oter-14", "--folder", str(tmp_path)])
     assert done.exit_code == 2
     assert "Did you mean kind-otter-14?" in done.output
+
+
+def test_a_file_of_another_system_becomes_ours(tmp_path):
+    file, own = tmp_path / "theirs.json", tmp_path / "ours.yaml"
+    file.write_text('{"base_model": "a/b", "algorithm": "dora", "rank": 16}', encoding="utf-8")
+    said = run("import", str(file), "--output", str(own))
+    assert said.exit_code == 0, said.output
+    assert said.stdout.startswith("PEFT Studio: 3 keys read")
+    assert "renamed    line 1: rank=16 -> peft.r=16" in said.stdout
+    assert Config.load(own).peft.use_dora
+    as_json = run("import", str(file), "--from", "peft_studio", "--json")
+    assert json.loads(as_json.stdout)["config"]["peft"]["use_dora"]
+    back = run("export", str(own), "--to", "peft_studio")
+    assert json.loads(back.stdout)["algorithm"] == "dora"
+
+
+def test_a_wrong_file_of_another_system_is_sentences(tmp_path):
+    file = tmp_path / "theirs.json"
+    file.write_text('{"algorithm": "lora", "rank": 999}', encoding="utf-8")
+    said = run("import", str(file))
+    assert said.exit_code == 2
+    assert said.stderr == "line 1: rank=999: PEFT Studio: must be 4 to 64.\n"
+
+
+def test_the_compatibility_of_one_system():
+    said = run("compatibility", "--system", "unsloth", "--json")
+    assert [row["system"] for row in json.loads(said.stdout)] == ["unsloth"] * 12
+    text = run("compatibility", "--system", "unsloth").stdout
+    assert "12 parameters" in text

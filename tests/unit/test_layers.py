@@ -14,7 +14,7 @@ ROOT = Path(nbft.__file__).parent
 
 # Low to high; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "events", "words", "config"),
+    ("errors", "events", "words", "registry", "config"),
     ("interop", "plan", "data", "models", "evaluate"),
     ("training", "runs"),
     ("widgets", "server", "cli"),
@@ -91,6 +91,8 @@ LIGHT = {
     "assert plan.total_steps; plan.learning_rates()",
     "broken plan": "import nbft; assert nbft.make_plan(nbft.Config()).errors",
     "runs": "import nbft; assert nbft.list_runs('.') == []",
+    "imported": "import nbft; open('a.json', 'w').write('{\"base_model\": \"a/b\", \"rank\": 8}')\n"
+    "config, report = nbft.import_file('a.json'); config.export('oumi')",
     "python": "import nbft; nbft.Config.preset('two-minute-try').to_python()",
     "curves": "from nbft.runs.curves import draw_curves\n"
     "draw_curves([{'event': 'log', 'step': 1, 'loss': 1.0}]).savefig('curves.png')",

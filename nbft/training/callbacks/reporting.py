@@ -20,7 +20,21 @@ from nbft.plan.hardware import used_memory_bytes
 from nbft.runs.checkpoints import mark_whole
 from nbft.words import size
 
-_KEPT_FROM_LOGS = {"loss", "grad_norm", "learning_rate", "epoch"}
+_KEPT_FROM_LOGS = {
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "epoch",
+    "num_input_tokens_seen",
+    # of nbft.training.measures
+    "rows_per_second",
+    "compute_tokens_per_second",
+    "tokens_per_row",
+    "learnt_share",
+    "padding_share",
+    "model_flops_per_second",
+    "mfu",
+}
 _POLL_SECONDS = 0.1
 _ROOM_BYTES = 1024 * 1024
 """Free room below which a run pauses: events of thousands of steps."""
@@ -129,7 +143,11 @@ class ReportingCallback(TrainerCallback):
                 self._obey(command, step, control, model)
         self._logged_at = time.monotonic()
         if self.ending is None:
-            self._say("continued", step=step)
+            self.say("continued", step=step)
+
+    def restart_clock(self) -> None:
+        """Leave out of the speed what was done between two steps."""
+        self._logged_at = time.monotonic()
 
     def _has_room(self, needed_bytes: int) -> bool:
         free = shutil.disk_usage(self._run).free
@@ -139,7 +157,7 @@ class ReportingCallback(TrainerCallback):
         name = command["event"]
 
         def answer(text: str) -> None:
-            self._say("command", command=name, step=step, text=text)
+            self.say("command", command=name, step=step, text=text)
 
         if name == "stop":
             self._end("stopped", control)
@@ -152,7 +170,7 @@ class ReportingCallback(TrainerCallback):
             answer(f"Saving at step {step}.")
         elif name == "sample":
             answer("Answering the prompts.")
-            self._say("sample", step=step, samples=self._sample(model))
+            self.say("sample", step=step, samples=self._sample(model))
         elif name == "pause" and command.get("release"):
             self._end("paused", control)
             answer(f"Saving at step {step} and freeing the device.")
@@ -171,7 +189,7 @@ class ReportingCallback(TrainerCallback):
 
     def _pause(self, step: int, control: TrainerControl, model: Any) -> None:
         """Wait, with everything kept in memory, until somebody says how to go on."""
-        self._say("paused", step=step, released=False)
+        self.say("paused", step=step, released=False)
         while self.ending is None:
             self._pending += self._commands.read()
             if not self._pending:
@@ -179,7 +197,7 @@ class ReportingCallback(TrainerCallback):
                 continue
             command = self._pending.popleft()
             if command["event"] == "continue":
-                self._say("continued", step=step)
+                self.say("continued", step=step)
                 self._logged_at = time.monotonic()
                 return
             if command["event"] != "pause" or command.get("release"):
@@ -205,7 +223,7 @@ class ReportingCallback(TrainerCallback):
             fields["tokens_per_second"] = (tokens - self._logged_tokens) / max(took, 1e-9)
             fields["seconds_left"] = (state.max_steps - state.global_step) * self._seconds_a_step
         self._logged_at, self._logged_tokens = now, tokens
-        self._say(
+        self.say(
             "log",
             step=state.global_step,
             memory_bytes=used_memory_bytes(self._device),
@@ -227,7 +245,7 @@ class ReportingCallback(TrainerCallback):
             if name in ("eval_loss", "eval_mean_token_accuracy", "epoch")
         }
         self.last_eval_step = state.global_step
-        self._say("eval", step=state.global_step, **scores)
+        self.say("eval", step=state.global_step, **scores)
         self._logged_at = time.monotonic()
 
     def on_save(
@@ -236,10 +254,11 @@ class ReportingCallback(TrainerCallback):
         """Say where a checkpoint lies."""
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         mark_whole(path)
-        self._say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
+        self.say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
         self._logged_at = time.monotonic()
 
-    def _say(self, event: str, **fields: Any) -> None:
+    def say(self, event: str, **fields: Any) -> None:
+        """Write an event, waiting for room where the disk is full."""
         while True:
             try:
                 events.append(self._events, event, **fields)

@@ -269,3 +269,18 @@ def test_writing_into_a_folder_without_rights_is_a_sentence(tmp_path, monkeypatc
     with pytest.raises(ConfigError) as caught:
         Config().save(tmp_path / "c.yaml")
     assert str(caught.value) == f"{tmp_path}/c.yaml: cannot be written: Permission denied."
+
+
+def test_the_adapters_strength_and_biases_as_other_systems_write_them():
+    assert Config(peft={"bias": None}).peft.bias == "none"
+    assert Config(peft={"lora_alpha": -1, "r": 32}).peft.alpha == 64
+    assert Config(peft={"lora_alpha": -1, "use_rslora": True}).peft.alpha == 4
+    with pytest.raises(ConfigError, match="lora_alpha=0: would switch the adapter off"):
+        Config(peft={"lora_alpha": 0})
+
+
+def test_an_override_of_no_section_is_no_setting():
+    with pytest.raises(
+        ConfigError, match=r"max_steps=1: is not a setting\. It is called training.max_steps"
+    ):
+        Config().override("max_steps=1")

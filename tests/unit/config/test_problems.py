@@ -17,8 +17,8 @@ ALL = {
     "data: {train: {dataset_name: alpaca, sample_cuont: 3}}": "data.train.datasets[0].sample_cuont"
     "=3: is not a setting. Did you mean sample_count?",
     "trainig: {seed: 1}": "trainig: is not a setting. Did you mean training?",
-    "logging: {zzz: 1}": "logging.zzz=1: is not a setting. Known: log_level, logging_first_step, "
-    "logging_steps.",
+    "compute: {zzz: 1}": "compute.zzz=1: is not a setting. Known: device, peak_tflops, "
+    "price_usd_per_hour, provider, torch_compile.",
     "training: {zzz: 1}": "training.zzz=1: is not a setting. Remove it, or list the settings with: "
     "nbft config show --all.",
     "self: 1": "self=1: is not a setting. Remove it, or list the settings with: nbft config show "
@@ -46,7 +46,7 @@ ALL = {
     "1. Use 0.0.",
     "optimizer: {optim: adamw_torch_fussed}": "optimizer.optim='adamw_torch_fussed': is not one of "
     "adamw_torch, adamw_torch_fused, adamw_8bit, paged_adamw_32bit, paged_adamw_8bit, adafactor, "
-    "sgd, rmsprop, lion_32bit. Use adamw_torch_fused.",
+    "sgd, rmsprop, lion_32bit, adam. Use adamw_torch_fused.",
     "evaluation: {eval_on_start: maybe}": "evaluation.eval_on_start='maybe': is neither true nor "
     "false. Write true or false.",
     "model: {model_name: 5}": "model.model_name=5: is not text. Write it in quotes.",

@@ -6,7 +6,8 @@ import pytest
 
 from nbft.data.packing import bins, pack, wrapped_count
 
-LENGTHS = [random.Random(1).randint(1, 40) for _ in range(300)]
+DRAWN = random.Random(1)
+LENGTHS = [DRAWN.randint(1, 40) for _ in range(300)]
 ROWS = [
     {"input_ids": [n] * length, "labels": [-100] + [n] * (length - 1)}
     for n, length in enumerate(LENGTHS)
@@ -47,3 +48,12 @@ def test_best_fit_is_as_good_as_the_one_of_trl():
     )
     assert len(bins(LENGTHS, 64, "bfd")) == len(theirs)
     assert len(bins(LENGTHS, 64, "bfd")) <= len(bins(LENGTHS, 64, "greedy"))
+
+
+def test_greedy_takes_rows_as_they_come_and_best_fit_the_longest_first():
+    greedy, best = (bins(LENGTHS, 64, strategy) for strategy in ("greedy", "bfd"))
+    assert [numbers[0] for numbers in greedy] == sorted(numbers[0] for numbers in greedy)
+    assert all(numbers == sorted(numbers) for numbers in greedy)
+    first = [LENGTHS[numbers[0]] for numbers in best]
+    assert first == sorted(first, reverse=True)
+    assert greedy != best

@@ -175,7 +175,7 @@ def test_messages(tmp_path):
         {"article": "t", "highlights": "h"},
         {"input": "q", "target": "r"},
     ],
-    ids=lambda row: "-".join(row),
+    ids="-".join,
 )
 def test_formats_that_are_recognised(tmp_path, row):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for _ in range(4)))
@@ -215,7 +215,44 @@ def test_settings_of_the_model_reach_the_cell(tiny_model):
         "EarlyStoppingCallback(2, 0.0)",
         "pad_to_multiple_of=8",
         "eval_strategy='no'",
-        "model = get_peft_model(model, lora)",
+        "model = get_peft_model(model, adapter)",
     ):
         assert words in text
     ast.parse(text)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"input_columns": ["q", "a"]},
+        {"input_columns": ["q"], "target_column": "a"},
+        {"dataset_type": "prompt_completion", "columns": {"prompt": "q", "completion": "a"}},
+        {"dataset_type": "text", "columns": {"text": "q"}},
+    ],
+    ids=str,
+)
+def test_rows_that_are_read_by_name_or_by_columns(tmp_path, settings):
+    config = Config(data={"path": write_rows(tmp_path, "jsonl"), **settings})
+    assert examples_of(config) == expected(config)
+
+
+def test_what_of_the_data_the_cell_cannot_say(tmp_path):
+    from nbft import registry
+
+    registry.collators.register("own")(lambda tokenizer: list)
+    try:
+        data = {
+            "path": write_rows(tmp_path, "jsonl"),
+            "dataset_type": "erniekit",
+            "collate_fn": "own",
+            "length_column_name": "labels",
+        }
+        cell = to_python(Config(data=data))
+    finally:
+        registry.collators.unregister("own")
+    head = [line for line in cell.splitlines() if line.startswith("# Not in this cell")]
+    assert [line.split(": ")[1].split("=")[0].split(";")[0] for line in head] == [
+        "data.train.datasets[0].dataset_type",
+        "data.collate_fn",
+        "data.length_column_name",
+    ]

@@ -46,6 +46,30 @@ CASES = {
         {"compute.device": "mps"},
         "compute.device='mps': was not found; this machine has cpu, cuda. Use auto.",
     ),
+    "held-out rows of another kind": (
+        "cpu",
+        {
+            "data.train.datasets[0].path": "rows.jsonl",
+            "data.validation": {"datasets": [{"dataset_name": "alpaca"}]},
+        },
+        (
+            "data.validation.datasets[0].dataset_name='alpaca': is another kind of rows than the "
+            "training rows. Hold some of those out instead."
+        ),
+    ),
+    "group by length of packed rows": (
+        "cpu",
+        {"data.packing": True, "data.train_sampling_strategy": "group_by_length"},
+        (
+            "data.train_sampling_strategy='group_by_length': cannot order rows that are packed to one "
+            "length. Use random."
+        ),
+    ),
+    "a part of the fast path that cannot be used": (
+        "cpu",
+        {"speed.fused_lora": "on", "peft.lora_dropout": 0.1},
+        ("speed.fused_lora='on': cannot be used: peft.lora_dropout=0.1. Use auto."),
+    ),
     "fp16 on a cpu": (
         "cpu",
         {"precision.mixed_precision": "fp16"},
@@ -187,11 +211,6 @@ CASES = {
             "data.pad_to_multiple_of=8: nothing is padded while data.padding_free is on. Leave it "
             "empty."
         ),
-    ),
-    "padding of base": (
-        "cpu",
-        {"data.padding_free": True, "training.method": "base"},
-        "data.padding_free=True: is a feature of training.method sft. Use sft.",
     ),
     "minimum rate": (
         "cpu",

@@ -11,6 +11,7 @@ from nbft.plan.memory import (
     model_shape,
     trainable_parameters,
     training_seconds,
+    weight_bytes,
 )
 
 
@@ -89,6 +90,39 @@ def test_memory_grows_with_what_takes_memory(tiny_model):
     assert needed(optimizer__optim="sgd") < usual
     assert needed(data__max_length=8) < usual
     assert memory_bytes(Config(), shape, [100], "cpu", "bfloat16") < usual
+
+
+@pytest.mark.parametrize(
+    ("how", "a_weight"),
+    [
+        ({"load_in_4bit": True}, 0.5 + 4 / 64),
+        ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 0.5 + (1 + 4 / 256) / 64),
+        ({"weight_quantize_algo": "fp8_linear"}, 1),
+    ],
+    ids=str,
+)
+def test_quantised_weights_by_hand(tiny_model, how, a_weight):
+    shape = model_shape(tiny_model)
+    # Two layers of q and o [64, 64], k and v [32, 64], gate, up and down [128, 64].
+    linear = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64)
+    rest = (shape.parameters - linear) * 4
+    config = Config(quantization=how)
+    assert weight_bytes(config, shape, "float32") == pytest.approx(linear * a_weight + rest, abs=2)
+    assert weight_bytes(Config(), shape, "float64") == 8 * shape.parameters
+    lengths = [100] * 50
+    needs = (memory_bytes(c, shape, lengths, "cpu", "float32") for c in (config, Config()))
+    assert next(needs) < next(needs)
+
+
+def test_ia3_and_frozen_layers_by_hand(tiny_model):
+    shape = model_shape(tiny_model)
+    # Outputs of q, k, v, o, gate, up, and the inputs of down.
+    a_layer = 64 + 32 + 32 + 64 + 128 + 128 + 128
+    assert trainable_parameters(config_of(method="ia3"), shape) == 2 * a_layer
+    frozen = config_of(method="ia3").apply({"model.freeze_layers": ["layers.0", "*.1.mlp"]})
+    assert trainable_parameters(frozen, shape) == 64 + 32 + 32 + 64
+    most = Config(peft={"method": "full"}, model={"freeze_layers": ["layers", "embed_tokens"]})
+    assert trainable_parameters(most, shape) == 64  # the last norm
 
 
 def test_the_time_is_known_on_a_cpu_only(tiny_model):

@@ -5,8 +5,15 @@ import types
 
 import pytest
 
+from nbft import registry
 from nbft.config import Config
-from nbft.plan.schedule import learning_rate_at, steps_per_epoch, total_steps, warmup_steps
+from nbft.plan.schedule import (
+    learning_rate_at,
+    shape_of,
+    steps_per_epoch,
+    total_steps,
+    warmup_steps,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -18,12 +25,13 @@ def _theirs(config, total):
     arguments = transformers.TrainingArguments(
         "x", use_cpu=True, warmup_steps=config.scheduler.warmup_steps
     )
+    kind, more = shape_of(config)
     scheduler = transformers.get_scheduler(
-        config.scheduler.lr_scheduler_type,
+        kind,
         optimizer,
         num_warmup_steps=arguments.get_warmup_steps(total),
         num_training_steps=total,
-        scheduler_specific_kwargs=dict(config.scheduler.lr_scheduler_kwargs),
+        scheduler_specific_kwargs=more,
     )
     rates = []
     for _ in range(total + 1):
@@ -33,7 +41,7 @@ def _theirs(config, total):
     return rates
 
 
-_KINDS = Config().scheduler.model_json_schema()["properties"]["lr_scheduler_type"]["enum"]
+_KINDS = registry.schedulers.keys()
 _ARGUMENTS = {
     "cosine": [{}, {"num_cycles": 1.5}],
     "cosine_with_restarts": [{}, {"num_cycles": 3}],
@@ -127,3 +135,56 @@ def test_a_warmup_below_one_is_a_share(asked, steps):
     assert warmup_steps(config, 100) == steps
     theirs = transformers.TrainingArguments("x", use_cpu=True, warmup_steps=asked)
     assert theirs.get_warmup_steps(100) == steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("cosine", {"min_lr": 1e-5}),
+        ("cosine", {"num_cycles": 1.5}),
+        ("cosine", {"min_lr": 2e-5, "num_cycles": 1.0}),
+        ("cosine_with_restarts", {"num_cycles": 3.0}),
+        ("polynomial", {"lr_end": 1e-5}),
+        ("polynomial", {"power": 2.0}),
+    ],
+    ids=str,
+)
+def test_the_settings_of_a_shape(kind, given):
+    """Each changes the curve, and the curve is transformers'."""
+    plain = Config(scheduler={"lr_scheduler_type": kind}, training={"learning_rate": 3e-4})
+    config = Config(
+        scheduler={"lr_scheduler_type": kind, **given}, training={"learning_rate": 3e-4}
+    )
+    ours = [learning_rate_at(config, 40)(step) for step in range(41)]
+    assert ours == pytest.approx(_theirs(config, 40), rel=1e-9, abs=1e-15)
+    assert ours != pytest.approx([learning_rate_at(plain, 40)(step) for step in range(41)])
+    lowest = given.get("min_lr", given.get("lr_end"))
+    if lowest:
+        assert min(ours[2:]) == pytest.approx(lowest)
+
+
+def test_a_shape_of_ones_own():
+    @registry.schedulers.register("halves")
+    def halves(step, warmup_steps, total_steps, *, base=2):
+        return base**-step
+
+    try:
+        config = Config(
+            scheduler={"lr_scheduler_type": "halves", "lr_scheduler_kwargs": {"base": 4}},
+            training={"learning_rate": 0.1},
+        )
+        assert learning_rate_at(config, 10)(2) == pytest.approx(0.1 / 16)
+    finally:
+        registry.schedulers.unregister("halves")
+
+
+def test_an_epoch_of_another_length():
+    config = Config(
+        training={
+            "num_samples_each_epoch": 10,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "num_train_epochs": 3,
+        }
+    )
+    assert (steps_per_epoch(config, 1000), total_steps(config, 1000)) == (5, 15)

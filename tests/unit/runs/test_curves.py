@@ -1,6 +1,6 @@
 import math
 
-from nbft.runs.curves import draw_curves, in_words, smoothed
+from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words, smoothed
 
 LOGS = [
     {"event": "log", "step": n, "loss": 4.0 / n, "learning_rate": 1e-4 * n} for n in range(1, 6)
@@ -55,3 +55,26 @@ def test_a_loss_that_is_no_number_is_drawn_and_said():
     broken = [{"event": "log", "step": 1, "loss": math.nan}]
     draw_curves(broken)
     assert "nan at step 1" in in_words(broken)
+
+
+def scores(step, **values):
+    return {"event": "scores", "step": step, "split": "validation", "rows": 4, "scores": values}
+
+
+SCORES = [
+    scores(0, rougeL=0.1, exact_match=0.0, perplexity=30.0),
+    scores(5, rougeL=0.3, exact_match=0.5, perplexity=10.0),
+]
+
+
+def test_scores_of_one_scale_share_a_chart():
+    left, right = draw_scores(SCORES).axes
+    assert [line.get_label() for line in left.lines] == ["ROUGE-L", "exact match"]
+    assert list(left.lines[0].get_xdata()) == [0, 5]
+    assert list(right.lines[0].get_ydata()) == [30.0, 10.0]
+    assert scores_in_words(SCORES).startswith("ROUGE-L: 0.100 at step 0, 0.300 at step 5; exact")
+
+
+def test_one_measurement_is_no_curve():
+    assert draw_scores(SCORES[:1]) is None
+    assert draw_scores([]) is None

@@ -12,9 +12,11 @@ import pytest
 
 from nbft import events
 from nbft.config import Config
+from nbft.errors import RunError
 from nbft.runs import Run
+from nbft.runs.folder import ALLOWED
 from nbft.runs.processes import process_start_time
-from nbft.runs.summary import ALLOWED, CURVE_POINTS, summary
+from nbft.runs.summary import CURVE_POINTS, summary
 
 
 def make_run(folder: Path, name: str = "kind-otter-14", rows: str = "/data/alpaca.jsonl") -> Run:
@@ -102,6 +104,20 @@ def test_what_is_allowed_is_not_refused(
         start(run)
         if name not in ("resume", "move_up"):  # they ask for more than a status
             getattr(run, "continue_" if name == "continue" else name)()
+
+
+@pytest.mark.parametrize("status", ALLOWED)
+def test_what_is_not_allowed_is_refused(
+    tmp_path: Path, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "status", status)
+    run = make_run(tmp_path)
+    every = {name for names in ALLOWED.values() for name in names} - {"resume", "move_up"}
+    for name in every - set(ALLOWED[status]):
+        with pytest.raises(RunError, match=f"is {status}"):
+            getattr(run, "continue_" if name == "continue" else name)()
+    assert run.path.is_dir()
+    assert not (run.path / "commands.jsonl").exists()
 
 
 @pytest.mark.parametrize("steps", [1, 59, 60, 61, 1_000, 5_003])

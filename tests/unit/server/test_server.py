@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 from nbft import events
 from nbft.config import Config
 from nbft.errors import RunError
+from nbft.plan.fixes import Fix
 from nbft.runs import Run
 from nbft.runs.processes import process_start_time
 from nbft.server import answers, roots
@@ -394,6 +395,57 @@ def test_resume(server: Server, done: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Run, "resume", lambda run: called.append(run.id))
     assert server.ask(f"runs/{done}/resume", "POST").status == 202
     assert called == [done.rpartition("~")[0]]
+
+
+@pytest.fixture
+def out_of_memory(server: Server, done: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a run that memory ran out on, with two fixes."""
+    run = Run(path_of(server, done))
+    events.append(run.events_path, "failed", step=1, problems=["x"], out_of_memory=True)
+    found = [Fix("batch 2", {"training.seed": 2}, 2**30, True), Fix("LoRA", {}, 2**29, True)]
+    monkeypatch.setattr("nbft.plan.fixes.memory_fixes", lambda config: found)
+    return done
+
+
+def test_a_fix_starts_a_new_run_beside_the_old(
+    server: Server, out_of_memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = []
+
+    def submit(config: Config) -> Run:
+        submitted.append(config)
+        return make_run(Path(config.training.output_dir), "calm-crane-7")
+
+    monkeypatch.setattr("nbft.runs.launch.submit", submit)
+    fixes = server.ask(f"runs/{out_of_memory}").body["fixes"]
+    assert fixes == [
+        "Run again with batch 2 (about 1.0 GiB)",
+        "Run again with LoRA (about 512 MiB)",
+    ]
+    answer = server.ask(f"runs/{out_of_memory}/retry", "POST", {"fix": 0})
+    assert answer.status == 202
+    assert answer.body["name"] == "calm-crane-7"
+    assert server.ask(f"runs/{answer.body['id']}").body["name"] == "calm-crane-7"
+    (config,) = submitted
+    assert (config.training.seed, config.training.run_name) == (2, None)
+
+
+def test_what_is_no_fix_is_refused(server: Server, out_of_memory: str, running: str) -> None:
+    for body in ({}, {"fix": "0"}, {"fix": True}, {"fix": 0.5}, [], "{", "null"):
+        assert server.ask(f"runs/{out_of_memory}/retry", "POST", body).status == 400
+    for fix in (2, -1, 10**30):
+        answer = server.ask(f"runs/{out_of_memory}/retry", "POST", {"fix": fix})
+        assert answer.status == 409
+        assert "has 2 fixes" in answer.body["message"]
+    assert server.ask(f"runs/{running}/retry", "POST", {"fix": 0}).status == 409
+    assert server.ask(f"runs/x{running}/retry", "POST", {"fix": 0}).status == 404
+
+
+def test_a_run_that_went_on_offers_no_fix(server: Server, out_of_memory: str) -> None:
+    run = Run(path_of(server, out_of_memory))
+    events.append(run.events_path, "completed", step=2, seconds=1)
+    assert server.ask(f"runs/{out_of_memory}").body["fixes"] == []
+    assert server.ask(f"runs/{out_of_memory}/retry", "POST", {"fix": 0}).status == 409
 
 
 @pytest.mark.parametrize(

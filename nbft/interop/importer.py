@@ -1,0 +1,626 @@
+"""Another system's file as our config, with a word on every key.
+
+The tables (`qefficient`, `oumi`, …) say what each key means; this module reads a file by them.
+Called by `Config.import_file`, `nbft import` and the form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nbft.config import Config, io, settings
+from nbft.config.base import limit_text
+from nbft.config.data import written_out
+from nbft.errors import ConfigError, Problem
+from nbft.interop.read import Code, Document, read_document
+from nbft.interop.report import Kind, Line, Report
+from nbft.interop.table import UNSET, Entry, Says, System
+
+SYSTEMS = ("qefficient", "oumi", "erniekit", "peft_studio", "unsloth", "llama_factory", "axolotl")
+"""Names of the systems, in the order in which a file is tried when several fit alike."""
+
+DOCUMENTED = SYSTEMS[:5]
+"""Those whose documents the compatibility page counts."""
+
+
+def system(name: str) -> System:
+    """Return a system by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    key = name.lower().replace("-", "_").replace(" ", "_")
+    key = {"trl": "unsloth", "peftstudio": "peft_studio", "llamafactory": "llama_factory"}.get(
+        key, key
+    )
+    if key not in SYSTEMS:
+        close = difflib.get_close_matches(key, SYSTEMS, n=1)
+        fix = f"Did you mean {close[0]}?" if close else ""
+        raise ConfigError(Problem("system", name, f"is not one of {', '.join(SYSTEMS)}.", fix))
+    return importlib.import_module(f"nbft.interop.{key}").SYSTEM  # type: ignore[no-any-return]
+
+
+def import_file(path: str | Path, system_name: str | None = None) -> tuple[Config, Report]:
+    """Read another system's file as a config, with one line in the report for every key.
+
+    Args:
+        path: YAML, JSON, Python, a notebook, a shell script that starts Oumi, or a file of rows.
+        system_name: qefficient, oumi, erniekit, peft_studio, unsloth (TRL too), llama_factory or
+            axolotl; recognised by the file's shape when None.
+
+    Raises:
+        ConfigError: It cannot be read, no system fits, or it is wrong by its own system's rules;
+            it holds every problem found.
+    """
+    path = Path(path).expanduser()
+    document = read_document(path)
+    if document.language == "rows" and system_name is None:
+        return _rows(document)
+    if system_name is None and _is_ours(document):
+        return _ours(document)
+    found = system(system_name) if system_name else recognise(document)
+    return import_document(document, found)
+
+
+def recognise(document: Document) -> System:
+    """Return the system that a file is of, by its keys.
+
+    Raises:
+        ConfigError: No system has its keys.
+    """
+    scores = {}
+    for name in SYSTEMS:
+        one = system(name)
+        if document.language not in one.languages:
+            continue
+        prepared = one.prepare(_copy(document)) if one.prepare else document
+        keys = [key for key, _ in leaves(prepared.tree, one)]
+        found = [match[0] for key in keys if (match := find(one, key))]
+        known = sum(1.0 if entry.is_documented or not one.has_document else 0.75 for entry in found)
+        marked = sum(key in one.marks or key.split(".")[0] in one.marks for key in keys)
+        if known:
+            scores[name] = known + marked - 0.5 * (len(keys) - len(found))
+    best = max(scores, key=lambda name: scores[name], default=None)
+    if best is None or scores[best] <= 0:
+        shown_keys = ", ".join(list(document.tree)[:6]) or "none"
+        raise ConfigError(
+            f"{document.path}: is of no system that is known; its keys are {shown_keys}. Say which with "
+            f"--from: {', '.join(SYSTEMS)}."
+        )
+    return system(best)
+
+
+def _copy(document: Document) -> Document:
+    import copy
+
+    return Document(
+        document.path,
+        document.language,
+        copy.deepcopy(document.tree),
+        document.lines,
+        [],
+        document.text,
+    )
+
+
+def import_document(document: Document, found: System) -> tuple[Config, Report]:
+    """Read a document by a system's table; errors as in `import_file`."""
+    if found.prepare:
+        document = found.prepare(document)
+    work = Work(document, found)
+    keys = list(leaves(document.tree, found))
+    for key, value in keys:  # a conversion may look at keys that come later
+        if match := find(found, key):
+            work.given[_filled(match[0].path, match[1])] = value
+    for key, value in keys:
+        work.take(key, value)
+    if found.rules:
+        work.problems += found.rules(work)
+    work.add_defaults()
+    if found.settle:
+        found.settle(work)
+    return work.finish()
+
+
+class Work:
+    """A file on its way: what its keys say, and what they have become so far.
+
+    Attributes:
+        document: The file.
+        system: Its system.
+        given: Their values by their path, as the file says them (aliases by their main path).
+        settings: Ours so far, by dotted path.
+        lines: One for each key.
+        problems: What is wrong by the system's own rules.
+    """
+
+    def __init__(self, document: Document, found: System) -> None:
+        self.document, self.system = document, found
+        self.given: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}
+        self.lines: dict[str, Line] = {}
+        self.problems: list[Problem] = []
+        self.remarks = list(document.remarks)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the file."""
+        return self.document.path.absolute().parent
+
+    def take(self, key: str, value: Any) -> None:
+        """Read one key of the file."""
+        entry, parts = find(self.system, key) or (None, ())
+        line = self.lines[key] = Line(key, value, "taken", line=self._line_of(key))
+        if entry is None:
+            line.kind, line.note = "unknown", self._nearest(key)
+            return
+        given = _filled(entry.path, parts)
+        if isinstance(value, Code) and entry.type is not object:
+            line.kind = "impossible"
+            line.note = "is code, which would have to be run. Write its value here"
+            self.given[given] = None
+            return
+        value, remark = self._typed(entry, key, value)
+        self.given[given] = None if value is UNSET else value
+        if value is UNSET:
+            return
+        self._apply(entry, parts, line, value, remark)
+
+    def add_defaults(self) -> None:
+        """Keep their defaults where the file says nothing and ours differ."""
+        ours = {s.path: s.default for s in settings()}
+        for entry in self.system.table:
+            if entry.default is UNSET or entry.path in self.given:
+                continue
+            if entry.setting in self.settings or not entry.setting:
+                continue
+            line = Line(entry.path, entry.default, "defaulted")
+            self._apply(entry, (), line, entry.default, "")
+            changed = line.setting and line.became != ours.get(line.setting, UNSET)
+            if not changed or line.kind in ("taken", "impossible"):
+                if line.setting and not changed:
+                    self.settings.pop(line.setting, None)
+                continue
+            line.kind = "defaulted"
+            was = f"theirs; ours is {_in_words(ours.get(line.setting))}"
+            line.note = f"{was}; {line.note}" if line.note else was
+            self.lines[entry.path] = line
+
+    def _apply(
+        self, entry: Entry, parts: tuple[str, ...], line: Line, value: Any, remark: str
+    ) -> None:
+        says = Says(value)
+        known = _setting(entry.setting) if entry.setting else None
+        if value is None and not entry.setting:
+            says = Says(kind="taken", note="null: nothing is asked for")
+        elif value is None and entry.convert is None and known and not known.optional:
+            says = Says(kind="taken", note="null, so ours is kept")
+        elif entry.convert is not None:
+            says = self._converted(entry, line, value)
+        elif entry.kind and not entry.setting:
+            says = Says(kind=entry.kind)
+        note = says.note or entry.note
+        line.note = "; ".join(text for text in (remark, note) if text)
+        setting = _filled(entry.setting, parts) if entry.setting else ""
+        if says.value is not UNSET and setting:
+            line.setting, line.became = setting, says.value
+            self.settings[setting] = says.value
+        for name, item in says.more.items():
+            name = _filled(name, parts)
+            self.settings[name] = item
+            if not line.setting:
+                line.setting, line.became = name, item
+        same_name = setting.rpartition(".")[2] == line.key.rpartition(".")[2]
+        if says.kind or entry.kind:
+            line.kind = says.kind or entry.kind or line.kind
+        elif (line.setting and (line.became != value or says.value is UNSET)) or remark:
+            line.kind = "converted"
+        elif line.setting and not same_name:
+            line.kind = "renamed"
+
+    def _converted(self, entry: Entry, line: Line, value: Any) -> Says:
+        assert entry.convert is not None
+        try:
+            answer = entry.convert(value, self)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            # A conversion may take for granted what no file that is right would break.
+            if value is not None:
+                why = f"{self.system.title}: is of the type {type(value).__name__}."
+                self.wrong(line.key, value, why, "Write what this key takes there.")
+            return Says(kind="taken", note="null, so ours is kept")
+        return answer if isinstance(answer, Says) else Says(answer)
+
+    def _typed(self, entry: Entry, key: str, value: Any) -> tuple[Any, str]:
+        """Return a value of the type and range that the system wants, and how it was read."""
+        wanted = entry.type
+        if wanted is None and entry.convert is None and entry.setting:
+            known = _setting(entry.setting)
+            wanted = known.type if known and known.type is not type(None) else None
+        if wanted is None and entry.default is not UNSET and entry.default is not None:
+            wanted = type(entry.default)
+        if (
+            isinstance(value, str)
+            and value in ("None", "null", "~")
+            and "None" not in entry.choices
+        ):
+            return None, f"the text {value} stands for null"
+        if value is None:
+            return None, ""
+        try:
+            value, remark = typed(value, wanted, entry.choices)
+        except ValueError as error:
+            self.wrong(key, value, f"{self.system.title}: {error}.")
+            return UNSET, ""
+        if entry.choices and not isinstance(value, list) and not _among(value, entry.choices):
+            listed = ", ".join(map(str, entry.choices))
+            close = difflib.get_close_matches(str(value).lower(), map(str, entry.choices), n=1)
+            fix = f"Did you mean {close[0]}?" if close else ""
+            self.wrong(key, value, f"{self.system.title}: is not one of {listed}.", fix)
+            return UNSET, ""
+        if not _within(value, entry):
+            self.wrong(key, value, f"{self.system.title}: must be {range_text(entry)}.")
+            return UNSET, ""
+        return value, remark
+
+    def wrong(self, key: str, value: Any, why: str, fix: str = "") -> None:
+        """Add what is wrong by the system's own rules."""
+        line = self._line_of(key)
+        self.problems.append(Problem(f"line {line}: {key}" if line else key, value, why, fix))
+
+    def say(
+        self, key: str, kind: Kind, note: str = "", setting: str = "", value: Any = UNSET
+    ) -> None:
+        """Say what became of a key, in the lines that are there or in a new one."""
+        line = self.lines.get(key)
+        if line is None:
+            line = self.lines[key] = Line(key, None, kind)
+        line.kind, line.note = kind, note or line.note
+        if setting:
+            line.setting = setting
+        if value is not UNSET:
+            line.became = value
+
+    def put(self, key: str, kind: Kind, note: str, **changes: Any) -> None:
+        """Set settings of ours (`__` for a dot) that follow from a key, and say so."""
+        for name, value in changes.items():
+            setting = name.replace("__", ".")
+            self.settings[setting] = value
+            self.say(key, kind, note, setting, value)
+
+    def finish(self) -> tuple[Config, Report]:
+        """Return the config and the report.
+
+        Raises:
+            ConfigError: Their rules or ours are broken; it holds every problem found.
+        """
+        for line in self.lines.values():
+            if line.setting and _setting(line.setting) is None:
+                line.kind, line.note = "impossible", f"nbft has no {line.setting}"
+                self.settings.pop(line.setting, None)
+        self._find_files()
+        tree = tree_of(
+            {n: v for n, v in self.settings.items() if v is not UNSET and _setting(n) is not None}
+        )
+        config, problems = Config.parse(tree)
+        by_setting = {line.setting: line for line in self.lines.values() if line.setting}
+        for problem in problems:
+            theirs = by_setting.get(problem.field)
+            if theirs is None:
+                self.problems.append(problem)
+                continue
+            where = f"line {theirs.line}: {theirs.key}" if theirs.line else theirs.key
+            self.problems.append(Problem(where, theirs.value, problem.why, problem.fix))
+        if self.problems:
+            raise ConfigError(self.problems)
+        report = Report(
+            self.system.name,
+            self.system.title,
+            str(self.document.path),
+            list(self.lines.values()),
+            self.remarks,
+        )
+        if report.functions:
+            names = ", ".join(report.functions)
+            report.remarks.append(f"Reading the rows runs code of yours: {names}.")
+        return config, report
+
+    def _find_files(self) -> None:
+        """Write the whole path of a file of rows or of functions that stands beside the config."""
+        for setting, value in self.settings.items():
+            is_path = setting.endswith("].path")
+            if not isinstance(value, str) or not (is_path or setting.endswith("_func")):
+                continue
+            where, colon, name = (value, "", "") if is_path else value.rpartition(":")
+            file = Path(where if is_path else f"{where.removesuffix('.py')}.py")
+            if file.is_file() or not (self.folder / file).is_file():
+                continue
+            found = f"{self.folder / where}{colon}{name}"
+            self.settings[setting] = found
+            for line in self.lines.values():
+                if line.setting == setting:
+                    line.became = found
+                    line.note = "; ".join(t for t in (line.note, "found beside the file") if t)
+                    line.kind = "converted" if line.kind in ("taken", "renamed") else line.kind
+
+    def _line_of(self, key: str) -> int | None:
+        lines = self.document.lines
+        return lines.get(key) or lines.get(key.rpartition(".")[2])
+
+    def _nearest(self, key: str) -> str:
+        known = [path for entry in self.system.table for path in entry.paths]
+        close = difflib.get_close_matches(io.without_indices(key), known, n=1, cutoff=0.6)
+        last = {path.rpartition(".")[2]: path for path in known}
+        near = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)
+        nearest = close[0] if close else last[near[0]] if near else ""
+        what = f"{self.system.title} has no such key; " + (
+            "it refuses the file" if self.system.is_strict else "it drops it without a word"
+        )
+        return f"{what}. Did you mean {nearest}?" if nearest else what
+
+
+# Keys
+
+
+def leaves(tree: Mapping[str, Any], found: System) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a file with their values; a block that the table takes whole is one."""
+    yield from _leaves(tree, "", found)
+
+
+def _leaves(value: Any, place: str, found: System) -> Iterator[tuple[str, Any]]:
+    is_list = isinstance(value, list) and value and all(isinstance(v, dict) for v in value)
+    entry = find(found, place) if place else None
+    whole = entry is not None and entry[0].type in (dict, list)
+    if isinstance(value, dict) and value and not whole:
+        for key, item in value.items():
+            yield from _leaves(item, f"{place}.{key}".lstrip("."), found)
+    elif is_list and not whole:
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{place}[{number}]", found)
+    elif place:
+        yield place, value
+
+
+def find(found: System, key: str) -> tuple[Entry, tuple[str, ...]] | None:
+    """Return the entry for a key, and what stands for its `<split>` and `[]`."""
+    exact, patterns = _paths(found.name)
+    if key in exact:
+        return exact[key], ()
+    for pattern, entry in patterns:
+        if match := pattern.fullmatch(key):
+            return entry, match.groups()
+    return None
+
+
+@functools.cache
+def _paths(name: str) -> tuple[dict[str, Entry], list[tuple[re.Pattern[str], Entry]]]:
+    exact: dict[str, Entry] = {}
+    patterns = []
+    for entry in system(name).table:
+        for path in entry.paths:
+            if "[]" in path or "<split>" in path:
+                text = re.escape(path).replace("<split>", "(train|validation|test)")
+                patterns.append((re.compile(text.replace(r"\[\]", r"(\[\d+\])")), entry))
+            else:
+                exact[path] = entry
+    return exact, patterns
+
+
+def _filled(path: str, parts: Iterable[str]) -> str:
+    """Write what was found for `<split>` and `[]` into a path."""
+    rest = iter(parts)
+    return re.sub(r"<split>|\[\]", lambda m: next(rest, m[0]), path)
+
+
+@functools.cache
+def _known_settings() -> dict[str, Any]:
+    return {setting.path: setting for setting in settings()}
+
+
+def _setting(path: str) -> Any:
+    """Return the setting of ours at a path, or the block of free keys that it lies in."""
+    known = _known_settings()
+    plain = io.without_indices(path.replace("<split>", "train"))
+    plain = re.sub(r"^data\.(validation|test)\.", "data.train.", plain)
+    while plain:
+        if plain in known:
+            found = known[plain]
+            is_own = plain == io.without_indices(path.replace("<split>", "train"))
+            return found if is_own or found.type is dict or plain.startswith("data.") else None
+        plain = plain.rpartition(".")[0]
+    return None
+
+
+def tree_of(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree of dotted settings; blocks and lists grow as they are named."""
+    tree: dict[str, Any] = {}
+    for path, value in changes.items():
+        place: Any = tree
+        *way, last = io.parts(path)
+        for here, after in itertools.pairwise([*way, last]):
+            fresh: Any = [] if isinstance(after, int) else {}
+            if isinstance(place, list):
+                assert isinstance(here, int)
+                place += [{} for _ in range(here + 1 - len(place))]
+            elif not isinstance(place.get(here), (dict, list)):
+                place[here] = fresh
+            place = place[here]
+        if isinstance(place, list):
+            assert isinstance(last, int)
+            place += [None] * (last + 1 - len(place))
+        place[last] = value
+    return tree
+
+
+# Values
+
+
+def typed(value: Any, wanted: Any, choices: tuple[Any, ...] = ()) -> tuple[Any, str]:
+    """Return a value as the type that is wanted, and how it was read where that is not plain.
+
+    Raises:
+        ValueError: It cannot be read so; says what it is not.
+
+    >>> typed("5e-5", float)
+    (5e-05, 'YAML 1.1 reads 5e-5 as text; taken as the number')
+    >>> typed(False, str, ("no", "steps"))
+    ('no', 'YAML 1.1 reads no as false; taken as the word')
+    """
+    if wanted is str and isinstance(value, bool):
+        word = next((w for w in (("yes", "on"), ("no", "off"))[not value] if w in choices), None)
+        if word:
+            return word, f"YAML 1.1 reads {word} as {str(value).lower()}; taken as the word"
+        raise ValueError("is not text")
+    if wanted in (int, float) and isinstance(value, str):
+        try:
+            number = float(value.replace(",", "")) if "," not in value else float("x")
+        except ValueError:
+            raise ValueError("is not a number") from None
+        why = f"YAML 1.1 reads {value} as text; taken as the number"
+        if not re.search(r"\de", value):
+            why = f"the text {value} is taken as the number"
+        is_whole = math.isfinite(number) and number == int(number)
+        return (int(number) if wanted is int and is_whole else number), why
+    if wanted in (int, float) and isinstance(value, bool):
+        raise ValueError("is not a number")
+    if wanted is int and isinstance(value, float):
+        if not math.isfinite(value) or value != int(value):
+            raise ValueError("is not a whole number")
+        return int(value), ""
+    if wanted is int and not isinstance(value, int):
+        raise ValueError("is not a whole number")
+    if wanted is float:
+        if not isinstance(value, (int, float)):
+            raise ValueError("is not a number")
+        return float(value), ""
+    if wanted is bool and isinstance(value, str) and value.lower() in _SWITCHES:
+        return _SWITCHES[value.lower()], f"the text {value} is taken as the switch"
+    if wanted is bool and not isinstance(value, bool):
+        if value in (0, 1):
+            return bool(value), f"{value} is taken as the switch"
+        raise ValueError("is neither true nor false")
+    if wanted is dict and not isinstance(value, dict):
+        raise ValueError("is not a block of keys")
+    if wanted is list and not isinstance(value, list):
+        raise ValueError("is not a list")
+    if wanted is str and isinstance(value, (dict, list)):
+        raise ValueError("is not text")
+    return (str(value), "") if wanted is str and not isinstance(value, str) else (value, "")
+
+
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _among(value: Any, choices: tuple[Any, ...]) -> bool:
+    return value in choices or str(value).lower() in {str(choice).lower() for choice in choices}
+
+
+def _within(value: Any, entry: Entry) -> bool:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return True
+    if entry.low is not None and (value < entry.low or (entry.beyond_low and value == entry.low)):
+        return False
+    return entry.high is None or not (
+        value > entry.high or (entry.beyond_high and value == entry.high)
+    )
+
+
+def range_text(entry: Entry) -> str:
+    """Write the range that a system allows: "1 to 32", "above 0 and below 1"."""
+    low = None if entry.low is None else limit_text(entry.low)
+    high = None if entry.high is None else limit_text(entry.high)
+    if low and high and not (entry.beyond_low or entry.beyond_high):
+        return f"{low} to {high}"
+    parts = []
+    if low:
+        parts.append(f"above {low}" if entry.beyond_low else f"at least {low}")
+    if high:
+        parts.append(f"below {high}" if entry.beyond_high else f"at most {high}")
+    return " and ".join(parts)
+
+
+def _in_words(value: Any) -> str:
+    from nbft.interop.report import shown
+
+    return shown(value)
+
+
+# Our own files, and files of rows
+
+
+def _strange(tree: Mapping[str, Any]) -> int:
+    """Return how many keys of a tree are no settings of ours."""
+    tree = dict(tree)
+    if isinstance(tree.get("data"), dict):
+        tree["data"] = written_out(tree["data"])
+    keys = io.flatten(tree, _known_settings())
+    sections = set(Config.model_fields)
+    return sum(key not in sections and _setting(key) is None for key in keys)
+
+
+def _is_ours(document: Document) -> bool:
+    if document.language not in ("yaml", "json") or not document.tree:
+        return False
+    return not _strange(document.tree) and not Config.parse(document.tree)[1]
+
+
+def _ours(document: Document) -> tuple[Config, Report]:
+    config = Config(**io.read(document.path))
+    lines = [
+        Line(key, value, "taken", key, value, line=document.lines.get(key))
+        for key, value in io.flatten(document.tree, _known_settings()).items()
+    ]
+    note = "It is a config of nbft's own. Where it is another's, say so: --from oumi."
+    return config, Report("nbft", "nbft", str(document.path), lines, [note])
+
+
+def is_theirs(path: Path) -> bool:
+    """Whether a file is of another system, or of rows, rather than a config of ours.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    if path.suffix.lower() in (".yaml", ".yml", ".json") and not path.is_file():
+        return False  # ours says what is there instead
+    document = read_document(path)
+    if document.language not in ("yaml", "json"):
+        return True
+    strange = _strange(document.tree)
+    if not strange:
+        return False
+    try:
+        found = recognise(document)
+    except ConfigError:
+        return False
+    keys = [key for key, _ in leaves(document.tree, found)]
+    return sum(find(found, key) is None for key in keys) < strange
+
+
+def _rows(document: Document) -> tuple[Config, Report]:
+    """A file of rows: a config that trains on it."""
+    from nbft.config.data import Dataset
+    from nbft.data.formats import recognise as recognise_rows
+    from nbft.data.sources import columns_of, load_rows
+    from nbft.errors import DataError
+
+    path = str(document.path)
+    try:
+        rows = load_rows(Dataset(path=path), "train", "data.train.datasets[0]", folder=None)
+    except DataError as error:
+        raise ConfigError(error.problems) from None
+    names = columns_of(rows)
+    known = recognise_rows(names, rows[0])
+    config = Config(data={"path": path})
+    setting = "data.train.datasets[0].path"
+    lines = [Line("the file", path, "taken", setting, path, f"{len(rows):,} rows to train on")]
+    note = f"recognised as {known.name}; {known.learnt}" if known else "no shape that is known"
+    kind: Kind = "taken" if known else "impossible"
+    lines += [Line(name, None, kind, note=note) for name in names]
+    return config, Report("rows", "A file of rows", path, lines)

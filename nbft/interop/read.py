@@ -1,0 +1,446 @@
+"""Other systems' files as plain trees: YAML, JSON, Python and notebooks, read and never run.
+
+YAML is read as version 1.1, as their loaders do: `5e-5` is text and `no` is false. Nothing in a
+file is executed: Python is parsed, tags that construct objects are refused. Called by `importer`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbft.errors import ConfigError
+
+LARGEST_BYTES = 1_000_000
+"""Of a file that can be a config. Their longest examples have 10 kB."""
+
+_DEEPEST = 40
+_MOST_VALUES = 20_000
+_ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_PLAIN_TAGS = ("null", "bool", "int", "float", "str", "timestamp", "value")
+
+
+@dataclass(frozen=True)
+class Code:
+    """An expression of a Python file that would have to be run to know its value."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass
+class Document:
+    """What a file says.
+
+    Attributes:
+        path: The file.
+        language: yaml, json, python, shell or rows.
+        tree: Its keys; of a Python file the keywords of each call, by the name that is called.
+        lines: Line of a key, by dotted path.
+        remarks: What a reader should know, such as a key that stands twice.
+        text: The file as it stands.
+    """
+
+    path: Path
+    language: str
+    tree: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    text: str = ""
+
+
+def read_document(path: Path) -> Document:
+    """Read a file of another system.
+
+    Raises:
+        ConfigError: It is missing, too large, no such file, or holds what is not plain data.
+    """
+    if path.suffix.lower() in _ROWS:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file.")
+        return Document(path, "rows", {"path": str(path)})
+    text = _text(path)
+    language = _LANGUAGE.get(path.suffix.lower()) or _guess(text)
+    try:
+        document = _READERS[language](path, text)
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply to be a config.") from None
+    document.text = text
+    return document
+
+
+def _text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_BYTES and path.suffix.lower() != ".ipynb":
+            raise ConfigError(
+                f"{path}: {size / 1e6:,.1f} MB is too large for a config (at most "
+                f"{LARGEST_BYTES / 1e6:g} MB). Is it data?"
+            )
+        if size > 40 * LARGEST_BYTES:
+            raise ConfigError(f"{path}: {size / 1e6:,.1f} MB is too large for a notebook to read.")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder. Name the file in it.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason.lower()}.") from None
+
+
+def _guess(text: str) -> str:
+    return "json" if text.lstrip()[:1] in ("{", "[") else "yaml"
+
+
+# YAML
+
+
+def _yaml(path: Path, text: str) -> Document:
+    reader = _Yaml(path, text)
+    tree = reader.read()
+    return Document(path, "yaml", _block(tree, path), reader.lines, reader.remarks)
+
+
+def _block(tree: Any, path: Path) -> dict[str, Any]:
+    if tree is None:
+        raise ConfigError(f"{path}: is empty.")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no keys, so it is no config.")
+    return tree
+
+
+class _Yaml:
+    """A tree from the events of a YAML parser, so that nothing is built that was not looked at."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        import yaml
+        import yaml.constructor
+        import yaml.resolver
+
+        self.lines: dict[str, int] = {}
+        self.remarks: list[str] = []
+        self._path, self._yaml = path, yaml
+        self._values = 0
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._resolver = yaml.resolver.Resolver()
+        self._constructor = yaml.constructor.SafeConstructor()
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        self._events: Iterator[Any] = yaml.parse(text, Loader=loader)
+
+    def read(self) -> Any:
+        try:
+            for event in self._events:
+                kind = type(event).__name__
+                if kind == "DocumentStartEvent":
+                    tree = self._value(next(self._events), "", 0)
+                    next(self._events)
+                    if type(next(self._events)).__name__ != "StreamEndEvent":
+                        raise ConfigError(f"{self._path}: holds several documents. Keep one.")
+                    return tree
+            return None
+        except self._yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            raise ConfigError(f"{self._path} line {line}: not YAML: {error.problem}.") from None
+        except self._yaml.YAMLError as error:
+            raise ConfigError(f"{self._path}: not YAML: {error}.") from None
+
+    def _refuse(self, event: Any, why: str) -> ConfigError:
+        return ConfigError(f"{self._path} line {event.start_mark.line + 1}: {why}")
+
+    def _count(self, event: Any, more: int = 1) -> None:
+        self._values += more
+        if self._values > _MOST_VALUES:
+            why = f"expands to more than {_MOST_VALUES:,} values: no config has so many."
+            raise self._refuse(event, why)
+
+    def _value(self, event: Any, place: str, depth: int) -> Any:
+        kind = type(event).__name__
+        if kind == "AliasEvent":
+            return self._alias(event)
+        if depth > _DEEPEST:
+            raise self._refuse(event, f"is nested deeper than {_DEEPEST} levels.")
+        before = self._values
+        self._count(event)
+        if event.anchor:
+            self._anchors[event.anchor] = (None, -1)  # being read
+        if kind == "ScalarEvent":
+            value = self._scalar(event)
+        else:
+            if event.tag is not None and event.tag not in (
+                "tag:yaml.org,2002:map",
+                "tag:yaml.org,2002:seq",
+            ):
+                raise self._tagged(event)
+            read = self._mapping if kind == "MappingStartEvent" else self._sequence
+            value = read(place, depth)
+        if event.anchor:
+            self._anchors[event.anchor] = (value, self._values - before)
+        return value
+
+    def _alias(self, event: Any) -> Any:
+        if event.anchor not in self._anchors:
+            raise self._refuse(event, f"the alias *{event.anchor} has no anchor.")
+        value, size = self._anchors[event.anchor]
+        if size < 0:
+            raise self._refuse(event, f"*{event.anchor} holds itself.")
+        self._count(event, size)
+        return value
+
+    def _tagged(self, event: Any) -> ConfigError:
+        shown = str(event.tag).replace("tag:yaml.org,2002:", "!!")
+        return self._refuse(event, f"the tag {shown} makes objects; only plain data is read.")
+
+    def _scalar(self, event: Any) -> Any:
+        yaml, tag = self._yaml, event.tag
+        if tag is None or tag == "!":
+            implicit = event.implicit if tag is None else (False, True)
+            tag = self._resolver.resolve(yaml.ScalarNode, event.value, implicit)
+        name = tag.removeprefix("tag:yaml.org,2002:")
+        if name == "merge":
+            name, tag = "str", "tag:yaml.org,2002:str"
+        if name not in _PLAIN_TAGS:
+            raise self._tagged(event)
+        if name in ("timestamp", "value", "str"):
+            return event.value
+        try:
+            node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
+            return self._constructor.construct_object(node)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise self._refuse(event, f"{event.value[:40]!r} is no {name}: {error}.") from None
+
+    def _mapping(self, place: str, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        while type(event := next(self._events)).__name__ != "MappingEndEvent":
+            if type(event).__name__ != "ScalarEvent":
+                raise self._refuse(event, "a key is no text.")
+            key, inner = event.value, f"{place}.{event.value}".lstrip(".")
+            if key in found:
+                line = event.start_mark.line + 1
+                self.remarks.append(
+                    f"{inner} stands twice (lines {self.lines.get(inner, '?')} and {line}); the "
+                    "last one counts, as in their loader."
+                )
+            self.lines[inner] = event.start_mark.line + 1
+            value = self._value(next(self._events), inner, depth + 1)
+            if key == "<<" and event.implicit[0]:
+                for block in value if isinstance(value, list) else [value]:
+                    if not isinstance(block, dict):
+                        raise self._refuse(event, "<< takes a block of keys.")
+                    merged |= {name: item for name, item in block.items() if name not in merged}
+            else:
+                found[key] = value
+        return found | {name: item for name, item in merged.items() if name not in found}
+
+    def _sequence(self, place: str, depth: int) -> list[Any]:
+        found: list[Any] = []
+        while type(event := next(self._events)).__name__ != "SequenceEndEvent":
+            inner = f"{place}[{len(found)}]"
+            self.lines[inner] = event.start_mark.line + 1
+            found.append(self._value(event, inner, depth + 1))
+        return found
+
+
+# JSON
+
+
+def _json(path: Path, text: str) -> Document:
+    remarks: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in items]
+        for name in dict.fromkeys(n for n in names if names.count(n) > 1):
+            remarks.append(f"{name} stands twice; the last one counts, as in their loader.")
+        return dict(items)
+
+    try:
+        tree = json.loads(text, object_pairs_hook=pairs)
+    except ValueError as error:
+        line = getattr(error, "lineno", "?")
+        why = getattr(error, "msg", str(error))
+        if why == "Extra data" and text.lstrip()[:1] == "{":
+            return Document(path, "rows", {"path": str(path)})
+        raise ConfigError(f"{path} line {line}: not JSON: {why}.") from None
+    if isinstance(tree, list) and tree and all(isinstance(row, dict) for row in tree):
+        return Document(path, "rows", {"path": str(path)})
+    if _depth(tree) > _DEEPEST:
+        raise ConfigError(f"{path}: is nested deeper than {_DEEPEST} levels.")
+    tree = _block(tree, path)
+    lines: dict[str, int] = {}
+    for name in _keys(tree):
+        number = text.find(f'"{name}"')
+        if number >= 0:
+            lines[name] = text.count("\n", 0, number) + 1
+    return Document(path, "json", tree, lines, remarks)
+
+
+def _keys(tree: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in tree.items():
+        yield name
+        if isinstance(value, dict):
+            yield from _keys(value)
+
+
+def _depth(tree: Any) -> int:
+    deepest, todo = 0, [(tree, 0)]
+    while todo:
+        value, depth = todo.pop()
+        deepest = max(deepest, depth)
+        items = value.values() if isinstance(value, dict) else value
+        if isinstance(value, (dict, list)):
+            todo += [(item, depth + 1) for item in items]
+    return deepest
+
+
+# Python
+
+
+def _notebook(path: Path, text: str) -> Document:
+    try:
+        cells = json.loads(text)["cells"]
+        sources = ["".join(c["source"]) for c in cells if c.get("cell_type") == "code"]
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{path}: is no notebook.") from None
+    code = "\n".join(sources)
+    if len(code) > LARGEST_BYTES:
+        raise ConfigError(f"{path}: {len(code):,} characters of code are too many to read.")
+    kept = [
+        "pass" if line.lstrip()[:1] in ("!", "%", "?") else line  # not Python but IPython's own
+        for line in code.split("\n")
+    ]
+    return _python(path, "\n".join(kept))
+
+
+def _python(path: Path, text: str) -> Document:
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in their texts
+            module = ast.parse(text)
+    except SyntaxError as error:
+        raise ConfigError(f"{path} line {error.lineno}: not Python: {error.msg}.") from None
+    except (ValueError, MemoryError) as error:
+        raise ConfigError(f"{path}: not Python: {error}.") from None
+    document = Document(path, "python", {})
+    names: dict[str, Any] = {}
+    calls: list[ast.Call] = []
+    for node in _in_order(module):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+            if isinstance(target, ast.Name) and not isinstance(node.value, ast.Call):
+                names[target.id] = _evaluated(node.value, names)
+                document.lines[target.id] = node.lineno
+        elif isinstance(node, ast.Call):
+            calls.append(node)
+    for call in calls:
+        called = ast.unparse(call.func)[:80]
+        if called.endswith("print"):
+            continue
+        block = document.tree.setdefault(called.split(".")[-1], {})
+        if isinstance(call.func, ast.Attribute) and called.endswith(("pretrained", "peft_model")):
+            block = document.tree.setdefault(".".join(called.split(".")[-2:]), {})
+        for number, argument in enumerate(call.args):
+            block.setdefault(f"[{number}]", _evaluated(argument, names))
+        for keyword in call.keywords:
+            if keyword.arg:
+                block[keyword.arg] = _evaluated(keyword.value, names)
+                document.lines[keyword.arg] = keyword.value.lineno
+    document.tree = {name: block for name, block in document.tree.items() if block}
+    document.tree[""] = names
+    return document
+
+
+def _in_order(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        yield child
+        yield from _in_order(child)
+
+
+_SUMS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.FloorDiv: lambda a, b: a // b,
+}
+
+
+def _evaluated(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """Return the value of a constant expression, or its code where it would have to be run."""
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch":
+        return node.attr  # torch.bfloat16
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_evaluated(item, names) for item in node.elts]
+    if isinstance(node, ast.Dict) and all(isinstance(k, ast.Constant) for k in node.keys):
+        keys = [str(k.value) for k in node.keys if isinstance(k, ast.Constant)]
+        return dict(zip(keys, (_evaluated(v, names) for v in node.values), strict=True))
+    if isinstance(node, ast.BinOp) and type(node.op) in _SUMS:
+        sides = [_evaluated(side, names) for side in (node.left, node.right)]
+        if all(isinstance(side, (int, float)) and abs(side) < 1e15 for side in sides):
+            try:
+                return _SUMS[type(node.op)](*sides)
+            except ZeroDivisionError:
+                pass
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return Code(ast.unparse(node)[:200])
+
+
+# Shell
+
+
+def _shell(path: Path, text: str) -> Document:
+    """Read `oumi train -c FILE --section.key value` and the like."""
+    tree: dict[str, Any] = {}
+    joined = text.replace("\\\n", " ")
+    for number, line in enumerate(joined.split("\n"), start=1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise ConfigError(f"{path} line {number}: {str(error).lower()}.") from None
+        if not words:
+            continue
+        plain = [word for word in words[:4] if not word.startswith("-") and "=" not in word]
+        command = " ".join(plain[: 4 if plain[1:3] == ["config", "create"] else 2])
+        block = tree.setdefault(command, {})
+        rest = iter(words)
+        for word in rest:
+            name, equals, value = word.partition("=")
+            if word.startswith("-"):
+                block[name.lstrip("-")] = value if equals else next(rest, "")
+            elif equals and name.replace(".", "").replace("_", "").isalnum():
+                block[name] = value
+            elif word.endswith((".yaml", ".yml", ".json")):
+                block.setdefault("config", word)
+    return Document(path, "shell", {name: block for name, block in tree.items() if block})
+
+
+_READERS: dict[str, Callable[[Path, str], Document]] = {
+    "yaml": _yaml,
+    "json": _json,
+    "python": _python,
+    "notebook": _notebook,
+    "shell": _shell,
+}
+_LANGUAGE = {
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".py": "python",
+    ".ipynb": "notebook",
+    ".sh": "shell",
+}

@@ -1,0 +1,170 @@
+"""The devices that nbft knows by itself; others come by `nbft.registry.devices`. Loads no torch.
+
+A device that torch cannot name before a plugin is imported is made known by `load`. Called by
+`nbft.plan.hardware` and the worker.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import sys
+from typing import Any
+
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "A10G": 125.0,
+    "A10": 125.0,
+    "L4": 121.0,
+    "V100": 125.0,
+    "T4": 65.0,
+    "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+}
+"""Dense 16-bit TFLOP/s with float32 sums, from NVIDIA's data sheets."""
+
+
+class Device:
+    """A kind of device; inherit from it for one of your own.
+
+    Attributes:
+        backend: What several processes talk through on it (torch.distributed).
+        absent: What to say where it is asked for and not there.
+    """
+
+    backend = "gloo"
+    absent = "Use auto."
+
+    def found(self) -> str:
+        """Return what was found, as in "an Intel GPU was found", or "" where there is none."""
+        raise NotImplementedError
+
+    def load(self) -> None:
+        """Make torch know the device."""
+
+    def has_bfloat16(self) -> bool:
+        """Whether it computes in bfloat16."""
+        return False
+
+    def free_memory_bytes(self) -> int | None:
+        """Return the memory that is free on it, or None where it has none of its own."""
+        return None
+
+    def used_memory_bytes(self) -> int | None:
+        """Return the memory that this process has used there, or None."""
+        return None
+
+    def profile(self, **arguments: Any) -> Any:
+        """Return a profiler, a context manager like torch.profiler.profile."""
+        import torch
+
+        return torch.profiler.profile(**arguments)
+
+
+def _torch() -> Any:
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and hasattr(torch, "cuda") else None
+
+
+class Cpu(Device):
+    """The processor."""
+
+    def found(self) -> str:
+        """Return the processor's name."""
+        from nbft.plan.hardware import processor_name
+
+        return processor_name()
+
+
+class Cuda(Device):
+    """NVIDIA's GPUs, and AMD's under ROCm."""
+
+    backend = "nccl"
+
+    def found(self) -> str:
+        """Ask torch where it is loaded, else the driver."""
+        from nbft.plan.hardware import nvidia_gpus
+
+        if torch := _torch():
+            there = torch.cuda.is_available()
+            return f"{torch.cuda.get_device_name(0)} was found" if there else ""
+        gpus = nvidia_gpus()
+        return f"{gpus[0].name} was found" if gpus else ""
+
+
+class Xpu(Device):
+    """Intel's GPUs."""
+
+    backend = "xccl"
+
+    def found(self) -> str:
+        """Ask torch, where it is loaded."""
+        torch = _torch()
+        there = torch and getattr(torch, "xpu", None) is not None and torch.xpu.is_available()
+        return "an Intel GPU was found" if there else ""
+
+
+class Mps(Device):
+    """Apple's GPUs."""
+
+    def found(self) -> str:
+        """Ask torch where it is loaded, else the system."""
+        if torch := _torch():
+            there = torch.backends.mps.is_available()
+        else:
+            there = platform.system() == "Darwin" and platform.machine() == "arm64"
+        return "an Apple GPU was found" if there else ""
+
+
+class Qaic(Device):
+    """Qualcomm Cloud AI 100, through the plugin torch_qaic."""
+
+    backend = "qccl"
+    absent = (
+        "It needs the package torch_qaic of Qualcomm's Cloud AI SDK and its driver. "
+        "Use auto meanwhile."
+    )
+
+    def found(self) -> str:
+        """Look for the plugin; with torch loaded, ask it for a card."""
+        if importlib.util.find_spec("torch_qaic") is None:
+            return ""
+        if torch := _torch():
+            self.load()
+            module = getattr(torch, "qaic", None)
+            if module is not None and hasattr(module, "is_available") and not module.is_available():
+                return ""
+        return "torch_qaic was found"
+
+    def load(self) -> None:
+        """Import the plugin, which registers the device with torch."""
+        importlib.import_module("torch_qaic")
+
+    def profile(self, **arguments: Any) -> Any:
+        """Return the plugin's own profiler."""
+        return importlib.import_module("torch_qaic.profile").profile(**arguments)
+
+
+def peak_flops(device: str, peak_tflops: float | None, name: str = "") -> float | None:
+    """Return the most FLOPs a second that a device makes, or None where nobody said.
+
+    Args:
+        device: "cuda" or another.
+        peak_tflops: compute.peak_tflops, which wins.
+        name: What the device is called, such as "NVIDIA A100-SXM4-80GB".
+
+    >>> peak_flops("cuda", None, "Tesla T4 was found")
+    65000000000000.0
+    >>> peak_flops("cpu", None) is None
+    True
+    """
+    if peak_tflops:
+        return peak_tflops * 1e12
+    if device != "cuda":
+        return None
+    known = sorted(PEAK_TFLOPS, key=len, reverse=True)
+    return next((PEAK_TFLOPS[key] * 1e12 for key in known if key in name), None)

@@ -1,0 +1,245 @@
+"""Registries: names of your own for models, optimisers, callbacks and six more, usable as settings.
+
+    @nbft.registry.callbacks.register("mine")
+    class Mine(transformers.TrainerCallback): ...
+
+A key comes from the decorator (this process), from an installed package's entry point (any
+process, also a run of its own), or is built in. Nothing is imported before it is asked for. Used
+by the settings, which know the keys, and by `nbft.training`, which asks for what they mean.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from nbft.errors import ConfigError, Problem
+
+T = TypeVar("T")
+
+OF_THE_LIBRARY = ""
+"""Stands for a key that transformers knows by itself, so that there is nothing to import."""
+
+
+class Registry:
+    """Keys, each with what it stands for.
+
+    Args:
+        name: What it holds, one word in the plural.
+        entry_point_group: Where installed packages offer theirs.
+        builtin: Key → "module:attribute", or OF_THE_LIBRARY.
+    """
+
+    def __init__(
+        self, name: str, entry_point_group: str, builtin: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.entry_point_group = entry_point_group
+        self._builtin = dict(builtin or {})
+        self._registered: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """Return the name and the keys."""
+        return f"<nbft.registry.{self.name}: {', '.join(self.keys())}>"
+
+    def register(self, key: str) -> Callable[[T], T]:
+        """Return a decorator that puts a class or function under a key, and returns it.
+
+        Registering a key of yours again replaces it, as running a notebook's cell twice does.
+
+        Raises:
+            ConfigError: The key is no text or built in.
+        """
+        if not isinstance(key, str) or not key.strip():
+            raise ConfigError(Problem(f"registry.{self.name}", key, "is no key.", "Use a word."))
+        if key in self._builtin:
+            raise ConfigError(
+                Problem(f"registry.{self.name}", key, "is built in.", "Use another word.")
+            )
+
+        def put(thing: T) -> T:
+            self._registered[key] = thing
+            return thing
+
+        return put
+
+    def unregister(self, key: str) -> None:
+        """Forget a key of yours; none is no error."""
+        self._registered.pop(key, None)
+
+    def keys(self) -> tuple[str, ...]:
+        """Return every key: built in, then of packages, then registered here."""
+        return tuple(dict.fromkeys([*self._builtin, *self._entry_points, *self._registered]))
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every key."""
+        return iter(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a key is known; reads the entry points only for one that is not built in."""
+        return key in self._builtin or key in self._registered or key in self._entry_points
+
+    def is_own(self, key: str) -> bool:
+        """Whether a key is somebody's own, rather than one that nbft or the library knows."""
+        return key not in self._builtin and key in self
+
+    def get(self, key: str) -> Any:
+        """Return what a key stands for, or None for a key that the library knows by itself.
+
+        Raises:
+            ConfigError: There is no such key, or its package cannot be imported.
+        """
+        if key in self._registered:
+            return self._registered[key]
+        if place := self._builtin.get(key):
+            module, _, attribute = place.partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        if key in self._builtin:
+            return None
+        if key in self._entry_points:
+            entry = self._entry_points[key]
+            try:
+                return entry.load()
+            except Exception as error:
+                raise ConfigError(
+                    Problem(
+                        f"registry.{self.name}",
+                        key,
+                        f"comes from {entry.value}, which cannot be imported ({error}).",
+                        "Mend or uninstall that package.",
+                    )
+                ) from error
+        why, fix, _ = self.unknown(key)
+        raise ConfigError(Problem(f"registry.{self.name}", key, why, fix))
+
+    def unknown(self, key: str) -> tuple[str, str, str | None]:
+        """Say that there is no such key: what is known, what to do, and the nearest key or None."""
+        known = self.keys()
+        close = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
+        why = f"is not one of {', '.join(known)}." if known else "is not registered; no key is."
+        if close:
+            return why, f"Use {close[0]}.", close[0]
+        own = f"Register your own with nbft.registry.{self.name}.register."
+        return why, own, None
+
+    @functools.cached_property
+    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        found = importlib.metadata.entry_points(group=self.entry_point_group)
+        return {entry.name: entry for entry in found if entry.name not in self._builtin}
+
+
+def _of_the_library(keys: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(keys, OF_THE_LIBRARY)
+
+
+models = Registry("models", "nbft.models", {"hf": OF_THE_LIBRARY})
+"""Key → class with `from_pretrained(folder, **arguments)`; model.model_type."""
+
+datasets = Registry(
+    "datasets",
+    "nbft.datasets",
+    {
+        "auto": OF_THE_LIBRARY,
+        "seq_completion": OF_THE_LIBRARY,
+        "prompt_completion": "nbft.data.adapters:prompt_completion",
+        "messages": "nbft.data.adapters:messages",
+        "sharegpt": "nbft.data.adapters:sharegpt",
+        "alpaca": "nbft.data.adapters:alpaca",
+        "erniekit": "nbft.data.adapters:erniekit",
+        "text": "nbft.data.adapters:text",
+    },
+)
+"""Key → function from a row to a prompt and a completion; data.train.datasets[].dataset_type."""
+
+trainers = Registry(
+    "trainers", "nbft.trainers", {"sft": "trl:SFTTrainer", "base": "transformers:Trainer"}
+)
+"""Key → class like transformers' Trainer, built as for `base`; training.method."""
+
+optimizers = Registry(
+    "optimizers",
+    "nbft.optimizers",
+    {
+        **_of_the_library(
+            (
+                "adamw_torch",
+                "adamw_torch_fused",
+                "adamw_8bit",
+                "paged_adamw_32bit",
+                "paged_adamw_8bit",
+                "adafactor",
+                "sgd",
+                "rmsprop",
+                "lion_32bit",
+            )
+        ),
+        "adam": "nbft.training.optim:adam",
+    },
+)
+"""Key → function from parameter groups, lr and optim_args to a torch optimiser; optimizer.optim."""
+
+schedulers = Registry(
+    "schedulers",
+    "nbft.schedulers",
+    _of_the_library(
+        (
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "cosine_with_min_lr",
+            "polynomial",
+            "constant",
+            "constant_with_warmup",
+            "inverse_sqrt",
+        )
+    ),
+)
+"""Key → function(step, warmup_steps, total_steps, **kwargs) to the share of the learning rate, so
+that the plan can draw it without torch; scheduler.lr_scheduler_type."""
+
+collators = Registry("collators", "nbft.collators", {"dynamic_padding": OF_THE_LIBRARY})
+"""Key → function from a tokenizer to what makes a batch of rows; data.collate_fn."""
+
+metrics = Registry("metrics", "nbft.metrics")
+"""Key → function(answers, references, rows) to a number or a dict; evaluation.metric_function."""
+
+callbacks = Registry(
+    "callbacks",
+    "nbft.callbacks",
+    {
+        "early_stopping": "transformers:EarlyStoppingCallback",
+        "default_flow": "transformers:DefaultFlowCallback",
+        "enhanced_progressbar": "nbft.training.callbacks.writing:ProgressBarCallback",
+        "printer": "nbft.training.callbacks.writing:PrinterCallback",
+        "json_logger": "nbft.training.callbacks.writing:JsonLoggerCallback",
+        "tensorboard": "transformers.integrations:TensorBoardCallback",
+        "profiler": "nbft.training.callbacks.profiling:ProfilerCallback",
+        "op_by_op_verifier": "nbft.training.callbacks.verifying:OpByOpVerifierCallback",
+    },
+)
+"""Key → class of transformers' TrainerCallback; callbacks.callbacks gives its arguments."""
+
+devices = Registry(
+    "devices",
+    "nbft.devices",
+    {
+        "auto": OF_THE_LIBRARY,
+        "cuda": "nbft.plan.devices:Cuda",
+        "xpu": "nbft.plan.devices:Xpu",
+        "mps": "nbft.plan.devices:Mps",
+        "cpu": "nbft.plan.devices:Cpu",
+        "qaic": "nbft.plan.devices:Qaic",
+    },
+)
+"""Key → class like `nbft.plan.devices.Device`; compute.device."""
+
+ALL = (models, datasets, trainers, optimizers, schedulers, collators, metrics, callbacks, devices)
+
+
+def version() -> int:
+    """Return a number that changes whenever a key is registered or forgotten."""
+    return hash(tuple(tuple(one._registered) for one in ALL))

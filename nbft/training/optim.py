@@ -1,0 +1,256 @@
+"""Optimisers beyond those of transformers: Adam, moments in bfloat16, a rate for each layer.
+
+Layer-wise decay: with n layers, layer i (from 0) learns at rate · decay^(n - i), the embeddings at
+rate · decay^(n + 1), and what lies above the layers at the rate itself.
+Source: ELECTRA, arXiv:2003.10555, appendix A. Called by `nbft.training.extended`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from nbft import registry
+from nbft.config import Config
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
+_BELOW_THE_LAYERS = re.compile(r"(?:^|\.)(?:embed\w*|wte|wpe|word_embeddings\w*)(?:\.|$)")
+
+
+def adam(groups: list[dict[str, Any]], config: Config) -> Optimizer:
+    """Return Adam as it was first: weight decay is added to the gradient.
+
+    Source: Adam, arXiv:1412.6980, algorithm 1.
+    """
+    return torch.optim.Adam(groups, **_of_adam(config))
+
+
+def _of_adam(config: Config) -> dict[str, Any]:
+    ours = config.optimizer
+    betas = (ours.adam_beta1, ours.adam_beta2)
+    return {"lr": config.training.learning_rate, "betas": betas, "eps": ours.adam_epsilon}
+
+
+class BfloatAdamW(Optimizer):
+    """AdamW whose two moments rest in bfloat16; the sums are made in float32.
+
+    m ← β₁ m + (1 - β₁) g,  v ← β₂ v + (1 - β₂) g²,
+    w ← w (1 - lr λ) - lr (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
+
+    Each moment is rounded up or down at random in proportion, so that the small additions to v,
+    which plain rounding would drop (1 - β₂ is below half of bfloat16's step of 2⁻⁸), count on
+    average. The draws have their own generator: training's are left alone.
+
+    Source: Decoupled Weight Decay Regularization, arXiv:1711.05101, algorithm 2; stochastic
+    rounding, arXiv:2010.06192, section 3.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step."""
+        loss = closure() if closure else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, group)
+        return loss
+
+    def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(p, dtype=torch.bfloat16)
+            state["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.bfloat16)
+        state["step"] += 1
+        step, (beta1, beta2) = state["step"].item(), group["betas"]
+        assert p.grad is not None
+        gradient = p.grad.float()
+        first = state["exp_avg"].float().lerp_(gradient, 1 - beta1)
+        second = (
+            state["exp_avg_sq"].float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        )
+        state["exp_avg"].copy_(self._rounded(first))
+        state["exp_avg_sq"].copy_(self._rounded(second))
+        size = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        change = first / (1 - beta1**step) / size
+        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(change.to(p.dtype), alpha=-group["lr"])
+
+    def _rounded(self, value: torch.Tensor) -> torch.Tensor:
+        """Round float32 to bfloat16, up or down in proportion to what lies between."""
+        if value.device not in self._generators:
+            self._generators[value.device] = torch.Generator(value.device).manual_seed(0)
+        noise = torch.randint(
+            0, 2**16, value.shape, dtype=torch.int32, device=value.device,
+            generator=self._generators[value.device],
+        )  # fmt: skip
+        bits = (value.view(torch.int32) + noise) & -(2**16)
+        return bits.view(torch.float32).to(torch.bfloat16)
+
+
+class OffloadedOptimizer(Optimizer):
+    """An optimiser that works on copies of the weights in the computer's memory.
+
+    Gradients come down, the step is made there with its state, and the new weights go up.
+    Source: ZeRO-Offload, arXiv:2101.06840, section 4.
+
+    Args:
+        groups: Parameter groups, on the device.
+        build: Makes the optimiser of groups of copies.
+        dtype: Number type of the copies; that of each parameter when None. With float32 copies
+            of 16-bit weights this is the master copy of mixed precision (O2).
+        device: Where the copies lie.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        build: Callable[[list[dict[str, Any]]], Optimizer],
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | None = "cpu",
+    ) -> None:
+        self._pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        copies = []
+        for group in groups:
+            mine = []
+            for p in group["params"]:
+                copy = p.detach().clone().to(device=device or p.device, dtype=dtype or p.dtype)
+                mine.append(torch.nn.Parameter(copy))
+                self._pairs.append((p, mine[-1]))
+            copies.append({**group, "params": mine})
+        self.inner = build(copies)
+        super().__init__(groups, self.inner.defaults)
+        for outer, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            outer.update({key: value for key, value in inner.items() if key != "params"})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step on the copies and bring the weights back."""
+        loss = closure() if closure else None
+        for outer, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            inner.update({key: value for key, value in outer.items() if key != "params"})
+        for p, copy in self._pairs:
+            copy.grad = None if p.grad is None else p.grad.to(copy.device, copy.dtype)
+        self.inner.step()
+        for p, copy in self._pairs:
+            p.copy_(copy)
+            copy.grad = None
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimiser that works, and the copies where they say more."""
+        found = self.inner.state_dict()
+        if any(p.dtype != copy.dtype for p, copy in self._pairs):
+            found["masters"] = [copy.detach() for _, copy in self._pairs]
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned; the copies start from the weights where it has none."""
+        rest = {key: value for key, value in state_dict.items() if key != "masters"}
+        self.inner.load_state_dict(rest)
+        masters = state_dict.get("masters") or [p for p, _ in self._pairs]
+        with torch.no_grad():
+            for (_, copy), master in zip(self._pairs, masters, strict=True):
+                copy.copy_(master)
+        for outer, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
+            outer.update({key: value for key, value in inner.items() if key != "params"})
+
+
+def layer_of(name: str, layers: int) -> int:
+    """Return how far below the top a parameter lies: 0 above all layers, layers + 1 under them.
+
+    >>> [layer_of(n, 2) for n in ("lm_head.weight", "model.layers.1.mlp.w", "model.layers.0.q.w")]
+    [0, 1, 2]
+    >>> layer_of("model.embed_tokens.weight", 2)
+    3
+    """
+    if found := _LAYER.search(name):
+        return layers - int(found[1])
+    return layers + 1 if _BELOW_THE_LAYERS.search(name) else 0
+
+
+def parameter_groups(model: Any, decayed: Iterable[str], config: Config) -> list[dict[str, Any]]:
+    """Return groups of the trained parameters, each with its rate and weight decay.
+
+    Args:
+        model: The model.
+        decayed: Names of the parameters that weight decay applies to.
+        config: Says rate, decay by layer and weight decay.
+    """
+    decayed = set(decayed)
+    rate, factor = config.training.learning_rate, config.optimizer.layerwise_lr_decay
+    names = [name for name, _ in model.named_parameters()]
+    layers = 1 + max((int(found[1]) for n in names if (found := _LAYER.search(n))), default=-1)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        depth = layer_of(name, layers) if factor != 1 else 0
+        has_decay = name in decayed
+        empty = {
+            "params": [],
+            "lr": rate * factor**depth,
+            "weight_decay": config.optimizer.weight_decay if has_decay else 0.0,
+        }
+        groups.setdefault((depth, not has_decay), empty)["params"].append(p)
+    return [groups[key] for key in sorted(groups)]  # the log shows the rate of the first
+
+
+class OwnOptimizer:
+    """Part of a trainer: builds the optimiser from the config instead of from its arguments."""
+
+    nbft_config: Config
+    nbft_device: str
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """Build the optimiser once."""
+        trainer: Any = self
+        if trainer.optimizer is None:
+            model = trainer.model if model is None else model
+            decayed = trainer.get_decay_parameter_names(model)
+            groups = parameter_groups(model, decayed, self.nbft_config)
+            trainer.optimizer = self._wrapped(groups, model)
+        return trainer.optimizer  # type: ignore[no-any-return]
+
+    def _wrapped(self, groups: list[dict[str, Any]], model: Any) -> Optimizer:
+        config = self.nbft_config
+        is_o2 = config.precision.fp16_opt_level == "O2" and self._is_mixed()
+        offload = config.memory.offload_optimizer and self.nbft_device != "cpu"
+        if not is_o2 and not offload:
+            return self._built(groups, model)
+        return OffloadedOptimizer(
+            groups,
+            lambda copies: self._built(copies, model),
+            dtype=torch.float32 if is_o2 else None,
+            device="cpu" if offload else None,
+        )
+
+    def _is_mixed(self) -> bool:
+        arguments: Any = self.args  # type: ignore[attr-defined]
+        return bool(arguments.bf16 or arguments.fp16)
+
+    def _built(self, groups: list[dict[str, Any]], model: Any) -> Optimizer:
+        config = self.nbft_config
+        if own := registry.optimizers.get(config.optimizer.optim):
+            return own(groups, config)  # type: ignore[no-any-return]
+        if config.optimizer.moment_dtype == "bfloat16":
+            return BfloatAdamW(groups, **_of_adam(config))
+        kind, more = self.get_optimizer_cls_and_kwargs(self.args, model)  # type: ignore[attr-defined]
+        return kind(groups, **more)  # type: ignore[no-any-return]

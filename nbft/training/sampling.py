@@ -1,0 +1,68 @@
+"""Epochs of another length than the rows: the rows are gone through in turn, over and over.
+
+Epoch e takes the n places from e·n on in an endless row of shuffles, so that no row comes twice
+before all came once. Called by `nbft.training.extended`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from nbft.config import Config
+
+
+class VirtualEpochSampler(torch.utils.data.Sampler[int]):
+    """Draws so many rows an epoch.
+
+    Args:
+        rows: How many there are.
+        samples: How many an epoch has.
+        seed: Seed of the shuffles; None keeps the rows in their order.
+    """
+
+    def __init__(self, rows: int, samples: int, seed: int | None) -> None:
+        self._rows, self._samples, self._seed = rows, samples, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Return how many rows an epoch has."""
+        return self._samples
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes, counted from 0, so that a resumed run draws the same."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the places of the rows of this epoch."""
+        begin = self._epoch * self._samples
+        for place in range(begin, begin + self._samples):
+            turn, within = divmod(place, self._rows)
+            if within == 0 or place == begin:
+                order = self._order(turn)
+            yield order[within]
+        self._epoch += 1
+
+    def _order(self, turn: int) -> list[int]:
+        if self._seed is None:
+            return list(range(self._rows))
+        generator = torch.Generator().manual_seed(self._seed + turn)
+        return torch.randperm(self._rows, generator=generator).tolist()
+
+
+class VirtualEpochs:
+    """Part of a trainer: draws training.num_samples_each_epoch rows an epoch."""
+
+    nbft_config: Config
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset  # type: ignore[attr-defined]
+        config = self.nbft_config
+        samples = config.training.num_samples_each_epoch
+        assert samples is not None
+        seed = (
+            config.training.seed if config.training.data_seed is None else config.training.data_seed
+        )
+        return VirtualEpochSampler(len(dataset), samples, seed if config.data.shuffle else None)

@@ -1,0 +1,220 @@
+"""How the optimiser is saved and loaded: by name in one file, in several, in 8 bits, or not at all.
+
+Unified: tensors under `<parameter>/<state>` in optimizer.safetensors, so that they find their
+parameter whatever the order and grouping. In 8 bits a moment is cut into blocks of 128: the first
+by round(127 m / max|m|), an error of at most max|m| / 254; the second, which is never negative and
+spans many powers of ten, on 254 even steps of log v, a relative error of at most
+(max v / min v)^(1/508) - 1, and 0 stays 0.
+
+Source: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861, section 2. Called by
+`nbft.training.extended`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from nbft.config import Config
+
+_BLOCK = 128
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_INDEX = "optimizer.index.json"
+_SHARDED = "distributed_checkpoint"
+
+
+def to_8_bits(moment: torch.Tensor, *, is_second: bool) -> dict[str, torch.Tensor]:
+    """Return a moment as codes and two numbers a block; codes [blocks, 128].
+
+    Args:
+        moment: Any shape.
+        is_second: Whether it is a mean of squares.
+    """
+    flat = moment.detach().float().flatten()
+    blocks = functional.pad(flat, (0, -len(flat) % _BLOCK)).view(-1, _BLOCK)
+    if not is_second:
+        largest = blocks.abs().amax(1, keepdim=True)
+        codes = (blocks * 127 / largest.clamp(min=1e-38)).round().to(torch.int8)
+        return {"codes": codes, "high": largest, "low": torch.zeros_like(largest)}
+    logs = blocks.clamp(min=1e-45).log()
+    is_zero = blocks <= 0
+    low = logs.masked_fill(is_zero, float("inf")).amin(1, keepdim=True)
+    high = logs.masked_fill(is_zero, float("-inf")).amax(1, keepdim=True)
+    low, high = (torch.where(low <= high, end, torch.zeros_like(end)) for end in (low, high))
+    steps = ((logs - low) * 254 / (high - low).clamp(min=1e-6)).round().clamp(0, 254)
+    codes = (steps + 1).masked_fill(is_zero, 0).to(torch.uint8)
+    return {"codes": codes, "high": high, "low": low}
+
+
+def from_8_bits(parts: dict[str, torch.Tensor], shape: torch.Size | list[int]) -> torch.Tensor:
+    """Return the moment that `to_8_bits` stored, in float32."""
+    codes, high, low = parts["codes"], parts["high"], parts["low"]
+    if codes.dtype == torch.int8:
+        blocks = codes.float() * high / 127
+    else:
+        blocks = ((codes.float() - 1) * (high - low) / 254 + low).exp()
+        blocks = blocks.masked_fill(codes == 0, 0.0)
+    return blocks.flatten()[: torch.Size(shape).numel()].view(shape)
+
+
+def quantised(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimiser's state dict with its moments in 8 bits."""
+    return {**state, "state": {n: _each(one, quantise=True) for n, one in state["state"].items()}}
+
+
+def restored(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict that `quantised` took, within its error."""
+    return {**state, "state": {n: _each(one, quantise=False) for n, one in state["state"].items()}}
+
+
+def _each(state: dict[str, Any], *, quantise: bool) -> dict[str, Any]:
+    found = dict(state)
+    for name in _MOMENTS:
+        value = state.get(name)
+        if quantise and isinstance(value, torch.Tensor):
+            found[name] = {
+                **to_8_bits(value, is_second=name == "exp_avg_sq"),
+                "shape": torch.tensor(list(value.shape)),
+            }
+        elif not quantise and isinstance(value, dict):
+            found[name] = from_8_bits(value, value["shape"].tolist())
+    return found
+
+
+def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: int) -> None:
+    """Save an optimiser's state dict by its parameters' names.
+
+    Args:
+        folder: The checkpoint.
+        state: The state dict.
+        names: Names of the parameters in the order of the groups.
+        files: Files to cut it into; a part is built when its turn comes.
+    """
+    keys = [names[n] for n in state["state"]]
+    place_of: dict[str, str] = {}
+    for number in range(files):
+        part: dict[str, torch.Tensor] = {}
+        for n, name in list(zip(state["state"], keys, strict=True))[number::files]:
+            part |= {f"{name}/{key}": value for key, value in _flat(state["state"][n])}
+        file = "optimizer.safetensors"
+        if files > 1:
+            file = f"optimizer-{number + 1:05}-of-{files:05}.safetensors"
+        save_file({key: value.contiguous() for key, value in part.items()}, folder / file)
+        place_of |= dict.fromkeys(part, file)
+    groups, begin = [], 0
+    for group in state["param_groups"]:
+        end = begin + len(group["params"])
+        groups.append({**group, "params": names[begin:end]})
+        begin = end
+    index = {"weight_map": place_of, "param_groups": groups}
+    (folder / _INDEX).write_text(json.dumps(index, default=float), encoding="utf-8")
+    if "masters" in state:
+        masters = dict(zip(names, state["masters"], strict=True))
+        save_file({k: v.contiguous() for k, v in masters.items()}, folder / "masters.safetensors")
+
+
+def _flat(state: dict[str, Any], prefix: str = "") -> list[tuple[str, torch.Tensor]]:
+    found: list[tuple[str, torch.Tensor]] = []
+    for key, value in state.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", torch.as_tensor(value)))
+    return found
+
+
+def load_by_name(folder: Path, now: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return what `save_by_name` saved as a state dict for an optimiser of now.
+
+    Args:
+        folder: The checkpoint.
+        now: State dict of that optimiser: its groups are kept, whatever they were then.
+        names: Names of its parameters in the order of its groups.
+    """
+    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    state: dict[int, dict[str, Any]] = {}
+    number_of = {name: n for n, name in enumerate(names)}
+    for file in sorted(set(index["weight_map"].values())):
+        for key, value in load_file(folder / file).items():
+            name, _, kind = key.rpartition("/")
+            if name not in number_of:
+                continue
+            of_one = state.setdefault(number_of[name], {})
+            first, _, second = kind.partition(".")
+            if second:
+                of_one.setdefault(first, {})[second] = value
+            else:
+                of_one[kind] = value
+    found = {**now, "state": state}
+    if (folder / "masters.safetensors").is_file():
+        masters = load_file(folder / "masters.safetensors")
+        found["masters"] = [masters[name] for name in names]
+    return found
+
+
+def _go_on(scheduler: Any, saved: dict[str, Any]) -> None:
+    """Put a schedule where it was, also when the parameters are grouped in another way now."""
+    if len(saved["base_lrs"]) == len(scheduler.base_lrs):
+        scheduler.load_state_dict(saved)
+    else:
+        scheduler.last_epoch, scheduler._step_count = saved["last_epoch"], saved["_step_count"]
+    shares = (shape(scheduler.last_epoch) for shape in scheduler.lr_lambdas)
+    scheduler._last_lr = [
+        rate * share for rate, share in zip(scheduler.base_lrs, shares, strict=True)
+    ]
+    groups = scheduler.optimizer.param_groups
+    for group, rate in zip(groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
+
+
+class OwnSaving:
+    """Part of a trainer: saves and loads the optimiser as the checkpoint settings say."""
+
+    nbft_config: Config
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        ours, folder = self.nbft_config.checkpoint, Path(output_dir)
+        trainer: Any = self
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        file = folder / "optimizer.pt"
+        state = trainer.optimizer.state_dict()
+        if ours.quantize_checkpoint:
+            state = quantised(state)
+            torch.save(state, file)
+        if ours.unified_checkpoint:
+            split = "ignore_merge_optimizer" in ours.unified_checkpoint_config
+            save_by_name(folder, state, self._names(), ours.optim_shard_num if split else 1)
+            file.unlink()
+        if ours.state_dict_type == "SHARDED_STATE_DICT":
+            from torch.distributed.checkpoint import state_dict_saver
+
+            weights = {
+                n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad
+            }
+            state_dict_saver.save(weights, checkpoint_id=folder / _SHARDED, no_dist=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.nbft_config.checkpoint.ignore_load_lr_and_optim:
+            return
+        folder = Path(checkpoint)
+        trainer: Any = self
+        if (folder / _INDEX).is_file():
+            now = trainer.optimizer.state_dict()
+            state = load_by_name(folder, now, self._names())
+        elif (folder / "optimizer.pt").is_file():
+            state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        else:
+            return
+        trainer.optimizer.load_state_dict(restored(state))
+        _go_on(trainer.lr_scheduler, torch.load(folder / "scheduler.pt", weights_only=True))
+
+    def _names(self) -> list[str]:
+        """Return the names of the trained parameters in the order of the optimiser's groups."""
+        trainer: Any = self
+        name_of = {id(p): name for name, p in trainer.model.named_parameters()}
+        return [name_of[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]]

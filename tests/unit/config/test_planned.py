@@ -1,0 +1,133 @@
+"""Settings whose engines come later: read, checked, and refused with a sentence where they count."""
+
+import pytest
+
+import nbft
+from nbft.config.distributed import Distributed
+from nbft.config.preference import Preference
+from nbft.errors import ConfigError
+
+SENTENCE = "planned."
+
+
+def errors(**sections):
+    config = nbft.Config(data={"dataset_name": "grammar"}, **sections)
+    return {p.field: p for p in nbft.make_plan(config).errors if p.why.endswith(SENTENCE)}
+
+
+def test_one_process_needs_no_engine():
+    harmless = {
+        "fsdp": "full_shard",
+        "ddp_backend": "qccl",
+        "ddp_timeout": 5,
+        "ddp_bucket_cap_mb": 1,
+        "sharding": "stage3",
+        "sequence_parallel": True,
+        "tensor_parallel_config": ["sync_grad"],
+        "pipeline_parallel_config": ["enable_delay_scale_loss"],
+        "moe_group": "mp",
+    }
+    assert errors(distributed=harmless) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"num_processes": 2}, "num_processes"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "deepspeed"),
+        ({"deepspeed": "zero.json"}, "deepspeed"),
+        ({"fsdp": "full_shard", "fsdp_cpu_offload": True}, "fsdp_cpu_offload"),
+        ({"sharding_parallel_size": 2}, "sharding_parallel_size"),
+        ({"tensor_parallel_size": 4}, "tensor_parallel_size"),
+        ({"pipeline_parallel_size": 4}, "pipeline_parallel_size"),
+    ],
+)
+def test_what_needs_several_processes_is_refused_and_mended(settings, field):
+    found = errors(distributed=settings)
+    assert list(found) == [f"distributed.{field}"]
+    problem = found[f"distributed.{field}"]
+    assert "nbft trains in one process for now" in problem.why
+    config = nbft.Config(data={"dataset_name": "grammar"}, distributed=settings)
+    mended = config.apply(problem.changes)
+    assert f"distributed.{field}" not in {p.field for p in nbft.make_plan(mended).errors}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "dpo"),
+        ("beta", 0.5),
+        ("loss_type", "ipo"),
+        ("simpo_gamma", 1.0),
+        ("offset_alpha", 0.1),
+        ("max_prompt_length", 64),
+        ("pref_loss_ratio", 0.5),
+        ("sft_loss_ratio", 0.5),
+        ("label_smoothing", 0.1),
+        ("reference_free", True),
+        ("ref_model_update_steps", 10),
+    ],
+)
+def test_what_needs_preference_training_is_refused_and_mended(name, value):
+    problem = errors(preference={name: value})[f"preference.{name}"]
+    assert "nbft does not do yet" in problem.why
+    config = nbft.Config(preference={name: value}).apply(problem.changes)
+    assert config.preference == Preference()
+
+
+WRONG = {
+    "distributed": {
+        "num_processes": 0,
+        "ddp_backend": "smoke",
+        "ddp_bucket_cap_mb": 0,
+        "ddp_timeout": 0,
+        "fsdp": "some",
+        "fsdp_backward_prefetch": "late",
+        "fsdp_auto_wrap_policy": "WRAP",
+        "fsdp_min_num_params": -1,
+        "sharding": "stage4",
+        "sharding_parallel_config": ["enable_all"],
+        "tensor_parallel_size": 0,
+        "tensor_parallel_config": ["sync_all"],
+        "pipeline_parallel_config": ["fast"],
+        "virtual_pipeline_stages": 0,
+        "add_tail_layers": -1,
+        "moe_group": "all",
+        "sharding_parallel_size": 0,
+        "pipeline_parallel_size": 0,
+        "average_tokens_across_devices": "often",
+        "accelerator_config": "fast",
+    },
+    "preference": {
+        "beta": 0,
+        "loss_type": "best",
+        "simpo_gamma": -1,
+        "offset_alpha": -1,
+        "max_prompt_length": 0,
+        "pref_loss_ratio": -1,
+        "sft_loss_ratio": -1,
+        "label_smoothing": 0.5,
+        "reference_free": "maybe",
+        "ref_model_update_steps": -2,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [(s, n, v) for s, block in WRONG.items() for n, v in block.items()],
+)
+def test_wrong_values_are_refused(section, name, value):
+    with pytest.raises(ConfigError, match=f"{section}.{name}"):
+        nbft.Config(**{section: {name: value}})
+
+
+def test_two_engines_are_one_too_many():
+    with pytest.raises(ConfigError, match="fsdp and deepspeed are both given"):
+        nbft.Config(distributed={"fsdp": "full_shard", "deepspeed": {"stage": 1}})
+
+
+def test_every_setting_says_where_it_comes_from():
+    for section in (Distributed, Preference):
+        for info in section.model_fields.values():
+            assert info.json_schema_extra["source"]

@@ -1,0 +1,161 @@
+"""Rows read by name, by columns, or by somebody's own function."""
+
+import json
+
+import pytest
+
+import nbft
+from nbft import registry
+from nbft.data.adapters import erniekit
+from nbft.data.examples import load_examples
+from nbft.data.tokens import tokenise
+from nbft.errors import ConfigError, DataError
+
+
+def examples(rows, **settings):
+    config = nbft.Config(data={"rows": rows, "split_ratio": 1.0, **settings})
+    return load_examples(config, "train")[0]
+
+
+ROWS = [{"instruction": "Add.", "input": "2 and 3", "output": "5", "text": "five", "more": "0"}] * 2
+
+
+def test_dataset_type_reads_a_row_in_another_way():
+    assert "### Instruction" in examples(ROWS)[0].prompt
+    assert examples(ROWS, dataset_type="text")[0].completion == "five"
+
+
+def test_dataset_type_alpaca_needs_its_columns():
+    with pytest.raises(DataError, match='has no "instruction", which dataset_type alpaca needs'):
+        examples([{"text": "five"}], dataset_type="alpaca")
+
+
+def test_an_unknown_dataset_type_lists_the_known():
+    with pytest.raises(ConfigError, match=r"is not one of auto, seq_completion, .*Use alpaca"):
+        nbft.Config(data={"dataset_name": "grammar", "dataset_type": "alpacca"})
+
+
+def test_a_function_of_ones_own():
+    @registry.datasets.register("mine")
+    def mine(row):
+        return f"Q: {row['input']}\n", row["output"]
+
+    try:
+        one = examples(ROWS, dataset_type="mine")[0]
+    finally:
+        registry.datasets.unregister("mine")
+    assert (one.prompt, one.completion) == ("Q: 2 and 3\n", "5")
+
+
+def test_a_function_that_returns_no_pair():
+    registry.datasets.register("wrong")(lambda row: 5)
+    try:
+        with pytest.raises(DataError, match=r"returned int\. Return \(prompt, completion\)"):
+            examples(ROWS, dataset_type="wrong")
+    finally:
+        registry.datasets.unregister("wrong")
+
+
+def test_input_columns_are_joined_and_learnt():
+    one = examples(ROWS, input_columns=["text", "more"])[0]
+    assert (one.prompt, one.completion) == ("", "five\n0")
+
+
+def test_target_column_is_what_is_learnt():
+    one = examples(ROWS, input_columns=["instruction", "input"], target_column="output")[0]
+    assert (one.prompt, one.completion) == ("Add.\n2 and 3\n", "5")
+
+
+def test_a_target_of_zero_is_learnt_and_null_is_nothing():
+    rows = [{"q": "a", "n": 0}, {"q": "b", "n": None}]
+    found = examples(rows, input_columns=["q"], target_column="n")
+    assert [one.completion for one in found] == ["0", ""]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"input_columns": ["texts"]}, "texts is no column; found instruction"),
+        ({"input_columns": ["text"], "target_column": "label"}, "label is no column"),
+        ({"target_column": "output"}, "stands without input_columns"),
+    ],
+)
+def test_columns_that_are_not_there(settings, words):
+    with pytest.raises(DataError, match=words):
+        examples(ROWS, **settings)
+
+
+def test_erniekit_turns_and_labels(tiny_tokenizer):
+    row = {
+        "system": "Be brief.",
+        "src": ["Who are you?", "And now?"],
+        "tgt": ["A model.", "The same."],
+        "label": [0, 1],
+    }
+    config = nbft.Config(data={"rows": [row, row], "split_ratio": 1.0, "max_length": 512})
+    found, _ = load_examples(config, "train")
+    assert found.formats == ["ERNIEKit conversations"]
+    assert [turn["role"] for turn in found[0].messages][:2] == ["system", "user"]
+    done = tokenise(found, tiny_tokenizer, config).dataset[0]
+    learnt = [
+        i for i, label in zip(done["input_ids"], done["labels"], strict=True) if label != -100
+    ]
+    text = tiny_tokenizer.decode(learnt)
+    assert "The same." in text
+    assert "A model." not in text
+
+
+def test_erniekit_takes_the_better_of_two_answers():
+    row = {"src": ["Hi"], "tgt": [], "response": [["worse"], ["better"]], "sort": [0, 1]}
+    assert erniekit(row).messages[-1]["content"] == "better"
+
+
+def test_erniekit_questions_without_answers():
+    with pytest.raises(DataError, match="src has 2 turns and tgt 1"):
+        examples([{"src": ["a", "b"], "tgt": ["c"]}])
+
+
+def test_dataset_kwargs_name_files_for_datasets(tmp_path):
+    file = tmp_path / "rows.txt"
+    file.write_text("q;a\none;two\n", encoding="utf-8")
+    found = load_examples(
+        nbft.Config(
+            data={
+                "dataset_name": "csv",
+                "dataset_kwargs": {"data_files": str(file), "sep": ";"},
+                "prompt_template": "{q}\n",
+                "completion_template": "{a}",
+                "split_ratio": 1.0,
+            }
+        ),
+        "train",
+    )[0]
+    assert (found[0].prompt, found[0].completion) == ("one\n", "two")
+
+
+def test_code_of_a_dataset_is_refused():
+    with pytest.raises(ConfigError, match="since version 4 datasets runs no code"):
+        nbft.Config(data={"dataset_name": "a/b", "trust_remote_code": True})
+
+
+def test_a_split_has_a_seed_of_its_own():
+    def order(seed):
+        split = {
+            "seed": seed,
+            "datasets": [
+                {"rows": [{"text": f"{n}{k}"} for k in range(20)], "mixture_proportion": 0.5}
+                for n in "ab"
+            ],
+        }
+        config = nbft.Config(data={"train": split, "split_ratio": 1.0})
+        return [one.completion for one in load_examples(config, "train")[0]]
+
+    assert order(1) == order(1) != order(2)
+    assert order(None) == order(nbft.Config().training.seed)
+
+
+def test_rows_of_ernie_from_a_file(tmp_path):
+    file = tmp_path / "sft-train.jsonl"
+    file.write_text(json.dumps({"src": ["Hi"], "tgt": ["Hello"]}) + "\n", encoding="utf-8")
+    config = nbft.Config(data={"path": str(file), "dataset_type": "erniekit", "split_ratio": 1.0})
+    assert load_examples(config, "train")[0][0].messages[-1]["content"] == "Hello"

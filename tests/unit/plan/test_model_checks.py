@@ -1,0 +1,138 @@
+"""One sentence for each setting of model, quantization and peft that cannot be done."""
+
+import json
+
+import pytest
+
+from nbft.config import Config
+from nbft.plan import model_checks
+from nbft.plan.model_checks import model_problems, model_remarks
+
+
+def said(device="cpu", **changes):
+    config = Config().apply({name.replace("__", "."): value for name, value in changes.items()})
+    return [str(problem) for problem in model_problems(config, device)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"quantization__load_in_4bit": True, "peft__method": "full"},
+            "quantization.load_in_4bit=True: freezes the weights, and peft.method=full would train",
+        ),
+        (
+            {"quantization__weight_quantize_algo": "fp8_linear", "peft__method": "full"},
+            "quantization.weight_quantize_algo='fp8_linear': freezes the weights",
+        ),
+        (
+            {"quantization__load_in_4bit": True, "quantization__load_in_8bit": True},
+            "a weight has 4 bits or 8.",
+        ),
+        (
+            {
+                "quantization__load_in_8bit": True,
+                "quantization__weight_quantize_algo": "weight_only_int8",
+            },
+            "goes against quantization.load_in_8bit",
+        ),
+        (
+            {"quantization__load_in_4bit": True, "model__load_pretrained_weights": False},
+            "would freeze the random weights",
+        ),
+        (
+            {"quantization__load_in_4bit": True, "peft__init_lora_weights": "pissa"},
+            "peft.init_lora_weights='pissa': changes the weights of the base model, and they are",
+        ),
+        ({"peft__init_lora_weights": "orthogonal", "peft__r": 5}, "peft.r=5: is odd"),
+        ({"peft__task_type": "SEQ_2_SEQ_LM"}, "peft.task_type='SEQ_2_SEQ_LM': is for a model with"),
+        (
+            {"model__auto_class_name": "AutoModelForSeq2SeqLM"},
+            "training.method='sft': trains models that go on with a text",
+        ),
+        (
+            {"model__attn_implementation": "flash_attention_2"},
+            "runs on a GPU only, and the run is on cpu. Use sdpa.",
+        ),
+        (
+            {"model__use_liger_kernel": True},
+            "runs on a GPU only, and the run is on cpu. Use false.",
+        ),
+        ({"model__chat_template": "chatlm"}, "Use chatml."),
+        (
+            {"model__chat_template": "chatml", "model__chat_template_path": "t.jinja"},
+            "there is one template.",
+        ),
+        ({"peft__loraplus_lr_ratio": 4.0, "peft__method": "ia3"}, "is for LoRA's second matrix"),
+        (
+            {"peft__loraplus_lr_ratio": 4.0, "optimizer__optim": "adam"},
+            "is built with transformers' own optimisers, and optimizer.optim=adam",
+        ),
+        ({"peft__use_dora": True, "peft__method": "ia3"}, "is a form of LoRA, not of ia3."),
+        ({"model__dropout_warmup_steps": 5}, "raises no dropout"),
+        (
+            {"model__use_cache": True, "memory__gradient_checkpointing": True},
+            "is turned off in training by memory.gradient_checkpointing",
+        ),
+    ],
+)
+def test_what_does_not_go_together(changes, words):
+    found = said(**changes)
+    assert any(words in sentence for sentence in found), found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"quantization__load_in_4bit": True, "quantization__bnb_4bit_use_double_quant": True},
+        {"quantization__weight_quantize_algo": "fp8_linear"},
+        {"peft__method": "ia3"},
+        {"peft__use_rslora": True, "peft__loraplus_lr_ratio": 4.0, "peft__lora_alpha": 4},
+        {"model__hidden_dropout": 0.1, "model__dropout_warmup_steps": 0},
+    ],
+    ids=str,
+)
+def test_what_does(changes):
+    assert said(**changes) == []
+
+
+def test_packages_and_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(model_checks.importlib.util, "find_spec", lambda name: None)
+    (one,) = said(quantization__load_in_8bit=True)
+    assert "needs the package bitsandbytes, which is not installed." in one
+    (one,) = said("cuda", model__attn_implementation="flash_attention_2")
+    assert "needs the package flash-attn, which is not installed." in one
+    monkeypatch.undo()
+    (one,) = said("mps", quantization__load_in_8bit=True)
+    assert one.startswith("compute.device='mps': has no quantised layers")
+    (one,) = said("mps", model__dtype="float64")
+    assert one == "model.dtype='float64': is not there on mps. Use auto."
+
+
+def test_frozen_layers_that_are_no_layers(tiny_model):
+    (one,) = said(model__model_name=str(tiny_model), model__freeze_layers=["layer.0", "layers.0"])
+    assert one.startswith("model.freeze_layers='layer.0': matches no layer of the model.")
+    assert said(model__model_name=str(tiny_model), model__freeze_layers=["lm_head"]) == []
+
+
+def test_an_adapter_is_gone_on_with_by_its_own_method(tmp_path, tiny_model):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    about = {"peft_type": "IA3", "base_model_name_or_path": str(tiny_model)}
+    (adapter / "adapter_config.json").write_text(json.dumps(about))
+    (one,) = said(model__adapter_name_or_path=str(adapter))
+    assert "was made by ia3. Use ia3." in one
+    assert said(model__adapter_name_or_path=str(adapter), peft__method="ia3") == []
+    (one,) = said(model__adapter_name_or_path=str(tiny_model))
+    assert "holds a model, not an adapter" in one
+
+
+def test_what_settings_decide_for_themselves_is_said():
+    plain, scaled = (
+        Config(peft={"lora_alpha": -1, "r": 8}),
+        Config(peft={"lora_alpha": -1, "use_rslora": True}),
+    )
+    assert model_remarks(plain) == ["peft.lora_alpha=-1 means twice the rank: 16."]
+    assert model_remarks(scaled) == ["peft.lora_alpha=-1 means 4, as use_rslora is on."]
+    assert model_remarks(Config()) == []

@@ -1,0 +1,230 @@
+"""Every check: its words, a config that it lets pass, and that its fix removes it."""
+
+import pytest
+
+from nbft.config import Config
+from nbft.plan import make_plan
+from nbft.plan.checks import check
+from nbft.plan.training_checks import cost_usd, training_problems
+
+GOOD = Config(data={"dataset_name": "alpaca"})
+
+CASES = {
+    "moments": (
+        {"optimizer.optim": "sgd", "optimizer.moment_dtype": "bfloat16"},
+        (
+            "optimizer.moment_dtype='bfloat16': is for adamw, and optimizer.optim is sgd. Use "
+            "adamw_torch_fused."
+        ),
+    ),
+    "momentum": (
+        {"optimizer.sgd_momentum": 0.9},
+        (
+            "optimizer.sgd_momentum=0.9: has no effect: optimizer.optim is adamw_torch_fused. Use sgd, "
+            "or leave it at 0."
+        ),
+    ),
+    "two groupings": (
+        {"peft.loraplus_lr_ratio": 16.0, "optimizer.layerwise_lr_decay": 0.9},
+        (
+            "optimizer.layerwise_lr_decay=0.9: cannot go with peft.loraplus_lr_ratio=16: each groups the "
+            "parameters in its own way. Use 1.0."
+        ),
+    ),
+    "power of cosine": (
+        {"scheduler.power": 2.0},
+        "scheduler.power=2.0: has no effect with cosine; it is for polynomial. Leave it empty.",
+    ),
+    "floor of linear": (
+        {"scheduler.lr_scheduler_type": "linear", "scheduler.min_lr": 1e-5},
+        (
+            "scheduler.min_lr=1e-05: has no effect with linear; it is for cosine_with_min_lr. Leave it "
+            "empty."
+        ),
+    ),
+    "floor above the peak": (
+        {"scheduler.min_lr": 0.1},
+        "scheduler.min_lr=0.1: is above training.learning_rate, 0.0002. Use 2e-05.",
+    ),
+    "overwriting": (
+        {"checkpoint.overwrite_output_dir": True},
+        (
+            "checkpoint.overwrite_output_dir=True: has no effect: every run has a folder of its own, so "
+            "nothing is overwritten. Leave it at false, and delete old runs with nbft."
+        ),
+    ),
+    "not unified": (
+        {"checkpoint.unified_checkpoint_config": ["ignore_merge_optimizer"]},
+        (
+            "checkpoint.unified_checkpoint_config=['ignore_merge_optimizer']: acts only with "
+            "checkpoint.unified_checkpoint. Turn that on."
+        ),
+    ),
+    "shards of one file": (
+        {"checkpoint.optim_shard_num": 3},
+        (
+            "checkpoint.optim_shard_num=3: acts only with ignore_merge_optimizer in "
+            "checkpoint.unified_checkpoint_config. Add it."
+        ),
+    ),
+    "8 bits of sgd": (
+        {"checkpoint.quantize_checkpoint": True, "optimizer.optim": "sgd"},
+        (
+            "checkpoint.quantize_checkpoint=True: is for the two moments of Adam, and optimizer.optim is "
+            "sgd. Turn it off."
+        ),
+    ),
+    "no checkpoint": (
+        {"training.resume_from_checkpoint": "/no/such"},
+        (
+            "training.resume_from_checkpoint='/no/such': is no folder. Name a checkpoint or a run, write "
+            "auto, or leave it empty."
+        ),
+    ),
+    "epochs twice": (
+        {"checkpoint.save_strategy": "epoch", "checkpoint.save_on_epoch_end": True},
+        (
+            "checkpoint.save_on_epoch_end=True: adds to save_strategy steps, and "
+            "checkpoint.save_strategy is epoch. Turn it off: epoch does so already."
+        ),
+    ),
+    "early stopping": (
+        {"callbacks.callbacks": {"early_stopping": {}}, "evaluation.eval_strategy": "no"},
+        (
+            "callbacks.callbacks.early_stopping: has no scores to go by: evaluation.eval_strategy is no. "
+            "Use epoch for it."
+        ),
+    ),
+    "virtual epochs by length": (
+        {
+            "training.num_samples_each_epoch": 10,
+            "data.train_sampling_strategy": "group_by_length",
+        },
+        (
+            "training.num_samples_each_epoch=10: draws rows in turn and cannot group them by length. Use "
+            "random for data.train_sampling_strategy."
+        ),
+    ),
+    "fused head with adapter": (
+        {"memory.use_fused_head_and_loss_fn": True, "peft.modules_to_save": ["lm_head"]},
+        (
+            "memory.use_fused_head_and_loss_fn=True: needs a head without an adapter, and peft names "
+            "lm_head. Use use_sparse_head_and_loss_fn."
+        ),
+    ),
+    "row starts of padded rows": (
+        {"memory.use_attn_mask_start_row_indices": True, "data.padding_free": False},
+        (
+            "memory.use_attn_mask_start_row_indices=True: has no effect on rows that are padded: each has "
+            "a mask of its own. Turn data.padding_free on."
+        ),
+    ),
+    "O2 of nothing": (
+        {"precision.fp16_opt_level": "O2", "precision.mixed_precision": "no"},
+        (
+            "precision.fp16_opt_level='O2': acts under mixed precision only, and "
+            "precision.mixed_precision is no here. Use bf16, with float32 for model.dtype."
+        ),
+    ),
+    "master gradients of O1": (
+        {
+            "precision.amp_master_grad": True,
+            "precision.mixed_precision": "bf16",
+            "model.dtype": "float32",
+        },
+        (
+            "precision.amp_master_grad=True: has no effect under O1, whose weights and gradients are "
+            "float32 already. Leave it at false."
+        ),
+    ),
+    "offload from a cpu": (
+        {"memory.offload_optimizer": True},
+        (
+            "memory.offload_optimizer=True: needs a GPU: on a CPU the optimiser lies in the computer's "
+            "memory already. Turn it off."
+        ),
+    ),
+    "granularity of nothing": (
+        {"memory.recompute_granularity": "core_attn"},
+        (
+            "memory.recompute_granularity='core_attn': acts only with memory.gradient_checkpointing. Turn "
+            "that on."
+        ),
+    ),
+    "peak": (
+        {"logging.include_mfu": True},
+        (
+            "logging.include_mfu=True: needs the peak of this device (cpu), which nbft does not know. Set "
+            "compute.peak_tflops."
+        ),
+    ),
+    "provider": (
+        {"compute.provider": "runpod"},
+        (
+            "compute.provider='runpod': nbft starts no machine at RunPod (0.39 to 2.89 USD an hour); the "
+            "plan says what it would cost. Rent one there, install nbft on it and run this config with "
+            "local."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_words_of_a_check_and_that_its_fix_removes_it(name):
+    changes, sentence = CASES[name]
+    config = GOOD.apply(changes)
+    found = {str(problem): problem for problem in check(config, "cpu")}
+    assert sentence in found, list(found)
+    changed = config.apply(found[sentence].changes)
+    assert sentence not in map(str, check(changed, "cpu"))
+
+
+def test_a_usual_config_has_no_problem():
+    assert list(training_problems(GOOD, "cpu")) == []
+
+
+def test_tensorboard_that_is_absent(monkeypatch):
+    monkeypatch.setattr("nbft.plan.training_checks._installed", lambda module: False)
+    config = GOOD.apply({"callbacks.callbacks": {"tensorboard": {}, "printer": {}}})
+    (problem,) = training_problems(config, "cpu")
+    assert "needs the package tensorboard" in str(problem)
+    assert problem.changes == {"callbacks.callbacks": {"printer": {}}}
+
+
+def test_phoenix_that_is_absent():
+    config = GOOD.apply({"tracking.report_to": ["phoenix"]})
+    (problem,) = [p for p in check(config, "cpu") if p.field == "tracking.report_to"]
+    assert "pip install arize-phoenix-otel" in str(problem)
+
+
+def test_a_gpu_may_offload():
+    config = GOOD.apply({"memory.offload_optimizer": True})
+    assert list(training_problems(config, "cuda")) == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [
+        ("local", (0.0, 0.0)),
+        ("runpod", (0.39, 2.89)),
+        ("lambda_labs", (1.10, 2.49)),
+        ("vast_ai", (0.20, 1.50)),
+    ],
+)
+def test_an_hour_at_each_provider(provider, expected):
+    assert cost_usd(Config(compute={"provider": provider}), 3600) == expected
+
+
+def test_a_price_of_ones_own_wins():
+    assert cost_usd(Config(compute={"price_usd_per_hour": 2.0}), 1800) == (1.0, 1.0)
+    assert cost_usd(Config(), None) is None
+
+
+def test_the_plan_says_what_it_costs():
+    config = Config.preset("two-minute-try")
+    assert make_plan(config).cost_usd == (0.0, 0.0)
+    rented = make_plan(config.apply({"compute.provider": "vast_ai"}))
+    low, high = rented.cost_usd
+    assert 0 < low < high
+    assert any(remark.startswith("Vast.ai: about") for remark in rented.remarks)
+    assert [p.field for p in rented.errors] == ["compute.provider"]

@@ -1,0 +1,65 @@
+"""What counts as the length of a row when rows of like length come together."""
+
+import pytest
+
+import nbft
+from nbft.data.examples import load_examples
+from nbft.data.tokens import tokenise
+from nbft.errors import DataError
+from nbft.training.grouping import group_by, lengths_of
+
+ROWS = [
+    {"q": "a " * 9, "a": "b", "n": 5},
+    {"q": "a", "a": "b " * 4, "n": 7},
+    {"q": "a " * 3, "a": "b " * 2, "n": 6},
+]
+
+
+def lengths(tokenizer, name, **more):
+    config = nbft.Config(
+        data={
+            "rows": ROWS,
+            "split_ratio": 1.0,
+            "prompt_template": "{q}\n",
+            "completion_template": "{a}",
+            "train_sampling_strategy": "group_by_length",
+            "length_column_name": name,
+            **more,
+        }
+    )
+    examples, _ = load_examples(config, "train")
+    return lengths_of(config, tokenise(examples, tokenizer, config), examples)
+
+
+def test_tokens_are_left_to_transformers(tiny_tokenizer):
+    assert lengths(tiny_tokenizer, "input_ids") is None
+    assert lengths(tiny_tokenizer, "n", train_sampling_strategy="random") is None
+
+
+def test_the_tokens_that_are_learnt(tiny_tokenizer):
+    first, second, third = lengths(tiny_tokenizer, "labels")
+    assert first < third < second
+
+
+def test_a_column_of_the_rows(tiny_tokenizer):
+    assert lengths(tiny_tokenizer, "n") == [5, 7, 6]
+    assert lengths(tiny_tokenizer, "q") == [18, 1, 6]
+
+
+def test_no_such_column(tiny_tokenizer):
+    with pytest.raises(
+        DataError, match=r"length_column_name='size': is no column .* found q, a, n"
+    ):
+        lengths(tiny_tokenizer, "size")
+
+
+def test_the_trainer_draws_by_them():
+    class Trainer:
+        class args:  # noqa: N801 - as the trainer calls it
+            train_batch_size, gradient_accumulation_steps = 2, 1
+
+    trainer = Trainer()
+    group_by(trainer, [1, 9, 1, 9, 1, 9, 1, 9] * 10)
+    order = list(trainer._get_train_sampler())
+    pairs = [{order[n] % 2, order[n + 1] % 2} for n in range(2, len(order), 2)]
+    assert sum(len(pair) == 1 for pair in pairs) >= len(pairs) - 2

@@ -1,0 +1,95 @@
+"""Losses and gradients are those of the whole logits; fewer logits exist at once."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from nbft.training.head import learnt_log_probabilities
+
+WAYS = [(True, False), (False, True), (True, True)]
+
+
+def batch():
+    torch.manual_seed(0)
+    ids = torch.randint(3, 900, (3, 40))
+    labels = ids.clone()
+    labels[:, :25] = -100
+    labels[1, 35:] = -100
+    return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+
+
+def reference(model, inputs):
+    logits = model(input_ids=inputs["input_ids"]).logits[:, :-1]
+    targets = inputs["labels"][:, 1:]
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+    )
+
+
+@pytest.mark.parametrize(("sparse", "fused"), WAYS)
+@pytest.mark.parametrize("trains_head", [False, True])
+def test_loss_and_gradients_are_those_of_the_whole_logits(tiny_model, sparse, fused, trains_head):
+    inputs = batch()
+    gradients, losses = [], []
+    for own in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        if not trains_head:
+            model.get_output_embeddings().weight.requires_grad_(False)
+        if own:
+            found, is_top, _ = learnt_log_probabilities(
+                model, inputs, model.get_output_embeddings(), sparse=sparse, fused=fused
+            )
+            loss = -found.sum()
+            assert len(found) == len(is_top) == int((inputs["labels"][:, 1:] != -100).sum())
+        else:
+            loss = reference(model, inputs)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, expected in gradients[0].items():
+        assert torch.allclose(gradients[1][name], expected, atol=1e-4), name
+
+
+def places_of_the_head(model, inputs, **ways):
+    """Return how many places go through the head's matrix at a time."""
+    seen = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _, __, out: seen.append(out.shape))
+    learnt_log_probabilities(model, inputs, head, **ways)
+    handle.remove()
+    return seen
+
+
+def test_logits_exist_only_where_a_token_is_learnt(tiny_model):
+    model, inputs = AutoModelForCausalLM.from_pretrained(tiny_model), batch()
+    learnt = int((inputs["labels"][:, 1:] != -100).sum())
+    (shape,) = places_of_the_head(model, inputs, sparse=True, fused=False)
+    assert shape == (learnt, model.config.vocab_size)
+    assert learnt < inputs["input_ids"].numel()
+
+
+def test_the_whole_logits_never_exist_when_fused(tiny_model):
+    model, inputs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), batch()
+    inputs = {name: value.repeat(8, 1) for name, value in inputs.items()}  # 960 places
+    largest = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.shape[-1:] == (model.config.vocab_size,):
+                largest.append(out.numel() // model.config.vocab_size)
+            return out
+
+    with Sizes():
+        learnt_log_probabilities(
+            model, inputs, model.get_output_embeddings(), sparse=False, fused=True
+        )
+    assert 0 < max(largest) <= 256
+
+
+def test_the_head_is_as_before_afterwards(tiny_model):
+    model, inputs = AutoModelForCausalLM.from_pretrained(tiny_model), batch()
+    before = model(input_ids=inputs["input_ids"]).logits
+    learnt_log_probabilities(model, inputs, model.get_output_embeddings(), sparse=True, fused=True)
+    assert torch.equal(model(input_ids=inputs["input_ids"]).logits, before)

@@ -1,0 +1,81 @@
+import json
+import logging
+import os
+
+import pytest
+import torch
+
+from nbft import registry
+from nbft.config import Config
+from nbft.plan.devices import Device
+from nbft.training.surroundings import surroundings, variables
+
+
+def test_trackers_get_project_and_tags():
+    config = Config(tracking={"report_to": ["wandb"], "project": "mine", "tags": ["a", "b"]})
+    found = variables(config, "cpu")
+    assert found["WANDB_PROJECT"] == found["COMET_PROJECT_NAME"] == "mine"
+    assert found["MLFLOW_EXPERIMENT_NAME"] == "mine"
+    assert found["WANDB_TAGS"] == found["COMET_TAGS"] == "a,b"
+    assert json.loads(found["MLFLOW_TAGS"]) == {"a": "true", "b": "true"}
+    assert variables(Config(tracking={"tags": ["a"]}), "cpu") == {}
+
+
+def test_variables_are_put_back(monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.delenv("WANDB_TAGS", raising=False)
+    config = Config(tracking={"report_to": ["wandb"], "project": "mine", "tags": ["a"]})
+    seen = {}
+
+    def fail():
+        with surroundings(config, "cpu"):
+            seen.update(os.environ)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (seen["WANDB_PROJECT"], seen["WANDB_TAGS"]) == ("mine", "a")
+    assert os.environ["WANDB_PROJECT"] == "theirs"
+    assert "WANDB_TAGS" not in os.environ
+
+
+@pytest.mark.parametrize("ours", ["debug", "warning"])
+@pytest.mark.parametrize("theirs", [None, "error"])
+def test_levels_of_ours_and_of_the_libraries(ours, theirs):
+    names = ("nbft", "trl", "datasets")
+    before = [logging.getLogger(name).level for name in names]
+    config = Config(logging={"log_level": ours, "dep_log_level": theirs})
+    with surroundings(config, "cpu"):
+        assert logging.getLogger("nbft").level == getattr(logging, ours.upper())
+        expected = [logging.ERROR] * 2 if theirs else before[1:]
+        assert [logging.getLogger(name).level for name in names[1:]] == expected
+    assert [logging.getLogger(name).level for name in names] == before
+
+
+def test_determinism_ends_with_the_run():
+    config = Config(training={"full_determinism": True})
+    with surroundings(config, "cpu"):
+        torch.use_deterministic_algorithms(True)  # as transformers does
+        torch.backends.cudnn.deterministic = True
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_a_plugin_is_loaded_and_named_to_accelerate():
+    loaded = []
+
+    @registry.devices.register("abacus")
+    class Abacus(Device):
+        def found(self):
+            return "an abacus was found"
+
+        def load(self):
+            loaded.append(os.environ["ACCELERATE_TORCH_DEVICE"])
+
+    try:
+        with surroundings(Config(), "abacus"):
+            pass
+    finally:
+        registry.devices.unregister("abacus")
+    assert loaded == ["abacus"]
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ
