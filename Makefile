@@ -9,7 +9,7 @@ sources := pyproject.toml hatch_build.py extension/package.json extension/packag
 say_without_npm = command -v npm > /dev/null || \
 	echo "npm was not found: the JupyterLab panel and the live chart are left out; install Node.js for them."
 
-.PHONY: help setup demo test check lab notebooks bench faults chromium
+.PHONY: help setup demo test check lab notebooks docs bench faults chromium
 
 help:
 	@echo "make setup      the development environment, in .venv"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      format, lint and types of Python and TypeScript"
 	@echo "make lab        JupyterLab with the first notebook"
 	@echo "make notebooks  run the notebooks in full and save them with their outputs"
+	@echo "make docs       the pages that are made from the tables in the code"
 	@echo "make bench      the benchmarks"
 	@echo "make faults     kill -9 at N=50 random moments of runs, and count what survives"
 
@@ -42,6 +43,9 @@ lab: setup
 notebooks: setup
 	$(bin)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+
+docs: setup
+	$(bin)/python -m nbft.interop.compatibility > docs/compatibility.md
 
 bench: setup
 	$(bin)/python -m benchmarks
