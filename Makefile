@@ -46,6 +46,7 @@ notebooks: setup
 
 docs: setup
 	$(bin)/python -m nbft.interop.compatibility > docs/compatibility.md
+	$(bin)/python -m nbft.config.reference > docs/reference.md
 
 bench: setup
 	$(bin)/python -m benchmarks

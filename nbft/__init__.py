@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbft.config.io import presets
     from nbft.data.doctor import doctor
     from nbft.errors import ConfigError, DataError, ModelError, NbftError, Problem, RunError
+    from nbft.interop.about import help
     from nbft.interop.importer import import_file
     from nbft.plan import Plan, make_plan
     from nbft.runs import Run, attach, list_runs, submit, train, train_async
@@ -44,6 +45,7 @@ _MODULE_OF = {
     "RunError": "nbft.errors",
     "attach": "nbft.runs",
     "doctor": "nbft.data.doctor",
+    "help": "nbft.interop.about",
     "import_file": "nbft.interop.importer",
     "inspect": "nbft.widgets",
     "list_runs": "nbft.runs",
@@ -72,6 +74,7 @@ __all__ = [
     "__version__",
     "attach",
     "doctor",
+    "help",
     "import_file",
     "inspect",
     "list_runs",

@@ -8,7 +8,6 @@ nothing itself: `nbft.runs.launch` does, and a `Monitor` shows it below the form
 from __future__ import annotations
 
 import functools
-import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
@@ -19,7 +18,8 @@ import ipywidgets
 
 from nbft.config import Config, Setting, io, presets, settings
 from nbft.config.data import SPLITS
-from nbft.config.problems import CALLED_ELSEWHERE, nearest
+from nbft.config.problems import nearest
+from nbft.config.search import find_settings
 from nbft.errors import ConfigError, NbftError, Problem
 from nbft.interop.importer import is_theirs
 from nbft.models.find import find_local
@@ -832,30 +832,10 @@ def find(text: str) -> list[str]:
     >>> find("warm")[0], find("lr")[0]
     ('scheduler.warmup_steps', 'training.learning_rate')
     """
-    words = re.sub(r"(\w)-(\w)", r"\1\2", text.lower()).replace("_", " ").split()
-    ranked = []
-    for path, setting in _all_fields():
-        aliases = _aliases().get(setting.path, "")
-        name = f"{path} {label(setting)} {aliases}".lower().replace("_", " ")
-        rare = setting.level == "expert"
-        about = f"{name} {setting.help}".lower().replace("-", "")
-        if any(word == alias for word in words for alias in aliases.split()):
-            ranked.append((0, rare, path))
-        elif all(word in name for word in words):
-            ranked.append((1, rare, path))
-        elif all(word in about for word in words):
-            ranked.append((2, rare, path))
-    return [path for *_, path in sorted(ranked, key=lambda found: found[:2])]
-
-
-@functools.cache
-def _aliases() -> dict[str, str]:
-    """Names that other tools use, by our name, as the messages about unknown keys know them."""
-    found: dict[str, str] = {}
-    for alias, sentence in CALLED_ELSEWHERE.items():
-        if match := re.search(r"(\w+\.\w+)", sentence):
-            found[match[1]] = f"{found.get(match[1], '')} {alias}".strip()
-    return found
+    fields = {setting.path: path for path, setting in _all_fields()}
+    among = [setting for _, setting in _all_fields()]
+    labels = {setting.path: label(setting).replace(" ", "_") for setting in among}
+    return [fields[setting.path] for setting in find_settings(text, among, labels)]
 
 
 @functools.cache

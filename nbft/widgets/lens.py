@@ -42,6 +42,7 @@ from nbft.data.sources import spread
 from nbft.data.tokens import Encoded, cut_to, encode
 from nbft.errors import DataError, NbftError, Problem
 from nbft.models.find import find_local, find_model
+from nbft.plan.speed import is_padding_free
 from nbft.widgets import picture
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
@@ -156,7 +157,7 @@ class Lens(anywidget.AnyWidget):
         self._problems: list[str] = []  # of the split
         self._is_placing = False
         self._picture_shown: Any = None
-        packs = config.data.packing or config.data.padding_free
+        packs = is_padding_free(config)
         super().__init__(
             still=uuid.uuid4().hex,
             says="Reading the rows…",

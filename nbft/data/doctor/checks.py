@@ -24,6 +24,7 @@ from nbft.data.padding import padding_shares
 from nbft.data.ready import READY
 from nbft.data.tokens import encode
 from nbft.errors import Problem
+from nbft.plan.speed import is_padding_free
 from nbft.words import count
 
 MASKED_SHARE = 0.5
@@ -820,7 +821,7 @@ def padding(seen: Seen) -> Finding | None:
     """Rows of different lengths make batches that are padded."""
     data, training = seen.config.data, seen.config.training
     rows = seen.of("train") & (seen.trained > 0)
-    if data.packing or data.padding_free or not rows.any():
+    if is_padding_free(seen.config) or not rows.any():
         return None
     shares = padding_shares(
         seen.tokens[rows],
@@ -832,7 +833,7 @@ def padding(seen: Seen) -> Finding | None:
     now = shares.grouped if is_grouped else shares.random
     if now < PADDING_SHARE:
         return None
-    is_free = training.method == "sft" and not data.pad_to_multiple_of
+    is_free = not data.pad_to_multiple_of
     change = (
         {"data.padding_free": True}
         if is_free

@@ -165,7 +165,7 @@ CASES = {
         lambda rows: rows,
         "note",
         None,
-        {},
+        {"padding_free": False},
     ),
 }
 OWN_TESTS = {
@@ -552,12 +552,11 @@ def test_marks_in_a_conversation_are_taken_out(found_in, good_rows):
 @pytest.mark.parametrize(
     ("data", "training", "changes"),
     [
-        ({}, {}, {"data.padding_free": True}),
-        ({}, {"method": "base"}, {"data.train_sampling_strategy": "group_by_length"}),
+        ({"padding_free": False}, {}, {"data.padding_free": True}),
         ({"pad_to_multiple_of": 8}, {}, {"data.train_sampling_strategy": "group_by_length"}),
         ({"packing": True}, {}, None),
         ({"padding_free": True}, {}, None),
-        ({}, {"per_device_train_batch_size": 1}, None),
+        ({"padding_free": False}, {"per_device_train_batch_size": 1}, None),
     ],
 )
 def test_padding_is_saved_by_what_goes_together(data, training, changes, tokenizer, good_rows):
