@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ def test_torch_gets_as_many_threads_as_the_container_has_cores(
         check=True,
     )
     assert said.stdout.strip() == threads
+
+
+def test_every_notebook_has_badges_that_lead_to_the_repository() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name = project["urls"]["Repository"].removeprefix("https://github.com/")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        path = f"notebooks/{notebook.name}"
+        assert f"(https://colab.research.google.com/github/{name}/blob/main/{path})" in readme
+        assert f"(https://mybinder.org/v2/gh/{name}/main?urlpath=lab/tree/{path})" in readme
 
 
 @pytest.mark.timeout(1200)
