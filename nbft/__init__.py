@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbft.config.io import presets
     from nbft.data.doctor import doctor
     from nbft.errors import ConfigError, DataError, ModelError, NbftError, Problem, RunError
-    from nbft.interop.about import help
+    from nbft.interop.about import help  # noqa: A004
     from nbft.interop.importer import import_file
     from nbft.plan import Plan, make_plan
     from nbft.runs import Run, attach, list_runs, submit, train, train_async

@@ -1,7 +1,7 @@
 """The command line.
 
 `nbft demo | train | submit | attach | runs | compare | evaluate | doctor | import | export |
-compatibility | config show|check|new`,
+compatibility | config show|check|new|create|presets`,
 and what can be asked of a run: `nbft stop | pause | continue | save | sample | cancel | resume
 RUN`. A person's mistake is printed as its sentences and exits with 2; a run that failed exits
 with 1.
@@ -407,6 +407,64 @@ def config_new(
     titles = ", ".join(presets())
     typer.echo(f"Wrote {file} from the preset {preset} (there are {titles}).")
     typer.echo(f"Train it with: nbft train {file}")
+
+
+@config_app.command("create")
+def config_create(
+    model: Annotated[str | None, typer.Option(help="Base model; asked for without.")] = None,
+    method: Annotated[
+        str, typer.Option(help="full, lora, qlora, or auto: by the model's size and this machine.")
+    ] = "auto",
+    data: Annotated[
+        str | None, typer.Option(help="File of rows or name of a data set; asked for without.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("config.yaml"),
+    yes: Annotated[bool, typer.Option("--yes", help="Take every default.")] = False,
+) -> None:
+    """Ask for what a run needs, in seven steps with defaults for this machine, and write it."""
+    from nbft import wizard
+    from nbft.plan import make_plan
+    from nbft.plan.advice import this_machine
+    from nbft.plan.checklist import checklist
+
+    def ask(path: str, default: str) -> str:
+        return str(typer.prompt(f"  {path}", default=default))
+
+    given = {
+        "model.model_name": model,
+        "data": data,
+        "method": method if method != "auto" else None,
+    }
+    with _mistakes_are_sentences():
+        if output.exists():  # said before seven steps are gone through
+            raise NbftError(f"{output}: is there already. Name another file, or remove it.")
+        changes, reasons = wizard.create(
+            this_machine(),
+            given={path: value for path, value in given.items() if value is not None},
+            ask=None if yes else ask,
+            say=typer.echo,
+        )
+        folder = output.absolute().parent
+        plan = make_plan(wizard.write(changes, reasons, output), folder=folder)
+        typer.echo("")
+        for item in checklist(plan, folder=folder):
+            typer.echo(f"  {item}")
+        for problem in plan.warnings:
+            typer.echo(f"Note: {problem}")
+    typer.echo(f"\nWrote {output}. Train it with: nbft train {output}")
+    if plan.errors:
+        for problem in plan.errors:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(2)
+    if not yes and typer.confirm("Train it now?", default=False):
+        train(output)
+
+
+@config_app.command("presets")
+def config_presets() -> None:
+    """List the presets: templates and recipes to start a config from."""
+    for name, (_, about) in io.about_presets().items():
+        typer.echo(f"{name:<17} {about}")
 
 
 def _checked(file: Path, overrides: list[str]) -> Config:

@@ -293,14 +293,19 @@ def _leaves(tree: Any, prefix: str, whole: Container[str]) -> Iterator[tuple[str
 
 def presets() -> dict[str, str]:
     """Return the presets there are, as {file name: title}, in the order to show them."""
+    return {name: title for name, (title, _) in about_presets().items()}
+
+
+def about_presets() -> dict[str, tuple[str, str]]:
+    """Return the title of each preset and what it is for, both from the head of its file."""
     folder = resources.files("nbft.config") / "presets"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {
-        f.name.removesuffix(".yaml").split("-", 1)[1]: f.read_text(encoding="utf-8")
-        .splitlines()[0]
-        .lstrip("# ")
-        for f in files
-    }
+    found = {}
+    for file in files:
+        title, about = file.read_text(encoding="utf-8").splitlines()[:2]
+        name = file.name.removesuffix(".yaml").split("-", 1)[1]
+        found[name] = (title.lstrip("# "), about.lstrip("# "))
+    return found
 
 
 def preset(name: str) -> Tree:

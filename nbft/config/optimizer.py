@@ -29,6 +29,7 @@ class Optimizer(Section):
         le=1,
         usual=(0.0, 0.1),
         source="transformers TrainingArguments.weight_decay",
+        why="Unsloth's guide has 0.01 to 0.1 against learning the rows by heart.",
     )
     adam_beta1: float = setting(
         0.9,

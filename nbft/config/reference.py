@@ -68,8 +68,7 @@ def page() -> str:
         "# Every setting",
         "",
         "Made by `python -m nbft.config.reference` from the settings themselves. Do not edit it.",
-        'In a notebook, `nbft.help("warmup")` looks settings up by words and by the names that '
-        "other systems use.",
+        'In a notebook, `nbft.help("warmup")` finds settings by words and by the names of others.',
     ]
     for section, info in Config.model_fields.items():
         mine = [setting for setting in found if setting.section == section]

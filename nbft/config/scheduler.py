@@ -24,7 +24,8 @@ class Scheduler(Section):
         ge=0,
         usual=(0.03, 0.1),
         source="usual practice: 3% to 10%",
-        why="1 means one step, 0.05 means 5% of the steps.",
+        why="1 means one step, 0.05 means 5% of the steps. Unsloth's guide has 3 to 10%, PEFT Studio "
+        "5 to 10%; its default of 100 steps is that only for 1,000 to 2,000 steps.",
     )
     min_lr: float | None = setting(
         help="Learning rate at which cosine ends instead of 0.",

@@ -582,7 +582,7 @@ TABLE = (
         "peft.bnb_4bit_compute_dtype",
         "quantization.bnb_4bit_compute_dtype",
         _dtype,
-        lambda value, _: value,
+        lambda value, _: UNSET if value is None else value,
         type=str,
         default="float32",
     ),
@@ -691,6 +691,7 @@ TABLE = (
             {"qlora": "lora", "auto": "lora"}.get(str(value), str(value)),
             "auto decides by model and machine in nbft config create",
             "converted",
+            {"quantization.load_in_4bit": True} if value == "qlora" else {},
         ),
         lambda *_: UNSET,
         name="cli: oumi config create train --training-type",
@@ -699,7 +700,7 @@ TABLE = (
     Entry(
         "cli.create.output",
         "",
-        no_effect("where the wizard writes; here: nbft import --output FILE"),
+        no_effect("where the wizard writes; here: nbft config create --output FILE"),
         name="cli: oumi config create train --output",
     ),
     Entry(

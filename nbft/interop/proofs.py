@@ -149,14 +149,17 @@ _NOTES: dict[str, tuple[Status, str]] = {
         "Fp16 needs a GPU or qaic: on a CPU transformers would train in float32 without a word.",
     ),
     "oumi:peft.q_lora_bits": ("effect", "4 is load_in_4bit, 8 is load_in_8bit."),
-    "oumi:cli: oumi config create train --model": ("effect", "A script with the command is read."),
+    "oumi:cli: oumi config create train --model": (
+        "effect",
+        "`nbft config create --model`; a script with the command is read too.",
+    ),
     "oumi:cli: oumi config create train --training-type": (
         "effect",
-        "A script with the command is read.",
+        "`nbft config create --method`, auto too; a script with the command is read too.",
     ),
     "oumi:cli: oumi config create train --output": (
         "effect",
-        "Nbft import --output writes the file.",
+        "`nbft config create --output` writes the file.",
     ),
     "oumi:cli: oumi train -c": ("effect", "Nbft train FILE; a script with the command is read."),
     "oumi:cli: oumi train --<section>.<key>": (
@@ -557,10 +560,6 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "test_oumis_collators_say_what_is_learnt": ("oumi:data.<split>.collator_name",),
         "test_what_of_oumis_data_is_refused_is_said": ("oumi:data.<split>.use_torchdata",),
         "test_oumis_target_column_is_the_text": ("oumi:data.<split>.target_col",),
-        "test_the_wizard_of_oumi": (
-            "oumi:cli: oumi config create train --model",
-            "oumi:cli: oumi config create train --training-type",
-        ),
         "test_the_command_of_oumi_with_its_file": (
             "oumi:cli: oumi train -c",
             "oumi:cli: oumi train --<section>.<key>",
@@ -602,10 +601,12 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "test_the_plan_says_what_it_costs": ("compute.provider",),
         "test_an_hour_at_each_provider": ("compute.price_usd_per_hour",),
     },
-    "tests/unit/test_cli.py": {
-        "test_a_file_of_another_system_becomes_ours": (
-            "oumi:cli: oumi config create train --output",
+    "tests/unit/test_wizard.py": {
+        "test_the_model_of_the_wizard": ("oumi:cli: oumi config create train --model",),
+        "test_the_training_type_of_the_wizard": (
+            "oumi:cli: oumi config create train --training-type",
         ),
+        "test_the_output_of_the_wizard": ("oumi:cli: oumi config create train --output",),
     },
     "tests/unit/training/test_precision.py": {
         "test_the_first_loss_scale_reaches_the_scaler": ("precision.loss_scale",),

@@ -579,6 +579,7 @@ class Form:
         table = f"<table class='nbft-table'>{head}{rows}</table>"
         page.children = (
             *self._problem_list(),
+            *self._checklist(),
             self._html(
                 "<h3>Changed from the default</h3>" + (table if rows else "<p>Nothing.</p>")
             ),
@@ -586,6 +587,22 @@ class Form:
             self._python.widget,
         )
         self._show_text()
+
+    def _checklist(self) -> Iterator[Any]:
+        """Yield the list before a launch; it waits while fields are wrong."""
+        if self._wrong:
+            return
+        from nbft.plan.checklist import checklist
+
+        rows = "".join(
+            f"<tr><td>{escape(item.state)}</td><th scope='row'>{escape(item.title)}</th>"
+            f"<td>{escape(item.text)}</td></tr>"
+            for item in checklist(self.plan)
+        )
+        head = "<tr><th scope='col'>state</th><th scope='col'>check</th><th scope='col'>found</th></tr>"
+        yield self._html(
+            f"<h3>Before the start</h3><table class='nbft-table nbft-checklist'>{head}{rows}</table>"
+        )
 
     @_guarded
     def _show_text(self) -> None:
@@ -826,8 +843,6 @@ class Form:
 
 def find(text: str) -> list[str]:
     """Return the fields that have every word of a text in their name, alias or help.
-
-    Those with the words in their name come first, and what is rarely needed last.
 
     >>> find("warm")[0], find("lr")[0]
     ('scheduler.warmup_steps', 'training.learning_rate')

@@ -102,6 +102,11 @@ def look(notebook: Notebook, axe: Callable[[Locator], list[str]], theme: Theme, 
     expect(form.get_by_role("region", name="Settings as Python")).to_contain_text("import")
     notebook.screenshot(f"form-{theme}-{width}-review", form)
     assert axe(form) == []
+    form.get_by_role("button", name="Use 2e-4").first.click()
+    expect(form.get_by_role("row", name="passed Rows 270 rows read")).to_be_visible()
+    notebook.screenshot(f"form-{theme}-{width}-checklist", form)
+    assert axe(form) == []
+    assert form.evaluate("node => node.scrollWidth <= node.clientWidth")
     form.get_by_label("YAML", exact=True).check()
     expect(form.get_by_label("Settings as YAML")).to_be_visible()
     expect(form.get_by_role("tab")).to_have_count(0)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from nbft import events
 from nbft.cli import app
-from nbft.config import Config, settings
+from nbft.config import Config, presets, settings
 from nbft.runs.processes import process_start_time
 
 BROKEN = """
@@ -68,7 +68,7 @@ def test_a_broken_file_is_refused_with_every_problem(folder, command):
         (["config", "show", "none.yaml"], "none.yaml: no such file. Looked in {folder}."),
         (
             ["config", "new", "a.yaml", "--preset", "x"],
-            ("preset='x': is not one of two-minute-try, memory-optimised, high-quality."),
+            f"preset='x': is not one of {', '.join(presets())}.",
         ),
         (["compare", "kind-otter-14"], "kind-otter-14: is no run in {folder}/runs (0 there)."),
     ],
@@ -87,6 +87,13 @@ def test_a_wrong_override_is_said(folder):
         "training.learning_rate='x': is not a number. The default is 0.0002.",
         "training.sed=1: is not a setting. Did you mean seed?",
     ]
+
+
+def test_every_preset_is_listed_with_a_line(folder):
+    lines = run("config", "presets").output.splitlines()
+    assert [line.split()[0] for line in lines] == list(presets())
+    assert all(len(line.split()) > 5 for line in lines)
+    assert max(map(len, lines)) <= 110
 
 
 def test_a_new_config_checks_and_is_not_overwritten(folder):

@@ -56,3 +56,17 @@ def test_the_json_schema_takes_the_full_config_and_refuses_a_typo():
     tree["training"]["max_step"] = 3
     with pytest.raises(jsonschema.ValidationError, match="max_step"):
         jsonschema.validate(tree, schema)
+
+
+@pytest.mark.parametrize(
+    ("path", "sources"),
+    [
+        ("training.learning_rate", ("Unsloth", "Oumi", "PEFT Studio", "ERNIEKit", "disagree")),
+        ("scheduler.warmup_steps", ("Unsloth", "PEFT Studio")),
+        ("memory.gradient_checkpointing", ("PEFT Studio",)),
+        ("peft.use_rslora", ("PEFT Studio", "ERNIEKit", "disagree")),
+    ],
+)
+def test_the_hints_name_whose_advice_it_is(path, sources):
+    why = next(setting.why for setting in settings() if setting.path == path)
+    assert [source for source in sources if source not in why] == []

@@ -537,6 +537,14 @@ def test_the_wizard_of_oumi():
     assert (config.model.model_name, config.peft.method) == ("meta-llama/Llama-3.1-8B", "lora")
 
 
+def test_the_training_types_of_oumis_wizard(tmp_path):
+    script = (EXAMPLES / "oumi" / "wizard.sh").read_text(encoding="utf-8")
+    assert "--training-type lora" in script
+    (tmp_path / "wizard.sh").write_text(script.replace("-type lora", "-type qlora"))
+    config, _ = import_file(tmp_path / "wizard.sh")
+    assert (config.peft.method, config.quantization.load_in_4bit) == ("lora", True)
+
+
 def test_the_processes_of_unsloth_and_peft_studio(imported):
     for name in ("unsloth", "peft_studio"):
         assert (

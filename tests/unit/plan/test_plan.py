@@ -1,5 +1,6 @@
 """What a config will lead to: the numbers, the problems together, and every fix."""
 
+import importlib.util
 import json
 
 import pytest
@@ -53,7 +54,10 @@ def test_every_preset_has_no_error(name):
     config = Config.preset(name)
     if not config.data.train.datasets:
         config = config.apply({"data.train.datasets[0].dataset_name": "alpaca"})
-    assert make_plan(config).errors == []
+    errors = make_plan(config).errors
+    if not importlib.util.find_spec("bitsandbytes"):  # an extra
+        errors = [error for error in errors if "pip install bitsandbytes" not in error.fix]
+    assert errors == []
 
 
 @pytest.mark.parametrize("tree", [{}, {"training": {"max_steps": 60}}, {"data": {"max_length": 9}}])

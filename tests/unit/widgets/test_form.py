@@ -300,6 +300,19 @@ def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
     } | {"data.validation"}
 
 
+def test_the_review_ticks_what_was_checked_and_waits_for_wrong_fields(form: Form) -> None:
+    form._mode.value = "advanced"
+    form._tabs.selected_index = list(TABS).index("Review")
+    text = shown_text(form._page)
+    assert "Before the start" in text
+    assert "<td>passed</td><th scope='row'>Rows</th><td>240 rows read, 32 held out.</td>" in text
+    assert "Output folder" in text
+    form._take("training.output_dir", "x<b>")
+    assert "x&lt;b&gt;, about" in shown_text(form._page)
+    form._take(RATE, "fast")
+    assert "Before the start" not in shown_text(form._page)
+
+
 def test_search_finds_by_name_help_and_the_names_of_others() -> None:
     assert find("warm-up")[0] == "scheduler.warmup_steps"
     assert find("lora_r")[0] == "peft.r"

@@ -1,0 +1,141 @@
+"""Smart defaults: each follows from the model, the rows and the machine, and says why."""
+
+import dataclasses
+
+import pytest
+
+from nbft.config import Config
+from nbft.plan.advice import (
+    METHODS,
+    SETTINGS_OF,
+    STEPS,
+    Machine,
+    choose_method,
+    dataset_of,
+    needed_bytes,
+    parameters_of,
+)
+from nbft.plan.hardware import Choice
+
+GIB = 2**30
+GPU = Machine(Choice("cuda", "a GPU"), 80 * GIB, has_bfloat16=True)
+CPU = Machine(Choice("cpu", "no GPU was found"), 16 * GIB, has_bfloat16=True)
+
+
+def answered(machine, **given):
+    """Go through the steps, with some answers given and the defaults for the rest."""
+    answers = {path.replace("__", "."): value for path, value in given.items()}
+    reasons = {}
+    for step in STEPS:
+        for question in step.questions(answers, machine):
+            answers.setdefault(question.path, question.value)
+            reasons[question.path] = question.reason
+    return answers, reasons
+
+
+@pytest.mark.parametrize(
+    ("billions", "machine", "method"),
+    [
+        (0.1, GPU, "full"),
+        (2.9, GPU, "full"),
+        (3.0, GPU, "lora"),
+        (13.0, GPU, "lora"),
+        (14.0, GPU, "qlora"),
+        (0.1, CPU, "lora"),  # a CPU learns sooner so
+        (2.0, dataclasses.replace(GPU, free_bytes=24 * GIB), "lora"),  # 16 bytes a weight
+        (7.0, dataclasses.replace(GPU, free_bytes=12 * GIB), "qlora"),
+        (70.0, dataclasses.replace(GPU, free_bytes=12 * GIB), "qlora"),
+    ],
+)
+def test_auto_goes_by_the_guide_and_by_what_fits(billions, machine, method):
+    choice = choose_method("auto", round(billions * 1e9), machine)
+    assert choice.value == method
+    assert "Oumi's guide" in choice.reason
+
+
+def test_auto_says_why_it_went_further_down():
+    tight = dataclasses.replace(GPU, free_bytes=12 * GIB)
+    reason = choose_method("auto", 2 * 10**9, tight).reason
+    assert "full needs about 32 GiB" in reason
+    assert "of 12 GiB free" in reason
+    assert "take a smaller model" in choose_method("auto", 70 * 10**9, tight).reason
+
+
+def test_what_is_asked_for_or_unknown():
+    assert choose_method("full", 70 * 10**9, CPU) == Choice("full", "as asked")
+    assert choose_method("auto", None, GPU).value == "lora"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("a/Model-7B", 7_000_000_000),
+        ("a/Qwen2.5-1.5B-Instruct", 1_500_000_000),
+        ("a/SmolLM2-360M", 360_000_000),
+        ("a/gpt-j-6b", 6_000_000_000),
+        ("a/model-4bit", None),
+        ("a/v2-mixture", None),
+    ],
+)
+def test_the_size_in_a_name(empty_cache, name, parameters):
+    assert parameters_of(name) == parameters
+
+
+def test_the_size_of_a_model_that_is_here_is_counted(tiny_model):
+    assert 0 < parameters_of(str(tiny_model)) < 10_000_000
+
+
+def test_each_method_needs_less_than_the_one_before():
+    needed = [needed_bytes(name, 7 * 10**9, has_bfloat16=True) for name in METHODS]
+    assert needed == sorted(needed, reverse=True)
+
+
+def test_there_are_seven_steps_of_two_sentences():
+    assert [step.title for step in STEPS] == [
+        *("Model", "Algorithm", "Hyperparameters", "Compute", "Data", "Tracking"),
+        "Review and launch",
+    ]
+    assert [step.about.count(". ") + 1 for step in STEPS] == [2] * 7
+
+
+def test_every_default_is_a_setting_with_a_reason(empty_cache):
+    answers, reasons = answered(GPU)
+    assert all(len(reason) > 15 and reason.endswith(".") for reason in reasons.values())
+    settings = {p: v for p, v in answers.items() if p not in ("method", "data")}
+    Config().apply(settings | SETTINGS_OF[answers["method"]] | dataset_of(answers["data"]))
+
+
+def test_defaults_follow_the_model_and_the_method(empty_cache):
+    small = answered(GPU, model__model_name="a/b-0.5B", method="lora")[0]
+    large = answered(GPU, model__model_name="a/b-7B", method="lora")[0]
+    full = answered(GPU, model__model_name="a/b-0.5B", method="full")[0]
+    rate = "training.learning_rate"
+    assert small[rate] > large[rate] > full[rate]
+    assert "peft.r" not in full
+    batch, turns = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
+    assert large[batch] * large[turns] == full[batch] * full[turns] == 16
+    assert answered(GPU, training__per_device_train_batch_size=8)[0][turns] == 2
+    assert answered(GPU, peft__r=8, method="lora")[0]["peft.lora_alpha"] == 16
+    tight = dataclasses.replace(GPU, free_bytes=20 * GIB)
+    checkpointing = "memory.gradient_checkpointing"
+    assert answered(tight, model__model_name="a/b-7B", method="lora")[0][checkpointing] is True
+    assert answered(GPU, model__model_name="a/b-7B", method="lora")[0][checkpointing] is False
+
+
+def test_the_passes_follow_the_rows(write, empty_cache):
+    few = write("few.jsonl", '{"prompt": "a", "completion": "b"}\n' * 30)
+    many = write("many.jsonl", '{"prompt": "a", "completion": "b"}\n' * 7000)
+    epochs = "training.num_train_epochs"
+    assert answered(CPU, data=few)[0][epochs] == 3
+    assert answered(CPU, data=many)[0][epochs] == 2
+    answers, reasons = answered(CPU, data="someone/rows")
+    assert answers[epochs] == 1
+    assert "not counted" in reasons[epochs]
+
+
+def test_rows_are_a_file_or_a_name(write):
+    path = write("rows.jsonl", "{}")
+    place = "data.train.datasets[0]"
+    assert dataset_of(path) == {f"{place}.path": path}
+    assert dataset_of("gone.jsonl") == {f"{place}.path": "gone.jsonl"}
+    assert dataset_of("owner/name") == {f"{place}.dataset_name": "owner/name"}
