@@ -68,7 +68,12 @@ export class RunDetails extends ReactWidget {
   readonly changed = new Signal<this, void>(this);
   run: IDetails | null = null;
   log = '';
+
+  /** Why the run could not be read; the next reading says it again or not. */
   error = '';
+
+  /** Why the last thing that was asked for was refused; it stays until something else is asked. */
+  refused = '';
 
   /** What was asked of the run and not answered yet. */
   pending = '';
@@ -79,7 +84,7 @@ export class RunDetails extends ReactWidget {
 
   async ask(command: Command | 'resume', text: string): Promise<void> {
     this.pending = text;
-    this.error = '';
+    this.refused = '';
     this._asked = this.history.events.length;
     this.changed.emit();
     try {
@@ -89,7 +94,7 @@ export class RunDetails extends ReactWidget {
       this.actions.changed();
     } catch (error) {
       this.pending = '';
-      this.error = (error as Error).message;
+      this.refused = (error as Error).message;
     }
     this.changed.emit();
     void this._poll.refresh();
@@ -98,14 +103,14 @@ export class RunDetails extends ReactWidget {
   /** Start a new run with a fix, and show it. */
   async retry(fix: number): Promise<void> {
     this.pending = STARTING;
-    this.error = '';
+    this.refused = '';
     this.changed.emit();
     try {
       const { id } = await this.api.retry(this.runId, fix);
       this.actions.changed();
       this.actions.openRun(id);
     } catch (error) {
-      this.error = (error as Error).message;
+      this.refused = (error as Error).message;
     }
     this.pending = '';
     this.changed.emit();
@@ -135,7 +140,7 @@ export class RunDetails extends ReactWidget {
       this.actions.changed();
       this.parent?.close();
     } catch (error) {
-      this.error = (error as Error).message;
+      this.refused = (error as Error).message;
       this.changed.emit();
     }
   }
@@ -204,7 +209,7 @@ async function isSure(title: string, body: string, no: string, yes: string): Pro
 }
 
 function Details({ widget }: { widget: RunDetails }): React.ReactElement {
-  const { run, error, pending, history } = widget;
+  const { run, error, refused, pending, history } = widget;
   const count = history.events.length;
   const loss = React.useMemo(() => history.points(['loss', 'eval_loss']), [count]);
   const rate = React.useMemo(() => history.points(['learning_rate']), [count]);
@@ -234,7 +239,7 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
       </p>
       <Buttons widget={widget} run={run} />
       <p role="status" aria-label="Answer" className="nbft-notice">
-        {error || pending}
+        {refused || error || pending}
       </p>
       {run.problems.map(problem => (
         <p key={problem} className="nbft-notice">

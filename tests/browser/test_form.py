@@ -154,8 +154,11 @@ def test_search_check_and_yaml_lead_to_the_field(
     form: Locator, notebook: Notebook, page: Page
 ) -> None:
     search = form.get_by_label("Find a setting")
-    search.press_sequentially("warm")
+    search.press_sequentially("war")
+    search.fill("warm")
     warmup = form.get_by_label("Warmup steps", exact=True)
+    expect(warmup).to_be_visible()
+    notebook.kernel_eval("0")  # then the fields of the last letter have taken their place
     warmup.fill("-1")
     warmup.press("Enter")
     expect(form.get_by_role("alert")).to_contain_text("must be at least 0")

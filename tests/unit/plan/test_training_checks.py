@@ -220,8 +220,8 @@ def test_a_price_of_ones_own_wins():
     assert cost_usd(Config(), None) is None
 
 
-def test_the_plan_says_what_it_costs():
-    config = Config.preset("two-minute-try")
+def test_the_plan_says_what_it_costs(tiny_model):
+    config = Config.preset("two-minute-try").apply({"model.model_name": str(tiny_model)})
     assert make_plan(config).cost_usd == (0.0, 0.0)
     rented = make_plan(config.apply({"compute.provider": "vast_ai"}))
     low, high = rented.cost_usd
