@@ -137,11 +137,6 @@ class Examples(Sequence[Example]):
         """Return the dotted name of the dataset that an example comes from."""
         return self._parts[self._place(number)[0]].field
 
-    def shuffled(self, seed: int) -> Examples:
-        """Return the same examples in another order."""
-        order = np.random.default_rng(seed).permutation(self._order)
-        return Examples(self._parts, order, self.recognised, is_stream=self.is_stream)
-
     def _place(self, number: int) -> tuple[int, int]:
         """Return the part that holds an example, and its number there."""
         one = int(self._order[number])

@@ -3,6 +3,7 @@
 import ast
 import json
 
+import numpy as np
 import pytest
 
 from nbft.config import Config, presets
@@ -44,7 +45,8 @@ def expected(config):
     for split in ("train", "validation"):
         examples = load_examples(config, split)[0]
         if split == "train" and config.data.shuffle:
-            examples = examples.shuffled(config.training.seed)
+            order = np.random.default_rng(config.training.seed).permutation(len(examples))
+            examples = [examples[n] for n in order]
         found.append(
             [
                 [dict(m) for m in e.messages] if e.messages else (e.prompt, e.completion)
