@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nbft.bench.compare import in_turn, median_ratio
+
+__all__ = ["Measurement", "in_turn", "median_ratio", "run_python"]
 
 ROOT = Path(__file__).parents[1]
 QUIET = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
@@ -76,17 +78,3 @@ def run_python(*arguments: str, environment: dict[str, str] | None = None) -> An
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)[:200]}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def in_turn(sides: Sequence[Callable[[], Any]], rounds: int) -> list[list[Any]]:
-    """Call the sides in turn and return what each returned, round by round."""
-    found: list[list[Any]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for side, results in zip(sides, found, strict=True):
-            results.append(side())
-    return found
-
-
-def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the ratios of the rounds."""
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -1,7 +1,6 @@
 """Training through nbft beside a plain script of TRL: the same model, rows and settings.
 
-The script is what `Config.to_python` writes. Both sides get the same clock: a callback that this
-benchmark adds to transformers' Trainer.
+The script is what `Config.to_python` writes. Both sides get the same clock.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ import runpy
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from nbft.bench.clock import Clock
+from nbft.bench.compare import DROPPED_STEPS
 
 from .measurement import Measurement, in_turn, median_ratio, run_python
 
 ROUNDS = 3
-DROPPED_STEPS = 2  # in the first ones memory is allocated and kernels are chosen
 
 
 def measure(quick: bool) -> list[Measurement]:
@@ -100,58 +100,13 @@ def make_config(folder: Path, *, tiny: bool, steps: int) -> Any:
     )
 
 
-class _Clock:
-    """Reads the clocks after each step, in whichever process trains."""
-
-    def __init__(self) -> None:
-        self.wall: list[float] = []
-        self.cpu: list[float] = []
-        self.first_step_at = 0.0
-        self.losses: list[float] = []
-
-    def install(self) -> None:
-        """Give every Trainer of this process the callback, in front of its own."""
-        import transformers
-
-        clock = self
-
-        class Callback(transformers.TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                # The end of a step and all that is done after it count for the step before.
-                clock.wall.append(time.perf_counter())
-                clock.cpu.append(time.process_time())
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                clock.first_step_at = clock.first_step_at or time.time()
-
-            def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-                clock.losses = [log["loss"] for log in state.log_history if "loss" in log]
-
-        train = transformers.Trainer.train
-
-        def timed(trainer: Any, *args: Any, **keys: Any) -> Any:
-            trainer.add_callback(Callback)
-            return train(trainer, *args, **keys)
-
-        transformers.Trainer.train = timed  # type: ignore[method-assign, assignment]
-
-    def said(self) -> dict[str, Any]:
-        """Return the seconds a step, and the losses."""
-
-        def seconds_a_step(clock: list[float]) -> float:
-            counted = clock[DROPPED_STEPS:]
-            return (counted[-1] - counted[0]) / max(1, len(counted) - 1)
-
-        return {
-            "wall": seconds_a_step(self.wall) if len(self.wall) > DROPPED_STEPS else 0,
-            "cpu": seconds_a_step(self.cpu) if len(self.cpu) > DROPPED_STEPS else 0,
-            "first_step_at": self.first_step_at,
-            "losses": self.losses,
-        }
+def _seconds_a_step(seconds: list[float]) -> float:
+    counted = seconds[DROPPED_STEPS:-1]  # what comes after the last step is no step
+    return sum(counted) / max(1, len(counted))
 
 
 def _train(side: str, path: str) -> None:
-    clock = _Clock()
+    clock = Clock()
     clock.install()
     if side == "nbft":
         from nbft.training.worker import work
@@ -162,7 +117,17 @@ def _train(side: str, path: str) -> None:
 
         with contextlib.chdir(Path(path).parent):
             runpy.run_path(path, run_name="__main__")
-    print(json.dumps(clock.said()))
+    said = clock.said()
+    print(
+        json.dumps(
+            {
+                "wall": _seconds_a_step(said["seconds"]),
+                "cpu": _seconds_a_step(said["cpu_seconds"]),
+                "first_step_at": said["first_step_at"],
+                "losses": said["losses"],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The command line.
 
-`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | import | export |
-compatibility | config show|check|new|create|presets`,
+`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | bench | import |
+export | compatibility | config show|check|new|create|presets`,
 and what can be asked of a run: `nbft stop | pause | continue | save | sample | cancel | resume
 RUN`. A person's mistake is printed as its sentences and exits with 2; a run that failed exits
 with 1.
@@ -242,6 +242,56 @@ def doctor(
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if report.of_level("error") or (strict and report.of_level("warning")):
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    file: Annotated[Path | None, typer.Argument(help="Config file, or a file of rows.")] = None,
+    overrides: _Overrides = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="trl, trl-tuned or unsloth; may be given several times."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=3, help="Steps of each training.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each trains.")] = 3,
+    scale: Annotated[str | None, typer.Option(help="model, length, batch or rows.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Where to draw the bars (.png).")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Compare the training speed of nbft and other systems on this machine, in turn.
+
+    Without a file: the default model and bundled rows. Losses that differ have no speed.
+    """
+    import tempfile
+
+    from nbft.bench.compare import compare as measure
+    from nbft.bench.scaling import points
+    from nbft.bench.task import make_task
+
+    tree: dict[str, Any] = {"data": {"dataset_name": "alpaca"}}
+    tree |= {"training": {"per_device_train_batch_size": 8}, "peft": {"r": 16}}
+    with _mistakes_are_sentences(), tempfile.TemporaryDirectory() as name:
+        if file is not None and "=" in str(file):  # no file, but the first of the overrides
+            file, overrides = None, [str(file), *(overrides or [])]
+        given, folder = _config_or_rows(file) if file else ({}, Path())
+        config = Config(**io.overridden(tree | given, overrides or []))
+        task = make_task(config, Path(name), folder, steps=steps)
+        found = {}
+        for what, one in points(task, scale) if scale else [(Path(task.model).name, task)]:
+            with _progress_line() as say:
+                found[what] = measure(
+                    one, against or ("trl", "trl-tuned"), rounds=rounds, what=what, say=say
+                )
+            if as_json:
+                for comparison in found[what].found:
+                    typer.echo(json.dumps(comparison.to_dict()))
+            else:
+                typer.echo(f"{what}, {task.method}, {task.device}\n{found[what]}\n")
+        if picture is not None:
+            from nbft.bench.picture import draw
+
+            draw(found).savefig(picture)
+            typer.echo(f"Picture: {picture}", err=as_json)
 
 
 def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:

@@ -16,7 +16,7 @@ ROOT = Path(nbft.__file__).parent
 LAYERS = [
     ("errors", "events", "words", "registry", "config"),
     ("interop", "plan", "data", "models", "evaluate"),
-    ("training", "runs"),
+    ("training", "runs", "bench"),
     ("widgets", "server", "wizard", "cli"),
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -58,12 +58,12 @@ def attend_within_rows(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
-    ends = [whole] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()[1:]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    outputs, begin = [], 0
-    for end in ends:
-        q, k, v = (part[:, :, begin:end] for part in (query, key, value))
-        length = end - begin
+    lengths = [whole] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
+    outputs = []
+    # Split, not sliced: the gradients of slices are each as large as all rows.
+    for q, k, v in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True):
+        length = q.shape[2]
         window = sliding_window if sliding_window and sliding_window < length else None
         if length <= _SHORT_TOKENS and not dropout:
             outputs.append(_by_products(q, k, v, scaling, window))
@@ -81,7 +81,6 @@ def attend_within_rows(
                     enable_gqa=query.shape[1] != key.shape[1],
                 )
             )
-        begin = end
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
@@ -91,16 +90,18 @@ def _by_products(
     """Attend by two products; the query heads that share a key head are one matrix."""
     _, heads, length, width = query.shape
     groups = key.shape[1]
-    mask = _mask(length, window, query.dtype).repeat(heads // groups, 1)[None]
-    scores = torch.baddbmm(
-        mask, query.reshape(groups, -1, width), key[0].transpose(1, 2), alpha=scaling
-    )
+    scores = torch.bmm(query.reshape(groups, -1, width) * scaling, key[0].transpose(1, 2))
+    scores.view(heads, length, length).add_(_mask(length, window, query.dtype))
     return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, length, width)
 
 
-@functools.lru_cache(maxsize=1024)
 def _mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
     """Return 0 where a token may look and minus infinity elsewhere, [length, length]."""
+    return _whole_mask(max(length, _SHORT_TOKENS), window, dtype)[:length, :length]
+
+
+@functools.lru_cache(maxsize=4)
+def _whole_mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
     hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
     if window is not None:
         hidden |= torch.ones(length, length, dtype=torch.bool).tril(-window)

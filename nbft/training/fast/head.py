@@ -26,22 +26,29 @@ class _LogProbabilities(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        is_top = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        n = len(targets)
+        found = torch.empty(n, dtype=torch.float32, device=hidden.device)
+        is_top = torch.empty(n, dtype=torch.bool, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for begin in range(0, len(targets), _CHUNK_TOKENS):
+        # Made once: each chunk of its own would be new memory, which costs more than the sums.
+        scores = hidden.new_empty(min(n, _CHUNK_TOKENS), len(weight))
+        whole = torch.empty_like(scores, dtype=torch.float32)
+        for begin in range(0, n, _CHUNK_TOKENS):
             chunk = slice(begin, begin + _CHUNK_TOKENS)
-            logits = (hidden[chunk] @ weight.t()).float()
             wanted = targets[chunk, None]
+            logits, shares = scores[: len(wanted)], whole[: len(wanted)]
+            torch.mm(hidden[chunk], weight.t(), out=logits)
             most = logits.amax(-1, keepdim=True)
             at_target = logits.gather(1, wanted)
             is_top[chunk] = (at_target >= most)[:, 0]
-            shares = logits.sub_(most).exp_()
-            total = shares.sum(-1, keepdim=True)
-            found[chunk] = (at_target - most - total.log())[:, 0]
+            torch.softmax(shares.copy_(logits), -1, out=shares)
+            # The largest share is exp(most - log of the sum of exp), and never underflows.
+            found[chunk] = (at_target.float() - most.float() + shares.amax(-1, keepdim=True).log())[
+                :, 0
+            ]
             if slope is not None:
-                shares.div_(total).scatter_add_(1, wanted, torch.full_like(total, -1.0))
-                torch.matmul(shares.to(hidden.dtype), weight, out=slope[chunk])
+                shares.scatter_add_(1, wanted, torch.full_like(most, -1.0, dtype=torch.float32))
+                torch.mm(logits.copy_(shares), weight, out=slope[chunk])
         ctx.save_for_backward(slope, hidden, weight, targets)
         ctx.mark_non_differentiable(is_top)
         return found, is_top

@@ -32,7 +32,8 @@ class _FrozenLora(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
         inner = flat @ a.t()
-        y = torch.addmm(functional.linear(flat, weight, bias), inner, b.t(), alpha=scaling)
+        # In place: addmm would first copy what it adds to.
+        y = functional.linear(flat, weight, bias).addmm_(inner, b.t(), alpha=scaling)
         ctx.save_for_backward(flat, inner, weight, a, b)
         ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, lora_a.dtype
         return y.view(*x.shape[:-1], -1)
@@ -46,7 +47,7 @@ class _FrozenLora(torch.autograd.Function):
         of_b = (gradient.t() @ inner).to(ctx.dtype) * ctx.scaling
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = torch.addmm(gradient @ weight, of_inner, a, alpha=ctx.scaling).view(ctx.shape)
+            of_x = (gradient @ weight).addmm_(of_inner, a, alpha=ctx.scaling).view(ctx.shape)
         return of_x, None, None, of_a, of_b, None
 
 

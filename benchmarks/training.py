@@ -1,0 +1,86 @@
+"""Training speed beside TRL, as its documentation shows it and at its best, on the default model."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import nbft
+from nbft.bench.compare import Comparisons, compare
+from nbft.bench.scaling import write_equal_rows
+from nbft.bench.task import Task, make_task
+from nbft.models.find import find_local
+from nbft.models.load import quiet
+from nbft.models.tiny import make_tiny_model
+
+from .measurement import ROOT, Measurement
+
+ROUNDS, STEPS, EQUAL_TOKENS = 3, 8, 128
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def measure(quick: bool) -> list[Measurement]:
+    """Compare each task in turn; speeds are of real tokens, by seconds of the clock."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        alpaca = _task(folder, "alpaca", tiny=quick)
+        gsm8k = _task(folder, "gsm8k", tiny=quick)
+        equal = folder / "equal.jsonl"
+        write_equal_rows(equal, Path(gsm8k.rows), gsm8k.model, EQUAL_TOKENS, 8 * STEPS)
+        rounds = 1 if quick else ROUNDS
+
+        def against(task: Task, what: str, *peers: str) -> list[Measurement]:
+            found = compare(task, peers, rounds=rounds, what=what)
+            return _measurements(what, found, is_tiny=quick)
+
+        return [
+            *against(alpaca, "LoRA, Alpaca", "trl", "trl-tuned"),
+            *against(gsm8k, "LoRA, GSM8K", "trl-tuned"),
+            *against(alpaca.with_rows(equal), "LoRA, rows of one length", "trl-tuned"),
+            *against(replace(alpaca, method="full", dtype="float32"), "all weights", "trl"),
+        ]
+
+
+# Ours must be at least so many times as fast, and take at most so much of the memory.
+_FLOORS = {
+    ("LoRA, Alpaca", "TRL, its defaults"): (4.0, 0.6),
+    ("LoRA, Alpaca", "TRL, tuned"): (2.2, 0.7),
+    ("LoRA, GSM8K", "TRL, tuned"): (1.5, None),
+    ("LoRA, rows of one length", "TRL, tuned"): (1.5, None),
+    ("all weights", "TRL, its defaults"): (2.0, None),
+}
+
+
+def _measurements(what: str, found: Comparisons, *, is_tiny: bool) -> list[Measurement]:
+    if found.said:
+        raise RuntimeError(" ".join(found.said))
+    measured = []
+    for one in found.found:
+        if one.ratio is None or one.cpu_ratio is None:
+            raise RuntimeError(f"{what}: the losses of {one.peer} differ from ours.")
+        speed, memory = (None, None) if is_tiny else _FLOORS[what, one.peer]
+        title = f"{what}: {one.peer} / nbft"
+        measured += [
+            Measurement(f"{title}, tokens/s", 1 / one.ratio, goal=speed and 1 / speed),
+            Measurement(f"{title}, tokens/CPU-s", 1 / one.cpu_ratio),
+            Measurement(f"{what}: nbft / {one.peer}, memory", one.memory_ratio, goal=memory),
+        ]
+    return measured
+
+
+def _task(folder: Path, name: str, *, tiny: bool) -> Task:
+    """Make the task of a data set: the real rows where they are at hand, else the bundled ones."""
+    shared = {"alpaca": SHARED / "alpaca.json", "gsm8k": SHARED / "gsm8k.jsonl"}[name]
+    data = {"path": str(shared)} if shared.is_file() else {"dataset_name": name}
+    own = folder / name
+    own.mkdir()
+    config = nbft.Config(
+        data={**data, "max_length": 512, "split_ratio": 1.0},
+        training={"per_device_train_batch_size": 8},
+        peft={"r": 16},
+    )
+    if tiny or find_local(config.model.model_name, None) is None:
+        with quiet():
+            config = config.apply({"model.model_name": str(make_tiny_model(folder / "tiny"))})
+    return make_task(config, own, steps=STEPS)

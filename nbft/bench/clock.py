@@ -1,0 +1,77 @@
+"""Reads the clocks at each step of whichever Trainer trains in this process.
+
+All sides of a comparison derive from transformers' Trainer, so all get the same clock. Called by
+`nbft.bench.sides`.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+
+class Clock:
+    """Counts seconds, CPU seconds and tokens a step."""
+
+    def __init__(self) -> None:
+        """Start with nothing counted."""
+        self.began: list[tuple[float, float]] = []
+        self.tokens: list[int] = []
+        self.first_step_at = 0.0
+        self.losses: list[float] = []
+
+    def install(self) -> None:
+        """Put the clock into every Trainer of this process, in front of its own callbacks."""
+        import transformers
+
+        clock = self
+        train, step = transformers.Trainer.train, transformers.Trainer.training_step
+
+        class Callback(transformers.TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                # The end of a step and all that is done after it count for the step before.
+                clock.began.append((time.perf_counter(), time.process_time()))
+                clock.tokens.append(0)
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                clock.first_step_at = clock.first_step_at or time.time()
+
+            def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+                clock.began.append((time.perf_counter(), time.process_time()))
+                clock.losses = [log["loss"] for log in state.log_history if "loss" in log]
+
+        def timed(trainer: Any, *args: Any, **keys: Any) -> Any:
+            trainer.add_callback(Callback)
+            return train(trainer, *args, **keys)
+
+        def counted(trainer: Any, model: Any, inputs: Any, *args: Any, **keys: Any) -> Any:
+            mask = inputs.get("attention_mask")
+            ids = inputs["input_ids"]
+            clock.tokens[-1] += int(mask.sum()) if mask is not None else ids.numel()
+            return step(trainer, model, inputs, *args, **keys)
+
+        transformers.Trainer.train = timed  # type: ignore[method-assign, assignment]
+        transformers.Trainer.training_step = counted  # type: ignore[method-assign, assignment]
+
+    def said(self) -> dict[str, Any]:
+        """Return what was counted; seconds, CPU seconds and tokens are lists, one number a step."""
+        pairs = list(zip(self.began, self.began[1:], strict=False))
+        return {
+            "seconds": [b[0] - a[0] for a, b in pairs],
+            "cpu_seconds": [b[1] - a[1] for a, b in pairs],
+            "tokens": self.tokens,
+            "losses": self.losses,
+            "first_step_at": self.first_step_at,
+            "peak_bytes": peak_bytes(),
+        }
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process held: on its GPU where it used one."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

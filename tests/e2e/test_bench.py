@@ -1,0 +1,74 @@
+"""`nbft bench` on the tiny model: every side that can be had here really trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from nbft.bench.clock import peak_bytes
+from nbft.bench.scaling import points
+from nbft.bench.task import make_task
+from nbft.cli import app
+from nbft.errors import NbftError
+
+
+@pytest.fixture
+def task(make_config, tmp_path):
+    return make_task(make_config(training__per_device_train_batch_size=4), tmp_path, steps=4)
+
+
+def rows_of(task):
+    return [json.loads(line) for line in Path(task.rows).read_text().splitlines()]
+
+
+def test_the_losses_of_all_sides_agree_and_are_printed_as_json(tiny_model, tmp_path):
+    picture = tmp_path / "speed.png"
+    arguments = ["bench", f"model.model_name={tiny_model}", "model.dtype=float32", "--rounds", "1"]
+    arguments += ["--steps", "4", "--json", "--picture", str(picture), "--against", "unsloth"]
+    done = CliRunner().invoke(app, [*arguments, "--against", "trl", "--against", "trl-tuned"])
+    assert done.exit_code == 0, done.output
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [one["peer"] for one in found] == ["TRL, its defaults", "TRL, tuned"]
+    tuned = found[1]
+    assert tuned["losses_agree"]
+    assert tuned["ratio"] > 0
+    assert tuned["ours"]["tokens"] == tuned["theirs"]["tokens"]
+    assert tuned["machine"]["device"] == "cpu"
+    assert picture.stat().st_size > 5000
+
+
+def test_rows_keep_their_tokens_and_long_ones_are_left_out(task, make_config, tmp_path):
+    lines = rows_of(task)
+    assert {*lines[0]} == {"prompt", "completion"}
+    assert lines[0]["prompt"].startswith("Correct: ")
+    with pytest.raises(NbftError, match=r"0 whole rows are left of 36; a comparison needs 8"):
+        make_task(
+            make_config(data__max_length=8, training__per_device_train_batch_size=4), tmp_path
+        )
+
+
+@pytest.mark.parametrize("line", ["length", "batch", "rows", "model"])
+def test_each_line_has_points_that_grow(line, task):
+    found = [point for point, _ in zip(points(task, line), range(2), strict=False)]
+    assert len(found) == 2
+    if line == "length":
+        tokenizer = AutoTokenizer.from_pretrained(task.model)
+        for _, one in found:
+            texts = [row["prompt"] + row["completion"] for row in rows_of(one)]
+            lengths = {len(tokenizer(text)["input_ids"]) for text in texts}
+            assert len(lengths) == 1
+    if line == "batch":
+        assert [one.batch_rows for _, one in found] == [1, 4]
+
+
+def test_an_unknown_line_lists_the_known(task):
+    with pytest.raises(NbftError, match="scale=width: known are model, length, batch, rows"):
+        list(points(task, "width"))
+
+
+def test_memory_is_counted_in_bytes():
+    assert 2**24 < peak_bytes() < 2**40

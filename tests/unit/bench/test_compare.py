@@ -1,0 +1,130 @@
+"""What is said of two sides, by what their clocks counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nbft.bench import compare as comparing
+from nbft.bench.compare import Comparisons, Trained, compare, in_turn, losses_agree, median_ratio
+from nbft.bench.sides import SIDES, Side
+from nbft.bench.task import Task
+from nbft.errors import NbftError
+
+TASK = Task(model="m", rows="r", folder="f")
+
+
+def trained(speed: float = 100.0, **changes) -> Trained:
+    about = {
+        "tokens_per_second": speed,
+        "tokens_per_cpu_second": speed / 2,
+        "peak_bytes": 2**30,
+        "tokens": (10, 20, 30),
+        "losses": (2.0, 1.5, 1.0),
+    }
+    return Trained(**{**about, **changes})
+
+
+@pytest.fixture
+def sides(monkeypatch):
+    """Replace the trainings: each side gives its results in order."""
+
+    def replace(**results):
+        left = {name.replace("_", "-"): list(found) for name, found in results.items()}
+        order = []
+
+        def train(name, task):
+            order.append(name)
+            found = left[name].pop(0)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        monkeypatch.setattr(comparing, "_train", train)
+        return order
+
+    return replace
+
+
+def test_sides_train_in_turn_and_the_median_of_the_rounds_counts(sides):
+    order = sides(
+        nbft=[trained(400), trained(200), trained(900)],
+        trl=[trained(100), trained(100), trained(100)],
+    )
+    (one,) = compare(TASK, ["trl"]).found
+    assert order == ["nbft", "trl"] * 3
+    assert (one.ratio, one.spread) == (4.0, (2.0, 9.0))
+    assert one.cpu_ratio == 4.0
+    assert one.memory_ratio == 1.0
+    assert json.loads(json.dumps(one.to_dict()))["peer"] == "TRL, its defaults"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"losses": (2.01, 1.5, 1.0)},
+        {"losses": (2.0, float("nan"), 1.0)},
+        {"tokens": (10, 20, 31)},
+    ],
+)
+def test_a_side_with_other_losses_or_tokens_has_no_speed(changes, sides):
+    sides(nbft=[trained(400)], trl=[trained(100, **changes)])
+    found = compare(TASK, ["trl"], rounds=1)
+    (one,) = found.found
+    assert (one.ratio, one.spread, one.cpu_ratio, one.losses_agree) == (None, None, None, False)
+    assert "losses differ: no speed" in str(found)
+
+
+def test_16_bits_may_differ_by_a_hundredth():
+    other = trained(losses=(2.015, 1.5, 1.0))
+    assert losses_agree(trained(), other, "bfloat16")
+    assert not losses_agree(trained(), other, "float32")
+
+
+def test_a_peer_that_fails_is_said_and_the_rest_goes_on(sides):
+    sides(
+        nbft=[trained(400), trained(400)],
+        trl=[NbftError("out of memory")],
+        trl_tuned=[trained(100), trained(100)],
+    )
+    found = compare(TASK, ["trl", "trl-tuned"], rounds=2)
+    assert [one.peer for one in found.found] == ["TRL, tuned"]
+    assert found.said == ["TRL, its defaults failed: out of memory"]
+
+
+def test_our_own_failure_is_an_error(sides):
+    sides(nbft=[NbftError("no rows")])
+    with pytest.raises(NbftError, match="no rows"):
+        compare(TASK, ["trl"])
+
+
+def test_a_peer_that_is_not_installed_says_how_to_install_it(sides, monkeypatch):
+    sides(nbft=[trained()])
+    absent = Side("Nowhere", lambda task: None, ("no_such_package",))
+    monkeypatch.setitem(SIDES, "nowhere", absent)
+    found = compare(TASK, ["nowhere"], rounds=1)
+    assert found == Comparisons(
+        [], ["Nowhere is not installed. pip install no_such_package"], found.alone
+    )
+    assert "nbft" in str(found)
+
+
+def test_unsloth_is_not_tried_on_a_processor():
+    assert SIDES["unsloth"].hindrance(TASK) == "Unsloth does not train on cpu."
+
+
+def test_an_unknown_peer_lists_the_known():
+    with pytest.raises(NbftError, match=r"against=axolotl: known are nbft, trl, trl-tuned"):
+        compare(TASK, ["axolotl"])
+
+
+def test_a_training_that_dies_says_how(monkeypatch):
+    monkeypatch.setattr(comparing.sys, "executable", "/bin/false")
+    with pytest.raises(NbftError, match="exit code 1"):
+        comparing._train("trl", TASK)
+
+
+def test_rounds_and_ratios():
+    assert in_turn([lambda: "a", lambda: "b"], 2) == [["a", "a"], ["b", "b"]]
+    assert median_ratio([4, 9, 2], [1, 1, 1]) == 4
