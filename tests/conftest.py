@@ -18,4 +18,5 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (own / "models").symlink_to(models)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBFT_CACHE", str(own))
+        patch.setenv("NBFT_SPARE_WORKER", "off")  # its imports would slow other tests down
         yield

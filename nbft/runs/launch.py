@@ -20,6 +20,7 @@ from typing import Any, Literal
 from nbft import events
 from nbft.config import Config
 from nbft.errors import ConfigError, RunError
+from nbft.runs import warm
 from nbft.runs.folder import Run, list_runs
 from nbft.runs.queue import say_queued, turn
 
@@ -122,7 +123,7 @@ def _supervise(run: Run) -> None:
         reader = events.EventReader(run.events_path)
         reader.read()
         with (run.path / "log.txt").open("ab") as log:
-            process = subprocess.Popen(
+            process = warm.take(run.path) or subprocess.Popen(
                 [sys.executable, "-m", "nbft.runs.supervisor", str(run.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -2,7 +2,8 @@
 
 It waits for the device, starts the worker in a session of its own, waits for its end, and writes
 the last event when the worker could not. Knows no torch and no settings, so that it stays small.
-Started by `nbft.runs.launch.submit` as `python -m nbft.runs.supervisor RUN`.
+Started by `nbft.runs.launch.submit` as `python -m nbft.runs.supervisor RUN`; without a run it
+starts a worker that imports its libraries, and waits with it until it is told one.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from typing import Any
 from nbft import events
 from nbft.runs.processes import process_start_time
 from nbft.runs.queue import Ticket, say_queued, turn
+from nbft.runs.warm import log_to, wait_for_run
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 20
 
 
-def supervise(run: Path) -> None:
+def supervise(run: Path, spare: subprocess.Popen[bytes] | None = None) -> None:
     """See a run through, from its place in the queue to its last event.
 
     Args:
         run: The run's folder.
+        spare: A worker that waits for its run; one is started when None.
     """
     path = run / "events.jsonl"
     device = _device(run)
@@ -46,20 +49,49 @@ def supervise(run: Path) -> None:
         if ticket is None:
             events.append(path, "cancelled", step=0, seconds=0.0, text="Left the queue.")
             return
-        _watch(run, path, commands, ticket)
+        _watch(run, path, commands, ticket, spare)
 
 
-def _watch(run: Path, path: Path, commands: events.EventReader, ticket: Ticket) -> None:
+def wait_with_spare() -> None:
+    """Start a worker that imports its libraries, wait for a run with it, and see the run through."""
+    with _worker() as spare:
+        run = wait_for_run()
+        if run is not None:
+            log_to(run)
+            supervise(run, spare)
+        _tell(spare, "")
+
+
+def _worker(*run: str) -> subprocess.Popen[bytes]:
+    """Start a worker, of a run or without one; it prints where this process does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "nbft.training.worker", *run],
+        stdin=subprocess.DEVNULL if run else subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def _tell(spare: subprocess.Popen[bytes], text: str) -> bool:
+    """Give a worker that waits its run, or none; returns whether it could be told."""
+    try:
+        if spare.stdin is not None and not spare.stdin.closed:
+            spare.stdin.write(text.encode())
+            spare.stdin.close()
+    except OSError:
+        return False
+    return spare.poll() is None
+
+
+def _watch(
+    run: Path,
+    path: Path,
+    commands: events.EventReader,
+    ticket: Ticket,
+    spare: subprocess.Popen[bytes] | None,
+) -> None:
     began = time.monotonic()
     kills_before = _memory_kills()
-    with (run / "log.txt").open("ab") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "nbft.training.worker", str(run)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    worker = spare if spare and _tell(spare, f"{run}\n") else _worker(str(run))
     # Should this process be killed, the worker keeps the device, and the status stays true.
     ticket.hand_to(worker.pid)
     with contextlib.suppress(OSError):  # a full disk: the worker waits for room, and says it then
@@ -148,4 +180,4 @@ def _log_tail(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    supervise(Path(sys.argv[1]))
+    supervise(Path(sys.argv[1])) if sys.argv[1:] else wait_with_spare()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -41,6 +42,16 @@ if TYPE_CHECKING:
 
 _LEAST_FREE_BYTES = 2**20
 _POLL_SECONDS = 0.2
+
+_LIBRARIES = (
+    "nbft.training.trainer",
+    "nbft.training.rows",
+    "nbft.training.callbacks.scoring",
+    "nbft.training.callbacks.watching",
+    "nbft.evaluate.scoring",
+    "nbft.runs.report",
+)
+"""They import torch, transformers, TRL and PEFT."""
 
 _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -126,20 +137,20 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
         events.append(path, "warning", text=text)
 
     say("Loading the libraries …")
-    with IMPORTING, _uncollected():
-        from transformers import set_seed
+    import_libraries()
+    from transformers import set_seed
 
-        from nbft.evaluate.generate import generate, in_precision
-        from nbft.models.adapters import base_name, fetch_adapter, load_adapter
-        from nbft.models.find import find_model
-        from nbft.models.load import load_model, load_tokenizer, place, quiet
-        from nbft.training.callbacks.reporting import ReportingCallback
-        from nbft.training.callbacks.scoring import ScoringCallback
-        from nbft.training.callbacks.watching import WatchingCallback
-        from nbft.training.measures import summary
-        from nbft.training.rows import read_rows
-        from nbft.training.surroundings import surroundings
-        from nbft.training.trainer import build_trainer
+    from nbft.evaluate.generate import generate, in_precision
+    from nbft.models.adapters import base_name, fetch_adapter, load_adapter
+    from nbft.models.find import find_model
+    from nbft.models.load import load_model, load_tokenizer, place, quiet
+    from nbft.training.callbacks.reporting import ReportingCallback
+    from nbft.training.callbacks.scoring import ScoringCallback
+    from nbft.training.callbacks.watching import WatchingCallback
+    from nbft.training.measures import summary
+    from nbft.training.rows import read_rows
+    from nbft.training.surroundings import surroundings
+    from nbft.training.trainer import build_trainer
 
     device = choose_device(config)
     with quiet(), surroundings(config, device.value):
@@ -339,6 +350,13 @@ def give_memory_back() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def import_libraries() -> None:
+    """Import what every run needs; seconds, the first time."""
+    with IMPORTING, _uncollected():
+        for name in _LIBRARIES:
+            importlib.import_module(name)
+
+
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
     """Import without looking for garbage: half a million objects are made, and all of them stay.
@@ -393,8 +411,20 @@ def _log(path: Path) -> Iterator[logging.Logger]:
         handler.close()
 
 
+def _spare() -> Path:
+    """Import the libraries, wait for a run and return it; ends when none will come."""
+    from nbft.runs.warm import log_to, wait_for_run
+
+    import_libraries()
+    run = wait_for_run()
+    if run is None:
+        os._exit(0)  # at once: a run that comes later must find the pipe closed
+    log_to(run)
+    return run
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    work(Path(sys.argv[1]))
+    work(Path(sys.argv[1]) if sys.argv[1:] else _spare())
     logging.shutdown()
     os._exit(0)  # everything is written; the libraries' farewell would hold the device for seconds

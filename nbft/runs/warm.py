@@ -1,0 +1,127 @@
+"""A spare background run that waits, its libraries imported, for the next `submit`.
+
+Importing takes most of the time to the first step, and a person fills in a form meanwhile. What
+waits is a supervisor with its worker; the run's folder is all that they still have to be told. They
+end when the kernel does, after ten idle minutes, or when memory gets short. Called by the form and
+by `nbft.runs.launch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+LEAST_FREE_BYTES = 3 * 2**30
+"""The libraries take 0.6 GB, and training has to find room as well."""
+
+_IDLE_SECONDS = 600.0
+_LOOK_SECONDS = 5.0
+
+_lock = threading.Lock()
+_waiting: _Spare | None = None
+
+
+class _Spare:
+    """A supervisor that waits, and what it began with."""
+
+    def __init__(self) -> None:
+        self.surroundings = _surroundings()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nbft.runs.supervisor"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def is_good(self) -> bool:
+        """Whether it still waits, and began as a new one would."""
+        return self.process.poll() is None and self.surroundings == _surroundings()
+
+    def end(self) -> None:
+        """Let it end by itself: nobody will tell it a run any more."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        threading.Thread(target=self.process.wait, daemon=True).start()  # leaves no zombie
+
+
+def prepare() -> bool:
+    """Let a spare run wait, unless memory is short; returns whether one waits."""
+    global _waiting
+    with _lock:
+        if _waiting is not None and _waiting.is_good():
+            return True
+        _end()
+        if os.environ.get("NBFT_SPARE_WORKER") == "off" or _free_bytes() < LEAST_FREE_BYTES:
+            return False
+        _waiting = _Spare()
+        return True
+
+
+def take(run: Path) -> subprocess.Popen[bytes] | None:
+    """Give the spare supervisor a run and return it; None when none waits that would do."""
+    global _waiting
+    with _lock:
+        if _waiting is None:
+            return None
+        spare, is_good = _waiting, _waiting.is_good()
+        if is_good and spare.process.stdin is not None:
+            try:
+                spare.process.stdin.write(f"{run}\n".encode())
+                spare.process.stdin.close()
+            except OSError:
+                is_good = False
+        if not is_good:
+            _end()
+        _waiting = None
+        return spare.process if is_good else None
+
+
+def give_up() -> None:
+    """Let the spare run end, if there is one."""
+    with _lock:
+        _end()
+
+
+def _end() -> None:
+    global _waiting
+    if _waiting is not None:
+        _waiting.end()
+        _waiting = None
+
+
+def _surroundings() -> tuple[Path, dict[str, str]]:
+    return Path.cwd(), dict(os.environ)
+
+
+def wait_for_run(idle_seconds: float = _IDLE_SECONDS) -> Path | None:
+    """Wait until standard input names a run, in a process that waits; None when none will come."""
+    until = time.monotonic() + idle_seconds
+    while time.monotonic() < until and _free_bytes() >= LEAST_FREE_BYTES / 3:
+        if select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+            line = sys.stdin.readline().rstrip("\n")
+            return Path(line) if line else None
+    return None
+
+
+def log_to(run: Path) -> None:
+    """Send what this process and its children print to a run's log."""
+    with (run / "log.txt").open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def _free_bytes() -> int:
+    """Return the memory that is free on this machine, or very much where it does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 62

@@ -1,0 +1,122 @@
+"""A spare run that waits for its folder: taken, or not, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+import nbft
+from nbft.runs import warm
+
+from .conftest import losses
+from .test_background import until
+
+
+@pytest.fixture(autouse=True)
+def no_spare_is_left(monkeypatch):
+    monkeypatch.setattr(warm, "_free_bytes", lambda: 1 << 40)
+    monkeypatch.delenv("NBFT_SPARE_WORKER", raising=False)
+    yield
+    warm.give_up()
+
+
+def spare() -> psutil.Process:
+    assert warm.prepare()
+    return psutil.Process(warm._waiting.process.pid)
+
+
+def worker_of(supervisor: psutil.Process) -> psutil.Process:
+    until(supervisor.children, "the spare worker")
+    return supervisor.children()[0]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_run_takes_the_spare_and_ends_like_any_other(make_config, train):
+    waiting = spare()
+    worker = worker_of(waiting)
+    run = nbft.submit(make_config())
+    assert run.wait().status == "completed", run.problems
+    assert run.events()[0]["pid"] == waiting.pid
+    assert [e["pid"] for e in run.events() if e["event"] == "started"] == [worker.pid]
+    assert losses(run) == losses(train())
+    until(lambda: has_ended(waiting) and has_ended(worker), "their end")
+    assert "completed after step 6" in run.log_tail(50)
+
+
+def test_the_next_run_starts_a_worker_of_its_own(make_config):
+    waiting = spare()
+    first = nbft.submit(make_config(training__max_steps=1))
+    second = nbft.submit(make_config(training__max_steps=1))
+    assert second.events()[0]["pid"] != waiting.pid
+    assert (first.wait().status, second.wait().status) == ("completed", "completed")
+
+
+def test_a_spare_that_died_is_not_missed(make_config):
+    waiting = spare()
+    worker_of(waiting).kill()
+    run = nbft.submit(make_config(training__max_steps=1))
+    assert run.events()[0]["pid"] == waiting.pid
+    assert run.wait().status == "completed", run.problems
+
+
+def test_a_changed_environment_gets_a_worker_that_knows_it(make_config, monkeypatch):
+    waiting = spare()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = nbft.submit(make_config(training__max_steps=1))
+    assert run.events()[0]["pid"] != waiting.pid
+    assert run.wait().status == "completed"
+    until(lambda: has_ended(waiting), "the end of the spare")
+
+
+def test_it_ends_with_its_kernel():
+    code = "import nbft.runs.warm as w, time; w.prepare(); print(w._waiting.process.pid, flush=True); time.sleep(99)"
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    supervisor = psutil.Process(int(kernel.stdout.readline()))
+    worker = worker_of(supervisor)
+    kernel.send_signal(signal.SIGKILL)
+    kernel.wait()
+    until(lambda: has_ended(supervisor) and has_ended(worker), "the end of both")
+
+
+def test_the_worker_ends_with_its_supervisor():
+    supervisor = spare()
+    worker = worker_of(supervisor)
+    supervisor.kill()
+    until(lambda: has_ended(worker), "the end of the worker")
+    assert warm.take(None) is None
+
+
+def test_one_waits_at_a_time():
+    first = spare()
+    assert spare().pid == first.pid
+
+
+@pytest.mark.parametrize("reason", ["memory", "variable"])
+def test_none_waits_where_it_should_not(reason, monkeypatch):
+    if reason == "memory":
+        monkeypatch.setattr(warm, "_free_bytes", lambda: warm.LEAST_FREE_BYTES - 1)
+    else:
+        monkeypatch.setenv("NBFT_SPARE_WORKER", "off")
+    assert not warm.prepare()
+    assert warm._waiting is None
+
+
+def test_waiting_ends_when_idle_or_when_memory_gets_short(monkeypatch):
+    read, write = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(read))
+    monkeypatch.setattr(warm, "_LOOK_SECONDS", 0.01)
+    began = time.monotonic()
+    assert warm.wait_for_run(idle_seconds=0.1) is None
+    assert time.monotonic() - began < 5
+    monkeypatch.setattr(warm, "_free_bytes", lambda: warm.LEAST_FREE_BYTES / 4)
+    assert warm.wait_for_run() is None
+    os.close(write)
