@@ -1,7 +1,7 @@
 """`nbft config create`: seven steps from nothing to a config file.
 
-The questions and their smart defaults come from `nbft.plan.advice`; here they are asked, checked
-and written.
+The questions and their smart defaults come from `nbft.plan.advice`, as those of the guided form do;
+here they are asked, checked and written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from nbft.config import Config, io
 from nbft.errors import ConfigError, NbftError, Problem
-from nbft.plan.advice import METHODS, SETTINGS_OF, STEPS, Machine, Question, dataset_of
+from nbft.plan.advice import METHODS, STEPS, Machine, Question, settings_of
 
 Ask = Callable[[str, str], str]
 Say = Callable[[str], None]
@@ -88,12 +88,9 @@ def _settings(path: str, value: Any) -> dict[str, Any]:
     Raises:
         ConfigError: The answer is wrong.
     """
-    if path == "method":
-        if value not in METHODS:
-            why = f"is not one of {', '.join(METHODS)}."
-            raise ConfigError(Problem("method", value, why))
-        return SETTINGS_OF[value]
-    changes = dataset_of(value) if path == "data" else {path: value}
+    if path == "method" and value not in METHODS:
+        raise ConfigError(Problem("method", value, f"is not one of {', '.join(METHODS)}."))
+    changes = settings_of(path, value)
     Config().apply(changes)
     return changes
 

@@ -1,7 +1,8 @@
 """Smart defaults: what suits a model, some rows and a machine, each value with its reason.
 
 Seven steps, as PEFT Studio's wizard has them; each yields its questions one at a time, so that a
-later one goes by the answers before it. Asks nobody and writes nothing: `nbft.wizard` does.
+later one goes by the answers before it. Asks nobody and writes nothing: `nbft.wizard` does, and
+the guided form.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nbft.config import Config
+from nbft.config import Config, io
 from nbft.data.examples import load_examples
 from nbft.data.ready import READY
 from nbft.data.sources import FORMATS
@@ -37,6 +38,11 @@ SETTINGS_OF: dict[str, dict[str, Any]] = {
     },
 }
 """Method → what it is in the settings."""
+
+IN_MEMORY = "rows in memory"
+"""The answer where a config has no file and no name of its rows."""
+
+_DATASET = "data.train.datasets[0]"
 
 _ACTIVATIONS_BYTES = 2 * 2**30
 _ROWS_OF_A_TURN = 16
@@ -92,9 +98,9 @@ class Step:
     questions: Callable[[Answers, Machine], Iterator[Question]]
 
 
-def this_machine() -> Machine:
-    """Look at this machine."""
-    device = choose_device(Config())
+def this_machine(config: Config | None = None) -> Machine:
+    """Look at this machine, with the device of a config or the best there is."""
+    device = choose_device(config or Config())
     has_16 = has_bfloat16(device.value).value == "yes"
     return Machine(device, free_memory_bytes(device.value), has_16)
 
@@ -116,13 +122,13 @@ def parameters_of(model_name: str) -> int | None:
 def needed_bytes(method: str, parameters: int, *, has_bfloat16: bool) -> int:
     """Estimate roughly what a method needs, before the rows are known.
 
-    Full: weights, gradients and two moments in float32. LoRA: the weights and a tenth. QLoRA:
-    half a byte and the scales. Each with 2 GiB for the activations and the libraries.
+    Full: weights, gradients and two moments in float32. LoRA, and what is like it: the weights and
+    a tenth. QLoRA: half a byte and the scales. Each with 2 GiB for activations and libraries.
 
     >>> needed_bytes("full", 1_000_000_000, has_bfloat16=True) - 2 * 2**30
     16000000000
     """
-    a_weight = {"full": 16.0, "lora": 2.2 if has_bfloat16 else 4.4, "qlora": 0.65}[method]
+    a_weight = {"full": 16.0, "qlora": 0.65}.get(method, 2.2 if has_bfloat16 else 4.4)
     return round(parameters * a_weight) + _ACTIVATIONS_BYTES
 
 
@@ -182,7 +188,7 @@ def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
     parameters = parameters_of(answers["model.model_name"]) or 7 * 10**9
     yield Question("training.learning_rate", *_rate(method, parameters))
     batch, why = (1, "Little memory is left beside the weights; Oumi's and PEFT Studio's recipes.")
-    if method == "lora":
+    if method not in ("full", "qlora"):
         batch, why = 4, "Oumi's LoRA recipe."
     yield Question("training.per_device_train_batch_size", batch, why)
     batch = max(1, int(answers["training.per_device_train_batch_size"]))
@@ -191,7 +197,7 @@ def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
         max(1, _ROWS_OF_A_TURN // batch),
         f"Makes about {_ROWS_OF_A_TURN} rows a step with a batch of {batch}.",
     )
-    if method != "full":
+    if method not in ("full", "ia3"):
         yield Question("peft.r", 16, "8 to 16 suits most tasks; Oumi's LoRA recipe.")
         rank = max(1, int(answers["peft.r"]))
         yield Question("peft.lora_alpha", 2 * rank, "Twice the rank, as is usual.")
@@ -216,7 +222,9 @@ def _rate(method: str, parameters: int) -> tuple[float, str]:
 
 
 def _compute(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("compute.device", "auto", f"Takes {machine.device} here.")
+    is_asked = answers.get("compute.device", "auto") != "auto"
+    best = choose_device(Config()) if is_asked else machine.device
+    yield Question("compute.device", "auto", f"Takes {best} here.")
     yield Question("compute.provider", "local", "Only local trains; the others tell the cost.")
 
 
@@ -224,10 +232,8 @@ def _data(answers: Answers, machine: Machine) -> Iterator[Question]:
     yield Question("data", _BUNDLED, "A bundled sample, so that the run works as it is.")
     given = str(answers["data"])
     if given in READY:
-        yield Question(
-            "data.train.datasets[0].sample_count", _BUNDLED_ROWS, "Enough to see a loss fall."
-        )
-    rows = _rows_of(given, answers.get("data.train.datasets[0].sample_count"))
+        yield Question(f"{_DATASET}.sample_count", _BUNDLED_ROWS, "Enough to see a loss fall.")
+    rows = answers.get("rows") or _rows_of(given, answers.get(f"{_DATASET}.sample_count"))
     yield Question("training.num_train_epochs", *_epochs(rows))
     length = 512 if machine.device.value == "cpu" else 1024
     why = "Longer rows take long on a CPU." if length == 512 else "Holds most instructions."
@@ -243,14 +249,61 @@ def dataset_of(given: str) -> dict[str, Any]:
     is_file = given not in READY and (
         Path(given).expanduser().exists() or Path(given).suffix.lower() in FORMATS
     )
-    return {f"data.train.datasets[0].{'path' if is_file else 'dataset_name'}": given}
+    return {f"{_DATASET}.{'path' if is_file else 'dataset_name'}": given}
+
+
+def settings_of(path: str, value: Any) -> dict[str, Any]:
+    """Return what the answer to a question is in the settings.
+
+    >>> settings_of("method", "full"), settings_of("peft.r", 8)
+    ({'peft.method': 'full'}, {'peft.r': 8})
+    """
+    if path == "method":
+        return SETTINGS_OF[value]
+    return dataset_of(value) if path == "data" else {path: value}
+
+
+def settings_asked(path: str) -> tuple[str, ...]:
+    """Return the settings that a question is about.
+
+    >>> settings_asked("data")
+    ('data.train.datasets[0].path', 'data.train.datasets[0].dataset_name')
+    """
+    if path == "method":
+        return tuple(SETTINGS_OF["qlora"])
+    return (f"{_DATASET}.path", f"{_DATASET}.dataset_name") if path == "data" else (path,)
+
+
+def answers_of(config: Config) -> dict[str, Any]:
+    """Return what a config answers to the questions, and how many rows it trains on if known."""
+    answers = io.flatten(config.to_dict(full=True))
+    answers["method"], bits = config.peft.method, config.quantization.bits
+    if bits and answers["method"] == "lora":
+        answers["method"] = "qlora" if bits == 4 else f"lora in {bits} bits"
+    answers["data"] = ""
+    if datasets := config.data.train.datasets:
+        first = datasets[0]
+        named = first.path or first.dataset_name or ""
+        answers["data"] = named if first.rows is None else IN_MEMORY
+        answers["rows"] = _rows_read(config)
+    return answers
+
+
+def _rows_read(config: Config) -> int | None:
+    from nbft.plan.plan import _examples  # here, because the plan takes advice itself
+
+    try:
+        examples, _ = _examples(config, "train", None)
+        return None if examples.is_stream else len(examples)
+    except NbftError:
+        return None
 
 
 def _rows_of(given: str, wanted: Any) -> int | None:
     """Count rows that are on this machine; None where they are not, or cannot be read."""
     if isinstance(wanted, int):
         return wanted
-    if given not in READY and not Path(given).expanduser().exists():
+    if not given or (given not in READY and not Path(given).expanduser().exists()):
         return None
     try:
         return len(load_examples(Config().apply(dataset_of(given)), "train")[0])

@@ -1,4 +1,4 @@
-// Moves the focus to the control of a field, once it is on the page.
+// Moves the focus to the control of a field or to a heading, once it is on the page.
 
 function render({ model, el }) {
   let frame = 0;
@@ -9,7 +9,7 @@ function render({ model, el }) {
     const root = el.closest(".nbft-form") ?? document;
     const look = () => {
       const field = target && root.querySelector(`.${CSS.escape(target)}`);
-      const control = field?.querySelector("input, select, textarea");
+      const control = field?.querySelector("input, select, textarea, h3[tabindex]");
       if (control && control.getClientRects().length) {
         control.focus({ preventScroll: true });
         field.scrollIntoView({ block: "center" });

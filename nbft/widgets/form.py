@@ -32,8 +32,10 @@ from nbft.words import count
 
 if TYPE_CHECKING:
     from nbft.plan import Plan
+    from nbft.plan.advice import Question
     from nbft.runs import Run
     from nbft.widgets.doctor import Findings
+    from nbft.widgets.guided import Guide, GuidedView
     from nbft.widgets.lens import Lens
 
 TABS = {
@@ -51,9 +53,14 @@ TABS = {
 """The tabs of the advanced view and their sections."""
 
 _TYPES = (bool, int, float, str, list, dict)  # rows in memory are set from Python only
+_MODES = {name.lower(): name for name in ("Guided", "Basic", "Advanced", "YAML", "Python")}
 _FIRST_PRESET = "two-minute-try"
 _OWN = ""
 _OPEN = "open"
+_MODEL = "model.model_name"
+_PLACE_OF_A_RUN = ("training.run_name", "training.output_dir")
+_ROUNDS = 3  # what a rule changes may be what another goes by
+_LAUNCH = "Train here, below, trains in this kernel. Run in background goes on when the notebook is closed."
 _MOST_FOUND = 15
 _FOLLOW_SECONDS = 0.5
 _CSS = Path(__file__).parent / "form.css"
@@ -88,6 +95,8 @@ class Form:
 
     Args:
         config: What it shows first; the preset "two-minute-try" if None.
+        guided: Lead through seven steps, with a default for each setting that the config leaves
+            open; the switch "Show" leads to the other views and back.
 
     Attributes:
         widget: The form itself, to be put into other widgets.
@@ -98,9 +107,11 @@ class Form:
         TypeError: An unknown keyword, or something that is no config.
     """
 
-    def __init__(self, config: Config | None = None, **unknown: Any) -> None:
+    def __init__(
+        self, config: Config | None = None, *, guided: bool = False, **unknown: Any
+    ) -> None:
         for name in unknown:
-            raise TypeError(f"Form has no {name!r}. {nearest(name, ('config',))}")
+            raise TypeError(f"Form has no {name!r}. {nearest(name, ('config', 'guided'))}")
         if config is not None and not isinstance(config, Config):
             raise TypeError(f"config is a {type(config).__name__}. Give an nbft.Config.")
         self.run: Run | None = None
@@ -114,14 +125,21 @@ class Form:
         self._is_checked = False  # then every field counts as left
         self._is_filling = False
         self._is_finished = False  # the run that the fields show has ended
-        self._view = self._home = "basic"  # what is shown; where the way back leads
+        # What is shown; where the way back leads.
+        self._view = self._home = "guided" if guided else "basic"
         self._handles: list[Any] = []  # the outputs below, for the run and for how it ended
-        self._config = config or Config.preset(_FIRST_PRESET)
+        preset = _OWN if config is not None or guided else _FIRST_PRESET
+        self._config = config or (Config.preset(preset) if preset else Config())
+        # Settings that no rule of the guided mode changes, and the model that a preset brought.
+        self._kept = set(self._config.diff()) if preset == _OWN else set()
+        self._model_of_preset = Config().model.model_name
         self._rows = [dataset.rows for dataset in self._config._datasets()]  # no tree holds them
         self._tree = self._config.to_dict()
         self._read_tree()
-        self._build(_OWN if config is not None else _FIRST_PRESET)
-        self._show_view("basic")
+        self._build(preset)
+        if guided:
+            self._decide()
+        self._show_view(self._view)
         self._show_state()
 
     def _build(self, preset: str) -> None:
@@ -142,8 +160,8 @@ class Form:
             ipywidgets.RadioButtons,
             "nbft-mode",
             description="Show",
-            options=[(name, name.lower()) for name in ("Basic", "Advanced", "YAML", "Python")],
-            value="basic",
+            options=[(name, view) for view, name in _MODES.items()],
+            value=self._view,
         )
         self._search = kit(
             ipywidgets.Text,
@@ -198,6 +216,18 @@ class Form:
     @functools.cached_property
     def _python(self) -> PythonView:
         return PythonView(self._kit)
+
+    @functools.cached_property
+    def _guide(self) -> Guide:
+        from nbft.widgets.guided import Guide
+
+        return Guide()
+
+    @functools.cached_property
+    def _guided(self) -> GuidedView:
+        from nbft.widgets.guided import GuidedView
+
+        return GuidedView(self._kit, self._field, self._go_to_step, self._use_rule)
 
     @functools.cached_property
     def _focus(self) -> Focus:
@@ -257,16 +287,28 @@ class Form:
         # A callback has no cell to show things in; what the run shows goes through these.
         self._handles = [display(HTML(""), display_id=True) for _ in range(2)]
         main_loop()
+        self._prepare_spare()
         self._show_plan()
+
+    def _prepare_spare(self) -> None:
+        """Let a worker import its libraries while the form is filled in."""
+        if self._config.speed.spare_worker:
+            from nbft.runs import warm
+
+            warm.prepare()
 
     # The tree, and what follows from it
 
     def _read_tree(self) -> None:
-        config, self._wrong = Config.parse(self._tree)
+        config, self._wrong = self._parse()
         if not self._wrong:
             self._config, self._plan = config, None
-            for dataset, rows in zip(config._datasets(), self._rows, strict=False):
-                dataset.rows = rows
+
+    def _parse(self) -> tuple[Config, list[Problem]]:
+        config, wrong = Config.parse(self._tree)
+        for dataset, rows in zip(config._datasets(), self._rows, strict=False):
+            dataset.rows = rows
+        return config, wrong
 
     def _put(self, changes: dict[str, Any]) -> None:
         """Put values into the tree; a default leaves it, and so does a dataset of defaults."""
@@ -283,12 +325,14 @@ class Form:
     def _take(self, path: str, value: Any) -> None:
         """A person has left a field."""
         self._left.add(path)
+        self._kept.add(path)
         self._put({path: value})
         self._follow()
 
     @_guarded
     def _apply_fix(self, path: str, changes: dict[str, Any]) -> None:
         self._left |= changes.keys()
+        self._kept |= changes.keys()
         self._put(changes)
         self._fill_fields(changes)
         self._follow()
@@ -300,18 +344,25 @@ class Form:
         self._rows = self._rows if keeps_rows else []
         self._tree = config.to_dict()
         self._left, self._is_checked = set(), False
+        self._kept = set(config.diff()) if preset == _OWN else set()
         self._fill_fields(self._fields)
+        if self._view == "guided" and preset != _OWN:
+            self._read_tree()
+            self._kept |= self._guide.accept(self._config_so_far())
         self._follow(preset)
 
     def _follow(self, preset: str = _OWN) -> None:
         """Bring everything on the screen in line with the tree; what is near the person first."""
         self._is_finished = False
         self._read_tree()
+        followed = self._decide() if self._view == "guided" else {}
         self._show_fields()
         self._fill(self._preset, preset)
         self._show_plan()
         if self._view in ("yaml", "python"):
             self._show_text()
+        elif self._view == "guided":
+            self._show_step(followed)
         elif self._view == "advanced" and self._tabs.selected_index == list(TABS).index("Review"):
             self._fill_review()
 
@@ -429,6 +480,10 @@ class Form:
     def _say(self, sentence: str, state: str) -> None:
         self._state.value = f'<p role="status" class="nbft-{state}">{escape(sentence)}</p>'
 
+    def _say_too(self, sentence: str) -> None:
+        """Say something beneath the state, until that changes."""
+        self._state.value += f'<p role="status">{escape(sentence)}</p>'
+
     def _say_problems(self, problems: Sequence[str | Problem]) -> None:
         sentences = "<br>".join(escape(str(problem)) for problem in problems)
         self._state.value = f'<p role="alert" class="nbft-wrong">{sentences}</p>'
@@ -444,8 +499,13 @@ class Form:
 
     def _show_view(self, view: str) -> None:
         self._view = view
-        self._fill(self._mode, view if view in ("basic", "advanced", "yaml", "python") else None)
-        if view == "basic":
+        self._fill(self._mode, view if view in _MODES else None)
+        if view == "guided":
+            self._kept |= self._guide.accept(self._config_so_far())  # coming here changes nothing
+            self._decide()
+            self._show_step()
+            page = [self._guided.widget]
+        elif view == "basic":
             page = [self._field(path).widget for path, s in _all_fields() if _is_basic(path, s)]
         elif view == "advanced":
             page = [self._tabs]
@@ -462,6 +522,56 @@ class Form:
         self._page.children = tuple(page)
         self._show_fields()
 
+    # The guided mode
+
+    def _decide(self) -> dict[str, Any]:
+        """Set what the rules of the seven steps decide; return what changed by it."""
+        followed: dict[str, Any] = {}
+        for _ in range(_ROUNDS):
+            changes = self._guide.decide(self._config_so_far(), self._kept)
+            if not changes:
+                break
+            followed |= changes
+            self._put(changes)
+            self._fill_fields(changes)
+            self._read_tree()
+        return followed
+
+    def _show_step(self, followed: dict[str, Any] | None = None) -> None:
+        """Show the step that the guide stands at, and which settings followed the last answer."""
+        from nbft.widgets.guided import news
+
+        is_last = self._guide.number == len(self._guide.answers)
+        more = [*self._problem_list(), *self._checklist()] if is_last else []
+        if is_last and not self._wrong:
+            more.append(self._html(f"<p>{_LAUNCH}</p>"))
+        wrong = {problem.field for problem in self._wrong}
+        self._guided.show(self._guide, wrong=wrong, news=news(followed or {}), more=more)
+
+    @_guarded
+    def _go_to_step(self, number: int, path: str = "") -> None:
+        """Show another step, with the focus on a field of it or on its heading."""
+        from nbft.widgets.guided import step_css
+
+        self._guide.number = number
+        self._show_step()
+        self._show_fields()
+        self._guided.focus.move(css_name(path) if path else step_css(number))
+
+    @_guarded
+    def _use_rule(self, question: Question) -> None:
+        """Let the rule decide what was kept."""
+        from nbft.plan.advice import settings_asked
+
+        asked = settings_asked(question.path)
+        if self._is_locked:
+            self._say("The fields are locked while the run trains. Edit a copy first.", "wrong")
+            return
+        self._kept.difference_update(asked)
+        self._left.difference_update(asked)
+        self._follow()
+        self._field(asked[0]).control.focus()
+
     def _field(self, path: str) -> Field:
         if path not in self._fields:
             setting = dict(_all_fields())[path]
@@ -474,7 +584,7 @@ class Form:
         return self._fields[path]
 
     def _config_so_far(self) -> Config:
-        return Config.parse(self._tree)[0] if self._wrong else self._config
+        return self._parse()[0] if self._wrong else self._config
 
     def _fill(self, control: Any, value: Any) -> None:
         self._is_filling = True
@@ -631,13 +741,30 @@ class Form:
         tree = io.preset(change["new"])
         mine = self._config.to_dict()
         keeps_rows = "train" not in tree.get("data", {})
+        its_model, my_model = tree.get("model", {}).get("model_name"), self._config.model.model_name
+        is_my_model = keeps_rows and self._has_own_model()
         if keeps_rows:  # it says how to train, not on what
             data = {k: v for k, v in mine.get("data", {}).items() if k in SPLITS}
             tree["data"] = {**tree.get("data", {}), **data}
-            tree.setdefault("model", mine.get("model", {}))
+            if is_my_model or its_model is None:
+                tree["model"] = {**mine.get("model", {}), "model_name": my_model}
+        if its_model and not is_my_model:
+            self._model_of_preset = its_model
         self._replace(Config(**tree), change["new"], keeps_rows=keeps_rows)
-        if self._view not in ("basic", "advanced", "yaml", "python"):
+        if is_my_model:
+            self._left.add(_MODEL)
+            self._kept.add(_MODEL)
+        if self._view not in _MODES:
             self._show_view(self._home)
+        if is_my_model and its_model not in (None, my_model):
+            self._say_too(
+                f"The model stays {my_model}, as you chose it; the recipe names {its_model}."
+            )
+
+    def _has_own_model(self) -> bool:
+        """Whether a person chose the model, and not a preset."""
+        usual = (self._model_of_preset, Config().model.model_name)
+        return _MODEL in self._left or self._config.model.model_name not in usual
 
     @_guarded
     def _open_file(self, _button: Any) -> None:
@@ -654,7 +781,7 @@ class Form:
             self._say(f"{path.name}: {_problems(problems)}. Mend the YAML and apply it.", "wrong")
             return
         self._replace(config)
-        self._show_view("basic")
+        self._show_view("guided" if self._home == "guided" else "basic")
 
     def _open_theirs(self, path: Path) -> None:
         """Show another system's file as settings, and below what became of each of its keys."""
@@ -666,7 +793,7 @@ class Form:
             self._say(f"{path.name} runs code of yours: {names}. Open it again to agree.", "wrong")
             return
         self._replace(config)
-        self._show_view("basic")
+        self._show_view("guided" if self._home == "guided" else "basic")
 
     # Checking, looking, training
 
@@ -756,6 +883,9 @@ class Form:
         """Open the page that shows a field, and move the focus there."""
         setting = dict(_all_fields())[path]
         self._fill(self._search, "")
+        if self._view == "guided" and (step := self._guide.step_of(path)):
+            self._go_to_step(step, path)
+            return
         if self._view == "basic" and _is_basic(path, setting):
             pass
         elif setting.level == "expert":
@@ -805,10 +935,23 @@ class Form:
         self._is_finished = False
         self._lock(True)
         if self._handles:
-            Monitor(self.run).show(*self._handles)
-        loop = main_loop()
-        if loop is not None:
-            loop.call_later(_FOLLOW_SECONDS, self._follow_run)
+            monitor = Monitor(self.run)
+            monitor.on_run_again = self._take_over
+            monitor.show(*self._handles)
+        self._follow_run()
+
+    @_guarded
+    def _take_over(self, run: Run) -> None:
+        """Follow the run that a fix beneath the form has started in the place of its own."""
+        before, self.run = self.run, run
+        if before is not None and self._is_finished:  # the fields show the run that failed
+            changed = run.config.diff(before.config)
+            self._apply_fix(
+                "", {p: new for p, (_, new) in changed.items() if p not in _PLACE_OF_A_RUN}
+            )
+            self._lock(True)
+        self._show_state()
+        self._follow_run()
 
     def _follow_run(self) -> None:
         """Look, from the kernel's own loop, whether the run has ended."""
@@ -816,6 +959,7 @@ class Form:
         if self.run is not None and self.run.is_over:
             self._is_finished = self._is_locked
             self._lock(False)
+            self._prepare_spare()
         elif loop is not None:
             loop.call_later(_FOLLOW_SECONDS, self._follow_run)
 

@@ -13,7 +13,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,6 +218,9 @@ class Monitor:
         interactive: Offer buttons. A cell that waits for its run cannot hear them everywhere,
             so it says how to stop instead.
 
+    Attributes:
+        on_run_again: Called with the run that a fix has started in the place of this one.
+
     Raises:
         RunError: There is no such run.
     """
@@ -238,6 +241,7 @@ class Monitor:
         self._heard_at = -_LOST_SECONDS
         self._asked = self._said = ""  # the last command clicked, and what to say about it
         self._is_run_again = False
+        self.on_run_again: Callable[[Run], None] | None = None
         self._shown: list[tuple[DisplayHandle, DisplayHandle | None]] = []
         self._following: asyncio.Task[None] | None = None
         main_loop()
@@ -374,6 +378,9 @@ class Monitor:
         for outputs in self._shown:
             other.show(*outputs)
         other._keep_up()
+        other.on_run_again = self.on_run_again
+        if self.on_run_again is not None:
+            self.on_run_again(run)
 
     def _hear(self, event: Event) -> None:
         """Replace what a click promised by what came of it."""

@@ -6,14 +6,18 @@ import pytest
 
 from nbft.config import Config
 from nbft.plan.advice import (
+    IN_MEMORY,
     METHODS,
     SETTINGS_OF,
     STEPS,
     Machine,
+    answers_of,
     choose_method,
     dataset_of,
     needed_bytes,
     parameters_of,
+    settings_asked,
+    settings_of,
 )
 from nbft.plan.hardware import Choice
 
@@ -139,3 +143,39 @@ def test_rows_are_a_file_or_a_name(write):
     assert dataset_of(path) == {f"{place}.path": path}
     assert dataset_of("gone.jsonl") == {f"{place}.path": "gone.jsonl"}
     assert dataset_of("owner/name") == {f"{place}.dataset_name": "owner/name"}
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ({}, "lora"),
+        ({"peft.method": "full"}, "full"),
+        ({"peft.method": "ia3"}, "ia3"),
+        ({"quantization.load_in_4bit": True}, "qlora"),
+        ({"quantization.load_in_8bit": True}, "lora in 8 bits"),
+    ],
+)
+def test_what_a_config_answers(empty_cache, config, method):
+    answers = answers_of(Config().apply(config))
+    assert answers["method"] == method
+    assert answers["data"] == ""
+    questions = [question for step in STEPS for question in step.questions(answers, CPU)]
+    assert ("peft.r" in [question.path for question in questions]) == (
+        method not in ("full", "ia3")
+    )
+    for question in questions:  # and the answers are settings, which take what the rule gives
+        assert set(settings_of(question.path, question.value)) <= set(settings_asked(question.path))
+
+
+def test_the_rows_of_a_config_are_counted_as_they_are_read(write):
+    path = write("rows.csv", "q,a\n" + "x,y\n" * 6000)
+    named = {"path": path, "columns": {"prompt": "q", "completion": "a"}}
+    answers = answers_of(Config(data=named))
+    assert (answers["data"], answers["rows"]) == (path, 5400)
+    in_memory = answers_of(Config(data={"rows": [{"prompt": "a", "completion": "b"}] * 30}))
+    assert (in_memory["data"], in_memory["rows"]) == (IN_MEMORY, 27)
+    assert answers_of(Config(data={"path": "gone.jsonl"}))["rows"] is None
+    epochs = "training.num_train_epochs"
+    for given, passes in ((answers, 2), (in_memory, 3)):
+        questions = {q.path: q.value for step in STEPS for q in step.questions(given, CPU)}
+        assert questions[epochs] == passes

@@ -78,17 +78,22 @@ def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
         run.started.append(config)  # type: ignore[attr-defined]
         return run
 
-    monkeypatch.setitem(sys.modules, "nbft.runs", SimpleNamespace(start=start))
+    fakes = SimpleNamespace(start=start, warm=SimpleNamespace(prepare=lambda: None))
+    monkeypatch.setitem(sys.modules, "nbft.runs", fakes)
     monkeypatch.setattr("nbft.widgets.Monitor", FakeMonitor, raising=False)
     FakeMonitor.shown.clear()
+    FakeMonitor.made.clear()
     return run
 
 
 class FakeMonitor:
     shown: ClassVar[list[tuple[Any, ...]]] = []
+    made: ClassVar[list[FakeMonitor]] = []
+    on_run_again: Any = None
 
     def __init__(self, run: FakeRun) -> None:
         self.run = run
+        self.made.append(self)
 
     def show(self, *handles: Any) -> None:
         self.shown.append((self.run, *handles))
@@ -392,6 +397,37 @@ def test_a_preset_that_names_no_rows_keeps_mine(form: Form) -> None:
     assert control(form, PATH).value == ""
 
 
+def test_a_recipe_keeps_the_model_that_was_chosen_and_says_so(form: Form) -> None:
+    model = "model.model_name"
+    said = "The model stays a/b, as you chose it; the recipe names Qwen/Qwen2.5-7B-Instruct."
+    form._preset.value = "lora-7b"
+    assert form.config.model.model_name == "Qwen/Qwen2.5-7B-Instruct", "nobody chose another"
+    form._preset.value = "lora-1b"
+    assert form.config.model.model_name == "Qwen/Qwen2.5-1.5B-Instruct"
+    assert "The model stays" not in state_of(form)
+    control(form, model).value = "a/b"
+    control(form, "model.dtype").value = "float32"
+    form._preset.value = "lora-7b"
+    assert (form.config.model.model_name, form.config.model.dtype) == ("a/b", "float32")
+    assert form.config.peft.lora_dropout == 0.05
+    assert said in state_of(form)
+    form._preset.value = "high-quality"  # names no model
+    assert form.config.model.model_name == "a/b"
+    assert "The model stays" not in state_of(form)
+    form._preset.value = "qlora-7b"
+    assert said in state_of(form)
+    form._preset.value = "two-minute-try"  # an example of its own, rows and model
+    assert form.config == Config.preset("two-minute-try")
+    control(form, model).value = "a/b"
+    control(form, model).value = "smollm2-135m"
+    for recipe in ("lora-7b", "lora-1b"):
+        form._preset.value = recipe
+        assert form.config.model.model_name == "smollm2-135m", "the default, but chosen"
+    form = Form(Config(model={"model_name": "a/b"}))
+    form._preset.value = "lora-7b"
+    assert form.config.model.model_name == "a/b"
+
+
 def test_a_file_is_opened_and_a_wrong_one_is_mended_as_yaml(form: Form, tmp_path: Path) -> None:
     def open_file(name: str, text: str) -> None:
         (tmp_path / name).write_text(text)
@@ -498,6 +534,43 @@ def test_training_locks_the_fields_and_ends_with_run_again(form: Form, run: Fake
     control(form, RATE).value = "1e-4"
     assert "Ready" in state_of(form)
     assert form._buttons["Train here"].description == "Train here"
+
+
+def test_a_fix_beneath_the_form_makes_the_new_run_the_forms_run(form: Form, run: FakeRun) -> None:
+    run.config = form.config  # type: ignore[attr-defined]
+    form._handles = ["live", "result"]
+    press(form, "Train here")
+    again = FakeRun()
+    again.id = "calm-heron-3"
+    place = {"training.run_name": "calm-heron-3", "training.output_dir": "/there/runs"}
+    batch = "training.per_device_train_batch_size"
+    again.config = form.config.apply({**place, batch: 1})  # type: ignore[attr-defined]
+    run.is_over, run.status = True, "failed"
+    form._follow_run()
+    assert "Finished: run kind-otter-14 failed." in state_of(form)
+    FakeMonitor.made[-1].on_run_again(again)
+    assert form.run is again
+    assert "Running: run calm-heron-3" in state_of(form)
+    assert control(form, batch).value == "1", "the fields show the run that trains"
+    assert control(form, batch).disabled
+    assert form.config.training.output_dir == "runs"
+    again.is_over = True
+    form._follow_run()
+    assert not control(form, batch).disabled
+
+
+def test_a_fix_does_not_touch_what_was_typed_after_the_run(form: Form, run: FakeRun) -> None:
+    form._handles = ["live", "result"]
+    press(form, "Train here")
+    run.is_over, run.status = True, "failed"
+    form._follow_run()
+    control(form, RATE).value = "1e-4"
+    again = FakeRun()
+    FakeMonitor.made[-1].on_run_again(again)
+    assert form.run is again
+    assert not control(form, RATE).disabled
+    assert form.config.training.learning_rate == 1e-4
+    assert "Train here waits: run kind-otter-14 is training." in state_of(form)
 
 
 def test_what_cannot_start_is_said_in_a_sentence(

@@ -399,10 +399,13 @@ def test_a_run_that_memory_ran_out_on_is_started_again_with_a_fix(run, displayed
         run.other = FakeRun(tmp_path / "other")
         run.other.id = "calm-crane-7"
         run.is_background = False
+        told: list[FakeRun] = []
+        monitor.on_run_again = told.append
         find(monitor, "Run again with LoRA (about 1.0 GiB)").click()
         find(monitor, "Run again with LoRA (about 1.0 GiB)").click()
         assert run.asked == [(1, False)]
         await asyncio.sleep(0)
+        assert told == [run.other]
         assert "run calm-crane-7" in html(monitor)
         assert "calm-crane-7" in view.bundle["text/plain"]
         assert beneath.bundle["text/html"] == ""

@@ -1,0 +1,146 @@
+"""The guided mode in JupyterLab: seven steps by keyboard, and what Python has at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from .conftest import Notebook, Theme
+
+FORM = """
+import json, pathlib
+pathlib.Path("mine.jsonl").write_text("".join(
+    json.dumps({"prompt": f"Name {i}:", "completion": f"number {i}"}) + "\\n" for i in range(300)))
+import nbft
+form = nbft.Form(guided=True)
+form
+"""
+STEPS = [
+    *("Model", "Algorithm", "Hyperparameters", "Compute", "Data", "Tracking"),
+    "Review and launch",
+]
+READ = "form.config.to_dict()"
+
+
+def opened(notebook: Notebook, theme: Theme = "light", width: int = 1200) -> Locator:
+    notebook.open([FORM], theme=theme, width=width)
+    notebook.run_cell(0)
+    form = notebook.output(0).locator(".nbft-form")
+    expect(heading(form, 1)).to_be_visible()
+    return form
+
+
+def heading(form: Locator, number: int) -> Locator:
+    return form.get_by_role("heading", name=f"Step {number} of 7: {STEPS[number - 1]}")
+
+
+def turn(form: Locator, to: int, way: str = "Next") -> None:
+    form.get_by_role("button", name=f"{way}: {STEPS[to - 1]}").press("Enter")
+    expect(heading(form, to)).to_be_focused()
+
+
+def put(form: Locator, name: str, value: str) -> None:
+    field = form.get_by_label(name, exact=True)
+    field.fill(value)
+    field.press("Tab")
+
+
+def test_seven_steps_lead_to_a_config(
+    notebook: Notebook, page: Page, console_errors: list[str]
+) -> None:
+    form = opened(notebook)
+    expect(form.get_by_text("Chosen: smollm2-135m.")).to_be_visible()
+    turn(form, 2)
+    page.keyboard.press("Tab")  # from the heading to the first field
+    expect(form.get_by_label("Method", exact=True)).to_be_focused()
+    expect(form.get_by_text(re.compile("Chosen: lora. .* Oumi's guide"))).to_be_visible()
+    turn(form, 3)
+    put(form, "Per device train batch size", "2")
+    expect(form.get_by_role("status").filter(has_text="By their rules")).to_contain_text(
+        "Gradient accumulation steps is 8 now."
+    )
+    expect(form.get_by_label("Gradient accumulation steps", exact=True)).to_have_value("8")
+    assert page.evaluate("document.activeElement.tagName") != "BODY"
+    put(form, "Learning rate", "5e-5")
+    expect(form.get_by_text("As set: 5e-5. The rule has 3e-4:")).to_be_visible()
+    put(form, "r", "8")
+    expect(form.get_by_label("LoRA alpha", exact=True)).to_have_value("16")
+    turn(form, 4)
+    turn(form, 3, "Back")
+    expect(form.get_by_label("Learning rate", exact=True)).to_have_value("5e-5")
+    form.get_by_role("button", name="Use 3e-4, by the rule").press("Enter")
+    expect(form.get_by_label("Learning rate", exact=True)).to_have_value("3e-4")
+    expect(form.get_by_label("Learning rate", exact=True)).to_be_focused()
+    turn(form, 4)
+    form.get_by_label("Device", exact=True).select_option("cpu")
+    turn(form, 5)
+    put(form, "Path", "mine.jsonl")
+    expect(form.get_by_text("As set: mine.jsonl.")).to_be_visible()
+    expect(form.get_by_text("270 rows to train on: small sets want 3 to 5")).to_be_visible()
+    put(form, "Max length", "64")
+    turn(form, 6)
+    expect(form.get_by_text("Chosen: none. The run keeps its own log")).to_be_visible()
+
+    # To the full form and back: what was answered stays, and so does the place.
+    answered = notebook.kernel_eval(READ)
+    form.get_by_label("Advanced", exact=True).check()
+    expect(form.get_by_role("tab", name="Training")).to_be_visible()
+    form.get_by_label("Guided", exact=True).check()
+    expect(heading(form, 6)).to_be_visible()
+    assert notebook.kernel_eval(READ) == answered
+
+    turn(form, 7)
+    expect(form.get_by_role("row", name="passed Rows 270 rows read, 30 held out")).to_be_visible()
+    expect(form.get_by_role("button", name="Train here")).to_be_enabled()
+    expect(form.get_by_role("button", name=re.compile("^Next"))).to_have_count(0)
+    assert notebook.kernel_eval("form.config.apply({'training.output_dir': 'x'}).to_dict()") == {
+        "compute": {"device": "cpu"},
+        "data": {"train": {"datasets": [{"path": "mine.jsonl"}]}, "max_length": 64},
+        "peft": {"r": 8, "lora_alpha": 16},
+        "training": {
+            "output_dir": "x",
+            "num_train_epochs": 3.0,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 8,
+            "learning_rate": 3e-4,
+        },
+    } | answered_by_machine(answered)
+    assert not [line for line in console_errors if "nbft" in line.lower()]
+
+
+def answered_by_machine(answered: dict[str, Any]) -> dict[str, Any]:
+    """Return what goes by the memory that is free here."""
+    return {name: answered[name] for name in ("memory",) if name in answered}
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 700)])
+def test_the_guided_mode_is_good_to_look_at_and_to_use_without_eyes(
+    notebook: Notebook,
+    page: Page,
+    axe: Callable[[Locator], list[str]],
+    theme: Theme,
+    width: int,
+) -> None:
+    form = opened(notebook, theme, width)
+    page.set_viewport_size({"width": width, "height": 1700})
+    for number in range(1, 8):
+        assert axe(form) == [], STEPS[number - 1]
+        assert form.evaluate("node => node.scrollWidth <= node.clientWidth")
+        notebook.screenshot(f"guided-{theme}-{width}-{number}", form)
+        if number < 7:
+            turn(form, number + 1)
+
+
+def test_the_full_form_has_a_switch_to_the_guided_mode(notebook: Notebook) -> None:
+    notebook.open(["import nbft\nform = nbft.Form()\nform"])
+    notebook.run_cell(0)
+    form = notebook.output(0).locator(".nbft-form")
+    expect(form.get_by_label("Learning rate", exact=True)).to_be_visible()
+    before = notebook.kernel_eval(READ)
+    form.get_by_label("Guided", exact=True).check()
+    expect(heading(form, 1)).to_be_visible()
+    assert notebook.kernel_eval(READ) == before
