@@ -110,7 +110,7 @@ def of_function(function: Callable[[Mapping[str, Any]], Any]) -> Callable[[Row],
 
     def make(row: Row) -> Example:
         try:
-            made = function(row)
+            made = function(dict(row))  # it may change its row, which others read too
         except RowError:
             raise
         except Exception as error:

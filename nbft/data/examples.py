@@ -8,6 +8,7 @@ and the form.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -28,7 +29,7 @@ from nbft.config.data import Dataset, Split
 from nbft.data import adapters, formats
 from nbft.data.formats import Example, RowError
 from nbft.data.ready import READY
-from nbft.data.sources import Rows, columns_of, load_rows, resolve, spread, stream_rows
+from nbft.data.sources import Rows, load_rows, resolve, spread, stream_rows
 from nbft.errors import DataError, Problem
 from nbft.words import count
 
@@ -56,17 +57,29 @@ class Origin(NamedTuple):
 
 
 @dataclass
-class _Part:
-    """One dataset: its rows, and how each becomes an example."""
+class Part:
+    """One dataset: its rows, and how each becomes an example.
+
+    Attributes:
+        rows: All that were read.
+        numbers: The numbers of those that are trained on, in order.
+        make: Makes the example of a row.
+        field: Its dotted name.
+        format: How the rows were understood.
+        made: All examples, where they are few.
+        keeps: Whether a row is trained on at all; None when every row is.
+    """
 
     rows: Rows
-    numbers: np.ndarray  # of the rows that are trained on, in order
+    numbers: np.ndarray
     make: Callable[[Mapping[str, Any]], Example]
     field: str
     format: str
-    made: list[Example] | None = None  # all of them, where they are few
+    made: list[Example] | None = None
+    keeps: Callable[[Mapping[str, Any]], bool] | None = None
 
     def example(self, number: int) -> Example:
+        """Return one of the examples."""
         if self.made is not None:
             return self.made[number]
         row = int(self.numbers[number])
@@ -81,17 +94,18 @@ class Examples(Sequence[Example]):
             conversations", …
         recognised: Sentences about those that were recognised without being told.
         is_stream: Whether these are only the first rows of a stream.
+        parts: The datasets that they come from.
     """
 
     def __init__(
         self,
-        parts: list[_Part],
+        parts: list[Part],
         order: np.ndarray,
         recognised: Sequence[str] = (),
         *,
         is_stream: bool = False,
     ) -> None:
-        self._parts, self._order = parts, order
+        self.parts, self._order = parts, order
         self._begins = np.cumsum([0, *(len(part.numbers) for part in parts)])
         self.formats = [part.format for part in parts]
         self.recognised = list(recognised)
@@ -108,13 +122,13 @@ class Examples(Sequence[Example]):
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
         part, place = self._place(number)
-        return self._parts[part].example(place)
+        return self.parts[part].example(place)
 
     def __iter__(self) -> Iterator[Example]:
         parts = np.searchsorted(self._begins, self._order, side="right") - 1
         places = self._order - self._begins[parts]
         for part, place in zip(parts.tolist(), places.tolist(), strict=True):
-            yield self._parts[part].example(place)
+            yield self.parts[part].example(place)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -124,18 +138,18 @@ class Examples(Sequence[Example]):
     def row(self, number: int) -> Mapping[str, Any]:
         """Return the row that an example is made of, its columns renamed as the config says."""
         part, place = self._place(number)
-        return self._parts[part].rows[int(self._parts[part].numbers[place])]
+        return self.parts[part].rows[int(self.parts[part].numbers[place])]
 
     def origin(self, number: int) -> Origin:
         """Return where an example comes from."""
         part, place = self._place(number)
-        row = int(self._parts[part].numbers[place])
-        taken = getattr(self._parts[part].rows, "numbers", None)
+        row = int(self.parts[part].numbers[place])
+        taken = getattr(self.parts[part].rows, "numbers", None)
         return Origin(part, (row if taken is None else int(taken[row])) + 1)
 
     def field(self, number: int) -> str:
         """Return the dotted name of the dataset that an example comes from."""
-        return self._parts[self._place(number)[0]].field
+        return self.parts[self._place(number)[0]].field
 
     def _place(self, number: int) -> tuple[int, int]:
         """Return the part that holds an example, and its number there."""
@@ -179,7 +193,7 @@ def load_examples(
                 "dataset_name=alpaca.",
             )
         )
-    parts: list[_Part] = []
+    parts: list[Part] = []
     problems: list[str | Problem] = []
     remarks: list[str] = []
     for number, dataset in enumerate(block.datasets):
@@ -208,6 +222,19 @@ def load_examples(
     return Examples(parts, order, recognised, is_stream=is_stream), remarks
 
 
+def held_out(config: Config, train: Examples) -> Examples:
+    """Return the rows that are held out of the training rows, where no others are named.
+
+    The same as `load_examples` gives for validation, without reading again.
+
+    Args:
+        config: The config.
+        train: Its training examples.
+    """
+    order = _order(config, train.parts, "validation", "train", is_stream=train.is_stream)
+    return Examples(train.parts, order, train.recognised, is_stream=train.is_stream)
+
+
 def _rows(config: Config, section: str, dataset: Dataset, field: str, folder: Path | None) -> Rows:
     seed = config.training.seed
     if not config.data.splits()[section].stream:
@@ -230,7 +257,7 @@ def _streamed(
 
 
 def _order(
-    config: Config, parts: list[_Part], split: str, section: str, *, is_stream: bool
+    config: Config, parts: list[Part], split: str, section: str, *, is_stream: bool
 ) -> np.ndarray:
     """Return the numbers of the examples of a split, among those of all parts, in order."""
     lengths = [len(part.numbers) for part in parts]
@@ -291,7 +318,7 @@ def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[E
         part = _part(_rows(config, "train", dataset, field, folder), dataset, field, folder, [])
         makers.append((part.make, field))
         rows = stream_rows(dataset, "train", field, folder=folder)
-        numbered = _Numbered(rows, number, dataset.sample_count)
+        numbered = _Numbered(rows, number, dataset.sample_count, part.keeps)
         sources.append(datasets.IterableDataset.from_generator(numbered.__iter__))
     if len(sources) > 1 and block.datasets[0].mixture_proportion is not None:
         stream = datasets.interleave_datasets(
@@ -314,12 +341,19 @@ def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[E
 class _Numbered:
     """Rows with the number of their set and their own, as `datasets` wants them."""
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], number: int, most: int | None) -> None:
-        self._rows, self._number, self._most = rows, number, most
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        number: int,
+        most: int | None,
+        keeps: Callable[[Mapping[str, Any]], bool] | None,
+    ) -> None:
+        self._rows, self._number, self._most, self._keeps = rows, number, most, keeps
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(itertools.islice(self._rows, self._most), start=1):
-            yield {"set": self._number, "number": number, "row": row}
+            if self._keeps is None or self._keeps(row):
+                yield {"set": self._number, "number": number, "row": row}
 
 
 def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> list[dict[str, str]]:
@@ -341,10 +375,12 @@ def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> lis
 
 def _part(
     rows: Rows, dataset: Dataset, field: str, folder: Path | None, remarks: list[str]
-) -> _Part:
+) -> Part:
     """Understand the rows of a dataset, and see that they can be understood."""
-    columns = columns_of(rows)
-    numbers = np.arange(len(rows))
+    looked_at = spread(len(rows), ROWS_CHECKED).tolist()
+    held = _held(rows, looked_at)
+    columns = list(getattr(rows, "column_names", held))
+    numbers, keeps = np.arange(len(rows)), None
     named = _named_way(dataset, columns, field)
     prompt, completion = (None, None) if named else _renderers(dataset, columns, field, folder)
     if named:
@@ -360,16 +396,18 @@ def _part(
         if known is None:
             raise DataError(_unknown(columns, field))
         texts, name, make = {*known.texts} & {*columns}, known.name, known.make
-        if known.keeps is not None:
-            keeps = np.fromiter((known.keeps(row) for row in rows), dtype=bool, count=len(rows))
-            numbers = np.flatnonzero(keeps)
+        keeps = known.keeps
+        if keeps is not None:
+            numbers = np.flatnonzero(
+                np.fromiter((keeps(row) for row in rows), dtype=bool, count=len(rows))
+            )
             if gone := len(rows) - len(numbers):
                 remarks.append(
                     f"{field}: {gone:,} of {len(rows):,} rows are left out: they are "
                     f"{known.left_out}."
                 )
-    looked_at = [int(n) for n in numbers[spread(len(numbers), ROWS_CHECKED)]]
-    _same_types(rows, looked_at, texts, field)
+            looked_at = numbers[spread(len(numbers), ROWS_CHECKED)].tolist()
+    _same_types({name: held[name] for name in sorted(texts) if name in held}, field)
     made: list[Example] | None = [] if len(looked_at) == len(numbers) else None
     empty = 0
     for n in looked_at:
@@ -391,7 +429,7 @@ def _part(
             f"{field}: {empty:,} of {len(looked_at):,} rows have an empty completion; they teach the "
             "model to say nothing."
         )
-    return _Part(rows, numbers, make, field, name, made)
+    return Part(rows, numbers, make, field, name, made, keeps)
 
 
 def _named_way(
@@ -621,7 +659,7 @@ def load_function(written: str, field: str, folder: Path | None) -> Render:
 
 def _called(render: Render, row: Mapping[str, Any]) -> str:
     try:
-        text = render(row)
+        text = render(dict(row))  # a function may change its row, which others read too
     except Exception as error:
         raise RowError(
             f"the prompt or completion function failed with {type(error).__name__}: {error}.",
@@ -639,44 +677,77 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _same_types(rows: Rows, numbers: list[int], columns: set[str], field: str) -> None:
+@dataclass
+class _Held:
+    """What a column holds in the rows that were looked at.
+
+    Attributes:
+        of: How many they are.
+        rows: How many have it.
+        first_without: The first that has not, counted from 1; 0 when all have it.
+        kinds: By kind of value, how many there are and the first row that holds one.
+    """
+
+    of: int
+    rows: int = 0
+    first_without: int = 0
+    kinds: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+
+def _held(rows: Rows, numbers: Sequence[int]) -> dict[str, _Held]:
+    """Return what each column holds, in the order of the first row that has it.
+
+    Args:
+        rows: The rows, each of which is read once.
+        numbers: Those to look at.
+    """
+    found: dict[str, _Held] = {}
+    for place, number in enumerate(numbers):
+        row = rows[number]
+        for name, value in row.items():
+            column = found.get(name)
+            if column is None:
+                first_without = numbers[0] + 1 if place else 0
+                column = found[name] = _Held(len(numbers), first_without=first_without)
+            column.rows += 1
+            if value is not None:
+                kind = _KINDS.get(type(value), "objects")
+                column.kinds.setdefault(kind, [0, number + 1])[0] += 1
+        if len(row) < len(found):
+            for name in found.keys() - row.keys():
+                found[name].first_without = found[name].first_without or number + 1
+    return found
+
+
+def _same_types(columns: Mapping[str, _Held], field: str) -> None:
     """Refuse a column that is text in some rows and something else in others.
 
     Args:
-        rows: The rows.
-        numbers: Those to look at.
         columns: The columns that matter.
         field: Name of the dataset, for messages.
     """
-    kinds: dict[str, dict[str, list[int]]] = {column: {} for column in sorted(columns)}
-    missing: dict[str, list[int]] = {column: [] for column in kinds}
-    for number in numbers if columns else ():
-        row = rows[number]
-        for column, found in kinds.items():
-            if column not in row:
-                missing[column].append(number + 1)
-            elif (value := row[column]) is not None:
-                found.setdefault(_KINDS.get(type(value), "objects"), []).append(number + 1)
     problems: list[str | Problem] = []
-    for column, found in kinds.items():
-        absent = missing[column]
-        if absent and len(absent) < len(numbers):
+    for name, held in columns.items():
+        if held.rows < held.of:
             problems.append(
                 Problem(
                     field,
                     None,
-                    f'{len(absent):,} of {len(numbers):,} rows have no "{column}" (the first is '
-                    f"row {absent[0]:,}).",
+                    f'{held.of - held.rows:,} of {held.of:,} rows have no "{name}" (the first is '
+                    f"row {held.first_without:,}).",
                     "Add it, or leave those rows out.",
                 )
             )
-        if len(found) > 1:
-            parts = [f"{len(n):,} {kind} (first in row {n[0]:,})" for kind, n in found.items()]
+        if len(held.kinds) > 1:
+            parts = [
+                f"{rows:,} {kind} (first in row {first:,})"
+                for kind, (rows, first) in held.kinds.items()
+            ]
             problems.append(
                 Problem(
                     field,
                     None,
-                    f'column "{column}" mixes {" and ".join(parts)}.',
+                    f'column "{name}" mixes {" and ".join(parts)}.',
                     "Make it one type in all rows.",
                 )
             )

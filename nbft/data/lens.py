@@ -102,12 +102,14 @@ class LensRow:
         end: What becomes of the end-of-sequence token: "trained", "not trained", "cut off" or
             "missing".
         is_merged: Whether a token across prompt and completion was kept apart.
+        unanswered: Turns after the last answer, which are left out.
     """
 
     parts: list[LensPart]
     measure: Measure | None = None
     end: str = ""
     is_merged: bool = False
+    unanswered: int = 0
 
     @property
     def tokens(self) -> list[LensToken]:
@@ -128,6 +130,8 @@ class LensRow:
             why = "its prompt fills data.max_length" if cut else "there is nothing to learn"
             facts.append((f"left out of the training: {why}", "bad"))
         facts.append((f"end of sequence {self.end}", "good" if self.end == "trained" else "bad"))
+        if self.unanswered:
+            facts.append((f"{count(self.unanswered, 'turn')} without an answer left out", "bad"))
         words = f"{count(cut)} cut off after {count(kept)}" if cut else "nothing cut"
         return [*facts, (words, "bad" if cut else "")]
 
@@ -185,7 +189,8 @@ def as_tokens(
         parts[place].tokens.append(LensToken(ids, text, kind, label))
         at = last + 1
     end = _end(encoded, tokenizer.eos_token_id, max_length)
-    return LensRow(parts, measure(encoded, max_length), end, encoded.is_merged)
+    numbers = measure(encoded, max_length)
+    return LensRow(parts, numbers, end, encoded.is_merged, encoded.unanswered)
 
 
 def measure(encoded: Encoded, max_length: int) -> Measure:

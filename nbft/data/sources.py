@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,13 +183,29 @@ def _from_memory(rows: Any, field: str) -> Rows:
     return _checked(list(rows), field, None, "item")
 
 
+class _FileRows(list[Any]):
+    """The rows of a file, which unlike a list can be held weakly."""
+
+
+_IN_USE: weakref.WeakValueDictionary[tuple[Path, int, int], _FileRows] = (
+    weakref.WeakValueDictionary()
+)
+"""Files whose rows somebody holds, by place, size and time: both splits of a file, its plan and its
+scores share what was read once, and nothing is held longer than it is used."""
+
+
 def _from_file(path: Path, field: str, written: str) -> Rows:
     with _file_errors(field, written or path.name):
         _see_file(path, field, written or path.name)
-        if path.stat().st_size > lines.LARGE_BYTES:
+        stat = path.stat()
+        if stat.st_size > lines.LARGE_BYTES:
             return _large(path, field, written)
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if (known := _IN_USE.get(key)) is not None:
+            return known
         rows, places = _read(path, field, written or path.name)
-    return _checked(rows, field, written or path.name, places)
+    _IN_USE[key] = found = _FileRows(_checked(rows, field, written or path.name, places))
+    return found
 
 
 def _large(path: Path, field: str, written: str) -> Rows:
@@ -415,6 +432,7 @@ class _Renamed:
                 )
             )
         self._rows, self._columns = rows, columns
+        self.column_names = list(rename(dict.fromkeys(found), columns))
 
     def __len__(self) -> int:
         return len(self._rows)

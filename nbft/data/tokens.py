@@ -7,23 +7,32 @@ nbft's cache, by its content. Called by `nbft.training`, the lens and the doctor
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from nbft.config import Config
 from nbft.config.data import Data
+from nbft.data.chat import all_segments, unanswered
 from nbft.data.examples import Example
+from nbft.data.formats import Turn
+from nbft.data.identity import key_of, tokenizer_key
+from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
+from nbft.data.words import Words, splitter
 from nbft.errors import DataError, Problem
 from nbft.models.find import cache_folder
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
 IGNORE_INDEX = -100
 """Label of a token that adds nothing to the loss. Source: torch.nn.CrossEntropyLoss."""
@@ -32,9 +41,10 @@ CACHE_BYTES = 4 * 2**30
 """Most bytes of tokens that are kept; the ones used longest ago go first."""
 
 _BATCH = 1000
-_VERSION = 1  # of the way that tokens are cut; a change of it forgets what is kept
+_FEW = 16
+"""Texts that the tokenizer cuts by itself; of more, so many are cut in both ways and compared."""
 
-Segment = tuple[str, bool]
+_VERSION = 2  # of the way that tokens are cut; a change of it forgets what is kept
 
 
 class Encoded(NamedTuple):
@@ -46,12 +56,15 @@ class Encoded(NamedTuple):
         prompt_tokens: Tokens before the first answer, learnt or not.
         is_merged: Whether the tokenizer would have joined the end of the prompt and the beginning
             of the completion to one token; it was kept apart.
+        unanswered: Turns after the last answer of a conversation. They are not among the tokens:
+            nothing is learnt from a question without an answer.
     """
 
     ids: list[int]
     learnt: list[bool]
     prompt_tokens: int
     is_merged: bool
+    unanswered: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,20 +74,24 @@ class Tokenised:
     Attributes:
         dataset: input_ids and labels of each row, [s] each, with prompt_tokens (tokens before the
             first answer) and example (number of the example). It lies in a file.
+        key: Its name in nbft's cache.
         cut: Examples that are kept but lost their end at `data.max_length`.
         left_out: Examples left out because their prompt alone fills `data.max_length`.
         empty: Examples left out because they hold no text.
         merged: Examples whose prompt and completion would have shared a token.
+        unanswered: Examples that lose the turns after their last answer.
         tokens: Tokens of all rows.
         trained_tokens: Tokens that add to the loss. The first token of a row is never predicted.
         longest: Tokens of the longest row.
     """
 
     dataset: datasets.Dataset
+    key: str
     cut: int
     left_out: int
     empty: int
     merged: int
+    unanswered: int
     tokens: int
     trained_tokens: int
     longest: int
@@ -114,11 +131,31 @@ def tokenise(
         DataError: Messages were given to a tokenizer without a chat template, or no example leaves
             anything to learn.
     """
-    folder = cache_folder() / "tokens" / _key(examples, tokenizer, config)
-    if not (folder / "counts.json").is_file():
-        _write(folder, examples, tokenizer, config, split)
-    os.utime(folder)
-    return _read(folder)
+    key = _key(examples, tokenizer, config)
+    if (kept := kept_tokens(key)) is not None:
+        return kept
+    _write(tokens_folder() / key, examples, tokenizer, config, split)
+    found = kept_tokens(key)
+    assert found is not None
+    return found
+
+
+def tokens_folder() -> Path:
+    """Return the folder of all tokens that are kept: one folder in it for each set of rows."""
+    return cache_folder() / "tokens"
+
+
+def kept_tokens(key: str) -> Tokenised | None:
+    """Return what was kept under a key, or None."""
+    import datasets
+
+    folder = tokens_folder() / key
+    try:
+        counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    os.utime(folder)  # it is in use: others are let go before it
+    return Tokenised(datasets.Dataset.from_file(str(folder / "rows.arrow")), key, **counts)
 
 
 def encode(
@@ -153,54 +190,41 @@ def cut_to(encoded: Encoded, max_length: int) -> tuple[list[int], list[int]] | N
     return ids, [i if on else IGNORE_INDEX for i, on in zip(ids, learnt, strict=True)]
 
 
-_COUNTS = ("cut", "left_out", "empty", "merged", "tokens", "trained_tokens", "longest")
+_COUNTS = (
+    *("cut", "left_out", "empty", "merged", "unanswered"),
+    *("tokens", "trained_tokens", "longest"),
+)
 
 
 def _key(examples: Sequence[Example], tokenizer: Any, config: Config) -> str:
     """Return a name for the tokens of these examples: the same only if all that matters is."""
-    digest = hashlib.blake2b(digest_size=16)
     how = {
         "version": _VERSION,
-        "tokenizer": tokenizer.backend_tokenizer.to_str()
-        if getattr(tokenizer, "backend_tokenizer", None)
-        else json.dumps(tokenizer.get_vocab(), sort_keys=True),
-        "chat_template": tokenizer.chat_template,
-        "special": tokenizer.special_tokens_map,
+        "tokenizer": tokenizer_key(tokenizer),
         "max_length": config.data.max_length,
         "completion_only_loss": config.data.completion_only_loss,
     }
-    digest.update(json.dumps(how, sort_keys=True, default=str).encode())
-    for example in examples:
-        digest.update(repr((example.prompt, example.completion, example.messages)).encode())
-    return digest.hexdigest()
+    texts = ((e.prompt, e.completion, e.messages) for e in examples)
+    return key_of(itertools.chain([how], texts))
 
 
 def _write(
     folder: Path, examples: Sequence[Example], tokenizer: Any, config: Config, split: str
 ) -> None:
     """Cut examples into tokens and keep them in a folder, which appears when it is whole."""
+    import pyarrow
+
     _make_room(folder.parent)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     partial.mkdir()
     counts = dict.fromkeys(_COUNTS, 0)
     lengths: list[int] = []
-    encoded = _in_batches(examples, tokenizer, split, config.data)
     try:
-        with _Writer(partial / "rows.arrow") as writer:
-            for number, one in enumerate(encoded):
-                lengths.append(len(one.ids))
-                is_cut = len(one.ids) > config.data.max_length
-                kept = cut_to(one, config.data.max_length)
-                counts["merged"] += one.is_merged
-                if kept is None:
-                    counts["left_out" if is_cut else "empty"] += 1
-                    continue
-                ids, labels = kept
-                writer.add(ids, labels, min(one.prompt_tokens, len(ids)), number)
-                counts["cut"] += is_cut
-                counts["tokens"] += len(ids)
-                counts["trained_tokens"] += len(labels) - 1 - labels[1:].count(IGNORE_INDEX)
-                counts["longest"] = max(counts["longest"], len(ids))
+        with pyarrow.ipc.new_stream(str(partial / "rows.arrow"), _schema()) as stream:
+            for encoded in _in_batches(examples, tokenizer, split, config.data):
+                first = len(lengths)
+                lengths += [len(one.ids) for one in encoded]
+                stream.write_batch(_arrow(encoded, first, config.data.max_length, counts))
         if not counts["tokens"]:
             raise DataError(_nothing_left(lengths, config.data.max_length, split))
         (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
@@ -210,45 +234,67 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-class _Writer:
-    """Writes tokenised rows to an Arrow file, some at a time."""
+def _schema() -> pyarrow.Schema:
+    import pyarrow
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow
-
-        tokens = pyarrow.list_(pyarrow.int32())
-        self._schema = pyarrow.schema(
-            {"input_ids": tokens, "labels": tokens, "prompt_tokens": "int32", "example": "int64"}
-        )
-        self._stream = pyarrow.ipc.new_stream(str(path), self._schema)
-        self._rows: list[tuple[Any, ...]] = []
-
-    def add(self, *row: Any) -> None:
-        self._rows.append(row)
-        if len(self._rows) == _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow
-
-        columns = [*zip(*self._rows, strict=True)] or [()] * len(self._schema)
-        arrays = [pyarrow.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)]
-        self._stream.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
-        self._rows.clear()
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._stream.close()
+    tokens = pyarrow.list_(pyarrow.int32())
+    return pyarrow.schema(
+        {"input_ids": tokens, "labels": tokens, "prompt_tokens": "int32", "example": "int64"}
+    )
 
 
-def _read(folder: Path) -> Tokenised:
-    import datasets
+def _arrow(
+    encoded: list[Encoded], first: int, max_length: int, counts: dict[str, int]
+) -> pyarrow.RecordBatch:
+    """Return rows cut as `cut_to` cuts them, without those that leave nothing to learn.
 
-    counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
-    return Tokenised(datasets.Dataset.from_file(str(folder / "rows.arrow")), **counts)
+    Args:
+        encoded: Some of the examples.
+        first: Number of the first of them.
+        max_length: Most tokens of a row.
+        counts: What happened to them is added here.
+    """
+    import pyarrow
+
+    whole = np.array([len(one.ids) for one in encoded], int)
+    size = np.minimum(whole, max_length)
+    ends = np.cumsum(size)
+    ids = _flat([one.ids[:max_length] for one in encoded], np.int32)
+    learnt = _flat([one.learnt[:max_length] for one in encoded], bool)
+    labels = np.where(learnt, ids, np.int32(IGNORE_INDEX))
+    learnt[(ends - size)[size > 0]] = False  # nothing predicts the first token of a row
+    sums = np.concatenate([[0], np.cumsum(learnt)])
+    trained = sums[ends] - sums[ends - size]
+    is_cut, stays = whole > max_length, trained > 0
+    for name, number in (
+        ("cut", (is_cut & stays).sum()),
+        ("left_out", (is_cut & ~stays).sum()),
+        ("empty", (~is_cut & ~stays).sum()),
+        ("merged", sum(one.is_merged for one in encoded)),
+        ("unanswered", sum(one.unanswered > 0 for one in encoded)),
+        ("tokens", size[stays].sum()),
+        ("trained_tokens", trained.sum()),
+    ):
+        counts[name] += int(number)
+    counts["longest"] = max(counts["longest"], int(size[stays].max(initial=0)))
+    if not stays.all():
+        tokens = np.repeat(stays, size)
+        ids, labels, size = ids[tokens], labels[tokens], size[stays]
+    begins = np.concatenate([[0], np.cumsum(size)]).astype(np.int32)
+    prompts = np.array([one.prompt_tokens for one in encoded], int)[stays]
+    return pyarrow.record_batch(
+        [
+            pyarrow.ListArray.from_arrays(begins, ids),
+            pyarrow.ListArray.from_arrays(begins, labels),
+            pyarrow.array(np.minimum(prompts, size), pyarrow.int32()),
+            pyarrow.array(first + np.flatnonzero(stays), pyarrow.int64()),
+        ],
+        schema=_schema(),
+    )
+
+
+def _flat(rows: list[list[Any]], dtype: Any) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(rows), dtype, sum(map(len, rows)))
 
 
 def _make_room(folder: Path) -> None:
@@ -266,6 +312,11 @@ def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
     """Say what happened to the rows of a split, with numbers; nothing when nothing happened."""
     total = len(tokenised) + tokenised.left_out + tokenised.empty
     said = []
+    if tokenised.unanswered:
+        said.append(
+            f"{split}: {tokenised.unanswered:,} of {total:,} conversations go on after their last "
+            "answer; those turns are left out, because nothing is learnt from them."
+        )
     if tokenised.left_out:
         said.append(
             f"{split}: {tokenised.left_out:,} of {total:,} rows are left out: their prompt alone "
@@ -285,13 +336,13 @@ def _nothing_left(lengths: list[int], max_length: int, split: str) -> Problem:
     longest = max(lengths, default=0)
     if longest <= max_length:
         return Problem(f"data.{split}", None, "no row leaves anything to learn.", "Look at it.")
-    enough = sorted(lengths)[min(len(lengths) - 1, round(0.95 * len(lengths)))]
+    enough = enough_for(lengths, KEPT_SHARES[-1])
     return Problem(
         "data.max_length",
         max_length,
-        f"cuts every completion away: nothing is left to learn in {len(lengths):,} {split} rows of "
-        f"up to {longest:,} tokens.",
-        f"Use {enough}, which keeps 95% of the rows whole.",
+        f"cuts every completion away: nothing is left to learn in {len(lengths):,} {split} rows. "
+        f"{enough_in_words(lengths)}",
+        f"Use {enough}.",
         {"data.max_length": enough},
     )
 
@@ -303,24 +354,24 @@ the tokenizer works on all cores by itself, twice as fast as two processes on tw
 
 def _in_batches(
     examples: Sequence[Example], tokenizer: Any, split: str, data: Data
-) -> Iterator[Encoded]:
-    """Cut examples into tokens, in several processes where there are many."""
+) -> Iterator[list[Encoded]]:
+    """Cut examples into tokens, some at a time; in several processes where there are many."""
     wanted = data.dataset_num_proc or 1
     if data.dataset_num_proc is None and examples and examples[0].messages:
-        wanted = min(len(examples) // _ROWS_A_PROCESS, _cores() // 2)
+        from nbft.plan.hardware import usable_cores  # which itself reads rows
+
+        wanted = min(len(examples) // _ROWS_A_PROCESS, usable_cores() // 2)
     work = _Work(tokenizer, split, data.completion_only_loss)
     pieces = (
         (first, examples[first : first + _BATCH]) for first in range(0, len(examples), _BATCH)
     )
     if wanted <= 1:
-        for found in map(work, pieces):
-            yield from found
+        yield from map(work, pieces)
         return
     import multiprocess
 
     with multiprocess.Pool(wanted) as pool:
-        for found in pool.imap(work, pieces):
-            yield from found
+        yield from pool.imap(work, pieces)
 
 
 class _Work:
@@ -334,10 +385,6 @@ class _Work:
         return encode(
             examples, self._tokenizer, self._split, completion_only=self._only, first=first
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _encoded(examples: Sequence[Example], tokenizer: Any, split: str, first: int) -> list[Encoded]:
@@ -360,91 +407,67 @@ def _encoded(examples: Sequence[Example], tokenizer: Any, split: str, first: int
             completion = [*completion, tokenizer.eos_token_id]
             learnt = [False] * len(prompt) + [True] * len(completion)
             found[n] = Encoded(prompt + completion, learnt, len(prompt), not ok)
-    for n, example in enumerate(examples):
-        if example.messages:
-            ids, learnt = _chat(example.messages, tokenizer, split, first + n)
-            found[n] = Encoded(ids, learnt, learnt.index(True), is_merged=False)
+    chats = [n for n, e in enumerate(examples) if e.messages]
+    conversations = [examples[n].messages for n in chats]
+    numbers = [first + n for n in chats]
+    found |= zip(chats, _chats(conversations, tokenizer, split, numbers), strict=True)
     return [found[n] for n in range(len(examples))]
 
 
 def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     """Return the token ids of texts, with what the tokenizer puts before a text, but no end."""
+    if len(texts) > _FEW and (words := _words(tokenizer, special=special)):
+        with contextlib.suppress(UnicodeEncodeError):  # half a character; the tokenizer says so
+            found = words.cut(texts)
+            some = slice(None, None, -(-len(texts) // _FEW))
+            if found[some] == _asked(texts[some], tokenizer, special=special):
+                return found
+    return _asked(texts, tokenizer, special=special)
+
+
+def _words(tokenizer: Any, *, special: bool) -> Words | None:
+    """Return what cuts texts faster than the tokenizer, where there is such a thing."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or getattr(tokenizer, "split_special_tokens", False):
+        return None
+    if special and backend.num_special_tokens_to_add(False):
+        return None
+    return splitter(backend)
+
+
+def _asked(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     if not texts:
         return []
-    found: list[list[int]] = tokenizer(texts, add_special_tokens=special)["input_ids"]
+    found: list[list[int]] = tokenizer(
+        texts, add_special_tokens=special, return_attention_mask=False
+    )["input_ids"]
     end = tokenizer.eos_token_id
     if special and tokenizer("a")["input_ids"][-1:] == [end]:  # this tokenizer appends the end
         return [ids[:-1] for ids in found]
     return found
 
 
-def _chat(
-    messages: Sequence[Mapping[str, str]], tokenizer: Any, split: str, number: int
-) -> tuple[list[int], list[bool]]:
-    """Cut a conversation into tokens through the chat template; the assistant's turns are learnt.
-
-    The text up to each answer is rendered as it will be when the model is asked, so the model
-    learns exactly what it will have to write.
-    """
-    ids: list[int] = []
-    learnt: list[bool] = []
-    for text, is_answer in chat_segments(messages, tokenizer, split, number):
-        piece = tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids += piece
-        learnt += [is_answer] * len(piece)
+def _chats(
+    conversations: Sequence[Sequence[Turn]],
+    tokenizer: Any,
+    split: str,
+    numbers: Sequence[int],
+) -> Iterator[Encoded]:
+    """Cut conversations into tokens through the chat template; the assistant's turns are learnt."""
+    if not conversations:
+        return
+    segments = all_segments(conversations, tokenizer, split, numbers)
+    texts = [segment.text for one in segments for segment in one]
+    pieces = iter(_ids(texts, tokenizer, special=False))
     end = tokenizer.eos_token_id
-    if end not in ids[-2:]:  # a template may end in <end of turn> and a new line
-        ids.append(end)
-        learnt.append(True)
-    return ids, learnt
-
-
-def chat_segments(
-    messages: Sequence[Mapping[str, str]], tokenizer: Any, split: str = "train", number: int = 0
-) -> list[Segment]:
-    """Return a conversation as (text, whether it is learnt), through the chat template.
-
-    Raises:
-        DataError: The tokenizer has no chat template, or the template refuses the messages.
-    """
-    if not tokenizer.chat_template:
-        raise DataError(
-            Problem(
-                f"data.{split}",
-                None,
-                'has "messages", but the model has no chat template.',
-                "Choose an instruct model, set model.chat_template_path, or give prompt and "
-                "completion.",
-            )
-        )
-
-    def render(turns: Sequence[Mapping[str, str]], *, ask: bool = False) -> str:
-        text: str = tokenizer.apply_chat_template(
-            list(turns), tokenize=False, add_generation_prompt=ask
-        )
-        return text
-
-    segments: list[Segment] = []
-    done = ""
-    try:
-        for n, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            asked, answered = render(messages[:n], ask=True), render(messages[: n + 1])
-            if not answered.startswith(asked) or not asked.startswith(done):
-                raise ValueError("the template changes earlier turns when one is added")
-            is_learnt = message.get("learnt") != "no"  # an answer that is only read
-            segments += [(asked[len(done) :], False), (answered[len(asked) :], is_learnt)]
-            done = answered
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            Problem(
-                f"data.{split}",
-                None,
-                f"row {number + 1}: the chat template refuses the messages ({error}).",
-                "Roles are usually system, user, assistant, by turns.",
-            )
-        ) from None
-    return segments
+    for conversation, one in zip(conversations, segments, strict=True):
+        ids: list[int] = []
+        learnt: list[bool] = []
+        for (_, is_learnt), piece in zip(one, pieces, strict=False):
+            ids += piece
+            learnt += [is_learnt] * len(piece)
+        if end not in ids[-2:]:  # a template may end in <end of turn> and a new line
+            ids.append(end)
+            learnt.append(True)
+        prompt_tokens = learnt.index(True) if any(learnt) else len(ids)
+        yield Encoded(ids, learnt, prompt_tokens, False, unanswered(conversation))

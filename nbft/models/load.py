@@ -20,36 +20,57 @@ IMPORTING = threading.RLock()
 imports it then gets the half of it and an ImportError."""
 
 
+_QUIET = threading.Lock()
+_quiet_depth = 0
+_loud = contextlib.ExitStack()  # what brings the noise back, when the last one is done
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the progress bars and advice of transformers and datasets off the screen.
 
     Text from a training thread lands in whatever cell is running, so what these libraries say
-    goes to the run's log instead.
+    goes to the run's log instead. Several threads may be quiet at once: all is as before when the
+    last of them is done.
     """
+    global _quiet_depth
+    with IMPORTING:
+        import datasets  # noqa: F401
+        import transformers.utils.logging  # noqa: F401
+    with _QUIET:
+        if not _quiet_depth:
+            _silence(_loud)
+        _quiet_depth += 1
+        logger = logging.getLogger("transformers")
+        logger.propagate = not logger.handlers  # those that are left write a run's log
+    try:
+        yield
+    finally:
+        with _QUIET:
+            _quiet_depth -= 1
+            if not _quiet_depth:
+                _loud.close()
+
+
+def _silence(undo: contextlib.ExitStack) -> None:
+    """Turn bars and advice off, and note how to turn on again what was on."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    handler_was_on = transformers_logging._default_handler is not None
-    bars_were_on = transformers_logging.is_progress_bar_enabled()
-    datasets_bars_were_on = not datasets.are_progress_bars_disabled()
+    own = transformers_logging._default_handler
+    if own is not None and transformers_logging.is_progress_bar_enabled():
+        undo.callback(transformers_logging.enable_progress_bar)
+    if not datasets.are_progress_bars_disabled():
+        undo.callback(datasets.enable_progress_bars)
     root = logging.getLogger("transformers")
-    handlers, propagate = root.handlers[:], root.propagate
-    # What is left are the handlers of a run's log.
-    root.handlers = [h for h in handlers if h is not transformers_logging._default_handler]
-    root.propagate = not root.handlers
+    if own in root.handlers:
+        undo.callback(root.addHandler, own)
+        root.removeHandler(own)
+    undo.callback(setattr, root, "propagate", root.propagate)
     # PEFT still uses the old name; a person can do nothing about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        root.handlers, root.propagate = handlers, propagate
-        if bars_were_on and handler_was_on:
-            transformers_logging.enable_progress_bar()
-        if datasets_bars_were_on:
-            datasets.enable_progress_bars()
 
 
 def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> Any:

@@ -12,11 +12,16 @@ from typing import Any
 
 import datasets
 import numpy as np
+from pyarrow import compute
 
 from nbft.config import Config
-from nbft.data.examples import load_examples, stream_examples
+from nbft.data.budget import token_batches
+from nbft.data.examples import Examples, load_examples, stream_examples
 from nbft.data.packing import pack, packed_dataset
-from nbft.data.tokens import Tokenised, cut_to, encode, remarks, tokenise
+from nbft.data.prepared import prepare
+from nbft.data.tokens import Tokenised, cut_to, encode, remarks
+from nbft.evaluate.forecast import metrics_of
+from nbft.plan.speed import is_padding_free
 from nbft.training.grouping import lengths_of
 
 _STREAMED_BATCH = 64
@@ -32,7 +37,10 @@ class TrainingRows:
         looked_at: The training rows as tokens; of a stream the first ones.
         held_out: The held-out rows as tokens, or None.
         is_stream: Whether `train` is read on the way, so that nobody knows how many rows come.
+        batches: Rows of each batch, by place, where data.max_tokens_per_batch makes them.
         lengths: What counts as the length of each training row, or None for its tokens.
+        scored: The held-out rows before they were cut, where they were read and are scored. As
+            long as they are held, scores need not read their file again.
     """
 
     train: datasets.Dataset | datasets.IterableDataset
@@ -40,10 +48,14 @@ class TrainingRows:
     held_out: Tokenised | None
     is_stream: bool
     lengths: list[int] | None = None
+    scored: Examples | None = None
+    batches: list[list[int]] | None = None
 
     @property
     def sequences(self) -> int:
-        """Sequences that an epoch takes: rows, or what they are packed into."""
+        """Sequences that an epoch takes: rows, or what they are packed or batched into."""
+        if self.batches is not None:
+            return len(self.batches)
         return len(self.looked_at) if self.is_stream else len(self.train)
 
 
@@ -64,30 +76,33 @@ def read_rows(
     Raises:
         DataError: The rows cannot be read or leave nothing to learn.
     """
-    tokenised: dict[str, Tokenised | None] = {}
-    is_stream = False
-    training: Any = None
-    for split in ("train", "validation"):
-        examples, said = load_examples(config, split)
-        if not examples and split == "validation":
-            tokenised[split] = None
-            continue
-        is_stream |= examples.is_stream
-        training = examples if split == "train" else training
-        tokenised[split] = done = tokenise(examples, tokenizer, config, split)
-        for text in examples.recognised if split == "train" else ():
+    found = prepare(config, tokenizer)
+    for split, one in found.items():
+        for text in one.recognised if split == "train" else ():
             say(text)
-        for text in [*said, *remarks(done, config, split)]:
+        for text in [*one.said, *(remarks(one.rows, config, split) if one.rows else ())]:
             warn(text)
-    train, held_out = tokenised["train"], tokenised["validation"]
+    train, held_out = found["train"].rows, found["validation"].rows
     assert train is not None
-    if is_stream:
+    if found["train"].is_stream:
         stream = datasets.IterableDataset.from_generator(
             _streamed, gen_kwargs={"config": config, "tokenizer": tokenizer}
         )
-        return TrainingRows(stream, train, held_out, is_stream)
-    prepared, lengths = _prepared(train, config, lengths_of(config, train, training))
-    return TrainingRows(prepared, train, held_out, is_stream, lengths)
+        return TrainingRows(stream, train, held_out, is_stream=True)
+    lengths = None
+    if config.data.train_sampling_strategy == "group_by_length":
+        examples = found["train"].examples or load_examples(config, "train")[0]
+        lengths = lengths_of(config, train, examples)
+    prepared, lengths = _prepared(train, config, lengths)
+    is_scored = metrics_of(config) or config.evaluation.metric_function is not None
+    scored = found["validation"].examples if is_scored else None
+    batches = None
+    if (budget := config.data.max_tokens_per_batch) is not None:
+        tokens = compute.list_value_length(
+            prepared.with_format("arrow")[:]["input_ids"]
+        ).to_pylist()
+        batches = token_batches(tokens, budget, is_padded=not is_padding_free(config))
+    return TrainingRows(prepared, train, held_out, False, lengths, scored, batches)
 
 
 def _prepared(

@@ -20,6 +20,7 @@ from nbft.data.doctor.finding import LEVELS, Finding, Level, Rewrite, percent
 from nbft.data.doctor.measure import EXAMPLES, Place, Seen
 from nbft.data.doctor.text import FAMILIES, ODDITIES, Family, special_tokens, turns_in
 from nbft.data.formats import Example
+from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.padding import padding_shares
 from nbft.data.ready import READY
 from nbft.data.tokens import encode
@@ -35,9 +36,6 @@ LEARNT_SHARE = 0.01
 
 CUT_SHARE = 0.01
 """Cut rows teach the model not to stop. Up to one in a hundred is the usual price of a limit."""
-
-KEPT_SHARES = (0.95, 0.99)
-"""Shares of rows kept whole for which a maximum length is named."""
 
 CONSTANT_ROWS = 20
 """Of fewer rows a column may well be the same in all by chance."""
@@ -302,18 +300,14 @@ def _longer(seen: Seen, rows: np.ndarray) -> tuple[int | None, str]:
     if not rows.any():
         return None, ""
     lengths = seen.tokens[_read(seen)]
-    enough = [int(np.quantile(lengths, share, method="inverted_cdf")) for share in KEPT_SHARES]
-    longest = int(lengths.max())
-    words = ", ".join(
-        f"{length:,} keep {share:.0%} whole"
-        for share, length in zip(KEPT_SHARES, enough, strict=True)
-    )
+    enough, longest = enough_for(lengths, KEPT_SHARES[-1]), int(lengths.max())
+    words = enough_in_words(lengths)
     limit = seen.config.data.max_length
-    wanted = next((length for length in (enough[-1], longest) if length > limit), None)
+    wanted = next((length for length in (enough, longest) if length > limit), None)
     if wanted is not None and seen.context_tokens and wanted > seen.context_tokens:
         wanted = seen.context_tokens if seen.context_tokens > limit else None
-        words += f", and the model reads {seen.context_tokens:,} at most"
-    return wanted, f"{words}; the longest has {longest:,} tokens."
+        words = f"{words[:-1]}; the model reads {seen.context_tokens:,} at most."
+    return wanted, words
 
 
 @_check
@@ -357,6 +351,22 @@ def dropped(seen: Seen) -> Finding | None:
         total=total,
         changes={"data.max_length": longer} if longer else {},
         rewrite=rewrite,
+    )
+
+
+@_check
+def unanswered_turns(seen: Seen) -> Finding | None:
+    """Conversations go on after their last answer."""
+    rows = np.flatnonzero(seen.is_unanswered)
+    if not len(rows):
+        return None
+    return _found(
+        seen,
+        "note",
+        rows,
+        "Conversations that go on after their last answer",
+        "Those turns are left out: nothing is learnt from a question without an answer.",
+        "They are not missed, unless the answers were lost on the way.",
     )
 
 

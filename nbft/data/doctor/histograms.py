@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbft.data.lengths import KEPT_SHARES, enough_for
 from nbft.words import count
 
 if TYPE_CHECKING:
@@ -34,16 +35,18 @@ def lengths_in_words(tokens: np.ndarray, max_length: int) -> str:
     """Say how long rows are.
 
     >>> lengths_in_words(np.array([10, 20, 30]), 25)
-    'Lengths of 3 training rows: 10 to 30 tokens, half of them up to 20, 95% up to 30; data.max_length=25 cuts 1 row.'
+    'Lengths of 3 training rows: 10 to 30 tokens, half of them up to 20, 95% up to 30, 99% up to 30; data.max_length=25 cuts 1 row.'
     """
     if not len(tokens):
         return ""
-    middle, most = (_enough_for(tokens, q) for q in (0.5, 0.95))
+    shares = ", ".join(
+        f"{share:.0%} up to {count(enough_for(tokens, share))}" for share in KEPT_SHARES
+    )
     cut = int((tokens > max_length).sum())
     return (
         f"Lengths of {count(len(tokens), 'training row')}: {count(tokens.min())} to "
-        f"{count(tokens.max(), 'token')}, half of them up to {count(middle)}, 95% up to "
-        f"{count(most)}; data.max_length={max_length:,} cuts "
+        f"{count(tokens.max(), 'token')}, half of them up to "
+        f"{count(enough_for(tokens, 0.5))}, {shares}; data.max_length={max_length:,} cuts "
         f"{count(cut, 'row') if cut else 'none'}."
     )
 
@@ -80,12 +83,7 @@ def html(tokens: np.ndarray, shares: np.ndarray, max_length: int) -> str:
 
 
 def _end_of_axis(tokens: np.ndarray) -> int:
-    return max(1, _enough_for(tokens, _LONGEST_SHOWN))
-
-
-def _enough_for(tokens: np.ndarray, share: float) -> int:
-    """Return the length that a share of the rows does not exceed."""
-    return int(np.quantile(tokens, share, method="inverted_cdf"))
+    return max(1, enough_for(tokens, _LONGEST_SHOWN))
 
 
 def _bars(counts: np.ndarray, words: str, end: str, limit: float | None) -> str:

@@ -102,6 +102,7 @@ class Seen:
         end_is_trained, end_is_masked: Whether the end-of-sequence token is learnt; whether it is
             not, although the token before it is.
         answer_is_empty: Whether there is nothing to learn but the end.
+        is_unanswered: Whether turns come after the last answer.
         text_hash, prompt_hash: Of prompt and completion; of the prompt, or of both without one.
         signature: Of `near`, [rows, 64].
         odd: Rows with odd characters, by kind.
@@ -143,6 +144,7 @@ class Seen:
         self.end_is_trained = np.zeros(rows, bool)
         self.end_is_masked = np.zeros(rows, bool)
         self.answer_is_empty = np.zeros(rows, bool)
+        self.is_unanswered = np.zeros(rows, bool)
         self.text_hash = np.zeros(rows, np.uint64)
         self.prompt_hash = np.zeros(rows, np.uint64)
         self.signature = np.zeros((rows, 64), np.uint16)
@@ -163,7 +165,7 @@ class Seen:
     @property
     def left_out(self) -> int:
         """Rows that are no examples at all, because they are labelled as bad answers."""
-        parts = {part.field: part for found in self.examples.values() for part in found._parts}
+        parts = {part.field: part for found in self.examples.values() for part in found.parts}
         return sum(len(part.rows) - len(part.numbers) for part in parts.values())
 
     @functools.cached_property
@@ -410,6 +412,7 @@ class _Pass:
         seen.tokens[row] = len(one.ids)
         seen.trained[row] = sum(one.learnt[1 : self._max_length])
         seen.is_merged[row] = one.is_merged
+        seen.is_unanswered[row] = one.unanswered > 0
         # A template may end in <end of turn> and a new line.
         last = next((n for n in (-1, -2) if one.ids[n:][:1] == [self._end]), None)
         if last is not None:

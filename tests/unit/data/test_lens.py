@@ -249,3 +249,13 @@ def test_packed_sequences_are_those_of_the_training(tokenizer, strategy):
 
 def test_every_kind_has_words():
     assert set(KINDS) == {"prompt", "trained", "special", "cut"}
+
+
+def test_turns_without_an_answer_are_said(tokenizer):
+    turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "And?"), ("user", "Bye")]
+    messages = tuple({"role": role, "content": text} for role, text in turns)
+    row = look(Example(messages=messages), tokenizer)
+    assert ("2 turns without an answer left out", "bad") in row.facts
+    assert "Bye" not in "".join(token.text for token in row.tokens)
+    answered = look(Example(messages=messages[:2]), tokenizer)
+    assert not any("answer" in text for text, _ in answered.facts)

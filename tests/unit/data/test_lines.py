@@ -103,3 +103,19 @@ def test_a_large_file_stays_on_the_disk(tmp_path):
     assert examples[19_999].completion.startswith("word word")
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown_kib * 1024 < path.stat().st_size / 2
+
+
+def test_the_first_rows_are_parsed_once_to_learn_their_columns_and_once_as_examples(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lines, "LARGE_BYTES", 100)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "{n}"}}\n' for n in range(50)))
+    parsed = []
+    one = lines.LineRows.__getitem__
+    monkeypatch.setattr(
+        lines.LineRows, "__getitem__", lambda self, n: parsed.append(n) or one(self, n)
+    )
+    examples, _ = load_examples(Config(data={"path": str(path), "split_ratio": 1}), "train")
+    assert len(examples) == 50
+    assert all(parsed.count(n) == 2 for n in range(1, 50))

@@ -126,6 +126,19 @@ def test_a_buffer_of_one_keeps_the_order(stream):
     assert [e.prompt for e in found] == [f"a{n}" for n in range(100)]
 
 
+def test_bad_answers_are_no_part_of_a_stream(tmp_path, stream):
+    path = tmp_path / "feedback.jsonl"
+    turns = [
+        [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "ok"}]
+        for n in range(6)
+    ]
+    feedback = [{"messages": turn, "label": n % 2 == 0} for n, turn in enumerate(turns)]
+    path.write_text("\n".join(map(json.dumps, feedback)))
+    config = stream(datasets=[{"path": str(path)}], shuffle_buffer_size=1)
+    found = itertools.islice(stream_examples(config), 6)
+    assert [e.messages[0]["content"] for e in found] == ["0", "2", "4", "0", "2", "4"]
+
+
 def test_streams_are_mixed(tmp_path, stream):
     config = stream(1000)
     other = tmp_path / "b.jsonl"

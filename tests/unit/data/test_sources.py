@@ -1,12 +1,15 @@
 """Rows from every kind of file, and the words of what is wrong with them."""
 
+import gc
 import json
 import os
 
 import pytest
 
+from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.data import sources
+from nbft.data.examples import load_examples
 from nbft.data.sources import columns_of, load_rows, resolve
 from nbft.errors import DataError
 
@@ -365,3 +368,32 @@ def test_without_a_network_only_the_cache_is_asked(monkeypatch):
 
 def test_formats_are_those_that_the_setting_names():
     assert sources.FORMATS == (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+
+def test_a_file_is_read_once_as_long_as_its_rows_are_held(write, monkeypatch):
+    reads = []
+    read = sources._read
+    monkeypatch.setattr(sources, "_read", lambda *a: reads.append(a) or read(*a))
+    path = write("a.jsonl", '{"text": "one"}\n{"text": "two"}\n')
+    config = Config(data={"path": path})
+    train, _ = load_examples(config, "train")
+    held_out, _ = load_examples(config, "validation")
+    assert len(reads) == 1
+    assert {train[0].completion, held_out[0].completion} == {"one", "two"}
+    write("a.jsonl", '{"text": "three"}\n{"text": "four"}\n')
+    changed, _ = load_examples(config, "train")
+    assert len(reads) == 2, "the file has changed"
+    assert changed[0].completion in ("three", "four")
+    del train, held_out, changed
+    gc.collect()
+    assert not sources._IN_USE, "rows that nobody uses are let go"
+
+
+def test_a_function_that_changes_its_row_changes_nobody_elses(write):
+    path = write("a.jsonl", '{"q": "one", "a": "1"}\n{"q": "two", "a": "2"}\n')
+    function = write("own.py", "def pop(row):\n    return row.pop('q')\n")
+    dataset = {"path": path, "completion_template": "{a}{q}"}
+    config = Config(data={**dataset, "prompt_func": f"{function}:pop", "split_ratio": 1})
+    first, again = (load_examples(config, "train")[0] for _ in range(2))
+    assert [e.completion for e in first] == [e.completion for e in again] == ["1one", "2two"]
+    assert first.row(0) == {"q": "one", "a": "1"}

@@ -1,12 +1,13 @@
 """Which tokens are learnt, counted by hand on a tiny tokenizer."""
 
 import copy
+import random
 
 import pytest
 
 from nbft.config import Config
 from nbft.data.examples import Example
-from nbft.data.tokens import IGNORE_INDEX, chat_segments, remarks, tokenise
+from nbft.data.tokens import IGNORE_INDEX, cut_to, encode, remarks, tokenise
 from nbft.errors import DataError
 
 
@@ -112,8 +113,97 @@ def test_every_answer_of_a_conversation_is_learnt_and_nothing_else(tokenizer):
 
 
 def test_what_follows_the_last_answer_is_left_out(tokenizer):
-    segments = chat_segments(CHAT.messages[:4], tokenizer)
-    assert "Bye" not in "".join(text for text, _ in segments)
+    done = tokenise([Example(messages=CHAT.messages[:4]), CHAT], tokenizer, config_of())
+    assert "Bye" not in tokenizer.decode(done.input_ids[0])
+    assert done.unanswered == 1
+    assert remarks(done, config_of(), "train") == [
+        (
+            "train: 1 of 2 conversations go on after their last answer; those turns are left out, "
+            "because nothing is learnt from them."
+        )
+    ]
+
+
+def test_a_conversation_that_begins_with_an_answer_is_understood(tokenizer):
+    """One that greets first."""
+    done = tokenise([Example(messages=CHAT.messages[2:])], tokenizer, config_of())
+    assert learnt_text(done, tokenizer) == "Hello!<|end|>\nSee you.<|end|>\n"
+
+
+def test_answers_that_are_only_read_leave_nothing_to_learn(tokenizer):
+    read = tuple({**m, "learnt": "no"} for m in CHAT.messages)
+    done = tokenise([Example(messages=read), CHAT], tokenizer, config_of())
+    assert (len(done), done.empty) == (1, 1)
+
+
+def _one_at_a_time(example, tokenizer):
+    """Return (ids, learnt) of a conversation as chat templates are usually asked."""
+    ids, learnt, done = [], [], ""
+    for end, turn in enumerate(example.messages):
+        if turn["role"] != "assistant":
+            continue
+        asked = tokenizer.apply_chat_template(
+            list(example.messages[:end]), tokenize=False, add_generation_prompt=True
+        )
+        answered = tokenizer.apply_chat_template(list(example.messages[: end + 1]), tokenize=False)
+        for text, on in ((asked[len(done) :], False), (answered[len(asked) :], True)):
+            piece = tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids += piece
+            learnt += [on] * len(piece)
+        done = answered
+    return ids, learnt
+
+
+def _plain_one_at_a_time(example, tokenizer):
+    prompt = tokenizer(example.prompt)["input_ids"]
+    whole = tokenizer(example.prompt + example.completion)["input_ids"]
+    rest = whole[len(prompt) :]
+    if whole[: len(prompt)] != prompt:
+        rest = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
+    ids = [*prompt, *rest, tokenizer.eos_token_id]
+    return ids, [n >= len(prompt) for n in range(len(ids))]
+
+
+def _random_rows(draw):
+    def text():
+        letters = "abc XYZ.\n\t7'é語\u0301🙂"
+        return "".join(draw.choices(letters, k=draw.randrange(30)))
+
+    def conversation():
+        turns = [(draw.choice(["user", "assistant"]), text()) for _ in range(draw.randrange(6))]
+        turns = [("user", "Hi"), *turns, ("assistant", text())]
+        return tuple({"role": role, "content": text} for role, text in turns)
+
+    return [
+        draw.choice([lambda: Example(text(), text()), lambda: Example(messages=conversation())])()
+        for _ in range(draw.randrange(1, 9))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rows_cut_together_are_cut_as_each_alone(tokenizer, seed):
+    draw = random.Random(seed)
+    rows, max_length = _random_rows(draw), draw.randrange(8, 60)
+    encoded = encode(rows, tokenizer)
+    expected = [
+        (_one_at_a_time if row.messages else _plain_one_at_a_time)(row, tokenizer) for row in rows
+    ]
+    assert [(one.ids, one.learnt) for one in encoded] == expected
+    kept = [cut_to(one, max_length) for one in encoded]
+    if not any(kept):
+        return
+    done = tokenise(rows, tokenizer, config_of(max_length=max_length))
+    assert list(zip(done.input_ids, done.labels, strict=True)) == [one for one in kept if one]
+    assert list(done.dataset["example"]) == [n for n, one in enumerate(kept) if one]
+    labels = [label for row in done.labels for label in row[1:]]
+    assert done.trained_tokens == sum(label != IGNORE_INDEX for label in labels)
+    assert done.tokens == sum(map(len, done.input_ids))
+    assert done.longest == max(map(len, done.input_ids))
+    is_cut = [len(one.ids) > max_length for one in encoded]
+    assert done.cut == sum(cut and kept is not None for cut, kept in zip(is_cut, kept, strict=True))
+    assert done.cut + done.left_out == sum(is_cut)
+    assert done.cut + done.left_out + done.empty <= len(rows)
+    assert len(done) + done.left_out + done.empty == len(rows)
 
 
 def test_a_template_without_an_end_gains_one(tokenizer):
@@ -158,6 +248,15 @@ def test_the_words_of_a_chat_template_that_does_not_fit(tokenizer, template, sai
     assert str(caught.value) == said
 
 
+def test_of_many_conversations_the_one_that_is_refused_is_named(tokenizer):
+    refusal = "{% for m in messages %}{% if m.content == 'No' %}{{ raise_exception('no No') }}"
+    tokenizer.chat_template = f"{refusal}{{% endif %}}{{% endfor %}}{tokenizer.chat_template}"
+    bad = Example(messages=({"role": "user", "content": "No"}, CHAT.messages[2]))
+    with pytest.raises(DataError) as caught:
+        tokenise([CHAT, CHAT, bad, CHAT], tokenizer, config_of())
+    assert "row 3: the chat template refuses the messages (no No)." in str(caught.value)
+
+
 def _length(example, tokenizer):
     return tokenise([example], tokenizer, config_of()).tokens
 
@@ -199,10 +298,11 @@ def test_a_limit_that_cuts_every_completion_says_the_length_that_would_do(tokeni
     lengths = sorted(_length(example, tokenizer) for example in examples)
     enough = problem.changes["data.max_length"]
     kept = sum(length <= enough for length in lengths) / len(lengths)
-    assert 0.95 <= kept < 1
+    assert kept >= 0.99
     assert str(problem) == (
-        "data.max_length=8: cuts every completion away: nothing is left to learn in 40 train rows "
-        f"of up to {lengths[-1]} tokens. Use {enough}, which keeps 95% of the rows whole."
+        "data.max_length=8: cuts every completion away: nothing is left to learn in 40 train rows. "
+        f"{lengths[37]} keep 95% whole, {enough} keep 99% whole; the longest has {lengths[-1]} "
+        f"tokens. Use {enough}."
     )
     mended = tokenise(examples, tokenizer, config.apply(problem.changes))
     assert len(mended.input_ids) >= 38

@@ -3,7 +3,7 @@
 import pytest
 
 from nbft.config import Config
-from nbft.data.tokens import chat_segments
+from nbft.data.chat import chat_segments
 from nbft.models.load import load_tokenizer
 from nbft.models.templates import TEMPLATES, template_problem
 

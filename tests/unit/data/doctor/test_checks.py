@@ -176,6 +176,7 @@ OWN_TESTS = {
     "held_out_in_training",
     "nearly_held_out_in_training",
     "templated_text",
+    "unanswered_turns",
 }
 
 
@@ -235,6 +236,19 @@ def test_a_longer_maximum_unmasks(found_in, good_rows):
     found = found_in(rows, max_length=100)["masked"]
     longer = found.changes["data.max_length"]
     assert "masked" not in found_in(rows, max_length=longer)
+
+
+def test_turns_that_nobody_answers_are_noted(found_in):
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "And?"},
+    ]
+    rows = [{"messages": turns[: 2 + (n % 4 == 0)]} for n in range(8)]
+    found = found_in(rows, split_ratio=1.0)["unanswered_turns"]
+    assert (found.level, found.count, found.total) == ("note", 2, 8)
+    assert [place.row for place in found.places] == [1, 5]
+    assert "unanswered_turns" not in found_in(rows[1:4], split_ratio=1.0)
 
 
 def test_the_lengths_that_keep_rows_whole_are_named(found_in, tokenizer):
