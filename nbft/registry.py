@@ -128,8 +128,14 @@ class Registry:
 
     @functools.cached_property
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        found = importlib.metadata.entry_points(group=self.entry_point_group)
+        found = _entry_points_of_packages().select(group=self.entry_point_group)
         return {entry.name: entry for entry in found if entry.name not in self._builtin}
+
+
+@functools.cache
+def _entry_points_of_packages() -> Any:
+    """Read those of every package, once for all registries: some 10 ms for 200 packages."""
+    return importlib.metadata.entry_points()
 
 
 def _of_the_library(keys: Iterable[str]) -> dict[str, str]:

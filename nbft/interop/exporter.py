@@ -17,25 +17,13 @@ from nbft.config.data import SPLITS
 from nbft.errors import ConfigError
 from nbft.interop.importer import import_document, system, tree_of
 from nbft.interop.read import Document
-from nbft.interop.report import shown
+from nbft.interop.report import Exported, shown
 from nbft.interop.table import UNSET, Entry, System
 
 FORMATS = {"qefficient": "yaml", "oumi": "yaml", "erniekit": "yaml", "peft_studio": "json"}
 """Systems that can be written, and what their files are written in."""
 
 _OURS_ALONE = ("speed.", "training.stop_on_nan")
-
-
-class Exported(str):
-    """The text of a file, with what it could not say.
-
-    Attributes:
-        system: Its system.
-        left_out: Our settings that the file does not hold, with their values.
-    """
-
-    system: str
-    left_out: dict[str, Any]
 
 
 def export(config: Config, name: str) -> Exported:

@@ -18,7 +18,7 @@ from typing import Any
 
 from nbft.config import Config, io, settings
 from nbft.config.base import limit_text
-from nbft.config.data import written_out
+from nbft.config.data import SPLITS, written_out
 from nbft.errors import ConfigError, Problem
 from nbft.interop.read import Code, Document, read_document
 from nbft.interop.report import Kind, Line, Report
@@ -393,30 +393,38 @@ def find(found: System, key: str) -> tuple[Entry, tuple[str, ...]] | None:
     exact, patterns = _paths(found.name)
     if key in exact:
         return exact[key], ()
-    for pattern, entry in patterns:
-        if match := pattern.fullmatch(key):
-            return entry, match.groups()
-    return None
+    if (match := patterns.get(io.without_indices(key))) is None:
+        return None
+    path, split, entry = match
+    numbers = iter(_INDEX.findall(key))
+    return entry, tuple(
+        split if mark == "<split>" else next(numbers) for mark in _MARK.findall(path)
+    )
+
+
+_INDEX = re.compile(r"\[\d+\]")
+_MARK = re.compile(r"<split>|\[\]")
 
 
 @functools.cache
-def _paths(name: str) -> tuple[dict[str, Entry], list[tuple[re.Pattern[str], Entry]]]:
+def _paths(name: str) -> tuple[dict[str, Entry], dict[str, tuple[str, str, Entry]]]:
+    """Return the entries of a system by their path, and those with `<split>` or `[]` in it."""
     exact: dict[str, Entry] = {}
-    patterns = []
+    patterns: dict[str, tuple[str, str, Entry]] = {}
     for entry in system(name).table:
         for path in entry.paths:
-            if "[]" in path or "<split>" in path:
-                text = re.escape(path).replace("<split>", "(train|validation|test)")
-                patterns.append((re.compile(text.replace(r"\[\]", r"(\[\d+\])")), entry))
-            else:
+            if "[]" not in path and "<split>" not in path:
                 exact[path] = entry
+                continue
+            for split in SPLITS if "<split>" in path else ("",):
+                patterns.setdefault(path.replace("<split>", split), (path, split, entry))
     return exact, patterns
 
 
 def _filled(path: str, parts: Iterable[str]) -> str:
     """Write what was found for `<split>` and `[]` into a path."""
     rest = iter(parts)
-    return re.sub(r"<split>|\[\]", lambda m: next(rest, m[0]), path)
+    return _MARK.sub(lambda m: next(rest, m[0]), path)
 
 
 @functools.cache

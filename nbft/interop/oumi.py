@@ -232,6 +232,21 @@ def _chat_template(value: Any, work: Work) -> Says:
     return Says(value)
 
 
+def _training_type(value: Any, work: Work) -> Says:
+    """Read the method that the wizard is asked for; auto is decided by Oumi's guide to sizes."""
+    # Only here, as an import that needs no advice looks at no machine.
+    from nbft.plan.advice import SETTINGS_OF, choose_method, parameters_of, this_machine
+
+    model = work.given.get("cli.create.model") or Config().model.model_name
+    method, note = str(value), ""
+    if method == "auto":
+        choice = choose_method(method, parameters_of(str(model)), this_machine())
+        method, note = choice.value, f"decided here: {choice.reason}"
+    more = dict(SETTINGS_OF[method])
+    ours = more.pop("peft.method")
+    return Says(ours, note, "converted" if more or note else None, more)
+
+
 def _wizard(setting: str) -> Any:
     return no_effect(f"nbft config create takes it too: {setting}")
 
@@ -687,12 +702,7 @@ TABLE = (
     Entry(
         "cli.create.training-type",
         "peft.method",
-        lambda value, _: Says(
-            {"qlora": "lora", "auto": "lora"}.get(str(value), str(value)),
-            "auto decides by model and machine in nbft config create",
-            "converted",
-            {"quantization.load_in_4bit": True} if value == "qlora" else {},
-        ),
+        _training_type,
         lambda *_: UNSET,
         name="cli: oumi config create train --training-type",
         choices=("lora", "auto", "full", "qlora"),

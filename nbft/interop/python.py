@@ -19,8 +19,10 @@ from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import columns_of, load_rows, resolve
 from nbft.errors import DataError
+from nbft.interop.absent import absent, value_of
 from nbft.interop.huggingface import adapter_arguments, training_arguments
-from nbft.models.adapters import FoundAdapter, adapter_of, base_name
+from nbft.interop.report import Exported, shown
+from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import ALIASES, find_local
 from nbft.models.load import model_arguments
 from nbft.models.templates import template_of
@@ -30,17 +32,28 @@ from nbft.plan.speed import is_padding_free
 _ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level"}
 
 
-def to_python(config: Config) -> str:
-    """Return the cell's text."""
-    sft, found = config.training.method == "sft", adapter_of(config)
-    adapter = None if found else adapter_arguments(config)
+def to_python(config: Config) -> Exported:
+    """Return the cell's text, which names what it does not do."""
+    sft, old_adapter = config.training.method == "sft", _old_adapter(config)
+    adapter = None if old_adapter else adapter_arguments(config)
     data = _data(config)
-    chat = any(f"+= [{call} for" in data for call in _CHATS.values())
+    chat = any(
+        written in data
+        for call in _CHATS.values()
+        for written in (f"+= [{call} for", f'yield {{"example": {call}}}')
+    )
     tokens = _TOKENS.strip().format(
         whole="whole, labels = " + ("of_example(example)" if chat else "of_pair(*example)"),
         labels="labels" if config.data.completion_only_loss else "whole",
     )
-    blocks = [_model(config), data, *([_CHAT.strip()] if chat else []), tokens, "set_seed(SEED)"]
+    blocks = [
+        _model(config),
+        data,
+        *([_CHAT.strip()] if chat else []),
+        tokens,
+        _trained_rows(config),
+    ]
+    blocks.append("set_seed(SEED)")
     if own := _own_parts(config):
         blocks.insert(0, own)
     if adapter:
@@ -49,35 +62,26 @@ def to_python(config: Config) -> str:
         blocks[-1] += "\nmodel.enable_input_require_grads()"
     if adapter and not sft:
         blocks[-1] += "\nmodel = get_peft_model(model, adapter)"
-    if found:
-        blocks[-1] += f"\nmodel = PeftModel.from_pretrained({_adapter_path(found)})"
+    if old_adapter:
+        arguments = f"model, {old_adapter!r}, is_trainable=True"
+        blocks[-1] += f"\nmodel = PeftModel.from_pretrained({arguments})"
     blocks[-1] += "\n" + _training(config)
     body = "\n\n\n".join(blocks) + "\n"
-    absent = "".join(f"# Not in this cell: {text}\n" for text in _not_written(config))
-    return f"{absent}{_imports(config, body)}\n\n\n{body}"
+    reasons = absent(config, _FORMAT_OF)
+    left_out = {path: value_of(config, path) for path in reasons}
+    head = "".join(
+        f"# Not in this cell: {path}={shown(value)}; {reasons[path]}.\n"
+        for path, value in left_out.items()
+    )
+    text = Exported(f"{head}{_imports(config, body)}\n\n\n{body}")
+    text.system, text.left_out = "python", left_out
+    return text
 
 
-def _adapter_path(found: FoundAdapter) -> str:
-    return f"model, {str(found.path)!r}, is_trainable=True"
-
-
-def _not_written(config: Config) -> list[str]:
-    """Return what a run does and the cell cannot say."""
-    absent = []
-    if config.model.model_type != "hf":
-        absent.append(f"model.model_type={config.model.model_type}, a model class of your own.")
-    if config.quantization.weight_quantize_algo == "weight_only_mix":
-        absent.append(
-            "quantization.weight_quantize_algo=weight_only_mix; the weights stay whole here."
-        )
-    for field, dataset in config.data.named_datasets():
-        if dataset.dataset_type not in _FORMAT_OF and not dataset.input_columns:
-            absent.append(f"{field}.dataset_type={dataset.dataset_type}; put its pairs here.")
-    if config.data.collate_fn != "dynamic_padding":
-        absent.append(f"data.collate_fn={config.data.collate_fn}, a collator of your own.")
-    if config.data.length_column_name != "input_ids":
-        absent.append("data.length_column_name; rows are grouped by their tokens here.")
-    return absent
+def _old_adapter(config: Config) -> str | None:
+    """Return the folder, or the name on the hub, of the adapter that the run goes on with."""
+    found = adapter_of(config)
+    return str(found.path) if found else config.model.adapter_name_or_path
 
 
 def _own_parts(config: Config) -> str:
@@ -92,6 +96,8 @@ def _own_parts(config: Config) -> str:
         parts += ["models/float8_scale.py", "models/float8.py"]
     if model.auto_class_name == "AutoModelForSeq2SeqLM":
         parts.append("training/seq2seq.py")
+    if config.data.packing:
+        parts.append("data/packing.py")
     return "\n\n\n".join(map(_text_of, parts))
 
 
@@ -114,9 +120,11 @@ def _imports(config: Config, body: str) -> str:
         of_transformers += ["DataCollatorForSeq2Seq", "Trainer", "TrainingArguments"]
     if config.callbacks.early_stopping_patience is not None:
         of_transformers.append("EarlyStoppingCallback")
-    named = [name for name in ("csv", "json", "numpy", "runpy") if f"{name}." in body]
-    lines = [*(f"import {name}" for name in named), "", "import torch"]
-    lines += ["from datasets import Dataset" + (", load_dataset" if "= list(load_" in body else "")]
+    lines = ["from __future__ import annotations", ""] if config.data.packing else []
+    named = [n for n in ("csv", "itertools", "json", "numpy", "runpy") if f"{n}." in body]
+    lines += [*(f"import {name}" for name in named), "", "import torch"]
+    of_datasets = [name for name in _OF_DATASETS if re.search(rf"^[^#]*\b{name}[(.]", body, re.M)]
+    lines += [f"from datasets import {', '.join(of_datasets)}"]
     names = ("IA3Config", "LoraConfig", "PeftModel", "get_peft_model")
     if of_peft := [name for name in names if re.search(rf"\b{name}[(.]", body)]:
         lines += [f"from peft import {', '.join(of_peft)}"]
@@ -128,6 +136,12 @@ def _imports(config: Config, body: str) -> str:
     if "DataCollatorForLanguageModeling(" in body:
         lines += ["from trl.trainer.sft_trainer import DataCollatorForLanguageModeling"]
     return "\n".join(lines)
+
+
+_OF_DATASETS = (
+    *("Dataset", "IterableDataset", "concatenate_datasets", "interleave_datasets"),
+    "load_dataset",
+)
 
 
 def _model(config: Config) -> str:
@@ -195,33 +209,134 @@ class _Code(str):
 
 
 def _data(config: Config) -> str:
-    lines = [
-        "def text(value):",
-        '    return "" if value is None else str(value)',
-        "",
-        "",
-        "train, held_out = [], []  # pairs of prompt and completion, or lists of messages",
-    ]
-    for dataset in config.data.train.datasets:
+    train, validation = config.data.train, config.data.validation
+    lines = ["def text(value):", '    return "" if value is None else str(value)', "", ""]
+    for number, dataset in enumerate(train.datasets if train.stream else ()):
+        lines += [*_streamed(dataset, number), "", ""]
+    lines += ["train, held_out = [], []  # pairs of prompt and completion, or lists of messages"]
+    if train.stream:
+        lines += _stream(config)
+    is_mixture = _is_mixture(config) and not train.stream
+    lines += ["begins = []"] if is_mixture else []
+    for dataset in () if train.stream else train.datasets:
+        lines += ["begins.append(len(train))"] if is_mixture else []
         lines += _examples(dataset, "train", "train")
-    if config.data.validation is not None:
-        for dataset in config.data.validation.datasets:
+    kept = "range(len(train))"
+    if validation is not None:
+        for dataset in validation.datasets:
             lines += _examples(dataset, "validation", "held_out")
-    elif config.data.split_ratio < 1:
+    elif config.data.split_ratio < 1 and not train.stream:
+        kept = "sorted(order[:cut])"
         lines += [
             "order = numpy.random.default_rng(SEED).permutation(len(train))",
             f"cut = round(len(order) * (1 - {config.data.split_ratio!r}))",
             "cut = len(order) - min(max(cut, 1), len(order) - 1)",
             "held_out = [train[n] for n in sorted(order[cut:])]",
-            "train = [train[n] for n in sorted(order[:cut])]",
         ]
-    if config.data.shuffle:
-        lines += [f"train = {_shuffled('train', 'SEED')}"]
+    if is_mixture:
+        lines += [
+            f"kept, ends = {kept}, [*begins[1:], len(train)]",
+            "sets = [[int(n) for n in kept if a <= n < b] for a, b in zip(begins, ends)]",
+            "mixture = interleave_datasets(",
+            '    [Dataset.from_dict({"number": numbers}) for numbers in sets],',
+            *_mixed(config),
+            ")",
+            'train = [train[n] for n in mixture["number"]]',
+        ]
+    elif kept != "range(len(train))":
+        lines += [f"train = [train[n] for n in {kept}]"]
     text = "\n".join(lines)
     for call, function in (("chosen(", _CHOSEN), ("turns(", _TURNS), ("alpaca_prompt(", _ALPACA)):
         if call in text:
             text = function.strip() + "\n\n\n" + text
     return text
+
+
+def _is_mixture(config: Config) -> bool:
+    """Whether rows are drawn from several sets by their proportions."""
+    sets = config.data.train.datasets
+    return bool(sets) and sets[0].mixture_proportion is not None
+
+
+def _mixed(config: Config) -> list[str]:
+    """Return the lines of a mixture's proportions, seed and end."""
+    block = config.data.train
+    return [
+        f"    probabilities={[float(d.mixture_proportion or 0) for d in block.datasets]},",
+        f"    seed={_seed(config)},",
+        f"    stopping_strategy={block.mixture_strategy!r},",
+    ]
+
+
+def _seed(config: Config) -> str:
+    return "SEED" if config.data.train.seed is None else str(config.data.train.seed)
+
+
+def _streamed(dataset: Dataset, number: int) -> list[str]:
+    """Return the lines of a generator of the examples of one set, which reads row by row."""
+    lines, example, only = _reading(dataset, "train", lazily=True)
+    keep = [f"        if not ({only}):", "            continue"] if only else []
+    return [
+        f"def read_{number}():",
+        *(f"    {line}" for line in lines),
+        "    for row in rows:",
+        *keep,
+        f'        yield {{"example": {example}}}',
+    ]
+
+
+def _stream(config: Config) -> list[str]:
+    """Return the lines that make one stream of the sets, mixed and shuffled."""
+    sets = len(config.data.train.datasets)
+    names = ", ".join(f"read_{number}" for number in range(sets))
+    lines = [f"sets = [IterableDataset.from_generator(read) for read in [{names}]]"]
+    if sets > 1 and _is_mixture(config):
+        lines += ["stream = interleave_datasets(", "    sets,", *_mixed(config), ")"]
+    else:
+        lines += ["stream = " + ("concatenate_datasets(sets)" if sets > 1 else "sets[0]")]
+    if config.data.shuffle:
+        buffer = config.data.train.shuffle_buffer_size
+        lines += [f"stream = stream.shuffle(seed={_seed(config)}, buffer_size={buffer})"]
+    return lines
+
+
+def _trained_rows(config: Config) -> str:
+    """Return the lines that make what the trainer trains on: shuffled, packed, or a stream."""
+    data = config.data
+    if data.train.stream:
+        made = _STREAMED.strip()
+        name = "streamed"
+        if data.packing:
+            name = "packed"
+            made += "\n\n\n" + _PACKED.strip().format(
+                buffer=data.train.shuffle_buffer_size, strategy=data.packing_strategy
+            )
+        return f"{made}\n\n\ntrain_rows = IterableDataset.from_generator({name})"
+    lines = ["train_rows = tokens(train)"]
+    if data.shuffle:
+        order = "numpy.random.default_rng(SEED).permutation(len(train_rows))"
+        lines += [f"train_rows = train_rows.select({order})"]
+    if data.packing:
+        packed = f"packed_dataset(train_rows, MAX_LENGTH, {data.packing_strategy!r})"
+        lines += [f"train_rows = {packed}"]
+    return "\n".join(lines)
+
+
+_STREAMED = '''
+def streamed():
+    """Yield the rows of the stream as tokens; one that ends begins again."""
+    for epoch in itertools.count():
+        stream.set_epoch(epoch)
+        yield from rows_of(item["example"] for item in stream)
+'''
+
+_PACKED = '''
+def packed():
+    """Yield the rows of the stream packed, a buffer at a time."""
+    rows = streamed()
+    while buffer := list(itertools.islice(rows, {buffer})):
+        yield from pack(buffer, MAX_LENGTH, {strategy!r})
+'''
 
 
 def _shuffled(rows: str, seed: int | str) -> str:
@@ -230,25 +345,39 @@ def _shuffled(rows: str, seed: int | str) -> str:
 
 def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
     """Return the lines that add the examples of a dataset."""
-    lines = _rows(dataset, split)
+    lines, example, only = _reading(dataset, split)
+    return [*lines, f"{into} += [{example} for row in rows{f' if {only}' if only else ''}]"]
+
+
+def _reading(dataset: Dataset, split: str, *, lazily: bool = False) -> tuple[list[str], str, str]:
+    """Return the lines that make `rows`, the example of a `row`, and which rows count.
+
+    Args:
+        dataset: The dataset.
+        split: train or validation.
+        lazily: Whether the rows are read one by one, in the order in which they stand.
+    """
+    lines = _rows(dataset, split, lazily=lazily)
+    opened, closed = "()" if lazily else "[]"
     if dataset.columns:
         new = ", ".join(f"{new!r}: row[{old!r}]" for new, old in dataset.columns.items())
-        lines += [f"rows = [{{**row, {new}}} for row in rows]"]
-    if dataset.shuffle:
+        lines += [f"rows = {opened}{{**row, {new}}} for row in rows{closed}"]
+    if dataset.shuffle and not lazily:
         seed = "SEED" if dataset.seed is None else dataset.seed
         lines += [f"rows = {_shuffled('rows', seed)}"]
     if dataset.sample_count is not None:
-        lines += [f"rows = rows[:{dataset.sample_count}]"]
+        first = f"itertools.islice(rows, {dataset.sample_count})"
+        lines += [f"rows = {first if lazily else f'rows[:{dataset.sample_count}]'}"]
     if dataset.input_columns:
-        return [*lines, f"{into} += [{_of_columns(dataset)} for row in rows]"]
+        return lines, _of_columns(dataset), ""
     prompt, how_prompt = _part(dataset, "prompt")
     completion, how_completion = _part(dataset, "completion")
     if prompt is None and completion is None:
         name, columns = _format(dataset, split)
         name = _FORMAT_OF.get(dataset.dataset_type) or name
         if name in _CHATS:
-            only = " if row['label']" if name == "feedback on messages" else ""
-            return [*lines, f"{into} += [{_CHATS[name]} for row in rows{only}]"]
+            only = "row['label']" if name == "feedback on messages" else ""
+            return lines, _CHATS[name], only
         if name == "plain text":
             prompt, completion = "''", "text(row['text'])"
         elif name == "instructions":
@@ -259,8 +388,7 @@ def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
             prompt, completion = map(_filled, found)
     prompt = prompt or "text(row['prompt'])"
     completion = completion or "text(row['completion'])"
-    lines += [*how_prompt, *how_completion]
-    return [*lines, f"{into} += [({prompt}, {completion}) for row in rows]"]
+    return [*lines, *how_prompt, *how_completion], f"({prompt}, {completion})", ""
 
 
 def _of_columns(dataset: Dataset) -> str:
@@ -284,13 +412,13 @@ _FORMAT_OF = {
 """Names of data.train.datasets[].dataset_type, and the shapes that they stand for."""
 
 
-def _rows(dataset: Dataset, split: str) -> list[str]:
-    """Return the lines that read the rows of a dataset into the list `rows`."""
+def _rows(dataset: Dataset, split: str, *, lazily: bool = False) -> list[str]:
+    """Return the lines that read the rows of a dataset into `rows`: a list, or one by one."""
     ready = READY.get(dataset.dataset_name or "") if not dataset.subset else None
     if dataset.rows is not None:
         return ["rows = []  # put your rows here: they were in memory"]
     if dataset.path is not None:
-        return _file(dataset.path)
+        return _file(dataset.path, lazily=lazily)
     if ready:
         own = "train" if (dataset.split or split) == "train" else "test"
         whole = _inline(
@@ -303,23 +431,33 @@ def _rows(dataset: Dataset, split: str) -> list[str]:
     named = [repr(dataset.dataset_name), *([repr(dataset.subset)] if dataset.subset else [])]
     wanted = dataset.split or ("train" if split == "train" else "validation")
     more = "".join(f", {name}={value!r}" for name, value in dataset.dataset_kwargs.items())
-    return [f"rows = list(load_dataset({', '.join(named)}, split={wanted!r}{more}))"]
+    return [_loaded(f"{', '.join(named)}, split={wanted!r}{more}", lazily=lazily)]
 
 
-def _file(path: str) -> list[str]:
+def _loaded(arguments: str, *, lazily: bool) -> str:
+    if lazily:
+        return f"rows = load_dataset({arguments}, streaming=True)"
+    return f"rows = list(load_dataset({arguments}))"
+
+
+def _file(path: str, *, lazily: bool = False) -> list[str]:
     ending = path.rsplit(".", 1)[-1].lower()
     if ending == "parquet":
-        return [f"rows = list(load_dataset('parquet', data_files={path!r}, split='train'))"]
+        return [_loaded(f"'parquet', data_files={path!r}, split='train'", lazily=lazily)]
+    opened = f"open({path!r}, encoding='utf-8-sig')"
     if ending in ("csv", "tsv"):
         tabs = ", delimiter='\\t'" if ending == "tsv" else ""
-        return [
-            f"with open({path!r}, encoding='utf-8-sig', newline='') as file:",
-            f"    rows = list(csv.DictReader(file{tabs}))",
-        ]
-    read = "[json.loads(line) for line in file if line.strip()]"
+        opened = f"{opened[:-1]}, newline='')"
+        read = f"csv.DictReader(file{tabs})"
+        if lazily:
+            return [f"rows = {read.replace('file', opened)}"]
+        return [f"with {opened} as file:", f"    rows = list({read})"]
     if ending == "json" and not _begins_with_an_object(path):
-        read = "json.load(file)"
-    return [f"with open({path!r}, encoding='utf-8-sig') as file:", f"    rows = {read}"]
+        return [f"with {opened} as file:", "    rows = json.load(file)"]
+    if lazily:
+        return [f"rows = (json.loads(line) for line in {opened} if line.strip())"]
+    read = "[json.loads(line) for line in file if line.strip()]"
+    return [f"with {opened} as file:", f"    rows = {read}"]
 
 
 def _begins_with_an_object(path: str) -> bool:
@@ -469,15 +607,18 @@ def of_pair(prompt, completion):
     return whole, [-100] * len(before) + whole[len(before) :]
 
 
-def tokens(examples):
-    """Return examples as tokens, without those that leave nothing to learn."""
-    rows = []
+def rows_of(examples):
+    """Yield examples as tokens, without those that leave nothing to learn."""
     for example in examples:
         {whole}
         labels = {labels}[:MAX_LENGTH]
         if any(label != -100 for label in labels[1:]):
-            rows.append({{"input_ids": whole[:MAX_LENGTH], "labels": labels}})
-    return Dataset.from_list(rows)
+            yield {{"input_ids": whole[:MAX_LENGTH], "labels": labels}}
+
+
+def tokens(examples):
+    """Return examples as a dataset of tokens."""
+    return Dataset.from_list(list(rows_of(examples)))
 '''
 
 
@@ -490,7 +631,8 @@ def _training(config: Config) -> str:
     kept = {k: v for k, v in arguments.items() if k not in _ONLY_IN_A_RUN and v is not None}
     if sft:
         kept["max_length"] = None  # SFTConfig would cut at 1,024 by itself
-    has_held_out = config.data.validation is not None or config.data.split_ratio < 1
+    cuts = config.data.split_ratio < 1 and not config.data.train.stream
+    has_held_out = config.data.validation is not None or cuts
     if not has_held_out:
         kept |= {"eval_strategy": "no", "eval_on_start": False}
     lines = [
@@ -498,11 +640,11 @@ def _training(config: Config) -> str:
         f"trainer = {'SFTTrainer' if sft else 'Trainer'}(",
         "    model=model,",
         "    args=arguments,",
-        "    train_dataset=tokens(train),",
+        "    train_dataset=train_rows,",
         f"    eval_dataset={'tokens(held_out)' if has_held_out else 'None'},",
         "    processing_class=tokenizer,",
     ]
-    if is_adapter and sft and not adapter_of(config):
+    if is_adapter and sft and not _old_adapter(config):
         lines += ["    peft_config=adapter,"]
     if not sft:
         pad = {"label_pad_token_id": -100}

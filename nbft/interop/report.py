@@ -157,6 +157,18 @@ class Report:
         )
 
 
+class Exported(str):
+    """The text of a file, with what it could not say.
+
+    Attributes:
+        system: Its system.
+        left_out: Our settings that the file does not hold, with their values.
+    """
+
+    system: str
+    left_out: dict[str, Any]
+
+
 _INK = "var(--jp-ui-font-color1, inherit)"
 _SOFT = "var(--jp-ui-font-color2, #616161)"
 _CELL = (

@@ -165,9 +165,17 @@ def _mixed_with_16_bit_weights(config: Config, device: str) -> Problem | None:
 def _learning_rate_is_usual(config: Config, device: str) -> Problem | None:
     rate = config.training.learning_rate
     low, high, usual, advised, name = {
-        "lora": (1e-5, 2e-3, 2e-4, "1e-4 to 5e-4", "LoRA"),
-        "ia3": (1e-4, 5e-2, 3e-3, "1e-3 to 1e-2", "IA3"),  # arXiv:2205.05638, section 3.3
-        "full": (1e-6, 2e-4, 2e-5, "1e-5 to 5e-5", "full training"),
+        "lora": (
+            *(1e-5, 2e-3, 2e-4),
+            "1e-4 to 5e-4 is usual; Unsloth has 5e-5 to 1e-4, PEFT Studio up to 5e-4",
+            "LoRA",
+        ),
+        "ia3": (1e-4, 5e-2, 3e-3, "1e-3 to 1e-2 is usual: arXiv:2205.05638, section 3.3", "IA3"),
+        "full": (
+            *(1e-6, 2e-4, 2e-5),
+            "1e-5 to 5e-5 is usual; Oumi has 2e-5, ERNIEKit 3e-5, QEfficient 5e-5",
+            "full training",
+        ),
     }[config.peft.method]
     if low <= rate <= high:
         return None
@@ -175,7 +183,7 @@ def _learning_rate_is_usual(config: Config, device: str) -> Problem | None:
     return Problem(
         "training.learning_rate",
         rate,
-        f"is {side} the range for {name} ({advised} is usual).",
+        f"is {side} the range for {name} ({advised}).",
         f"Use {usual:g}.",
         {"training.learning_rate": usual},
         level="warning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,3 +89,5 @@ def _candidates(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     if config.peft.method == "full":
         yield "LoRA instead of full training", {"peft.method": "lora"}
+    elif config.quantization.bits is None and importlib.util.find_spec("bitsandbytes"):
+        yield "weights in 4 bits (QLoRA)", {"quantization.load_in_4bit": True}

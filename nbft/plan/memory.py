@@ -19,15 +19,22 @@ from typing import Any
 from nbft.config import Config
 from nbft.models.adapters import adapter_of
 from nbft.models.freezing import frozen_pattern
-from nbft.plan.speed import is_padding_free
+from nbft.plan.hardware import has_bfloat16
+from nbft.plan.speed import FAST_CHUNK_TOKENS, SHORT_ROW_TOKENS, is_padding_free, parts_in_use
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LIBRARIES_BYTES = 1900 * 2**20
 """torch, transformers, TRL and what the allocator does not give back, in a process on a CPU.
 Measured with torch 2.13 on 2 cores."""
 
+_FAST_LIBRARIES_BYTES = 700 * 2**20
+"""The same on the fast path, which makes no whole logits for the allocator to keep."""
+
 _CPU_FLOPS_PER_CORE = {"bfloat16": 60e9, "float32": 25e9}
 """Measured with the SFTTrainer of TRL 1.16 on SmolLM2-135M, AMD Zen 4, padding-free."""
+
+_FAST_CPU_FLOPS_PER_CORE = {"bfloat16": 150e9, "float32": 80e9}
+"""The same on the fast path; with AMX bfloat16 does twice as much."""
 
 
 @dataclass(frozen=True)
@@ -220,9 +227,10 @@ def memory_bytes(
 ) -> int:
     """Estimate the most memory that a run holds at once.
 
-    Weights, then for each trained parameter a gradient and two moments of Adam, then the
+    Weights, then for each trained parameter a gradient and the optimiser's state, then the
     activations of one micro-batch and the scores over the vocabulary. For SmolLM2-135M with LoRA
-    on a CPU it says 2.5 GiB where 2.5 were measured (4 rows of 80 tokens), 2.9 where 2.9 were (8).
+    on a CPU, and up to 1,160, 1,800 and 3,340 tokens a step, it says 2.1, 2.7 and 4.0 GiB on the
+    fast path where 2.1, 2.7 and 4.2 were measured.
 
     Args:
         config: The config.
@@ -236,28 +244,84 @@ def memory_bytes(
     weights = weight_bytes(config, shape, dtype)
     if config.peft.method != "full":
         weights += trained * 4
-    optimiser = trained * (4 + {"adamw_8bit": 2, "sgd": 0, "adafactor": 1}.get(_optim(config), 8))
+    gradients = trained * 4
+    state = 0 if _is_offloaded(config, device) else trained * state_bytes(config)
     longest = sorted(lengths_tokens)[-max(1, len(lengths_tokens) // 20) :]
     batch = config.training.per_device_train_batch_size
     row_tokens = sum(longest) / len(longest) if longest else config.data.max_length
     if is_padding_free(config) and lengths_tokens:
         row_tokens = (sum(lengths_tokens) / len(lengths_tokens) + row_tokens) / 2
     tokens = batch * min(row_tokens, config.data.max_length)
-    # Kept for the backward pass in each layer, in numbers a token: inputs of the norms and of the
-    # seven projections, the attention's result, the gated product and its two factors.
-    a_layer = 10 * shape.hidden_size + 4 * shape.intermediate_size
-    layers = 1 if config.memory.gradient_checkpointing else shape.num_layers
-    # An adapter keeps its own float32 copy of what goes into a 16-bit layer.
-    if config.peft.method != "full" and width == 2:
-        width = 4
-    kept = tokens * width * (layers * a_layer + shape.num_layers * shape.hidden_size)
+    if (budget := config.data.max_tokens_per_batch) is not None:
+        tokens = max(budget, min(row_tokens, config.data.max_length))
+    parts, numbers = parts_in_use(config, device, dtype), float(_kept_numbers(config, shape))
+    if "row_attention" in parts and not config.memory.gradient_checkpointing:
+        numbers += _kept_by_row_attention(shape, row_tokens)
     scores = min(tokens, 4096) * min(shape.vocab_size, 32_768) * 4 * 2
     libraries = _LIBRARIES_BYTES if device == "cpu" else 500 * 2**20
-    return int(weights + optimiser + kept + scores + libraries)
+    if "label_head" in parts:
+        scores = FAST_CHUNK_TOKENS * shape.vocab_size * (4 + width)
+        libraries = _FAST_LIBRARIES_BYTES
+    # PEFT's own layer keeps a float32 copy of what goes into a 16-bit layer.
+    if config.peft.method != "full" and width == 2 and "fused_lora" not in parts:
+        width = 4
+    return int(weights + gradients + state + tokens * width * numbers + scores + libraries)
 
 
-def _optim(config: Config) -> str:
-    return str(config.optimizer.optim).replace("paged_", "").replace("adamw_32bit", "adamw_torch")
+def _kept_by_row_attention(shape: Shape, row_tokens: float) -> float:
+    """Return the numbers that all layers keep of a token: scaled queries, keys, and shares.
+
+    Shares are kept of short rows only; heads are taken to be 64 wide.
+    """
+    heads = shape.hidden_size / 64
+    shares = heads * row_tokens if row_tokens <= SHORT_ROW_TOKENS else 0
+    return shape.num_layers * (2 * shape.hidden_size + shares)
+
+
+def state_bytes(config: Config) -> int:
+    """Return the bytes that the optimiser keeps for each trained parameter.
+
+    Two moments of Adam in float32; in bfloat16 half, in 8 bits a quarter of that. One of Lion and
+    RMSProp, and of SGD with momentum. Adafactor keeps sums of rows and columns, taken for one byte.
+
+    >>> state_bytes(Config()), state_bytes(Config(optimizer={"moment_dtype": "bfloat16"}))
+    (8, 4)
+    """
+    ours = config.optimizer
+    name = str(ours.optim).replace("paged_", "").replace("adamw_32bit", "adamw_torch")
+    if name in ("adamw_torch", "adamw_torch_fused") and ours.moment_dtype == "bfloat16":
+        return 4
+    sgd = 4 if ours.sgd_momentum else 0
+    known = {"adamw_8bit": 2, "sgd": sgd, "adafactor": 1, "rmsprop": 4, "lion_32bit": 4}
+    return known.get(name, 8)
+
+
+def _is_offloaded(config: Config, device: str) -> bool:
+    """Whether the optimiser's state lies in the computer's memory instead of the device's."""
+    return config.memory.offload_optimizer and device != "cpu"
+
+
+_OF_ATTENTION = 3
+"""Widths of the model that a layer's attention keeps for the backward pass: queries, keys, values
+and their result. Measured on SmolLM2-135M in float32: of 19.4 widths a layer and token full_attn
+leaves 15.7, core_attn 19.4 (scaled dot products keep no scores) and full 1.1."""
+
+
+def _kept_numbers(config: Config, shape: Shape) -> int:
+    """Return the numbers that all layers keep of a token for the backward pass.
+
+    In each layer: the inputs of the norms and of the seven projections, the attention's result, the
+    gated product and its two factors. What is computed again is there for one layer at a time.
+    """
+    hidden, layers = shape.hidden_size, shape.num_layers
+    a_layer = 10 * hidden + 4 * shape.intermediate_size
+    between = layers * hidden
+    if not config.memory.gradient_checkpointing:
+        return layers * a_layer + between
+    again = {"full": a_layer, "full_attn": _OF_ATTENTION * hidden, "core_attn": 0}[
+        config.memory.recompute_granularity
+    ]
+    return layers * (a_layer - again) + again + between
 
 
 def training_seconds(
@@ -276,6 +340,23 @@ def training_seconds(
     if device != "cpu":
         return None
     padding = 1.0 if is_padding_free(config) else 1.9
-    again = 1.25 if config.memory.gradient_checkpointing else 1.0
-    speed = _CPU_FLOPS_PER_CORE.get(dtype, 25e9) * cores
+    again = 1 + 0.25 * _computed_again(config, shape)
+    a_core = _CPU_FLOPS_PER_CORE.get(dtype, 25e9)
+    if {"row_attention", "label_head"} <= parts_in_use(config, device, dtype):
+        a_core = _FAST_CPU_FLOPS_PER_CORE.get(dtype, 80e9)
+        if dtype == "bfloat16" and "amx" in has_bfloat16(device).reason:
+            a_core *= 2
+    speed = a_core * cores
     return round(6 * shape.parameters * tokens * padding * again / speed) + 10
+
+
+def _computed_again(config: Config, shape: Shape) -> float:
+    """Return the share of a forward pass that the backward pass computes once more."""
+    if not config.memory.gradient_checkpointing:
+        return 0.0
+    if config.memory.recompute_granularity == "full":
+        return 1.0
+    if config.memory.recompute_granularity == "core_attn":
+        return 0.0  # next to nothing beside the projections
+    sizes = [(".mlp." in name, d_out * d_in) for name, d_out, d_in in shape.layers]
+    return sum(n for is_mlp, n in sizes if not is_mlp) / max(1, sum(n for _, n in sizes))

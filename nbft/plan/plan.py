@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 
 from nbft.config import Config, settings
 from nbft.config.io import without_indices
+from nbft.data.budget import token_batches
 from nbft.data.examples import Example, Examples, load_examples
+from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.packing import bins, wrapped_count
 from nbft.data.sources import is_there, resolve, spread
 from nbft.errors import DataError, Problem
@@ -21,15 +23,18 @@ from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.plan import schedule
 from nbft.plan.checks import check
+from nbft.plan.guidance import guidance
 from nbft.plan.hardware import (
     Choice,
     choose_device,
     choose_dtype,
     choose_mixed_precision,
     free_memory_bytes,
+    usable_cores,
 )
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
 from nbft.plan.model_checks import model_remarks
+from nbft.plan.speed import is_padding_free
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 from nbft.words import count, size
 
@@ -142,7 +147,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         numbers |= _numbers_of_rows(config, examples, sequences, problems)
         a_sequence = sum(kept) / len(kept) * len(examples["train"]) / sequences
         total = numbers["total_steps"]
-        batch = config.training.per_device_train_batch_size
+        batch = schedule.rows_per_batch(config)
         seen = total * batch * config.training.gradient_accumulation_steps
         if not examples["train"].is_stream:
             seen = min(seen, total * sequences)
@@ -155,11 +160,10 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         if cut > 0.05 * len(lengths):
             problems.append(_cut(lengths, limit, cut))
         if shape:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
             chosen = (device.value, dtype.value)
             numbers["memory_bytes"] = memory_bytes(config, shape, kept, *chosen)
             numbers["seconds"] = training_seconds(
-                config, shape, numbers["tokens"], *chosen, cores=cores
+                config, shape, numbers["tokens"], *chosen, cores=usable_cores()
             )
             is_here = config.compute.provider == "local"
             rented = rented_seconds(shape.parameters, numbers["tokens"])
@@ -181,20 +185,22 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         device=device,
         dtype=dtype,
         mixed_precision=choose_mixed_precision(config, device.value, dtype.value),
-        effective_batch_size=config.training.per_device_train_batch_size
-        * config.training.gradient_accumulation_steps,
+        effective_batch_size=_rows_per_step(config, numbers),
         free_memory_bytes=free_memory_bytes(device.value),
         remarks=list(dict.fromkeys(remarks)),
         config=config,
         **numbers,
     )
-    if shape and plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
 
-        def needed(changed: Config) -> int:
-            return memory_bytes(changed, shape, kept, device.value, dtype.value)
+    def needed(changed: Config) -> int:
+        assert shape is not None
+        return memory_bytes(changed, shape, kept, device.value, dtype.value)
 
+    if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
         plan.problems.append(_too_large(config, plan, needed))
-        plan.problems.sort(key=_place)
+    doubted = {problem.field for problem in plan.problems}
+    plan.problems.extend(hint for hint in guidance(plan, needed) if hint.field not in doubted)
+    plan.problems.sort(key=_place)
     return plan
 
 
@@ -211,7 +217,7 @@ def _numbers_of_rows(
     rows = sequences
     total = schedule.total_steps(config, rows)
     warmup = schedule.warmup_steps(config, total)
-    if config.data.dataloader_drop_last and rows < config.training.per_device_train_batch_size:
+    if config.data.dataloader_drop_last and rows < schedule.rows_per_batch(config):
         problems.append(
             Problem(
                 "data.dataloader_drop_last",
@@ -245,18 +251,29 @@ def _numbers_of_rows(
     }
 
 
+def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
+    """Return the rows that a step learns from; a mean where batches are made by their tokens."""
+    accumulated = config.training.gradient_accumulation_steps
+    if config.data.max_tokens_per_batch is None or "steps_per_epoch" not in numbers:
+        return config.training.per_device_train_batch_size * accumulated
+    return max(1, round(int(numbers["train_rows"]) / int(numbers["steps_per_epoch"])))
+
+
 def _sequences(config: Config, lengths: Sequence[int], rows: int) -> int:
-    """Estimate how many sequences an epoch has: the rows, or what they are packed into.
+    """Estimate how many sequences an epoch has: the rows, or what they are packed or batched into.
 
     Args:
         config: Its data section says how they are packed.
         lengths: Tokens of some rows, at least one.
         rows: How many rows there are.
     """
-    if not config.data.packing:
+    if not config.data.packing and config.data.max_tokens_per_batch is None:
         return rows
     limit, strategy = config.data.max_length, config.data.packing_strategy
     some = [lengths[n % len(lengths)] for n in range(min(rows, _ROWS_PACKED))]
+    if (budget := config.data.max_tokens_per_batch) is not None:
+        batches = token_batches(some, budget, is_padded=not is_padding_free(config))
+        return max(1, round(len(batches) * rows / len(some)))
     packed = (
         wrapped_count(some, limit) if strategy == "wrapped" else len(bins(some, limit, strategy))
     )
@@ -322,14 +339,14 @@ def _tokenizer(path: Path) -> Any:
 
 
 def _cut(lengths: list[int], limit: int, cut: int) -> Problem:
-    whole = sorted(lengths)[round(0.95 * (len(lengths) - 1))]
+    enough = enough_for(lengths, KEPT_SHARES[-1])
     return Problem(
         "data.max_length",
         limit,
-        f"cuts about {cut / len(lengths):.0%} of the rows; the longest has about "
-        f"{max(lengths):,} tokens.",
-        f"Use {whole}, which keeps 95% of them whole.",
-        {"data.max_length": whole},
+        f"cuts about {cut / len(lengths):.0%} of the rows; "
+        f"{enough_in_words(lengths, about='about ')}",
+        f"Use {enough}; memory and time grow with it.",
+        {"data.max_length": enough},
         level="warning",
     )
 
@@ -383,9 +400,22 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
             )
             break
     else:
-        tried = {"memory.gradient_checkpointing": True}
-        if needed(config.apply(tried)) <= plan.free_memory_bytes:
-            changes, fix = tried, "Turn memory.gradient_checkpointing on."
+        again: dict[str, Any] = {"memory.gradient_checkpointing": True}
+        single = {
+            "training.per_device_train_batch_size": 1,
+            "training.gradient_accumulation_steps": rows,
+        }
+        ways = [
+            ("Turn memory.gradient_checkpointing on", again),
+            (f"Use 1 with gradient_accumulation_steps={rows} and checkpointing", again | single),
+        ]
+        if importlib.util.find_spec("bitsandbytes"):
+            in_4_bits = {"peft.method": "lora", "quantization.load_in_4bit": True}
+            ways += [("Use QLoRA with batch 1 and checkpointing", again | single | in_4_bits)]
+        for words, tried in ways:
+            if needed(config.apply(tried)) <= plan.free_memory_bytes:
+                changes, fix = tried, f"{words} (PEFT Studio)."
+                break
     return Problem(
         "training.per_device_train_batch_size", batch, why, fix, changes, level="warning"
     )

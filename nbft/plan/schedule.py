@@ -47,12 +47,19 @@ def steps_per_epoch(config: Config, rows: int) -> int:
 
     Args:
         config: Its training section says the batch.
-        rows: Training rows.
+        rows: Training rows; batches where data.max_tokens_per_batch makes them.
     """
     rows = config.training.num_samples_each_epoch or rows
-    batch = config.training.per_device_train_batch_size
+    batch = rows_per_batch(config)
     batches = rows // batch if config.data.dataloader_drop_last else math.ceil(rows / batch)
     return max(math.ceil(batches / config.training.gradient_accumulation_steps), 1)
+
+
+def rows_per_batch(config: Config) -> int:
+    """Return the sequences of a batch; batches by their tokens count as one sequence each."""
+    if config.data.max_tokens_per_batch is not None:
+        return 1
+    return config.training.per_device_train_batch_size
 
 
 def total_steps(config: Config, rows: int) -> int:

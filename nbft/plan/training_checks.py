@@ -37,7 +37,17 @@ def training_problems(config: Config, device: str) -> Iterator[Problem]:
         config: The config.
         device: The device that was chosen.
     """
-    for one in (_optimizer, _scheduler, _checkpoint, _callbacks, _epochs, _head, _rows, _provider):
+    for one in (
+        _optimizer,
+        _scheduler,
+        _checkpoint,
+        _callbacks,
+        _token_budget,
+        _epochs,
+        _head,
+        _rows,
+        _provider,
+    ):
         yield from one(config)
     for other in (_precision, _memory, _logging):
         yield from other(config, device)
@@ -184,6 +194,35 @@ def _callbacks(config: Config) -> Iterator[Problem]:
             "Use epoch for it.",
             {"evaluation.eval_strategy": "epoch"},
         )
+
+
+def _token_budget(config: Config) -> Iterator[Problem]:
+    budget, data = config.data.max_tokens_per_batch, config.data
+    if budget is None:
+        return
+    against = {
+        "data.packing": (data.packing, "packed sequences are batches already", False),
+        "data.train.stream": (data.train.stream, "a stream's rows are not known before", False),
+        "data.train_sampling_strategy": (
+            data.train_sampling_strategy == "group_by_length",
+            "batches are made of rows in their order",
+            "random",
+        ),
+        "training.num_samples_each_epoch": (
+            config.training.num_samples_each_epoch is not None,
+            "an epoch has as many batches as its rows fill",
+            None,
+        ),
+    }
+    for name, (is_set, why, instead) in against.items():
+        if is_set:
+            yield Problem(
+                "data.max_tokens_per_batch",
+                budget,
+                f"does not go with {name}: {why}.",
+                f"Leave it empty, or use {instead if instead is not False else 'false'} for {name}.",
+                {"data.max_tokens_per_batch": None},
+            )
 
 
 def _epochs(config: Config) -> Iterator[Problem]:

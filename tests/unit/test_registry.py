@@ -1,5 +1,6 @@
 """Keys of one's own: by decorator and by entry point; an unknown key names the known."""
 
+import functools
 import importlib.metadata
 import subprocess
 import sys
@@ -65,16 +66,19 @@ def test_an_unknown_key_names_the_known_and_the_nearest(own):
 def test_packages_offer_keys_by_entry_points(monkeypatch, own):
     asked = []
 
-    def entry_points(*, group):
-        asked.append(group)
-        made = importlib.metadata.EntryPoint
-        return [
-            made("of_a_package", "json:loads", group),
-            made("broken", "no_such_module:x", group),
-            made("theirs", "json:load", group),  # a key that is built in stays so
-        ]
+    def entry_points():
+        asked.append("all")
+        made = functools.partial(importlib.metadata.EntryPoint, group="nbft.things")
+        return importlib.metadata.EntryPoints(
+            [
+                made("of_a_package", "json:loads"),
+                made("broken", "no_such_module:x"),
+                made("theirs", "json:load"),  # a key that is built in stays so
+                importlib.metadata.EntryPoint("else", "json:load", "nbft.others"),
+            ]
+        )
 
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(registry, "_entry_points_of_packages", entry_points)
     assert "built_in" in own
     assert asked == []  # not looked at for what is built in
     import json
@@ -82,9 +86,24 @@ def test_packages_offer_keys_by_entry_points(monkeypatch, own):
     assert own.get("of_a_package") is json.loads
     assert own.get("theirs") is None
     assert own.keys() == ("built_in", "theirs", "of_a_package", "broken")
-    assert asked == ["nbft.things"]
+    assert asked == ["all"]
     with pytest.raises(ConfigError, match="no_such_module:x, which cannot be imported"):
         own.get("broken")
+
+
+def test_the_packages_are_read_once_for_all_registries(monkeypatch):
+    asked = []
+    entry_points = importlib.metadata.entry_points
+
+    def counted(**group):
+        asked.append(group)
+        return entry_points(**group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", counted)
+    registry._entry_points_of_packages.cache_clear()
+    for name in "ab":
+        assert Registry(name, f"nbft.{name}").keys() == ()
+    assert asked == [{}]
 
 
 def test_there_is_one_for_each_of_nine():

@@ -1,6 +1,7 @@
 """The callback that notices a training gone wrong, and says so at its step with the evidence.
 
-Called by transformers' Trainer after each log; silence is its normal state.
+Called by transformers' Trainer after each log and each measurement of the held-out rows, and at the
+end; silence is its normal state. What to try is PEFT Studio's troubleshooting, where it has any.
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ _EXPLODED = 3.0
 """A loss this many times the lowest so far, and still rising, does not come back by itself."""
 
 
+_RISEN_TIMES = 2
+_RISEN = 1.02
+"""Times in a row that the held-out loss is this many times its lowest before it is overfitting."""
+
+_JUDGED_LOGS = 20
+"""Logs from which the first quarter of the losses can be compared with the last."""
+
+_FLAT = 0.995
+"""A last quarter above this share of the first has hardly fallen."""
+
+
 class NotANumberError(RunError):
     """The loss is not a number, and the run was told to stop then."""
 
 
 class WatchingCallback(TrainerCallback):
-    """Writes `note` events: a loss that is NaN, explodes or is exactly 0, a rate stuck at 0.
+    """Writes `note` events: what went wrong, with the numbers and what to try.
+
+    A loss that is NaN, explodes, is exactly 0, never falls, or rises again on the held-out rows;
+    a rate stuck at 0.
 
     Args:
         run: Folder of the run.
@@ -36,7 +51,8 @@ class WatchingCallback(TrainerCallback):
     def __init__(self, run: Path, *, stop_on_nan: bool) -> None:
         self._events = run / "events.jsonl"
         self._stop_on_nan = stop_on_nan
-        self._lowest = math.inf
+        self._lowest = self._lowest_held_out = math.inf
+        self._lowest_step = self._risen = 0
         self._high = self._zero = self._still = 0
         self._said: set[str] = set()
 
@@ -60,7 +76,9 @@ class WatchingCallback(TrainerCallback):
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = f"The loss is {loss}" if not math.isfinite(loss) else f"The gradient is {norm}"
             lower = f"Try training.learning_rate={args.learning_rate / 10:g}"
-            self._note("nan", step, f"{what} at step {step}.", f"{lower}, or precision.")
+            clip = "" if args.max_grad_norm else " training.max_grad_norm=1,"
+            others = f"{lower},{clip} a longer scheduler.warmup_steps, or precision."
+            self._note("nan", step, f"{what} at step {step}.", others)
             if self._stop_on_nan and not math.isfinite(loss):
                 raise NotANumberError(
                     f"{what} at step {step}, so nothing is learnt any more. {lower} (it is "
@@ -95,6 +113,50 @@ class WatchingCallback(TrainerCallback):
                 "Look at scheduler.warmup_steps and scheduler.lr_scheduler_type.",
             )
         self._lowest = min(self._lowest, loss)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Look whether the held-out loss rises again."""
+        loss = float((metrics or {}).get("eval_loss", math.nan))
+        if not math.isfinite(loss):
+            return
+        if loss < self._lowest_held_out:
+            self._lowest_held_out, self._lowest_step = loss, state.global_step
+        self._risen = self._risen + 1 if loss > _RISEN * self._lowest_held_out else 0
+        if self._risen == _RISEN_TIMES:
+            self._note(
+                "overfit",
+                state.global_step,
+                f"The held-out loss was lowest at step {self._lowest_step} "
+                f"({self._lowest_held_out:.3g}) and is {loss:.3g}: the rows are learnt by heart.",
+                "Use fewer passes, more rows, callbacks.early_stopping_patience=3, or "
+                "checkpoint.load_best_model_at_end.",
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Look whether the loss fell at all; what was said before explains itself."""
+        losses = [float(log["loss"]) for log in state.log_history if "loss" in log]
+        if self._said or len(losses) < _JUDGED_LOGS:
+            return
+        part = len(losses) // 4
+        first, last = (math.fsum(some) / part for some in (losses[:part], losses[-part:]))
+        if last >= _FLAT * first:
+            self._note(
+                "flat",
+                state.global_step,
+                f"The loss has hardly fallen: {first:.3g} over the first quarter of the steps, "
+                f"{last:.3g} over the last.",
+                f"Try a learning_rate above {args.learning_rate:g}, a shorter warm-up, a look at "
+                "the rows (nbft.doctor), or another method.",
+            )
 
     def _note(self, kind: str, step: int, text: str, setting: str) -> None:
         if kind not in self._said:

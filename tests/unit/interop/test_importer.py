@@ -15,6 +15,8 @@ from nbft.interop import importer
 from nbft.interop.importer import SYSTEMS, Work, import_file, is_theirs, recognise, system, typed
 from nbft.interop.read import read_document
 from nbft.interop.report import KINDS, Line, Report
+from nbft.plan.advice import Machine
+from nbft.plan.hardware import Choice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(
@@ -543,6 +545,31 @@ def test_the_training_types_of_oumis_wizard(tmp_path):
     (tmp_path / "wizard.sh").write_text(script.replace("-type lora", "-type qlora"))
     config, _ = import_file(tmp_path / "wizard.sh")
     assert (config.peft.method, config.quantization.load_in_4bit) == ("lora", True)
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "method", "in_4_bits"),
+    [
+        ("someone/model-2b", "cuda", "full", False),
+        ("someone/model-8b", "cuda", "lora", False),
+        ("someone/model-70b", "cuda", "lora", True),
+        ("someone/model-2b", "cpu", "lora", False),
+    ],
+)
+def test_auto_of_oumis_wizard_is_decided_as_oumis_guide_says(
+    tmp_path, monkeypatch, empty_cache, model, device, method, in_4_bits
+):
+    machine = Machine(Choice(device, "of this test"), 80 * 2**30, has_bfloat16=True)
+    monkeypatch.setattr("nbft.plan.advice.this_machine", lambda: machine)
+    (tmp_path / "wizard.sh").write_text(
+        f"oumi config create train --model {model} --training-type auto --output my.yaml\n"
+    )
+    config, report = import_file(tmp_path / "wizard.sh")
+    assert (config.peft.method, config.quantization.load_in_4bit) == (method, in_4_bits)
+    said = line(report, "cli.create.training-type")
+    assert said.kind == "converted"
+    assert said.note.startswith("decided here: ")
+    assert "Oumi's guide" in said.note
 
 
 def test_the_processes_of_unsloth_and_peft_studio(imported):

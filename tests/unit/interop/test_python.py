@@ -1,13 +1,15 @@
 """The exported cell: it compiles, and its data part makes the examples that a run would make."""
 
 import ast
+import itertools
 import json
 
-import numpy as np
 import pytest
 
-from nbft.config import Config, presets
-from nbft.data.examples import load_examples
+from nbft import registry
+from nbft.config import Config, presets, settings
+from nbft.data.examples import load_examples, stream_examples
+from nbft.interop.absent import OF_NO_CONSEQUENCE, REASONS
 from nbft.interop.python import to_python
 
 ROWS = [{"q": f"Is {n}, {{so}}?", "a": None if n == 3 else n, "prompt": "p"} for n in range(12)]
@@ -16,6 +18,12 @@ PAIR = {"prompt_template": "Q: {'q'} {{1}}\n", "completion_template": "{a}!"}
 
 def examples_of(config):
     """Run the cell's lines about data, and return its two lists of examples."""
+    cell = data_of(config)
+    return cell["train"], cell["held_out"]
+
+
+def data_of(config):
+    """Run the cell's lines about data, and return what they define."""
     text = config.to_python()
     lines, cell = text.splitlines(), {}
     wanted = [
@@ -23,7 +31,7 @@ def examples_of(config):
         for node in ast.parse(text).body
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and all(
-            name.name in ("csv", "json", "numpy", "runpy", "alpaca_prompt")
+            name.name in ("csv", "itertools", "json", "numpy", "runpy", "alpaca_prompt")
             or "tests" in str(getattr(node, "module", ""))
             for name in node.names
         )
@@ -31,22 +39,21 @@ def examples_of(config):
     start = next(n for n, line in enumerate(lines) if line.startswith("def ") and "(" in line)
     stop = next(n for n, line in enumerate(lines) if line.startswith("ADDS_AN_END"))
     seed = next(line for line in lines if line.startswith("SEED"))
-    if any("load_dataset(" in line and not line.startswith("#") for line in lines[start:stop]):
-        from datasets import load_dataset
+    if any("Dataset" in line or "load_dataset" in line for line in lines[start:stop]):
+        import datasets
 
-        cell["load_dataset"] = load_dataset
+        names = next(line for line in lines if line.startswith("from datasets import"))
+        for name in names.removeprefix("from datasets import ").split(", "):
+            cell[name] = getattr(datasets, name)
     source = "\n".join([*map(ast.unparse, wanted), seed, *lines[start:stop]])
     exec(compile(source, "cell", "exec"), cell)
-    return cell["train"], cell["held_out"]
+    return cell
 
 
 def expected(config):
     found = []
     for split in ("train", "validation"):
         examples = load_examples(config, split)[0]
-        if split == "train" and config.data.shuffle:
-            order = np.random.default_rng(config.training.seed).permutation(len(examples))
-            examples = [examples[n] for n in order]
         found.append(
             [
                 [dict(m) for m in e.messages] if e.messages else (e.prompt, e.completion)
@@ -238,9 +245,209 @@ def test_rows_that_are_read_by_name_or_by_columns(tmp_path, settings):
     assert examples_of(config) == expected(config)
 
 
-def test_what_of_the_data_the_cell_cannot_say(tmp_path):
-    from nbft import registry
+def two_sets(tmp_path, proportions=(0.7, 0.3), **split):
+    files = []
+    for name, begin, rows in (("a", 0, 9), ("b", 100, 7)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(
+            "\n".join(json.dumps({"q": n, "a": -n}) for n in range(begin, begin + rows))
+        )
+        files.append({"path": str(path), "prompt_template": "{q}", "completion_template": "{a}"})
+    if proportions:
+        for file, share in zip(files, proportions, strict=True):
+            file["mixture_proportion"] = share
+    return {"datasets": files, **split}
 
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"mixture_strategy": "all_exhausted"},
+        {"seed": 7},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("ratio", [1.0, 0.8])
+def test_mixtures(tmp_path, more, ratio):
+    config = Config(data={"train": two_sets(tmp_path, **more), "split_ratio": ratio})
+    assert examples_of(config) == expected(config)
+
+
+@pytest.mark.parametrize("proportions", [None, (0.5, 0.5)], ids=str)
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("more", [{"shuffle_buffer_size": 3}, {"seed": 5}], ids=str)
+def test_streams(tmp_path, proportions, shuffle, more):
+    split = two_sets(tmp_path, proportions, stream=True, **more)
+    split["datasets"][0]["sample_count"] = 6
+    config = Config(data={"train": split, "shuffle": shuffle}, training={"max_steps": 2})
+    ours = [(e.prompt, e.completion) for e in itertools.islice(stream_examples(config), 40)]
+    cell, theirs = data_of(config), []
+    for epoch in range(4):
+        cell["stream"].set_epoch(epoch)
+        theirs += [tuple(item["example"]) for item in cell["stream"]]
+    assert theirs[:40] == ours
+    assert cell["held_out"] == []
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_files_of_a_stream(tmp_path, ending):
+    split = {"path": write_rows(tmp_path, ending), **PAIR, "stream": True}
+    config = Config(data={"train": split}, training={"max_steps": 2})
+    ours = [(e.prompt, e.completion) for e in itertools.islice(stream_examples(config), len(ROWS))]
+    assert [tuple(item["example"]) for item in data_of(config)["stream"]] == ours
+
+
+def test_a_stream_of_the_hub_is_not_read_first():
+    config = Config(data={"dataset_name": "a/b", "train": {}}).apply(
+        {"data.train.stream": True, "training.max_steps": 3, "data.train.datasets[0].split": "x"}
+    )
+    text = config.to_python()
+    assert "    rows = load_dataset('a/b', split='x', streaming=True)\n" in text
+    assert "eval_dataset=None" in text
+
+
+def test_packing_brings_its_own_text_along():
+    config = Config(data={"dataset_name": "alpaca", "packing": True, "packing_strategy": "greedy"})
+    text = config.to_python()
+    ast.parse(text)
+    assert "train_rows = packed_dataset(train_rows, MAX_LENGTH, 'greedy')\n" in text
+    assert text.startswith("from __future__ import annotations\n")
+    assert "def bins(" not in Config(data={"dataset_name": "alpaca"}).to_python()
+
+
+# Where any other value would be no value, and settings that act only beside others.
+OTHER = {
+    "callbacks.callbacks": {"printer": {}},
+    "checkpoint.unified_checkpoint_config": ["ignore_merge_optimizer"],
+    "compute.device": "cpu",
+    "data.collate_fn": "own",
+    **dict.fromkeys([f"data.{s}.datasets[].dataset_type" for s in ("train", "validation")], "text"),
+    "data.train.datasets[].mixture_proportion": 1.0,
+    "evaluation.metric_function": "nbft.evaluate.metrics:exact_match",
+    "model.adapter_name_or_path": "somewhere",
+    "model.chat_template": "chatml",
+    "model.model_type": "own",
+    "model.pad_token": "<pad>",
+    "peft.loraplus_lr_ratio": 4.0,
+    "precision.amp_custom_black_list": ["sum"],
+    "precision.amp_custom_white_list": ["softmax"],
+    "quantization.bnb_4bit_compute_dtype": "float16",
+    "optimizer.optim": "sgd",
+    "training.method": "base",
+}
+STREAM = {"data.train.stream": True, "training.max_steps": 3}
+BESIDE = {
+    "data.length_column_name": {"data.train_sampling_strategy": "group_by_length"},
+    "data.packing_strategy": {"data.packing": True},
+    "data.train.datasets[].seed": {"data.train.datasets[0].shuffle": True},
+    "data.train.datasets[].target_column": {"data.train.datasets[0].input_columns": ["x"]},
+    "data.train.mixture_strategy": {"data.train.datasets[0].mixture_proportion": 1.0},
+    "data.train.seed": {"data.train.datasets[0].mixture_proportion": 1.0},
+    "data.train.shuffle_buffer_size": STREAM,
+    "data.train.stream": {"training.max_steps": 3},
+    "data.validation.datasets[].seed": {"data.validation.datasets[0].shuffle": True},
+    "data.validation.datasets[].target_column": {
+        "data.validation.datasets[0].input_columns": ["x"]
+    },
+    "data.split_ratio": {"data.validation": None},
+    "memory.gradient_checkpointing_kwargs": {"memory.gradient_checkpointing": True},
+    "model.dropout_warmup_steps": {"model.hidden_dropout": 0.1},
+    "optimizer.sgd_momentum": {"optimizer.optim": "sgd"},
+    "peft.feedforward_modules": {"peft.method": "ia3"},
+    "scheduler.lr_end": {"scheduler.lr_scheduler_type": "polynomial"},
+    "scheduler.power": {"scheduler.lr_scheduler_type": "polynomial"},
+    "callbacks.early_stopping_threshold": {"callbacks.early_stopping_patience": 2},
+    **{
+        f"checkpoint.{name}": {
+            "checkpoint.load_best_model_at_end": True,
+            "checkpoint.save_strategy": "epoch",
+        }
+        for name in ("metric_for_best_model", "greater_is_better")
+    },
+    **{
+        f"quantization.bnb_4bit_{name}": {"quantization.load_in_4bit": True}
+        for name in ("quant_type", "use_double_quant", "quant_storage", "compute_dtype")
+    },
+}
+
+
+def other_value(setting):
+    if setting.path in OTHER:
+        return OTHER[setting.path]
+    if setting.choices:
+        one = next(choice for choice in setting.choices if choice != setting.default)
+        return [one] if setting.type is list else one
+    numbers = (0.5, 0.25, 1.0) if setting.type is float else (3, 1, 16)
+    tried = {
+        bool: (not setting.default,),
+        int: numbers,
+        float: numbers,
+        list: (["x"],),
+        dict: ({"x": "1"},),
+        str: ("x",),
+    }
+    return next(
+        value
+        for value in tried[setting.type]
+        if value != setting.default and (setting.type not in (int, float) or within(value, setting))
+    )
+
+
+def within(value, setting):
+    return (
+        (setting.ge is None or value >= setting.ge)
+        and (setting.gt is None or value > setting.gt)
+        and (setting.le is None or value <= setting.le)
+        and (setting.lt is None or value < setting.lt)
+    )
+
+
+PATHS = [
+    setting
+    for setting in settings()
+    # rows in memory have a test above
+    if not setting.path.startswith(OF_NO_CONSEQUENCE) and setting.name != "rows"
+]
+
+
+@pytest.mark.parametrize("setting", PATHS, ids=lambda setting: setting.path)
+def test_no_setting_is_left_out_of_the_cell_without_a_word(setting, monkeypatch, empty_cache):
+    monkeypatch.setattr("nbft.plan.hardware.available_devices", lambda: {"cpu": "", "cuda": ""})
+    registry.collators.register("own")(lambda tokenizer: list)
+    registry.models.register("own")(type)
+    try:
+        one = {"datasets": [{"dataset_name": "a/b"}]}
+        before = Config(data={"train": one, "validation": one})
+        before = before.apply(BESIDE.get(setting.path, {}))
+        path = setting.path.replace("[]", "[0]")
+        value = other_value(setting)
+        cell = to_python(before.apply({path: value}))
+    finally:
+        registry.collators.unregister("own")
+        registry.models.unregister("own")
+    assert cell != to_python(before)
+    if setting.path in REASONS or setting.section in REASONS:
+        assert cell.left_out[path] == value
+
+
+def test_what_is_left_out_is_listed_as_for_other_systems():
+    config = Config(optimizer={"moment_dtype": "bfloat16"}, data={"dataset_name": "a/b"})
+    cell = config.export("python")
+    assert cell.left_out == {"optimizer.moment_dtype": "bfloat16"}
+    assert cell.system == "python"
+    assert cell.startswith("# Not in this cell: optimizer.moment_dtype=bfloat16; a mechanism of")
+    assert Config(data={"dataset_name": "a/b"}).export("python").left_out == {}
+
+
+def test_every_name_in_the_tables_of_what_is_left_out_is_a_setting():
+    known = {s.path for s in settings()}
+    blocks = {path.rpartition(".")[0] for path in known} | set(Config.model_fields)
+    blocks |= {"data.test"}
+    assert [n for n in (*REASONS, *OF_NO_CONSEQUENCE) if n not in known | blocks] == []
+
+
+def test_what_of_the_data_the_cell_cannot_say(tmp_path):
     registry.collators.register("own")(lambda tokenizer: list)
     try:
         data = {

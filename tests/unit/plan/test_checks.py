@@ -118,8 +118,8 @@ CASES = {
         "cpu",
         {"training.learning_rate": 0.1},
         (
-            "training.learning_rate=0.1: is above the range for LoRA (1e-4 to 5e-4 is usual). Use "
-            "0.0002."
+            "training.learning_rate=0.1: is above the range for LoRA (1e-4 to 5e-4 is usual; Unsloth "
+            "has 5e-5 to 1e-4, PEFT Studio up to 5e-4). Use 0.0002."
         ),
     ),
     "rate below": (
@@ -127,7 +127,7 @@ CASES = {
         {"training.learning_rate": 1e-8, "peft.method": "full"},
         (
             "training.learning_rate=1e-08: is below the range for full training (1e-5 to 5e-5 is "
-            "usual). Use 2e-05."
+            "usual; Oumi has 2e-5, ERNIEKit 3e-5, QEfficient 5e-5). Use 2e-05."
         ),
     ),
     "best": (

@@ -9,6 +9,7 @@ from nbft.plan.memory import (
     adapter_parameters,
     memory_bytes,
     model_shape,
+    state_bytes,
     trainable_parameters,
     training_seconds,
     weight_bytes,
@@ -130,3 +131,96 @@ def test_the_time_is_known_on_a_cpu_only(tiny_model):
     assert training_seconds(Config(), shape, 10**6, "cuda", "bfloat16", 2) is None
     one = training_seconds(Config(), shape, 10**9, "cpu", "float32", 1)
     assert one > training_seconds(Config(), shape, 10**9, "cpu", "float32", 4)
+
+
+def memory(config, shape, device="cuda"):
+    return memory_bytes(config, shape, [100] * 40, device, "float32")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_each"),
+    [
+        ({}, 8),
+        ({"moment_dtype": "bfloat16"}, 4),
+        ({"optim": "adamw_8bit"}, 2),
+        ({"optim": "paged_adamw_8bit"}, 2),
+        ({"optim": "paged_adamw_32bit"}, 8),
+        ({"optim": "adam"}, 8),
+        ({"optim": "lion_32bit"}, 4),
+        ({"optim": "rmsprop"}, 4),
+        ({"optim": "sgd"}, 0),
+        ({"optim": "sgd", "sgd_momentum": 0.9}, 4),
+    ],
+    ids=str,
+)
+def test_the_optimisers_state_by_hand(tiny_model, optimizer, bytes_each):
+    shape = model_shape(tiny_model)
+    full = Config(peft={"method": "full"}, optimizer=optimizer)
+    assert state_bytes(full) == bytes_each
+    without = full.apply({"optimizer.optim": "sgd", "optimizer.sgd_momentum": 0.0})
+    grown = memory(full, shape) - memory(without, shape)
+    assert grown == shape.parameters * bytes_each
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "adam", "adafactor", "rmsprop"])
+def test_the_optimisers_state_is_what_torch_keeps(name):
+    import torch
+
+    kind = {
+        "adamw_torch": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "adafactor": torch.optim.Adafactor,
+        "rmsprop": torch.optim.RMSprop,
+    }[name]
+    weight = torch.nn.Parameter(torch.ones(64, 64))
+    made = kind([weight])
+    weight.grad = torch.ones_like(weight)
+    made.step()
+    kept = sum(v.nbytes for v in made.state[weight].values() if v.numel() > 1)
+    assert kept / weight.numel() <= state_bytes(Config(optimizer={"optim": name}))
+    assert kept / weight.numel() >= 0.03
+
+
+def test_an_offloaded_optimiser_leaves_its_state_off_the_device(tiny_model):
+    shape = model_shape(tiny_model)
+    full = Config(peft={"method": "full"})
+    off = full.apply({"memory.offload_optimizer": True})
+    assert memory(full, shape) - memory(off, shape) == 8 * shape.parameters
+    assert memory(full, shape, "cpu") == memory(off, shape, "cpu")  # it lies there already
+
+
+def test_what_is_computed_again_by_hand(tiny_model):
+    shape = model_shape(tiny_model)
+    hidden, inner, layers = 64, 128, 2
+    a_layer = 10 * hidden + 4 * inner
+    kept = {
+        None: layers * a_layer,
+        "full": a_layer,
+        "full_attn": layers * (a_layer - 3 * hidden) + 3 * hidden,
+        "core_attn": layers * a_layer,
+    }
+    needs, numbers = {}, 4 * 4 * 100  # rows, bytes, tokens
+    for how, numbers_kept in kept.items():
+        config = Config(data={"padding_free": False})
+        if how:
+            changes = {"gradient_checkpointing": True, "recompute_granularity": how}
+            config = config.apply({f"memory.{name}": value for name, value in changes.items()})
+        needs[how] = memory(config, shape)
+        assert needs[how] - needs[None] == numbers * (numbers_kept - kept[None])
+    assert needs["full"] < needs["full_attn"] < needs["core_attn"] == needs[None]
+
+
+def test_the_time_to_compute_again_goes_by_what_is(tiny_model):
+    shape = model_shape(tiny_model)
+
+    def seconds(how):
+        changes = {"memory.gradient_checkpointing": True, "memory.recompute_granularity": how}
+        config = Config().apply(changes if how else {})
+        return training_seconds(config, shape, 10**10, "cpu", "float32", cores=2) - 10
+
+    usual = seconds(None)
+    attention = 2 * 64 * 64 + 2 * 32 * 64
+    share = attention / (attention + 3 * 128 * 64)
+    assert seconds("full") / usual == pytest.approx(1.25, abs=1e-3)
+    assert seconds("full_attn") / usual == pytest.approx(1 + 0.25 * share, abs=1e-3)
+    assert seconds("core_attn") == usual

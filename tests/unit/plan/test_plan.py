@@ -172,6 +172,8 @@ def test_a_length_that_cuts_rows(config):
     (problem,) = find(make_plan(changed), "data.max_length")
     assert problem.level == "warning"
     assert problem.why.startswith("cuts about ")
+    assert "keep 95% whole, about " in problem.why
+    assert "keep 99% whole; the longest has about " in problem.why
     mended = changed.apply(problem.changes)
     assert mended.data.max_length > 20
     assert find(make_plan(mended), problem.field) == []
@@ -217,12 +219,40 @@ def test_a_single_row_that_does_not_fit(config, monkeypatch):
     needed = make_plan(one).memory_bytes
     monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed - 1)
     (problem,) = make_plan(one).warnings
-    assert problem.fix == "Turn memory.gradient_checkpointing on."
+    assert problem.fix == "Turn memory.gradient_checkpointing on (PEFT Studio)."
     assert make_plan(one.apply(problem.changes)).warnings == []
     monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: 1)
     (problem,) = make_plan(one).warnings
     assert problem.fix == "Choose a smaller model, or a device with more memory."
     assert problem.changes == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "Use 1 with gradient_accumulation_steps=16 and checkpointing (PEFT Studio)."),
+        ({"quantization.load_in_4bit": True}, "Use QLoRA with batch 1 and checkpointing"),
+    ],
+    ids=str,
+)
+def test_what_else_saves_memory_in_the_order_of_the_guide(config, monkeypatch, more, words):
+    small = {
+        "training.per_device_train_batch_size": 1,
+        "training.gradient_accumulation_steps": 16,
+        "memory.gradient_checkpointing": True,
+        **more,
+    }
+    needed = make_plan(config.apply(small)).memory_bytes
+    found = importlib.util.find_spec
+
+    def find_spec(name):
+        return name == "bitsandbytes" or found(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed)
+    (problem,) = find(make_plan(config), "training.per_device_train_batch_size")
+    assert problem.fix.startswith(words)
+    assert make_plan(config.apply(problem.changes)).memory_bytes == needed
 
 
 def test_a_plan_is_json_and_copies_no_rows(config):
