@@ -19,7 +19,7 @@ from .measurement import ROOT, Measurement
 
 BENCHMARKS = (
     *("imports", "form", "lens", "live_chart", "background", "doctor"),
-    *("overhead", "training", "memory", "demo"),
+    *("data_preparation", "overhead", "training", "memory", "demo"),
 )
 RESULTS = ROOT / ".artifacts" / "benchmarks" / "results.json"
 

@@ -184,7 +184,7 @@ def _train(name: str, task: Task) -> Trained:
             [sys.executable, "-m", "nbft.bench.sides", name, str(path)],
             capture_output=True,
             text=True,
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
             check=False,
         )
     finally:

@@ -263,6 +263,15 @@ class Data(Section):
         help="Order of the rows in an epoch; group_by_length puts rows of like length together.",
         source="transformers TrainingArguments.train_sampling_strategy",
     )
+    max_tokens_per_batch: int | None = setting(
+        help="As many rows a batch as fit in so many tokens, in place of "
+        "training.per_device_train_batch_size.",
+        unit="tokens",
+        ge=8,
+        source="fairseq --max-tokens",
+        why="Steps of one size: short rows come many at a time, long ones few, and memory is known "
+        "before.",
+    )
     length_column_name: str = setting(
         "input_ids",
         help="What counts as the length of a row with group_by_length: input_ids, labels, or a "

@@ -30,6 +30,11 @@ class Speed(Section):
         source="nbft",
     )
 
+    lean_norm: Part = setting(
+        "auto",
+        help="Do a RMSNorm layer in one step, without the copies that it keeps otherwise.",
+        source="nbft",
+    )
     spare_worker: bool = setting(
         True,
         help="While the form is shown, let a worker wait with its libraries imported, so that a "
@@ -39,7 +44,7 @@ class Speed(Section):
         "NBFT_SPARE_WORKER=off turns it off for everyone on a server.",
     )
 
-    @field_validator("row_attention", "label_head", "fused_lora", mode="before")
+    @field_validator("row_attention", "label_head", "fused_lora", "lean_norm", mode="before")
     @classmethod
     def _yes_is_on(cls, value: Any) -> Any:
         """Take the booleans that YAML 1.1 makes of on and off."""

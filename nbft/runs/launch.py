@@ -38,7 +38,8 @@ def start(config: Config | str | Path) -> Run:
     Raises:
         ConfigError: Every problem that would stop the run.
     """
-    run = _created(config)
+    folder, config = _read(config)
+    run = Run.create(config, folder)
     _start_thread(run)
     return run
 
@@ -54,7 +55,10 @@ def submit(config: Config | str | Path) -> Run:
     Raises:
         ConfigError: Every problem that would stop the run.
     """
-    run = _created(config)
+    folder, config = _read(config)
+    if config.speed.spare_worker:
+        warm.prepare()  # it imports its libraries while the config is checked
+    run = Run.create(config, folder)
     _supervise(run)
     return run
 
@@ -97,11 +101,11 @@ def _change(run: Run, changes: Mapping[str, Any]) -> None:
         run.config.apply(changes).save(run.path / "config.yaml", full=True)
 
 
-def _created(config: Config | str | Path) -> Run:
-    folder = None
-    if not isinstance(config, Config):
-        folder, config = Path(config).expanduser().absolute().parent, Config.load(config)
-    return Run.create(config, folder)
+def _read(config: Config | str | Path) -> tuple[Path | None, Config]:
+    """Return a config and the folder of its file, if it has one."""
+    if isinstance(config, Config):
+        return None, config
+    return Path(config).expanduser().absolute().parent, Config.load(config)
 
 
 def _supervise(run: Run) -> None:
@@ -207,9 +211,7 @@ def _interrupted(config: Config | str | Path) -> Run | None:
     from nbft.runs.checkpoints import last_whole
     from nbft.runs.folder import self_contained
 
-    folder = None
-    if not isinstance(config, Config):
-        folder, config = Path(config).expanduser().absolute().parent, Config.load(config)
+    folder, config = _read(config)
     wanted = self_contained(config, None, folder).to_dict(full=True)
     for run in list_runs(config.training.output_dir):
         with contextlib.suppress(ConfigError):

@@ -1,7 +1,7 @@
-"""Epochs of another length than the rows: the rows are gone through in turn, over and over.
+"""Other ways through the rows: epochs of another length, and batches by their tokens.
 
-Epoch e takes the n places from e·n on in an endless row of shuffles, so that no row comes twice
-before all came once. Called by `nbft.training.extended`.
+Virtual epochs: epoch e takes the n places from e·n on in an endless row of shuffles, so that no row
+comes twice before all came once. Called by `nbft.training.extended` and `nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from nbft.config import Config
 
@@ -62,7 +63,48 @@ class VirtualEpochs:
         config = self.nbft_config
         samples = config.training.num_samples_each_epoch
         assert samples is not None
-        seed = (
-            config.training.seed if config.training.data_seed is None else config.training.data_seed
-        )
-        return VirtualEpochSampler(len(dataset), samples, seed if config.data.shuffle else None)
+        return VirtualEpochSampler(len(dataset), samples, _seed(config))
+
+
+def _seed(config: Config) -> int | None:
+    if not config.data.shuffle:
+        return None
+    training = config.training
+    return training.seed if training.data_seed is None else training.data_seed
+
+
+class TokenBatchSampler(BatchRebalanceSampler):
+    """Yields batches that were made before, in another order each epoch.
+
+    The Trainer takes a sampler of this class as one of whole batches; nothing else of it is used.
+
+    Args:
+        batches: The places of the rows of each batch.
+        seed: Seed of the orders; None keeps the batches in theirs.
+    """
+
+    def __init__(self, batches: list[list[int]], seed: int | None) -> None:
+        self._batches, self._seed, self._epoch = batches, seed, 0
+
+    def __len__(self) -> int:
+        """Return how many batches an epoch has."""
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes, counted from 0, so that a resumed run draws the same."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches of this epoch."""
+        order = list(range(len(self)))
+        if self._seed is not None:
+            generator = torch.Generator().manual_seed(self._seed + self._epoch)
+            order = torch.randperm(len(self), generator=generator).tolist()
+        yield from (self._batches[n] for n in order)
+        self._epoch += 1
+
+
+def use_batches(trainer: Any, batches: list[list[int]], config: Config) -> None:
+    """Let a trainer take these batches, by the places of its rows."""
+    seed = _seed(config)
+    trainer._get_train_sampler = lambda dataset=None: TokenBatchSampler(batches, seed)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbft.config import Config
-from nbft.plan.hardware import device_of
+from nbft.plan.hardware import device_of, usable_cores
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 
@@ -57,7 +57,7 @@ def surroundings(config: Config, device: str) -> Iterator[None]:
     try:
         device_of(device).load()
         _set_levels(config)
-        with _determinism(config):
+        with _determinism(config), _threads():
             yield
     finally:
         for name, value in environment.items():
@@ -75,6 +75,20 @@ def _set_levels(config: Config) -> None:
     if ours.dep_log_level:
         for name in LIBRARIES:
             logging.getLogger(name).setLevel(ours.dep_log_level.upper())
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """Compute with no more threads than cores are granted; torch counts those of the machine."""
+    import torch
+
+    before, granted = torch.get_num_threads(), usable_cores()
+    if before > granted:
+        torch.set_num_threads(granted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -27,9 +27,11 @@ from nbft.plan.speed import choose_parts, is_padding_free
 from nbft.training.extended import asked_callbacks, extended, finish, unfit_for
 from nbft.training.fast import attention
 from nbft.training.fast.head import use_label_head
-from nbft.training.fast.lora import FrozenLoraLinear
+from nbft.training.fast.lora import FrozenLoraLinear, use_lean_adapters
+from nbft.training.fast.norm import use_lean_norms
 from nbft.training.grouping import group_by
 from nbft.training.rows import TrainingRows
+from nbft.training.sampling import use_batches
 from nbft.training.seq2seq import Seq2SeqCollator
 
 _COLUMNS = ["input_ids", "labels"]
@@ -79,11 +81,13 @@ def build_trainer(
     uses = {name for name, choice in parts.items() if choice.value == "on"} - unfit_for(config)
     if config.memory.use_attn_mask_start_row_indices and is_padding_free(config):
         uses.add("row_attention")
-    if lora and "fused_lora" in uses:
+    if lora and "fused_lora" in uses and not config.quantization.bits:
         lora._register_custom_module({torch.nn.Linear: FrozenLoraLinear})
     if "row_attention" in uses:
         attention.register()
         model.set_attn_implementation(attention.NAME)
+    if "lean_norm" in uses:
+        use_lean_norms(model)
     common = {
         "train_dataset": rows.train,
         "eval_dataset": _measured(rows, config),
@@ -110,10 +114,14 @@ def build_trainer(
             data_collator=_collator(config, tokenizer, model),
             **common,
         )
+    if "fused_lora" in uses and config.quantization.load_in_4bit:
+        use_lean_adapters(trainer.model)
     trainer.remove_callback(transformers.PrinterCallback)
     _finish(config, trainer)
     if rows.lengths is not None:
         group_by(trainer, rows.lengths)
+    if rows.batches is not None:
+        use_batches(trainer, rows.batches, config)
     finish(trainer, config, mixed_precision.value)
     return trainer
 

@@ -9,11 +9,15 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import nbft
 from nbft.plan.hardware import Choice
 from nbft.plan.speed import PARTS, choose_parts
 from nbft.training.fast.attention import NAME
+from nbft.training.fast.norm import use_lean_norms
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
+
+from .conftest import losses
 
 _SIZE = {
     "hidden_size": 32,
@@ -145,6 +149,56 @@ def test_fifty_steps_with_accumulation(train):
         assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-4)
 
 
+def test_in_16_bits_it_is_no_further_off_than_16_bits_are(train):
+    """By three seeds: plain in bfloat16 differs from float32; the fast path from it by no more."""
+
+    def losses(**changes):
+        return torch.tensor(
+            [
+                [e["loss"] for e in train(training__seed=seed, **changes).events() if "loss" in e]
+                for seed in (1, 2, 3)
+            ]
+        )
+
+    off = {name.replace(".", "__"): value for name, value in OFF.items()}
+    exact = losses(**off)
+    plain = losses(model__dtype="bfloat16", **off)
+    fast = losses(model__dtype="bfloat16")
+    noise = (plain - exact).square().mean().sqrt()
+    assert 0 < (fast - plain).square().mean().sqrt() < 2 * noise
+
+
+def test_all_weights_under_autocast(train):
+    changes = {
+        "peft__method": "full",
+        "precision__mixed_precision": "bf16",
+        "training__learning_rate": 1e-4,
+    }
+    fast = train(**changes)
+    plain = train(**changes, **{name.replace(".", "__"): value for name, value in OFF.items()})
+    model = Path(fast.config.model.model_name)
+    assert choose_parts(fast.config, "cpu", "bf16", model)["label_head"].value == "on"
+    losses = [[e["loss"] for e in run.events() if e["event"] == "log"] for run in (fast, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=3e-3)
+
+
+def test_adapters_on_4_bits(train):
+    pytest.importorskip("bitsandbytes")
+    fast = train(quantization__load_in_4bit=True)
+    model = Path(fast.config.model.model_name)
+    assert choose_parts(fast.config, "cpu", "no", model)["fused_lora"].value == "on"
+    plain = train(quantization__load_in_4bit=True, speed__fused_lora="off")
+    assert losses(fast) == pytest.approx(losses(plain), rel=1e-5)
+    assert losses(fast) != losses(train())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_are_replaced_where_they_compute_the_same(family, family_model):
+    model = AutoModelForCausalLM.from_pretrained(family_model(family), dtype=torch.float32)
+    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
+    assert use_lean_norms(model) == (0 if family == "gemma" else len(norms))
+
+
 def test_answers_are_those_of_torchs_attention(make_config, tmp_path):
     """Padded batches, with and without a cache, go where they went before."""
     trainer = trainer_of(make_config(), tmp_path)
@@ -165,7 +219,7 @@ def test_long_rows_take_torchs_attention_and_give_the_same(monkeypatch, make_con
     from nbft.training.fast import attention
 
     short = loss_and_gradients(make_config(), tmp_path / "short")
-    monkeypatch.setattr(attention, "_SHORT_TOKENS", 4)
+    monkeypatch.setattr(attention, "SHORT_ROW_TOKENS", 4)
     assert_alike(loss_and_gradients(make_config(), tmp_path / "long"), short)
 
 
@@ -184,3 +238,27 @@ def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config)
     assert choose_parts(config, "cpu", "no", Path(config.model.model_name))[part] == Choice(
         "off", reason
     )
+
+
+def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_config):
+    asked = {
+        "data__max_tokens_per_batch": 90,
+        "scheduler__lr_scheduler_type": "constant",
+        "training__max_steps": -1,
+        "training__num_train_epochs": 2,
+        "data__split_ratio": 1.0,
+        "evaluation__eval_strategy": "no",
+        "checkpoint__save_steps": 3,
+    }
+    config = make_config(**asked)
+    whole = nbft.train(config, show=False)
+    prepared = next(e for e in whole.events() if e["event"] == "prepared")
+    assert whole.step == prepared["total_steps"] == nbft.make_plan(config).total_steps
+    rows = read_rows(config, AutoTokenizer.from_pretrained(config.model.model_name), print, print)
+    assert prepared["total_steps"] == 2 * len(rows.batches)
+    tokens = [sum(len(rows.train[n]["input_ids"]) for n in batch) for batch in rows.batches]
+    assert max(tokens) <= 90
+    assert sum(tokens) == rows.looked_at.tokens
+    cut = nbft.train(config.apply({"training.max_steps": 3}), show=False)
+    cut.resume({"training.max_steps": -1}).wait()
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-5)

@@ -183,7 +183,7 @@ def test_max_length_that_leaves_nothing_is_said_with_a_length_that_would_do(trai
     run = train(data__max_length=8)
     assert run.status == "failed"
     assert "data.max_length=8: cuts every completion away" in run.problems[0]
-    assert "keeps 95% of the rows whole" in run.problems[0]
+    assert "keep 99% whole" in run.problems[0]
 
 
 def test_rows_in_memory_are_kept_with_the_run(train, rows):

@@ -17,11 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "nbft_documents"
+from nbft.plan.speed import SHORT_ROW_TOKENS
 
-_SHORT_TOKENS = 512
-"""Rows up to this go through two matrix products: on a CPU torch's fused attention takes twice as
-long for them in bfloat16 (8 rows of 128 tokens, forward and backward: 27 ms against 13)."""
+NAME = "nbft_documents"
 
 
 def attend_within_rows(
@@ -65,7 +63,7 @@ def attend_within_rows(
     for q, k, v in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True):
         length = q.shape[2]
         window = sliding_window if sliding_window and sliding_window < length else None
-        if length <= _SHORT_TOKENS and not dropout:
+        if length <= SHORT_ROW_TOKENS and not dropout:
             outputs.append(_by_products(q, k, v, scaling, window))
         else:
             mask = None if window is None else _mask(length, window, query.dtype) == 0
@@ -97,7 +95,7 @@ def _by_products(
 
 def _mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
     """Return 0 where a token may look and minus infinity elsewhere, [length, length]."""
-    return _whole_mask(max(length, _SHORT_TOKENS), window, dtype)[:length, :length]
+    return _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype)[:length, :length]
 
 
 @functools.lru_cache(maxsize=4)

@@ -14,9 +14,7 @@ import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
 from nbft.data.tokens import IGNORE_INDEX
-
-_CHUNK_TOKENS = 256
-"""Of 49,152 logits in float32 they take 50 MB; larger chunks are no faster."""
+from nbft.plan.speed import FAST_CHUNK_TOKENS
 
 
 class _LogProbabilities(torch.autograd.Function):
@@ -31,10 +29,10 @@ class _LogProbabilities(torch.autograd.Function):
         is_top = torch.empty(n, dtype=torch.bool, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Made once: each chunk of its own would be new memory, which costs more than the sums.
-        scores = hidden.new_empty(min(n, _CHUNK_TOKENS), len(weight))
+        scores = hidden.new_empty(min(n, FAST_CHUNK_TOKENS), len(weight))
         whole = torch.empty_like(scores, dtype=torch.float32)
-        for begin in range(0, n, _CHUNK_TOKENS):
-            chunk = slice(begin, begin + _CHUNK_TOKENS)
+        for begin in range(0, n, FAST_CHUNK_TOKENS):
+            chunk = slice(begin, begin + FAST_CHUNK_TOKENS)
             wanted = targets[chunk, None]
             logits, shares = scores[: len(wanted)], whole[: len(wanted)]
             torch.mm(hidden[chunk], weight.t(), out=logits)
@@ -61,8 +59,8 @@ class _LogProbabilities(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[1]:  # a head that is trained: its chunks are made once more
             of_weight = torch.zeros_like(weight, dtype=torch.float32)
-            for begin in range(0, len(targets), _CHUNK_TOKENS):
-                chunk = slice(begin, begin + _CHUNK_TOKENS)
+            for begin in range(0, len(targets), FAST_CHUNK_TOKENS):
+                chunk = slice(begin, begin + FAST_CHUNK_TOKENS)
                 shares = (hidden[chunk] @ weight.t()).float().softmax(-1)
                 shares.scatter_add_(1, targets[chunk, None], shares.new_full((len(shares), 1), -1))
                 shares *= -gradient[chunk]
@@ -81,6 +79,10 @@ def log_probabilities(
         weight: Weight of the head, [v, d].
         targets: Token ids, [n].
     """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
     return _LogProbabilities.apply(hidden, weight, targets)  # type: ignore[no-any-return]
 
 

@@ -9,6 +9,8 @@ Source: LoRA, arXiv:2106.09685, section 4.1; the gradients by hand as in Unsloth
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,30 +53,84 @@ class _FrozenLora(torch.autograd.Function):
         return of_x, None, None, of_a, of_b, None
 
 
+class _LowRank(torch.autograd.Function):
+    """x [n, d_in], A [r, d_in], B [d_out, r] to s (x A') B' [n, d_out]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, lora_a: torch.Tensor, lora_b: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
+        inner = (flat @ a.t()).mul_(scaling)
+        ctx.save_for_backward(flat, inner, a, b)
+        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, lora_a.dtype
+        return (inner @ b.t()).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        flat, inner, a, b = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
+        of_inner = (gradient @ b).mul_(ctx.scaling)
+        of_a = (of_inner.t() @ flat).to(ctx.dtype)
+        of_b = (gradient.t() @ inner).to(ctx.dtype)
+        of_x = (of_inner @ a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return of_x, of_a, of_b, None
+
+
 class FrozenLoraLinear(Linear):
     """PEFT's LoRA layer, with one fused step where nothing special is asked of it."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return x W' + s (x A') B'; x [..., d_in]."""
-        names = [name for name in self.active_adapters if name in self.lora_A]
-        if args or kwargs or self.disable_adapters or self.merged or len(names) != 1:
-            return super().forward(x, *args, **kwargs)
-        (name,) = names
-        a: Any = self.lora_A[name]
-        b: Any = self.lora_B[name]
         base: Any = self.base_layer
-        is_plain = (
-            self.training
-            and isinstance(self.lora_dropout[name], torch.nn.Identity)
-            and name not in self.lora_variant
-            and b.bias is None
-            and not base.weight.requires_grad
-            and (base.bias is None or not base.bias.requires_grad)
-            and x.dtype == base.weight.dtype
-            and not torch.is_autocast_enabled(x.device.type)
-        )
-        if not is_plain:
-            return super().forward(x)
-        scaling = self.scaling[name]
-        y: torch.Tensor = _FrozenLora.apply(x, base.weight, base.bias, a.weight, b.weight, scaling)
+        adapter = None if args or kwargs else _plain_adapter(self, x)
+        if adapter is None or x.dtype != base.weight.dtype:
+            return super().forward(x, *args, **kwargs)
+        y: torch.Tensor = _FrozenLora.apply(x, base.weight, base.bias, *adapter)
         return y
+
+
+def _plain_adapter(layer: Any, x: torch.Tensor) -> tuple[Any, Any, float] | None:
+    """Return A, B and the scaling of a layer; None where more than s (x A') B' is asked of it."""
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if layer.disable_adapters or layer.merged or len(names) != 1:
+        return None
+    (name,) = names
+    a, b, base = layer.lora_A[name], layer.lora_B[name], layer.base_layer
+    is_plain = (
+        layer.training
+        and isinstance(layer.lora_dropout[name], torch.nn.Identity)
+        and name not in layer.lora_variant
+        and b.bias is None
+        and not base.weight.requires_grad
+        and (base.bias is None or not base.bias.requires_grad)
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+    return (a.weight, b.weight, layer.scaling[name]) if is_plain else None
+
+
+def use_lean_adapters(model: torch.nn.Module) -> int:
+    """Let the adapters on 4-bit layers compute in the type of x; returns how many do.
+
+    PEFT's own layer copies x to float32 for them. The frozen product stays bitsandbytes'.
+
+    Args:
+        model: A model with adapters.
+    """
+    found = 0
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A"):
+            module.forward = functools.partial(_forward_4bit, module, module.forward)
+            found += 1
+    return found
+
+
+def _forward_4bit(
+    layer: Any, usual: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
+    adapter = None if args or kwargs else _plain_adapter(layer, x)
+    if adapter is None:
+        return usual(x, *args, **kwargs)
+    y: torch.Tensor = layer.base_layer(x) + _LowRank.apply(x, *adapter)
+    return y

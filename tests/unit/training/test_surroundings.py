@@ -8,6 +8,7 @@ import torch
 from nbft import registry
 from nbft.config import Config
 from nbft.plan.devices import Device
+from nbft.training import surroundings as module
 from nbft.training.surroundings import surroundings, variables
 
 
@@ -79,3 +80,18 @@ def test_a_plugin_is_loaded_and_named_to_accelerate():
         registry.devices.unregister("abacus")
     assert loaded == ["abacus"]
     assert "ACCELERATE_TORCH_DEVICE" not in os.environ
+
+
+def test_no_more_threads_than_granted_cores(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(module, "usable_cores", lambda: 1)
+        with surroundings(Config(), "cpu"):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(module, "usable_cores", lambda: 64)
+        with surroundings(Config(), "cpu"):
+            assert torch.get_num_threads() == 2  # what somebody has set stays
+    finally:
+        torch.set_num_threads(before)
