@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ def measure(quick: bool) -> list[Measurement]:
 
         def against(task: Task, what: str, *peers: str) -> list[Measurement]:
             found = compare(task, peers, rounds=rounds, what=what)
+            sys.stderr.write(f"{what}\n{found}\n")
             return _measurements(what, found, is_tiny=quick)
 
         return [

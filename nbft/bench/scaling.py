@@ -88,7 +88,7 @@ def write_equal_rows(path: Path, rows: Path, model: str, tokens: int, number: in
         if end >= len(ids):
             raise NbftError(f"{rows}: has {len(ids):,} tokens; rows of {tokens:,} need more text.")
         parts = [str(tokenizer.decode(part)) for part in (ids[begin:half], ids[half:end])]
-        if len(tokenizer("".join(parts))["input_ids"]) == tokens - 1:
+        if [i for part in parts for i in tokenizer(part)["input_ids"]] == ids[begin:end]:
             made.append(parts)
     write_rows(path, made)
 

@@ -45,19 +45,19 @@ def attend_within_rows(
         dropout: Share of the weights that are dropped.
         scaling: Factor of the scores; one over the root of d when None.
         sliding_window: Tokens that a token sees back, itself included; all when None.
-        cu_seq_lens_q: Where rows begin and the last ends, [rows + 1]; one row when None.
+        cu_seq_lens_q: Where rows begin and the last ends, [rows + 1]; None where they do not lie
+            end to end, as in answering.
         **kwargs: For torch's own attention.
 
     Returns:
         What is attended to, [1, s, heads, d], and None for the weights.
     """
-    whole = query.shape[2]
-    if attention_mask is not None or query.shape[0] > 1 or key.shape[2] != whole:
+    if attention_mask is not None or cu_seq_lens_q is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    lengths = [whole] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
+    lengths = cu_seq_lens_q.diff().tolist()
     outputs = []
     # Split, not sliced: the gradients of slices are each as large as all rows.
     for q, k, v in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True):
