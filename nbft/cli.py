@@ -429,7 +429,7 @@ def config_check(file: _File, overrides: _Overrides = None) -> None:
     plan = make_plan(config, folder=file.absolute().parent)
     for remark in plan.remarks:
         typer.echo(f"Note: {remark}")
-    typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}.")
+    typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}. Fast path: {plan.fast_path}.")
     typer.echo(
         f"{count(plan.total_steps or 0, 'step')} of {count(plan.effective_batch_size, 'row')}, "
         f"{count(plan.train_rows or 0, 'training row')}, {count(plan.eval_rows or 0)} held out."

@@ -34,7 +34,7 @@ from nbft.plan.hardware import (
 )
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
 from nbft.plan.model_checks import model_remarks
-from nbft.plan.speed import is_padding_free
+from nbft.plan.speed import choose_parts, fast_path, is_padding_free
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 from nbft.words import count, size
 
@@ -52,6 +52,7 @@ class Plan:
     Attributes:
         problems: Everything found, errors and warnings, in the order of the settings.
         device, dtype, mixed_precision: What was chosen, each with its reason.
+        fast_path: Whether parts of the fast path apply: on, in part or off, and why not all.
         effective_batch_size: Rows a step learns from.
         train_rows, eval_rows: Rows of the two splits.
         steps_per_epoch, total_steps, warmup_steps: Optimiser steps.
@@ -67,6 +68,7 @@ class Plan:
     device: Choice
     dtype: Choice
     mixed_precision: Choice
+    fast_path: Choice
     effective_batch_size: int
     free_memory_bytes: int
     train_rows: int | None = None
@@ -180,11 +182,14 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         held_out: Sequence[Example] = examples.get("validation", ())
         chosen = (device.value, dtype.value)
         remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
+    mixed_precision = choose_mixed_precision(config, device.value, dtype.value)
+    parts = choose_parts(config, device.value, mixed_precision.value, found.path if found else None)
     plan = Plan(
         problems=sorted(problems, key=_place),
         device=device,
         dtype=dtype,
-        mixed_precision=choose_mixed_precision(config, device.value, dtype.value),
+        mixed_precision=mixed_precision,
+        fast_path=fast_path(parts),
         effective_batch_size=_rows_per_step(config, numbers),
         free_memory_bytes=free_memory_bytes(device.value),
         remarks=list(dict.fromkeys(remarks)),

@@ -69,6 +69,18 @@ def choose_parts(
     return chosen
 
 
+def fast_path(parts: dict[str, Choice]) -> Choice:
+    """Say in one choice which parts are used: all, some or none, and why not the others.
+
+    >>> fast_path({"lean_norm": Choice("on", ""), "fused_lora": Choice("off", "no LoRA")})
+    Choice(value='in part', reason='without fused_lora (no LoRA)')
+    """
+    off = [f"{name} ({choice.reason})" for name, choice in parts.items() if choice.value == "off"]
+    if not off:
+        return Choice("on", "every part applies")
+    return Choice("off" if len(off) == len(parts) else "in part", f"without {', '.join(off)}")
+
+
 def parts_in_use(config: Config, device: str, dtype: str) -> set[str]:
     """Return the parts of the fast path that a run will use.
 

@@ -76,6 +76,7 @@ def _memory(plan: Plan) -> str:
 def _choices(plan: Plan) -> str:
     chosen = [("device", plan.device), ("dtype", plan.dtype)]
     chosen.append(("mixed precision", plan.mixed_precision))
+    chosen.append(("fast path", plan.fast_path))
     return "".join(
         f"<dt>{name}</dt><dd>{escape(choice.value)}<small>{escape(choice.reason)}</small></dd>"
         for name, choice in chosen

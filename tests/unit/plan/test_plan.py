@@ -8,6 +8,7 @@ import pytest
 from nbft import make_plan
 from nbft.config import Config, presets
 from nbft.plan import plan as plan_module
+from nbft.plan.hardware import Choice
 
 ROWS = [{"prompt": f"Add {n}.\n", "completion": str(n)} for n in range(40)]
 
@@ -267,3 +268,13 @@ def test_a_plan_is_json_and_copies_no_rows(config):
     assert tree["device"] == {"value": plan.device.value, "reason": plan.device.reason}
     assert tree["total_steps"] == plan.total_steps
     assert "config" not in tree
+
+
+def test_the_plan_says_which_parts_of_the_fast_path_are_used(tiny_model):
+    rows = [{"prompt": f"{n}", "completion": "a"} for n in range(40)]
+    config = Config(model={"model_name": str(tiny_model)}, data={"rows": rows})
+    config = config.apply({"compute.device": "cpu"})
+    assert make_plan(config).fast_path == Choice("on", "every part applies")
+    dropped = make_plan(config.apply({"peft.lora_dropout": 0.1}))
+    assert dropped.fast_path == Choice("in part", "without fused_lora (peft.lora_dropout=0.1)")
+    assert dropped.to_dict()["fast_path"]["value"] == "in part"

@@ -39,6 +39,7 @@ def plan_of(config: Config, problems: list[Problem] | None = None) -> Plan:
         device=Choice("cpu", "no GPU was found"),
         dtype=Choice("bfloat16", "this processor has it"),
         mixed_precision=Choice("no", "nothing to mix"),
+        fast_path=Choice("on", "every part applies"),
         effective_batch_size=config.training.per_device_train_batch_size,
         free_memory_bytes=20 * 2**30,
         train_rows=240,
