@@ -28,6 +28,7 @@ from nbft.data.identity import key_of, tokenizer_key
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.words import Words, splitter
 from nbft.errors import DataError, Problem
+from nbft.granted import usable_cores
 from nbft.models.find import cache_folder
 
 if TYPE_CHECKING:
@@ -358,8 +359,6 @@ def _in_batches(
     """Cut examples into tokens, some at a time; in several processes where there are many."""
     wanted = data.dataset_num_proc or 1
     if data.dataset_num_proc is None and examples and examples[0].messages:
-        from nbft.plan.hardware import usable_cores  # which itself reads rows
-
         wanted = min(len(examples) // _ROWS_A_PROCESS, usable_cores() // 2)
     work = _Work(tokenizer, split, data.completion_only_loss)
     pieces = (

@@ -6,20 +6,18 @@ drawn without it. Called by `make_plan` and `nbft.training`.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.granted import available_bytes
 
 
 @dataclass(frozen=True)
@@ -117,60 +115,11 @@ def processor_name() -> str:
 
 
 @functools.cache
-def _cpuinfo() -> list[str]:
-    return _lines(Path("/proc/cpuinfo"))
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may keep busy: those it is bound to, within its quota.
-
-    A container or a shared server often grants fewer than the machine has. A quota of 1.5 cores
-    counts as 1: a second thread would wait, and the others for it.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, min([cores, *map(int, _quotas(Path("/")))]))
-
-
-def _quotas(root: Path) -> Iterator[float]:
-    """Yield the quotas in cores that Linux sets for this process, of each group that holds it.
-
-    Args:
-        root: Where /proc and /sys are.
-
-    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst.
-    """
-    groups = root / "sys/fs/cgroup"
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, own = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = groups / controllers if controllers else groups
-        place = top / own.strip("/")
-        # A container may see its own group as the top, under a name that only its host knows.
-        for folder in (place, *place.parents):
-            if not folder.is_relative_to(top):
-                break
-            if controllers:
-                written = [
-                    *_lines(folder / "cpu.cfs_quota_us"),
-                    *_lines(folder / "cpu.cfs_period_us"),
-                ]
-            else:
-                written = " ".join(_lines(folder / "cpu.max")).split()
-            with contextlib.suppress(ValueError, ZeroDivisionError):
-                quota, period = map(int, written)  # cpu.max begins with "max" where there is none
-                if quota > 0:
-                    yield quota / period
-
-
-def _lines(path: Path) -> list[str]:
+def _cpuinfo() -> tuple[str, ...]:
     try:
-        return path.read_text().splitlines()
+        return tuple(Path("/proc/cpuinfo").read_text().splitlines())
     except OSError:
-        return []
+        return ()
 
 
 def has_bfloat16(device: str) -> Choice:
@@ -244,7 +193,9 @@ def free_memory_bytes(device: str) -> int:
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)
-    return int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available)
+    granted = available_bytes()
+    return free if granted is None else min(free, granted)
 
 
 def used_memory_bytes(device: str) -> int:

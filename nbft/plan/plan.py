@@ -19,6 +19,7 @@ from nbft.data.packing import bins, wrapped_count
 from nbft.data.sources import is_there, resolve, spread
 from nbft.errors import DataError, Problem
 from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
+from nbft.granted import usable_cores
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.plan import schedule
@@ -30,7 +31,6 @@ from nbft.plan.hardware import (
     choose_dtype,
     choose_mixed_precision,
     free_memory_bytes,
-    usable_cores,
 )
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
 from nbft.plan.model_checks import model_remarks

@@ -17,6 +17,8 @@ import threading
 import time
 from pathlib import Path
 
+from nbft.granted import available_bytes
+
 LEAST_FREE_BYTES = 3 * 2**30
 """The libraries take 0.6 GB, and training has to find room as well."""
 
@@ -59,7 +61,8 @@ def prepare() -> bool:
         if _waiting is not None and _waiting.is_good():
             return True
         _end()
-        if os.environ.get("NBFT_SPARE_WORKER") == "off" or _free_bytes() < LEAST_FREE_BYTES:
+        is_off = os.environ.get("NBFT_SPARE_WORKER") == "off" or os.name != "posix"
+        if is_off or _is_short(LEAST_FREE_BYTES):
             return False
         _waiting = _Spare()
         return True
@@ -104,7 +107,7 @@ def _surroundings() -> tuple[Path, dict[str, str]]:
 def wait_for_run(idle_seconds: float = _IDLE_SECONDS) -> Path | None:
     """Wait until standard input names a run, in a process that waits; None when none will come."""
     until = time.monotonic() + idle_seconds
-    while time.monotonic() < until and _free_bytes() >= LEAST_FREE_BYTES / 3:
+    while time.monotonic() < until and not _is_short(LEAST_FREE_BYTES // 3):
         if select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
             line = sys.stdin.readline().rstrip("\n")
             return Path(line) if line else None
@@ -118,10 +121,6 @@ def log_to(run: Path) -> None:
         os.dup2(log.fileno(), 2)
 
 
-def _free_bytes() -> int:
-    """Return the memory that is free on this machine, or very much where it does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 1 << 62
+def _is_short(bytes_needed: int) -> bool:
+    free = available_bytes()
+    return free is not None and free < bytes_needed

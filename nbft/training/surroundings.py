@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbft.config import Config
-from nbft.plan.hardware import device_of, usable_cores
+from nbft.granted import usable_cores
+from nbft.plan.hardware import device_of
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 

@@ -20,7 +20,7 @@ from .test_background import until
 
 @pytest.fixture(autouse=True)
 def no_spare_is_left(monkeypatch):
-    monkeypatch.setattr(warm, "_free_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(warm, "available_bytes", lambda: 1 << 40)
     monkeypatch.delenv("NBFT_SPARE_WORKER", raising=False)
     yield
     warm.give_up()
@@ -103,7 +103,7 @@ def test_one_waits_at_a_time():
 @pytest.mark.parametrize("reason", ["memory", "variable"])
 def test_none_waits_where_it_should_not(reason, monkeypatch):
     if reason == "memory":
-        monkeypatch.setattr(warm, "_free_bytes", lambda: warm.LEAST_FREE_BYTES - 1)
+        monkeypatch.setattr(warm, "available_bytes", lambda: warm.LEAST_FREE_BYTES - 1)
     else:
         monkeypatch.setenv("NBFT_SPARE_WORKER", "off")
     assert not warm.prepare()
@@ -117,6 +117,6 @@ def test_waiting_ends_when_idle_or_when_memory_gets_short(monkeypatch):
     began = time.monotonic()
     assert warm.wait_for_run(idle_seconds=0.1) is None
     assert time.monotonic() - began < 5
-    monkeypatch.setattr(warm, "_free_bytes", lambda: warm.LEAST_FREE_BYTES / 4)
+    monkeypatch.setattr(warm, "available_bytes", lambda: warm.LEAST_FREE_BYTES / 4)
     assert warm.wait_for_run() is None
     os.close(write)

@@ -1,12 +1,12 @@
-"""How many cores a process may keep busy, with the files of control groups as Linux writes them."""
+"""Cores and memory that a process is granted, with the files of control groups as Linux has them."""
 
 import subprocess
 import sys
 
 import pytest
 
-from nbft.plan import hardware
-from nbft.plan.hardware import usable_cores
+from nbft import granted
+from nbft.granted import available_bytes, usable_cores
 
 V1_LIST = "12:memory:/\n4:cpu,cpuacct:/docker/a1\n1:name=systemd:/\n0::/\n"
 
@@ -55,26 +55,72 @@ def test_the_quotas_of_control_groups(files, quotas, tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert list(hardware._quotas(tmp_path)) == quotas
+    assert list(granted._quotas(tmp_path)) == quotas
 
 
 @pytest.mark.parametrize(
     ("quotas", "cores"), [([], 8), ([2.5], 2), ([64], 8), ([4, 3], 3), ([0.5], 1)]
 )
 def test_cores_are_those_of_the_process_within_its_quota(quotas, cores, monkeypatch):
-    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(hardware, "_quotas", lambda _: iter(quotas))
+    monkeypatch.setattr(granted.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(granted, "_quotas", lambda _: iter(quotas))
     assert usable_cores() == cores
 
 
 def test_a_system_that_binds_no_process_counts_all_its_cores(monkeypatch):
-    monkeypatch.delattr(hardware.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(hardware.os, "cpu_count", lambda: None)
-    monkeypatch.setattr(hardware, "_quotas", lambda _: iter([]))
+    monkeypatch.delattr(granted.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(granted.os, "cpu_count", lambda: None)
+    monkeypatch.setattr(granted, "_quotas", lambda _: iter([]))
     assert usable_cores() == 1
 
 
 def test_cores_are_counted_without_torch():
-    code = "import sys; from nbft.plan.hardware import usable_cores; usable_cores()\n"
-    code += "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    code = "import sys; from nbft.granted import available_bytes, usable_cores; usable_cores()\n"
+    code += "assert not {'torch', 'pydantic', 'psutil'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, None),
+        ({"proc/meminfo": "MemFree: 1 kB\nMemAvailable:    4000000 kB\n"}, 4_096_000_000),
+        (
+            {
+                "proc/meminfo": "MemAvailable:    64000000 kB\n",
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": f"{2 * GB}\n",
+                "sys/fs/cgroup/memory.current": f"{GB}\n",
+                "sys/fs/cgroup/memory.stat": "anon 5\ninactive_file 300000000\n",
+            },
+            1_300_000_000,
+        ),
+        (
+            {
+                "proc/meminfo": "MemAvailable:    1000 kB\n",
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "max\n",
+                "sys/fs/cgroup/memory.current": f"{GB}\n",
+            },
+            1_024_000,
+        ),
+        (
+            {
+                "proc/self/cgroup": V1_LIST,
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2 * GB}\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{3 * GB}\n",
+            },
+            0,
+        ),
+    ],
+)
+def test_memory_is_what_the_machine_and_each_group_leave(files, free, tmp_path, monkeypatch):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(granted, "_ROOT", tmp_path)
+    assert available_bytes() == free
