@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 # torch's threads wait for each other by spinning. Where other programs want the cores too (a
 # browser, Jupyter, another run) each spins while the one it waits for is not let run: answering
-# three prompts took 172 s so, and 8 s without. It is read when torch is loaded.
+# three prompts took 172 s so, and 8 s without. Not to spin at all costs a fifth of the speed of a
+# free machine; a few microseconds of it cost nothing on a busy one. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # oneDNN keeps what it has made for each shape of a product, of which rows of many lengths have
 # many: with its own limit of 1,024 a run of 40 steps held 4.2 GB, so 3.4, and was as fast.
