@@ -76,9 +76,10 @@ def demo(
     """Fine-tune the default model on bundled rows, and show what changed."""
     from nbft.evaluate.compare import Comparison
     from nbft.models import find_model
+    from nbft.plan.hardware import peak_memory_bytes
     from nbft.runs import start
     from nbft.runs.curves import in_words
-    from nbft.words import duration
+    from nbft.words import duration, size
 
     began = time.monotonic()
     config = Config.preset("two-minute-try").apply(
@@ -101,11 +102,11 @@ def demo(
     with contextlib.suppress(NbftError):
         comparison: Comparison = run.compare()
         typer.echo(str(comparison))
-    ending = run.events()[-1]
+    ending, peak = run.events()[-1], peak_memory_bytes("cpu")
     typer.echo(f"\n{in_words(run.events())}")
     typer.echo(
         f"Model: {duration(model_seconds)}. Training: {duration(ending['seconds'])}. "
-        f"Peak memory: {_peak_memory()}."
+        f"Peak memory: {size(peak) if peak else 'not known here'}."
     )
     typer.echo(f"Curve:   {picture}")
     typer.echo(f"Run:     {run.path}")
@@ -644,17 +645,6 @@ def _about(run: Any) -> dict[str, Any]:
         "loss": logs[-1].get("loss") if logs else None,
         "model": started[-1]["model"] if started else run.config.model.model_name,
     }
-
-
-def _peak_memory() -> str:
-    from nbft.words import size
-
-    try:
-        import resource
-    except ImportError:  # Windows
-        return "not known here"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size(peak * (1 if sys.platform == "darwin" else 1024))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ All sides of a comparison derive from transformers' Trainer, so all get the same
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
+
+from nbft.plan.hardware import peak_memory_bytes
 
 
 class Clock:
@@ -55,8 +55,12 @@ class Clock:
         transformers.Trainer.train = timed  # type: ignore[method-assign, assignment]
         transformers.Trainer.training_step = counted  # type: ignore[method-assign, assignment]
 
-    def said(self) -> dict[str, Any]:
-        """Return what was counted; seconds, CPU seconds and tokens are lists, one number a step."""
+    def said(self, device: str) -> dict[str, Any]:
+        """Return what was counted; seconds, CPU seconds and tokens are lists, one number a step.
+
+        Args:
+            device: Where the most memory is looked up.
+        """
         pairs = list(zip(self.began, self.began[1:], strict=False))
         return {
             "seconds": [b[0] - a[0] for a, b in pairs],
@@ -64,14 +68,5 @@ class Clock:
             "tokens": self.tokens,
             "losses": self.losses,
             "first_step_at": self.first_step_at,
-            "peak_bytes": peak_bytes(),
+            "peak_bytes": peak_memory_bytes(device),
         }
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process held: on its GPU where it used one."""
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -22,6 +22,7 @@ from typing import Any
 from nbft.bench.sides import SIDES
 from nbft.bench.task import Task
 from nbft.errors import NbftError
+from nbft.granted import usable_cores
 from nbft.plan.hardware import available_devices
 from nbft.words import size
 
@@ -254,9 +255,7 @@ def about_machine(device: str) -> dict[str, Any]:
     return {
         "device": device,
         "name": available_devices().get(device, ""),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": usable_cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},

@@ -82,7 +82,7 @@ def train_nbft(task: Task) -> None:
 
 def train_trl(task: Task) -> None:
     """Train with TRL as its documentation shows it: a name, rows, a LoraConfig."""
-    _trl(task, task.model)
+    _sft(task, task.model, adapter=True)
 
 
 def train_trl_tuned(task: Task) -> None:
@@ -99,38 +99,7 @@ def train_trl_tuned(task: Task) -> None:
         if importlib.util.find_spec("flash_attn"):
             model["attn_implementation"] = "flash_attention_2"
         arguments["use_liger_kernel"] = importlib.util.find_spec("liger_kernel") is not None
-    _trl(task, task.model, model_init_kwargs=model, **arguments)
-
-
-def _trl(task: Task, model: Any, **arguments: Any) -> None:
-    import datasets
-    from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
-
-    adapter = LoraConfig(r=task.r, lora_alpha=2 * task.r, target_modules="all-linear")
-    trainer = SFTTrainer(
-        model=model,
-        train_dataset=datasets.load_dataset("json", data_files=task.rows, split="train"),
-        args=SFTConfig(
-            **{
-                "output_dir": str(Path(task.folder) / "trl"),
-                "max_steps": task.steps,
-                "per_device_train_batch_size": task.batch_rows,
-                "learning_rate": _LEARNING_RATE,
-                "seed": task.seed,
-                "logging_steps": 1,
-                "train_sampling_strategy": "sequential",
-                "save_strategy": "no",
-                "report_to": "none",
-                "disable_tqdm": True,
-                "use_cpu": task.device == "cpu",
-                "max_length": 1 << 20,
-                **arguments,
-            }
-        ),
-        peft_config=adapter if task.method == "lora" else None,
-    )
-    trainer.train()
+    _sft(task, task.model, adapter=True, model_init_kwargs=model, **arguments)
 
 
 def train_unsloth(task: Task) -> None:
@@ -149,24 +118,48 @@ def train_unsloth(task: Task) -> None:
         use_gradient_checkpointing="unsloth",
         random_state=task.seed,
     )
+    _sft(task, model, tokenizer)
+
+
+def _sft(
+    task: Task, model: Any, tokenizer: Any = None, *, adapter: bool = False, **arguments: Any
+) -> None:
+    """Train with TRL's SFTTrainer, as it is or as another system has changed it.
+
+    Args:
+        task: What to train.
+        model: The model, or its folder.
+        tokenizer: Its tokenizer; the model's own when None.
+        adapter: Whether the model still needs its adapter.
+        **arguments: Of SFTConfig, in place of those of the task.
+    """
     import datasets
+    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
+    lora = LoraConfig(r=task.r, lora_alpha=2 * task.r, target_modules="all-linear")
     SFTTrainer(
         model=model,
         processing_class=tokenizer,
         train_dataset=datasets.load_dataset("json", data_files=task.rows, split="train"),
         args=SFTConfig(
-            output_dir=str(Path(task.folder) / "unsloth"),
-            max_steps=task.steps,
-            per_device_train_batch_size=task.batch_rows,
-            learning_rate=_LEARNING_RATE,
-            seed=task.seed,
-            logging_steps=1,
-            train_sampling_strategy="sequential",
-            save_strategy="no",
-            report_to="none",
+            **{
+                "output_dir": str(Path(task.folder) / "sft"),
+                "max_steps": task.steps,
+                "per_device_train_batch_size": task.batch_rows,
+                "learning_rate": _LEARNING_RATE,
+                "seed": task.seed,
+                "logging_steps": 1,
+                "train_sampling_strategy": "sequential",
+                "save_strategy": "no",
+                "report_to": "none",
+                "disable_tqdm": True,
+                "use_cpu": task.device == "cpu",
+                "max_length": 1 << 20,
+                **arguments,
+            }
         ),
+        peft_config=lora if adapter and task.method == "lora" else None,
     ).train()
 
 
@@ -186,8 +179,9 @@ def main(name: str, path: str) -> None:
     if name == "unsloth":  # it changes transformers when it is imported, and must come first
         importlib.import_module("unsloth")
     clock.install()
-    SIDES[name].train(Task.load(Path(path)))
-    sys.stdout.write(json.dumps(clock.said()) + "\n")
+    task = Task.load(Path(path))
+    SIDES[name].train(task)
+    sys.stdout.write(json.dumps(clock.said(task.device)) + "\n")
     sys.stdout.flush()
     os._exit(0)  # the libraries' farewell takes seconds
 

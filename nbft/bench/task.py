@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nbft.config import Config
 from nbft.errors import DataError
@@ -54,12 +54,8 @@ class Task:
         """Read a task."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
-    def with_rows(self, rows: Path) -> Task:
-        """Return the same task on other rows."""
-        return replace(self, rows=str(rows))
 
-
-def make_task(config: Config, folder: Path, data_folder: Path | None = None, **more: Any) -> Task:
+def make_task(config: Config, folder: Path, data_folder: Path | None = None, *, steps: int) -> Task:
     """Make the task of a config: its model and training rows, whole rows only.
 
     Rows that data.max_length would cut are left out: systems cut in ways of their own.
@@ -68,7 +64,7 @@ def make_task(config: Config, folder: Path, data_folder: Path | None = None, **m
         config: Names the model and the rows; its batch and its rank count too.
         folder: Where rows and results are written.
         data_folder: Folder of relative paths of rows.
-        **more: Other fields of the task.
+        steps: Optimiser steps.
 
     Raises:
         ModelError: The model is not here and cannot be fetched.
@@ -98,19 +94,17 @@ def make_task(config: Config, folder: Path, data_folder: Path | None = None, **m
     path = folder / "rows.jsonl"
     write_rows(path, rows)
     return Task(
-        **{
-            "model": str(found.path),
-            "rows": str(path),
-            "folder": str(folder),
-            "device": device,
-            "dtype": dtype,
-            "mixed_precision": choose_mixed_precision(config, device, dtype).value,
-            "method": "full" if config.peft.method == "full" else "lora",
-            "r": config.peft.r,
-            "batch_rows": batch,
-            "seed": config.training.seed,
-            **more,
-        }
+        model=str(found.path),
+        rows=str(path),
+        folder=str(folder),
+        device=device,
+        dtype=dtype,
+        mixed_precision=choose_mixed_precision(config, device, dtype).value,
+        method="full" if config.peft.method == "full" else "lora",
+        r=config.peft.r,
+        batch_rows=batch,
+        steps=steps,
+        seed=config.training.seed,
     )
 
 

@@ -193,9 +193,8 @@ def free_memory_bytes(device: str) -> int:
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)
-    free = int(psutil.virtual_memory().available)
     granted = available_bytes()
-    return free if granted is None else min(free, granted)
+    return int(psutil.virtual_memory().available) if granted is None else granted
 
 
 def used_memory_bytes(device: str) -> int:
@@ -211,3 +210,15 @@ def used_memory_bytes(device: str) -> int:
     if own is not None:
         return int(own)
     return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory_bytes(device: str) -> int | None:
+    """Return the most memory that this process has held on a device; None where nobody counts."""
+    if device != "cpu":
+        return used_memory_bytes(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

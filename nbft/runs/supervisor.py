@@ -21,7 +21,7 @@ from typing import Any
 from nbft import events
 from nbft.runs.processes import process_start_time
 from nbft.runs.queue import Ticket, say_queued, turn
-from nbft.runs.warm import log_to, wait_for_run
+from nbft.runs.warm import log_to, tell, wait_for_run
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 20
@@ -59,7 +59,6 @@ def wait_with_spare() -> None:
         if run is not None:
             log_to(run)
             supervise(run, spare)
-        _tell(spare, "")
 
 
 def _worker(*run: str) -> subprocess.Popen[bytes]:
@@ -71,17 +70,6 @@ def _worker(*run: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _tell(spare: subprocess.Popen[bytes], text: str) -> bool:
-    """Give a worker that waits its run, or none; returns whether it could be told."""
-    try:
-        if spare.stdin is not None and not spare.stdin.closed:
-            spare.stdin.write(text.encode())
-            spare.stdin.close()
-    except OSError:
-        return False
-    return spare.poll() is None
-
-
 def _watch(
     run: Path,
     path: Path,
@@ -91,7 +79,7 @@ def _watch(
 ) -> None:
     began = time.monotonic()
     kills_before = _memory_kills()
-    worker = spare if spare and _tell(spare, f"{run}\n") else _worker(str(run))
+    worker = spare if spare and tell(spare, run) else _worker(str(run))
     # Should this process be killed, the worker keeps the device, and the status stays true.
     ticket.hand_to(worker.pid)
     with contextlib.suppress(OSError):  # a full disk: the worker waits for room, and says it then

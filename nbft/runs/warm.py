@@ -48,9 +48,9 @@ class _Spare:
 
     def end(self) -> None:
         """Let it end by itself: nobody will tell it a run any more."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
         threading.Thread(target=self.process.wait, daemon=True).start()  # leaves no zombie
 
 
@@ -58,9 +58,11 @@ def prepare() -> bool:
     """Let a spare run wait, unless memory is short; returns whether one waits."""
     global _waiting
     with _lock:
-        if _waiting is not None and _waiting.is_good():
-            return True
-        _end()
+        if _waiting is not None:
+            if _waiting.is_good():
+                return True
+            _waiting.end()
+            _waiting = None
         is_off = os.environ.get("NBFT_SPARE_WORKER") == "off" or os.name != "posix"
         if is_off or _is_short(LEAST_FREE_BYTES):
             return False
@@ -72,32 +74,24 @@ def take(run: Path) -> subprocess.Popen[bytes] | None:
     """Give the spare supervisor a run and return it; None when none waits that would do."""
     global _waiting
     with _lock:
-        if _waiting is None:
-            return None
-        spare, is_good = _waiting, _waiting.is_good()
-        if is_good and spare.process.stdin is not None:
-            try:
-                spare.process.stdin.write(f"{run}\n".encode())
-                spare.process.stdin.close()
-            except OSError:
-                is_good = False
-        if not is_good:
-            _end()
-        _waiting = None
-        return spare.process if is_good else None
+        spare, _waiting = _waiting, None
+    if spare is None:
+        return None
+    if spare.is_good() and tell(spare.process, run):
+        return spare.process
+    spare.end()
+    return None
 
 
-def give_up() -> None:
-    """Let the spare run end, if there is one."""
-    with _lock:
-        _end()
-
-
-def _end() -> None:
-    global _waiting
-    if _waiting is not None:
-        _waiting.end()
-        _waiting = None
+def tell(waiting: subprocess.Popen[bytes], run: Path) -> bool:
+    """Give a process that waits its run; returns whether it could be told."""
+    assert waiting.stdin is not None
+    try:
+        waiting.stdin.write(f"{run}\n".encode())
+        waiting.stdin.close()
+    except OSError:
+        return False
+    return waiting.poll() is None
 
 
 def _surroundings() -> tuple[Path, dict[str, str]]:

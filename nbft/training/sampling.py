@@ -42,15 +42,9 @@ class VirtualEpochSampler(torch.utils.data.Sampler[int]):
         for place in range(begin, begin + self._samples):
             turn, within = divmod(place, self._rows)
             if within == 0 or place == begin:
-                order = self._order(turn)
+                order = _order(self._rows, self._seed, turn)
             yield order[within]
         self._epoch += 1
-
-    def _order(self, turn: int) -> list[int]:
-        if self._seed is None:
-            return list(range(self._rows))
-        generator = torch.Generator().manual_seed(self._seed + turn)
-        return torch.randperm(self._rows, generator=generator).tolist()
 
 
 class VirtualEpochs:
@@ -64,6 +58,14 @@ class VirtualEpochs:
         samples = config.training.num_samples_each_epoch
         assert samples is not None
         return VirtualEpochSampler(len(dataset), samples, _seed(config))
+
+
+def _order(number: int, seed: int | None, turn: int) -> list[int]:
+    """Return so many places in the order of a turn, counted from 0; None keeps them in theirs."""
+    if seed is None:
+        return list(range(number))
+    generator = torch.Generator().manual_seed(seed + turn)
+    return torch.randperm(number, generator=generator).tolist()
 
 
 def _seed(config: Config) -> int | None:
@@ -96,11 +98,7 @@ class TokenBatchSampler(BatchRebalanceSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of this epoch."""
-        order = list(range(len(self)))
-        if self._seed is not None:
-            generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            order = torch.randperm(len(self), generator=generator).tolist()
-        yield from (self._batches[n] for n in order)
+        yield from (self._batches[n] for n in _order(len(self), self._seed, self._epoch))
         self._epoch += 1
 
 

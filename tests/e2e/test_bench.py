@@ -9,11 +9,11 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from nbft.bench.clock import peak_bytes
 from nbft.bench.scaling import points
 from nbft.bench.task import make_task
 from nbft.cli import app
 from nbft.errors import NbftError
+from nbft.plan.hardware import peak_memory_bytes
 
 
 @pytest.fixture
@@ -71,4 +71,4 @@ def test_an_unknown_line_lists_the_known(task):
 
 
 def test_memory_is_counted_in_bytes():
-    assert 2**24 < peak_bytes() < 2**40
+    assert 2**24 < peak_memory_bytes("cpu") < 2**40

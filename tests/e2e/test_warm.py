@@ -23,7 +23,9 @@ def no_spare_is_left(monkeypatch):
     monkeypatch.setattr(warm, "available_bytes", lambda: 1 << 40)
     monkeypatch.delenv("NBFT_SPARE_WORKER", raising=False)
     yield
-    warm.give_up()
+    if (spare := warm._waiting) is not None:
+        spare.end()
+        warm._waiting = None
 
 
 def spare() -> psutil.Process:

@@ -19,13 +19,16 @@ from torch.nn import functional
 
 
 class _FrozenLora(torch.autograd.Function):
-    """x [n, d_in], W [d_out, d_in], A [r, d_in], B [d_out, r] to y [n, d_out]."""
+    """x [n, d_in], W [d_out, d_in], A [r, d_in], B [d_out, r] to y [n, d_out].
+
+    Without W only s (x A') B', for a frozen product that is made elsewhere.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         lora_a: torch.Tensor,
         lora_b: torch.Tensor,
@@ -34,8 +37,10 @@ class _FrozenLora(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
         inner = flat @ a.t()
-        # In place: addmm would first copy what it adds to.
-        y = functional.linear(flat, weight, bias).addmm_(inner, b.t(), alpha=scaling)
+        if weight is None:
+            y = (inner @ b.t()).mul_(scaling)
+        else:  # in place: addmm would first copy what it adds to
+            y = functional.linear(flat, weight, bias).addmm_(inner, b.t(), alpha=scaling)
         ctx.save_for_backward(flat, inner, weight, a, b)
         ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, lora_a.dtype
         return y.view(*x.shape[:-1], -1)
@@ -49,33 +54,11 @@ class _FrozenLora(torch.autograd.Function):
         of_b = (gradient.t() @ inner).to(ctx.dtype) * ctx.scaling
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (gradient @ weight).addmm_(of_inner, a, alpha=ctx.scaling).view(ctx.shape)
+            if weight is None:
+                of_x = (of_inner @ a).mul_(ctx.scaling).view(ctx.shape)
+            else:
+                of_x = (gradient @ weight).addmm_(of_inner, a, alpha=ctx.scaling).view(ctx.shape)
         return of_x, None, None, of_a, of_b, None
-
-
-class _LowRank(torch.autograd.Function):
-    """x [n, d_in], A [r, d_in], B [d_out, r] to s (x A') B' [n, d_out]."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, lora_a: torch.Tensor, lora_b: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
-        inner = (flat @ a.t()).mul_(scaling)
-        ctx.save_for_backward(flat, inner, a, b)
-        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, lora_a.dtype
-        return (inner @ b.t()).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flat, inner, a, b = ctx.saved_tensors
-        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
-        of_inner = (gradient @ b).mul_(ctx.scaling)
-        of_a = (of_inner.t() @ flat).to(ctx.dtype)
-        of_b = (gradient.t() @ inner).to(ctx.dtype)
-        of_x = (of_inner @ a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return of_x, of_a, of_b, None
 
 
 class FrozenLoraLinear(Linear):
@@ -110,20 +93,17 @@ def _plain_adapter(layer: Any, x: torch.Tensor) -> tuple[Any, Any, float] | None
     return (a.weight, b.weight, layer.scaling[name]) if is_plain else None
 
 
-def use_lean_adapters(model: torch.nn.Module) -> int:
-    """Let the adapters on 4-bit layers compute in the type of x; returns how many do.
+def use_lean_adapters(model: torch.nn.Module) -> None:
+    """Let the adapters on 4-bit layers compute in the type of x.
 
     PEFT's own layer copies x to float32 for them. The frozen product stays bitsandbytes'.
 
     Args:
         model: A model with adapters.
     """
-    found = 0
     for module in model.modules():
         if type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A"):
             module.forward = functools.partial(_forward_4bit, module, module.forward)
-            found += 1
-    return found
 
 
 def _forward_4bit(
@@ -132,5 +112,5 @@ def _forward_4bit(
     adapter = None if args or kwargs else _plain_adapter(layer, x)
     if adapter is None:
         return usual(x, *args, **kwargs)
-    y: torch.Tensor = layer.base_layer(x) + _LowRank.apply(x, *adapter)
+    y: torch.Tensor = layer.base_layer(x) + _FrozenLora.apply(x, None, None, *adapter)
     return y
