@@ -55,7 +55,9 @@ class Task:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def make_task(config: Config, folder: Path, data_folder: Path | None = None, *, steps: int) -> Task:
+def make_task(
+    config: Config, folder: Path, data_folder: Path | None = None, *, steps: int = 8
+) -> Task:
     """Make the task of a config: its model and training rows, whole rows only.
 
     Rows that data.max_length would cut are left out: systems cut in ways of their own.
