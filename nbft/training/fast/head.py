@@ -16,6 +16,9 @@ from trl.trainer.utils import FusedCausalLMOutput
 from nbft.data.tokens import IGNORE_INDEX
 from nbft.plan.speed import FAST_CHUNK_TOKENS
 
+_EXACT_ROWS = 32
+"""Rows whose shares exist in float32 at once: few enough to stay in the cache."""
+
 
 class _LogProbabilities(torch.autograd.Function):
     """h [n, d], W [v, d], y [n] to log p(y) and whether y is the likeliest token, [n] each."""
@@ -30,23 +33,28 @@ class _LogProbabilities(torch.autograd.Function):
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Made once: each chunk of its own would be new memory, which costs more than the sums.
         scores = hidden.new_empty(min(n, FAST_CHUNK_TOKENS), len(weight))
-        whole = torch.empty_like(scores, dtype=torch.float32)
+        whole = torch.empty(_EXACT_ROWS, len(weight), device=hidden.device)
         for begin in range(0, n, FAST_CHUNK_TOKENS):
             chunk = slice(begin, begin + FAST_CHUNK_TOKENS)
             wanted = targets[chunk, None]
-            logits, shares = scores[: len(wanted)], whole[: len(wanted)]
+            logits = scores[: len(wanted)]
             torch.mm(hidden[chunk], weight.t(), out=logits)
-            most = logits.amax(-1, keepdim=True)
-            at_target = logits.gather(1, wanted)
-            is_top[chunk] = (at_target >= most)[:, 0]
-            torch.softmax(shares.copy_(logits), -1, out=shares)
-            # The largest share is exp(most - log of the sum of exp), and never underflows.
-            found[chunk] = (at_target.float() - most.float() + shares.amax(-1, keepdim=True).log())[
-                :, 0
-            ]
+            for rows, y, p, top in zip(
+                *(part.split(_EXACT_ROWS) for part in (logits, wanted, found[chunk], is_top[chunk])),
+                strict=True,
+            ):
+                most, at_target = rows.amax(-1, keepdim=True), rows.gather(1, y)
+                torch.ge(at_target, most, out=top[:, None])
+                shares = whole[: len(rows)].copy_(rows)
+                torch.softmax(shares, -1, out=shares)
+                # The largest share is exp(most - log of the sum of exp), and never underflows.
+                largest = shares.amax(-1, keepdim=True)
+                p[:, None] = at_target.float() - most.float() + largest.log()
+                if slope is not None:
+                    shares.scatter_add_(1, y, shares.new_full((len(rows), 1), -1))
+                    rows.copy_(shares)
             if slope is not None:
-                shares.scatter_add_(1, wanted, torch.full_like(most, -1.0, dtype=torch.float32))
-                torch.mm(logits.copy_(shares), weight, out=slope[chunk])
+                torch.mm(logits, weight, out=slope[chunk])
         ctx.save_for_backward(slope, hidden, weight, targets)
         ctx.mark_non_differentiable(is_top)
         return found, is_top
