@@ -19,7 +19,8 @@ from .measurement import ROOT, Measurement
 
 BENCHMARKS = (
     *("imports", "form", "lens", "live_chart", "background", "doctor"),
-    *("data_preparation", "overhead", "training", "memory", "demo"),
+    *("data_preparation", "overhead", "loop", "training", "four_bit", "long_rows", "matmul_rate"),
+    *("memory", "demo"),
 )
 RESULTS = ROOT / ".artifacts" / "benchmarks" / "results.json"
 

@@ -101,7 +101,7 @@ def make_config(folder: Path, *, tiny: bool, steps: int) -> Any:
 
 
 def _seconds_a_step(seconds: list[float]) -> float:
-    counted = seconds[DROPPED_STEPS:-1]  # what comes after the last step is no step
+    counted = seconds[DROPPED_STEPS:]
     return sum(counted) / max(1, len(counted))
 
 

@@ -251,10 +251,14 @@ def bench(
     overrides: _Overrides = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="trl, trl-tuned or unsloth; may be given several times."),
+        typer.Option(help="trl, trl-tuned, unsloth, llamafactory; may be given several times."),
     ] = None,
     steps: Annotated[int, typer.Option(min=3, help="Steps of each training.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="How often each trains.")] = 3,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(help="Python of a side that has its own environment: unsloth=/path/python."),
+    ] = None,
     scale: Annotated[str | None, typer.Option(help="model, length, batch or rows.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Where to draw the bars (.png).")] = None,
     as_json: _Json = False,
@@ -266,22 +270,29 @@ def bench(
     import tempfile
 
     from nbft.bench.compare import compare as measure
+    from nbft.bench.picture import check_path, draw
     from nbft.bench.scaling import points
     from nbft.bench.task import make_task
 
-    tree: dict[str, Any] = {"data": {"dataset_name": "alpaca"}}
-    tree |= {"training": {"per_device_train_batch_size": 8}, "peft": {"r": 16}}
     with _mistakes_are_sentences(), tempfile.TemporaryDirectory() as name:
         if file is not None and "=" in str(file):  # no file, but the first of the overrides
             file, overrides = None, [str(file), *(overrides or [])]
-        given, folder = _config_or_rows(file) if file else ({}, Path())
-        config = Config(**io.overridden(tree | given, overrides or []))
+        if picture is not None:
+            check_path(picture)
+        pythons = dict(map(_pair, python or []))
+        given, folder = _config_or_rows(file) if file else (_BENCH, Path())
+        config = Config(**io.overridden(given, overrides or []))
         task = make_task(config, Path(name), folder, steps=steps)
         found = {}
         for what, one in points(task, scale) if scale else [(Path(task.model).name, task)]:
             with _progress_line() as say:
                 found[what] = measure(
-                    one, against or ("trl", "trl-tuned"), rounds=rounds, what=what, say=say
+                    one,
+                    against or ["trl", "trl-tuned", *pythons],
+                    rounds=rounds,
+                    what=what,
+                    pythons=pythons,
+                    say=say,
                 )
             if as_json:
                 for comparison in found[what].found:
@@ -289,10 +300,22 @@ def bench(
             else:
                 typer.echo(f"{what}, {task.method}, {task.device}\n{found[what]}\n")
         if picture is not None:
-            from nbft.bench.picture import draw
-
             draw(found).savefig(picture)
             typer.echo(f"Picture: {picture}", err=as_json)
+
+
+_BENCH: dict[str, Any] = {
+    "data": {"dataset_name": "alpaca"},
+    "training": {"per_device_train_batch_size": 8},
+}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise NbftError(f"python={text}: name the side and its Python, as in unsloth=/path/python.")
+    return name, value
 
 
 def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
@@ -300,7 +323,7 @@ def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
     from nbft.data.sources import FORMATS
 
     folder = file.absolute().parent
-    rows = {"data": {"path": str(file.absolute())}}
+    rows = _BENCH | {"data": {"path": str(file.absolute())}}
     if file.suffix.lower() not in FORMATS:
         return io.read(file), folder
     if not file.is_file():

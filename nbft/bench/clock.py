@@ -18,12 +18,15 @@ class Clock:
     def __init__(self) -> None:
         """Start with nothing counted."""
         self.began: list[tuple[float, float]] = []
+        self.ended = 0.0, 0.0
         self.tokens: list[int] = []
         self.first_step_at = 0.0
         self.losses: list[float] = []
+        self.is_float32 = False
 
     def install(self) -> None:
         """Put the clock into every Trainer of this process, in front of its own callbacks."""
+        import torch
         import transformers
 
         clock = self
@@ -37,13 +40,17 @@ class Clock:
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 clock.first_step_at = clock.first_step_at or time.time()
+                clock.ended = time.perf_counter(), time.process_time()
 
             def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-                clock.began.append((time.perf_counter(), time.process_time()))
+                clock.began.append(clock.ended)  # what comes after the last step is no step
                 clock.losses = [log["loss"] for log in state.log_history if "loss" in log]
 
         def timed(trainer: Any, *args: Any, **keys: Any) -> Any:
             trainer.add_callback(Callback)
+            clock.is_float32 = trainer.accelerator.mixed_precision == "no" and all(
+                weight.dtype == torch.float32 for weight in trainer.model.parameters()
+            )
             return train(trainer, *args, **keys)
 
         def counted(trainer: Any, model: Any, inputs: Any, *args: Any, **keys: Any) -> Any:
@@ -67,6 +74,7 @@ class Clock:
             "cpu_seconds": [b[1] - a[1] for a, b in pairs],
             "tokens": self.tokens,
             "losses": self.losses,
+            "is_float32": self.is_float32,
             "first_step_at": self.first_step_at,
             "peak_bytes": peak_memory_bytes(device),
         }

@@ -10,15 +10,18 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import nbft
 from nbft.bench.sides import SIDES
 from nbft.bench.task import Task
 from nbft.errors import NbftError
@@ -57,6 +60,7 @@ class Trained:
         peak_bytes: Most memory that it held.
         tokens: Tokens of each step.
         losses: Loss of each step.
+        is_float32: Whether it computed in float32: all weights, and no autocast.
     """
 
     tokens_per_second: float
@@ -64,6 +68,7 @@ class Trained:
     peak_bytes: int
     tokens: tuple[int, ...]
     losses: tuple[float, ...]
+    is_float32: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ def compare(
     *,
     rounds: int = 3,
     what: str = "",
+    pythons: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = lambda text: None,
 ) -> Comparisons:
     """Train a task with nbft and with each peer, in turn.
@@ -145,21 +151,24 @@ def compare(
         peers: Names of `SIDES`.
         rounds: How often each trains.
         what: Name of the task.
+        pythons: By name of a side, the Python of another environment, for systems that need other
+            versions of the libraries than we do.
         say: Told each training that begins.
 
     Raises:
         NbftError: nbft's own side failed, or a peer is unknown.
     """
-    if unknown := set(peers) - set(SIDES):
+    if unknown := {*peers, *pythons} - set(SIDES):
         raise NbftError(f"against={', '.join(sorted(unknown))}: known are {', '.join(SIDES)}.")
-    said = [text for name in peers if (text := SIDES[name].hindrance(task))]
-    there = ["nbft", *(name for name in peers if not SIDES[name].hindrance(task))]
+    hindrances = {n: SIDES[n].hindrance(task, elsewhere=n in pythons) for n in peers}
+    said = [text for text in hindrances.values() if text]
+    there = ["nbft", *(name for name, text in hindrances.items() if not text)]
     found: dict[str, list[Trained]] = {name: [] for name in there}
     for number in range(rounds):
         for name in list(found):
             say(f"Round {number + 1} of {rounds}: {SIDES[name].name} …")
             try:
-                found[name].append(_train(name, task))
+                found[name].append(train_side(name, task, pythons.get(name)))
             except NbftError as error:
                 if name == "nbft":
                     raise
@@ -167,29 +176,39 @@ def compare(
                 del found[name]
     ours = found.pop("nbft")
     machine = about_machine(task.device)
-    pairs = [_compared(task, what, SIDES[n].name, ours, t, machine) for n, t in found.items()]
+    pairs = [_compared(what, SIDES[n].name, ours, t, machine) for n, t in found.items()]
     return Comparisons(pairs, said, ours[-1])
 
 
-def _train(name: str, task: Task) -> Trained:
+def train_side(name: str, task: Task, python: str | None = None) -> Trained:
     """Train in a process of its own.
+
+    Args:
+        name: Of the side.
+        task: What to train.
+        python: Of another environment, which has this package's modules by their folder alone;
+            this one when None.
 
     Raises:
         NbftError: It failed; holds the last line that it said.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-        path = Path(file.name)
-    try:
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "task.json"
         task.save(path)
-        done = subprocess.run(
-            [sys.executable, "-m", "nbft.bench.sides", name, str(path)],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
-            check=False,
-        )
-    finally:
-        path.unlink()
+        if python is not None:
+            shutil.copytree(Path(nbft.__file__).parent, Path(folder) / "nbft")
+            environment["PYTHONPATH"] = folder
+        try:
+            done = subprocess.run(
+                [python or sys.executable, "-m", "nbft.bench.sides", name, str(path)],
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=False,
+            )
+        except OSError as error:
+            raise NbftError(f"{python}: {error.strerror}.") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise NbftError(lines[-1])
@@ -204,18 +223,18 @@ def _read(clock: dict[str, Any]) -> Trained:
         clock["peak_bytes"],
         tuple(clock["tokens"]),
         tuple(clock["losses"]),
+        clock["is_float32"],
     )
 
 
 def _compared(
-    task: Task,
     what: str,
     peer: str,
     ours: list[Trained],
     theirs: list[Trained],
     machine: dict[str, Any],
 ) -> Comparison:
-    agree = all(losses_agree(a, b, task.dtype) for a, b in zip(ours, theirs, strict=True))
+    agree = all(losses_agree(a, b) for a, b in zip(ours, theirs, strict=True))
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs, strict=True)]
     return Comparison(
         what=what,
@@ -235,13 +254,14 @@ def _compared(
     )
 
 
-def losses_agree(ours: Trained, theirs: Trained, dtype: str) -> bool:
+def losses_agree(ours: Trained, theirs: Trained) -> bool:
     """Whether two sides saw the same tokens, began at the same loss, and stayed finite.
 
-    The first step is compared: 1% where weights are in 16 bits, 0.01% in float32. Later steps
-    differ by the adapters' random beginnings.
+    The first step is compared: 0.01% where both compute in float32, 1% where one computes in 16
+    bits, as autocast does on float32 weights too. Later steps differ by the adapters' random
+    beginnings.
     """
-    within = _FLOAT32_LOSS if dtype == "float32" else _OTHER_LOSS
+    within = _FLOAT32_LOSS if ours.is_float32 and theirs.is_float32 else _OTHER_LOSS
     first, other = ours.losses[0], theirs.losses[0]
     finite = all(map(math.isfinite, (*ours.losses, *theirs.losses)))
     return finite and ours.tokens == theirs.tokens and abs(first - other) <= within * abs(other)

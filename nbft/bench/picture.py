@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbft.bench.compare import Comparisons
+from nbft.errors import NbftError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OURS, _THEIRS = "#0072B2", "#8c8c8c"  # colour-blind people tell them apart; each bar is named too
+
+_KINDS = (".png", ".svg", ".pdf")
+
+
+def check_path(path: Path) -> None:
+    """Check where a picture shall go, before minutes are spent on what it shows.
+
+    Raises:
+        NbftError: It has an unknown ending or no folder.
+    """
+    if path.suffix not in _KINDS:
+        raise NbftError(f"picture={path}: ends in {', '.join(_KINDS[:-1])} or {_KINDS[-1]}.")
+    if not path.absolute().parent.is_dir():
+        raise NbftError(f"picture={path}: there is no folder {path.absolute().parent}. Make it.")
 
 
 def draw(found: Mapping[str, Comparisons]) -> Figure:

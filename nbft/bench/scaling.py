@@ -41,7 +41,7 @@ def points(task: Task, line: str) -> Iterator[tuple[str, Task]]:
     if line == "model":
         for millions, (hidden, layers) in _SHAPES.items():
             if millions * 10**6 * 16 < free_memory_bytes(task.device):
-                model = _random_model(folder / f"model-{millions}", task.model, hidden, layers)
+                model = random_model(folder / f"model-{millions}", task.model, hidden, layers)
                 yield f"{millions} million parameters", replace(task, model=str(model))
     elif line == "length":
         for tokens in _LENGTHS_TOKENS:
@@ -93,7 +93,7 @@ def write_equal_rows(path: Path, rows: Path, model: str, tokens: int, number: in
     write_rows(path, made)
 
 
-def _random_model(folder: Path, tokenizer: str, hidden: int, layers: int) -> Path:
+def random_model(folder: Path, tokenizer: str, hidden: int, layers: int) -> Path:
     """Make a model of random weights, with a tokenizer of another."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig

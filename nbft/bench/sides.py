@@ -1,7 +1,9 @@
 """The sides of a comparison, each in a process of its own: `python -m nbft.bench.sides NAME TASK`.
 
-Each trains a task as its system's documentation shows it, and prints what its clock counted. To add
-a system, add a function and its line in `SIDES`. Called by `nbft.bench.compare`.
+Each trains a task as its system's documentation shows it, with the same learning rate and schedule,
+and prints what its clock counted. To add a system, add a function and its line in `SIDES`. Called
+by `nbft.bench.compare`; may run in an environment that has the other system and not ours, so
+nothing beyond pydantic is imported for all.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft.bench.clock import Clock
-from nbft.bench.task import Task
+from nbft.bench.task import Task, write_rows
 
 _LEARNING_RATE = 2e-4
 
@@ -31,33 +33,46 @@ class Side:
         train: Trains a task.
         packages: What it needs besides nbft's own dependencies, as `pip install` takes it.
         devices: Where it runs; everywhere when empty.
+        is_apart: Whether it needs other versions of the libraries than we do, and so an
+            environment of its own.
     """
 
     name: str
     train: Callable[[Task], None]
     packages: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    is_apart: bool = False
 
-    def hindrance(self, task: Task) -> str:
-        """Say why it cannot train a task, and what to do; "" when it can."""
+    def hindrance(self, task: Task, *, elsewhere: bool = False) -> str:
+        """Say why it cannot train a task, and what to do; "" when it can.
+
+        Args:
+            task: What to train.
+            elsewhere: Whether it trains in another environment than this one.
+        """
         if self.devices and task.device not in self.devices:
             return f"{self.name} does not train on {task.device}."
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        if absent:
-            return f"{self.name} is not installed. pip install {' '.join(absent)}"
+        if absent and not elsewhere:
+            how = f"pip install {' '.join(absent)}"
+            if self.is_apart:
+                how += " in an environment of its own, and name its Python with --python."
+            return f"{self.name} is not installed. {how}"
         return ""
 
 
 def train_nbft(task: Task) -> None:
-    """Train with nbft, everything at its defaults."""
+    """Train with nbft; what the task does not name is at its default."""
     from nbft import events
     from nbft.config import Config
     from nbft.runs import Run
     from nbft.training.worker import work
 
     config = Config(
-        model={"model_name": task.model},
+        model={"model_name": task.model, "dtype": task.dtype},
+        precision={"mixed_precision": task.mixed_precision},
         quantization={"load_in_4bit": task.load_in_4bit},
+        speed=task.speed,
         data={"path": task.rows, "split_ratio": 1.0, "max_length": 1 << 20, "shuffle": False},
         peft={"method": task.method, "r": task.r, "lora_alpha": 2 * task.r},
         training={
@@ -68,6 +83,7 @@ def train_nbft(task: Task) -> None:
             "learning_rate": _LEARNING_RATE,
             "seed": task.seed,
         },
+        scheduler={"lr_scheduler_type": "linear", "warmup_steps": 0},
         compute={"device": task.device},
         evaluation={"eval_strategy": "no", "sample_count": 0},
         checkpoint={"save_strategy": "no", "save_final_model": False},
@@ -82,12 +98,12 @@ def train_nbft(task: Task) -> None:
 
 def train_trl(task: Task) -> None:
     """Train with TRL as its documentation shows it: a name, rows, a LoraConfig."""
-    _sft(task, task.model, adapter=True)
+    _sft(task, task.model, adapter=True, model_init_kwargs=_quantization(task))
 
 
 def train_trl_tuned(task: Task) -> None:
     """Train with TRL's best settings: number types, no padding, no checkpointing, kernels."""
-    model: dict[str, Any] = {"dtype": task.dtype}
+    model: dict[str, Any] = {"dtype": task.dtype, **_quantization(task)}
     arguments: dict[str, Any] = {
         "padding_free": True,
         "max_length": None,
@@ -100,6 +116,14 @@ def train_trl_tuned(task: Task) -> None:
             model["attn_implementation"] = "flash_attention_2"
         arguments["use_liger_kernel"] = importlib.util.find_spec("liger_kernel") is not None
     _sft(task, task.model, adapter=True, model_init_kwargs=model, **arguments)
+
+
+def _quantization(task: Task) -> dict[str, Any]:
+    if not task.load_in_4bit:
+        return {}
+    four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    compute = {"bnb_4bit_compute_dtype": task.dtype}
+    return {"quantization_config": {"quant_method": "bitsandbytes", **four_bit, **compute}}
 
 
 def train_unsloth(task: Task) -> None:
@@ -119,6 +143,59 @@ def train_unsloth(task: Task) -> None:
         random_state=task.seed,
     )
     _sft(task, model, tokenizer)
+
+
+def train_llamafactory(task: Task) -> None:
+    """Train with LLaMA-Factory as its documentation shows it."""
+    from llamafactory.train.tuner import run_exp  # type: ignore[import-not-found]
+    from transformers import AutoTokenizer
+
+    folder = Path(task.folder) / "llamafactory"
+    folder.mkdir(exist_ok=True)
+    end = AutoTokenizer.from_pretrained(task.model).eos_token
+    with Path(task.rows).open(encoding="utf-8") as given:  # its template of nothing adds no end
+        pairs = [(row["prompt"], row["completion"] + end) for row in map(json.loads, given)]
+    write_rows(folder / "rows.jsonl", pairs)
+    columns = {"prompt": "prompt", "response": "completion"}
+    about = {"file_name": "rows.jsonl", "columns": columns}
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": about}), encoding="utf-8")
+    run_exp(
+        {
+            "model_name_or_path": task.model,
+            "stage": "sft",
+            "do_train": True,
+            "finetuning_type": task.method,
+            "lora_rank": task.r,
+            "lora_alpha": 2 * task.r,
+            "lora_target": "all",
+            "dataset": "rows",
+            "dataset_dir": str(folder),
+            "template": "empty",
+            "cutoff_len": 1 << 20,
+            "disable_shuffling": True,
+            "bf16": task.mixed_precision == "bf16" or task.dtype == "bfloat16",
+            "lr_scheduler_type": "linear",
+            **({"quantization_bit": 4} if task.load_in_4bit else {}),
+            **_common(task, folder),
+        }
+    )
+
+
+def _common(task: Task, folder: Path) -> dict[str, Any]:
+    """Return what all who take transformers' TrainingArguments are given."""
+    return {
+        "output_dir": str(folder),
+        "max_steps": task.steps,
+        "per_device_train_batch_size": task.batch_rows,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": _LEARNING_RATE,
+        "seed": task.seed,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": task.device == "cpu",
+    }
 
 
 def _sft(
@@ -144,17 +221,8 @@ def _sft(
         train_dataset=datasets.load_dataset("json", data_files=task.rows, split="train"),
         args=SFTConfig(
             **{
-                "output_dir": str(Path(task.folder) / "sft"),
-                "max_steps": task.steps,
-                "per_device_train_batch_size": task.batch_rows,
-                "learning_rate": _LEARNING_RATE,
-                "seed": task.seed,
-                "logging_steps": 1,
+                **_common(task, Path(task.folder) / "sft"),
                 "train_sampling_strategy": "sequential",
-                "save_strategy": "no",
-                "report_to": "none",
-                "disable_tqdm": True,
-                "use_cpu": task.device == "cpu",
                 "max_length": 1 << 20,
                 **arguments,
             }
@@ -167,7 +235,8 @@ SIDES = {
     "nbft": Side("nbft", train_nbft),
     "trl": Side("TRL, its defaults", train_trl, ("trl",)),
     "trl-tuned": Side("TRL, tuned", train_trl_tuned, ("trl",)),
-    "unsloth": Side("Unsloth", train_unsloth, ("unsloth",), ("cuda", "xpu")),
+    "unsloth": Side("Unsloth", train_unsloth, ("unsloth",), ("cuda", "xpu"), is_apart=True),
+    "llamafactory": Side("LLaMA-Factory", train_llamafactory, ("llamafactory",), is_apart=True),
 }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nbft.config import Config
 from nbft.errors import DataError
@@ -22,14 +23,15 @@ class Task:
         rows: File of rows, JSON lines with prompt and completion, in the order of training.
         folder: Where a side may write.
         device: Device that trains.
-        dtype: Number type of the frozen weights, of those sides that choose one.
+        dtype: Number type of the weights, of those sides that choose one.
         mixed_precision: Autocast, of those sides that choose one: bf16, fp16 or no.
         method: LoRA on all linear layers, or all weights.
         r: Rank of LoRA; alpha is twice as much.
         batch_rows: Rows a step.
         steps: Optimiser steps.
-        load_in_4bit: Whether our own side quantises the frozen weights.
+        load_in_4bit: Whether the frozen weights are quantised to nf4.
         seed: Seed of the adapter.
+        speed: The settings of our own fast path; the defaults where it names none.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Task:
     steps: int = 8
     load_in_4bit: bool = False
     seed: int = 42
+    speed: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the task as JSON."""
@@ -63,7 +66,8 @@ def make_task(
     Rows that data.max_length would cut are left out: systems cut in ways of their own.
 
     Args:
-        config: Names the model and the rows; its batch and its rank count too.
+        config: Names the model and the rows. Of its other settings count number types, method,
+            rank, batch, seed, 4 bits and speed; the rest is alike on all sides.
         folder: Where rows and results are written.
         data_folder: Folder of relative paths of rows.
         steps: Optimiser steps.
@@ -106,11 +110,13 @@ def make_task(
         r=config.peft.r,
         batch_rows=batch,
         steps=steps,
+        load_in_4bit=config.quantization.load_in_4bit,
         seed=config.training.seed,
+        speed=config.speed.model_dump(),
     )
 
 
-def write_rows(path: Path, rows: list[list[str]]) -> None:
+def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write pairs of prompt and completion as JSON lines."""
     with path.open("w", encoding="utf-8") as file:
         for prompt, completion in rows:

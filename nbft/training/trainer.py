@@ -5,6 +5,7 @@ Called by `nbft.training.worker` only.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ def _finish(config: Config, trainer: Any) -> None:
             trainer.processing_class
         )
     freeze(trainer.model, settings.freeze_layers)
+    _spare_walks(trainer.model)
     if config.peft.method == "lora" and config.peft.loraplus_lr_ratio != 1:
         trainer.optimizer = _loraplus_optimizer(trainer, config.peft.loraplus_lr_ratio)
     if settings.dropout_warmup_steps is not None:
@@ -152,6 +154,23 @@ def _finish(config: Config, trainer: Any) -> None:
 
         shares = settings.attention_dropout, settings.hidden_dropout
         trainer.add_callback(DropoutWarmup(*shares, settings.dropout_warmup_steps))
+
+
+def _spare_walks(model: Any) -> None:
+    """Answer at once what the Trainer asks at each step, where a walk over 2,500 modules takes 8 ms.
+
+    Args:
+        model: What it trains, with all its layers.
+    """
+    usual = model.train
+
+    def train(mode: bool = True) -> Any:
+        return model if model.training == mode else usual(mode)
+
+    usual()  # a new adapter says that it trains while the layers beneath do not yet
+    model.train = train
+    if hasattr(model, "num_parameters"):
+        model.num_parameters = functools.cache(model.num_parameters)
 
 
 def _loraplus_optimizer(trainer: Any, ratio: float) -> torch.optim.Optimizer:

@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from nbft.bench.compare import compare
 from nbft.bench.scaling import points
 from nbft.bench.task import make_task
 from nbft.cli import app
@@ -38,7 +39,32 @@ def test_the_losses_of_all_sides_agree_and_are_printed_as_json(tiny_model, tmp_p
     assert tuned["ratio"] > 0
     assert tuned["ours"]["tokens"] == tuned["theirs"]["tokens"]
     assert tuned["machine"]["device"] == "cpu"
+    assert tuned["ours"]["is_float32"]
+    assert tuned["theirs"]["is_float32"]
+    assert not found[0]["theirs"]["is_float32"]  # its default is autocast
     assert picture.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("changes", [{"method": "full"}, {"load_in_4bit": True}])
+def test_the_losses_of_each_method_agree_at_every_step(changes, make_config, tmp_path):
+    config = make_config(
+        training__per_device_train_batch_size=4,
+        peft__method=changes.get("method", "lora"),
+        quantization__load_in_4bit=changes.get("load_in_4bit", False),
+    )
+    task = make_task(config, tmp_path, steps=4)
+    for one in compare(task, ["trl", "trl-tuned"], rounds=1).found:
+        assert one.losses_agree
+        assert one.theirs.losses == pytest.approx(one.ours.losses, rel=1e-2)
+
+
+def test_a_config_trains_as_it_says(make_config, tmp_path):
+    config = make_config(
+        model__dtype="bfloat16", speed__label_head="off", training__per_device_train_batch_size=2
+    )
+    task = make_task(config, tmp_path)
+    assert (task.dtype, task.batch_rows, task.r) == ("bfloat16", 2, config.peft.r)
+    assert task.speed["label_head"] == "off"
 
 
 def test_rows_keep_their_tokens_and_long_ones_are_left_out(task, make_config, tmp_path):

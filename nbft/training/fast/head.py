@@ -40,7 +40,10 @@ class _LogProbabilities(torch.autograd.Function):
             logits = scores[: len(wanted)]
             torch.mm(hidden[chunk], weight.t(), out=logits)
             for rows, y, p, top in zip(
-                *(part.split(_EXACT_ROWS) for part in (logits, wanted, found[chunk], is_top[chunk])),
+                *(
+                    part.split(_EXACT_ROWS)
+                    for part in (logits, wanted, found[chunk], is_top[chunk])
+                ),
                 strict=True,
             ):
                 most, at_target = rows.amax(-1, keepdim=True), rows.gather(1, y)

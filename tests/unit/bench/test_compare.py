@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from nbft.bench import compare as comparing
 from nbft.bench.compare import Comparisons, Trained, compare, in_turn, losses_agree, median_ratio
+from nbft.bench.picture import check_path
 from nbft.bench.sides import SIDES, Side
 from nbft.bench.task import Task
 from nbft.errors import NbftError
@@ -22,6 +24,7 @@ def trained(speed: float = 100.0, **changes) -> Trained:
         "peak_bytes": 2**30,
         "tokens": (10, 20, 30),
         "losses": (2.0, 1.5, 1.0),
+        "is_float32": True,
     }
     return Trained(**{**about, **changes})
 
@@ -34,14 +37,14 @@ def sides(monkeypatch):
         left = {name.replace("_", "-"): list(found) for name, found in results.items()}
         order = []
 
-        def train(name, task):
+        def train(name, task, python=None):
             order.append(name)
             found = left[name].pop(0)
             if isinstance(found, Exception):
                 raise found
             return found
 
-        monkeypatch.setattr(comparing, "_train", train)
+        monkeypatch.setattr(comparing, "train_side", train)
         return order
 
     return replace
@@ -76,10 +79,12 @@ def test_a_side_with_other_losses_or_tokens_has_no_speed(changes, sides):
     assert "losses differ: no speed" in str(found)
 
 
-def test_16_bits_may_differ_by_a_hundredth():
-    other = trained(losses=(2.015, 1.5, 1.0))
-    assert losses_agree(trained(), other, "bfloat16")
-    assert not losses_agree(trained(), other, "float32")
+def test_only_two_sides_in_float32_must_agree_to_a_ten_thousandth():
+    exact, other = trained(), trained(losses=(2.015, 1.5, 1.0))
+    assert not losses_agree(exact, other)
+    assert losses_agree(exact, replace(other, is_float32=False))  # float32 beside autocast
+    assert losses_agree(replace(exact, is_float32=False), replace(other, is_float32=False))
+    assert not losses_agree(exact, trained(losses=(2.1, 1.5, 1.0), is_float32=False))
 
 
 def test_a_peer_that_fails_is_said_and_the_rest_goes_on(sides):
@@ -114,6 +119,39 @@ def test_unsloth_is_not_tried_on_a_processor():
     assert SIDES["unsloth"].hindrance(TASK) == "Unsloth does not train on cpu."
 
 
+def test_a_system_that_needs_other_versions_says_so_and_is_tried_in_its_own_environment():
+    side = SIDES["llamafactory"]
+    assert "in an environment of its own, and name its Python" in side.hindrance(TASK)
+    assert side.hindrance(TASK, elsewhere=True) == ""
+
+
+def test_another_python_has_our_modules_and_not_our_packages(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH: $(ls $PYTHONPATH | xargs)" >&2\nexit 1\n')
+    python.chmod(0o755)
+    with pytest.raises(NbftError, match=r": nbft task\.json$"):
+        comparing.train_side("llamafactory", TASK, str(python))
+
+
+def test_a_python_that_is_not_there_is_said_and_the_rest_goes_on(sides, monkeypatch):
+    real = comparing.train_side
+    sides(nbft=[trained()])
+    ours = comparing.train_side
+    monkeypatch.setattr(
+        comparing, "train_side", lambda name, *rest: (ours if name == "nbft" else real)(name, *rest)
+    )
+    found = compare(TASK, ["llamafactory"], rounds=1, pythons={"llamafactory": "/no/python"})
+    assert found.said == ["LLaMA-Factory failed: /no/python: No such file or directory."]
+
+
+def test_a_picture_that_cannot_be_written_is_refused_at_the_start(tmp_path):
+    with pytest.raises(NbftError, match=r"ends in \.png, \.svg or \.pdf"):
+        check_path(tmp_path / "speed.txt")
+    with pytest.raises(NbftError, match=r"there is no folder .*absent\. Make it\."):
+        check_path(tmp_path / "absent" / "speed.png")
+    check_path(tmp_path / "speed.png")
+
+
 def test_an_unknown_peer_lists_the_known():
     with pytest.raises(NbftError, match=r"against=axolotl: known are nbft, trl, trl-tuned"):
         compare(TASK, ["axolotl"])
@@ -122,7 +160,7 @@ def test_an_unknown_peer_lists_the_known():
 def test_a_training_that_dies_says_how(monkeypatch):
     monkeypatch.setattr(comparing.sys, "executable", "/bin/false")
     with pytest.raises(NbftError, match="exit code 1"):
-        comparing._train("trl", TASK)
+        comparing.train_side("trl", TASK)
 
 
 def test_rounds_and_ratios():
