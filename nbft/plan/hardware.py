@@ -6,6 +6,7 @@ drawn without it. Called by `make_plan` and `nbft.training`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import shutil
@@ -216,6 +217,9 @@ def peak_memory_bytes(device: str) -> int | None:
     """Return the most memory that this process has held on a device; None where nobody counts."""
     if device != "cpu":
         return used_memory_bytes(device)
+    with contextlib.suppress(OSError, IndexError):  # Linux; getrusage counts the parent's as well
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     try:
         import resource
     except ImportError:  # Windows

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,10 @@ def test_an_unknown_line_lists_the_known(task):
 
 def test_memory_is_counted_in_bytes():
     assert 2**24 < peak_memory_bytes("cpu") < 2**40
+
+
+def test_the_memory_of_a_process_is_its_own_and_not_what_its_parent_held():
+    much = bytearray(2**30)
+    code = "from nbft.plan.hardware import peak_memory_bytes; print(peak_memory_bytes('cpu'))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(said.stdout) < len(much) / 2
