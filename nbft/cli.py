@@ -315,7 +315,7 @@ def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise NbftError(f"python={text}: name the side and its Python, as in unsloth=/path/python.")
-    return name, value
+    return name, str(Path(value).expanduser())
 
 
 def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:

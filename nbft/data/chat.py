@@ -70,10 +70,10 @@ def unanswered(conversation: Sequence[Turn]) -> int:
     >>> unanswered([{"role": "user"}, {"role": "assistant"}, {"role": "user"}])
     1
     """
-    return next(
-        (n for n, turn in enumerate(reversed(conversation)) if turn["role"] == "assistant"),
-        len(conversation),
-    )
+    for n, turn in enumerate(reversed(conversation)):
+        if turn["role"] == "assistant":
+            return n
+    return len(conversation)
 
 
 def _see_template(tokenizer: Any, split: str) -> None:

@@ -260,8 +260,10 @@ def _arrow(
     whole = np.array([len(one.ids) for one in encoded], int)
     size = np.minimum(whole, max_length)
     ends = np.cumsum(size)
-    ids = _flat([one.ids[:max_length] for one in encoded], np.int32)
-    learnt = _flat([one.learnt[:max_length] for one in encoded], bool)
+    ids = np.fromiter(
+        itertools.chain.from_iterable(one.ids[:max_length] for one in encoded), np.int32, size.sum()
+    )
+    learnt = np.frombuffer(bytearray().join(bytes(e.learnt[:max_length]) for e in encoded), bool)
     labels = np.where(learnt, ids, np.int32(IGNORE_INDEX))
     learnt[(ends - size)[size > 0]] = False  # nothing predicts the first token of a row
     sums = np.concatenate([[0], np.cumsum(learnt)])
@@ -292,10 +294,6 @@ def _arrow(
         ],
         schema=_schema(),
     )
-
-
-def _flat(rows: list[list[Any]], dtype: Any) -> np.ndarray:
-    return np.fromiter(itertools.chain.from_iterable(rows), dtype, sum(map(len, rows)))
 
 
 def _make_room(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.models.find import find_local
-from nbft.plan.hardware import Choice, choose_mixed_precision
+from nbft.plan.hardware import Choice, choose_mixed_precision, has_bfloat16
 
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
 
@@ -141,8 +141,10 @@ def _padding_free(config: Config, about: dict[str, Any]) -> Choice:
 def _row_attention(config: Config, device: str, about: dict[str, Any], *, end_to_end: bool) -> str:
     if not end_to_end:
         return "rows are padded"
-    if device != "cpu":
+    if device not in ("cpu", "cuda"):
         return f"{device} has its own kernels"
+    if device == "cuda" and (choice := has_bfloat16(device)).value == "no":
+        return f"FlashAttention needs a newer GPU: {choice.reason}"
     if config.model.attn_implementation not in (None, "sdpa"):
         return f"{config.model.attn_implementation} was asked for"
     if config.model.attention_dropout:

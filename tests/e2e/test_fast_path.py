@@ -240,6 +240,29 @@ def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config)
     )
 
 
+@pytest.mark.parametrize(
+    ("capability", "choice"),
+    [
+        ((9, 0), Choice("on", "no row looks at another, so nothing is computed for it")),
+        (
+            (7, 5),
+            Choice(
+                "off",
+                "FlashAttention needs a newer GPU: this GPU lacks bfloat16, compute capability 7.5",
+            ),
+        ),
+    ],
+)
+def test_on_a_gpu_rows_attend_within_themselves_where_it_has_the_kernel(
+    capability, choice, make_config, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    config = make_config()
+    parts = choose_parts(config, "cuda", "no", Path(config.model.model_name))
+    assert parts["row_attention"] == choice
+
+
 def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_config):
     asked = {
         "data__max_tokens_per_batch": 90,

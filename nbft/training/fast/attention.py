@@ -1,7 +1,8 @@
-"""Attention of rows that lie end to end, one row at a time, without a mask of tokens by tokens.
+"""Attention of rows that lie end to end, each within itself, without a mask of tokens by tokens.
 
 Registered with transformers as an attention implementation; the collator says where rows begin
-(`cu_seq_lens_q`). Batches that are padded, as in generating, go to torch's own attention.
+(`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once, on a CPU one row comes
+after the other. Batches that are padded, as in generating, go to torch's own attention.
 
 Source: rows attend within themselves, as in FlashAttention's varlen functions (arXiv:2307.08691).
 """
@@ -32,6 +33,7 @@ def attend_within_rows(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each row.
@@ -47,6 +49,7 @@ def attend_within_rows(
         sliding_window: Tokens that a token sees back, itself included; all when None.
         cu_seq_lens_q: Where rows begin and the last ends, [rows + 1]; None where they do not lie
             end to end, as in answering.
+        max_length_q: Tokens of the longest row.
         **kwargs: For torch's own attention.
 
     Returns:
@@ -57,16 +60,34 @@ def attend_within_rows(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    lengths = cu_seq_lens_q.diff().tolist()
+    rows = query, key, value
+    if max_length_q is not None and not dropout and _takes_varlen(query, key):
+        return _by_varlen(rows, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
+    return _row_by_row(rows, scaling, sliding_window, cu_seq_lens_q.diff().tolist(), dropout), None
+
+
+_Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Queries [1, heads, s, d], keys and values [1, key heads, s, d]."""
+
+
+def _row_by_row(
+    rows: _Rows,
+    scaling: float,
+    sliding_window: int | None,
+    lengths: list[int],
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    query, key, _ = rows
     outputs = []
     # Split, not sliced: the gradients of slices are each as large as all rows.
-    for q, k, v in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True):
+    for q, k, v in zip(*(part.split(lengths, dim=2) for part in rows), strict=True):
         length = q.shape[2]
         window = sliding_window if sliding_window and sliding_window < length else None
-        if length <= SHORT_ROW_TOKENS and not dropout:
+        if length <= SHORT_ROW_TOKENS and not dropout and not query.is_cuda:
             outputs.append(_by_products(q, k, v, scaling, window))
         else:
             mask = None if window is None else _mask(length, window, query.dtype) == 0
+            mask = None if mask is None else mask.to(query.device)
             outputs.append(
                 functional.scaled_dot_product_attention(
                     q,
@@ -79,7 +100,66 @@ def attend_within_rows(
                     enable_gqa=query.shape[1] != key.shape[1],
                 )
             )
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _by_varlen(
+    rows: _Rows, scaling: float, window: int | None, begins: torch.Tensor, longest: int
+) -> torch.Tensor:
+    """Attend within all rows at once, by torch's FlashAttention."""
+    from torch.nn.attention.varlen import varlen_attn  # from torch 2.10 on
+
+    query, key, value = (part[0].transpose(0, 1) for part in rows)
+    found: Any = varlen_attn(
+        query,
+        key,
+        value,
+        begins,
+        begins,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return found[None]  # type: ignore[no-any-return]
+
+
+def _takes_varlen(query: torch.Tensor, key: torch.Tensor) -> bool:
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return _is_sound(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[-1])
+
+
+@functools.lru_cache(maxsize=4)
+def _is_sound(
+    device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int
+) -> bool:
+    """Whether varlen attention works on a device and gives what rows apart give, by trying it."""
+    lengths, scaling = [5, 40, 19], width**-0.5
+    begins = torch.tensor([0, 5, 45, 64], dtype=torch.int32, device=device)
+
+    def numbers(some: int, phase: float) -> torch.Tensor:
+        angles = torch.arange(some * 64 * width, device=device) * 0.7 + phase
+        return angles.sin().to(dtype).view(1, some, 64, width).requires_grad_()
+
+    rows = numbers(heads, 0), numbers(key_heads, 1), numbers(key_heads, 2)
+    slope = numbers(heads, 3).detach().transpose(1, 2)
+    try:
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            for window in (None, 16):
+                at_once = _by_varlen(rows, scaling, window, begins, max(lengths))
+                apart = _row_by_row(rows, scaling, window, lengths)
+                for found, wanted in zip(
+                    (at_once, *torch.autograd.grad(at_once, rows, slope)),
+                    (apart, *torch.autograd.grad(apart, rows, slope)),
+                    strict=True,
+                ):
+                    if not torch.allclose(found.float(), wanted.float(), rtol=0.05, atol=0.05):
+                        return False
+    except (ImportError, RuntimeError, TypeError, ValueError):  # no kernel for this GPU
+        return False
+    return True
 
 
 def _by_products(

@@ -1,0 +1,91 @@
+"""The way that rows take on a GPU, with a stand-in for torch's kernel that does what it documents."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import varlen
+
+from nbft.training.fast import attention
+
+BEGINS = torch.tensor([0, 3, 12, 16], dtype=torch.int32)
+
+
+def kernel(
+    query, key, value, begins, begins_k, longest, longest_k, *, scale, window_size, enable_gqa
+):
+    """[s, heads, d] to [s, heads, d]: each row alone, seeing so many tokens left and right."""
+    assert begins.dtype == torch.int32
+    assert longest == longest_k == int(begins.diff().max())
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    left, right = window_size
+    found = []
+    for first, end in zip(begins.tolist(), begins_k.tolist()[1:], strict=False):
+        q, k, v = (part[first:end].transpose(0, 1) for part in (query, key, value))
+        place = torch.arange(end - first)
+        behind = place[:, None] - place
+        sees = (behind >= -right) & ((left < 0) | (behind <= left))
+        scores = (q @ k.transpose(1, 2) * scale).masked_fill(~sees, float("-inf"))
+        found.append((scores.softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(found)
+
+
+@pytest.fixture
+def parts():
+    torch.manual_seed(0)
+    return [torch.randn(1, heads, 16, 8, requires_grad=True) for heads in (6, 2, 2)]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(attention, "_takes_varlen", lambda query, key: True)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+
+
+def attend(parts, window=None):
+    found, _ = attention.attend_within_rows(
+        torch.nn.Identity(),
+        *parts,
+        None,
+        sliding_window=window,
+        cu_seq_lens_q=BEGINS,
+        max_length_q=9,
+    )
+    return [found, *torch.autograd.grad(found.square().sum(), parts)]
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_all_rows_at_once_give_what_rows_apart_give(window, parts, monkeypatch, request):
+    apart = attend(parts, window)
+    request.getfixturevalue("gpu")
+    at_once = attend(parts, window)
+    for a, b in zip(at_once, apart, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def sound():
+    attention._is_sound.cache_clear()
+    return attention._is_sound(torch.device("cpu"), torch.float32, 6, 2, 8)
+
+
+def test_a_kernel_that_computes_it_is_taken(gpu):
+    assert sound()
+
+
+@pytest.mark.parametrize("window_size", [(-1, -1), (-1, 0), (1, 0)])
+def test_a_kernel_that_sees_other_tokens_is_not_taken(window_size, gpu, monkeypatch):
+    monkeypatch.setattr(
+        varlen, "varlen_attn", lambda *a, **k: kernel(*a, **k | {"window_size": window_size})
+    )
+    assert not sound()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, ImportError])
+def test_without_a_kernel_rows_are_taken_apart(error, monkeypatch):
+    def absent(*args, **keys):
+        raise error("FlashAttention only supports Ampere GPUs or newer.")
+
+    monkeypatch.setattr(varlen, "varlen_attn", absent)
+    assert not sound()
