@@ -176,7 +176,8 @@ def train_llamafactory(task: Task) -> None:
             "bf16": task.mixed_precision == "bf16" or task.dtype == "bfloat16",
             "lr_scheduler_type": "linear",
             **({"quantization_bit": 4} if task.load_in_4bit else {}),
-            **_common(task, folder),
+            **_common(task, folder / "out"),
+            "overwrite_output_dir": True,
         }
     )
 
