@@ -16,7 +16,7 @@ class Speed(Section):
 
     row_attention: Part = setting(
         "auto",
-        help="Attend row by row where rows lie end to end, without a mask of all by all tokens.",
+        help="Attend within each row where rows lie end to end, without a mask of all by all tokens.",
         source="nbft",
     )
     label_head: Part = setting(
@@ -29,7 +29,6 @@ class Speed(Section):
         help="Do a LoRA layer on frozen weights in one step, without gradients nobody needs.",
         source="nbft",
     )
-
     lean_norm: Part = setting(
         "auto",
         help="Do a RMSNorm layer in one step, without the copies that it keeps otherwise.",
