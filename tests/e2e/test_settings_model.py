@@ -446,6 +446,18 @@ def test_use_cache(built):
         assert trainer.model.config.use_cache == wanted
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_every_layer_trains_and_rests_with_its_model(built, method):
+    model = built(peft__method=method).model
+    assert all(layer.training for layer in model.modules())
+    assert model.eval() is model
+    assert not any(layer.training for layer in model.modules())
+    assert model.train() is model
+    assert all(layer.training for layer in model.modules())
+    every = sum(weight.numel() for weight in model.parameters())
+    assert model.num_parameters() == every > model.num_parameters(exclude_embeddings=True)
+
+
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 def test_attention_kernel(built, kernel):
     trainer = built(model__attn_implementation=kernel, speed__row_attention="off")
