@@ -1,6 +1,6 @@
 """Memory and time of a step on one long row, beside TRL at its best: LoRA on the default model.
 
-A side that memory runs out on is stopped at a limit, and said.
+Each side may ask for as much address space as memory is free; one that needs more ends, and is said.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nbft.plan.hardware import free_memory_bytes
 from .measurement import Measurement
 from .training import make_data_task
 
-# The second one takes three minutes a step on two cores.
+# The second one takes two minutes a step on two cores.
 LENGTHS_TOKENS = (4096, 16_384)
 _PEER = "trl-tuned"
 
@@ -56,7 +56,7 @@ def _train(name: str, task: Task) -> Trained | None:
     try:
         return train_side(name, task)  # its process inherits the limit
     except NbftError as error:
-        if "memory" not in str(error):
+        if "memory" not in str(error).lower():
             raise
         sys.stderr.write(f"{name}: {error}\n")
         return None

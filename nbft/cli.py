@@ -274,13 +274,17 @@ def bench(
     from nbft.bench.scaling import points
     from nbft.bench.task import make_task
 
+    by_itself: dict[str, Any] = {"data": {"dataset_name": "alpaca"}}
+    by_itself |= {"training": {"per_device_train_batch_size": 8}}
     with _mistakes_are_sentences(), tempfile.TemporaryDirectory() as name:
         if file is not None and "=" in str(file):  # no file, but the first of the overrides
             file, overrides = None, [str(file), *(overrides or [])]
         if picture is not None:
             check_path(picture)
         pythons = dict(map(_pair, python or []))
-        given, folder = _config_or_rows(file) if file else (_BENCH, Path())
+        given, folder = _config_or_rows(file) if file else ({}, Path())
+        if file is None or given == _rows(file):
+            given = by_itself | given
         config = Config(**io.overridden(given, overrides or []))
         task = make_task(config, Path(name), folder, steps=steps)
         found = {}
@@ -288,7 +292,7 @@ def bench(
             with _progress_line() as say:
                 found[what] = measure(
                     one,
-                    against or ["trl", "trl-tuned", *pythons],
+                    [*(against or ("trl", "trl-tuned")), *pythons],
                     rounds=rounds,
                     what=what,
                     pythons=pythons,
@@ -304,17 +308,15 @@ def bench(
             typer.echo(f"Picture: {picture}", err=as_json)
 
 
-_BENCH: dict[str, Any] = {
-    "data": {"dataset_name": "alpaca"},
-    "training": {"per_device_train_batch_size": 8},
-}
-
-
 def _pair(text: str) -> tuple[str, str]:
-    """Split NAME=VALUE."""
+    """Split SIDE=PYTHON."""
+    from nbft.bench.sides import SIDES
+
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise NbftError(f"python={text}: name the side and its Python, as in unsloth=/path/python.")
+    if name not in SIDES:
+        raise NbftError(f"python={text}: known sides are {', '.join(SIDES)}.")
     return name, str(Path(value).expanduser())
 
 
@@ -323,7 +325,6 @@ def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
     from nbft.data.sources import FORMATS
 
     folder = file.absolute().parent
-    rows = _BENCH | {"data": {"path": str(file.absolute())}}
     if file.suffix.lower() not in FORMATS:
         return io.read(file), folder
     if not file.is_file():
@@ -333,7 +334,12 @@ def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
             found = json.loads(file.read_text(encoding="utf-8-sig"))
             if {*found} & {*Config.model_fields}:
                 return io.read(file), folder
-    return rows, folder
+    return _rows(file), folder
+
+
+def _rows(file: Path) -> dict[str, Any]:
+    """Return the tree of a config for a file of rows."""
+    return {"data": {"path": str(file.absolute())}}
 
 
 def _begins_an_object(file: Path) -> bool:

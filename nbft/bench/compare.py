@@ -158,9 +158,9 @@ def compare(
     Raises:
         NbftError: nbft's own side failed, or a peer is unknown.
     """
-    if unknown := {*peers, *pythons} - set(SIDES):
+    if unknown := set(peers) - set(SIDES):
         raise NbftError(f"against={', '.join(sorted(unknown))}: known are {', '.join(SIDES)}.")
-    hindrances = {n: SIDES[n].hindrance(task, elsewhere=n in pythons) for n in peers}
+    hindrances = {name: SIDES[name].hindrance(task, elsewhere=name in pythons) for name in peers}
     said = [text for text in hindrances.values() if text]
     there = ["nbft", *(name for name, text in hindrances.items() if not text)]
     found: dict[str, list[Trained]] = {name: [] for name in there}

@@ -174,6 +174,7 @@ def train_llamafactory(task: Task) -> None:
             "cutoff_len": 1 << 20,
             "disable_shuffling": True,
             "bf16": task.mixed_precision == "bf16" or task.dtype == "bfloat16",
+            "fp16": task.mixed_precision == "fp16",
             "lr_scheduler_type": "linear",
             **({"quantization_bit": 4} if task.load_in_4bit else {}),
             **_common(task, folder / "out"),

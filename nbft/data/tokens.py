@@ -263,6 +263,7 @@ def _arrow(
     ids = np.fromiter(
         itertools.chain.from_iterable(one.ids[:max_length] for one in encoded), np.int32, size.sum()
     )
+    # A bytearray, because it is written to below.
     learnt = np.frombuffer(bytearray().join(bytes(e.learnt[:max_length]) for e in encoded), bool)
     labels = np.where(learnt, ids, np.int32(IGNORE_INDEX))
     learnt[(ends - size)[size > 0]] = False  # nothing predicts the first token of a row

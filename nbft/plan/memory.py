@@ -20,7 +20,13 @@ from nbft.config import Config
 from nbft.models.adapters import adapter_of
 from nbft.models.freezing import frozen_pattern
 from nbft.plan.hardware import has_bfloat16
-from nbft.plan.speed import FAST_CHUNK_TOKENS, SHORT_ROW_TOKENS, is_padding_free, parts_in_use
+from nbft.plan.speed import (
+    EXACT_CHUNK_TOKENS,
+    FAST_CHUNK_TOKENS,
+    SHORT_ROW_TOKENS,
+    is_padding_free,
+    parts_in_use,
+)
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LIBRARIES_BYTES = 1900 * 2**20
@@ -255,12 +261,12 @@ def memory_bytes(
     if (budget := config.data.max_tokens_per_batch) is not None:
         tokens = max(budget, min(row_tokens, config.data.max_length))
     parts, numbers = parts_in_use(config, device, dtype), float(_kept_numbers(config, shape))
-    if "row_attention" in parts and not config.memory.gradient_checkpointing:
-        numbers += _kept_by_row_attention(shape, row_tokens)
+    if "row_attention" in parts and device == "cpu" and not config.memory.gradient_checkpointing:
+        numbers += _kept_by_row_attention(shape, row_tokens)  # FlashAttention keeps none of it
     scores = min(tokens, 4096) * min(shape.vocab_size, 32_768) * 4 * 2
     libraries = _LIBRARIES_BYTES if device == "cpu" else 500 * 2**20
     if "label_head" in parts:
-        scores = FAST_CHUNK_TOKENS * shape.vocab_size * (4 + width)
+        scores = shape.vocab_size * (FAST_CHUNK_TOKENS * width + EXACT_CHUNK_TOKENS * 4)
         libraries = _FAST_LIBRARIES_BYTES
     # PEFT's own layer keeps a float32 copy of what goes into a 16-bit layer.
     if config.peft.method != "full" and width == 2 and "fused_lora" not in parts:

@@ -18,6 +18,9 @@ PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm
 FAST_CHUNK_TOKENS = 256
 """Tokens whose logits exist at once; larger chunks are no faster, smaller ones slower."""
 
+EXACT_CHUNK_TOKENS = 32
+"""Tokens of these whose shares exist in float32 at once: few enough to stay in the cache."""
+
 SHORT_ROW_TOKENS = 512
 """Rows up to this go through two matrix products: on a CPU torch's fused attention takes twice as
 long for them in bfloat16 (8 rows of 128 tokens, forward and backward: 27 ms against 13)."""

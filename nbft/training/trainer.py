@@ -157,17 +157,18 @@ def _finish(config: Config, trainer: Any) -> None:
 
 
 def _spare_walks(model: Any) -> None:
-    """Answer at once what the Trainer asks at each step, where a walk over 2,500 modules takes 8 ms.
+    """Answer at once what the Trainer asks at each step: to train, and how many parameters there are.
+
+    With 2,500 modules the answers take 8 ms otherwise.
 
     Args:
-        model: What it trains, with all its layers.
+        model: What it trains, with all its layers; none is added later.
     """
-    usual = model.train
+    usual, layers = model.train, list(model.modules())
 
     def train(mode: bool = True) -> Any:
-        return model if model.training == mode else usual(mode)
+        return model if all(layer.training == mode for layer in layers) else usual(mode)
 
-    usual()  # a new adapter says that it trains while the layers beneath do not yet
     model.train = train
     if hasattr(model, "num_parameters"):
         model.num_parameters = functools.cache(model.num_parameters)

@@ -11,10 +11,12 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+import nbft
 from nbft.bench.compare import compare
 from nbft.bench.scaling import points
+from nbft.bench.sides import train_nbft
 from nbft.bench.task import make_task
-from nbft.cli import app
+from nbft.cli import _config_or_rows, app
 from nbft.errors import NbftError
 from nbft.plan.hardware import peak_memory_bytes
 
@@ -49,6 +51,8 @@ def test_the_losses_of_all_sides_agree_and_are_printed_as_json(tiny_model, tmp_p
 
 @pytest.mark.parametrize("changes", [{"method": "full"}, {"load_in_4bit": True}])
 def test_the_losses_of_each_method_agree_at_every_step(changes, make_config, tmp_path):
+    if "load_in_4bit" in changes:
+        pytest.importorskip("bitsandbytes")
     config = make_config(
         training__per_device_train_batch_size=4,
         peft__method=changes.get("method", "lora"),
@@ -64,9 +68,34 @@ def test_a_config_trains_as_it_says(make_config, tmp_path):
     config = make_config(
         model__dtype="bfloat16", speed__label_head="off", training__per_device_train_batch_size=2
     )
-    task = make_task(config, tmp_path)
-    assert (task.dtype, task.batch_rows, task.r) == ("bfloat16", 2, config.peft.r)
-    assert task.speed["label_head"] == "off"
+    train_nbft(make_task(config, tmp_path, steps=3))
+    (run,) = nbft.list_runs(tmp_path / "runs")
+    trained = run.config
+    assert (trained.model.dtype, trained.speed.label_head) == ("bfloat16", "off")
+    assert trained.training.per_device_train_batch_size == 2
+    assert trained.peft.r == config.peft.r
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--python", "unsloth"], "python=unsloth: name the side and its Python"),
+        (["--python", "axolotl=/x"], "python=axolotl=/x: known sides are nbft, trl"),
+        (["--against", "axolotl"], "against=axolotl: known are nbft, trl"),
+        (["--picture", "speed.txt"], "picture=speed.txt: ends in .png, .svg or .pdf."),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(arguments, said, tiny_model):
+    done = CliRunner().invoke(app, ["bench", f"model.model_name={tiny_model}", *arguments])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+
+
+def test_rows_are_compared_with_a_batch_of_8_and_doctored_with_the_default(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    assert _config_or_rows(rows)[0] == {"data": {"path": str(rows)}}
 
 
 def test_rows_keep_their_tokens_and_long_ones_are_left_out(task, make_config, tmp_path):

@@ -10,6 +10,7 @@ Source: rows attend within themselves, as in FlashAttention's varlen functions (
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from transformers.masking_utils import sdpa_mask
 from nbft.plan.speed import SHORT_ROW_TOKENS
 
 NAME = "nbft_documents"
+
+_log = logging.getLogger("nbft")
 
 
 def attend_within_rows(
@@ -60,6 +63,10 @@ def attend_within_rows(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # rotated in float32, queries and keys come in it
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     rows = query, key, value
     if max_length_q is not None and not dropout and _takes_varlen(query, key):
         return _by_varlen(rows, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
@@ -135,7 +142,27 @@ def _takes_varlen(query: torch.Tensor, key: torch.Tensor) -> bool:
 def _is_sound(
     device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int
 ) -> bool:
-    """Whether varlen attention works on a device and gives what rows apart give, by trying it."""
+    """Whether varlen attention works on a device, by trying it; the log says why not."""
+    plain = torch.autocast(device.type, enabled=False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), plain:
+            _try_varlen(device, dtype, heads, key_heads, width)
+    except torch.OutOfMemoryError:  # says nothing of the kernel
+        raise
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        _log.warning("FlashAttention is not used: %s. Rows are taken one after the other.", error)
+        return False
+    return True
+
+
+def _try_varlen(
+    device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int
+) -> None:
+    """Compare varlen attention with rows apart, forward and back, on 64 tokens.
+
+    Raises:
+        ValueError: They differ.
+    """
     lengths, scaling = [5, 40, 19], width**-0.5
     begins = torch.tensor([0, 5, 45, 64], dtype=torch.int32, device=device)
 
@@ -145,21 +172,16 @@ def _is_sound(
 
     rows = numbers(heads, 0), numbers(key_heads, 1), numbers(key_heads, 2)
     slope = numbers(heads, 3).detach().transpose(1, 2)
-    try:
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            for window in (None, 16):
-                at_once = _by_varlen(rows, scaling, window, begins, max(lengths))
-                apart = _row_by_row(rows, scaling, window, lengths)
-                for found, wanted in zip(
-                    (at_once, *torch.autograd.grad(at_once, rows, slope)),
-                    (apart, *torch.autograd.grad(apart, rows, slope)),
-                    strict=True,
-                ):
-                    if not torch.allclose(found.float(), wanted.float(), rtol=0.05, atol=0.05):
-                        return False
-    except (ImportError, RuntimeError, TypeError, ValueError):  # no kernel for this GPU
-        return False
-    return True
+    for window in (None, 16):
+        at_once = _by_varlen(rows, scaling, window, begins, max(lengths))
+        apart = _row_by_row(rows, scaling, window, lengths)
+        for found, wanted in zip(
+            (at_once, *torch.autograd.grad(at_once, rows, slope)),
+            (apart, *torch.autograd.grad(apart, rows, slope)),
+            strict=True,
+        ):
+            if not torch.allclose(found.float(), wanted.float(), rtol=0.05, atol=0.05):
+                raise ValueError("it gives other numbers than rows apart")
 
 
 def _by_products(

@@ -14,10 +14,7 @@ import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
 from nbft.data.tokens import IGNORE_INDEX
-from nbft.plan.speed import FAST_CHUNK_TOKENS
-
-_EXACT_ROWS = 32
-"""Rows whose shares exist in float32 at once: few enough to stay in the cache."""
+from nbft.plan.speed import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS
 
 
 class _LogProbabilities(torch.autograd.Function):
@@ -33,7 +30,9 @@ class _LogProbabilities(torch.autograd.Function):
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Made once: each chunk of its own would be new memory, which costs more than the sums.
         scores = hidden.new_empty(min(n, FAST_CHUNK_TOKENS), len(weight))
-        whole = torch.empty(_EXACT_ROWS, len(weight), device=hidden.device)
+        whole = torch.empty(
+            EXACT_CHUNK_TOKENS, len(weight), dtype=torch.float32, device=hidden.device
+        )
         for begin in range(0, n, FAST_CHUNK_TOKENS):
             chunk = slice(begin, begin + FAST_CHUNK_TOKENS)
             wanted = targets[chunk, None]
@@ -41,7 +40,7 @@ class _LogProbabilities(torch.autograd.Function):
             torch.mm(hidden[chunk], weight.t(), out=logits)
             for rows, y, p, top in zip(
                 *(
-                    part.split(_EXACT_ROWS)
+                    part.split(EXACT_CHUNK_TOKENS)
                     for part in (logits, wanted, found[chunk], is_top[chunk])
                 ),
                 strict=True,

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from nbft.config import Config
+from nbft.plan import speed
+from nbft.plan.hardware import Choice
 from nbft.plan.memory import (
     adapter_parameters,
     memory_bytes,
@@ -135,6 +137,16 @@ def test_the_time_is_known_on_a_cpu_only(tiny_model):
 
 def memory(config, shape, device="cuda"):
     return memory_bytes(config, shape, [100] * 40, device, "float32")
+
+
+def test_shares_of_attention_are_kept_on_a_cpu_and_not_by_flash_attention(tiny_model, monkeypatch):
+    monkeypatch.setattr(speed, "has_bfloat16", lambda device: Choice("yes", "in this test"))
+    shape = model_shape(tiny_model)
+    on = Config(model={"model_name": str(tiny_model)}, data={"padding_free": True})
+    off = on.apply({"speed.row_attention": "off"})
+    assert "row_attention" in speed.parts_in_use(on, "cuda", "float32")
+    assert memory(on, shape) == memory(off, shape)
+    assert memory(on, shape, "cpu") > memory(off, shape, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def attend(parts, window=None):
         cu_seq_lens_q=BEGINS,
         max_length_q=9,
     )
-    return [found, *torch.autograd.grad(found.square().sum(), parts)]
+    return [found, *torch.autograd.grad(found.float().square().sum(), parts)]
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -82,10 +82,51 @@ def test_a_kernel_that_sees_other_tokens_is_not_taken(window_size, gpu, monkeypa
     assert not sound()
 
 
-@pytest.mark.parametrize("error", [RuntimeError, TypeError, ImportError])
-def test_without_a_kernel_rows_are_taken_apart(error, monkeypatch):
-    def absent(*args, **keys):
-        raise error("FlashAttention only supports Ampere GPUs or newer.")
+def test_a_kernel_with_a_wrong_gradient_is_not_taken(gpu, monkeypatch):
+    def half_the_slope(*args, **keys):
+        found = kernel(*args, **keys)
+        return found + (found.detach() - found) * 0.5
 
-    monkeypatch.setattr(varlen, "varlen_attn", absent)
+    monkeypatch.setattr(varlen, "varlen_attn", half_the_slope)
     assert not sound()
+
+
+def failing(error):
+    def fail(*args, **keys):
+        raise error("FlashAttention only supports Ampere GPUs or newer")
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, ImportError])
+def test_without_a_kernel_rows_are_taken_apart_and_the_log_says_so(error, monkeypatch, caplog):
+    monkeypatch.setattr(varlen, "varlen_attn", failing(error))
+    assert not sound()
+    assert "FlashAttention is not used: FlashAttention only supports Ampere" in caplog.text
+
+
+def test_a_full_memory_says_nothing_of_the_kernel(monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", failing(torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        sound()
+
+
+def test_it_is_tried_where_no_gradients_are_made(gpu):
+    with torch.inference_mode():
+        assert sound()
+
+
+def test_under_autocast_all_parts_come_in_16_bits(parts, monkeypatch):
+    seen = []
+
+    def take(query, key):
+        seen.extend([query.dtype, key.dtype])
+        return True
+
+    monkeypatch.setattr(attention, "_takes_varlen", take)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    query, key, value = parts
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend((query, key, value.bfloat16()))[0]
+    assert seen == [torch.bfloat16, torch.bfloat16]
+    assert found.dtype == torch.bfloat16
