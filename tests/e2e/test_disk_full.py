@@ -74,8 +74,8 @@ def submitted(make_config, disk: Path):
 
 
 def test_a_full_disk_pauses_a_run_and_room_continues_it(submitted, train, disk):
-    expected = losses(train(training__max_steps=60))
-    run = submitted(training__max_steps=60)
+    expected = losses(train(training__max_steps=300))
+    run = submitted(training__max_steps=300)  # not over before the disk is full
     until(lambda: steps(run) >= 3, "step 3")
     before = run.events_path.read_bytes()
     others = fill(disk)
