@@ -63,13 +63,13 @@ def attend_within_rows(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    device = query.device.type
+    device, dtype = query.device.type, query.dtype
     if torch.is_autocast_enabled(device):  # rotated in float32, queries and keys come in it
         dtype = torch.get_autocast_dtype(device)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    rows = query, key, value
-    if max_length_q is not None and not dropout and _takes_varlen(query, key):
+    if max_length_q is not None and not dropout and _takes_varlen(query, key, dtype):
+        rows = query.to(dtype), key.to(dtype), value.to(dtype)
         return _by_varlen(rows, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
+    rows = query, key, value
     return _row_by_row(rows, scaling, sliding_window, cu_seq_lens_q.diff().tolist(), dropout), None
 
 
@@ -132,10 +132,10 @@ def _by_varlen(
     return found[None]  # type: ignore[no-any-return]
 
 
-def _takes_varlen(query: torch.Tensor, key: torch.Tensor) -> bool:
-    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+def _takes_varlen(query: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> bool:
+    if not query.is_cuda or dtype not in (torch.bfloat16, torch.float16):
         return False
-    return _is_sound(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[-1])
+    return _is_sound(query.device, dtype, query.shape[1], key.shape[1], query.shape[-1])
 
 
 @functools.lru_cache(maxsize=4)

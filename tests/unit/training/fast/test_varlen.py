@@ -40,7 +40,7 @@ def parts():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(attention, "_takes_varlen", lambda query, key: True)
+    monkeypatch.setattr(attention, "_takes_varlen", lambda *_: True)
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
 
 
@@ -119,14 +119,14 @@ def test_it_is_tried_where_no_gradients_are_made(gpu):
 def test_under_autocast_all_parts_come_in_16_bits(parts, monkeypatch):
     seen = []
 
-    def take(query, key):
-        seen.extend([query.dtype, key.dtype])
-        return True
+    def see(query, key, value, *args, **keys):
+        seen.extend([query.dtype, key.dtype, value.dtype])
+        return kernel(query, key, value, *args, **keys)
 
-    monkeypatch.setattr(attention, "_takes_varlen", take)
-    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "_takes_varlen", lambda *_: True)
+    monkeypatch.setattr(varlen, "varlen_attn", see)
     query, key, value = parts
     with torch.autocast("cpu", torch.bfloat16):
         found = attend((query, key, value.bfloat16()))[0]
-    assert seen == [torch.bfloat16, torch.bfloat16]
+    assert seen == [torch.bfloat16] * 3
     assert found.dtype == torch.bfloat16
