@@ -156,13 +156,12 @@ while True:
 
 def watch(name: str, seconds: float) -> None:
     """Print the share of a core that a Monitor of a long, live run takes."""
-    from .live_chart import replace_comms
+    from .live_chart import replace_comms, shown
 
     replace_comms()
     from nbft import events
     from nbft.runs import Run
     from nbft.runs.processes import process_start_time
-    from nbft.widgets import Monitor
 
     run = Run.create(make_config(Path(name) / "watched", tiny=True, steps=2 * POINTS))
     pid = os.getpid()
@@ -171,10 +170,7 @@ def watch(name: str, seconds: float) -> None:
     events.append(run.events_path, "started", **start, **about)
     events.append(run.events_path, "prepared", total_steps=2 * POINTS, rows=1, device="cpu")
     _write_logs(run.events_path, POINTS)
-    monitor = Monitor(run)
-    monitor.update()
-    for chart in monitor._built._charts:
-        chart._answer(chart, {"type": "resync", "have": 0}, [])  # a front end is there
+    monitor = shown(run)
     monitor.update()
     writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(run.events_path)])
     try:

@@ -90,18 +90,14 @@ def _median(results: list[Any], name: str) -> float:
 
 def _watched(path: str) -> dict[str, float]:
     """Train in a kernel's thread while a Monitor shows it; returns what that cost a step."""
-    from .live_chart import replace_comms
+    from .live_chart import replace_comms, shown
 
     replace_comms()
     from nbft.runs.launch import start
-    from nbft.widgets import Monitor
 
     spent = _time_own_callbacks()
     run = start(path)
-    monitor, monitor_seconds = Monitor(run), 0.0
-    monitor.update()
-    for chart in monitor._built._charts:
-        chart._answer(chart, {"type": "resync", "have": 0}, [])  # a front end is there
+    monitor, monitor_seconds = shown(run), 0.0
     while not run.is_over:
         before = time.thread_time()
         monitor.update()

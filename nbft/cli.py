@@ -274,8 +274,6 @@ def bench(
     from nbft.bench.scaling import points
     from nbft.bench.task import make_task
 
-    by_itself: dict[str, Any] = {"data": {"dataset_name": "alpaca"}}
-    by_itself |= {"training": {"per_device_train_batch_size": 8}}
     with _mistakes_are_sentences(), tempfile.TemporaryDirectory() as name:
         if file is not None and "=" in str(file):  # no file, but the first of the overrides
             file, overrides = None, [str(file), *(overrides or [])]
@@ -284,7 +282,8 @@ def bench(
         pythons = dict(map(_pair, python or []))
         given, folder = _config_or_rows(file) if file else ({}, Path())
         if file is None or given == _rows(file):
-            given = by_itself | given
+            own = {"training": {"per_device_train_batch_size": 8}}
+            given = {"data": {"dataset_name": "alpaca"}, **own, **given}
         config = Config(**io.overridden(given, overrides or []))
         task = make_task(config, Path(name), folder, steps=steps)
         found = {}

@@ -68,7 +68,7 @@ class Trained:
     peak_bytes: int
     tokens: tuple[int, ...]
     losses: tuple[float, ...]
-    is_float32: bool = False
+    is_float32: bool
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,9 @@ def _row_by_row(
         if length <= SHORT_ROW_TOKENS and not dropout and not query.is_cuda:
             outputs.append(_by_products(q, k, v, scaling, window))
         else:
-            mask = None if window is None else _mask(length, window, query.dtype) == 0
-            mask = None if mask is None else mask.to(query.device)
+            mask = None
+            if window is not None:
+                mask = (_mask(length, window, query.dtype) == 0).to(query.device)
             outputs.append(
                 functional.scaled_dot_product_attention(
                     q,
