@@ -19,7 +19,7 @@ from typing import Any
 from nbft.bench.clock import Clock
 from nbft.bench.compare import DROPPED_STEPS
 from nbft.bench.task import Task
-from nbft.granted import usable_cores
+from nbft.limits import usable_cores
 
 from .measurement import Measurement, run_python
 from .training import make_data_task

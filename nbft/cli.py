@@ -75,11 +75,11 @@ def demo(
 ) -> None:
     """Fine-tune the default model on bundled rows, and show what changed."""
     from nbft.evaluate.compare import Comparison
+    from nbft.formatting import duration, size
     from nbft.models import find_model
     from nbft.plan.hardware import peak_memory_bytes
     from nbft.runs import start
     from nbft.runs.curves import in_words
-    from nbft.words import duration, size
 
     began = time.monotonic()
     config = Config.preset("two-minute-try").apply(
@@ -450,8 +450,8 @@ def config_show(
 @config_app.command("check")
 def config_check(file: _File, overrides: _Overrides = None) -> None:
     """Check a config file and say what it will lead to; exits with 2 when it cannot run."""
+    from nbft.formatting import count, duration, size
     from nbft.plan import make_plan
-    from nbft.words import count, duration, size
 
     with _mistakes_are_sentences():
         config = _checked(file, overrides or [])
@@ -607,7 +607,7 @@ class _Progress:
 
     def show(self, event: dict[str, Any]) -> None:
         """Print what an event says, if it is for people."""
-        from nbft.words import count, duration, number
+        from nbft.formatting import count, duration, number
 
         kind = event["event"]
         if kind == "stage":

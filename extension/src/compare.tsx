@@ -8,7 +8,7 @@ import { Chart } from './curves';
 import { Settings } from './details';
 import { History } from './history';
 import { StatusWord } from './panel';
-import { measured, progress } from './words';
+import { measured, progress } from './formatting';
 
 // Okabe and Ito's palette, which colour-blind people tell apart.
 const COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'];

@@ -2,7 +2,7 @@ import * as React from 'react';
 
 import newChart from '../chart/chart.js';
 import { IRun } from './api';
-import { measured } from './words';
+import { measured } from './formatting';
 
 const WIDTH = 64;
 const HEIGHT = 20;

@@ -10,7 +10,7 @@ import { Chart, ISeries } from './curves';
 import { History } from './history';
 import { StatusWord } from './panel';
 import { Answers, Scores } from './scores';
-import { duration, isAtWork, measured, progress, setting } from './words';
+import { duration, isAtWork, measured, progress, setting } from './formatting';
 
 // Okabe and Ito's palette, which colour-blind people tell apart; as in nbft/widgets/chart.py.
 const LOSS: ISeries[] = [

@@ -3,7 +3,7 @@ import { ISignal, Signal } from '@lumino/signaling';
 
 import { version } from '../package.json';
 import { Api, IRun } from './api';
-import { isAtWork } from './words';
+import { isAtWork } from './formatting';
 
 const LONGEST_WAIT_MS = 60_000;
 const STATUS_MS = 15_000;

@@ -5,7 +5,7 @@ import * as React from 'react';
 import { IRun } from './api';
 import { SmallCurve } from './curves';
 import { LARGEST_COMPARISON, RunsModel } from './model';
-import { duration, heading, isAtWork, measured, progress } from './words';
+import { duration, heading, isAtWork, measured, progress } from './formatting';
 
 export interface IPanelActions {
   open(id: string): void;

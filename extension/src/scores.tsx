@@ -2,7 +2,7 @@ import * as React from 'react';
 
 import { IEvent, JsonNumber } from './api';
 import { Chart } from './curves';
-import { measured } from './words';
+import { measured } from './formatting';
 
 // Okabe and Ito's palette, which colour-blind people tell apart.
 const COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00'];

@@ -2,7 +2,7 @@ import { ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 import * as React from 'react';
 
 import { RunsModel } from './model';
-import { measured, progress } from './words';
+import { measured, progress } from './formatting';
 
 /** The run that trains, in the status bar; a click opens it. */
 export class RunStatus extends ReactWidget {

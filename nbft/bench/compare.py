@@ -25,9 +25,9 @@ import nbft
 from nbft.bench.sides import SIDES
 from nbft.bench.task import Task
 from nbft.errors import NbftError
-from nbft.granted import usable_cores
+from nbft.formatting import size
+from nbft.limits import usable_cores
 from nbft.plan.hardware import available_devices
-from nbft.words import size
 
 DROPPED_STEPS = 2
 """In the first ones memory is allocated and kernels are chosen."""

@@ -16,7 +16,7 @@ class Segment(NamedTuple):
     """A stretch of a conversation, cut into tokens on its own."""
 
     text: str
-    is_learnt: bool
+    is_trained: bool
 
 
 def chat_segments(
@@ -105,8 +105,8 @@ def _segments(conversations: Sequence[Sequence[Turn]], tokenizer: Any) -> list[l
     for (place, end), question, whole in zip(answers, before, after, strict=True):
         if not whole.startswith(question) or not question.startswith(done[place]):
             raise ValueError("the template changes earlier turns when one is added")
-        is_learnt = conversations[place][end].get("learnt") != "no"  # an answer only to be read
+        is_trained = conversations[place][end].get("learnt") != "no"  # an answer only to be read
         found[place].append(Segment(question[len(done[place]) :], False))
-        found[place].append(Segment(whole[len(question) :], is_learnt))
+        found[place].append(Segment(whole[len(question) :], is_trained))
         done[place] = whole
     return found

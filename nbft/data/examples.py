@@ -31,7 +31,7 @@ from nbft.data.formats import Example, RowError
 from nbft.data.ready import READY
 from nbft.data.sources import Rows, load_rows, resolve, spread, stream_rows
 from nbft.errors import DataError, Problem
-from nbft.words import count
+from nbft.formatting import count
 
 __all__ = ["Example", "Examples", "load_examples", "preview", "stream_examples"]
 

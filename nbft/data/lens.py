@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from nbft.data.formats import Example
 from nbft.data.packing import bins
 from nbft.data.tokens import IGNORE_INDEX, Encoded
-from nbft.words import count
+from nbft.formatting import count
 
 Kind = Literal["prompt", "trained", "special", "cut"]
 
@@ -54,13 +54,13 @@ class LensPart(NamedTuple):
 
     Attributes:
         name: "prompt", "completion", "text", or the role of a message.
-        is_learnt: Whether the model learns to write it.
+        is_trained: Whether the model learns to write it.
         text: What it says; without what the tokenizer and the chat template add.
         tokens: Its tokens; empty as long as there is no tokenizer.
     """
 
     name: str
-    is_learnt: bool
+    is_trained: bool
     text: str
     tokens: list[LensToken]
 
@@ -140,8 +140,8 @@ def as_text(example: Example, *, completion_only: bool = True) -> LensRow:
     """Return an example as text, for as long as there is no tokenizer."""
     return LensRow(
         [
-            LensPart(name, is_learnt or not completion_only, text, [])
-            for name, is_learnt, text in _texts(example)
+            LensPart(name, is_trained or not completion_only, text, [])
+            for name, is_trained, text in _texts(example)
         ]
     )
 
@@ -174,7 +174,7 @@ def as_tokens(
     for number, (ids, text) in enumerate(pieces):
         last = at + len(ids) - 1
         is_special = ids[0] in special or number in is_template
-        label = ids[-1] if encoded.learnt[last] and last < max_length else IGNORE_INDEX
+        label = ids[-1] if encoded.loss_mask[last] and last < max_length else IGNORE_INDEX
         kind: Kind = (
             "cut"
             if last >= max_length
@@ -200,7 +200,7 @@ def measure(encoded: Encoded, max_length: int) -> Measure:
     Measure(length=4, kept=3, trained=1)
     """
     kept = min(len(encoded.ids), max_length)
-    return Measure(len(encoded.ids), kept, sum(encoded.learnt[1:kept]))
+    return Measure(len(encoded.ids), kept, sum(encoded.loss_mask[1:kept]))
 
 
 def worst_first(measures: Sequence[Measure | None], order: str) -> list[int]:
@@ -285,7 +285,7 @@ def _end(encoded: Encoded, eos: int, max_length: int) -> str:
     place = len(encoded.ids) - 1 - encoded.ids[::-1].index(eos)
     if place >= max_length:
         return "cut off"
-    return "trained" if place and encoded.learnt[place] else "not trained"
+    return "trained" if place and encoded.loss_mask[place] else "not trained"
 
 
 def _special_ids(tokenizer: Any) -> set[int]:

@@ -23,12 +23,12 @@ from nbft.config import Config
 from nbft.config.data import Data
 from nbft.data.chat import all_segments, unanswered
 from nbft.data.examples import Example
+from nbft.data.fingerprint import key_of, tokenizer_key
 from nbft.data.formats import Turn
-from nbft.data.identity import key_of, tokenizer_key
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
-from nbft.data.words import Words, splitter
+from nbft.data.pretokenizer import Pretokenizer, splitter
 from nbft.errors import DataError, Problem
-from nbft.granted import usable_cores
+from nbft.limits import usable_cores
 from nbft.models.find import cache_folder
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         ids: Token ids, the end-of-sequence token included, [s].
-        learnt: Which of them are learnt, [s].
+        loss_mask: Which of them are learnt, [s].
         prompt_tokens: Tokens before the first answer, learnt or not.
         is_merged: Whether the tokenizer would have joined the end of the prompt and the beginning
             of the completion to one token; it was kept apart.
@@ -62,7 +62,7 @@ class Encoded(NamedTuple):
     """
 
     ids: list[int]
-    learnt: list[bool]
+    loss_mask: list[bool]
     prompt_tokens: int
     is_merged: bool
     unanswered: int = 0
@@ -180,15 +180,15 @@ def encode(
         DataError: Messages were given to a tokenizer without a chat template.
     """
     found = _encoded(examples, tokenizer, split, first)
-    return found if completion_only else [e._replace(learnt=[True] * len(e.ids)) for e in found]
+    return found if completion_only else [e._replace(loss_mask=[True] * len(e.ids)) for e in found]
 
 
 def cut_to(encoded: Encoded, max_length: int) -> tuple[list[int], list[int]] | None:
     """Return (ids, labels) of at most so many tokens, or None where nothing would be learnt."""
-    ids, learnt = encoded.ids[:max_length], encoded.learnt[:max_length]
-    if not any(learnt[1:]):
+    ids, loss_mask = encoded.ids[:max_length], encoded.loss_mask[:max_length]
+    if not any(loss_mask[1:]):
         return None
-    return ids, [i if on else IGNORE_INDEX for i, on in zip(ids, learnt, strict=True)]
+    return ids, [i if on else IGNORE_INDEX for i, on in zip(ids, loss_mask, strict=True)]
 
 
 _COUNTS = (
@@ -264,7 +264,7 @@ def _arrow(
         itertools.chain.from_iterable(one.ids[:max_length] for one in encoded), np.int32, size.sum()
     )
     # A bytearray, because it is written to below.
-    learnt = np.frombuffer(bytearray().join(bytes(e.learnt[:max_length]) for e in encoded), bool)
+    learnt = np.frombuffer(bytearray().join(bytes(e.loss_mask[:max_length]) for e in encoded), bool)
     labels = np.where(learnt, ids, np.int32(IGNORE_INDEX))
     learnt[(ends - size)[size > 0]] = False  # nothing predicts the first token of a row
     sums = np.concatenate([[0], np.cumsum(learnt)])
@@ -414,7 +414,7 @@ def _encoded(examples: Sequence[Example], tokenizer: Any, split: str, first: int
 
 def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     """Return the token ids of texts, with what the tokenizer puts before a text, but no end."""
-    if len(texts) > _FEW and (words := _words(tokenizer, special=special)):
+    if len(texts) > _FEW and (words := _pretokenizer(tokenizer, special=special)):
         with contextlib.suppress(UnicodeEncodeError):  # half a character; the tokenizer says so
             found = words.cut(texts)
             some = slice(None, None, -(-len(texts) // _FEW))
@@ -423,7 +423,7 @@ def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     return _asked(texts, tokenizer, special=special)
 
 
-def _words(tokenizer: Any, *, special: bool) -> Words | None:
+def _pretokenizer(tokenizer: Any, *, special: bool) -> Pretokenizer | None:
     """Return what cuts texts faster than the tokenizer, where there is such a thing."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or getattr(tokenizer, "split_special_tokens", False):
@@ -460,12 +460,12 @@ def _chats(
     end = tokenizer.eos_token_id
     for conversation, one in zip(conversations, segments, strict=True):
         ids: list[int] = []
-        learnt: list[bool] = []
-        for (_, is_learnt), piece in zip(one, pieces, strict=False):
+        loss_mask: list[bool] = []
+        for (_, is_trained), piece in zip(one, pieces, strict=False):
             ids += piece
-            learnt += [is_learnt] * len(piece)
+            loss_mask += [is_trained] * len(piece)
         if end not in ids[-2:]:  # a template may end in <end of turn> and a new line
             ids.append(end)
-            learnt.append(True)
-        prompt_tokens = learnt.index(True) if any(learnt) else len(ids)
-        yield Encoded(ids, learnt, prompt_tokens, False, unanswered(conversation))
+            loss_mask.append(True)
+        prompt_tokens = loss_mask.index(True) if any(loss_mask) else len(ids)
+        yield Encoded(ids, loss_mask, prompt_tokens, False, unanswered(conversation))

@@ -15,7 +15,7 @@ from nbft.data.examples import Example, load_function
 from nbft.data.ready import READY
 from nbft.errors import NbftError, Problem
 from nbft.evaluate.metrics import METRICS, SCORES, Function, form_of
-from nbft.words import count, duration
+from nbft.formatting import count, duration
 
 LONGEST_ANSWER_TOKENS = 256
 """Longest answer where evaluation.score_max_new_tokens does not say another."""

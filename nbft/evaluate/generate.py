@@ -127,7 +127,7 @@ def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
 
 
 def token_losses(model: Any, rows: Sequence[tuple[list[int], list[bool]]]) -> list[list[float]]:
-    """Return the loss of every learnt token: how much the model wonders at it, in nats.
+    """Return the loss of every trained token: how much the model wonders at it, in nats.
 
     One row at a time, so that nothing is padded and the least memory is held.
 
@@ -141,9 +141,9 @@ def token_losses(model: Any, rows: Sequence[tuple[list[int], list[bool]]]) -> li
     model.eval()
     found = []
     try:
-        for ids, learnt in rows:
+        for ids, loss_mask in rows:
             with torch.no_grad():
-                logits, wanted = _predictions(model, ids, learnt)
+                logits, wanted = _predictions(model, ids, loss_mask)
                 losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
             found.append([float(loss) for loss in losses.tolist()])
     finally:
@@ -151,18 +151,18 @@ def token_losses(model: Any, rows: Sequence[tuple[list[int], list[bool]]]) -> li
     return found
 
 
-def _predictions(model: Any, ids: list[int], learnt: list[bool]) -> tuple[Any, Any]:
-    """Return what a model expects at the learnt tokens [n, vocabulary], and what stands there [n]."""
+def _predictions(model: Any, ids: list[int], loss_mask: list[bool]) -> tuple[Any, Any]:
+    """Return what a model expects at the trained tokens [n, vocabulary], and what stands there [n]."""
     import torch
 
     device = next(model.parameters()).device
     if getattr(model.config, "is_encoder_decoder", False):
-        begin = learnt.index(True)
+        begin = loss_mask.index(True)
         given = torch.tensor([[*ids[:begin], model.config.eos_token_id]], device=device)
         wanted = torch.tensor([ids[begin:]], device=device)
         return model(input_ids=given, labels=wanted).logits[0].float(), wanted[0]
     given = torch.tensor([ids], device=device)
-    places = [n for n, on in enumerate(learnt) if on and n > 0]
+    places = [n for n, on in enumerate(loss_mask) if on and n > 0]
     return model(input_ids=given).logits[0, [n - 1 for n in places]].float(), given[0, places]
 
 

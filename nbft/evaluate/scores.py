@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 
 from nbft.evaluate.metrics import SCORES, Score
 from nbft.events import Event
-from nbft.words import count, number
+from nbft.formatting import count, number
 
 _BORDER = "1px solid var(--jp-border-color2, #c4c4c4)"
 _CELL = f"border: {_BORDER}; padding: 4px 10px; text-align: left; vertical-align: top"

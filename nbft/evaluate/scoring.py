@@ -26,7 +26,7 @@ from nbft.evaluate.generate import (
     own_random_numbers,
     token_losses,
 )
-from nbft.words import count
+from nbft.formatting import count
 
 _ROWS_KEPT = 256
 """Rows up to which the value of each is kept, to tell a difference from chance."""
@@ -40,14 +40,14 @@ class _Asked:
 
     Attributes:
         ids: Its token ids, cut at data.max_length, [s].
-        learnt: Which of them belong to the completion, [s].
+        loss_mask: Which of them belong to the completion, [s].
         prompt: Token ids of the prompt.
         reference: The answer that is wanted.
         row: The row, whole.
     """
 
     ids: list[int]
-    learnt: list[bool]
+    loss_mask: list[bool]
     prompt: list[int]
     reference: str
     row: Mapping[str, Any]
@@ -139,7 +139,7 @@ class Scorer:
                 scores = {name: sum(row) / len(row) for name, row in values.items()}
                 scores |= self._own_scores(answers)
             if "perplexity" in self.metrics:
-                losses = token_losses(model, [(one.ids, one.learnt) for one in self._asked])
+                losses = token_losses(model, [(one.ids, one.loss_mask) for one in self._asked])
                 values["perplexity"] = [sum(row) / len(row) for row in losses]
                 tokens = [len(row) for row in losses]
                 scores["perplexity"] = metrics.perplexity(values["perplexity"], tokens)
@@ -227,14 +227,14 @@ class Scorer:
             reference = reference_of(example)
             if not reference:
                 continue
-            if one.prompt_tokens >= room or not any(one.learnt[1:limit]):
+            if one.prompt_tokens >= room or not any(one.loss_mask[1:limit]):
                 too_long += 1
             elif self._wants_answers and not one.prompt_tokens:
                 no_prompt += 1
             else:
                 found[number] = _Asked(
                     one.ids[:limit],
-                    one.learnt[:limit],
+                    one.loss_mask[:limit],
                     one.ids[: one.prompt_tokens],
                     reference,
                     examples.row(number),

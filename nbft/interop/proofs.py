@@ -494,7 +494,7 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "tests/unit/data/test_adapters.py": {
         "test_erniekit_turns_and_labels": ("data.train.datasets[].dataset_type",),
         "test_input_columns_are_joined_and_learnt": ("data.train.datasets[].input_columns",),
-        "test_target_column_is_what_is_learnt": ("data.train.datasets[].target_column",),
+        "test_target_column_is_what_is_trained": ("data.train.datasets[].target_column",),
         "test_dataset_kwargs_name_files_for_datasets": ("data.train.datasets[].dataset_kwargs",),
         "test_a_split_has_a_seed_of_its_own": ("data.train.seed",),
         "test_dataset_type_reads_a_row_in_another_way": ("qefficient:dataset.dataset_type",),
@@ -557,7 +557,7 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "tests/unit/interop/test_importer.py": {
         "test_a_split_of_the_hub_for_evaluation": ("qefficient:dataset.test_split",),
         "test_every_example_imports_with_a_word_on_every_key": ("qefficient:training.ddp_config",),
-        "test_oumis_collators_say_what_is_learnt": ("oumi:data.<split>.collator_name",),
+        "test_oumis_collators_say_what_is_trained": ("oumi:data.<split>.collator_name",),
         "test_what_of_oumis_data_is_refused_is_said": ("oumi:data.<split>.use_torchdata",),
         "test_oumis_target_column_is_the_text": ("oumi:data.<split>.target_col",),
         "test_the_command_of_oumi_with_its_file": (

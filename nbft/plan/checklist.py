@@ -18,10 +18,10 @@ from typing import Literal
 from nbft.config import Config
 from nbft.data.sources import is_there
 from nbft.errors import NbftError
+from nbft.formatting import count, duration, number, size
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.plan.plan import Plan, _examples
-from nbft.words import count, duration, number, size
 
 State = Literal["passed", "to mend", "not known"]
 

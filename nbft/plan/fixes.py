@@ -10,8 +10,8 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.errors import ConfigError
+from nbft.formatting import size
 from nbft.plan.plan import make_plan
-from nbft.words import size
 
 
 @dataclass(frozen=True)

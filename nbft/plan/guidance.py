@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from nbft.config import Config
 from nbft.errors import Problem
-from nbft.granted import usable_cores
+from nbft.formatting import count, duration, size
+from nbft.limits import usable_cores
 from nbft.models.adapters import base_name
 from nbft.plan.advice import parameters_of
 from nbft.plan.hardware import has_bfloat16
 from nbft.plan.schedule import shape_of
-from nbft.words import count, duration, size
 
 if TYPE_CHECKING:
     from nbft.plan.plan import Plan

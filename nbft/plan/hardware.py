@@ -18,7 +18,7 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
-from nbft.granted import available_bytes
+from nbft.limits import available_bytes
 
 
 @dataclass(frozen=True)

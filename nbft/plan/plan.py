@@ -19,7 +19,8 @@ from nbft.data.packing import bins, wrapped_count
 from nbft.data.sources import is_there, resolve, spread
 from nbft.errors import DataError, Problem
 from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
-from nbft.granted import usable_cores
+from nbft.formatting import count, size
+from nbft.limits import usable_cores
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.plan import schedule
@@ -36,7 +37,6 @@ from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, tr
 from nbft.plan.model_checks import model_remarks
 from nbft.plan.speed import choose_parts, fast_path, is_padding_free
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
-from nbft.words import count, size
 
 _ROWS_MEASURED = 200
 """Rows whose tokens are counted for an estimate."""

@@ -16,8 +16,8 @@ from nbft.evaluate.compare import Comparison
 from nbft.evaluate.scores import Scores
 from nbft.evaluate.timeline import Timeline
 from nbft.events import Event
+from nbft.formatting import count, duration, number, size
 from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
-from nbft.words import count, duration, number, size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from nbft.granted import available_bytes
+from nbft.limits import available_bytes
 
 LEAST_FREE_BYTES = 3 * 2**30
 """The libraries take 0.6 GB, and training has to find room as well."""
@@ -33,7 +33,7 @@ class _Spare:
     """A supervisor that waits, and what it began with."""
 
     def __init__(self) -> None:
-        self.surroundings = _surroundings()
+        self.environment = _environment()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nbft.runs.supervisor"],
             stdin=subprocess.PIPE,
@@ -44,7 +44,7 @@ class _Spare:
 
     def is_good(self) -> bool:
         """Whether it still waits, and began as a new one would."""
-        return self.process.poll() is None and self.surroundings == _surroundings()
+        return self.process.poll() is None and self.environment == _environment()
 
     def end(self) -> None:
         """Let it end by itself: nobody will tell it a run any more."""
@@ -94,7 +94,7 @@ def tell(waiting: subprocess.Popen[bytes], run: Path) -> bool:
     return waiting.poll() is None
 
 
-def _surroundings() -> tuple[Path, dict[str, str]]:
+def _environment() -> tuple[Path, dict[str, str]]:
     return Path.cwd(), dict(os.environ)
 
 

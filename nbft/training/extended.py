@@ -20,12 +20,12 @@ from nbft.plan.hardware import available_devices
 from nbft.plan.schedule import shape_of, warmup_steps
 from nbft.training.fp8 import count_steps, use_float8
 from nbft.training.head import OwnHead
-from nbft.training.measures import Measures
 from nbft.training.optim import OwnOptimizer
 from nbft.training.precision import FirstLossScale, OperatorPrecision, low_weights
 from nbft.training.recompute import use_granularity
 from nbft.training.sampling import VirtualEpochs
 from nbft.training.saving import OwnSaving
+from nbft.training.throughput import Measures
 
 _FIRST_LOSS_SCALE = 65536.0
 """torch's own."""

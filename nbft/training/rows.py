@@ -18,7 +18,7 @@ from nbft.config import Config
 from nbft.data.budget import token_batches
 from nbft.data.examples import Examples, load_examples, stream_examples
 from nbft.data.packing import pack, packed_dataset
-from nbft.data.prepared import prepare
+from nbft.data.token_cache import prepare
 from nbft.data.tokens import Tokenised, cut_to, encode, remarks
 from nbft.evaluate.forecast import metrics_of
 from nbft.plan.speed import is_padding_free

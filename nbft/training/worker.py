@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from nbft import events
 from nbft.config import Config
 from nbft.errors import NbftError
+from nbft.formatting import size
 from nbft.models.load import IMPORTING
 from nbft.plan.hardware import (
     choose_device,
@@ -35,7 +36,6 @@ from nbft.plan.hardware import (
 )
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.processes import process_start_time
-from nbft.words import size
 
 if TYPE_CHECKING:
     from nbft.evaluate.scoring import Scorer
@@ -147,13 +147,13 @@ def _train(run: Path, config: Config, path: Path) -> dict[str, Any]:
     from nbft.training.callbacks.reporting import ReportingCallback
     from nbft.training.callbacks.scoring import ScoringCallback
     from nbft.training.callbacks.watching import WatchingCallback
-    from nbft.training.measures import summary
+    from nbft.training.environment import environment
     from nbft.training.rows import read_rows
-    from nbft.training.surroundings import surroundings
+    from nbft.training.throughput import summary
     from nbft.training.trainer import build_trainer
 
     device = choose_device(config)
-    with quiet(), surroundings(config, device.value):
+    with quiet(), environment(config, device.value):
         dtype = choose_dtype(config, device.value)
         mixed_precision = choose_mixed_precision(config, device.value, dtype.value)
         found = find_model(base_name(config), config.model.model_revision, say)

@@ -28,7 +28,7 @@ import numpy as np
 import traitlets
 
 from nbft.config.problems import nearest
-from nbft.words import number
+from nbft.formatting import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,9 +17,9 @@ from nbft.config import Config
 from nbft.data.doctor import Finding, Report, doctor
 from nbft.data.doctor.report import COLOURS, places_html
 from nbft.errors import NbftError
+from nbft.formatting import count, duration
 from nbft.widgets.fields import Kit, fix_words
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
-from nbft.words import count, duration
 
 SAMPLE_ROWS = 2_000
 """Rows that are looked at unasked: about two seconds of work, and enough to see most findings."""

@@ -21,6 +21,7 @@ from nbft.config.data import SPLITS
 from nbft.config.problems import nearest
 from nbft.config.search import find_settings
 from nbft.errors import ConfigError, NbftError, Problem
+from nbft.formatting import count
 from nbft.interop.importer import is_theirs
 from nbft.models.find import find_local
 from nbft.widgets.as_text import Focus, PythonView, YamlView
@@ -28,7 +29,6 @@ from nbft.widgets.fields import Field, Kit, css_name, fix_words, in_words, label
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 from nbft.widgets.summary import summary
 from nbft.widgets.upload import FileField
-from nbft.words import count
 
 if TYPE_CHECKING:
     from nbft.plan import Plan

@@ -41,12 +41,12 @@ from nbft.data.lens import (
 from nbft.data.sources import spread
 from nbft.data.tokens import Encoded, cut_to, encode
 from nbft.errors import DataError, NbftError, Problem
+from nbft.formatting import count
 from nbft.models.find import find_local, find_model
 from nbft.plan.speed import is_padding_free
 from nbft.widgets import picture
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
-from nbft.words import count
 
 _HERE = Path(__file__).parent
 
@@ -674,7 +674,7 @@ def _sent(row: LensRow | None, is_whole: bool) -> dict[str, Any]:
     room = _SENT_TOKENS if has_tokens else _SENT_CHARACTERS
     hidden = 0
     for part in row.parts if row else ():
-        about = {"name": part.name, "isLearnt": part.is_learnt}
+        about = {"name": part.name, "isLearnt": part.is_trained}
         size = len(part.tokens) if has_tokens else len(part.text)
         fits = size if is_whole else min(size, room)
         hidden += size - fits

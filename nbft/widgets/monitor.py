@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from nbft import words
+from nbft import formatting
 from nbft.errors import NbftError
 from nbft.evaluate import compare
 from nbft.evaluate.scores import Scores, chart_groups, label_of
@@ -116,7 +116,9 @@ class Progress:
         elif kind == "scores":
             self.told.append(event)
         elif kind == "note":
-            self.notes.append(f"Step {words.count(event.get('step', 0))}: {event.get('text', '')}")
+            self.notes.append(
+                f"Step {formatting.count(event.get('step', 0))}: {event.get('text', '')}"
+            )
         elif kind == "warning":
             self.notes.append(event.get("text", ""))
         elif kind in ("paused", "continued"):
@@ -135,8 +137,8 @@ class Progress:
     def state(self) -> str:
         """How the run stands, in words."""
         total = self.about.get("total_steps")
-        of = f" of {words.count(total)}" if total else ""
-        at = f"step {words.count(self.step)}{of}"
+        of = f" of {formatting.count(total)}" if total else ""
+        at = f"step {formatting.count(self.step)}{of}"
         if self.is_paused:
             return f"paused at {at}"
         if self.end is None:
@@ -144,7 +146,7 @@ class Progress:
                 return self.stage or "starting"
             return f"running, {at}" if self.log else f"running, the first step{of}"
         took = self.end.get("seconds")
-        span = f" in {words.duration(took)}" if took is not None else ""
+        span = f" in {formatting.duration(took)}" if took is not None else ""
         if self.end["event"] == "completed":
             return f"completed{span}"
         if self.end["event"] in ("stopped", "cancelled"):
@@ -159,17 +161,17 @@ class Progress:
             return ""
         found = []
         if log.get("tokens_per_second") is not None:
-            found.append(f"{words.count(log['tokens_per_second'])} tokens/s")
+            found.append(f"{formatting.count(log['tokens_per_second'])} tokens/s")
         if log.get("memory_bytes"):
-            found.append(words.size(log["memory_bytes"]))
+            found.append(formatting.size(log["memory_bytes"]))
         if self.end is None and log.get("seconds_left") is not None:
-            found.append(f"{words.duration(log['seconds_left'])} left")
+            found.append(f"{formatting.duration(log['seconds_left'])} left")
         if log.get("loss") is not None:
-            found.append(f"loss {words.number(log['loss'])}")
+            found.append(f"loss {formatting.number(log['loss'])}")
         if self.evals:
-            found.append(f"held-out loss {words.number(self.evals[-1]['eval_loss'])}")
+            found.append(f"held-out loss {formatting.number(self.evals[-1]['eval_loss'])}")
         if log.get("grad_norm") is not None:
-            found.append(f"grad norm {words.number(log['grad_norm'])}")
+            found.append(f"grad norm {formatting.number(log['grad_norm'])}")
         if log.get("epoch") is not None:
             found.append(f"epoch {log['epoch']:.2f}")
         return " · ".join(found)
@@ -180,13 +182,17 @@ class Progress:
         if not self.evals:
             return ""
         first, last = self.evals[0], self.evals[-1]
-        after = f"{words.number(last['eval_loss'])} after step {words.count(last['step'])}"
+        after = (
+            f"{formatting.number(last['eval_loss'])} after step {formatting.count(last['step'])}"
+        )
         if first is last:
             return f"Held-out loss: {after}."
         before = (
-            "before training" if first["step"] == 0 else f"after step {words.count(first['step'])}"
+            "before training"
+            if first["step"] == 0
+            else f"after step {formatting.count(first['step'])}"
         )
-        return f"Held-out loss: {words.number(first['eval_loss'])} {before}, {after}."
+        return f"Held-out loss: {formatting.number(first['eval_loss'])} {before}, {after}."
 
     @property
     def scores(self) -> Scores:
@@ -203,7 +209,9 @@ class Progress:
         """The base model's answers beside the latest."""
         step = self.sample.get("step", 0)
         latest = self.sample.get("samples", []) if step else []
-        label = "tuned" if self.end else f"step {words.count(step)}" if step else "not trained yet"
+        label = (
+            "tuned" if self.end else f"step {formatting.count(step)}" if step else "not trained yet"
+        )
         return compare.Comparison.of_samples(self.base, latest, label)
 
 
@@ -339,7 +347,7 @@ class Monitor:
         doing = _COMMANDS[command][1]
         # Before asking: the answer may be read on the main thread while this one still runs.
         self._asked = command
-        self._said = f"{doing} after step {words.count(self.progress.step + 1)}…"
+        self._said = f"{doing} after step {formatting.count(self.progress.step + 1)}…"
         try:
             getattr(self.run, command)()
         except (NbftError, OSError) as error:
@@ -389,7 +397,7 @@ class Monitor:
         elif event["event"] == "checkpoint" and self._asked == "save":
             self._asked, self._said = "", f"saved in {event.get('path', '')}"
         elif event["event"] == "sample" and self._asked == "sample":
-            step = words.count(event["step"])
+            step = formatting.count(event["step"])
             self._asked, self._said = "", f"the answers of step {step} are under Samples"
 
     def _draw(self) -> None:
@@ -736,7 +744,7 @@ def _data(config: Any, about: Event) -> str:
         for one in config.data.train.datasets
     ]
     rows = about.get("rows")
-    return " + ".join(names) + (f" ({words.count(rows, 'row')})" if rows is not None else "")
+    return " + ".join(names) + (f" ({formatting.count(rows, 'row')})" if rows is not None else "")
 
 
 def _live(text: str) -> str:

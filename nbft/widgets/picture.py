@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from nbft.data.lens import LensPart, LensRow
-from nbft.words import count
+from nbft.formatting import count
 
 _MOST_CHARACTERS = 1_500  # of a part
 _TONES = {"good": " ✓", "bad": " ✗", "": ""}
@@ -35,13 +35,13 @@ Seen = tuple[str, LensRow | None, Sequence[str]]
 """The title of a row, what is seen of it, and what is wrong with it."""
 
 
-def caption(name: str, *, is_learnt: bool) -> str:
+def caption(name: str, *, is_trained: bool) -> str:
     """Return the words above a part of a row.
 
-    >>> caption("prompt", is_learnt=False)
+    >>> caption("prompt", is_trained=False)
     'prompt (not trained)'
     """
-    return f"{name} ({'trained' if is_learnt else 'not trained'})"
+    return f"{name} ({'trained' if is_trained else 'not trained'})"
 
 
 def headline(title: str, row: LensRow | None) -> str:
@@ -54,7 +54,7 @@ def plain(title: str, row: LensRow | None, sentences: Iterable[str] = ()) -> str
     """Return a row as plain text; special tokens stand in brackets."""
     lines = [headline(title, row)]
     for part in row.parts if row else ():
-        lines += [f"── {caption(part.name, is_learnt=part.is_learnt)}", _plain_part(part)]
+        lines += [f"── {caption(part.name, is_trained=part.is_trained)}", _plain_part(part)]
     return "\n".join([*lines, *sentences])
 
 
@@ -106,22 +106,22 @@ def _html_part(part: LensPart) -> str:
         return ""
     runs = [(token.text, *_elements(token.kind, token.label >= 0)) for token in part.tokens]
     if not runs:
-        runs = [(part.text, *(("ins",) if part.is_learnt else ()))]
+        runs = [(part.text, *(("ins",) if part.is_trained else ()))]
     joined: list[tuple[str, tuple[str, ...]]] = []
     for text, *elements in runs:
         if joined and joined[-1][1] == (*elements,):
             text = joined.pop()[0] + text
         joined.append((text, (*elements,)))
     inside = "".join(_marked(_shortened(text), *elements) for text, elements in joined)
-    words = caption(part.name, is_learnt=part.is_learnt)
+    words = caption(part.name, is_trained=part.is_trained)
     return f'<small>{escape(words)}</small><pre dir="auto" style="{_BOX}">{inside}</pre>'
 
 
-def _elements(kind: str, is_learnt: bool) -> tuple[str, ...]:
+def _elements(kind: str, is_trained: bool) -> tuple[str, ...]:
     """Return the elements around a token, from the outside in."""
     if kind == "cut":
         return ("del",)
-    return (*(("ins",) if is_learnt else ()), *(("kbd",) if kind == "special" else ()))
+    return (*(("ins",) if is_trained else ()), *(("kbd",) if kind == "special" else ()))
 
 
 def _marked(text: str, *elements: str) -> str:

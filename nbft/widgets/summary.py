@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from nbft.words import count, duration, number, size
+from nbft.formatting import count, duration, number, size
 
 if TYPE_CHECKING:
     from nbft.plan import Plan

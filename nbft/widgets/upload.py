@@ -40,10 +40,10 @@ from nbft.config.data import Dataset
 from nbft.data import formats, load_examples, load_rows, preview
 from nbft.data.sources import FORMATS
 from nbft.errors import DataError
+from nbft.formatting import count, duration, size
 from nbft.widgets.as_text import rows_shown
 from nbft.widgets.fields import Field
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
-from nbft.words import count, duration, size
 
 _HERE = Path(__file__).parent
 

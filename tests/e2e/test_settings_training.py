@@ -21,11 +21,11 @@ from nbft.config import Config
 from nbft.models.load import load_model, load_tokenizer, quiet
 from nbft.plan.hardware import choose_mixed_precision
 from nbft.plan.schedule import learning_rate_at
-from nbft.training import extended, measures
+from nbft.training import extended, throughput
 from nbft.training.callbacks import verifying
+from nbft.training.environment import environment
 from nbft.training.optim import BfloatAdamW, OffloadedOptimizer
 from nbft.training.rows import read_rows
-from nbft.training.surroundings import surroundings
 from nbft.training.trainer import build_trainer
 
 Fit = Callable[..., Any]
@@ -54,7 +54,7 @@ def built(make_config: Any, tiny_model: Path, tmp_path: Path) -> Fit:
         mixed = choose_mixed_precision(config, device, "float32")
         run = tmp_path / folder
         run.mkdir(exist_ok=True)
-        with quiet(), surroundings(config, "cpu"):
+        with quiet(), environment(config, "cpu"):
             tokenizer = load_tokenizer(config, tiny_model)
             rows = read_rows(config, tokenizer, lambda _: None, lambda _: None)
             transformers.set_seed(config.training.seed)
@@ -1156,5 +1156,5 @@ def test_the_verifier_finds_a_fault_of_the_device(fit, monkeypatch):
 
 def test_mfu_needs_a_peak(fit):
     trainer = fit(logging__include_mfu=True)
-    assert isinstance(trainer, measures.Measures)
+    assert isinstance(trainer, throughput.Measures)
     assert logged(trainer, "mfu") == []

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nbft.config.data import Dataset
-from nbft.data.doctor import near
+from nbft.data.doctor import minhash
 from nbft.data.doctor.finding import LEVELS, Finding, Level, Rewrite, percent
 from nbft.data.doctor.measure import EXAMPLES, Place, Seen
 from nbft.data.doctor.text import FAMILIES, ODDITIES, Family, special_tokens, turns_in
@@ -25,8 +25,8 @@ from nbft.data.padding import padding_shares
 from nbft.data.ready import READY
 from nbft.data.tokens import encode
 from nbft.errors import Problem
+from nbft.formatting import count
 from nbft.plan.speed import is_padding_free
-from nbft.words import count
 
 MASKED_SHARE = 0.5
 """From this share of rows without anything to learn on, the set is not what was meant: an error."""
@@ -506,7 +506,7 @@ def duplicates(seen: Seen) -> Finding | None:
     )
 
 
-_ALIKE = f"They have {near.SIMILARITY:.0%} or more of their runs of three tokens in common."
+_ALIKE = f"They have {minhash.SIMILARITY:.0%} or more of their runs of three tokens in common."
 
 
 @_check

@@ -12,7 +12,7 @@ from nbft.data.doctor.checks import findings
 from nbft.data.doctor.measure import Say, measure
 from nbft.data.doctor.report import Report
 from nbft.errors import ConfigError
-from nbft.words import count, duration
+from nbft.formatting import count, duration
 
 
 def doctor(

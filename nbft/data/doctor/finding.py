@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nbft.data.doctor.measure import Place
-from nbft.words import count
+from nbft.formatting import count
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbft.data.lengths import KEPT_SHARES, enough_for
-from nbft.words import count
+from nbft.formatting import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

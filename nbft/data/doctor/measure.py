@@ -18,7 +18,7 @@ import numpy as np
 
 from nbft.config import Config
 from nbft.config.data import SPLITS
-from nbft.data.doctor import near
+from nbft.data.doctor import minhash
 from nbft.data.doctor.text import Family, excerpt, family_in, odd_in, special_tokens
 from nbft.data.examples import Example, Examples, load_examples
 from nbft.data.sources import spread
@@ -171,7 +171,7 @@ class Seen:
     @functools.cached_property
     def similar(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The earlier and the later row of pairs that are nearly the same, and how much so."""
-        first, second, likeness = near.similar_pairs(self.signature)
+        first, second, likeness = minhash.similar_pairs(self.signature)
         differ = self.text_hash[first] != self.text_hash[second]
         return first[differ], second[differ], likeness[differ]
 
@@ -350,10 +350,10 @@ class _Pass:
         kept, encoded = self._encoded(kept, found, split)
         for row, one in zip(kept, encoded, strict=True):
             self._tokens(row, one)
-        hashes, counts = near.shingles([one.ids for one in encoded])
+        hashes, counts = minhash.shingles([one.ids for one in encoded])
         if self._common is None:
-            self._common = near.common_shingles(hashes, counts)
-        seen.signature[kept] = near.signatures(hashes, counts, self._common)
+            self._common = minhash.common_shingles(hashes, counts)
+        seen.signature[kept] = minhash.signatures(hashes, counts, self._common)
 
     def _encoded(
         self, rows: list[int], examples: list[Example], split: str
@@ -410,15 +410,15 @@ class _Pass:
     def _tokens(self, row: int, one: Encoded) -> None:
         seen = self._seen
         seen.tokens[row] = len(one.ids)
-        seen.trained[row] = sum(one.learnt[1 : self._max_length])
+        seen.trained[row] = sum(one.loss_mask[1 : self._max_length])
         seen.is_merged[row] = one.is_merged
         seen.is_unanswered[row] = one.unanswered > 0
         # A template may end in <end of turn> and a new line.
         last = next((n for n in (-1, -2) if one.ids[n:][:1] == [self._end]), None)
         if last is not None:
-            seen.end_is_trained[row] = one.learnt[last]
-            before = one.learnt[last - 1 : last]
-            seen.end_is_masked[row] = not one.learnt[last] and before == [True]
+            seen.end_is_trained[row] = one.loss_mask[last]
+            before = one.loss_mask[last - 1 : last]
+            seen.end_is_masked[row] = not one.loss_mask[last] and before == [True]
 
 
 def _is_empty(value: Any) -> bool:

@@ -21,7 +21,7 @@ from nbft.data.doctor import histograms
 from nbft.data.doctor.finding import LEVELS, Finding, Level
 from nbft.data.doctor.rewrite import rewritten
 from nbft.errors import DataError
-from nbft.words import count, duration
+from nbft.formatting import count, duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

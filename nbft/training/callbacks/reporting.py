@@ -16,9 +16,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nbft import events
+from nbft.formatting import size
 from nbft.plan.hardware import used_memory_bytes
 from nbft.runs.checkpoints import mark_whole
-from nbft.words import size
 
 _KEPT_FROM_LOGS = {
     "loss",
@@ -26,7 +26,7 @@ _KEPT_FROM_LOGS = {
     "learning_rate",
     "epoch",
     "num_input_tokens_seen",
-    # of nbft.training.measures
+    # of nbft.training.throughput
     "rows_per_second",
     "compute_tokens_per_second",
     "tokens_per_row",

@@ -19,8 +19,8 @@ from nbft.evaluate.forecast import best_by_score
 from nbft.evaluate.scores import verdicts
 from nbft.evaluate.scoring import Scorer
 from nbft.events import Event
+from nbft.formatting import count
 from nbft.training.callbacks.reporting import ReportingCallback
-from nbft.words import count
 
 Answers = list[dict[str, str]]
 

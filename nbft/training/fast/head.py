@@ -110,17 +110,17 @@ def use_label_head(model: Any) -> None:
             return usual(*args, fused_lm_head=fused_lm_head, **more, **kwargs)
         states = model.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state
         targets = labels[:, 1:]
-        is_learnt = targets != IGNORE_INDEX
+        is_trained = targets != IGNORE_INDEX
         found, is_top = log_probabilities(
-            states[:, :-1][is_learnt], model.get_output_embeddings().weight, targets[is_learnt]
+            states[:, :-1][is_trained], model.get_output_embeddings().weight, targets[is_trained]
         )
         spread = torch.zeros(targets.shape, dtype=found.dtype, device=found.device)
-        spread = spread.masked_scatter(is_learnt, found)
+        spread = spread.masked_scatter(is_trained, found)
         return FusedCausalLMOutput(
             log_probs=spread,
-            label_mask=is_learnt,
+            label_mask=is_trained,
             entropy=torch.zeros_like(spread),
-            is_top1=torch.zeros_like(is_learnt).masked_scatter(is_learnt, is_top),
+            is_top1=torch.zeros_like(is_trained).masked_scatter(is_trained, is_top),
         )
 
     model.forward = forward

@@ -61,12 +61,12 @@ def test_input_columns_are_joined_and_learnt():
     assert (one.prompt, one.completion) == ("", "five\n0")
 
 
-def test_target_column_is_what_is_learnt():
+def test_target_column_is_what_is_trained():
     one = examples(ROWS, input_columns=["instruction", "input"], target_column="output")[0]
     assert (one.prompt, one.completion) == ("Add.\n2 and 3\n", "5")
 
 
-def test_a_target_of_zero_is_learnt_and_null_is_nothing():
+def test_a_target_of_zero_is_trained_and_null_is_nothing():
     rows = [{"q": "a", "n": 0}, {"q": "b", "n": None}]
     found = examples(rows, input_columns=["q"], target_column="n")
     assert [one.completion for one in found] == ["0", ""]

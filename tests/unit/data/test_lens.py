@@ -42,8 +42,8 @@ def text_of(tokens, kind):
 def test_a_row_says_what_is_read_learnt_and_special(tokenizer):
     row = look(Example("Add 1 and 2.\n", "3 it is"), tokenizer)
     prompt, completion = row.parts
-    assert (prompt.name, prompt.is_learnt, prompt.text) == ("prompt", False, "Add 1 and 2.\n")
-    assert (completion.name, completion.is_learnt) == ("completion", True)
+    assert (prompt.name, prompt.is_trained, prompt.text) == ("prompt", False, "Add 1 and 2.\n")
+    assert (completion.name, completion.is_trained) == ("completion", True)
     assert text_of(prompt.tokens, "prompt") == "Add 1 and 2.\n"
     assert text_of(completion.tokens, "trained") == "3 it is"
     end = completion.tokens[-1]
@@ -104,7 +104,7 @@ def test_a_row_without_anything_to_learn_is_left_out(tokenizer):
 
 def test_the_prompt_may_be_learnt_too_and_its_first_token_never_is(tokenizer):
     row = look(Example("Add 1.\n", "2"), tokenizer, completion_only=False)
-    assert [part.is_learnt for part in row.parts] == [True, True]
+    assert [part.is_trained for part in row.parts] == [True, True]
     first, *others = row.tokens
     assert (first.kind, first.label) == ("prompt", first.ids[0])
     assert {token.kind for token in others} == {"trained", "special"}
@@ -151,7 +151,7 @@ CHAT = Example(
 
 def test_messages_keep_their_roles_and_what_the_template_writes_is_special(tokenizer):
     row = look(CHAT, tokenizer)
-    assert [(part.name, part.is_learnt) for part in row.parts] == [
+    assert [(part.name, part.is_trained) for part in row.parts] == [
         ("system", False),
         ("user", False),
         ("assistant", True),
@@ -161,7 +161,7 @@ def test_messages_keep_their_roles_and_what_the_template_writes_is_special(token
     for part, message in zip(row.parts, CHAT.messages, strict=True):
         written = "".join(token.text for token in part.tokens)
         assert written == f"<|start|>{message['role']}\n{message['content']}<|end|>\n"
-        own = "trained" if part.is_learnt else "prompt"
+        own = "trained" if part.is_trained else "prompt"
         assert text_of(part.tokens, own) == message["content"]
     answer = row.parts[2].tokens
     assert next(token for token in answer if token.text == "<|end|>").label >= 0
@@ -193,7 +193,9 @@ def test_without_a_tokenizer_there_is_text():
         ("prompt", False, "a"),
         ("completion", True, "b"),
     ]
-    assert [part.is_learnt for part in as_text(Example("a", "b"), completion_only=False).parts] == [
+    assert [
+        part.is_trained for part in as_text(Example("a", "b"), completion_only=False).parts
+    ] == [
         True,
         True,
     ]

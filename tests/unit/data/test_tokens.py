@@ -36,7 +36,7 @@ def test_the_completion_and_the_end_are_learnt_and_the_prompt_is_not(tokenizer):
     assert done.trained_tokens == done.tokens - masked
 
 
-def test_the_prompt_is_learnt_too_when_asked_for(tokenizer):
+def test_the_prompt_is_trained_too_when_asked_for(tokenizer):
     config = config_of(completion_only_loss=False)
     done = tokenise([Example("Add 1.\n", "2")], tokenizer, config)
     assert done.labels == done.input_ids
@@ -101,7 +101,7 @@ CHAT = Example(
 )
 
 
-def test_every_answer_of_a_conversation_is_learnt_and_nothing_else(tokenizer):
+def test_every_answer_of_a_conversation_is_trained_and_nothing_else(tokenizer):
     done = tokenise([CHAT], tokenizer, config_of())
     whole = tokenizer.apply_chat_template(list(CHAT.messages), tokenize=False)
     assert tokenizer.decode(done.input_ids[0]) == whole
@@ -188,7 +188,7 @@ def test_rows_cut_together_are_cut_as_each_alone(tokenizer, seed):
     expected = [
         (_one_at_a_time if row.messages else _plain_one_at_a_time)(row, tokenizer) for row in rows
     ]
-    assert [(one.ids, one.learnt) for one in encoded] == expected
+    assert [(one.ids, one.loss_mask) for one in encoded] == expected
     kept = [cut_to(one, max_length) for one in encoded]
     if not any(kept):
         return

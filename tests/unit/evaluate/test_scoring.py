@@ -66,8 +66,10 @@ def test_perplexity_is_exp_of_the_mean_loss_of_a_completion_token(make, model, t
     scorer = make(metrics=["perplexity"])
     total = tokens = 0
     for one in scorer._asked:
-        assert tiny_tokenizer.decode([i for i, on in zip(one.ids, one.learnt, strict=True) if on])
-        (losses,) = token_losses(model, [(one.ids, one.learnt)])
+        assert tiny_tokenizer.decode(
+            [i for i, on in zip(one.ids, one.loss_mask, strict=True) if on]
+        )
+        (losses,) = token_losses(model, [(one.ids, one.loss_mask)])
         assert len(losses) == len(one.ids) - len(one.prompt)
         total, tokens = total + sum(losses), tokens + len(losses)
     assert scorer.score(model)["scores"] == {"perplexity": pytest.approx(math.exp(total / tokens))}

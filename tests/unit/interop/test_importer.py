@@ -504,7 +504,7 @@ def test_the_report_as_text_json_and_table():
 # Single keys of Oumi that become something else
 
 
-def test_oumis_collators_say_what_is_learnt(imported):
+def test_oumis_collators_say_what_is_trained(imported):
     text = "data: {{train: {{datasets: [{{dataset_name: a/b}}], collator_name: {}}}}}"
     config, _ = imported(text.format("text_with_padding"), "oumi")
     assert not config.data.completion_only_loss

@@ -21,8 +21,8 @@ def test_only_the_answers_are_learnt(tiny_model, name):
     config = Config(model={"model_name": str(tiny_model), "chat_template": name})
     tokenizer = load_tokenizer(config, tiny_model)
     segments = chat_segments(MESSAGES, tokenizer)
-    learnt = [text for text, is_learnt in segments if is_learnt]
-    rest = "".join(text for text, is_learnt in segments if not is_learnt)
+    learnt = [text for text, is_trained in segments if is_trained]
+    rest = "".join(text for text, is_trained in segments if not is_trained)
     assert ["Two." in learnt[0], "Four." in learnt[1], len(learnt)] == [True, True, 2]
     assert all(m["content"] in rest for m in MESSAGES if m["role"] != "assistant")
     assert "Two." not in rest

@@ -61,7 +61,7 @@ def places_of_the_head(model, inputs, **ways):
     return seen
 
 
-def test_logits_exist_only_where_a_token_is_learnt(tiny_model):
+def test_logits_exist_only_where_a_token_is_trained(tiny_model):
     model, inputs = AutoModelForCausalLM.from_pretrained(tiny_model), batch()
     learnt = int((inputs["labels"][:, 1:] != -100).sum())
     (shape,) = places_of_the_head(model, inputs, sparse=True, fused=False)

@@ -221,7 +221,7 @@ def test_what_cannot_be_read_says_why(found_in, write):
     assert "line 2: is not JSON" in found.what
 
 
-def test_next_to_nothing_is_learnt(found_in, good_rows, monkeypatch):
+def test_next_to_nothing_is_trained(found_in, good_rows, monkeypatch):
     rows = [{"prompt": " ".join(WORDS * 8) + f" {n}\n", "completion": "7"} for n in range(30)]
     monkeypatch.setattr(checks, "LEARNT_SHARE", 0.05)  # the tiny model reads rows this long only
     found = found_in(rows)["masked"]
@@ -320,7 +320,9 @@ def _masking_padding(examples, tokenizer, *arguments, **keywords):
     """Encode as trainers do that mask the padding by its token."""
     pad = tokenizer.pad_token_id
     return [
-        one._replace(learnt=[on and i != pad for i, on in zip(one.ids, one.learnt, strict=True)])
+        one._replace(
+            loss_mask=[on and i != pad for i, on in zip(one.ids, one.loss_mask, strict=True)]
+        )
         for one in encode(examples, tokenizer, *arguments, **keywords)
     ]
 
@@ -345,7 +347,7 @@ def test_an_end_that_is_not_learnt(found_in, good_rows, tokenizer, monkeypatch):
         found = encode(examples, *arguments, **keywords)
         first = {row["prompt"] for row in good_rows[:5]}
         return [
-            one._replace(learnt=[*one.learnt[:-2], False, False])
+            one._replace(loss_mask=[*one.loss_mask[:-2], False, False])
             if example.prompt in first
             else one
             for example, one in zip(examples, found, strict=True)

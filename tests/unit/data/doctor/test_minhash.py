@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbft.data.doctor import near
+from nbft.data.doctor import minhash
 
 NONE = np.zeros(0, np.uint32)
 
@@ -30,18 +30,18 @@ def pairs():
 
 
 def signed(rows, common=NONE):
-    return near.signatures(*near.shingles(rows), common)
+    return minhash.signatures(*minhash.shingles(rows), common)
 
 
 def test_shingles_stay_within_their_row():
-    together, counts = near.shingles([[1, 2, 3, 4], [5], [], [1, 2, 3], [9, 1, 2, 3]])
-    apart = [near.shingles([row])[0] for row in ([1, 2, 3, 4], [1, 2, 3], [9, 1, 2, 3])]
+    together, counts = minhash.shingles([[1, 2, 3, 4], [5], [], [1, 2, 3], [9, 1, 2, 3]])
+    apart = [minhash.shingles([row])[0] for row in ([1, 2, 3, 4], [1, 2, 3], [9, 1, 2, 3])]
     assert counts.tolist() == [2, 0, 0, 1, 2]
     assert together.tolist() == np.concatenate(apart).tolist()
     assert apart[0][0] == apart[1][0] == apart[2][1]
     assert len({*together.tolist()}) == 3
-    assert near.shingles([[1, 2], []])[1].tolist() == [0, 0]
-    assert near.shingles([[3, 2, 1]])[0] != near.shingles([[1, 2, 3]])[0]
+    assert minhash.shingles([[1, 2], []])[1].tolist() == [0, 0]
+    assert minhash.shingles([[3, 2, 1]])[0] != minhash.shingles([[1, 2, 3]])[0]
 
 
 def test_the_estimate_is_right(pairs):
@@ -55,11 +55,11 @@ def test_the_estimate_is_right(pairs):
 def test_similar_rows_are_found_and_no_others(pairs):
     rows, similar = pairs
     signatures = signed([row for pair in rows for row in pair])
-    first, second, likeness = near.similar_pairs(signatures)
+    first, second, likeness = minhash.similar_pairs(signatures)
     found = {(int(a), int(b)) for a, b in zip(first, second, strict=True)}
     assert len(found) == len(first), "each pair once"
     assert all(b == a + 1 and a % 2 == 0 for a, b in found), "no row is like another's copy"
-    assert (likeness >= near.SIMILARITY).all()
+    assert (likeness >= minhash.SIMILARITY).all()
     places = np.arange(len(rows)) * 2
     surely = {(n, n + 1) for n in places[similar > 0.93].tolist()}
     hardly = {(n, n + 1) for n in places[similar < 0.65].tolist()}
@@ -68,7 +68,7 @@ def test_similar_rows_are_found_and_no_others(pairs):
     assert surely <= found
     assert not hardly & found
     estimated = (signatures[::2] == signatures[1::2]).mean(axis=1)
-    assert {(n, n + 1) for n in places[estimated >= near.SIMILARITY].tolist()} == found
+    assert {(n, n + 1) for n in places[estimated >= minhash.SIMILARITY].tolist()} == found
 
 
 def test_a_row_is_found_in_a_large_group():
@@ -76,7 +76,7 @@ def test_a_row_is_found_in_a_large_group():
     random = np.random.default_rng(1)
     rows = [random.integers(0, 50_000, 200).tolist() for _ in range(91)]
     rows += [[*rows[90][:-1], n] for n in range(9)]
-    first, second, _ = near.similar_pairs(signed(rows))
+    first, second, _ = minhash.similar_pairs(signed(rows))
     assert {*second.tolist()} == {*range(91, 100)}
     assert {*first.tolist()} <= {*range(90, 99)}
 
@@ -85,26 +85,26 @@ def test_what_all_rows_have_in_common_does_not_count():
     random = np.random.default_rng(2)
     template = random.integers(0, 50_000, 200).tolist()
     rows = [template + random.integers(0, 50_000, 30).tolist() for _ in range(50)]
-    assert len(near.similar_pairs(signed(rows))[0]), "the template makes them alike"
-    common = near.common_shingles(*near.shingles(rows))
+    assert len(minhash.similar_pairs(signed(rows))[0]), "the template makes them alike"
+    common = minhash.common_shingles(*minhash.shingles(rows))
     assert len(common) == 198
-    assert not len(near.similar_pairs(signed(rows, common))[0])
+    assert not len(minhash.similar_pairs(signed(rows, common))[0])
     rows[9] = rows[4]
-    first, second, _ = near.similar_pairs(signed(rows, common))
+    first, second, _ = minhash.similar_pairs(signed(rows, common))
     assert (first.tolist(), second.tolist()) == ([4], [9])
 
 
 def test_short_rows_are_not_compared():
-    short = list(range(near.FEWEST_SHINGLES + 1))  # one shingle too few
-    assert not len(near.similar_pairs(signed([short, short]))[0])
+    short = list(range(minhash.FEWEST_SHINGLES + 1))  # one shingle too few
+    assert not len(minhash.similar_pairs(signed([short, short]))[0])
     enough = [*short, 99]
-    assert len(near.similar_pairs(signed([enough, enough]))[0]) == 1
+    assert len(minhash.similar_pairs(signed([enough, enough]))[0]) == 1
 
 
 def test_many_rows_at_once_give_the_same(monkeypatch):
     random = np.random.default_rng(3)
     rows = [random.integers(0, 50_000, 40).tolist() for _ in range(50)]
     whole = signed(rows)
-    monkeypatch.setattr(near, "_MOST_SHINGLES_AT_ONCE", 100)
+    monkeypatch.setattr(minhash, "_MOST_SHINGLES_AT_ONCE", 100)
     assert (signed(rows) == whole).all()
     assert (np.concatenate([signed([row]) for row in rows]) == whole).all()

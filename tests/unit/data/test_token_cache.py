@@ -8,10 +8,10 @@ import pytest
 
 from nbft import registry
 from nbft.config import Config
-from nbft.data import prepared
+from nbft.data import token_cache
 from nbft.data.examples import load_examples
-from nbft.data.identity import tokenizer_key
-from nbft.data.prepared import prepare
+from nbft.data.fingerprint import tokenizer_key
+from nbft.data.token_cache import prepare
 from nbft.data.tokens import tokens_folder
 
 ROWS = [{"question": f"Add {n} and 1.", "answer": str(n + 1)} for n in range(10)]
@@ -36,9 +36,9 @@ def path(tmp_path):
 def reads(monkeypatch):
     """Each reading of a split."""
     found = []
-    load = prepared.load_examples
+    load = token_cache.load_examples
     monkeypatch.setattr(
-        prepared, "load_examples", lambda *a, **k: found.append(a[1]) or load(*a, **k)
+        token_cache, "load_examples", lambda *a, **k: found.append(a[1]) or load(*a, **k)
     )
     return found
 

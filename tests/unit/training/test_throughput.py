@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nbft.config import Config
-from nbft.training.measures import Measures, flops_per_token, summary
+from nbft.training.throughput import Measures, flops_per_token, summary
 
 
 def test_the_summary_counts_each_parameter(tiny_model):
@@ -37,7 +37,7 @@ class Base:
 @pytest.fixture
 def trainer(tiny_model, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr("nbft.training.measures.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("nbft.training.throughput.time.monotonic", lambda: next(clock))
 
     class Ours(Measures, Base):
         nbft_config = Config(logging={"include_performance_metrics": True, "include_mfu": True})

@@ -7,10 +7,10 @@ import random
 import pytest
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
-from nbft.data import tokens, words
+from nbft.data import pretokenizer, tokens
 from nbft.data.examples import Example
+from nbft.data.pretokenizer import splitter
 from nbft.data.samples import sample_path
-from nbft.data.words import splitter
 
 LETTERS = [
     *"ab sStTrReEvVlLmMdD'''0059!!.<|>_-   \n\n\t\r\x0b\x0c\x00\x1c\x1f\x7f",
@@ -59,7 +59,7 @@ def test_next_to_nothing(texts, backend):
 
 
 def test_long_texts_are_looked_at_some_at_a_time(backend, monkeypatch):
-    monkeypatch.setattr(words, "_MOST_AT_ONCE", 20)
+    monkeypatch.setattr(pretokenizer, "_MOST_AT_ONCE", 20)
     texts = ["It's " * n for n in range(12)] + ["", "end"]
     assert splitter(backend).cut(texts) == by_the_tokenizer(backend, texts)
 
@@ -73,7 +73,7 @@ def test_added_tokens_that_could_run_into_the_mark_between_words(added, backend)
 
 
 def test_few_words_are_remembered(backend, monkeypatch):
-    monkeypatch.setattr(words, "_MOST_KNOWN", 3)
+    monkeypatch.setattr(pretokenizer, "_MOST_KNOWN", 3)
     for texts in (["one two three four"], ["five six"], ["one two"]):
         assert splitter(backend).cut(texts) == by_the_tokenizer(backend, texts)
 
@@ -120,5 +120,5 @@ def test_many_rows_are_cut_as_by_the_tokenizer(tiny_tokenizer, monkeypatch):
 def test_words_that_do_not_agree_with_the_tokenizer_are_not_taken(tiny_tokenizer, monkeypatch):
     rows = [Example(f"Add {n}.\n", str(n)) for n in range(100)]
     expected = [tokens.encode([row], tiny_tokenizer)[0] for row in rows]
-    monkeypatch.setattr(tokens.Words, "cut", lambda self, texts: [[1] for _ in texts])
+    monkeypatch.setattr(tokens.Pretokenizer, "cut", lambda self, texts: [[1] for _ in texts])
     assert tokens.encode(rows, tiny_tokenizer) == expected

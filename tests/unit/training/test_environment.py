@@ -8,8 +8,8 @@ import torch
 from nbft import registry
 from nbft.config import Config
 from nbft.plan.devices import Device
-from nbft.training import surroundings as module
-from nbft.training.surroundings import surroundings, variables
+from nbft.training import environment as module
+from nbft.training.environment import environment, variables
 
 
 def test_trackers_get_project_and_tags():
@@ -29,7 +29,7 @@ def test_variables_are_put_back(monkeypatch):
     seen = {}
 
     def fail():
-        with surroundings(config, "cpu"):
+        with environment(config, "cpu"):
             seen.update(os.environ)
             raise ZeroDivisionError
 
@@ -46,7 +46,7 @@ def test_levels_of_ours_and_of_the_libraries(ours, theirs):
     names = ("nbft", "trl", "datasets")
     before = [logging.getLogger(name).level for name in names]
     config = Config(logging={"log_level": ours, "dep_log_level": theirs})
-    with surroundings(config, "cpu"):
+    with environment(config, "cpu"):
         assert logging.getLogger("nbft").level == getattr(logging, ours.upper())
         expected = [logging.ERROR] * 2 if theirs else before[1:]
         assert [logging.getLogger(name).level for name in names[1:]] == expected
@@ -55,7 +55,7 @@ def test_levels_of_ours_and_of_the_libraries(ours, theirs):
 
 def test_determinism_ends_with_the_run():
     config = Config(training={"full_determinism": True})
-    with surroundings(config, "cpu"):
+    with environment(config, "cpu"):
         torch.use_deterministic_algorithms(True)  # as transformers does
         torch.backends.cudnn.deterministic = True
     assert not torch.are_deterministic_algorithms_enabled()
@@ -74,7 +74,7 @@ def test_a_plugin_is_loaded_and_named_to_accelerate():
             loaded.append(os.environ["ACCELERATE_TORCH_DEVICE"])
 
     try:
-        with surroundings(Config(), "abacus"):
+        with environment(Config(), "abacus"):
             pass
     finally:
         registry.devices.unregister("abacus")
@@ -87,11 +87,11 @@ def test_no_more_threads_than_granted_cores(monkeypatch):
     torch.set_num_threads(2)
     try:
         monkeypatch.setattr(module, "usable_cores", lambda: 1)
-        with surroundings(Config(), "cpu"):
+        with environment(Config(), "cpu"):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
         monkeypatch.setattr(module, "usable_cores", lambda: 64)
-        with surroundings(Config(), "cpu"):
+        with environment(Config(), "cpu"):
             assert torch.get_num_threads() == 2  # what somebody has set stays
     finally:
         torch.set_num_threads(before)

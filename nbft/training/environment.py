@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbft.config import Config
-from nbft.granted import usable_cores
+from nbft.limits import usable_cores
 from nbft.plan.hardware import device_of
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
@@ -44,7 +44,7 @@ def variables(config: Config, device: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def surroundings(config: Config, device: str) -> Iterator[None]:
+def environment(config: Config, device: str) -> Iterator[None]:
     """Set up what a run needs, and put everything back after it.
 
     Args:

@@ -41,7 +41,7 @@ def _kinds() -> np.ndarray:
 _KINDS = _kinds()
 
 
-def splitter(backend: Any) -> Words | None:
+def splitter(backend: Any) -> Pretokenizer | None:
     """Return what cuts texts as a tokenizer does, or None where it splits in a way of its own.
 
     Args:
@@ -55,7 +55,7 @@ def splitter(backend: Any) -> Words | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _splitter(backend: Any, state: tuple[Any, ...]) -> Words | None:
+def _splitter(backend: Any, state: tuple[Any, ...]) -> Pretokenizer | None:
     """As `splitter`; the state is all that may change in a backend."""
     from tokenizers.models import BPE
 
@@ -76,10 +76,10 @@ def _splitter(backend: Any, state: tuple[Any, ...]) -> Words | None:
             for token in backend.get_added_tokens_decoder().values()
         )
     )
-    return Words(backend, single_digits=len(steps) > 1) if is_known else None
+    return Pretokenizer(backend, single_digits=len(steps) > 1) if is_known else None
 
 
-class Words:
+class Pretokenizer:
     """Cuts texts into the token ids that a tokenizer gives without what it adds around them.
 
     Args:

@@ -1,12 +1,12 @@
-"""Cores and memory that a process is granted, with the files of control groups as Linux has them."""
+"""Cores and memory that a process is allowed, with the files of control groups as Linux has them."""
 
 import subprocess
 import sys
 
 import pytest
 
-from nbft import granted
-from nbft.granted import available_bytes, usable_cores
+from nbft import limits
+from nbft.limits import available_bytes, usable_cores
 
 V1_LIST = "12:memory:/\n4:cpu,cpuacct:/docker/a1\n1:name=systemd:/\n0::/\n"
 
@@ -55,27 +55,27 @@ def test_the_quotas_of_control_groups(files, quotas, tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert list(granted._quotas(tmp_path)) == quotas
+    assert list(limits._quotas(tmp_path)) == quotas
 
 
 @pytest.mark.parametrize(
     ("quotas", "cores"), [([], 8), ([2.5], 2), ([64], 8), ([4, 3], 3), ([0.5], 1)]
 )
 def test_cores_are_those_of_the_process_within_its_quota(quotas, cores, monkeypatch):
-    monkeypatch.setattr(granted.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(granted, "_quotas", lambda _: iter(quotas))
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(limits, "_quotas", lambda _: iter(quotas))
     assert usable_cores() == cores
 
 
 def test_a_system_that_binds_no_process_counts_all_its_cores(monkeypatch):
-    monkeypatch.delattr(granted.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(granted.os, "cpu_count", lambda: None)
-    monkeypatch.setattr(granted, "_quotas", lambda _: iter([]))
+    monkeypatch.delattr(limits.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(limits.os, "cpu_count", lambda: None)
+    monkeypatch.setattr(limits, "_quotas", lambda _: iter([]))
     assert usable_cores() == 1
 
 
 def test_cores_are_counted_without_torch():
-    code = "import sys; from nbft.granted import available_bytes, usable_cores; usable_cores()\n"
+    code = "import sys; from nbft.limits import available_bytes, usable_cores; usable_cores()\n"
     code += "assert not {'torch', 'pydantic', 'psutil'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -122,5 +122,5 @@ def test_memory_is_what_the_machine_and_each_group_leave(files, free, tmp_path, 
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(granted, "_ROOT", tmp_path)
+    monkeypatch.setattr(limits, "_ROOT", tmp_path)
     assert available_bytes() == free

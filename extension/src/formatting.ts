@@ -1,4 +1,4 @@
-// Numbers and times as people say them, as nbft/words.py does.
+// Numbers and times as people say them, as nbft/formatting.py does.
 
 import { position, reading } from '../chart/numbers.js';
 import { IRun, JsonNumber } from './api';

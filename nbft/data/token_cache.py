@@ -18,8 +18,8 @@ from nbft import registry
 from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.data.examples import Examples, held_out, load_examples
+from nbft.data.fingerprint import file_key, key_of, tokenizer_key
 from nbft.data.formats import FORMATS
-from nbft.data.identity import file_key, key_of, tokenizer_key
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import is_there, resolve
