@@ -65,7 +65,7 @@ def _beginnings(folder: Path, environment: dict[str, str], *, quick: bool) -> li
 
         run = Run.create(config)
         began = time.time()
-        command = [sys.executable, "-m", "nbft.training.worker", str(run.path)]
+        command = [sys.executable, "-m", "nbft.launchers.worker", str(run.path)]
         subprocess.run(command, check=True, env=os.environ | QUIET, capture_output=True)
         return _first_step_at(run) - began
 

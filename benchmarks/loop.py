@@ -93,7 +93,7 @@ def _watched(path: str) -> dict[str, float]:
     from .live_chart import replace_comms, shown
 
     replace_comms()
-    from nbft.runs.launch import start
+    from nbft.launchers.launch import start
 
     spent = _time_own_callbacks()
     run = start(path)

@@ -54,7 +54,7 @@ def _mistakes_are_sentences() -> Iterator[None]:
 @app.command()
 def train(file: _File, overrides: _Overrides = None) -> None:
     """Train the run that a config file describes, and wait for its end."""
-    from nbft.runs import start
+    from nbft.launchers import start
 
     with _mistakes_are_sentences():
         config = _checked(file, overrides or [])
@@ -76,9 +76,9 @@ def demo(
     """Fine-tune the default model on bundled rows, and show what changed."""
     from nbft.evaluate.compare import Comparison
     from nbft.formatting import duration, size
+    from nbft.hardware import peak_memory_bytes
+    from nbft.launchers import start
     from nbft.models import find_model
-    from nbft.plan.hardware import peak_memory_bytes
-    from nbft.runs import start
     from nbft.runs.curves import in_words
 
     began = time.monotonic()
@@ -117,7 +117,7 @@ def demo(
 @app.command()
 def submit(file: _File, overrides: _Overrides = None) -> None:
     """Train the run that a config file describes in the background, and return at once."""
-    from nbft.runs import submit as submit_run
+    from nbft.launchers import submit as submit_run
 
     with _mistakes_are_sentences():
         run = submit_run(_checked(file, overrides or []))
@@ -573,7 +573,7 @@ def _checked(file: Path, overrides: list[str]) -> Config:
 
 def _watch(run: Any) -> None:
     """Print a progress line until a run is over; Ctrl-C stops it gracefully."""
-    from nbft.runs.launch import join
+    from nbft.launchers.launch import join
 
     progress = _Progress()
     from nbft import events

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from nbft.plan.hardware import peak_memory_bytes
+from nbft.hardware import peak_memory_bytes
 
 
 class Clock:

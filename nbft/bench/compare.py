@@ -26,8 +26,8 @@ from nbft.bench.sides import SIDES
 from nbft.bench.task import Task
 from nbft.errors import NbftError
 from nbft.formatting import size
+from nbft.hardware import available_devices
 from nbft.limits import usable_cores
-from nbft.plan.hardware import available_devices
 
 DROPPED_STEPS = 2
 """In the first ones memory is allocated and kernels are chosen."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nbft.bench.task import Task, write_rows
 from nbft.errors import NbftError
-from nbft.plan.hardware import free_memory_bytes
+from nbft.hardware import free_memory_bytes
 
 # Hidden size, layers; with 49,152 tokens and tied embeddings: millions of parameters.
 _SHAPES = {16: (256, 4), 49: (512, 8), 135: (576, 30), 367: (960, 32), 1010: (1536, 36)}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from nbft.config import Config
 from nbft.errors import DataError
 from nbft.models.find import find_model
-from nbft.plan.hardware import choose_device, choose_dtype, choose_mixed_precision
+from nbft.plan.decisions import decide
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def make_task(
     from nbft.models.load import load_tokenizer
 
     found = find_model(config.model.model_name, config.model.model_revision, lambda text: None)
-    device = choose_device(config).value
-    dtype = choose_dtype(config, device).value
+    decisions = decide(config, found.path)
     batch = config.training.per_device_train_batch_size
     tokenizer = load_tokenizer(config, found.path)
     examples, _ = load_examples(config, "train", folder=data_folder)
@@ -103,9 +102,9 @@ def make_task(
         model=str(found.path),
         rows=str(path),
         folder=str(folder),
-        device=device,
-        dtype=dtype,
-        mixed_precision=choose_mixed_precision(config, device, dtype).value,
+        device=decisions.device.value,
+        dtype=decisions.dtype.value,
+        mixed_precision=decisions.mixed_precision.value,
         method="full" if config.peft.method == "full" else "lora",
         r=config.peft.r,
         batch_rows=batch,

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbft.plan.hardware import Choice
+    from nbft.hardware import Choice
     from nbft.plan.plan import Plan, make_plan
 
 __all__ = ["Choice", "Plan", "make_plan"]

@@ -257,7 +257,7 @@ class Run:
         Raises:
             RunError: The run is not over, has no whole checkpoint, or a setting may not change.
         """
-        from nbft.runs.launch import resume
+        from nbft.launchers.launch import resume
 
         return resume(self, changes)
 
@@ -288,7 +288,7 @@ class Run:
             RunError: There is no such fix.
             ConfigError: The changed settings cannot run.
         """
-        from nbft.runs.launch import start, submit
+        from nbft.launchers.launch import start, submit
 
         if isinstance(fix, int):
             fixes = self.fixes
@@ -404,7 +404,7 @@ class Run:
             model, tokenizer = self.load_model()
             ids = tokenizer(list(prompts))["input_ids"]
             tuned = generate(model, tokenizer, ids, max_new_tokens)
-            if self.config.peft.method != "full":
+            if self.config.peft.trains_adapter:
                 with model.disable_adapter():
                     base = generate(model, tokenizer, ids, max_new_tokens)
             else:
@@ -455,9 +455,9 @@ class Run:
         """Give back the memory of a loaded model."""
         self._loaded = None
         gc.collect()
-        from nbft.training.worker import give_memory_back
+        from nbft.hardware import release_memory
 
-        give_memory_back()
+        release_memory()
 
     def _ipython_display_(self) -> None:
         """Show the run live; as a line where the cell has shown it already."""
@@ -598,14 +598,12 @@ def _load(run: Run) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(config.apply({"model.tokenizer_name": None}), folder)
     if folder.name == "model":
         from nbft.models.load import load_model
-        from nbft.plan.hardware import choose_device, choose_dtype
+        from nbft.plan.decisions import decide
 
-        device = choose_device(config).value
-        model = load_model(
-            config.apply({"model.load_pretrained_weights": True}),
-            folder,
-            choose_dtype(config, device).value,
-        ).to(device)
+        decisions = decide(config)
+        whole = config.apply({"model.load_pretrained_weights": True})
+        device = decisions.device.value
+        model = load_model(whole, folder, decisions.dtype.value, device).to(device)
     else:
         import peft
 
@@ -617,10 +615,10 @@ def _base_model(run: Run) -> Any:
     from nbft.models.adapters import base_name
     from nbft.models.find import find_model
     from nbft.models.load import load_model, place
-    from nbft.plan.hardware import choose_device, choose_dtype
+    from nbft.plan.decisions import decide
 
     config = run.config
-    device = choose_device(config).value
     found = find_model(base_name(config), config.model.model_revision, lambda _: None)
-    model = load_model(config, found.path, choose_dtype(config, device).value)
-    return place(model, device).eval()
+    decisions = decide(config, found.path)
+    device = decisions.device.value
+    return place(load_model(config, found.path, decisions.dtype.value, device), device).eval()

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbft.config import Config
+from nbft.hardware import device_of
 from nbft.limits import usable_cores
-from nbft.plan.hardware import device_of
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 

@@ -6,7 +6,7 @@ Gradients pass the rounding as if it were not there, so weights can be trained u
 of `nbft.models.float8`, which stay float8.
 
 Source: FP8 Formats for Deep Learning, arXiv:2209.05433, section 3.
-Called by `nbft.training.extended`.
+Called by `nbft.training.trainer`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Layer-wise decay: with n layers, layer i (from 0) learns at rate · decay^(n - i), the embeddings at
 rate · decay^(n + 1), and what lies above the layers at the rate itself.
-Source: ELECTRA, arXiv:2003.10555, appendix A. Called by `nbft.training.extended`.
+Source: ELECTRA, arXiv:2003.10555, appendix A. Called by `nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from nbft import registry
 from nbft.config import Config
+from nbft.plan.decisions import Decisions
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 _BELOW_THE_LAYERS = re.compile(r"(?:^|\.)(?:embed\w*|wte|wpe|word_embeddings\w*)(?:\.|$)")
@@ -217,11 +218,13 @@ class OwnOptimizer:
     """Part of a trainer: builds the optimiser from the config instead of from its arguments."""
 
     nbft_config: Config
-    nbft_device: str
+    nbft_decisions: Decisions
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """Build the optimiser once."""
         trainer: Any = self
+        if not self._builds_its_own():
+            return super().create_optimizer(model)  # type: ignore[misc,no-any-return]
         if trainer.optimizer is None:
             model = trainer.model if model is None else model
             decayed = trainer.get_decay_parameter_names(model)
@@ -229,10 +232,26 @@ class OwnOptimizer:
             trainer.optimizer = self._wrapped(groups, model)
         return trainer.optimizer  # type: ignore[no-any-return]
 
+    def _builds_its_own(self) -> bool:
+        ours = self.nbft_config.optimizer
+        return (
+            registry.optimizers.get(ours.optim) is not None
+            or ours.layerwise_lr_decay != 1
+            or ours.moment_dtype != "float32"
+            or self._is_offloaded()
+            or self._is_o2()
+        )
+
+    def _is_offloaded(self) -> bool:
+        on_cpu = self.nbft_decisions.device.value == "cpu"
+        return self.nbft_config.memory.offload_optimizer and not on_cpu
+
+    def _is_o2(self) -> bool:
+        is_mixed = self.nbft_decisions.mixed_precision.value != "no"
+        return is_mixed and self.nbft_config.precision.fp16_opt_level == "O2"
+
     def _wrapped(self, groups: list[dict[str, Any]], model: Any) -> Optimizer:
-        config = self.nbft_config
-        is_o2 = config.precision.fp16_opt_level == "O2" and self._is_mixed()
-        offload = config.memory.offload_optimizer and self.nbft_device != "cpu"
+        is_o2, offload = self._is_o2(), self._is_offloaded()
         if not is_o2 and not offload:
             return self._built(groups, model)
         return OffloadedOptimizer(
@@ -241,10 +260,6 @@ class OwnOptimizer:
             dtype=torch.float32 if is_o2 else None,
             device="cpu" if offload else None,
         )
-
-    def _is_mixed(self) -> bool:
-        arguments: Any = self.args  # type: ignore[attr-defined]
-        return bool(arguments.bf16 or arguments.fp16)
 
     def _built(self, groups: list[dict[str, Any]], model: Any) -> Optimizer:
         config = self.nbft_config

@@ -3,7 +3,7 @@
 full is transformers' own. full_attn keeps what the MLP needs and computes each attention module
 again; core_attn computes again only softmax(q k' / √d) v, whose memory grows fastest.
 Source: Reducing Activation Recomputation, arXiv:2205.05198, section 5. Called by
-`nbft.training.extended`.
+`nbft.training.trainer`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Generated from `nbft.config.settings`; nothing is listed twice. The form keeps one tree, as typed;
 `Config.parse` says what is right and wrong with it, `make_plan` what will happen. It trains
-nothing itself: `nbft.runs.launch` does, and a `Monitor` shows it below the form.
+nothing itself: `nbft.launchers.launch` does, and a `Monitor` shows it below the form.
 """
 
 from __future__ import annotations
@@ -293,9 +293,9 @@ class Form:
     def _prepare_spare(self) -> None:
         """Let a worker import its libraries while the form is filled in."""
         if self._config.speed.spare_worker:
-            from nbft.runs import warm
+            from nbft.launchers import spare
 
-            warm.prepare()
+            spare.prepare()
 
     # The tree, and what follows from it
 
@@ -910,13 +910,13 @@ class Form:
 
     @_guarded
     def _train(self, _button: Any) -> None:
-        from nbft.runs import start
+        from nbft.launchers import start
 
         self._launch(start)
 
     @_guarded
     def _submit(self, _button: Any) -> None:
-        from nbft.runs import submit
+        from nbft.launchers import submit
 
         self._launch(submit)
 

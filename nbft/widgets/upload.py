@@ -447,7 +447,7 @@ def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
         columns = ", ".join(some[0])
         unsaid = f"{found} with the columns {columns}; what is prompt and completion is not said."
         return unsaid, _as_they_stand(some[:_ROWS_SHOWN])
-    learnt = next((f"; {f.learnt}" for f in formats.FORMATS if f.name == name), "")
+    learnt = next((f"; {f.trained_on}" for f in formats.FORMATS if f.name == name), "")
     how = "read by your templates" if name == "template" else f"recognised as {name}"
     return f"{found}, {how}{learnt}.", rows_shown(texts)
 

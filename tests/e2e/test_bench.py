@@ -18,7 +18,7 @@ from nbft.bench.sides import train_nbft
 from nbft.bench.task import make_task
 from nbft.cli import _config_or_rows, app
 from nbft.errors import NbftError
-from nbft.plan.hardware import peak_memory_bytes
+from nbft.hardware import peak_memory_bytes
 
 
 @pytest.fixture
@@ -133,6 +133,6 @@ def test_memory_is_counted_in_bytes():
 
 def test_the_memory_of_a_process_is_its_own_and_not_what_its_parent_held():
     much = bytearray(2**30)
-    code = "from nbft.plan.hardware import peak_memory_bytes; print(peak_memory_bytes('cpu'))"
+    code = "from nbft.hardware import peak_memory_bytes; print(peak_memory_bytes('cpu'))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert int(said.stdout) < len(much) / 2

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nbft
+from nbft.plan.decisions import decide
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
 
@@ -20,19 +21,17 @@ def losses(run):
 
 def batch_and_trainer(config, folder, tiny_model):
     """Return the trainer of a config and its first batch with every row."""
-    from nbft.plan.hardware import Choice
-
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = read_rows(config, tokenizer, print, print)
+    decisions = decide(config)
+    rows = read_rows(config, tokenizer, print, print, padding_free=decisions.padding_free)
     trainer = build_trainer(
         config,
+        decisions,
         model,
         tokenizer,
         rows,
         output_dir=folder,
-        device="cpu",
-        mixed_precision=Choice("no", ""),
         callbacks=[],
     )
     return trainer, next(iter(trainer.get_train_dataloader()))

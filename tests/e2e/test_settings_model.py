@@ -19,7 +19,7 @@ from nbft.evaluate.generate import generate
 from nbft.models.adapters import base_name, fetch_adapter, load_adapter
 from nbft.models.find import find_model
 from nbft.models.load import load_model, load_tokenizer, place, quiet
-from nbft.plan.hardware import choose_device, choose_dtype, choose_mixed_precision
+from nbft.plan.decisions import decide
 from nbft.plan.memory import model_shape, trainable_parameters, weight_bytes
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
@@ -34,25 +34,25 @@ def built(make_config: Make, tmp_path: Path) -> Built:
 
     def build(**changes: Any) -> Any:
         config = make_config(**{"evaluation__eval_strategy": "no", **changes})
-        device = choose_device(config).value
-        dtype = choose_dtype(config, device).value
-        mixed = choose_mixed_precision(config, device, dtype)
         with quiet():
             folder = find_model(base_name(config), say=lambda _: None).path
+            decisions = decide(config, folder)
+            device, padding_free = decisions.device.value, decisions.padding_free
             tokenizer = load_tokenizer(config, folder)
-            rows = read_rows(config, tokenizer, lambda _: None, lambda _: None)
+            rows = read_rows(
+                config, tokenizer, lambda _: None, lambda _: None, padding_free=padding_free
+            )
             transformers.set_seed(config.training.seed)
-            model = load_model(config, folder, dtype)
+            model = load_model(config, folder, decisions.dtype.value, device)
             if adapter := fetch_adapter(config, lambda _: None):
                 model = load_adapter(model, adapter)
             trainer = build_trainer(
                 config,
+                decisions,
                 place(model, device),
                 tokenizer,
                 rows,
                 output_dir=tmp_path / "checkpoints",
-                device=device,
-                mixed_precision=mixed,
                 callbacks=[],
             )
         trainer.nbft_config = config
@@ -475,7 +475,7 @@ def test_device_map_puts_what_does_not_fit_on_the_disk(make_config, tiny_model, 
     config = make_config(
         model__device_map="auto", model__model_init_kwargs=limits, compute__device="cpu"
     )
-    spread = place(load_model(config, tiny_model, "float32"), "cpu")
+    spread = place(load_model(config, tiny_model, "float32", "cpu"), "cpu")
     assert set(map(str, spread.hf_device_map.values())) == {"cpu", "disk"}
     whole = load_model(make_config(compute__device="cpu"), tiny_model, "float32")
     given = torch.arange(3, 20)[None]
@@ -553,16 +553,16 @@ def test_trust_remote_code(make_config, tiny_model, tmp_path):
         },
     }
     (folder / "config.json").write_text(json.dumps(about))
-    trusted = load_model(make_config(model__trust_remote_code=True), folder, "float32")
+    trusted = load_model(make_config(model__trust_remote_code=True), folder, "float32", "cpu")
     assert trusted.came_with_code
     with pytest.raises(nbft.errors.ModelError, match="cannot be loaded"):
-        load_model(make_config(), folder, "float32")
+        load_model(make_config(), folder, "float32", "cpu")
 
 
 def test_the_auto_class_is_that_of_transformers(make_config, tiny_model):
     config = make_config(model__auto_class_name="AutoModelForImageTextToText")
     with pytest.raises(nbft.errors.ModelError, match="LlamaConfig"):
-        load_model(config, tiny_model, "float32")
+        load_model(config, tiny_model, "float32", "cpu")
     with pytest.raises(nbft.errors.ConfigError, match="AutoModelForCausalLM"):
         make_config(model__auto_class_name="AutoModelForPictures")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -14,14 +15,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import trl
 
 import nbft
 from nbft import registry
 from nbft.config import Config
+from nbft.hardware import Choice
 from nbft.models.load import load_model, load_tokenizer, quiet
-from nbft.plan.hardware import choose_mixed_precision
+from nbft.plan.decisions import Decisions, decide
 from nbft.plan.schedule import learning_rate_at
-from nbft.training import extended, throughput
+from nbft.training import throughput
+from nbft.training import trainer as trainers
 from nbft.training.callbacks import verifying
 from nbft.training.environment import environment
 from nbft.training.optim import BfloatAdamW, OffloadedOptimizer
@@ -45,28 +49,36 @@ class Probe(transformers.TrainerCallback):
             setattr(self, name, lambda *a, look=look, **k: look(*a, **k) and None)
 
 
+def decided(config: nbft.Config, device: str) -> Decisions:
+    """Return what a config leads to where this device is there."""
+    found = decide(config.apply({"compute.device": device}))
+    return dataclasses.replace(found, dtype=Choice("float32", ""))
+
+
 @pytest.fixture
 def built(make_config: Any, tiny_model: Path, tmp_path: Path) -> Fit:
     """Return a context in which a config has its trainer, as in a run."""
 
     def build(*callbacks: Any, device: str = "cpu", folder: str = "run", **changes: Any) -> Any:
         config = make_config(**{**PLAIN, **changes})
-        mixed = choose_mixed_precision(config, device, "float32")
+        decisions = decided(config, device)
         run = tmp_path / folder
         run.mkdir(exist_ok=True)
         with quiet(), environment(config, "cpu"):
             tokenizer = load_tokenizer(config, tiny_model)
-            rows = read_rows(config, tokenizer, lambda _: None, lambda _: None)
+            padding_free = decisions.padding_free
+            rows = read_rows(
+                config, tokenizer, lambda _: None, lambda _: None, padding_free=padding_free
+            )
             transformers.set_seed(config.training.seed)
-            model = load_model(config, tiny_model, "float32")
+            model = load_model(config, tiny_model, "float32", "cpu")
             trainer = build_trainer(
                 config,
+                decisions,
                 model,
                 tokenizer,
                 rows,
                 output_dir=run / "checkpoints",
-                device=device,
-                mixed_precision=mixed,
                 callbacks=list(callbacks),
             )
             trainer.asked = config
@@ -194,13 +206,14 @@ def test_torch_compile(fit, monkeypatch):
     torch._dynamo.reset()
 
 
-def test_the_usual_run_has_no_part_of_ours():
-    for method, kind in (("sft", "SFTTrainer"), ("base", "Trainer")):
-        base = registry.trainers.get(method)
-        assert extended.extended(base, Config(), "cpu", "no") is base
-        assert base.__name__ == kind
-    assert extended.asked_callbacks(Config()) == []
-    assert extended.unfit_for(Config()) == set()
+def test_there_is_one_trainer_for_each_method_and_nothing_is_asked_of_it_by_itself():
+    for method, kind in (("sft", trl.SFTTrainer), ("base", transformers.Trainer)):
+        base = registry.trainers.get(method).trainer_class()
+        assert base is kind
+        assert trainers.trainer_class(base) is trainers.trainer_class(base)
+        assert issubclass(trainers.trainer_class(base), base)
+        assert trainers.trainer_class(base).__name__ == kind.__name__
+    assert trainers.asked_callbacks(Config()) == []
 
 
 # The optimiser
@@ -1156,5 +1169,5 @@ def test_the_verifier_finds_a_fault_of_the_device(fit, monkeypatch):
 
 def test_mfu_needs_a_peak(fit):
     trainer = fit(logging__include_mfu=True)
-    assert isinstance(trainer, throughput.Measures)
+    assert isinstance(trainer, throughput.Throughput)
     assert logged(trainer, "mfu") == []

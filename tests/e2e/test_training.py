@@ -9,7 +9,7 @@ import pytest
 
 import nbft
 from nbft import events
-from nbft.runs.launch import join, start
+from nbft.launchers.launch import join, start
 
 from .conftest import losses
 

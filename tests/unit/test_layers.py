@@ -24,7 +24,7 @@ LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in name
 # A public function at the end of an arrow may reach up, inside a function, and only these do.
 KNOWN = {
     ("config/config.py", "interop"),  # Config.to_python
-    ("runs/launch.py", "widgets"),  # train() in a notebook shows the Monitor
+    ("launchers/launch.py", "widgets"),  # train() in a notebook shows the Monitor
     ("runs/folder.py", "widgets"),  # and so does a run that is the value of a cell
 }
 
@@ -76,7 +76,7 @@ def test_every_part_has_a_layer():
         ("plan/plan.py", "import nbft.runs.folder", {"runs"}),
         ("plan/plan.py", "if TYPE_CHECKING:\n    from nbft.runs import Run", set()),
         ("plan/plan.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import nbft.runs", {"runs"}),
-        ("runs/launch.py", "from nbft.training.worker import work", set()),
+        ("launchers/launch.py", "from nbft.training.worker import work", set()),
     ],
 )
 def test_this_test_sees_what_it_should(path, source, found):

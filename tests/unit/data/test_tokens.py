@@ -119,7 +119,7 @@ def test_what_follows_the_last_answer_is_left_out(tokenizer):
     assert remarks(done, config_of(), "train") == [
         (
             "train: 1 of 2 conversations go on after their last answer; those turns are left out, "
-            "because nothing is learnt from them."
+            "because there is nothing to train on in them."
         )
     ]
 
@@ -273,8 +273,8 @@ def test_rows_are_cut_left_out_and_counted(tokenizer):
     assert done.labels[1][-1] != tokenizer.eos_token_id
     assert remarks(done, config, "train") == [
         (
-            "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so nothing of "
-            "them would be learnt."
+            "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so there is "
+            "nothing to train on in them."
         ),
         "train: 1 of 4 rows are left out: they are empty.",
         (

@@ -6,8 +6,8 @@ import pytest
 
 from nbft.config import Config, presets, settings
 from nbft.config.data import SPLITS
+from nbft.hardware import Choice
 from nbft.interop.huggingface import _SAME_NAME, lora_arguments, training_arguments
-from nbft.plan.hardware import Choice
 
 NO = Choice("no", "")
 

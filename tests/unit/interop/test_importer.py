@@ -11,12 +11,12 @@ import yaml
 import nbft
 from nbft.config import io
 from nbft.errors import ConfigError
+from nbft.hardware import Choice
 from nbft.interop import importer
 from nbft.interop.importer import SYSTEMS, Work, import_file, is_theirs, recognise, system, typed
 from nbft.interop.read import read_document
 from nbft.interop.report import KINDS, Line, Report
 from nbft.plan.advice import Machine
-from nbft.plan.hardware import Choice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(
@@ -452,7 +452,7 @@ def test_axolotl():
 
 
 def test_half_precision_follows_the_machine(imported, monkeypatch):
-    import nbft.plan.hardware as hardware
+    import nbft.hardware as hardware
 
     text = "training: {dtype: fp16}"
     monkeypatch.setattr(hardware, "available_devices", lambda: {"cpu": "CPU"})

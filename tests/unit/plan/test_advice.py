@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from nbft.config import Config
+from nbft.hardware import Choice
 from nbft.plan.advice import (
     IN_MEMORY,
     METHODS,
@@ -19,7 +20,6 @@ from nbft.plan.advice import (
     settings_asked,
     settings_of,
 )
-from nbft.plan.hardware import Choice
 
 GIB = 2**30
 GPU = Machine(Choice("cuda", "a GPU"), 80 * GIB, has_bfloat16=True)

@@ -7,7 +7,7 @@ import torch
 
 from nbft import registry
 from nbft.config import Config
-from nbft.plan.devices import Device
+from nbft.devices import Device
 from nbft.training import environment as module
 from nbft.training.environment import environment, variables
 

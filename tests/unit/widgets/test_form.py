@@ -15,6 +15,7 @@ from ipywidgets import Widget
 from nbft.config import Config, presets, settings
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.plan import Choice, Plan
+from nbft.plan.decisions import PARTS, Decisions
 from nbft.widgets.fields import read, write
 from nbft.widgets.form import TABS, Form, _all_fields, find
 from nbft.widgets.summary import learning_rate_curve, summary
@@ -36,10 +37,12 @@ def plan_of(config: Config, problems: list[Problem] | None = None) -> Plan:
         )  # fmt: skip
     return Plan(
         problems=found,
-        device=Choice("cpu", "no GPU was found"),
-        dtype=Choice("bfloat16", "this processor has it"),
-        mixed_precision=Choice("no", "nothing to mix"),
-        fast_path=Choice("on", "every part applies"),
+        decisions=Decisions(
+            Choice("cpu", "no GPU was found"),
+            Choice("bfloat16", "this processor has it"),
+            Choice("no", "nothing to mix"),
+            dict.fromkeys(PARTS, Choice("on", "")),
+        ),
         effective_batch_size=config.training.per_device_train_batch_size,
         free_memory_bytes=20 * 2**30,
         train_rows=240,

@@ -355,7 +355,7 @@ def test_a_kept_file_is_the_value_of_the_field_as_if_typed(form: Form, tmp_path:
     assert form.plan.train_rows == 270
     assert front_end.widget.said == (
         f"Kept as my runs/data/rows.jsonl ({len(ROWS) // 1024} KiB). 300 rows, recognised as "
-        "prompt and completion; the completion is learnt."
+        "prompt and completion; the completion is trained on."
     )
     assert front_end.widget.shown.count("<li>") == 3
     assert "Name 2:" in front_end.widget.shown
@@ -428,7 +428,11 @@ def test_rows_in_memory_still_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("name", "content", "sentence"),
     [
         ("a.csv", "question,answer\nWhy?,So.\n", "1 row, recognised as questions and answers"),
-        ("a.tsv", "text\nOnce\nupon\n", "2 rows, recognised as plain text; all of it is learnt."),
+        (
+            "a.tsv",
+            "text\nOnce\nupon\n",
+            "2 rows, recognised as plain text; all of it is trained on.",
+        ),
         ("a.json", '[{"prompt": "a", "completion": "b"}]', "1 row, recognised as prompt and"),
         (
             "a.jsonl",
