@@ -11,9 +11,9 @@ import nbft
 from nbft.bench.compare import Comparisons, compare
 from nbft.bench.scaling import write_equal_rows
 from nbft.bench.task import Task, make_task
+from nbft.data.tiny_model import make_tiny_model
 from nbft.models.find import find_local
 from nbft.models.load import quiet
-from nbft.models.tiny import make_tiny_model
 
 from .measurement import ROOT, Measurement
 

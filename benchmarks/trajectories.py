@@ -36,8 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def record(path: Path) -> None:
     """Train each kind and write its numbers."""
+    from nbft.data.tiny_model import make_tiny_model
     from nbft.models.load import quiet
-    from nbft.models.tiny import make_tiny_model
 
     found = {}
     with tempfile.TemporaryDirectory() as name, quiet():

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nbft.config import Config
+from nbft.decisions import decide
 from nbft.errors import DataError
 from nbft.models.find import find_model
-from nbft.plan.decisions import decide
 
 
 @dataclass(frozen=True)

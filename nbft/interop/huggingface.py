@@ -11,9 +11,9 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
 from nbft.methods import method_of
 from nbft.models.freezing import frozen_pattern
-from nbft.plan.decisions import Decisions
 from nbft.plan.schedule import shape_of
 
 # Section → settings that TrainingArguments takes under the same name.

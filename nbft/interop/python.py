@@ -18,6 +18,7 @@ from nbft.data.formats import recognise, templates
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import columns_of, load_rows, resolve
+from nbft.decisions import Decisions, decide
 from nbft.errors import DataError
 from nbft.interop.absent import absent, value_of
 from nbft.interop.huggingface import adapter_arguments, training_arguments
@@ -27,7 +28,6 @@ from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import ALIASES, find_local
 from nbft.models.load import model_arguments
 from nbft.models.templates import template_of
-from nbft.plan.decisions import Decisions, decide
 
 _EVEN_IF_NONE = {"max_length"}
 """Arguments whose default is another value than None."""

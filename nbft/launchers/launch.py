@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nbft import events
+from nbft import events, facade
 from nbft.config import Config
 from nbft.errors import ConfigError, RunError
 from nbft.launchers import spare
@@ -269,9 +269,7 @@ async def train_async(config: Config | str | Path, *, show: bool | None = None) 
 
 
 def _monitor(run: Run, *, interactive: bool = False) -> Any:
-    from nbft.widgets import Monitor
-
-    monitor = Monitor(run, interactive=interactive)
+    monitor = facade.monitor(run, interactive=interactive)
     monitor.show()
     run._is_shown = True  # as the value of the same cell it need not be shown again
     return monitor

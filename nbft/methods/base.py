@@ -8,7 +8,7 @@ from nbft.methods.method import IGNORE_INDEX, Imitation
 
 if TYPE_CHECKING:
     from nbft.config import Config
-    from nbft.plan.decisions import Decisions
+    from nbft.decisions import Decisions
 
 
 class Base(Imitation):

@@ -16,8 +16,8 @@ from nbft import registry
 if TYPE_CHECKING:
     from nbft.config import Config
     from nbft.data.formats import Example
+    from nbft.decisions import Decisions
     from nbft.errors import Problem
-    from nbft.plan.decisions import Decisions
     from nbft.plan.memory import Shape
 
 IGNORE_INDEX = -100

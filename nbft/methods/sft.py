@@ -10,7 +10,7 @@ from nbft.methods.method import PARTS_OF_ANY_TRAINER, Imitation
 
 if TYPE_CHECKING:
     from nbft.config import Config
-    from nbft.plan.decisions import Decisions
+    from nbft.decisions import Decisions
 
 
 class Sft(Imitation):

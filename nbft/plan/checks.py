@@ -17,11 +17,11 @@ from nbft.config import Config
 from nbft.config.speed import Speed
 from nbft.data.ready import READY
 from nbft.data.sources import is_there
+from nbft.decisions import Decisions, decide
 from nbft.errors import Problem
 from nbft.hardware import available_devices, device_of, has_bfloat16
 from nbft.methods import method_of
 from nbft.models.find import ALIASES, find_local
-from nbft.plan.decisions import Decisions, decide
 from nbft.plan.model_checks import model_problems
 from nbft.plan.schedule import ARGUMENTS_OF, shape_of
 from nbft.plan.training_checks import PACKAGE_OF, training_problems

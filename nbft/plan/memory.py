@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
-from nbft.hardware import has_bfloat16
-from nbft.methods import method_of
-from nbft.models.adapters import adapter_of
-from nbft.models.freezing import frozen_pattern
-from nbft.plan.decisions import (
+from nbft.decisions import (
     EXACT_CHUNK_TOKENS,
     FAST_CHUNK_TOKENS,
     SHORT_ROW_TOKENS,
     Decisions,
 )
+from nbft.hardware import has_bfloat16
+from nbft.methods import method_of
+from nbft.models.adapters import adapter_of
+from nbft.models.freezing import frozen_pattern
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LIBRARIES_BYTES = 1900 * 2**20

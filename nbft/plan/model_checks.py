@@ -8,12 +8,12 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
 from nbft.errors import Problem
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import find_local
 from nbft.models.freezing import frozen_pattern
 from nbft.models.templates import template_problem
-from nbft.plan.decisions import Decisions
 from nbft.plan.memory import Shape, model_shape
 
 

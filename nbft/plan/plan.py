@@ -17,6 +17,7 @@ from nbft.data.examples import Example, Examples, load_examples
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.packing import bins, wrapped_count
 from nbft.data.sources import is_there, resolve, spread
+from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import DataError, Problem
 from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
@@ -27,7 +28,6 @@ from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.plan import schedule
 from nbft.plan.checks import check
-from nbft.plan.decisions import Decisions, decide, fast_path
 from nbft.plan.guidance import guidance
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
 from nbft.plan.model_checks import model_remarks

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
 from nbft.devices import peak_flops
 from nbft.errors import Problem
 from nbft.hardware import available_devices
-from nbft.plan.decisions import Decisions
 from nbft.plan.schedule import ARGUMENTS_OF, OWN_SETTINGS, shape_of
 
 PACKAGE_OF = {"phoenix": "arize-phoenix-otel", "comet_ml": "comet-ml"}

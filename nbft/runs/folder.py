@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nbft import events
+from nbft import events, facade
 from nbft.config import Config
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.events import Event
@@ -257,9 +257,7 @@ class Run:
         Raises:
             RunError: The run is not over, has no whole checkpoint, or a setting may not change.
         """
-        from nbft.launchers.launch import resume
-
-        return resume(self, changes)
+        return facade.resume(self, changes)  # type: ignore[no-any-return]
 
     @property
     def fixes(self) -> list[Fix]:
@@ -288,8 +286,6 @@ class Run:
             RunError: There is no such fix.
             ConfigError: The changed settings cannot run.
         """
-        from nbft.launchers.launch import start, submit
-
         if isinstance(fix, int):
             fixes = self.fixes
             if not 0 <= fix < len(fixes):
@@ -298,7 +294,8 @@ class Run:
         else:
             changes = fix
         place = {"training.run_name": None, "training.output_dir": str(self.path.parent)}
-        return (submit if background else start)(self.config.apply({**changes, **place}))
+        launch = facade.submit if background else facade.start
+        return launch(self.config.apply({**changes, **place}))  # type: ignore[no-any-return]
 
     def move_up(self) -> None:
         """Move one place up in the queue of the device.
@@ -461,13 +458,11 @@ class Run:
 
     def _ipython_display_(self) -> None:
         """Show the run live; as a line where the cell has shown it already."""
-        from nbft.widgets import Monitor
-
         if self._is_shown:
             print(self)  # noqa: T201 - the plain value of a cell
             self._is_shown = False
         else:
-            Monitor(self).show()
+            facade.monitor(self).show()
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.status})"
@@ -597,8 +592,8 @@ def _load(run: Run) -> tuple[Any, Any]:
 
     tokenizer = load_tokenizer(config.apply({"model.tokenizer_name": None}), folder)
     if folder.name == "model":
+        from nbft.decisions import decide
         from nbft.models.load import load_model
-        from nbft.plan.decisions import decide
 
         decisions = decide(config)
         whole = config.apply({"model.load_pretrained_weights": True})
@@ -612,10 +607,10 @@ def _load(run: Run) -> tuple[Any, Any]:
 
 
 def _base_model(run: Run) -> Any:
+    from nbft.decisions import decide
     from nbft.models.adapters import base_name
     from nbft.models.find import find_model
     from nbft.models.load import load_model, place
-    from nbft.plan.decisions import decide
 
     config = run.config
     found = find_model(base_name(config), config.model.model_revision, lambda _: None)

@@ -18,9 +18,9 @@ _SPLITS = ("validation", "test")
 def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | None) -> Scores:
     """Score the base model and the tuned one of a run; see `Run.evaluate`."""
     from nbft.data.examples import load_examples
+    from nbft.decisions import decide
     from nbft.evaluate.scoring import Scorer
     from nbft.models.load import quiet
-    from nbft.plan.decisions import decide
     from nbft.runs.folder import _base_model
 
     if split not in _SPLITS:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from nbft import registry
 from nbft.config import Config
-from nbft.plan.decisions import Decisions
+from nbft.decisions import Decisions
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 _BELOW_THE_LAYERS = re.compile(r"(?:^|\.)(?:embed\w*|wte|wpe|word_embeddings\w*)(?:\.|$)")

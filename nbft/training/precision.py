@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from nbft.config import Config
 from nbft.config.precision import OPERATORS
+from nbft.decisions import Decisions
 from nbft.errors import ConfigError, Problem
-from nbft.plan.decisions import Decisions
 
 _FIRST_LOSS_SCALE = 65536.0
 """torch's own."""

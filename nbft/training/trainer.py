@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
 from nbft.devices import peak_flops
 from nbft.errors import ConfigError, Problem
 from nbft.hardware import available_devices
@@ -27,7 +28,6 @@ from nbft.interop.huggingface import adapter_arguments, training_arguments
 from nbft.methods import method_of
 from nbft.models.freezing import freeze
 from nbft.models.subclass import extend
-from nbft.plan.decisions import Decisions
 from nbft.training.fast import attention
 from nbft.training.fast.head import use_loss_head
 from nbft.training.fast.lora import use_lean_adapters

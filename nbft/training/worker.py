@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from nbft import events
 from nbft.config import Config
+from nbft.decisions import Decisions, decide
 from nbft.hardware import available_devices, release_memory
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
-from nbft.plan.decisions import Decisions, decide
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.processes import process_start_time
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step

@@ -40,11 +40,11 @@ from nbft.data.lens import (
 )
 from nbft.data.sources import spread
 from nbft.data.tokens import Sequences, encode_rows
+from nbft.decisions import decide
 from nbft.errors import DataError, NbftError, Problem
 from nbft.formatting import count
 from nbft.methods import method_of
 from nbft.models.find import find_local, find_model
-from nbft.plan.decisions import decide
 from nbft.widgets import picture
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop

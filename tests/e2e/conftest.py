@@ -12,8 +12,8 @@ import pytest
 
 import nbft
 from nbft.data.samples import sample_path
+from nbft.data.tiny_model import make_tiny_model
 from nbft.launchers.launch import join
-from nbft.models.tiny import make_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nbft
+from nbft.decisions import PARTS, decide
 from nbft.hardware import Choice
-from nbft.plan.decisions import PARTS, decide
 from nbft.training.fast.attention import NAME
 from nbft.training.fast.norm import use_lean_norms
 from nbft.training.rows import read_rows

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nbft
-from nbft.plan.decisions import decide
+from nbft.decisions import decide
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
 

@@ -14,9 +14,9 @@ import nbft
 from nbft import registry
 from nbft.data.examples import load_examples
 from nbft.data.tokens import tokenise
+from nbft.decisions import decide
 from nbft.errors import ConfigError
 from nbft.models.load import load_model, load_tokenizer, quiet
-from nbft.plan.decisions import decide
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
 

@@ -15,11 +15,11 @@ import transformers
 
 import nbft
 from nbft import registry
+from nbft.decisions import decide
 from nbft.evaluate.generate import generate
 from nbft.models.adapters import base_name, fetch_adapter, load_adapter
 from nbft.models.find import find_model
 from nbft.models.load import load_model, load_tokenizer, place, quiet
-from nbft.plan.decisions import decide
 from nbft.plan.memory import model_shape, trainable_parameters, weight_bytes
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer

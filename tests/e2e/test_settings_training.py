@@ -20,9 +20,9 @@ import trl
 import nbft
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions, decide
 from nbft.hardware import Choice
 from nbft.models.load import load_model, load_tokenizer, quiet
-from nbft.plan.decisions import Decisions, decide
 from nbft.plan.schedule import learning_rate_at
 from nbft.training import throughput
 from nbft.training import trainer as trainers

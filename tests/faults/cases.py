@@ -30,8 +30,8 @@ import psutil
 import nbft
 from nbft import events
 from nbft.data.samples import sample_path
+from nbft.data.tiny_model import make_tiny_model
 from nbft.models.load import quiet
-from nbft.models.tiny import make_tiny_model
 from nbft.runs.checkpoints import last_whole, step_of
 
 Target = Literal["worker", "supervisor", "kernel", "server"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nbft.models.tiny import make_tiny_model
+from nbft.data.tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import pytest
 
 from nbft import hardware, registry
 from nbft.config import Config
+from nbft.decisions import choose_device, decide
 from nbft.devices import Cuda, Device, Qaic, peak_flops
 from nbft.plan.checks import check
-from nbft.plan.decisions import choose_device, decide
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.padding import padding_shares
 from nbft.data.ready import READY
 from nbft.data.tokens import encode
+from nbft.decisions import decide
 from nbft.errors import Problem
 from nbft.formatting import count
-from nbft.plan.decisions import decide
 
 MASKED_SHARE = 0.5
 """From this share of rows without anything to learn on, the set is not what was meant: an error."""

@@ -19,10 +19,10 @@ import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl.trainer.utils import FusedCausalLMOutput
 
+from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, HEAD_EXTRAS
 from nbft.errors import ModelError, Problem
 from nbft.methods import IGNORE_INDEX
 from nbft.models.subclass import extend
-from nbft.plan.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, HEAD_EXTRAS
 
 
 class _LogProbabilities(torch.autograd.Function):

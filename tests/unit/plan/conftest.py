@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nbft.config import Config
-from nbft.plan.decisions import Decisions, decide
+from nbft.decisions import Decisions, decide
 
 
 def on(config: Config, device: str = "cpu", dtype: str | None = None) -> Decisions:

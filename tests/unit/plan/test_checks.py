@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from nbft import hardware
+from nbft import decisions, hardware
 from nbft.config import Config
 from nbft.hardware import Choice
-from nbft.plan import checks, decisions
+from nbft.plan import checks
 from nbft.plan.checks import check
 
 from .conftest import on

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from nbft import decisions
 from nbft.config import Config
 from nbft.hardware import Choice
-from nbft.plan import decisions
 from nbft.plan.memory import (
     adapter_parameters,
     memory_bytes,

@@ -13,9 +13,10 @@ import pytest
 from ipywidgets import Widget
 
 from nbft.config import Config, presets, settings
+from nbft.decisions import PARTS, Decisions
 from nbft.errors import ConfigError, Problem, RunError
-from nbft.plan import Choice, Plan
-from nbft.plan.decisions import PARTS, Decisions
+from nbft.hardware import Choice
+from nbft.plan import Plan
 from nbft.widgets.fields import read, write
 from nbft.widgets.form import TABS, Form, _all_fields, find
 from nbft.widgets.summary import learning_rate_curve, summary
