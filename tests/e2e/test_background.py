@@ -14,7 +14,7 @@ import pytest
 import nbft
 from nbft import events
 from nbft.launchers.launch import submit
-from nbft.runs import launch as starting
+from nbft.launchers import launch as starting
 from nbft.runs.checkpoints import last_whole, step_of
 
 from .conftest import losses
