@@ -186,7 +186,7 @@ def compare(
     done = 0
     say(
         f"{count(len(queue), 'training')} of {count(task.steps, 'step')} each. "
-        "The first one shows how long the rest takes."
+        "Each result comes with the time left."
     )
     while queue:
         name = queue.pop(0)
@@ -223,11 +223,16 @@ def _progress(name: str, results: Mapping[str, list[Trained]]) -> str:
 
 
 def _time_left(queue: Sequence[str], seconds: Mapping[str, float]) -> str:
-    """Estimate the time for the rest from the trainings so far."""
+    """Estimate the time for the rest from the trainings so far.
+
+    A side that has not trained yet counts as the mean of the others. That is often too little,
+    since nbft trains first.
+    """
     if not queue:
         return ""
-    usual = statistics.mean(seconds.values())
-    return f" About {duration(sum(seconds.get(name, usual) for name in queue))} left."
+    mean = statistics.mean(seconds.values())
+    about = "About" if set(queue) <= set(seconds) else "At least"
+    return f" {about} {duration(sum(seconds.get(name, mean) for name in queue))} left."
 
 
 def _speed_ratio(ours: Sequence[Trained], theirs: Sequence[Trained]) -> float:

@@ -112,8 +112,8 @@ def test_each_training_is_reported_before_the_next_begins_with_the_time_left(sid
     compare(TASK, ["trl"], rounds=2, say=lines.append)
     assert lines_at_start == [1, 2, 3, 4]
     assert lines == [
-        "4 trainings of 8 steps each. The first one shows how long the rest takes.",
-        "1 of 4, nbft: 400 tokens/s, 1.0 GiB. About 1 min 30 s left.",
+        "4 trainings of 8 steps each. Each result comes with the time left.",
+        "1 of 4, nbft: 400 tokens/s, 1.0 GiB. At least 1 min 30 s left.",
         (
             "2 of 4, TRL, its defaults: 100 tokens/s, 1.0 GiB; nbft is 4.00 × as fast. "
             "About 1 min left."
@@ -132,7 +132,7 @@ def test_a_side_that_fails_or_differs_is_reported_at_once(sides):
     )
     lines = []
     compare(TASK, ["trl", "trl-tuned"], rounds=2, say=lines.append)
-    assert lines[2].startswith("2 of 5, TRL, its defaults failed: out of memory. About")
+    assert lines[2].startswith("2 of 5, TRL, its defaults failed: out of memory. At least")
     assert lines[3].startswith(
         "3 of 5, TRL, tuned: 100 tokens/s, 1.0 GiB; its losses differ from nbft's. About"
     )
