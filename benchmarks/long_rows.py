@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nbft.bench.compare import Trained, train_side
-from nbft.bench.scaling import write_equal_rows
+from nbft.bench.rows import write_equal_rows
 from nbft.bench.task import Task
 from nbft.errors import NbftError
 from nbft.hardware import free_memory_bytes

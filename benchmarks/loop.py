@@ -195,7 +195,7 @@ def _train(side: str, path: str) -> None:
     if side == "watched":
         clock.install()
     more = _SIDES[side](path)
-    said = clock.said("cpu")
+    said = clock.record("cpu")
     steps = said["seconds"][DROPPED_STEPS:]
     print(json.dumps({"step": sum(steps) / len(steps), "losses": said["losses"], **more}))
 

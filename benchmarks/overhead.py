@@ -117,7 +117,7 @@ def _train(side: str, path: str) -> None:
 
         with contextlib.chdir(Path(path).parent):
             runpy.run_path(path, run_name="__main__")
-    said = clock.said("cpu")
+    said = clock.record("cpu")
     print(
         json.dumps(
             {

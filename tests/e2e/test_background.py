@@ -13,8 +13,8 @@ import pytest
 
 import nbft
 from nbft import events
-from nbft.launchers.launch import submit
 from nbft.launchers import launch as starting
+from nbft.launchers.launch import submit
 from nbft.runs.checkpoints import last_whole, step_of
 
 from .conftest import losses
