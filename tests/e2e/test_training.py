@@ -14,8 +14,9 @@ from nbft.runs.launch import join, start
 from .conftest import losses
 
 
-def test_a_run_from_start_to_answer(train):
+def test_a_run_from_start_to_answer(train, tmp_path):
     run = train()
+    assert run.path.parent == tmp_path / "runs"
     assert run.problems == []
     assert run.status == "completed"
     kinds = [e["event"] for e in run.events()]

@@ -56,6 +56,25 @@ def test_a_second_start_says_the_same(config, parsed, tiny_tokenizer):
     assert first.train["input_ids"][:] == second.train["input_ids"][:]
 
 
+def test_the_strategy_decides_which_rows_share_a_sequence(config, tiny_tokenizer):
+    def sequences(**data):
+        changes = {"data.shuffle": False, "data.max_length": 48}
+        changes |= {f"data.{name}": value for name, value in data.items()}
+        return said(config.apply(changes), tiny_tokenizer)[0].train["input_ids"][:]
+
+    best, greedy, wrapped = (
+        sequences(packing=True, packing_strategy=name) for name in ("bfd", "greedy", "wrapped")
+    )
+    rows = sequences()
+    in_order = [token for row in rows for token in row]
+    assert [token for sequence in greedy for token in sequence] == in_order
+    assert [token for sequence in wrapped for token in sequence] == in_order
+    assert {len(sequence) for sequence in wrapped[:-1]} == {48}
+    assert len(best) <= len(greedy) < len(rows)
+    assert [token for sequence in best for token in sequence] != in_order
+    assert greedy != wrapped
+
+
 def test_lengths_of_a_column_are_read_on_a_second_start_too(config, tiny_tokenizer):
     grouped = {
         "data.train_sampling_strategy": "group_by_length",
