@@ -335,10 +335,7 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "test_gradient_checkpointing": ("memory.gradient_checkpointing",),
         "test_recompute_granularity": ("memory.recompute_granularity",),
         "test_preserve_rng_state": ("memory.gradient_checkpointing_kwargs.preserve_rng_state",),
-        "test_use_reentrant": (
-            "memory.gradient_checkpointing_kwargs.use_reentrant",
-            "qefficient:training.gradient_checkpointing_kwargs",
-        ),
+        "test_use_reentrant": ("memory.gradient_checkpointing_kwargs.use_reentrant",),
         "test_torch_compile": (
             "compute.torch_compile",
             "oumi:model.compile",
@@ -349,7 +346,6 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "test_files_of_a_run": (
             "logging.disable_tqdm",
-            "callbacks.callbacks.enhanced_progressbar",
             "callbacks.callbacks.printer",
             "callbacks.callbacks.json_logger",
             "training.run_name",
@@ -378,6 +374,7 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
             "callbacks.early_stopping_threshold",
         ),
         "test_default_flow": ("callbacks.callbacks.default_flow",),
+        "test_the_progress_bar_by_its_key": ("callbacks.callbacks.enhanced_progressbar",),
         "test_the_profiler_sees_the_steps_of_its_range": ("callbacks.callbacks.profiler",),
         "test_the_verifier_finds_an_injected_fault": ("callbacks.callbacks.op_by_op_verifier",),
         "test_tensorboard": (
@@ -544,6 +541,7 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "test_a_block_may_be_empty_or_hold_keys": (
             "qefficient:model.peft_config",
             "qefficient:training.ddp_config",
+            "qefficient:training.gradient_checkpointing_kwargs",
             "oumi:data.<split>",
             "oumi:data.<split>.datasets",
         ),
