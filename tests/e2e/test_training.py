@@ -211,8 +211,9 @@ def test_the_report_says_everything(train):
 
 
 def test_the_loss_is_never_silently_wrong(train):
-    run = train()
-    assert all(math.isfinite(loss) and loss > 0 for loss in losses(run))
+    found = losses(train())
+    assert len(found) == 6
+    assert all(math.isfinite(loss) and loss > 0 for loss in found)
 
 
 def test_running_out_of_memory_is_said_with_changes_that_fit(train, monkeypatch):
