@@ -518,6 +518,63 @@ def test_use_cpu_of_qefficient_wins_over_a_gpu(imported, monkeypatch):
         assert line(report, "training.use_cpu").kind != "unknown"
 
 
+BASE = {
+    "erniekit": {"do_eval": True, "evaluation_strategy": "epoch"},
+    "peft_studio": {"base_model": "a/b"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "setting", "ours"),
+    [
+        (
+            *("qefficient", "dataset.train_batch_size", 3),
+            *("training.per_device_train_batch_size", 3),
+        ),
+        (
+            *("qefficient", "dataset.eval_batch_size", 3),
+            *("evaluation.per_device_eval_batch_size", 3),
+        ),
+        ("qefficient", "model.peft_config.peft_type", "IA3", "peft.method", "ia3"),
+        ("qefficient", "training.do_eval", False, "evaluation.eval_strategy", "no"),
+        ("qefficient", "training.dtype", "bf16", "precision.mixed_precision", "bf16"),
+        ("oumi", "peft.peft_method", "ia3", "peft.method", "ia3"),
+        ("oumi", "training.bf16", True, "precision.mixed_precision", "bf16"),
+        ("oumi", "training.fp16", True, "precision.mixed_precision", "fp16"),
+        ("oumi", "training.warmup_ratio", 0.2, "scheduler.warmup_steps", 0.2),
+        ("oumi", "training.enable_tensorboard", True, "tracking.report_to", ["tensorboard"]),
+        ("oumi", "training.enable_wandb", True, "tracking.report_to", ["wandb"]),
+        (
+            *("oumi", "training.try_resume_from_last_checkpoint", True),
+            *("training.resume_from_checkpoint", "auto"),
+        ),
+        ("oumi", "model.compile", True, "compute.torch_compile", True),
+        ("oumi", "model.model_max_length", 99, "data.max_length", 99),
+        ("erniekit", "use_flash_attention", False, "model.attn_implementation", "eager"),
+        ("erniekit", "fuse_rope", True, "model.use_liger_kernel", True),
+        ("erniekit", "bf16", False, "precision.mixed_precision", "no"),
+        ("erniekit", "do_eval", False, "evaluation.eval_strategy", "no"),
+        ("peft_studio", "warmup_ratio", 0.2, "scheduler.warmup_steps", 0.2),
+        ("peft_studio", "experiment_tracker", "wandb", "tracking.report_to", ["wandb"]),
+        ("unsloth", "warmup_ratio", 0.2, "scheduler.warmup_steps", 0.2),
+    ],
+)
+def test_a_parameter_becomes_the_setting_whose_effect_is_proved(
+    imported, monkeypatch, name, key, value, setting, ours
+):
+    """Proofs of these parameters train with our setting; this is the way from one to the other."""
+    import nbft.plan.hardware as hardware
+
+    monkeypatch.setattr(hardware, "available_devices", lambda: {"cuda": "GPU", "cpu": "CPU"})
+
+    def became(tree):
+        config, _ = imported(tree, name)
+        return io.flatten(config.to_dict(full=True), {s.path for s in nbft.settings()})[setting]
+
+    base = BASE.get(name, {})
+    assert became(base | importer.tree_of({key: value})) == ours != became(base)
+
+
 # The tables
 
 
