@@ -9,7 +9,7 @@ sources := pyproject.toml hatch_build.py extension/package.json extension/packag
 say_without_npm = command -v npm > /dev/null || \
 	echo "npm was not found: the JupyterLab panel and the live chart are left out; install Node.js for them."
 
-.PHONY: help setup demo test check lab notebooks docs bench faults chromium
+.PHONY: help setup demo test check lab notebooks docs bench faults proofs chromium
 
 help:
 	@echo "make setup      the development environment, in .venv"
@@ -21,6 +21,7 @@ help:
 	@echo "make docs       the pages that are made from the tables in the code"
 	@echo "make bench      the benchmarks"
 	@echo "make faults     kill -9 at N=50 random moments of runs, and count what survives"
+	@echo "make proofs     each setting's test, which must fail without the setting's effect"
 
 setup: .venv/.setup
 
@@ -53,6 +54,9 @@ bench: setup
 
 faults: setup
 	$(bin)/python -m tests.faults $(N)
+
+proofs: setup
+	$(bin)/python -m tests.effects $(OF)
 
 chromium:
 	@command -v chromium > /dev/null || \

@@ -57,12 +57,13 @@ def test_packed_rows_have_the_loss_and_gradients_of_rows_apart(
         loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
         loss.backward()
         gradients = [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
-        found[packing] = (float(loss), gradients, batch)
+        found[packing] = (float(loss), gradients, batch, len(trainer.train_dataset))
     assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
     for packed, padded in zip(found[True][1], found[False][1], strict=True):
         torch.testing.assert_close(packed, padded, rtol=1e-3, atol=1e-6)
     padded, packed = (found[k][2]["input_ids"] for k in (False, True))
     assert packed.numel() < padded.numel()
+    assert found[True][3] < found[False][3]  # sequences of several rows
 
 
 @pytest.mark.parametrize("strategy", ["bfd", "greedy", "wrapped"])

@@ -75,13 +75,11 @@ def test_the_words(yaml):
 
 @pytest.mark.parametrize("yaml", ALL, ids=str)
 def test_what_is_proposed_mends_it(yaml):
-    try:
+    with pytest.raises(ConfigError) as caught:
         Config.from_yaml(yaml)
-    except ConfigError as error:
-        for problem in error.problems:
-            if getattr(problem, "changes", None):
-                Config().apply(problem.changes)
-            assert not str(problem).endswith(" ")
+    for problem in caught.value.problems:
+        Config().apply(getattr(problem, "changes", {}))
+        assert not str(problem).endswith(" ")
 
 
 @pytest.mark.parametrize(

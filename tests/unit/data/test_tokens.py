@@ -340,14 +340,20 @@ def test_what_is_kept_does_not_grow_for_ever(tokenizer, monkeypatch):
     assert len(list((cache_folder() / "tokens").iterdir())) == 1
 
 
-def test_several_processes_cut_the_same_tokens(tokenizer):
+def test_several_processes_cut_the_same_tokens(tokenizer, monkeypatch):
+    import multiprocess
+
+    pools, pool = [], multiprocess.Pool
+    monkeypatch.setattr(multiprocess, "Pool", lambda number: pools.append(number) or pool(number))
     examples = [Example(f"Many {n}\n", "3") for n in range(2500)]
     alone = tokenise(examples, tokenizer, config_of(dataset_num_proc=1))
     found = list(alone.input_ids)
+    assert pools == []
     import shutil
 
     from nbft.models.find import cache_folder
 
     shutil.rmtree(cache_folder() / "tokens")
     together = tokenise(examples, tokenizer, config_of(dataset_num_proc=2))
+    assert pools == [2]
     assert list(together.input_ids) == found
