@@ -97,7 +97,7 @@ def _own_parts(config: Config) -> str:
     if model.attention_dropout is not None or model.hidden_dropout is not None:
         parts.append("models/dropout.py")
     if config.quantization.weight_quantize_algo == "fp8_linear":
-        parts += ["models/float8_scale.py", "models/float8.py"]
+        parts.append("models/float8.py")
     if model.auto_class_name == "AutoModelForSeq2SeqLM":
         parts.append("models/seq2seq.py")
     if config.data.packing:
