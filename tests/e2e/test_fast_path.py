@@ -183,7 +183,6 @@ def test_all_weights_under_autocast(train):
 
 
 def test_adapters_on_4_bits(train):
-    pytest.importorskip("bitsandbytes")
     fast = train(quantization__load_in_4bit=True)
     model = Path(fast.config.model.model_name)
     assert choose_parts(fast.config, "cpu", "no", model)["fused_lora"].value == "on"

@@ -14,7 +14,7 @@ ROOT = Path(nbft.__file__).parent
 
 # Low to high; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "events", "words", "granted", "registry", "config"),
+    ("errors", "events", "syntax", "formatting", "limits", "registry", "config"),
     ("interop", "plan", "data", "models", "evaluate"),
     ("training", "runs", "bench"),
     ("widgets", "server", "wizard", "cli"),
