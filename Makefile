@@ -2,6 +2,8 @@
 
 TORCH ?= torch==2.13.0# make setup TORCH=torch takes the newest, with CUDA on Linux
 
+TEST_PROCESSES ?= 2# each takes one core and up to 4 GB
+
 venv := .venv
 bin := $(venv)/bin
 lock := requirements/dev.txt
@@ -37,7 +39,8 @@ demo: $(venv)/.demo
 	$(bin)/nbft demo
 
 test: setup chromium
-	$(bin)/python -m pytest nbft tests/unit tests/e2e tests/notebooks tests/browser
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup \
+		nbft tests/unit tests/e2e tests/notebooks tests/browser
 
 test-newest:
 	rm -rf .venv-newest
