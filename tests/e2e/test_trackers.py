@@ -92,6 +92,7 @@ def test_wandb_writes_the_losses_to_its_file(tracked, tmp_path, monkeypatch):
     monkeypatch.setattr(wandb.sdk.wandb_run.Run, "log", logging)
     run = tracked("wandb")
     wandb.finish()
+    wandb.teardown()  # its own process writes the end of the file when it ends
     (file,) = tmp_path.rglob("offline-run-*/run-*.wandb")
     written = file.read_bytes()
     for loss in logged(run).values():
