@@ -270,7 +270,7 @@ def train_side(name: str, task: Task, python: str | None = None) -> Trained:
                 check=False,
             )
         except OSError as error:
-            raise NbftError(f"{python}: {error.strerror}.") from None
+            raise NbftError(f"{python}: cannot be started ({error.strerror}).") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise NbftError(lines[-1])

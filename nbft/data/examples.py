@@ -252,9 +252,14 @@ def _streamed(
 ) -> Rows:
     try:
         rows = list(itertools.islice(stream, most))
-    except (ValueError, OSError) as error:
-        why = f"cannot be read: {error}."
-        raise DataError(Problem(f"{field}.path", dataset.path, why, "Mend the file.")) from None
+    except UnicodeDecodeError:
+        why = "is not UTF-8 text."
+        raise DataError(Problem(f"{field}.path", dataset.path, why, "Save it as UTF-8.")) from None
+    except OSError as error:
+        why = f"cannot be read: {(error.strerror or type(error).__name__).lower()}."
+        raise DataError(Problem(f"{field}.path", dataset.path, why, "")) from None
+    except ValueError as error:
+        raise DataError(Problem(f"{field}.path", dataset.path, str(error), "Fix it.")) from None
     if not rows:
         raise DataError(Problem(f"{field}.path", dataset.path, "holds no rows.", "Name another."))
     return rows
@@ -575,8 +580,8 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
     """
     try:
         parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        why = f"{str(error).rstrip('.').lower()}."
+    except ValueError:
+        why = "has a brace that is not closed, or not opened."
         raise DataError(
             Problem(field, template, why, "Write {{ and }} for braces that are no column.")
         ) from None

@@ -63,8 +63,6 @@ def test_the_losses_of_all_sides_agree_and_are_printed_as_json(tiny_model, tmp_p
 
 @pytest.mark.parametrize("changes", [{"method": "full"}, {"load_in_4bit": True}])
 def test_the_losses_of_each_method_agree_at_every_step(changes, make_config, tmp_path):
-    if "load_in_4bit" in changes:
-        pytest.importorskip("bitsandbytes")
     config = make_config(
         training__per_device_train_batch_size=4,
         peft__method=changes.get("method", "lora"),

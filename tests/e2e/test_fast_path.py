@@ -182,7 +182,6 @@ def test_all_weights_under_autocast(train):
 
 
 def test_adapters_on_4_bits(train):
-    pytest.importorskip("bitsandbytes")
     fast = train(quantization__load_in_4bit=True)
     assert decide(fast.config).uses("fused_lora")
     plain = train(quantization__load_in_4bit=True, speed__fused_lora="off")

@@ -118,7 +118,6 @@ def held_bytes(model: torch.nn.Module) -> int:
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 def test_quantised_weights(built, settings, layer, storage):
-    pytest.importorskip("bitsandbytes")
     trainer = built(**{f"quantization__{k}": v for k, v in settings.items()})
     linear = trainer.model.base_model.model.model.layers[0].mlp.up_proj.base_layer
     assert type(linear).__name__ == layer
@@ -136,7 +135,6 @@ def test_quantised_weights(built, settings, layer, storage):
 
 
 def test_the_compute_type_of_4_bits(built):
-    pytest.importorskip("bitsandbytes")
     trainer = built(
         quantization__load_in_4bit=True, quantization__bnb_4bit_compute_dtype="bfloat16"
     )
@@ -146,7 +144,6 @@ def test_the_compute_type_of_4_bits(built):
 
 @pytest.mark.parametrize("name", ["load_in_4bit", "load_in_8bit"])
 def test_qlora_trains_to_its_end_and_answers(train, name):
-    pytest.importorskip("bitsandbytes")
     run = train(**{f"quantization.{name}": True, "training.max_steps": 12})
     assert run.status == "completed", run.problems
     found = losses(run)
@@ -182,7 +179,6 @@ def tiny_mixture(tiny_model: Path, folder: Path) -> Path:
 
 
 def test_weight_only_mix_has_experts_in_4_bits_and_the_rest_in_8(built, tiny_model, tmp_path):
-    pytest.importorskip("bitsandbytes")
     folder = tiny_mixture(tiny_model, tmp_path / "mixture")
     whole = built(model__model_name=str(folder))
     trainer = built(
@@ -561,9 +557,17 @@ def test_trust_remote_code(make_config, tiny_model, tmp_path):
         load_model(make_config(), folder, "float32", "cpu")
 
 
-def test_the_auto_class_is_that_of_transformers(make_config, tiny_model):
+def test_the_auto_class_is_that_of_transformers(make_config, tiny_model, monkeypatch):
     config = make_config(model__auto_class_name="AutoModelForImageTextToText")
-    with pytest.raises(nbft.errors.ModelError, match="LlamaConfig"):
+    with pytest.raises(nbft.errors.ModelError, match="the model cannot be loaded"):
+        load_model(config, tiny_model, "float32", "cpu")  # it has no pictures
+
+    def refuse(*_, **__):
+        raise ValueError("asked for pictures")
+
+    auto_class = transformers.AutoModelForImageTextToText
+    monkeypatch.setattr(auto_class, "from_pretrained", refuse)
+    with pytest.raises(nbft.errors.ModelError, match=r"\(ValueError: asked for pictures\)"):
         load_model(config, tiny_model, "float32", "cpu")
     with pytest.raises(nbft.errors.ConfigError, match="AutoModelForCausalLM"):
         make_config(model__auto_class_name="AutoModelForPictures")

@@ -287,7 +287,6 @@ def test_optimisers(fit, name, kind):
     "name", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit", "paged_adamw_32bit"]
 )
 def test_optimisers_of_bitsandbytes(fit, name):
-    pytest.importorskip("bitsandbytes")
     trainer = fit(optimizer__optim=name, training__max_steps=1)
     found = trainer.optimizer.optimizer
     assert "bitsandbytes" in type(found).__module__

@@ -13,7 +13,7 @@ import nbft.runs as nbft_runs
 ROOT = Path(nbft.__file__).parent
 
 LAYERS = [
-    ("errors", "formatting"),
+    ("errors", "syntax", "formatting"),
     ("events", "registry", "limits"),
     ("hardware",),
     ("devices",),

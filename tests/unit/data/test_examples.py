@@ -132,7 +132,7 @@ F = "data.train.datasets[0]"
             {"prompt_template": "{question", "completion_template": "{answer}"},
             [
                 (
-                    f"{F}.prompt_template='{{question': expected '}}' before end of string. Write {{{{ and "
+                    f"{F}.prompt_template='{{question': has a brace that is not closed, or not opened. Write {{{{ and "
                     "}} for braces that are no column."
                 )
             ],

@@ -392,7 +392,7 @@ def test_a_file_that_cannot_be_read_is_kept_and_the_field_says_why(form: Form) -
     front_end.send("rows.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt"\n')
     assert front_end.widget.said == "Kept as my runs/data/rows.jsonl (45 B)."
     assert front_end.widget.shown == ""
-    assert "line 2: is not JSON" in form._field(PATH)._problem.value
+    assert "line 2, column 10: is not valid JSON" in form._field(PATH)._problem.value
 
 
 def test_a_wrong_field_elsewhere_does_not_stop_an_upload(form: Form) -> None:
