@@ -83,8 +83,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
         run.started.append(config)  # type: ignore[attr-defined]
         return run
 
-    fakes = SimpleNamespace(start=start, warm=SimpleNamespace(prepare=lambda: None))
-    monkeypatch.setitem(sys.modules, "nbft.runs", fakes)
+    fakes = SimpleNamespace(start=start, spare=SimpleNamespace(prepare=lambda: None))
+    monkeypatch.setitem(sys.modules, "nbft.launchers", fakes)
     monkeypatch.setattr("nbft.widgets.Monitor", FakeMonitor, raising=False)
     FakeMonitor.shown.clear()
     FakeMonitor.made.clear()
@@ -584,7 +584,7 @@ def test_what_cannot_start_is_said_in_a_sentence(
     def refuse(config: Config) -> None:
         raise RunError("runs: the disk is full.")
 
-    monkeypatch.setattr(sys.modules["nbft.runs"], "start", refuse)
+    monkeypatch.setattr(sys.modules["nbft.launchers"], "start", refuse)
     press(form, "Train here")
     assert "the disk is full" in state_of(form)
     assert "Traceback" not in state_of(form)
@@ -593,7 +593,7 @@ def test_what_cannot_start_is_said_in_a_sentence(
     def crash(config: Config) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(sys.modules["nbft.runs"], "start", crash)
+    monkeypatch.setattr(sys.modules["nbft.launchers"], "start", crash)
     press(form, "Train here")
     assert "ZeroDivisionError" in state_of(form)
     assert "form.log" in state_of(form)
