@@ -38,7 +38,7 @@ class Timeline:
     def __init__(self, found: Iterable[Event]) -> None:
         by_prompt: dict[str, dict[int, str]] = {}
         for event in found:
-            for one in event.get("samples", []) if event["event"] == "sample" else []:
+            for one in event.get("samples", ()) if event["event"] == "sample" else ():
                 by_prompt.setdefault(one["prompt"], {})[event["step"]] = one["text"]
         self.prompts = [
             Told(prompt, sorted(answers.items())) for prompt, answers in by_prompt.items()

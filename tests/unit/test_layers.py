@@ -14,7 +14,7 @@ ROOT = Path(nbft.__file__).parent
 
 # Low to high; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "events", "words", "granted", "registry", "config"),
+    ("errors", "events", "formatting", "limits", "registry", "charts", "config"),
     ("interop", "plan", "data", "models", "evaluate"),
     ("training", "runs", "bench"),
     ("widgets", "server", "wizard", "cli"),
@@ -99,8 +99,8 @@ LIGHT = {
     "imported": "import nbft; open('a.json', 'w').write('{\"base_model\": \"a/b\", \"rank\": 8}')\n"
     "config, report = nbft.import_file('a.json'); config.export('oumi')",
     "python": "import nbft; nbft.Config.preset('two-minute-try').to_python()",
-    "curves": "from nbft.runs.curves import draw_curves\n"
-    "draw_curves([{'event': 'log', 'step': 1, 'loss': 1.0}]).savefig('curves.png')",
+    "curves": "from nbft.runs.curves import draw_curves\nfrom nbft.runs.state import RunState\n"
+    "draw_curves(RunState([{'event': 'log', 'step': 1, 'loss': 1.0}])).savefig('curves.png')",
 }
 
 
