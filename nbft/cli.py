@@ -616,8 +616,8 @@ class _Progress:
             self._line(f"   {text}")
         elif kind in ("warning", "note") and text:
             self._line(f"   Note: {text}")
-        elif kind == "prepared":
-            self._line(f"   {_prepared(event)}")
+        elif kind == "prepared" and (facts := _prepared(event)):
+            self._line(f"   {facts}.")
         elif kind == "log":
             total = self.state.total_steps
             self._step(f"   {_step(event, total)}", last=step == total)
@@ -653,7 +653,7 @@ def _prepared(event: dict[str, Any]) -> str:
     trained, total = event.get("trainable_parameters"), event.get("total_parameters")
     if trained is not None and total:
         parts.append(f"{trained / 1e6:.1f} M parameters trained ({trained / total:.1%})")
-    return "; ".join(filter(None, parts)) + "."
+    return "; ".join(filter(None, parts))
 
 
 def _step(event: dict[str, Any], total: int | None) -> str:

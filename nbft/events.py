@@ -195,7 +195,7 @@ def parse(line: bytes) -> Event | None:
     (None, None, None)
     """
     try:
-        event = json.loads(line)
+        event = json.loads(line.decode())
         if not isinstance(event, dict) or not isinstance(event.get("event"), str):
             return None
         if line.count(b"{") + line.count(b"[") > _DEEPEST and not _is_flat(event):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from nbft.charts import LEARNING_RATE, LOSS, Curve, color_of, moving_average
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = "osD^v"
+_LARGEST = 1e100
 
 
 def draw_curves(state: RunState, *, title: str = "") -> Figure:
@@ -38,7 +40,7 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
 
 
 def _draw(axes: Any, curve: Curve, points: Points, color: str) -> None:
-    steps, values = list(points.steps), list(points.values)
+    steps, values = list(points.steps), _drawable(points.values)
     if curve.style == "marks":
         axes.plot(steps, values, "D", color=color, markersize=6, label=curve.label)
         return
@@ -69,7 +71,12 @@ def draw_scores(state: RunState) -> Figure | None:
                 "marker": _MARKERS[number % len(_MARKERS)],
             }
             axes.plot(
-                steps, values, linewidth=1.5, markersize=5, label=by_name[name].label, **style
+                steps,
+                _drawable(values),
+                linewidth=1.5,
+                markersize=5,
+                label=by_name[name].label,
+                **style,
             )
         axes.set(xlabel="step", title=title)
         if title == SHARES:
@@ -78,6 +85,11 @@ def draw_scores(state: RunState) -> Figure | None:
             axes.legend(frameon=False)
         _plain(axes)
     return figure
+
+
+def _drawable(values: Iterable[float]) -> list[float]:
+    """Return values with gaps in the place of those at which the ticks of an axis overflow."""
+    return [value if abs(value) < _LARGEST else math.nan for value in values]
 
 
 def _figure() -> Figure:

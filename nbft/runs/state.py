@@ -275,14 +275,13 @@ class RunState:
         """Return the points of a chart's curves on one axis: (step, value or None of each).
 
         The first row is the earliest that changed; what a reader has from there on is replaced.
+        Where `rewritten` is later than `since`, the reader starts anew at 0.
 
         Args:
             chart: The chart.
             since: Only what events after this number changed; 0 for all.
             until: Only what events up to this number said; all if None.
         """
-        if self.rewritten > since:
-            since = 0
         curves = [self.curves.get(name) for name in chart.names]
         new = [(curve, curve.new_since(since)) for curve in curves if curve is not None]
         begins = [curve.steps[at] for curve, at in new if at < len(curve)]
@@ -419,6 +418,7 @@ class StateReader:
 
     Attributes:
         state: The state at the last look.
+        file: The number by which the system knows the file; 0 where there is none.
         generation: How many other files lay under this name before.
     """
 
@@ -430,7 +430,7 @@ class StateReader:
         most_points: int | None = None,
     ) -> None:
         self.path = path
-        self.generation = 0
+        self.file = self.generation = 0
         self._kept = {"measures": measures, "most_points": most_points}
         self._stamp: tuple[int, ...] = ()
         self._start_over()
@@ -451,6 +451,7 @@ class StateReader:
             self.generation += 1  # another file, or one cut short
             self._start_over()
         self._stamp = stamp
+        self.file = stamp[0] if stamp else 0
         try:
             lines = self._reader.read_lines()
         except OSError:

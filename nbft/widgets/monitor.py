@@ -416,10 +416,8 @@ class _View:
         for command, button in zip(_COMMANDS, self._buttons, strict=True):
             button.on_click(lambda _, command=command: monitor._ask(command))
         hear_while_busy(*self._buttons)
-        self._panels = {
-            name: _row() if name in _BOXES else ipywidgets.HTML()
-            for name in _PANELS
-        }
+        self._panels = {name: _row() if name in _BOXES else ipywidgets.HTML() for name in _PANELS}
+        self._panels["Scores"].children = (self._score_table,)
         self._panels["Settings"].value = _settings(monitor.config.diff())
         self._tab = ipywidgets.Tab(
             children=list(self._panels.values()), titles=_PANELS, selected_index=0
@@ -578,7 +576,8 @@ class _Curves:
 
     def draw(self, state: RunState) -> None:
         """Add what is new."""
-        since = self._taken if state is self._state else 0  # the file may be another one
+        is_same = state is self._state and state.rewritten <= self._taken
+        since = self._taken if is_same else 0
         self._state, self._taken = state, state.taken
         self.show(state.rows(self.spec, since))
 

@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import IPython.display
+import ipywidgets
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -553,3 +554,63 @@ def test_a_run_without_scores_says_how_to_get_some(run):
     monitor.update()
     (table,) = tab(monitor).children[tab(monitor).selected_index].children
     assert "evaluation.metrics says what is measured" in table.value
+
+
+def test_updates_make_no_widgets(run):
+    """What a new score, answer, measure or fix replaces is closed."""
+    monitor = Monitor(run)
+
+    def look(step):
+        run.log(step, grad_norm=0.5, **{"rewards/chosen": 0.1})
+        run.say(**scored(step, rougeL=step / 100))
+        run.say(**told(step, str(step)))
+        run.say("note", step=step, text="seen")
+        for panel in range(len(tab(monitor).titles)):
+            tab(monitor).selected_index = panel
+            monitor.update()
+        monitor._built.offer(run.fixes)
+
+    look(1)
+    before = len(ipywidgets.Widget.widgets)
+    for step in range(2, 52):
+        look(step)
+    assert len(ipywidgets.Widget.widgets) == before
+    run.log(52, grad_norm=0.5, **{"rewards/chosen": 0.1, "rewards/margins": 0.2})
+    run.say(**scored(52, rougeL=0.5, rouge1=0.4))
+    tab(monitor).selected_index = 1
+    monitor.update()
+    assert [one["label"] for one in tab(monitor).children[1].children[3].series] == [
+        "chosen",
+        "margins",
+    ]
+    tab(monitor).selected_index = 4
+    monitor.update()
+    assert len(ipywidgets.Widget.widgets) == before
+
+
+def test_a_run_that_gives_way_to_another_leaves_no_widgets(run, displayed, tmp_path):
+    async def main():
+        run_out_of_memory(run)
+        monitor = Monitor(run)
+        monitor.show()
+        (tmp_path / "other").mkdir()
+        run.other = FakeRun(tmp_path / "other")
+        before = set(ipywidgets.Widget.widgets)
+        find(monitor, "Run again with LoRA (about 1.0 GiB)").click()
+        await asyncio.sleep(0)
+        still = before & set(ipywidgets.Widget.widgets)
+        assert {monitor.widget.model_id, monitor.widget.layout.model_id} == still - others
+        assert "run kind-otter-14" in html(monitor)
+
+    others = set(ipywidgets.Widget.widgets)
+    asyncio.run(main())
+
+
+def test_a_measure_that_nobody_named_has_a_chart(run):
+    monitor = Monitor(run)
+    run.log(1, **{"rewards/chosen": 0.5, "eval_rewards/chosen": 0.25})
+    tab(monitor).selected_index = 1
+    monitor.update()
+    chart = tab(monitor).children[1].children[-1]
+    assert chart.title == "rewards"
+    assert chart.summary() == "chosen: 0.500 at step 1; chosen, held-out: 0.250 at step 1"
