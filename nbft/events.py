@@ -217,7 +217,8 @@ def checked(event: Event) -> Event:
     for name, value in event.items():
         read = _FIELDS.get(name)
         if read is not None:
-            value = read(value)
+            if read is not _number or type(value) is not float:  # as most fields of a log are
+                value = read(value)
             if value is _ABSENT:
                 continue
         elif isinstance(value, str):

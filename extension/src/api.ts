@@ -70,7 +70,7 @@ export interface IChart {
 }
 
 export interface IScores {
-  tables: { caption: string; head: string[]; rows: string[][] }[];
+  tables: { name: string; caption: string; head: string[]; rows: string[][] }[];
   charts: IChart[];
 }
 

@@ -18,13 +18,13 @@ export function Scores({ scores, smoothing }: IScoresProps): React.ReactElement 
   return (
     <>
       <h2>Scores</h2>
-      {tables.map(({ caption, head, rows }) => (
+      {tables.map(({ name, caption, head, rows }) => (
         <div
-          key={caption}
+          key={name}
           className="nbft-scroll"
           tabIndex={0}
           role="group"
-          aria-label={`Scores of ${caption}`}
+          aria-label={`Scores of ${name}`}
         >
           <table className="nbft-settings">
             <caption>{caption}</caption>

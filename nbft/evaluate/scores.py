@@ -111,9 +111,10 @@ class Scores(Sequence[dict[str, Any]]):
         return charts
 
     def tables(self) -> list[dict[str, Any]]:
-        """Return a table for each split as texts: {caption, head, rows}."""
+        """Return a table for each split as texts: {name, caption, head, rows}."""
         return [
             {
+                "name": f"{_row_noun(own[0].split)}s",
                 "caption": _rows(own[0].rows, own[0].split),
                 "head": list(_head(own)),
                 "rows": [list(_cells(one)) for one in own],
@@ -284,7 +285,11 @@ def _in_words(own: Sequence[Compared]) -> str:
 
 
 def _rows(rows: int, split: str) -> str:
-    return count(rows, "test row" if split == "test" else "held-out row")
+    return count(rows, _row_noun(split))
+
+
+def _row_noun(split: str) -> str:
+    return "test row" if split == "test" else "held-out row"
 
 
 def _head(own: Sequence[Compared]) -> tuple[str, str, str, str]:

@@ -112,8 +112,8 @@ class FewPoints:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._points: list[tuple[int, float]] = []
-        self._last: tuple[int, float] | None = None
+        self._points: list[list[float]] = []
+        self._last: list[float] | None = None
         self._every = 1  # of so many values one is a point
         self._seen = 0
 
@@ -137,7 +137,7 @@ class FewPoints:
         self._seen += 1
         if self._points and step <= self._points[-1][0]:
             self._points = [point for point in self._points if point[0] < step]
-        self._last = (step, value)
+        self._last = [step, value]
         if is_point:
             self._points.append(self._last)
             if len(self._points) >= self._most:
@@ -150,8 +150,8 @@ class FewPoints:
         if self._last is not None and self._last[0] > step:
             self._last = self._points[-1] if self._points else None
 
-    def points(self) -> list[tuple[int, float]]:
-        """Return (step, value) of each point."""
+    def points(self) -> list[list[float]]:
+        """Return [step, value] of each point."""
         if self._last is None or (self._points and self._points[-1][0] >= self._last[0]):
             return list(self._points)
         return [*self._points, self._last]
@@ -376,7 +376,7 @@ class RunState:
         for name, value in event.items():
             if name in _NO_MEASURES or (self._measures is not None and name not in self._measures):
                 continue
-            number = events.number(value)
+            number = value if type(value) is float else events.number(value)
             if number is None:
                 continue
             curve = self.curves.get(name)

@@ -49,7 +49,7 @@ def _summary(run: Run, digest: _Digest) -> dict[str, Any]:
         "seconds_left": state.log.get("seconds_left") if status == "running" else None,
         "started": state.began if state.began is not None else digest.config_time,
         "ended": state.end.get("time") if state.end else None,
-        "curve": [list(point) for point in few.points()],
+        "curve": few.points(),
         "problems": state.problems,
         "allowed": ALLOWED[status],
     }
