@@ -86,7 +86,7 @@ export interface IState {
   whole: boolean;
   next: string;
   more: boolean;
-  /** How many events other than logs there are. */
+  /** How many events there are other than measurements of the training. */
   said: number;
   smoothing: number;
   /** The rows replace those from the step of the first of them on. */

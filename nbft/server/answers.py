@@ -151,7 +151,7 @@ def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
 
     Returns:
         whole (whether this replaces every earlier answer), next, more (whether there is more
-        already), said (how many events other than logs there are), smoothing; charts, each with
+        already), said (how many events other than measurements there are), smoothing; charts, each with
         its rows from the first that changed; notes, scores and answers, each None where it is as
         it was.
     """
@@ -170,7 +170,7 @@ def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
             "whole": whole,
             "next": f"{file}-{until}",
             "more": until < now.taken,
-            "said": now.taken - now.counts["log"],
+            "said": now.taken - now.counts["log"] - now.counts["eval"],
             "smoothing": SMOOTHING,
             "charts": [_chart(spec, now.rows(spec, since, until)) for spec in STANDARD],
             "notes": [_SECRET.sub(_HIDDEN, sentence(note)) for note in now.notes]
