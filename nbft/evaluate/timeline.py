@@ -20,6 +20,11 @@ class Told(NamedTuple):
     prompt: str
     answers: list[tuple[int, str]]
 
+    @property
+    def title(self) -> str:
+        """Return the end of the prompt on one line: beginnings are often the same."""
+        return _short(self.prompt)
+
 
 class Timeline:
     """The same prompts' answers over the steps.
@@ -38,7 +43,7 @@ class Timeline:
     def __init__(self, found: Iterable[Event]) -> None:
         by_prompt: dict[str, dict[int, str]] = {}
         for event in found:
-            for one in event.get("samples", []) if event["event"] == "sample" else []:
+            for one in event.get("samples", ()) if event["event"] == "sample" else ():
                 by_prompt.setdefault(one["prompt"], {})[event["step"]] = one["text"]
         self.prompts = [
             Told(prompt, sorted(answers.items())) for prompt, answers in by_prompt.items()
@@ -57,10 +62,10 @@ class Timeline:
 
     def __str__(self) -> str:
         """Return it for the terminal."""
-        width = max((len(_when(step)) for step in self.steps), default=0)
+        width = max((len(when(step)) for step in self.steps), default=0)
         blocks = []
         for told in self.prompts:
-            lines = [f"  {_when(s):{width}}  {_one_line(text)}" for s, text in told.answers]
+            lines = [f"  {when(s):{width}}  {_one_line(text)}" for s, text in told.answers]
             blocks.append("\n".join([_one_line(told.prompt), *lines]))
         return "\n\n".join(blocks)
 
@@ -70,7 +75,8 @@ class Timeline:
         return "".join(map(_folded, self.prompts))
 
 
-def _when(step: int) -> str:
+def when(step: int) -> str:
+    """Return what to call the model at a step."""
     return f"step {step:,}" if step else "base model"
 
 
@@ -85,12 +91,12 @@ def _folded(told: Told) -> str:
         shown = escape(text) if before is None else difference(before, text)[1]
         rows.append(
             f'<tr><th scope="row" style="{_CELL}; font-weight: normal; white-space: nowrap">'
-            f'{_when(step)}</th><td style="{_CELL}; {_TEXT}; width: 100%">{shown}</td></tr>'
+            f'{when(step)}</th><td style="{_CELL}; {_TEXT}; width: 100%">{shown}</td></tr>'
         )
         before = text
     return (
         f'<details style="margin: 2px 0"><summary style="{_TEXT}; cursor: pointer">'
-        f"{escape(_short(told.prompt))}</summary>"
+        f"{escape(told.title)}</summary>"
         f'<p style="{_TEXT}; margin: 4px 0 4px 16px">{escape(told.prompt.strip())}</p>'
         '<table style="border-collapse: collapse; margin: 0 0 8px 16px; font-size: inherit; '
         f'line-height: 1.5"><tbody>{"".join(rows)}</tbody></table></details>'
@@ -98,6 +104,5 @@ def _folded(told: Told) -> str:
 
 
 def _short(prompt: str, most: int = 100) -> str:
-    """Return the end of a prompt on one line: beginnings are often the same."""
     line = _one_line(prompt)
     return line if len(line) <= most else "…" + line[-most:]

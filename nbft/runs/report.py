@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from nbft import events
 from nbft.config import Config
 from nbft.evaluate.compare import Comparison
-from nbft.evaluate.scores import Scores
-from nbft.evaluate.timeline import Timeline
 from nbft.events import Event
 from nbft.formatting import count, duration, number, size
 from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
+from nbft.runs.state import RunState, read_state
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,14 +40,14 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
     Raises:
         OSError: There is no room for it; an earlier report is as it was.
     """
-    found = events.current(events.read(run / "events.jsonl"))
+    state = read_state(run / "events.jsonl")
     if ending is not None:
-        found = [*found, dict(ending)]
+        state.take(events.checked(dict(ending)))
     config = Config.load(run / "config.yaml")
     target = run / "report.html"
     partial = target.with_name("report.html.partial")
     try:
-        partial.write_text(_page(run, config, found), encoding="utf-8")
+        partial.write_text(_page(run, config, state), encoding="utf-8")
         partial.replace(target)  # a full disk leaves an earlier report as it was
     except OSError:
         partial.unlink(missing_ok=True)
@@ -62,16 +61,15 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _page(run: Path, config: Config, found: Sequence[Event]) -> str:
-    started = _last(found, "started")
-    prepared = _last(found, "prepared")
+def _page(run: Path, config: Config, state: RunState) -> str:
+    started, prepared = state.started, state.prepared
     sections = [
         f"<h1>{escape(run.name)}</h1>",
-        f"<p>{escape(_summary(config, found))}</p>",
-        f'<img alt="{escape(in_words(found))}" src="{_picture(draw_curves(found))}">',
-        f"<p>{escape(in_words(found))}</p>",
-        *_scores(found),
-        *_answers(found),
+        f"<p>{escape(_summary(config, state))}</p>",
+        f'<img alt="{escape(in_words(state))}" src="{_picture(draw_curves(state))}">',
+        f"<p>{escape(in_words(state))}</p>",
+        *_scores(state),
+        *_answers(state),
         "<h2>Settings that differ from the defaults</h2>",
         _table(
             ("setting", "value", "default"),
@@ -85,7 +83,7 @@ def _page(run: Path, config: Config, found: Sequence[Event]) -> str:
         "<h2>Repeat this run</h2>",
         f"<pre>{escape(_cell(config))}</pre>",
     ]
-    said = [e["text"] for e in found if e["event"] in ("warning", "note")]
+    said = [note.text for note in state.notes]
     if said:
         sections += ["<h2>What was noticed</h2><ul>", *[f"<li>{escape(t)}</li>" for t in said]]
         sections += ["</ul>"]
@@ -97,22 +95,17 @@ def _page(run: Path, config: Config, found: Sequence[Event]) -> str:
     )
 
 
-def _last(found: Sequence[Event], kind: str) -> Event:
-    return next((e for e in reversed(found) if e["event"] == kind), {})
-
-
-def _summary(config: Config, found: Sequence[Event]) -> str:
-    last = found[-1] if found else {}
-    kind = last.get("event", "")
+def _summary(config: Config, state: RunState) -> str:
+    last = state.end or {}
     method = {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3"}.get(
         config.peft.method, "full training"
     )
     text = f"{config.model.model_name}, {method}."
-    if kind in events.FINAL_KINDS:
-        word = kind.capitalize()
-        text += f" {word} after {count(last.get('step', 0), 'step')}"
-        text += f" and {duration(last['seconds'])}." if "seconds" in last else "."
-    for problem in last.get("problems", []):
+    if last:
+        seconds = last.get("seconds")
+        text += f" {last['event'].capitalize()} after {count(last.get('step') or 0, 'step')}"
+        text += "." if seconds is None else f" and {duration(seconds)}."
+    for problem in state.problems:
         text += f" {problem}"
     return text
 
@@ -123,26 +116,26 @@ def _picture(figure: Figure) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _scores(found: Sequence[Event]) -> list[str]:
+def _scores(state: RunState) -> list[str]:
     """Show the scores before and after, what to make of them, and their way there."""
-    scores = Scores(found)
+    scores = state.scores
     if not scores:
         return []
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in scores.sentences)
     sections = ["<h2>Scores before and after</h2>", scores._repr_html_(), said]
-    figure = draw_scores(found)
+    figure = draw_scores(state)
     if figure is not None:
-        sections += [f'<img alt="{escape(scores_in_words(found))}" src="{_picture(figure)}">']
+        sections += [f'<img alt="{escape(scores_in_words(state))}" src="{_picture(figure)}">']
     return sections
 
 
-def _answers(found: Sequence[Event]) -> list[str]:
-    samples = [e for e in found if e["event"] == "sample"]
+def _answers(state: RunState) -> list[str]:
+    samples = state.samples
     if len(samples) < 2:
         return []
     pair = Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
     sections = ["<h2>Answers before and after</h2>", pair._repr_html_()]
-    timeline = Timeline(found)
+    timeline = state.timeline
     if len(timeline.steps) > 2:
         sections += ["<h2>The same prompts over the steps</h2>", timeline._repr_html_()]
     return sections
@@ -170,10 +163,11 @@ def _files(config: Config) -> list[tuple[str, str, str]]:
 def _rows(prepared: Event) -> str:
     if not prepared:
         return "The rows were not read."
-    trained, tokens = prepared["trained_tokens"], prepared["tokens"]
+    rows, held_out = prepared.get("rows") or 0, prepared.get("eval_rows") or 0
+    trained, tokens = prepared.get("trained_tokens") or 0, prepared.get("tokens") or 0
     return (
-        f"{count(prepared['rows'], 'training row')} with {count(tokens, 'token')}, of which "
-        f"{trained / max(tokens, 1):.0%} are learnt; {count(prepared['eval_rows'])} held out."
+        f"{count(rows, 'training row')} with {count(tokens, 'token')}, of which "
+        f"{trained / max(tokens, 1):.0%} are trained on; {count(held_out)} held out."
     )
 
 
@@ -183,8 +177,8 @@ def _machine(started: Event, prepared: Event) -> list[tuple[str, str]]:
         for name in ("device", "dtype")
         if name in prepared
     ]
-    if "trainable_parameters" in prepared:
-        trained, all_of_them = prepared["trainable_parameters"], prepared["total_parameters"]
+    trained, all_of_them = (prepared.get(f"{part}_parameters") for part in ("trainable", "total"))
+    if trained is not None and all_of_them is not None:
         rows += [("parameters trained", f"{count(trained)} of {count(all_of_them)}")]
     rows += [(name, version) for name, version in started.get("versions", {}).items()]
     return [*rows, ("seed", str(started.get("seed", "")))]
