@@ -1,6 +1,6 @@
 """Does each proof notice when its setting stops working?
 
-`python -m tests.effects [NAME…]` (or `make proofs`) runs every test that `nbft/interop/proofs.py`
+`python -m tests.effects [NAME…]` (or `make proofs`) runs every test that `nbft/interop/proofs.yaml`
 names: once as it is, where it must pass, then once for each setting that it proves with the effect
 of this setting taken away, where it must fail. A proof that passes both times proves nothing.
 

@@ -85,10 +85,10 @@ class OwnTrainer(
         return int(6 * ids.numel() * self._parameters_but_embeddings)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log numbers, without the entropy where our head stands in for its place only."""
-        config, decisions = self.nbft_config, self.nbft_decisions
-        if _head(config, decisions) is not None:
-            logs = {name: value for name, value in logs.items() if not name.endswith("entropy")}
+        """Log numbers; not the entropy, which our head does not compute, so that it would be 0."""
+        if _head(self.nbft_config, self.nbft_decisions) is not None:
+            for measured in getattr(self, "_metrics", {}).values():  # SFTTrainer's
+                measured.pop("entropy", None)
         super().log(logs, *args, **kwargs)
 
 

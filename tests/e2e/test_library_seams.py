@@ -15,6 +15,7 @@ import transformers
 import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import nbft
 from nbft.decisions import decide
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
@@ -66,6 +67,18 @@ def test_sft_trainer_puts_its_head_on_the_instance_where_ours_takes_its_place(tr
     assert isinstance(vars(model)["forward"], types.MethodType)
     assert "add_fused_lm_head(" in calls(trl.SFTTrainer.__init__)
     assert "fused_lm_head=True" in calls(trl.SFTTrainer)
+
+
+@pytest.mark.parametrize("head", ["auto", "off"])
+def test_an_entropy_that_nobody_computed_is_not_logged(make_config, head):
+    """SFTTrainer logs what it measured; an entropy of 0 would be false."""
+    run = nbft.train(make_config(speed__label_head=head, training__max_steps=2), show=False)
+    assert run.problems == []
+    numbers = [e for e in run.events() if e["event"] in ("log", "eval")]
+    assert all("mean_token_accuracy" in e or "eval_mean_token_accuracy" in e for e in numbers)
+    said = [e[name] for e in numbers for name in ("entropy", "eval_entropy") if name in e]
+    assert len(said) == (len(numbers) if head == "off" else 0)
+    assert all(value > 1 for value in said)  # of random weights
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -248,16 +248,9 @@ class ReportingCallback(TrainerCallback):
 
 
 def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among what a trainer logged.
-
-    An entropy of exactly 0 is left out too: heads that do not compute it say 0.
-    """
-    numbers = {
+    """Return the numbers among what a trainer logged."""
+    return {
         name: float(value)
         for name, value in logged.items()
         if isinstance(value, Real) and name not in _OF_THE_EVENT
     }
-    for name in ("entropy", "eval_entropy"):
-        if numbers.get(name) == 0:
-            del numbers[name]
-    return numbers

@@ -48,12 +48,3 @@ def test_every_number_of_an_evaluation_is_kept(tmp_path: Path, callback: Reporti
     callback.on_evaluate(ARGS, STATE, None, metrics=metrics)  # type: ignore[arg-type]
     (found,) = written(tmp_path)
     assert {name: found[name] for name in metrics} == metrics
-
-
-@pytest.mark.parametrize(("entropy", "is_kept"), [(0.0, False), (0.25, True)])
-def test_an_entropy_that_nobody_computed_is_left_out(
-    tmp_path: Path, callback: ReportingCallback, entropy: float, is_kept: bool
-) -> None:
-    callback.on_log(ARGS, STATE, None, logs={"loss": 1.0, "entropy": entropy})  # type: ignore[arg-type]
-    (log,) = written(tmp_path)
-    assert ("entropy" in log) == is_kept
