@@ -211,6 +211,7 @@ class Lens(anywidget.AnyWidget):
     def close(self) -> None:
         """Let go of the rows; what is measured on a thread ends too."""
         self._examples = Examples([], np.arange(0))
+        self.layout.close()
         super().close()
 
     # What is displayed, here and in a saved notebook

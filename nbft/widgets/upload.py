@@ -248,6 +248,12 @@ class Upload(anywidget.AnyWidget):
         super().__init__(**traits)
         self.on_msg(self._hear)
 
+    def close(self) -> None:
+        """Give up what is arriving."""
+        if self._incoming is not None:
+            self._stop("")
+        super().close()
+
     def say(self, sentence: str, *, is_wrong: bool = False, shown: str = "") -> None:
         """Say how the upload stands or ended, with rows as HTML below."""
         with self.hold_sync():
