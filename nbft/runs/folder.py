@@ -419,7 +419,7 @@ class Run:
 
     def report(self) -> Path:
         """Write report.html, one page that holds everything, and return its path."""
-        from nbft.runs.report import write_report
+        from nbft.pages.report import write_report
 
         return write_report(self.path)
 

@@ -49,7 +49,7 @@ _LIBRARIES = (
     "nbft.training.callbacks.scoring",
     "nbft.training.callbacks.watching",
     "nbft.evaluate.scoring",
-    "nbft.runs.report",
+    "nbft.pages.report",
 )
 """They import torch, transformers, TRL and PEFT."""
 
@@ -78,7 +78,7 @@ def work(run: Path) -> None:
         step = _last_step(path)
         ending = {"step": step, "seconds": round(time.monotonic() - began, 1), **ending}
         try:
-            from nbft.runs.report import write_report
+            from nbft.pages.report import write_report
 
             write_report(run, ending)
         except Exception as error:  # the training itself is done and saved

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import anywidget
 import ipywidgets
@@ -96,13 +95,3 @@ class PythonView:
         self.copy.text = config.to_python()
         label = 'role="region" aria-label="Settings as Python"'
         self.text.value = f'<pre tabindex="0" {label}>{escape(self.copy.text)}</pre>'
-
-
-def rows_shown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as HTML: the prompt and the completion of each."""
-    items = "".join(
-        f"<li><b>prompt</b><pre>{escape(str(row['prompt']))}</pre>"
-        f"<b>completion</b><pre>{escape(str(row['completion']))}</pre></li>"
-        for row in rows
-    )
-    return f"<h3>The first {len(rows)} rows, as the model sees them</h3><ol>{items}</ol>"

@@ -15,17 +15,16 @@ import ipywidgets
 
 from nbft.config import Config
 from nbft.data.doctor import Finding, Report, doctor
-from nbft.data.doctor.report import COLOURS, places_html
 from nbft.errors import NbftError
 from nbft.formatting import count, duration
+from nbft.pages import findings as page
+from nbft.pages import histograms
 from nbft.widgets.fields import fix_words
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 from nbft.widgets.kit import Kit
 
 SAMPLE_ROWS = 2_000
 """Rows that are checked unasked: about two seconds of work, and enough to see most findings."""
-
-_MUTED = "color: var(--jp-content-font-color2, #595959)"
 
 
 class _OverTakenError(Exception):
@@ -92,7 +91,7 @@ class Findings:
                 lambda: self.check(self.config, sample=None),
             )
             yield kit(ipywidgets.HBox, "nbft-row", children=(whole,))
-        yield kit.html(report.histograms_html())
+        yield kit.html(histograms.html(report.histograms))
 
     def check(self, config: Config, *, sample: int | None = SAMPLE_ROWS) -> None:
         """Check the rows of a config in the background, and show what is found.
@@ -208,12 +207,7 @@ class Findings:
         return button
 
     def _finding(self, kit: Kit, finding: Finding) -> Any:
-        text = kit.html(
-            f'<div style="border-left: 4px solid {COLOURS[finding.level]}; margin-top: 10px; '
-            f'padding: 2px 0 2px 10px; line-height: 1.45"><b>{finding.level}: {finding.name}</b><br>{escape(finding.what)}'
-            f'<br><span style="{_MUTED}">{escape(finding.why)}</span> {escape(finding.fix)}'
-            f"{places_html(finding)}</div>"
-        )
+        text = kit.html(page.finding(finding))
         inside = kit.slot()
         buttons = []
         if finding.has_fix:

@@ -20,13 +20,13 @@ from nbft.config.data import SPLITS
 from nbft.config.problems import nearest
 from nbft.errors import ConfigError, Problem
 from nbft.formatting import count
+from nbft.pages.plan import summary
 from nbft.widgets.checking import Checking
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.launching import ABOUT, Launching
 from nbft.widgets.opening import OWN, Opening
 from nbft.widgets.state_line import StateLine, guarded
-from nbft.widgets.summary import summary
 from nbft.widgets.tree import Tree
 from nbft.widgets.views import Fields, Page, Views
 

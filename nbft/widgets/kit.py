@@ -48,7 +48,7 @@ class Kit:
 
     def html(self, html: str, css: str = "") -> Any:
         """Return a new widget that shows HTML."""
-        return self(ipywidgets.HTML, css, value=html)
+        return self(ipywidgets.HTML, css, value=str(html))
 
     def own(self, widget: Any) -> Any:
         """Close a widget that was made elsewhere together with the rest; return it."""

@@ -43,8 +43,8 @@ from nbft.data.tokens import Encoded, cut_to, encode
 from nbft.errors import DataError, NbftError, Problem
 from nbft.formatting import count
 from nbft.models.find import find_local, find_model
+from nbft.pages import lens as page
 from nbft.plan.speed import is_padding_free
-from nbft.widgets import picture
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 
@@ -221,7 +221,7 @@ class Lens(anywidget.AnyWidget):
         self._show_wanted()
         if self._loading is not None:
             self._loading.wait()
-        return picture.plain(self._title(self.number), self._shown, self._sentences())
+        return page.plain(self._title(self.number), self._shown, self._sentences())
 
     def _ipython_display_(self) -> None:
         """Show the widget, and beneath it a still picture that it hides as long as it lives."""
@@ -244,8 +244,8 @@ class Lens(anywidget.AnyWidget):
         rows = [(self._title(n), *self._seen(n)) for n in numbers]
         sentences = [*self.about, self.model["text"]]
         return {
-            "text/html": picture.html(rows, sentences, self.still),
-            "text/plain": picture.plain(rows[0][0], rows[0][1], self._sentences()),
+            "text/html": str(page.html(rows, sentences, self.still)),
+            "text/plain": page.plain(rows[0][0], rows[0][1], self._sentences()),
         }
 
     def _redraw(self) -> None:

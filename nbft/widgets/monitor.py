@@ -22,10 +22,11 @@ import ipywidgets
 
 from nbft import formatting
 from nbft.errors import NbftError
-from nbft.evaluate import compare
+from nbft.evaluate.compare import Comparison
 from nbft.evaluate.scores import Scores, chart_groups, label_of
 from nbft.evaluate.timeline import Timeline
 from nbft.events import FINAL_KINDS, Event, EventReader, current
+from nbft.pages import ending
 from nbft.widgets.chart import Chart, Series
 from nbft.widgets.kernel import call_soon, hear_while_busy, is_main_thread, main_loop
 
@@ -205,14 +206,14 @@ class Progress:
         return Timeline(self.told)
 
     @property
-    def answers(self) -> compare.Comparison:
+    def answers(self) -> Comparison:
         """The base model's answers beside the latest."""
         step = self.sample.get("step", 0)
         latest = self.sample.get("samples", []) if step else []
         label = (
             "tuned" if self.end else f"step {formatting.count(step)}" if step else "not trained yet"
         )
-        return compare.Comparison.of_samples(self.base, latest, label)
+        return Comparison.of_samples(self.base, latest, label)
 
 
 class Monitor:
@@ -503,7 +504,7 @@ class Monitor:
         headline = f"Run {self.run.id} {self.state}".replace("lost:", "was lost:") + "."
         if self._is_lost or end.get("event") == "failed":
             problems = end.get("problems") or [_LOST]
-            html = compare.failure(headline, problems, self.run.log_tail(_LOG_LINES))
+            html = ending.failure(headline, problems, self.run.log_tail(_LOG_LINES))
             return {"text/html": html, "text/plain": "\n".join([headline, *problems])}
         score, notes, answers = self.progress.held_out, self.progress.notes, self.progress.answers
         folder = self.run.path.resolve()
@@ -518,7 +519,7 @@ class Monitor:
         if not (self.run.path / "report.html").is_file():
             page = f'nbft.attach("{name}").report() writes a page to share.'
         scores = self.progress.scores
-        html = compare.success(
+        html = ending.success(
             headline, score, notes, answers, scores=scores, place=place, load=load, page=page
         )
         measured = [str(scores), *scores.sentences] if scores else []

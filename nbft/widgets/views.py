@@ -166,8 +166,8 @@ class Views:
         self._pages: dict[str, Page] = {
             "basic": self._basic,
             "advanced": self._advanced,
-            "yaml": lambda _: [self.yaml.widget],
-            "python": lambda _: [self.python.widget],
+            "yaml": lambda _: self._text_page(self.yaml),
+            "python": lambda _: self._text_page(self.python),
             "search": self._found,
             "changed": self._changed,
             **pages,
@@ -206,9 +206,7 @@ class Views:
         self.view = view
         self._fill(self.mode, view if view in MODES else None)
         self.page.show(self._pages[view])
-        if view in ("yaml", "python"):
-            self._show_text()
-        elif view == "advanced":
+        if view == "advanced":
             self._open_tab()
         self.mark()
 
@@ -281,6 +279,10 @@ class Views:
 
     def _advanced(self, _kit: Kit) -> Sequence[Any]:
         return [self.tabs]
+
+    def _text_page(self, view: YamlView | PythonView) -> Sequence[Any]:
+        self._show_text()  # before the page can be seen, and copied
+        return [view.widget]
 
     def _found(self, kit: Kit) -> Iterator[Any]:
         found = find(self.search.value)

@@ -14,9 +14,9 @@ ROOT = Path(nbft.__file__).parent
 
 # Low to high; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "events", "words", "granted", "registry", "config"),
+    ("errors", "events", "formatting", "limits", "registry", "presented", "config"),
     ("interop", "plan", "data", "models", "evaluate"),
-    ("training", "runs", "bench"),
+    ("training", "runs", "bench", "pages"),
     ("widgets", "server", "wizard", "cli"),
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -24,6 +24,8 @@ LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in name
 # A public function at the end of an arrow may reach up, inside a function, and only these do.
 KNOWN = {
     ("config/config.py", "interop"),  # Config.to_python
+    ("presented.py", "pages"),  # a value shows itself
+    ("data/doctor/report.py", "pages"),  # Report.figure
     ("runs/launch.py", "widgets"),  # train() in a notebook shows the Monitor
     ("runs/folder.py", "widgets"),  # and so does a run that is the value of a cell
 }

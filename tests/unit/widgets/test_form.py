@@ -14,10 +14,10 @@ from ipywidgets import Widget
 
 from nbft.config import Config, presets, settings
 from nbft.errors import ConfigError, Problem, RunError
+from nbft.pages.plan import learning_rate_curve, summary
 from nbft.plan import Choice, Plan
 from nbft.widgets.fields import read, write
 from nbft.widgets.form import Form
-from nbft.widgets.summary import learning_rate_curve, summary
 from nbft.widgets.tree import fields, find
 from nbft.widgets.views import TABS
 
