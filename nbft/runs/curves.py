@@ -53,7 +53,7 @@ def draw_curves(found: Sequence[Event], *, title: str = "") -> Figure:
     for axes in (left, right):
         _plain(axes)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_text(title))
     return figure
 
 
@@ -77,9 +77,14 @@ def draw_scores(found: Sequence[Event]) -> Figure | None:
             steps, values = zip(*by_name[name].history, strict=True)
             style = {"color": _PALETTE[number % 5], "marker": _MARKERS[number % 5]}
             axes.plot(
-                steps, values, linewidth=1.5, markersize=5, label=by_name[name].label, **style
+                steps,
+                values,
+                linewidth=1.5,
+                markersize=5,
+                label=_text(by_name[name].label),
+                **style,
             )
-        axes.set(xlabel="step", title=title)
+        axes.set(xlabel="step", title=_text(title))
         if title == SHARES:
             axes.set_ylim(bottom=0)
         if len(names) > 1:
@@ -99,6 +104,11 @@ def _figure() -> Figure:
             return png.getvalue()
 
     return Curves(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
+
+
+def _text(text: str) -> str:
+    """Return a text for matplotlib, which would read what stands between dollars as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _plain(axes: Any) -> None:
