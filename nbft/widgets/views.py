@@ -7,7 +7,7 @@ leads to is the form's business.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -95,9 +95,9 @@ class Fields(Mapping[str, Field]):
         for path, value in self._tree.values(made).items():
             self[path].show(value)
 
-    def mark(self) -> None:
+    def mark(self, changes: Container[str]) -> None:
         """Mark what is changed and wrong. Nothing is wrong yet where the person has not been."""
-        changes, problems = self._tree.changes, self._tree.problems_of_fields()
+        problems = self._tree.problems_of_fields()
         for path, field in self.items():
             field.show_problems(problems.get(path, ()))
             field.show_changed(path in changes)
@@ -219,10 +219,10 @@ class Views:
 
     def mark(self) -> None:
         """Mark what is changed and wrong, and count the changes."""
-        self._fields.mark()
-        changes = count(len(self._tree.changes), "setting")
+        changes = self._tree.changes
+        self._fields.mark(changes)
         what = "hide" if self.view == "changed" else "show"
-        self.changed_button.description = f"{changes} changed from defaults ({what})"
+        self.changed_button.description = f"{len(changes)} changed from defaults ({what})"
 
     def lock(self, is_locked: bool) -> None:
         """Take or give the person the hand over the settings."""
