@@ -254,7 +254,7 @@ def _note(setting: Setting, path: str) -> str:
     parts = [setting.why, f"Default: {default} (source: {setting.source}).", f"Name: {path}"]
     more = "".join(f"<p>{escape(part)}</p>" for part in parts if part)
     return (
-        f'<code class="nbft-name">{escape(setting.name)}</code>'
+        f'<code class="nbft-name">{escape(setting.name).replace("_", "_<wbr>")}</code>'
         f'{escape(setting.help)} <span class="nbft-range">{escape(range_words(setting))}</span>'
         f' <details><summary>more<span class="nbft-hidden"> about {escape(setting.label)}</span>'
         f"</summary>{more}</details>"
