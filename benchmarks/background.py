@@ -65,7 +65,7 @@ def _beginnings(folder: Path, environment: dict[str, str], *, quick: bool) -> li
 
         run = Run.create(config)
         began = time.time()
-        command = [sys.executable, "-m", "nbft.training.worker", str(run.path)]
+        command = [sys.executable, "-m", "nbft.launchers.worker", str(run.path)]
         subprocess.run(command, check=True, env=os.environ | QUIET, capture_output=True)
         return _first_step_at(run) - began
 
@@ -128,9 +128,9 @@ def submit(path: str, *, with_spare: bool = False) -> None:
 
 def _wait_for_spare() -> None:
     """Let a spare worker import its libraries, until it only waits."""
-    from nbft.runs import warm
+    from nbft.launchers import spare
 
-    assert warm.prepare(), "memory is short"
+    assert spare.prepare(), "memory is short"
     me, before, now = psutil.Process(), -1.0, 0.0
     while now < 1 or now > before + 0.05:
         time.sleep(1)

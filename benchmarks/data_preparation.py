@@ -178,7 +178,9 @@ def _nbft(folder: Path, rows: str, kind: str) -> tuple[float, float, dict[str, A
     tokenizer = load_tokenizer(config, find_model(config.model.model_name).path)
     gc.freeze()  # as a worker does when its imports are done
     wall, cpu = time.perf_counter(), time.process_time()
-    tokens = read_rows(config, tokenizer, lambda _: None, lambda _: None).looked_at.dataset
+    tokens = read_rows(
+        config, tokenizer, lambda _: None, lambda _: None, padding_free=True
+    ).looked_at.dataset
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     names = ("input_ids", "labels", "example")
     return wall, cpu, {name: tokens[name][:] for name in names}

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from nbft.bench.compare import Trained, train_side
-from nbft.bench.scaling import write_equal_rows
+from nbft.bench.rows import write_equal_rows
 from nbft.bench.task import Task
 from nbft.errors import NbftError
-from nbft.plan.hardware import free_memory_bytes
+from nbft.hardware import free_memory_bytes
 
 from .measurement import Measurement
 from .training import make_data_task

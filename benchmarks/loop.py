@@ -93,7 +93,7 @@ def _watched(path: str) -> dict[str, float]:
     from .live_chart import replace_comms, shown
 
     replace_comms()
-    from nbft.runs.launch import start
+    from nbft.launchers.launch import start
 
     spent = _time_own_callbacks()
     run = start(path)
@@ -195,7 +195,7 @@ def _train(side: str, path: str) -> None:
     if side == "watched":
         clock.install()
     more = _SIDES[side](path)
-    said = clock.said("cpu")
+    said = clock.record("cpu")
     steps = said["seconds"][DROPPED_STEPS:]
     print(json.dumps({"step": sum(steps) / len(steps), "losses": said["losses"], **more}))
 

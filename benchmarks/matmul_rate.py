@@ -111,7 +111,7 @@ def _time(path: str) -> dict[str, Any]:
         a @ b
         seconds.append(time.perf_counter() - began)
     return {
-        "seconds": clock.said("cpu")["seconds"][DROPPED_STEPS:],
+        "seconds": clock.record("cpu")["seconds"][DROPPED_STEPS:],
         "rate": 2 * _SIZE**3 / statistics.median(seconds),
     }
 

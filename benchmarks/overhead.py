@@ -73,9 +73,9 @@ def make_config(folder: Path, *, tiny: bool, steps: int) -> Any:
     """
     import nbft
     from nbft.data.samples import sample_path
+    from nbft.data.tiny_model import make_tiny_model
     from nbft.models.find import find_local
     from nbft.models.load import quiet
-    from nbft.models.tiny import make_tiny_model
 
     default = nbft.Config().model.model_name
     if tiny or find_local(default, None) is None:
@@ -117,7 +117,7 @@ def _train(side: str, path: str) -> None:
 
         with contextlib.chdir(Path(path).parent):
             runpy.run_path(path, run_name="__main__")
-    said = clock.said("cpu")
+    said = clock.record("cpu")
     print(
         json.dumps(
             {

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import nbft
 from nbft.bench.compare import Comparisons, compare
-from nbft.bench.scaling import write_equal_rows
+from nbft.bench.rows import write_equal_rows
 from nbft.bench.task import Task, make_task
+from nbft.data.tiny_model import make_tiny_model
 from nbft.models.find import find_local
 from nbft.models.load import quiet
-from nbft.models.tiny import make_tiny_model
 
 from .measurement import ROOT, Measurement
 
@@ -56,10 +56,10 @@ _FLOORS = {
 
 
 def _measurements(what: str, found: Comparisons, *, is_tiny: bool) -> list[Measurement]:
-    if found.said:
-        raise RuntimeError(" ".join(found.said))
+    if found.notes:
+        raise RuntimeError(" ".join(found.notes))
     measured = []
-    for one in found.found:
+    for one in found.pairs:
         if one.ratio is None or one.cpu_ratio is None:
             raise RuntimeError(f"{what}: the losses of {one.peer} differ from ours.")
         speed, memory = (None, None) if is_tiny else _FLOORS[what, one.peer]

@@ -36,8 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def record(path: Path) -> None:
     """Train each kind and write its numbers."""
+    from nbft.data.tiny_model import make_tiny_model
     from nbft.models.load import quiet
-    from nbft.models.tiny import make_tiny_model
 
     found = {}
     with tempfile.TemporaryDirectory() as name, quiet():
@@ -56,7 +56,7 @@ def _train(kind: str, changes: Mapping[str, Any], model: Path, folder: Path) -> 
     import nbft
     from nbft import events
     from nbft.data.samples import sample_path
-    from nbft.runs.launch import join, start
+    from nbft.launchers.launch import join, start
 
     lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()
     folder.mkdir()

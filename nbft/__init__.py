@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from nbft.errors import ConfigError, DataError, ModelError, NbftError, Problem, RunError
     from nbft.interop.about import help  # noqa: A004
     from nbft.interop.importer import import_file
+    from nbft.launchers import submit, train, train_async
     from nbft.plan import Plan, make_plan
-    from nbft.runs import Run, attach, list_runs, submit, train, train_async
+    from nbft.runs import Run, attach, list_runs
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
 # torch's threads wait for each other by spinning. Where other programs want the cores too (a
@@ -58,9 +59,9 @@ _MODULE_OF = {
     "make_plan": "nbft.plan",
     "presets": "nbft.config",
     "settings": "nbft.config",
-    "submit": "nbft.runs",
-    "train": "nbft.runs",
-    "train_async": "nbft.runs",
+    "submit": "nbft.launchers",
+    "train": "nbft.launchers",
+    "train_async": "nbft.launchers",
 }
 
 __all__ = [

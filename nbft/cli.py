@@ -15,12 +15,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nbft.config import Config, io, presets, settings
 from nbft.errors import NbftError
+
+if TYPE_CHECKING:
+    from nbft.bench.task import Task
 
 app = typer.Typer(
     help="Fine-tune a language model, here or from a notebook.",
@@ -54,7 +57,7 @@ def _mistakes_are_sentences() -> Iterator[None]:
 @app.command()
 def train(file: _File, overrides: _Overrides = None) -> None:
     """Train the run that a config file describes, and wait for its end."""
-    from nbft.runs import start
+    from nbft.launchers import start
 
     with _mistakes_are_sentences():
         config = _checked(file, overrides or [])
@@ -76,9 +79,9 @@ def demo(
     """Fine-tune the default model on bundled rows, and show what changed."""
     from nbft.evaluate.compare import Comparison
     from nbft.formatting import duration, size
+    from nbft.hardware import peak_memory_bytes
+    from nbft.launchers import start
     from nbft.models import find_model
-    from nbft.plan.hardware import peak_memory_bytes
-    from nbft.runs import start
     from nbft.runs.curves import in_words
 
     began = time.monotonic()
@@ -117,7 +120,7 @@ def demo(
 @app.command()
 def submit(file: _File, overrides: _Overrides = None) -> None:
     """Train the run that a config file describes in the background, and return at once."""
-    from nbft.runs import submit as submit_run
+    from nbft.launchers import submit as submit_run
 
     with _mistakes_are_sentences():
         run = submit_run(_checked(file, overrides or []))
@@ -251,26 +254,30 @@ def bench(
     overrides: _Overrides = None,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="trl, trl-tuned, unsloth, llamafactory; may be given several times."),
+        typer.Option(help="trl, trl-tuned, unsloth or llamafactory; may be repeated."),
     ] = None,
     steps: Annotated[int, typer.Option(min=3, help="Steps of each training.")] = 8,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each trains.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side trains.")] = 3,
     python: Annotated[
         list[str] | None,
-        typer.Option(help="Python of a side that has its own environment: unsloth=/path/python."),
+        typer.Option(help="Python of a side in its own environment: unsloth=/path/python."),
     ] = None,
     scale: Annotated[str | None, typer.Option(help="model, length, batch or rows.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Where to draw the bars (.png).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the bars to this file (.png).")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Compare the training speed of nbft and other systems on this machine, in turn.
+    """Compare the training speed of nbft and other systems on this machine.
 
-    Without a file: the default model and bundled rows. Losses that differ have no speed.
+    Without a file: the default model, and bundled text in rows as long as the first 96 of Alpaca.
+    A side whose losses differ gets no speed.
     """
     import tempfile
+    from dataclasses import replace
 
+    from nbft.bench.compare import check_peers
     from nbft.bench.compare import compare as measure
     from nbft.bench.picture import check_path, draw
+    from nbft.bench.rows import ALPACA_LENGTHS, write_rows_of_lengths
     from nbft.bench.scaling import points
     from nbft.bench.task import make_task
 
@@ -280,31 +287,57 @@ def bench(
         if picture is not None:
             check_path(picture)
         pythons = dict(map(_pair, python or []))
+        peers = [*(against or ("trl", "trl-tuned")), *pythons]
+        check_peers(peers)
         given, folder = _config_or_rows(file) if file else ({}, Path())
+        named = [text for text in overrides or [] if text.startswith(_NAMES_ROWS)]
+        rows = ", ".join([str(file)] if file else named)
         if file is None or given == _rows(file):
-            own = {"training": {"per_device_train_batch_size": 8}}
-            given = {"data": {"dataset_name": "alpaca"}, **own, **given}
+            given = {"training": {"per_device_train_batch_size": 8}, **given}
+        if not rows:
+            given = {"data": {"dataset_name": "alpaca"}, **given}
         config = Config(**io.overridden(given, overrides or []))
         task = make_task(config, Path(name), folder, steps=steps)
-        found = {}
-        for what, one in points(task, scale) if scale else [(Path(task.model).name, task)]:
-            with _progress_line() as say:
-                found[what] = measure(
-                    one,
-                    [*(against or ("trl", "trl-tuned")), *pythons],
-                    rounds=rounds,
-                    what=what,
-                    pythons=pythons,
-                    say=say,
-                )
+        if not rows:
+            rows = f"bundled text in rows as long as the first {len(ALPACA_LENGTHS)} of Alpaca"
+            path = Path(name) / "alpaca-lengths.jsonl"
+            write_rows_of_lengths(path, Path(task.rows), task.model, ALPACA_LENGTHS)
+            task = replace(task, rows=str(path))
+        if scale == "length":
+            rows = f"of one length, cut from {rows}"
+        comparisons = {}
+        for what, point in points(task, scale) if scale else [(Path(task.model).name, task)]:
+            typer.echo(f"{what}: {_described(point, rows)}", err=True)
+            comparisons[what] = measure(
+                point,
+                peers,
+                rounds=rounds,
+                what=what,
+                pythons=pythons,
+                say=lambda text: typer.echo(text, err=True),
+            )
             if as_json:
-                for comparison in found[what].found:
-                    typer.echo(json.dumps(comparison.to_dict()))
+                for pair in comparisons[what].pairs:
+                    typer.echo(json.dumps(pair.to_dict() | {"rows": rows}))
             else:
-                typer.echo(f"{what}, {task.method}, {task.device}\n{found[what]}\n")
+                typer.echo(f"\n{what}: {_described(point, rows)}\n{comparisons[what]}\n")
         if picture is not None:
-            draw(found).savefig(picture)
+            draw(comparisons).savefig(picture)
             typer.echo(f"Picture: {picture}", err=as_json)
+
+
+_NAMES_ROWS = ("data.path=", "data.dataset_name=", "data.train")
+
+
+def _described(task: Task, rows: str) -> str:
+    """Name what decides the speeds of a task: method, batch, device and rows."""
+    from nbft.bench.compare import about_machine
+    from nbft.formatting import count
+
+    machine = about_machine(task.device)
+    method = f"LoRA r={task.r}" if task.method == "lora" else "full fine-tuning"
+    device = f"{machine['name'] or task.device}, {count(machine['cores'], 'core')}"
+    return f"{method}, {count(task.batch_rows, 'row')} per step, {device}. Rows: {rows}."
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -313,9 +346,9 @@ def _pair(text: str) -> tuple[str, str]:
 
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise NbftError(f"python={text}: name the side and its Python, as in unsloth=/path/python.")
+        raise NbftError(f"python={text}: give a side and its Python, as in unsloth=/path/python.")
     if name not in SIDES:
-        raise NbftError(f"python={text}: known sides are {', '.join(SIDES)}.")
+        raise NbftError(f"python={text}: choose a side from {', '.join(SIDES)}.")
     return name, str(Path(value).expanduser())
 
 
@@ -573,7 +606,7 @@ def _checked(file: Path, overrides: list[str]) -> Config:
 
 def _watch(run: Any) -> None:
     """Print a progress line until a run is over; Ctrl-C stops it gracefully."""
-    from nbft.runs.launch import join
+    from nbft.launchers.launch import join
 
     progress = _Progress()
     from nbft import events

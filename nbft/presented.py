@@ -1,9 +1,11 @@
 """Values that show themselves: as HTML in a notebook, as text in a terminal.
 
-A value computes; `nbft.pages` lays it out. This is the one place where a value hands over to it.
+A value computes; `nbft.pages` lays it out.
 """
 
 from __future__ import annotations
+
+from nbft import facade
 
 
 class Presented:
@@ -11,14 +13,10 @@ class Presented:
 
     def __str__(self) -> str:
         """Return it as text for a terminal."""
-        from nbft import pages
-
-        return pages.text(self)
+        return facade.text(self)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        from nbft import pages
-
-        return pages.html(self)
+        return facade.html(self)

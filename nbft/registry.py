@@ -15,6 +15,7 @@ import functools
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nbft.errors import ConfigError, Problem
@@ -161,10 +162,17 @@ datasets = Registry(
 )
 """Key → function from a row to a prompt and a completion; data.train.datasets[].dataset_type."""
 
-trainers = Registry(
-    "trainers", "nbft.trainers", {"sft": "trl:SFTTrainer", "base": "transformers:Trainer"}
+_METHODS = sorted(
+    path.stem
+    for path in (Path(__file__).parent / "methods").glob("*.py")
+    if path.stem not in ("__init__", "method")
 )
-"""Key → class like transformers' Trainer, built as for `base`; training.method."""
+
+trainers = Registry(
+    "trainers", "nbft.trainers", {name: f"nbft.methods.{name}:METHOD" for name in _METHODS}
+)
+"""Key → a `Method`, one for each file in nbft/methods, or a class like transformers' Trainer, which
+is built as for `base`; training.method."""
 
 optimizers = Registry(
     "optimizers",
@@ -234,14 +242,14 @@ devices = Registry(
     "nbft.devices",
     {
         "auto": OF_THE_LIBRARY,
-        "cuda": "nbft.plan.devices:Cuda",
-        "xpu": "nbft.plan.devices:Xpu",
-        "mps": "nbft.plan.devices:Mps",
-        "cpu": "nbft.plan.devices:Cpu",
-        "qaic": "nbft.plan.devices:Qaic",
+        "cuda": "nbft.devices:Cuda",
+        "xpu": "nbft.devices:Xpu",
+        "mps": "nbft.devices:Mps",
+        "cpu": "nbft.devices:Cpu",
+        "qaic": "nbft.devices:Qaic",
     },
 )
-"""Key → class like `nbft.plan.devices.Device`; compute.device."""
+"""Key → class like `nbft.devices.Device`; compute.device."""
 
 ALL = (models, datasets, trainers, optimizers, schedulers, collators, metrics, callbacks, devices)
 

@@ -1,4 +1,4 @@
-"""Training speed on this machine: nbft beside other systems, in turn, in one run.
+"""Compares training speed on this machine: nbft and other systems take turns in one session.
 
 Called by `nbft bench` and by the repository's benchmarks.
 """

@@ -1,7 +1,7 @@
-"""Reads the clocks at each step of whichever Trainer trains in this process.
+"""Measures each step of any Trainer in this process.
 
-All sides of a comparison derive from transformers' Trainer, so all get the same clock. Called by
-`nbft.bench.sides`.
+Every side of a comparison derives from transformers' Trainer, so one clock measures them all.
+Called by `nbft.bench.sides`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from nbft.plan.hardware import peak_memory_bytes
+from nbft.hardware import peak_memory_bytes
 
 
 class Clock:
-    """Counts seconds, CPU seconds and tokens a step."""
+    """Records seconds, CPU seconds and tokens of each step."""
 
     def __init__(self) -> None:
-        """Start with nothing counted."""
+        """Start with nothing recorded."""
         self.began: list[tuple[float, float]] = []
         self.ended = 0.0, 0.0
         self.tokens: list[int] = []
@@ -25,7 +25,7 @@ class Clock:
         self.is_float32 = False
 
     def install(self) -> None:
-        """Put the clock into every Trainer of this process, in front of its own callbacks."""
+        """Add the clock to every Trainer in this process, ahead of its own callbacks."""
         import torch
         import transformers
 
@@ -34,7 +34,7 @@ class Clock:
 
         class Callback(transformers.TrainerCallback):
             def on_step_begin(self, *_: Any, **__: Any) -> None:
-                # The end of a step and all that is done after it count for the step before.
+                # Work between two steps counts towards the earlier one.
                 clock.began.append((time.perf_counter(), time.process_time()))
                 clock.tokens.append(0)
 
@@ -43,7 +43,7 @@ class Clock:
                 clock.ended = time.perf_counter(), time.process_time()
 
             def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-                clock.began.append(clock.ended)  # what comes after the last step is no step
+                clock.began.append(clock.ended)  # work after the last step is not a step
                 clock.losses = [log["loss"] for log in state.log_history if "loss" in log]
 
         def timed(trainer: Any, *args: Any, **keys: Any) -> Any:
@@ -62,11 +62,11 @@ class Clock:
         transformers.Trainer.train = timed  # type: ignore[method-assign, assignment]
         transformers.Trainer.training_step = counted  # type: ignore[method-assign, assignment]
 
-    def said(self, device: str) -> dict[str, Any]:
-        """Return what was counted; seconds, CPU seconds and tokens are lists, one number a step.
+    def record(self, device: str) -> dict[str, Any]:
+        """Return what was recorded; seconds, CPU seconds and tokens are lists with one item a step.
 
         Args:
-            device: Where the most memory is looked up.
+            device: Device whose peak memory is reported.
         """
         pairs = list(zip(self.began, self.began[1:], strict=False))
         return {

@@ -1,7 +1,7 @@
-"""Comparing sides: in turn, in processes of their own, medians of the ratios of the rounds.
+"""Compares systems: they take turns, each in its own process, and the median ratio counts.
 
-A machine that slows down slows all sides. A side whose losses are not ours has no speed. Called by
-`nbft bench` and the repository's benchmarks.
+Taking turns means that a machine that slows down slows every side. A side whose losses differ from
+nbft's gets no speed. Called by `nbft bench` and by the repository's benchmarks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,42 +26,42 @@ import nbft
 from nbft.bench.sides import SIDES
 from nbft.bench.task import Task
 from nbft.errors import NbftError
-from nbft.formatting import size
+from nbft.formatting import count, duration, size
+from nbft.hardware import available_devices
 from nbft.limits import usable_cores
-from nbft.plan.hardware import available_devices
 
 DROPPED_STEPS = 2
-"""In the first ones memory is allocated and kernels are chosen."""
+"""The first steps allocate memory and choose kernels."""
 
 _FLOAT32_LOSS = 1e-4
 _OTHER_LOSS = 1e-2
 
 
 def in_turn(sides: Sequence[Callable[[], Any]], rounds: int) -> list[list[Any]]:
-    """Call the sides in turn and return what each returned, round by round."""
-    found: list[list[Any]] = [[] for _ in sides]
+    """Call the sides in turn and return the results of each side, one per round."""
+    results: list[list[Any]] = [[] for _ in sides]
     for _ in range(rounds):
-        for side, results in zip(sides, found, strict=True):
-            results.append(side())
-    return found
+        for side, of_side in zip(sides, results, strict=True):
+            of_side.append(side())
+    return results
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the ratios of the rounds."""
+    """Return the median of the per-round ratios."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one side did in one round.
+    """The result of one side in one round.
 
     Attributes:
-        tokens_per_second: Real tokens, padding not counted, without the first two steps.
-        tokens_per_cpu_second: The same by the seconds of all cores.
-        peak_bytes: Most memory that it held.
+        tokens_per_second: Without padding and without the first two steps.
+        tokens_per_cpu_second: The same per second of CPU time, all cores added up.
+        peak_bytes: Peak memory of the process.
         tokens: Tokens of each step.
         losses: Loss of each step.
-        is_float32: Whether it computed in float32: all weights, and no autocast.
+        is_float32: Whether everything was computed in float32, without autocast.
     """
 
     tokens_per_second: float
@@ -73,19 +74,19 @@ class Trained:
 
 @dataclass(frozen=True)
 class Comparison:
-    """nbft beside one other side.
+    """nbft compared with one other system.
 
     Attributes:
-        what: What was trained.
-        peer: The other side.
-        ratio: Our speed by theirs, median of the rounds; None when the losses do not agree.
-        spread: The least and the most of the rounds.
-        cpu_ratio: The same by CPU seconds.
-        memory_ratio: Our most memory by theirs.
-        losses_agree: Whether the losses of the first step agree, and all are numbers.
-        ours: The last round of ours.
-        theirs: The last round of theirs.
-        machine: What it ran on.
+        what: Name of the task.
+        peer: The other system.
+        ratio: nbft's speed over the peer's, median of the rounds; None when the losses differ.
+        spread: Lowest and highest ratio of the rounds.
+        cpu_ratio: The same ratio per second of CPU time.
+        memory_ratio: nbft's peak memory over the peer's.
+        losses_agree: Whether the first losses agree and all losses are finite.
+        ours: nbft's last round.
+        theirs: The peer's last round.
+        machine: Hardware and versions.
     """
 
     what: str
@@ -106,33 +107,50 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All comparisons of one task, what could not be compared, in sentences, and ours alone."""
+    """All comparisons of one task.
 
-    found: list[Comparison]
-    said: list[str]
-    alone: Trained
+    Attributes:
+        pairs: nbft compared with each peer that could be measured.
+        notes: Why the other peers could not be measured.
+        ours: nbft's last round.
+    """
+
+    pairs: list[Comparison]
+    notes: list[str]
+    ours: Trained
 
     def __str__(self) -> str:
-        """Return a table with one line a side, and the sentences."""
+        """Return a table with one line per side, followed by the notes."""
         lines = [
-            f"{'':<20}{'tokens/s':>10}{'by CPU-s':>10}{'memory':>11}{'loss 1':>9}   nbft is",
-            _line("nbft", self.alone, ""),
+            f"{'':<20}{'tokens/s':>10}{'per CPU-s':>11}{'memory':>11}{'loss 1':>9}   nbft is",
+            _line("nbft", self.ours, ""),
         ]
-        for one in self.found:
-            if one.ratio is None or one.spread is None:
+        for pair in self.pairs:
+            if pair.ratio is None or pair.spread is None:
                 verdict = "losses differ: no speed"
             else:
-                low, high = one.spread
-                verdict = f"{one.ratio:.2f} × ({low:.2f} to {high:.2f})"
-            lines.append(_line(one.peer, one.theirs, verdict))
-        return "\n".join([*lines, *self.said])
+                low, high = pair.spread
+                memory = f"{pair.memory_ratio:.2f} of its memory"
+                verdict = f"{pair.ratio:.2f} × ({low:.2f} to {high:.2f}), {memory}"
+            lines.append(_line(pair.peer, pair.theirs, verdict))
+        return "\n".join([*lines, *self.notes])
 
 
-def _line(name: str, of: Trained, verdict: str) -> str:
+def _line(name: str, result: Trained, verdict: str) -> str:
     return (
-        f"{name:<20}{of.tokens_per_second:>10,.0f}{of.tokens_per_cpu_second:>10,.0f}"
-        f"{size(of.peak_bytes):>11}{of.losses[0]:>9.4f}   {verdict}"
+        f"{name:<20}{result.tokens_per_second:>10,.0f}{result.tokens_per_cpu_second:>11,.0f}"
+        f"{size(result.peak_bytes):>11}{result.losses[0]:>9.4f}   {verdict}"
     ).rstrip()
+
+
+def check_peers(peers: Sequence[str]) -> None:
+    """Check the names of peers.
+
+    Raises:
+        NbftError: A name is not in `SIDES`.
+    """
+    if unknown := set(peers) - set(SIDES):
+        raise NbftError(f"against={', '.join(sorted(unknown))}: choose from {', '.join(SIDES)}.")
 
 
 def compare(
@@ -147,50 +165,94 @@ def compare(
     """Train a task with nbft and with each peer, in turn.
 
     Args:
-        task: What to train.
-        peers: Names of `SIDES`.
-        rounds: How often each trains.
+        task: The task to train.
+        peers: Names from `SIDES`.
+        rounds: How often each side trains.
         what: Name of the task.
-        pythons: By name of a side, the Python of another environment, for systems that need other
-            versions of the libraries than we do.
-        say: Told each training that begins.
+        pythons: Python of another environment by name of a side, for systems that need other
+            versions of the libraries than nbft does.
+        say: Called with a line of text after each training: its result and the time left.
 
     Raises:
-        NbftError: nbft's own side failed, or a peer is unknown.
+        NbftError: nbft itself failed, or a peer is unknown.
     """
-    if unknown := set(peers) - set(SIDES):
-        raise NbftError(f"against={', '.join(sorted(unknown))}: known are {', '.join(SIDES)}.")
-    hindrances = {name: SIDES[name].hindrance(task, elsewhere=name in pythons) for name in peers}
-    said = [text for text in hindrances.values() if text]
-    there = ["nbft", *(name for name, text in hindrances.items() if not text)]
-    found: dict[str, list[Trained]] = {name: [] for name in there}
-    for number in range(rounds):
-        for name in list(found):
-            say(f"Round {number + 1} of {rounds}: {SIDES[name].name} …")
-            try:
-                found[name].append(train_side(name, task, pythons.get(name)))
-            except NbftError as error:
-                if name == "nbft":
-                    raise
-                said.append(f"{SIDES[name].name} failed: {error}")
-                del found[name]
-    ours = found.pop("nbft")
+    check_peers(peers)
+    reasons = {name: SIDES[name].why_unavailable(task, elsewhere=name in pythons) for name in peers}
+    notes = [reason for reason in reasons.values() if reason]
+    results: dict[str, list[Trained]] = {"nbft": []}
+    results.update({name: [] for name, reason in reasons.items() if not reason})
+    queue = list(results) * rounds
+    seconds: dict[str, float] = {}
+    done = 0
+    say(
+        f"{count(len(queue), 'training')} of {count(task.steps, 'step')} each. "
+        "Each result comes with the time left."
+    )
+    while queue:
+        name = queue.pop(0)
+        began = time.monotonic()
+        try:
+            results[name].append(train_side(name, task, pythons.get(name)))
+            line = f"{SIDES[name].name}: {_progress(name, results)}"
+        except NbftError as error:
+            if name == "nbft":
+                raise
+            notes.append(f"{SIDES[name].name} failed: {error}")
+            line = notes[-1].rstrip(".") + "."
+            del results[name]
+            queue = [other for other in queue if other != name]
+        seconds[name] = time.monotonic() - began
+        done += 1
+        say(f"{done} of {done + len(queue)}, {line}{_time_left(queue, seconds)}")
+    ours = results.pop("nbft")
     machine = about_machine(task.device)
-    pairs = [_compared(what, SIDES[n].name, ours, t, machine) for n, t in found.items()]
-    return Comparisons(pairs, said, ours[-1])
+    pairs = [_compared(what, SIDES[n].name, ours, t, machine) for n, t in results.items()]
+    return Comparisons(pairs, notes, ours[-1])
+
+
+def _progress(name: str, results: Mapping[str, list[Trained]]) -> str:
+    """Describe a side's last round, and how nbft compares so far."""
+    last = results[name][-1]
+    text = f"{count(last.tokens_per_second)} tokens/s, {size(last.peak_bytes)}"
+    if name == "nbft":
+        return f"{text}."
+    ours = results["nbft"]
+    if not all(losses_agree(a, b) for a, b in zip(ours, results[name], strict=True)):
+        return f"{text}; its losses differ from nbft's."
+    return f"{text}; nbft is {_speed_ratio(ours, results[name]):.2f} × as fast."
+
+
+def _time_left(queue: Sequence[str], seconds: Mapping[str, float]) -> str:
+    """Estimate the time for the rest from the trainings so far.
+
+    A side that has not trained yet counts as the mean of the others. That is often too little,
+    since nbft trains first.
+    """
+    if not queue:
+        return ""
+    mean = statistics.mean(seconds.values())
+    about = "About" if set(queue) <= set(seconds) else "At least"
+    return f" {about} {duration(sum(seconds.get(name, mean) for name in queue))} left."
+
+
+def _speed_ratio(ours: Sequence[Trained], theirs: Sequence[Trained]) -> float:
+    return median_ratio(
+        [result.tokens_per_second for result in ours],
+        [result.tokens_per_second for result in theirs],
+    )
 
 
 def train_side(name: str, task: Task, python: str | None = None) -> Trained:
-    """Train in a process of its own.
+    """Train one side in its own process.
 
     Args:
-        name: Of the side.
-        task: What to train.
-        python: Of another environment, which has this package's modules by their folder alone;
-            this one when None.
+        name: Name of the side.
+        task: The task to train.
+        python: Python of another environment, which gets a copy of this package; None uses this
+            environment.
 
     Raises:
-        NbftError: It failed; holds the last line that it said.
+        NbftError: It failed; the message is the last line of its output.
     """
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +270,7 @@ def train_side(name: str, task: Task, python: str | None = None) -> Trained:
                 check=False,
             )
         except OSError as error:
-            raise NbftError(f"{python}: {error.strerror}.") from None
+            raise NbftError(f"{python}: cannot be started ({error.strerror}).") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise NbftError(lines[-1])
@@ -255,11 +317,11 @@ def _compared(
 
 
 def losses_agree(ours: Trained, theirs: Trained) -> bool:
-    """Whether two sides saw the same tokens, began at the same loss, and stayed finite.
+    """Whether two sides saw the same tokens, started at the same loss, and stayed finite.
 
-    The first step is compared: 0.01% where both compute in float32, 1% where one computes in 16
-    bits, as autocast does on float32 weights too. Later steps differ by the adapters' random
-    beginnings.
+    Only the first loss is compared: within 0.01% where both sides compute in float32, and within 1%
+    where one computes in 16 bits, as autocast does on float32 weights. Later losses differ because
+    the adapters start from different random weights.
     """
     within = _FLOAT32_LOSS if ours.is_float32 and theirs.is_float32 else _OTHER_LOSS
     first, other = ours.losses[0], theirs.losses[0]
@@ -268,7 +330,7 @@ def losses_agree(ours: Trained, theirs: Trained) -> bool:
 
 
 def about_machine(device: str) -> dict[str, Any]:
-    """Return what a comparison ran on."""
+    """Return the hardware and the versions that a comparison ran on."""
     import importlib.metadata
 
     packages = ("torch", "transformers", "trl", "peft")

@@ -1,4 +1,4 @@
-"""The comparisons as a matplotlib Figure."""
+"""Draws comparisons as a matplotlib Figure."""
 
 from __future__ import annotations
 
@@ -12,46 +12,49 @@ from nbft.errors import NbftError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OURS, _THEIRS = "#0072B2", "#8c8c8c"  # colour-blind people tell them apart; each bar is named too
+_OURS, _THEIRS = (
+    "#0072B2",
+    "#8c8c8c",
+)  # distinct for colour-blind readers; each bar is also labelled
 
 _KINDS = (".png", ".svg", ".pdf")
 
 
 def check_path(path: Path) -> None:
-    """Check where a picture shall go, before minutes are spent on what it shows.
+    """Check the path of a picture before minutes are spent on measuring.
 
     Raises:
-        NbftError: It has an unknown ending or no folder.
+        NbftError: The file type is unknown, or the folder does not exist.
     """
     if path.suffix not in _KINDS:
-        raise NbftError(f"picture={path}: ends in {', '.join(_KINDS[:-1])} or {_KINDS[-1]}.")
+        raise NbftError(f"picture={path}: must end in {', '.join(_KINDS[:-1])} or {_KINDS[-1]}.")
     if not path.absolute().parent.is_dir():
-        raise NbftError(f"picture={path}: there is no folder {path.absolute().parent}. Make it.")
+        raise NbftError(f"picture={path}: no such folder {path.absolute().parent}. Create it.")
 
 
-def draw(found: Mapping[str, Comparisons]) -> Figure:
-    """Draw tokens a second, one group of bars for each task.
+def draw(comparisons: Mapping[str, Comparisons]) -> Figure:
+    """Draw tokens per second, one group of bars per task.
 
     Args:
-        found: Comparisons by the name of their task.
+        comparisons: Comparisons by the name of their task.
     """
     from matplotlib.figure import Figure
 
     bars = []
-    for what, comparisons in found.items():
-        bars.append((f"{what}\nnbft", comparisons.alone.tokens_per_second, "", _OURS))
-        for one in comparisons.found:
-            words = "losses differ" if one.ratio is None else f"nbft is {one.ratio:.1f} ×"
-            bars.append((one.peer, one.theirs.tokens_per_second, words, _THEIRS))
+    for what, of_task in comparisons.items():
+        bars.append((f"{what}\nnbft", of_task.ours.tokens_per_second, "", _OURS))
+        for pair in of_task.pairs:
+            note = "losses differ" if pair.ratio is None else f"nbft is {pair.ratio:.1f} ×"
+            bars.append((pair.peer, pair.theirs.tokens_per_second, note, _THEIRS))
     figure = Figure(figsize=(7, 0.8 + 0.45 * len(bars)), layout="constrained")
     axes = figure.subplots()
-    places = range(len(bars))
-    axes.barh(places, [bar[1] for bar in bars], color=[bar[3] for bar in bars])
-    axes.set_yticks(places, [bar[0] for bar in bars])
+    positions = range(len(bars))
+    axes.barh(positions, [bar[1] for bar in bars], color=[bar[3] for bar in bars])
+    axes.set_yticks(positions, [bar[0] for bar in bars])
     axes.invert_yaxis()
-    for place, (_, speed, words, _) in enumerate(bars):
-        axes.annotate(f" {speed:,.0f}  {words}", (speed, place), va="center")
+    for position, (_, speed, note, _) in enumerate(bars):
+        axes.annotate(f" {speed:,.0f}  {note}", (speed, position), va="center")
     axes.margins(x=0.25)
-    axes.set_xlabel("tokens a second, padding not counted")
+    axes.set_xlabel("tokens per second, padding not counted")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,9 +1,9 @@
-"""The sides of a comparison, each in a process of its own: `python -m nbft.bench.sides NAME TASK`.
+"""The sides of a comparison, each in its own process: `python -m nbft.bench.sides NAME TASK`.
 
-Each trains a task as its system's documentation shows it, with the same learning rate and schedule,
-and prints what its clock counted. To add a system, add a function and its line in `SIDES`. Called
-by `nbft.bench.compare`; may run in an environment that has the other system and not ours, so
-nothing beyond pydantic is imported for all.
+Each side trains the task as the documentation of its system shows, with the same learning rate and
+schedule, and prints what its clock recorded. To add a system, add a function and its entry in
+`SIDES`. Called by `nbft.bench.compare`. A side may run in an environment that has the other system
+but not nbft's dependencies, so this module imports nothing beyond pydantic.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from nbft.bench.clock import Clock
-from nbft.bench.task import Task, write_rows
+from nbft.bench.rows import write_rows
+from nbft.bench.task import Task
 
 _LEARNING_RATE = 2e-4
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side.
+    """One system in a comparison.
 
     Attributes:
-        name: In words.
+        name: Name to show.
         train: Trains a task.
-        packages: What it needs besides nbft's own dependencies, as `pip install` takes it.
-        devices: Where it runs; everywhere when empty.
-        is_apart: Whether it needs other versions of the libraries than we do, and so an
-            environment of its own.
+        packages: Packages needed besides nbft's own dependencies, as `pip install` takes them.
+        devices: Devices it runs on; any device when empty.
+        is_apart: Whether it needs other versions of the libraries than nbft does, and therefore
+            its own environment.
     """
 
     name: str
@@ -43,26 +44,29 @@ class Side:
     devices: tuple[str, ...] = ()
     is_apart: bool = False
 
-    def hindrance(self, task: Task, *, elsewhere: bool = False) -> str:
-        """Say why it cannot train a task, and what to do; "" when it can.
+    def why_unavailable(self, task: Task, *, elsewhere: bool = False) -> str:
+        """Explain why it cannot train a task and what to do about it; "" when it can.
 
         Args:
-            task: What to train.
-            elsewhere: Whether it trains in another environment than this one.
+            task: The task to train.
+            elsewhere: Whether it would train in another environment.
         """
         if self.devices and task.device not in self.devices:
             return f"{self.name} does not train on {task.device}."
         absent = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if absent and not elsewhere:
-            how = f"pip install {' '.join(absent)}"
+            command = f"pip install {' '.join(absent)}"
             if self.is_apart:
-                how += " in an environment of its own, and name its Python with --python."
-            return f"{self.name} is not installed. {how}"
+                return (
+                    f"{self.name} is not installed. Run {command} in a separate environment, and "
+                    "pass its Python with --python."
+                )
+            return f"{self.name} is not installed. Run {command}."
         return ""
 
 
 def train_nbft(task: Task) -> None:
-    """Train with nbft; what the task does not name is at its default."""
+    """Train with nbft; settings that the task does not name keep their defaults."""
     from nbft import events
     from nbft.config import Config
     from nbft.runs import Run
@@ -97,12 +101,12 @@ def train_nbft(task: Task) -> None:
 
 
 def train_trl(task: Task) -> None:
-    """Train with TRL as its documentation shows it: a name, rows, a LoraConfig."""
+    """Train with TRL as its documentation shows: a model name, rows and a LoraConfig."""
     _sft(task, task.model, adapter=True, model_init_kwargs=_quantization(task))
 
 
 def train_trl_tuned(task: Task) -> None:
-    """Train with TRL's best settings: number types, no padding, no checkpointing, kernels."""
+    """Train with TRL's fastest settings: data types, padding-free, no checkpointing, kernels."""
     model: dict[str, Any] = {"dtype": task.dtype, **_quantization(task)}
     arguments: dict[str, Any] = {
         "padding_free": True,
@@ -127,8 +131,8 @@ def _quantization(task: Task) -> dict[str, Any]:
 
 
 def train_unsloth(task: Task) -> None:
-    """Train with Unsloth as its documentation shows it."""
-    from unsloth import FastLanguageModel  # type: ignore[import-not-found]  # before all others
+    """Train with Unsloth as its documentation shows."""
+    from unsloth import FastLanguageModel  # type: ignore[import-not-found]  # must be imported first
 
     model, tokenizer = FastLanguageModel.from_pretrained(
         task.model, max_seq_length=4096, load_in_4bit=task.load_in_4bit, full_finetuning=False
@@ -146,14 +150,14 @@ def train_unsloth(task: Task) -> None:
 
 
 def train_llamafactory(task: Task) -> None:
-    """Train with LLaMA-Factory as its documentation shows it."""
+    """Train with LLaMA-Factory as its documentation shows."""
     from llamafactory.train.tuner import run_exp  # type: ignore[import-not-found]
     from transformers import AutoTokenizer
 
     folder = Path(task.folder) / "llamafactory"
     folder.mkdir(exist_ok=True)
     end = AutoTokenizer.from_pretrained(task.model).eos_token
-    with Path(task.rows).open(encoding="utf-8") as given:  # its template of nothing adds no end
+    with Path(task.rows).open(encoding="utf-8") as given:  # its empty template adds no end token
         pairs = [(row["prompt"], row["completion"] + end) for row in map(json.loads, given)]
     write_rows(folder / "rows.jsonl", pairs)
     columns = {"prompt": "prompt", "response": "completion"}
@@ -203,14 +207,14 @@ def _common(task: Task, folder: Path) -> dict[str, Any]:
 def _sft(
     task: Task, model: Any, tokenizer: Any = None, *, adapter: bool = False, **arguments: Any
 ) -> None:
-    """Train with TRL's SFTTrainer, as it is or as another system has changed it.
+    """Train with TRL's SFTTrainer, as it is or as patched by another system.
 
     Args:
-        task: What to train.
+        task: The task to train.
         model: The model, or its folder.
-        tokenizer: Its tokenizer; the model's own when None.
-        adapter: Whether the model still needs its adapter.
-        **arguments: Of SFTConfig, in place of those of the task.
+        tokenizer: Its tokenizer; None loads the model's own.
+        adapter: Whether to add the adapter to the model.
+        **arguments: Arguments of SFTConfig that replace those of the task.
     """
     import datasets
     from peft import LoraConfig
@@ -243,18 +247,18 @@ SIDES = {
 
 
 def main(name: str, path: str) -> None:
-    """Train a task and print what the clock counted, as JSON on the last line."""
+    """Train a task and print what the clock recorded, as JSON on the last line."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.disable(logging.WARNING)
     clock = Clock()
-    if name == "unsloth":  # it changes transformers when it is imported, and must come first
+    if name == "unsloth":  # it patches transformers when imported, so it must come first
         importlib.import_module("unsloth")
     clock.install()
     task = Task.load(Path(path))
     SIDES[name].train(task)
-    sys.stdout.write(json.dumps(clock.said(task.device)) + "\n")
+    sys.stdout.write(json.dumps(clock.record(task.device)) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # the libraries' farewell takes seconds
+    os._exit(0)  # a regular exit of the libraries takes seconds
 
 
 if __name__ == "__main__":

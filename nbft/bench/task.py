@@ -1,37 +1,37 @@
-"""What all sides of a comparison train: the same model, rows, order, adapter and batch."""
+"""What every side of a comparison trains: the same model, rows, order, adapter and batch size."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nbft.bench.rows import write_rows
 from nbft.config import Config
+from nbft.decisions import decide
 from nbft.errors import DataError
 from nbft.models.find import find_model
-from nbft.plan.hardware import choose_device, choose_dtype, choose_mixed_precision
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to train.
+    """One training job.
 
     Attributes:
         model: Folder of the model.
         rows: File of rows, JSON lines with prompt and completion, in the order of training.
         folder: Where a side may write.
         device: Device that trains.
-        dtype: Number type of the weights, of those sides that choose one.
-        mixed_precision: Autocast, of those sides that choose one: bf16, fp16 or no.
-        method: LoRA on all linear layers, or all weights.
-        r: Rank of LoRA; alpha is twice as much.
-        batch_rows: Rows a step.
+        dtype: Data type of the weights, for sides that let it be chosen.
+        mixed_precision: Autocast type, for sides that let it be chosen: bf16, fp16 or no.
+        method: LoRA on all linear layers, or full fine-tuning.
+        r: LoRA rank; alpha is twice the rank.
+        batch_rows: Rows per step.
         steps: Optimiser steps.
         load_in_4bit: Whether the frozen weights are quantised to nf4.
-        seed: Seed of the adapter.
-        speed: The settings of our own fast path; the defaults where it names none.
+        seed: Seed for the initial adapter weights.
+        speed: Settings of nbft's fast path; defaults apply to those left out.
     """
 
     model: str
@@ -61,41 +61,41 @@ class Task:
 def make_task(
     config: Config, folder: Path, data_folder: Path | None = None, *, steps: int = 8
 ) -> Task:
-    """Make the task of a config: its model and training rows, whole rows only.
+    """Make the task of a config from its model and its training rows.
 
-    Rows that data.max_length would cut are left out: systems cut in ways of their own.
+    Rows longer than data.max_length are left out, because each system truncates differently.
 
     Args:
-        config: Names the model and the rows. Of its other settings count number types, method,
-            rank, batch, seed, 4 bits and speed; the rest is alike on all sides.
+        config: Names the model and the rows. Its data types, method, rank, batch size, seed, 4-bit
+            setting and speed settings are used too; everything else is the same on all sides.
         folder: Where rows and results are written.
-        data_folder: Folder of relative paths of rows.
+        data_folder: Folder that relative paths of rows start from.
         steps: Optimiser steps.
 
     Raises:
-        ModelError: The model is not here and cannot be fetched.
-        DataError: There are fewer rows than two steps need.
+        ModelError: The model is not on this machine and cannot be downloaded.
+        DataError: Fewer rows are left than two steps need.
     """
     from nbft.data.examples import load_examples
     from nbft.data.tokens import encode
     from nbft.models.load import load_tokenizer
 
     found = find_model(config.model.model_name, config.model.model_revision, lambda text: None)
-    device = choose_device(config).value
-    dtype = choose_dtype(config, device).value
+    decisions = decide(config, found.path)
     batch = config.training.per_device_train_batch_size
     tokenizer = load_tokenizer(config, found.path)
     examples, _ = load_examples(config, "train", folder=data_folder)
     rows = []
     for row in encode(examples, tokenizer):
         if len(row.ids) <= config.data.max_length:
-            end = len(row.ids) - (row.ids[-1] == tokenizer.eos_token_id)  # every side adds it
+            end = len(row.ids) - (row.ids[-1] == tokenizer.eos_token_id)  # every side adds one
             parts = row.ids[: row.prompt_tokens], row.ids[row.prompt_tokens : end]
             rows.append([tokenizer.decode(p, clean_up_tokenization_spaces=False) for p in parts])
     if len(rows) < 2 * batch:
         raise DataError(
-            f"data: {len(rows)} whole rows are left of {len(examples)}; a comparison needs "
-            f"{2 * batch}. Name more rows, or raise data.max_length={config.data.max_length}."
+            f"data: {len(rows)} of {len(examples)} rows fit within "
+            f"data.max_length={config.data.max_length}; a comparison needs {2 * batch}. "
+            "Use more rows, or raise data.max_length."
         )
     path = folder / "rows.jsonl"
     write_rows(path, rows)
@@ -103,9 +103,9 @@ def make_task(
         model=str(found.path),
         rows=str(path),
         folder=str(folder),
-        device=device,
-        dtype=dtype,
-        mixed_precision=choose_mixed_precision(config, device, dtype).value,
+        device=decisions.device.value,
+        dtype=decisions.dtype.value,
+        mixed_precision=decisions.mixed_precision.value,
         method="full" if config.peft.method == "full" else "lora",
         r=config.peft.r,
         batch_rows=batch,
@@ -114,10 +114,3 @@ def make_task(
         seed=config.training.seed,
         speed=config.speed.model_dump(),
     )
-
-
-def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write pairs of prompt and completion as JSON lines."""
-    with path.open("w", encoding="utf-8") as file:
-        for prompt, completion in rows:
-            file.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
-from nbft import registry
+from nbft import facade, registry
 from nbft.config import io
 from nbft.config.base import Section, Setting, setting, walk_settings
 from nbft.config.callbacks import Callbacks
@@ -234,9 +234,7 @@ class Config(Section):
         Raises:
             ConfigError: The file is wrong by its own system's rules, or of no system known.
         """
-        from nbft.interop.importer import import_file
-
-        return import_file(path, system)
+        return facade.import_file(path, system)  # type: ignore[no-any-return]
 
     def export(self, system: str) -> str:
         """Return the text of a file for another system; its `left_out` says what it cannot hold.
@@ -250,15 +248,11 @@ class Config(Section):
         """
         if system.lower() == "python":
             return self.to_python()
-        from nbft.interop.exporter import export
-
-        return export(self, system)
+        return facade.export(self, system)  # type: ignore[no-any-return]
 
     def to_python(self) -> str:
         """Return a plain Python cell of transformers, TRL and PEFT that trains the same."""
-        from nbft.interop.python import to_python
-
-        return to_python(self)
+        return facade.to_python(self)  # type: ignore[no-any-return]
 
 
 def settings() -> tuple[Setting, ...]:

@@ -167,7 +167,8 @@ class Evaluation(Section):
             re.compile(value or "")
         except re.error as error:
             raise PydanticCustomError(
-                "nbft", f"is no regular expression: {error}. Write \\ before a sign that is meant."
+                "nbft",
+                f"is not a valid regular expression ({error}). Write \\ before a sign that is meant.",
             ) from None
         return value
 

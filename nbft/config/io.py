@@ -17,6 +17,7 @@ from typing import Any
 
 from nbft.config.data import written_out
 from nbft.errors import ConfigError, Problem
+from nbft.syntax import position, yaml_problem
 
 _PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 _LARGEST_FILE_BYTES = 1_000_000
@@ -39,9 +40,13 @@ def read(path: Path) -> Tree:
         raise ConfigError(f"{path}: no such file. {_beside(path)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path}: cannot be read: {reason.lower()}.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder. Name the file in it.") from None
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+    except ValueError:
+        raise ConfigError(f"{str(path)!r}: is not a valid file name.") from None
     return parse_yaml(text, str(path))
 
 
@@ -63,24 +68,32 @@ def parse_yaml(text: str, source: str) -> Tree:
         source: What to call the text in a message.
 
     Raises:
-        ConfigError: With the line: it is no YAML, a key stands twice, or it is no mapping.
+        ConfigError: With line and column: invalid YAML, or a duplicate key. Or it is no mapping.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, SafeConstructor
+    from ruamel.yaml.error import YAMLError
 
+    class Constructor(SafeConstructor):
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)
+            except ValueError as error:  # says no line
+                raise ConstructorError(None, None, str(error), node.start_mark) from None
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Constructor
     try:
-        tree = YAML(typ="safe", pure=True).load(text)
+        tree = yaml.load(text)
     except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        key = re.search(r'key "([^"]*)"', str(error.problem))
-        name = key[1] if key else "a key"
-        raise ConfigError(f"{source} line {line}: {name} stands twice. Keep one.") from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{source} line {line}: not YAML: {error.problem}.") from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{source}: not YAML: {error}.") from None
+        mark = error.problem_mark
+        rest = text.split("\n")[mark.line][mark.column :]
+        key = re.match(r"""["']?([^"':,\]}]+)""", rest)
+        name = key[1].strip() if key else "a key"
+        place = f"{source} {position(mark.line + 1, mark.column + 1)}"
+        raise ConfigError(f"{place}: {name} appears twice. Keep one.") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(yaml_problem(error, text, source)) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

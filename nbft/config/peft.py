@@ -140,6 +140,11 @@ class Peft(Section):
         return value
 
     @property
+    def trains_adapter(self) -> bool:
+        """Whether an adapter is trained beside the frozen model, rather than the model itself."""
+        return self.method != "full"
+
+    @property
     def alpha(self) -> int:
         """The strength that counts: lora_alpha, or what -1 stands for.
 

@@ -60,7 +60,8 @@ def _problem(detail: Mapping[str, Any], place: tuple[str, ...], root: type[Secti
     setting = _setting_at(location, root)
     say = _SENTENCES.get(detail["type"])
     context = {**detail.get("ctx", {}), "message": detail["msg"]}
-    why, fix, proposal = say(value, setting, context) if say else (detail["msg"], "", None)
+    otherwise = (f"is not valid ({detail['msg']}).", "", None)  # a kind of error without a sentence
+    why, fix, proposal = say(value, setting, context) if say else otherwise
     if isinstance(value, (dict, list)):
         value = None
     changes = {field: proposal} if proposal is not None else {}

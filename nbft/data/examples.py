@@ -32,6 +32,8 @@ from nbft.data.ready import READY
 from nbft.data.sources import Rows, load_rows, resolve, spread, stream_rows
 from nbft.errors import DataError, Problem
 from nbft.formatting import count
+from nbft.methods import Method, method_of
+from nbft.methods.method import Kind
 
 __all__ = ["Example", "Examples", "load_examples", "preview", "stream_examples"]
 
@@ -66,6 +68,7 @@ class Part:
         make: Makes the example of a row.
         field: Its dotted name.
         format: How the rows were understood.
+        kind: What the first of them holds.
         made: All examples, where they are few.
         keeps: Whether a row is trained on at all; None when every row is.
     """
@@ -75,6 +78,7 @@ class Part:
     make: Callable[[Mapping[str, Any]], Example]
     field: str
     format: str
+    kind: Kind
     made: list[Example] | None = None
     keeps: Callable[[Mapping[str, Any]], bool] | None = None
 
@@ -205,14 +209,14 @@ def load_examples(
                     f"{field}.sample_count={dataset.sample_count}: there are only {len(rows):,} "
                     "rows; all are taken."
                 )
-            parts.append(_part(rows, dataset, field, folder, remarks))
+            parts.append(_part(rows, method_of(config), dataset, field, folder, remarks))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
     recognised = [
         f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
-        f"{known.learnt}."
+        f"{method_of(config).trained_on(part.kind) or known.trained_on}."
         for part in parts
         for known in formats.FORMATS
         if part.format == known.name
@@ -248,9 +252,14 @@ def _streamed(
 ) -> Rows:
     try:
         rows = list(itertools.islice(stream, most))
-    except (ValueError, OSError) as error:
-        why = f"cannot be read: {error}."
-        raise DataError(Problem(f"{field}.path", dataset.path, why, "Mend the file.")) from None
+    except UnicodeDecodeError:
+        why = "is not UTF-8 text."
+        raise DataError(Problem(f"{field}.path", dataset.path, why, "Save it as UTF-8.")) from None
+    except OSError as error:
+        why = f"cannot be read: {(error.strerror or type(error).__name__).lower()}."
+        raise DataError(Problem(f"{field}.path", dataset.path, why, "")) from None
+    except ValueError as error:
+        raise DataError(Problem(f"{field}.path", dataset.path, str(error), "Fix it.")) from None
     if not rows:
         raise DataError(Problem(f"{field}.path", dataset.path, "holds no rows.", "Name another."))
     return rows
@@ -315,7 +324,8 @@ def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[E
     makers, sources = [], []
     for number, dataset in enumerate(block.datasets):
         field = f"data.train.datasets[{number}]"
-        part = _part(_rows(config, "train", dataset, field, folder), dataset, field, folder, [])
+        first = _rows(config, "train", dataset, field, folder)
+        part = _part(first, method_of(config), dataset, field, folder, [])
         makers.append((part.make, field))
         rows = stream_rows(dataset, "train", field, folder=folder)
         numbered = _Numbered(rows, number, dataset.sample_count, part.keeps)
@@ -374,7 +384,12 @@ def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> lis
 
 
 def _part(
-    rows: Rows, dataset: Dataset, field: str, folder: Path | None, remarks: list[str]
+    rows: Rows,
+    method: Method,
+    dataset: Dataset,
+    field: str,
+    folder: Path | None,
+    remarks: list[str],
 ) -> Part:
     """Understand the rows of a dataset, and see that they can be understood."""
     looked_at = spread(len(rows), ROWS_CHECKED).tolist()
@@ -396,7 +411,7 @@ def _part(
         if known is None:
             raise DataError(_unknown(columns, field))
         texts, name, make = {*known.texts} & {*columns}, known.name, known.make
-        keeps = known.keeps
+        keeps = None if method.uses_labels else known.label
         if keeps is not None:
             numbers = np.flatnonzero(
                 np.fromiter((keeps(row) for row in rows), dtype=bool, count=len(rows))
@@ -404,17 +419,20 @@ def _part(
             if gone := len(rows) - len(numbers):
                 remarks.append(
                     f"{field}: {gone:,} of {len(rows):,} rows are left out: they are "
-                    f"{known.left_out}."
+                    "labelled as bad answers."
                 )
             looked_at = numbers[spread(len(numbers), ROWS_CHECKED)].tolist()
     _same_types({name: held[name] for name in sorted(texts) if name in held}, field)
     made: list[Example] | None = [] if len(looked_at) == len(numbers) else None
-    empty = 0
+    empty, kind = 0, None
     for n in looked_at:
         example = _made(make, rows[n], n + 1, field)
+        kind = kind or example.kind
         empty += not example.messages and not example.completion.strip()
         if made is not None:
             made.append(example)
+    if kind is not None and kind not in method.accepts:
+        raise DataError(Problem(field, None, *method.refusal(kind)))
     if empty == len(looked_at):
         raise DataError(
             Problem(
@@ -429,7 +447,7 @@ def _part(
             f"{field}: {empty:,} of {len(looked_at):,} rows have an empty completion; they teach the "
             "model to say nothing."
         )
-    return Part(rows, numbers, make, field, name, made, keeps)
+    return Part(rows, numbers, make, field, name, kind or "pair", made, keeps)
 
 
 def _named_way(
@@ -562,8 +580,8 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
     """
     try:
         parsed = list(string.Formatter().parse(template))
-    except ValueError as error:
-        why = f"{str(error).rstrip('.').lower()}."
+    except ValueError:
+        why = "has a brace that is not closed, or not opened."
         raise DataError(
             Problem(field, template, why, "Write {{ and }} for braces that are no column.")
         ) from None

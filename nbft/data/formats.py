@@ -7,12 +7,14 @@ shape, add it to `FORMATS`.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nbft.data.ready import alpaca_prompt
+from nbft.methods.method import Kind
 
 Row = Mapping[str, Any]
 Turn = Mapping[str, str]
@@ -24,13 +26,29 @@ class Example:
 
     Attributes:
         prompt: Text that the model is given; "" for plain text.
-        completion: Text that it learns to answer with.
+        completion: Text that it is trained to answer with.
         messages: Chat turns instead of both, for the model's chat template; () otherwise.
+        rejected: A worse completion, or the turns of a worse conversation; None where there is
+            none.
+        label: Whether the answer is a good one; None where nobody says.
     """
 
     prompt: str = ""
     completion: str = ""
     messages: tuple[Turn, ...] = ()
+    rejected: str | tuple[Turn, ...] | None = None
+    label: bool | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it holds; methods say which kinds they accept."""
+        if self.rejected is not None:
+            return "preference"
+        if self.label is not None:
+            return "feedback"
+        if self.messages:
+            return "conversation"
+        return "pair" if self.prompt else "text"
 
 
 class RowError(Exception):
@@ -49,21 +67,19 @@ class Format:
         name: What it is called, in words.
         columns: Columns that a row needs; of a group written "a|b", one.
         make: Makes the example of a row; raises RowError.
-        learnt: What is learnt of a row, in words.
+        trained_on: What of a row is trained on, in words.
         texts: The columns that must be text, or empty when `make` sees to it.
         when: Whether a row has it, where the columns alone do not tell; None when they do.
-        keeps: Whether a row is trained on at all; None when every row is.
-        left_out: Why the others are not, in words.
+        label: The verdict on a row's answer; None where the rows have none.
     """
 
     name: str
     columns: tuple[str, ...]
     make: Callable[[Row], Example]
-    learnt: str
+    trained_on: str
     texts: frozenset[str] = field(default_factory=frozenset)
     when: Callable[[Row], bool] | None = None
-    keeps: Callable[[Row], bool] | None = None
-    left_out: str = ""
+    label: Callable[[Row], bool] | None = None
 
     def fits(self, columns: Sequence[str], row: Row) -> bool:
         """Whether rows with these columns, such as this one, have this shape."""
@@ -153,7 +169,7 @@ def chat(found: tuple[Turn, ...]) -> Example:
     """
     if not any(turn["role"] == "assistant" for turn in found):
         raise RowError(
-            'no message has the role "assistant", so nothing would be learnt.',
+            'no message has the role "assistant", so there would be nothing to train on.',
             "Add the answer.",
         )
     return Example(messages=found)
@@ -161,6 +177,14 @@ def chat(found: tuple[Turn, ...]) -> Example:
 
 def _messages(row: Row) -> Example:
     return chat(turns(row.get("messages"), "messages"))
+
+
+def _labelled(row: Row) -> bool:
+    return bool(row.get("label"))
+
+
+def _feedback(row: Row) -> Example:
+    return dataclasses.replace(_messages(row), label=_labelled(row))
 
 
 def sharegpt(row: Row) -> Example:
@@ -188,19 +212,26 @@ def _answer(value: Any, column: str) -> tuple[Turn, ...]:
     return turns(value, column)
 
 
-def _chosen(row: Row) -> Example:
-    """Return the better answer of a pair: to a prompt, to a conversation, or a whole one."""
-    chosen = row.get("chosen")
+def _preference(row: Row) -> Example:
+    """Return two answers: to a prompt, to a conversation, or as two whole conversations."""
+    chosen, rejected = row.get("chosen"), row.get("rejected")
     given = row.get("conversations") or row.get("messages") or row.get("prompt") or ()
     if isinstance(given, str) and isinstance(chosen, str):
-        return Example(given, chosen)
+        return Example(given, chosen, rejected=rejected if isinstance(rejected, str) else None)
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     before = turns(given, "prompt") if given else ()
-    answer = _answer(chosen, "chosen")
-    if before and answer[: len(before)] == before:  # the chosen conversation repeats the prompt
-        before = ()
-    return chat((*before, *answer))
+
+    def answered(value: Any, column: str) -> tuple[Turn, ...]:
+        answer = _answer(value, column)
+        if before and answer[: len(before)] == before:  # the conversation repeats the prompt
+            return answer
+        return (*before, *answer)
+
+    example = chat(answered(chosen, "chosen"))
+    if not rejected:
+        return example
+    return dataclasses.replace(example, rejected=answered(rejected, "rejected"))
 
 
 def instruction(row: Row) -> Example:
@@ -227,7 +258,7 @@ def templates(format_name: str, columns: Sequence[str]) -> tuple[str, str] | Non
     return re.sub(r"{(.+?)}", chosen, prompt), re.sub(r"{(.+?)}", chosen, completion)
 
 
-def _pair(name: str, learnt: str) -> Format:
+def _pair(name: str, trained_on: str) -> Format:
     prompt, completion = _PAIRS[name]
     groups = [re.findall(r"{(.+?)}", template)[0] for template in (prompt, completion)]
     before, after = re.split(r"{.+?}", prompt)
@@ -236,7 +267,7 @@ def _pair(name: str, learnt: str) -> Format:
         return Example(before + _first(row, groups[0]) + after, _first(row, groups[1]))
 
     texts = frozenset(column for group in groups for column in group.split("|"))
-    return Format(name, tuple(groups), make, learnt, texts)
+    return Format(name, tuple(groups), make, trained_on, texts)
 
 
 _PAIRS = {
@@ -261,55 +292,64 @@ FORMATS = (
         "prompt and completion in messages",
         ("prompt", "completion"),
         _message_pair,
-        "the completion is learnt",
+        "the completion is trained on",
         when=lambda row: any(isinstance(row.get(n), list) for n in ("prompt", "completion")),
     ),
     Format(
         "prompt and completion",
         ("prompt", "completion"),
         lambda row: Example(_text(row.get("prompt")), _text(row.get("completion"))),
-        "the completion is learnt",
+        "the completion is trained on",
         frozenset({"prompt", "completion"}),
     ),
     Format(
         "preference pairs",
         ("chosen", "rejected"),
-        _chosen,
-        "only the chosen answers are learnt; the rejected ones are for preference training",
+        _preference,
+        "both answers are trained on",
     ),
     Format(
         "feedback on messages",
         ("messages", "label"),
-        _messages,
-        "the assistant's turns are learnt",
-        keeps=lambda row: bool(row.get("label")),
-        left_out="labelled as bad answers",
+        _feedback,
+        "the assistant's turns are trained on",
+        label=_labelled,
     ),
-    Format("messages", ("messages",), _messages, "the assistant's turns are learnt"),
-    Format("ShareGPT conversations", ("conversations",), sharegpt, "gpt's turns are learnt"),
+    Format(
+        "messages",
+        ("messages",),
+        _messages,
+        "the assistant's turns are trained on",
+    ),
+    Format(
+        "ShareGPT conversations",
+        ("conversations",),
+        sharegpt,
+        "gpt's turns are trained on",
+    ),
     Format(
         "ERNIEKit conversations",
         ("src", "tgt"),
         _erniekit,
-        "the answers are learnt",
+        "the answers are trained on",
         when=lambda row: isinstance(row.get("src"), (str, list)),
     ),
     Format(
         "instructions",
         ("instruction", "output|response"),
         instruction,
-        "the output is learnt",
+        "the output is trained on",
         frozenset({"instruction", "input", "context", "output", "response"}),
     ),
-    _pair("questions and answers", "the answer is learnt"),
-    _pair("dialogues and summaries", "the summary is learnt"),
-    _pair("texts and summaries", "the summary is learnt"),
-    _pair("inputs and outputs", "the output is learnt"),
+    _pair("questions and answers", "the answer is trained on"),
+    _pair("dialogues and summaries", "the summary is trained on"),
+    _pair("texts and summaries", "the summary is trained on"),
+    _pair("inputs and outputs", "the output is trained on"),
     Format(
         "plain text",
         ("text",),
         lambda row: Example(completion=_text(row.get("text"))),
-        "all of it is learnt",
+        "all of it is trained on",
         frozenset({"text"}),
     ),
 )

@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 from nbft.data.formats import Example
 from nbft.data.packing import bins
-from nbft.data.tokens import IGNORE_INDEX, Encoded
+from nbft.data.tokens import Encoded, Sequences
 from nbft.formatting import count
+from nbft.methods import IGNORE_INDEX
 
 Kind = Literal["prompt", "trained", "special", "cut"]
 
@@ -136,19 +137,25 @@ class LensRow:
         return [*facts, (words, "bad" if cut else "")]
 
 
-def as_text(example: Example, *, completion_only: bool = True) -> LensRow:
-    """Return an example as text, for as long as there is no tokenizer."""
+def as_text(texts: Mapping[str, Example], *, completion_only: bool = True) -> LensRow:
+    """Return an example as text, for as long as there is no tokenizer.
+
+    Args:
+        texts: The text of each named sequence of the example.
+        completion_only: Whether only answers add to the loss.
+    """
     return LensRow(
         [
-            LensPart(name, is_trained or not completion_only, text, [])
-            for name, is_trained, text in _texts(example)
+            LensPart(_named(name, part, texts), is_trained or not completion_only, text, [])
+            for name, sequence in texts.items()
+            for part, is_trained, text in _texts(sequence)
         ]
     )
 
 
 def as_tokens(
-    example: Example,
-    encoded: Encoded,
+    texts: Mapping[str, Example],
+    row: Sequences,
     tokenizer: Any,
     max_length: int,
     *,
@@ -157,19 +164,41 @@ def as_tokens(
     """Return an example as tokens.
 
     Args:
-        example: What the row gives.
-        encoded: The same as `encode` cuts it.
+        texts: The text of each named sequence of the example.
+        row: The same as `encode_rows` cuts it.
         tokenizer: The tokenizer that cut it.
-        max_length: Tokens that the model sees.
-        completion_only: Whether only answers are learnt.
+        max_length: Tokens of a sequence that the model sees.
+        completion_only: Whether only answers add to the loss.
     """
+    parts: list[LensPart] = []
+    for name, encoded in row.items():
+        sequence = _sequence_parts(texts[name], encoded, tokenizer, max_length, completion_only)
+        parts += [part._replace(name=_named(name, part.name, texts)) for part in sequence]
+    ends = [_end(encoded, tokenizer.eos_token_id, max_length) for encoded in row.values()]
+    return LensRow(
+        parts,
+        measure(row, max_length),
+        next((end for end in ends if end != "trained"), "trained"),
+        any(encoded.is_merged for encoded in row.values()),
+        max(encoded.unanswered for encoded in row.values()),
+    )
+
+
+def _named(sequence: str, part: str, texts: Mapping[str, Example]) -> str:
+    """Return the name of a part, with that of its sequence where there are several."""
+    return part if len(texts) == 1 else f"{sequence}: {part}"
+
+
+def _sequence_parts(
+    example: Example, encoded: Encoded, tokenizer: Any, max_length: int, completion_only: bool
+) -> list[LensPart]:
     pieces = list(_pieces(encoded.ids, tokenizer))
     if example.messages:
         starts, is_template = _of_template(example.messages, pieces, tokenizer)
     else:
         starts, is_template = _of_prompt(example, pieces, encoded.prompt_tokens), set[int]()
     special = _special_ids(tokenizer)
-    parts = as_text(example, completion_only=completion_only).parts[: len(starts)]
+    parts = as_text({"": example}, completion_only=completion_only).parts[: len(starts)]
     place = at = 0
     for number, (ids, text) in enumerate(pieces):
         last = at + len(ids) - 1
@@ -188,19 +217,21 @@ def as_tokens(
             place += 1
         parts[place].tokens.append(LensToken(ids, text, kind, label))
         at = last + 1
-    end = _end(encoded, tokenizer.eos_token_id, max_length)
-    numbers = measure(encoded, max_length)
-    return LensRow(parts, numbers, end, encoded.is_merged, encoded.unanswered)
+    return parts
 
 
-def measure(encoded: Encoded, max_length: int) -> Measure:
-    """Return the numbers of a row.
+def measure(row: Sequences, max_length: int) -> Measure:
+    """Return the numbers of a row, all its sequences together.
 
-    >>> measure(Encoded([5, 6, 7, 2], [False, False, True, True], 2, False), max_length=3)
+    >>> measure({"completion": Encoded([5, 6, 7, 2], [False, False, True, True], 2, False)}, 3)
     Measure(length=4, kept=3, trained=1)
     """
-    kept = min(len(encoded.ids), max_length)
-    return Measure(len(encoded.ids), kept, sum(encoded.loss_mask[1:kept]))
+    sequences = row.values()
+    return Measure(
+        sum(len(one.ids) for one in sequences),
+        sum(min(len(one.ids), max_length) for one in sequences),
+        sum(sum(one.loss_mask[1:max_length]) for one in sequences),
+    )
 
 
 def worst_first(measures: Sequence[Measure | None], order: str) -> list[int]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from nbft.errors import DataError, Problem
 from nbft.models.find import cache_folder
+from nbft.syntax import invalid, json_problem
 
 LARGE_BYTES = 32 * 2**20
 """Files above this are not held in memory: parsed JSON takes about ten times the file."""
@@ -55,9 +56,9 @@ class LineRows:
         line = os.pread(self._file.fileno(), end - begin, begin)
         try:
             row = json.loads(line)
-        except ValueError as error:
-            why = f"row {number + 1:,}: is not JSON: {getattr(error, 'msg', error)}."
-            raise self._wrong(why, "Mend or remove the line.") from None
+        except (ValueError, RecursionError) as error:
+            why = json_problem(error, f"row {number + 1:,}")
+            raise self._wrong(why, "Fix or remove the line.") from None
         if not isinstance(row, Mapping):
             why = f"row {number + 1:,}: is {type(row).__name__}, not an object with columns."
             raise self._wrong(why, 'Write {"column": "text"}.')
@@ -125,19 +126,27 @@ def stream(path: Path) -> Iterator[Any]:
     """Yield the rows of a file from its beginning, holding one piece of it at a time.
 
     Raises:
-        ValueError: The file breaks off or is of another kind than its ending says.
+        ValueError: With a sentence: the file breaks off, or is not what its ending says.
+        UnicodeDecodeError: The file is not UTF-8 text.
     """
     kind = path.suffix.lower()
     if kind == ".parquet":
+        import pyarrow.lib
         import pyarrow.parquet
 
-        with pyarrow.parquet.ParquetFile(path) as table:
-            for batch in table.iter_batches():
-                yield from batch.to_pylist()
+        try:
+            with pyarrow.parquet.ParquetFile(path) as table:
+                for batch in table.iter_batches():
+                    yield from batch.to_pylist()
+        except pyarrow.lib.ArrowInvalid as error:
+            raise ValueError(invalid("Parquet", error)) from None
     elif kind in (".csv", ".tsv"):
         csv.field_size_limit(2**31 - 1)
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
+            try:
+                yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
+            except csv.Error as error:
+                raise ValueError(invalid(kind[1:].upper(), error)) from None
     elif kind == ".json" and _first_byte(path) == b"[":
         import ijson
 
@@ -145,12 +154,16 @@ def stream(path: Path) -> Iterator[Any]:
             try:
                 yield from ijson.items(file, "item", use_float=True)
             except ijson.JSONError as error:
-                raise ValueError(str(error).splitlines()[0]) from None
+                raise ValueError(f"breaks off, or {invalid('JSON', error)}") from None
     else:
         with path.open(encoding="utf-8-sig") as file:
-            for line in file:
+            for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield json.loads(line)
+                    try:
+                        row = json.loads(line)
+                    except (ValueError, RecursionError) as error:
+                        raise ValueError(json_problem(error, f"line {number}")) from None
+                    yield row
 
 
 def is_lines(path: Path) -> bool:

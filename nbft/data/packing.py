@@ -1,19 +1,24 @@
-"""Several rows in one sequence, without padding. Called by `nbft.training` and, for numbers, `plan`.
+"""Packing: several rows in one sequence, without padding.
 
-A packed row keeps `seq_lengths`, the lengths of the pieces in it: the collator counts positions
-anew for each piece, so no row attends to another.
+A packed sequence keeps `seq_lengths`, the lengths of its pieces. The collator restarts the positions
+at each piece, so that no row attends to another. Called by `nbft.training` and, for the numbers, by
+`plan` and the lens.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
-Row = Mapping[str, Any]
+_COLUMNS = ["input_ids", "labels"]
 
 
 def packed_dataset(rows: datasets.Dataset, max_length: int, strategy: str) -> datasets.Dataset:
@@ -22,32 +27,26 @@ def packed_dataset(rows: datasets.Dataset, max_length: int, strategy: str) -> da
     Args:
         rows: input_ids and labels of each row, [s] each.
         max_length: Longest sequence, in tokens; no row is longer.
-        strategy: bfd, greedy or wrapped; see `pack`.
+        strategy: bfd (best-fit decreasing), greedy (best fit in the order of the rows) or wrapped
+            (rows are split wherever a sequence is full).
 
     Returns:
-        input_ids and labels of each sequence, [s] each, and seq_lengths of the rows in it.
+        input_ids and labels of each sequence, [s] each, and seq_lengths of the pieces in it.
     """
     import datasets
 
-    found: dict[str, list[Any]] = {"input_ids": [], "labels": [], "seq_lengths": []}
-    for sequence in pack(rows.select_columns(["input_ids", "labels"]), max_length, strategy):
-        for name, values in sequence.items():
-            found[name].append(values)
-    return datasets.Dataset.from_dict(found)
+    table = rows.select_columns(_COLUMNS).with_format("arrow")[:]
+    return datasets.Dataset(_packed(table, max_length, strategy))
 
 
-def pack(rows: Iterable[Row], max_length: int, strategy: str) -> Iterator[dict[str, list[int]]]:
+def pack(
+    rows: Iterable[Mapping[str, Any]], max_length: int, strategy: str
+) -> Iterator[dict[str, list[int]]]:
     """Yield sequences made of rows, as `packed_dataset` describes."""
-    kept = list(rows)
-    if strategy == "wrapped":
-        yield from _wrapped(kept, max_length)
-        return
-    for numbers in bins([len(row["input_ids"]) for row in kept], max_length, strategy):
-        yield {
-            "input_ids": [i for n in numbers for i in kept[n]["input_ids"]],
-            "labels": [i for n in numbers for i in kept[n]["labels"]],
-            "seq_lengths": [len(kept[n]["input_ids"]) for n in numbers],
-        }
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist([{name: row[name] for name in _COLUMNS} for row in rows])
+    yield from _packed(table, max_length, strategy).to_pylist()
 
 
 def bins(lengths: Sequence[int], max_length: int, strategy: str) -> list[list[int]]:
@@ -56,7 +55,7 @@ def bins(lengths: Sequence[int], max_length: int, strategy: str) -> list[list[in
     Args:
         lengths: Tokens of each row, at most max_length.
         max_length: Longest sequence, in tokens.
-        strategy: bfd takes the longest rows first, greedy takes them as they come.
+        strategy: bfd takes the longest rows first, greedy takes them in order.
 
     Source: best-fit decreasing, arXiv:2404.10830, section 3.2.
 
@@ -66,38 +65,49 @@ def bins(lengths: Sequence[int], max_length: int, strategy: str) -> list[list[in
     order: Iterable[int] = range(len(lengths))
     if strategy == "bfd":
         order = sorted(order, key=lambda n: -lengths[n])
-    found: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens left, number of the sequence), sorted
-    for number in order:
-        place = bisect.bisect_left(room, (lengths[number], -1))
-        if place == len(room):
-            left, sequence = max_length, len(found)
-            found.append([])
+    sequences: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, index of the sequence), sorted
+    for row in order:
+        position = bisect.bisect_left(room, (lengths[row], -1))
+        if position == len(room):
+            left, sequence = max_length, len(sequences)
+            sequences.append([])
         else:
-            left, sequence = room.pop(place)
-        found[sequence].append(number)
-        if left > lengths[number]:
-            bisect.insort(room, (left - lengths[number], sequence))
-    return found
+            left, sequence = room.pop(position)
+        sequences[sequence].append(row)
+        if left > lengths[row]:
+            bisect.insort(room, (left - lengths[row], sequence))
+    return sequences
 
 
 def wrapped_count(lengths: Sequence[int], max_length: int) -> int:
-    """Return how many sequences rows make that are laid end to end."""
+    """Return how many sequences the wrapped strategy makes of rows."""
     return -(-sum(lengths) // max_length)
 
 
-def _wrapped(rows: list[Row], max_length: int) -> Iterator[dict[str, list[int]]]:
-    sequence: dict[str, list[int]] = {"input_ids": [], "labels": [], "seq_lengths": []}
-    for row in rows:
-        start, whole = 0, len(row["input_ids"])
-        while start < whole:
-            end = min(whole, start + max_length - len(sequence["input_ids"]))
-            sequence["input_ids"] += row["input_ids"][start:end]
-            sequence["labels"] += row["labels"][start:end]
-            sequence["seq_lengths"].append(end - start)
-            start = end
-            if len(sequence["input_ids"]) == max_length:
-                yield sequence
-                sequence = {"input_ids": [], "labels": [], "seq_lengths": []}
-    if sequence["input_ids"]:
-        yield sequence
+def _packed(table: pyarrow.Table, max_length: int, strategy: str) -> pyarrow.Table:
+    """Pack a table without turning its tokens into Python objects."""
+    import pyarrow
+    from pyarrow import compute
+
+    lengths = compute.list_value_length(table[_COLUMNS[0]]).to_numpy()
+    order, total = np.arange(len(lengths)), int(lengths.sum())
+    if strategy == "wrapped":
+        ends = np.minimum(np.arange(max_length, total + max_length, max_length), total)
+    else:
+        together = bins(lengths.tolist(), max_length, strategy)
+        order = np.fromiter(itertools.chain.from_iterable(together), np.int64, len(lengths))
+        ends = np.cumsum([lengths[rows].sum() for rows in together])
+    pieces = np.union1d(np.cumsum(lengths[order]), ends)  # where a row or a sequence ends
+
+    def split(values: pyarrow.Array, ends: np.ndarray) -> pyarrow.Array:
+        return pyarrow.LargeListArray.from_arrays(np.append(0, ends).astype(np.int64), values)
+
+    columns = {}
+    for name in _COLUMNS:
+        kind = pyarrow.large_list(table.schema.field(name).type.value_type)
+        rows = table[name].cast(kind).combine_chunks().take(pyarrow.array(order))
+        columns[name] = split(rows.flatten(), ends)
+    seq_lengths = pyarrow.array(np.diff(pieces, prepend=0))
+    columns["seq_lengths"] = split(seq_lengths, np.searchsorted(pieces, ends, side="right"))
+    return pyarrow.table(columns)

@@ -1,6 +1,6 @@
-"""What rows of different lengths cost: the share of a batch that is padding, and what saves it.
+"""How much of a batch is padding, and how much grouping by length or packing would save.
 
-Numbers only; nothing is padded here. Called by the doctor and the benchmarks.
+Only numbers; nothing is padded here. Called by the doctor and the benchmarks.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 from nbft.data.packing import bins
 
 _MEGABATCH = 50
-"""Batches that are sorted together. Source: transformers get_length_grouped_indices."""
+"""Batches whose rows are sorted together. Source: transformers get_length_grouped_indices."""
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Share of what is computed that is padding, by how the rows are put into batches.
+    """Share of the computed tokens that are padding, by how rows are put into batches.
 
     Attributes:
-        batch_size: Rows of a batch.
-        random: Of batches in random order.
-        grouped: Of batches with rows of like length together.
-        packed: Of sequences that are filled by best fit.
-        batches: Batches of an epoch.
-        sequences: Sequences that packing makes of the rows.
+        batch_size: Rows in a batch.
+        random: Share with rows in random order.
+        grouped: Share with rows of similar length in a batch.
+        packed: Share in sequences packed by best fit.
+        batches: Batches per epoch.
+        sequences: Sequences after packing.
     """
 
     batch_size: int
@@ -49,10 +49,10 @@ def padding_shares(
 
     Args:
         lengths: Tokens of each row, at least one row.
-        batch_size: Rows of a batch on one device.
-        max_length: Tokens of a packed sequence; longer rows count as cut.
-        multiple_of: Batches are padded to a multiple of so many tokens.
-        seed: Of the random order.
+        batch_size: Rows in a batch on one device.
+        max_length: Tokens in a packed sequence; longer rows count as truncated.
+        multiple_of: Batches are padded to a multiple of this many tokens.
+        seed: Seed of the random order.
 
     >>> padding_shares([100, 20, 80, 100, 20, 80], batch_size=2, max_length=100).packed
     0.0
@@ -71,7 +71,7 @@ def padding_shares(
 
 
 def _padding(tokens: np.ndarray, batch_size: int, multiple_of: int | None) -> float:
-    """Return the share of padding in batches of rows as they stand."""
+    """Return the share of padding in batches of consecutive rows."""
     if not tokens.sum():
         return 0.0
     begins = np.arange(0, len(tokens), batch_size)

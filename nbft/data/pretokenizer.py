@@ -1,9 +1,9 @@
-"""Many texts cut into tokens at once: each different word only once.
+"""Tokenise many texts at once, each distinct word only once.
 
-A byte-level BPE tokenizer first splits a text into words, by a regular expression, and then cuts
-each word; most of its time goes into the splitting. Here texts are split with numpy, all together,
-and equal words are cut once. What is not plain ASCII between two spaces counts as one word, which
-the tokenizer splits. The tokens are the same. Called by `tokens`.
+A byte-level BPE tokenizer first splits a text into words with a regular expression and then turns
+each word into tokens; most of its time goes into the splitting. Here numpy splits all texts together
+and each distinct word is tokenised once. Text between two spaces that is not plain ASCII counts as
+one word, which the tokenizer splits. The tokens are the same. Called by `tokens`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 _LETTER, _DIGIT, _OTHER, _SPACE, _ADDED, _EDGE = range(6)
 
 _MOST_AT_ONCE = 4 * 2**20
-"""Characters that are looked at together, in about 20 times as many bytes."""
+"""Characters processed together; they need about 20 times as many bytes."""
 
 _WORDS_IN_A_TEXT = 500
 
 _MOST_KNOWN = 200_000
-"""Words that are remembered: about 50 MB."""
+"""Words kept in memory: about 50 MB."""
 
 
 def _kinds() -> np.ndarray:
@@ -42,7 +42,7 @@ _KINDS = _kinds()
 
 
 def splitter(backend: Any) -> Pretokenizer | None:
-    """Return what cuts texts as a tokenizer does, or None where it splits in a way of its own.
+    """Return a pretokenizer that splits as a tokenizer does, or None if it splits in another way.
 
     Args:
         backend: A `tokenizers.Tokenizer`.
@@ -56,7 +56,7 @@ def splitter(backend: Any) -> Pretokenizer | None:
 
 @functools.lru_cache(maxsize=1)
 def _splitter(backend: Any, state: tuple[Any, ...]) -> Pretokenizer | None:
-    """As `splitter`; the state is all that may change in a backend."""
+    """As `splitter`; the state holds everything that may change in a backend."""
     from tokenizers.models import BPE
 
     steps = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer else {}
@@ -80,7 +80,7 @@ def _splitter(backend: Any, state: tuple[Any, ...]) -> Pretokenizer | None:
 
 
 class Pretokenizer:
-    """Cuts texts into the token ids that a tokenizer gives without what it adds around them.
+    """Turns texts into the token ids of a tokenizer, without the special tokens it adds.
 
     Args:
         backend: A `tokenizers.Tokenizer` that `splitter` knows.
@@ -100,7 +100,7 @@ class Pretokenizer:
         """Return the token ids of texts.
 
         Raises:
-            UnicodeEncodeError: A text holds half of a character.
+            UnicodeEncodeError: A text contains half of a surrogate pair.
         """
         found: list[list[int]] = []
         begin = size = 0
@@ -114,7 +114,7 @@ class Pretokenizer:
     def _cut(self, texts: Sequence[str]) -> list[list[int]]:
         import pyarrow
 
-        # Texts lie end to end, with a byte between them that belongs to none.
+        # The texts are joined by a byte that belongs to none of them.
         data = "\0".join(texts).encode()
         if not data:
             return [[] for _ in texts]
@@ -144,7 +144,7 @@ class Pretokenizer:
 
         Args:
             data: Texts in UTF-8.
-            between: Places that belong to no word.
+            between: Positions that belong to no word.
         """
         byte = np.frombuffer(data, np.uint8)
         kind, is_odd = _KINDS[byte], byte > 127
@@ -160,14 +160,14 @@ class Pretokenizer:
         starts = alone.copy()
         starts[0] = True
         starts[1:] |= kind[1:] != kind[:-1]
-        # A space belongs to the word after it, and other white space is parted from its last.
+        # A space belongs to the word after it; other white space is split before its last character.
         is_word = kind < _SPACE
         is_last = (kind[:-1] == _SPACE) & is_word[1:]
         starts[:-1] |= is_last
         is_parted = is_last & (byte[:-1] == ord(" "))
         starts[1:] &= ~is_parted
         self._part_contractions(byte, kind, starts)
-        # A single space between plain characters starts a word too, whatever stands elsewhere.
+        # A single space between ASCII characters always starts a word.
         alone[1:-1] |= is_parted[1:] & is_word[:-2] & ~is_odd[:-2] & ~is_odd[2:]
         stretch = np.cumsum(alone, dtype=np.int32)
         has_odd = np.zeros(stretch[-1] + 1, bool)
@@ -176,7 +176,7 @@ class Pretokenizer:
         return starts
 
     def _part_contractions(self, byte: np.ndarray, kind: np.ndarray, starts: np.ndarray) -> None:
-        """Part 's, 't, 'm, 'd, 're, 've and 'll from what follows them."""
+        """Split 's, 't, 'm, 'd, 're, 've and 'll from what follows them."""
         marks = np.flatnonzero(starts & (byte == ord("'")) & (kind == _OTHER))
         for letters in ("s", "t", "m", "d", "re", "ve", "ll"):
             end = 1 + len(letters)
@@ -188,7 +188,7 @@ class Pretokenizer:
             starts[places[places + end < len(byte)] + end] = True
 
     def _tokens_of(self, words: list[str]) -> list[list[int]]:
-        """Return the tokens of words, each of which is cut only if it is new."""
+        """Return the tokens of words; only new words are tokenised."""
         if len(self._known) > _MOST_KNOWN:
             self._known = self._own.copy()
         known = self._known
@@ -197,9 +197,9 @@ class Pretokenizer:
         return [known[word] for word in words]
 
     def _between_marks(self, words: list[str]) -> list[list[int]]:
-        """Return the tokens of words that lie in a few texts, an added token between two of them.
+        """Return the tokens of words joined into a few texts with an added token between them.
 
-        It takes two thirds of the time of `_one_by_one`. Empty where that cannot be done.
+        Takes two thirds of the time of `_one_by_one`. Empty where this is not possible.
         """
         if not self._own:
             return []

@@ -22,6 +22,7 @@ from nbft.data import lines
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.errors import DataError, Problem
+from nbft.syntax import goes_on_after_json, invalid, json_problem
 
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 HUB_SECONDS = 3.0
@@ -214,9 +215,7 @@ def _large(path: Path, field: str, written: str) -> Rows:
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        raise DataError(
-            Problem(field, written, f"breaks off: {error}.", "Write it again.")
-        ) from None
+        raise DataError(Problem(field, written, str(error), "Write it again.")) from None
     return lines.LineRows(kept, field, written)
 
 
@@ -277,7 +276,7 @@ def _read(path: Path, field: str, written: str) -> tuple[list[Any], str]:
         try:
             return pyarrow.parquet.read_table(path).to_pylist(), "row"
         except pyarrow.lib.ArrowInvalid as error:
-            why = f"is no Parquet file ({str(error).splitlines()[0]})."
+            why = invalid("Parquet", error)
             raise DataError(Problem(field, written, why, "Write it again.")) from None
     with path.open(encoding="utf-8-sig", newline="") as file:
         if kind in (".csv", ".tsv"):
@@ -286,13 +285,11 @@ def _read(path: Path, field: str, written: str) -> tuple[list[Any], str]:
             text = file.read()
             try:
                 content = json.loads(text)
-            except ValueError as error:
-                # A complete object and then more text: JSON Lines under another ending.
-                if text.lstrip().startswith("{") and getattr(error, "msg", "") == "Extra data":
+            except (ValueError, RecursionError) as error:
+                if text.lstrip().startswith("{") and goes_on_after_json(text):
                     return _read_lines(text.split("\n"), field, written), "line"
-                line = getattr(error, "lineno", "?")
-                why = f"line {line}: is not JSON: {getattr(error, 'msg', error)}."
-                raise DataError(Problem(field, written, why, "Mend that line.")) from None
+                why = json_problem(error)
+                raise DataError(Problem(field, written, why, "Fix that line.")) from None
             if not isinstance(content, list):
                 why = f"holds {_kind(content)}, not an array of rows."
                 raise DataError(Problem(field, written, why, "Write [{…}, {…}]."))
@@ -311,9 +308,9 @@ def _read_lines(lines: Any, field: str, written: str) -> list[Any]:
             continue
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
-            why = f"line {number}: is not JSON: {getattr(error, 'msg', error)}."
-            problems.append(Problem(field, written, why, "Mend or remove the line."))
+        except (ValueError, RecursionError) as error:
+            why = json_problem(error, f"line {number}")
+            problems.append(Problem(field, written, why, "Fix or remove the line."))
     _raise_some(problems)
     return rows
 

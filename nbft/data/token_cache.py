@@ -24,6 +24,7 @@ from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import is_there, resolve
 from nbft.data.tokens import Tokenised, kept_tokens, tokenise, tokens_folder
+from nbft.methods import Method, method_of
 
 _SPLITS = ("train", "validation")
 
@@ -62,7 +63,7 @@ def prepare(config: Config, tokenizer: Any, *, folder: Path | None = None) -> di
         DataError: The rows cannot be read or leave nothing to learn.
     """
     key = _source_key(config, tokenizer, folder)
-    if key and (known := _noted(key)):
+    if key and (known := _noted(key, method_of(config))):
         return known
     train, said = load_examples(config, "train", folder=folder)
     found = {"train": _prepared(train, said, tokenizer, config, "train")}
@@ -101,13 +102,13 @@ def _note(key: str, found: dict[str, Prepared]) -> None:
         partial.replace(path)
 
 
-def _noted(key: str) -> dict[str, Prepared] | None:
+def _noted(key: str, method: Method) -> dict[str, Prepared] | None:
     path = next(tokens_folder().glob(f"*/{key}.json"), None)
     if path is None:
         return None
     found = {}
     for split, note in json.loads(path.read_text(encoding="utf-8")).items():
-        rows = note["tokens"] and kept_tokens(note["tokens"])
+        rows = note["tokens"] and kept_tokens(note["tokens"], method)
         if note["tokens"] and not rows:  # let go to make room
             return None
         found[split] = Prepared(rows, note["recognised"], note["said"])
@@ -123,10 +124,13 @@ def _source_key(config: Config, tokenizer: Any, folder: Path | None) -> str | No
             if path is None or block.stream:
                 return None
             files.append(file_key(path))
-    code = [(f.name, f.stat().st_mtime_ns) for f in sorted(Path(__file__).parent.glob("*.py"))]
+    here = Path(__file__).parent
+    files_of_code = sorted([*here.glob("*.py"), *(here.parent / "methods").glob("*.py")])
+    code = [(file.name, file.stat().st_mtime_ns) for file in files_of_code]
     formats = [known.name for known in FORMATS]
     data = config.to_dict(full=True)["data"]
-    return key_of([files, data, config.training.seed, tokenizer_key(tokenizer), formats, code])
+    about = [config.training.seed, config.training.method, tokenizer_key(tokenizer)]
+    return key_of([files, data, *about, formats, code])
 
 
 def _file_of(dataset: Dataset, split: str, folder: Path | None) -> Path | None:

@@ -1,8 +1,9 @@
-"""From examples to tokens and labels.
+"""From examples to named token sequences, each with ids and a loss mask.
 
-The prompt and the completion are cut into tokens so that none crosses the boundary between them;
-the end-of-sequence token is learnt; a label of -100 is not learnt. What was cut once is kept in
-nbft's cache, by its content. Called by `nbft.training`, the lens and the doctor.
+A method says which sequences an example gives: its completion, or a chosen and a rejected answer.
+Prompt and completion are tokenised so that no token crosses the boundary between them; the
+end-of-sequence token is trained on; a label of -100 is not. Tokens are cached by content. Called by
+`nbft.training`, the lens and the doctor.
 """
 
 from __future__ import annotations
@@ -29,14 +30,12 @@ from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.pretokenizer import Pretokenizer, splitter
 from nbft.errors import DataError, Problem
 from nbft.limits import usable_cores
+from nbft.methods import IGNORE_INDEX, Method, method_of
 from nbft.models.find import cache_folder
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow
-
-IGNORE_INDEX = -100
-"""Label of a token that adds nothing to the loss. Source: torch.nn.CrossEntropyLoss."""
 
 CACHE_BYTES = 4 * 2**30
 """Most bytes of tokens that are kept; the ones used longest ago go first."""
@@ -45,20 +44,20 @@ _BATCH = 1000
 _FEW = 16
 """Texts that the tokenizer cuts by itself; of more, so many are cut in both ways and compared."""
 
-_VERSION = 2  # of the way that tokens are cut; a change of it forgets what is kept
+_VERSION = 3  # of the way that tokens are cut; a change of it forgets what is kept
 
 
 class Encoded(NamedTuple):
-    """One example as tokens, whole.
+    """One sequence as tokens, whole.
 
     Attributes:
         ids: Token ids, the end-of-sequence token included, [s].
-        loss_mask: Which of them are learnt, [s].
-        prompt_tokens: Tokens before the first answer, learnt or not.
+        loss_mask: Which of them add to the loss, [s].
+        prompt_tokens: Tokens before the first answer, whether they add to the loss or not.
         is_merged: Whether the tokenizer would have joined the end of the prompt and the beginning
             of the completion to one token; it was kept apart.
         unanswered: Turns after the last answer of a conversation. They are not among the tokens:
-            nothing is learnt from a question without an answer.
+            there is nothing to train on in a question without an answer.
     """
 
     ids: list[int]
@@ -68,25 +67,32 @@ class Encoded(NamedTuple):
     unanswered: int = 0
 
 
+Sequences = dict[str, Encoded]
+"""The named token sequences of one example."""
+
+
 @dataclass(frozen=True)
 class Tokenised:
     """Examples as tokens.
 
     Attributes:
-        dataset: input_ids and labels of each row, [s] each, with prompt_tokens (tokens before the
-            first answer) and example (number of the example). It lies in a file.
+        dataset: For each row the input_ids and labels of every named sequence, [s] each, with
+            prompt_tokens (tokens before the first answer); and example, the number of the example.
+            Columns are named by `Method.column`. It lies in a file.
+        method: Names the sequences.
         key: Its name in nbft's cache.
         cut: Examples that are kept but lost their end at `data.max_length`.
         left_out: Examples left out because their prompt alone fills `data.max_length`.
         empty: Examples left out because they hold no text.
         merged: Examples whose prompt and completion would have shared a token.
         unanswered: Examples that lose the turns after their last answer.
-        tokens: Tokens of all rows.
-        trained_tokens: Tokens that add to the loss. The first token of a row is never predicted.
-        longest: Tokens of the longest row.
+        tokens: Tokens of all rows, all sequences together.
+        trained_tokens: Tokens that add to the loss. The first of a sequence is never predicted.
+        longest: Tokens of the longest sequence.
     """
 
     dataset: datasets.Dataset
+    method: Method
     key: str
     cut: int
     left_out: int
@@ -100,43 +106,48 @@ class Tokenised:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def _of_first(self, part: str) -> Any:
+        return self.dataset[self.method.column(self.method.sequences[0], part)]
+
     @property
     def input_ids(self) -> Sequence[list[int]]:
-        """Token ids of each row, [s] each."""
-        return self.dataset["input_ids"]  # type: ignore[no-any-return]
+        """Token ids of the first sequence of each row, [s] each."""
+        return self._of_first("input_ids")  # type: ignore[no-any-return]
 
     @property
     def labels(self) -> Sequence[list[int]]:
-        """What each position shall predict, [s] each: its own token id, or -100."""
-        return self.dataset["labels"]  # type: ignore[no-any-return]
+        """What each position of it predicts, [s] each: its own token id, or -100."""
+        return self._of_first("labels")  # type: ignore[no-any-return]
 
     @property
     def prompt_ids(self) -> list[list[int]]:
         """The ids of what comes before the first answer of each row."""
-        ends = self.dataset["prompt_tokens"]
+        ends = self._of_first("prompt_tokens")
         return [ids[:end] for ids, end in zip(self.input_ids, ends, strict=True)]
 
 
 def tokenise(
     examples: Sequence[Example], tokenizer: Any, config: Config, split: str = "train"
 ) -> Tokenised:
-    """Cut examples into tokens and say which are learnt.
+    """Tokenise examples and say which tokens add to the loss.
 
     Args:
         examples: Prompts and completions, or chat messages.
         tokenizer: A transformers tokenizer.
-        config: Its data section says max_length, completion_only_loss and dataset_num_proc.
+        config: Names the method; its data section says max_length, completion_only_loss and
+            dataset_num_proc.
         split: Name of the split, for messages.
 
     Raises:
         DataError: Messages were given to a tokenizer without a chat template, or no example leaves
             anything to learn.
     """
-    key = _key(examples, tokenizer, config)
-    if (kept := kept_tokens(key)) is not None:
+    method = method_of(config)
+    key = _key(examples, tokenizer, config, method)
+    if (kept := kept_tokens(key, method)) is not None:
         return kept
-    _write(tokens_folder() / key, examples, tokenizer, config, split)
-    found = kept_tokens(key)
+    _write(tokens_folder() / key, examples, tokenizer, config, method, split)
+    found = kept_tokens(key, method)
     assert found is not None
     return found
 
@@ -146,7 +157,7 @@ def tokens_folder() -> Path:
     return cache_folder() / "tokens"
 
 
-def kept_tokens(key: str) -> Tokenised | None:
+def kept_tokens(key: str, method: Method) -> Tokenised | None:
     """Return what was kept under a key, or None."""
     import datasets
 
@@ -156,7 +167,37 @@ def kept_tokens(key: str) -> Tokenised | None:
     except FileNotFoundError:
         return None
     os.utime(folder)  # it is in use: others are let go before it
-    return Tokenised(datasets.Dataset.from_file(str(folder / "rows.arrow")), key, **counts)
+    rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+    return Tokenised(rows, method, key, **counts)
+
+
+def encode_rows(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    method: Method,
+    split: str = "train",
+    *,
+    completion_only: bool = True,
+    first: int = 0,
+) -> list[Sequences]:
+    """Return the named token sequences of examples, whole.
+
+    Args:
+        examples: The examples.
+        tokenizer: A transformers tokenizer.
+        method: Says which sequences there are.
+        split: Name of the split, for messages.
+        completion_only: Whether only answers add to the loss; all tokens otherwise.
+        first: Number of the first of these examples, for messages.
+
+    Raises:
+        DataError: Messages were given to a tokenizer without a chat template.
+    """
+    named = {
+        name: encode(texts, tokenizer, split, completion_only=completion_only, first=first)
+        for name, texts in method.texts(examples).items()
+    }
+    return [dict(zip(named, one, strict=True)) for one in zip(*named.values(), strict=True)]
 
 
 def encode(
@@ -167,13 +208,13 @@ def encode(
     completion_only: bool = True,
     first: int = 0,
 ) -> list[Encoded]:
-    """Cut examples into tokens, whole.
+    """Tokenise prompts with their completions, or conversations, whole.
 
     Args:
         examples: Prompts and completions, or chat messages.
         tokenizer: A transformers tokenizer.
         split: Name of the split, for messages.
-        completion_only: Whether only answers are learnt; all tokens otherwise.
+        completion_only: Whether only answers add to the loss; all tokens otherwise.
         first: Number of the first of these examples, for messages.
 
     Raises:
@@ -184,11 +225,21 @@ def encode(
 
 
 def cut_to(encoded: Encoded, max_length: int) -> tuple[list[int], list[int]] | None:
-    """Return (ids, labels) of at most so many tokens, or None where nothing would be learnt."""
+    """Return (ids, labels) of at most so many tokens, or None where no token adds to the loss."""
     ids, loss_mask = encoded.ids[:max_length], encoded.loss_mask[:max_length]
     if not any(loss_mask[1:]):
         return None
     return ids, [i if on else IGNORE_INDEX for i, on in zip(ids, loss_mask, strict=True)]
+
+
+def cut_row(row: Sequences, method: Method, max_length: int) -> dict[str, list[int]] | None:
+    """Return the columns of a row for its trainer; None where nothing adds to the loss."""
+    columns: dict[str, list[int]] = {}
+    for name, encoded in row.items():
+        if (cut := cut_to(encoded, max_length)) is None:
+            return None
+        columns[method.column(name, "input_ids")], columns[method.column(name, "labels")] = cut
+    return columns
 
 
 _COUNTS = (
@@ -197,7 +248,7 @@ _COUNTS = (
 )
 
 
-def _key(examples: Sequence[Example], tokenizer: Any, config: Config) -> str:
+def _key(examples: Sequence[Example], tokenizer: Any, config: Config, method: Method) -> str:
     """Return a name for the tokens of these examples: the same only if all that matters is."""
     how = {
         "version": _VERSION,
@@ -205,14 +256,23 @@ def _key(examples: Sequence[Example], tokenizer: Any, config: Config) -> str:
         "max_length": config.data.max_length,
         "completion_only_loss": config.data.completion_only_loss,
     }
-    texts = ((e.prompt, e.completion, e.messages) for e in examples)
+    texts = (
+        (name, e.prompt, e.completion, e.messages)
+        for name, sequence in method.texts(examples).items()
+        for e in sequence
+    )
     return key_of(itertools.chain([how], texts))
 
 
 def _write(
-    folder: Path, examples: Sequence[Example], tokenizer: Any, config: Config, split: str
+    folder: Path,
+    examples: Sequence[Example],
+    tokenizer: Any,
+    config: Config,
+    method: Method,
+    split: str,
 ) -> None:
-    """Cut examples into tokens and keep them in a folder, which appears when it is whole."""
+    """Tokenise examples and keep them in a folder, which appears when it is whole."""
     import pyarrow
 
     _make_room(folder.parent)
@@ -221,11 +281,11 @@ def _write(
     counts = dict.fromkeys(_COUNTS, 0)
     lengths: list[int] = []
     try:
-        with pyarrow.ipc.new_stream(str(partial / "rows.arrow"), _schema()) as stream:
-            for encoded in _in_batches(examples, tokenizer, split, config.data):
+        with pyarrow.ipc.new_stream(str(partial / "rows.arrow"), _schema(method)) as stream:
+            for rows in _in_batches(examples, tokenizer, method, split, config.data):
                 first = len(lengths)
-                lengths += [len(one.ids) for one in encoded]
-                stream.write_batch(_arrow(encoded, first, config.data.max_length, counts))
+                lengths += [max(len(one.ids) for one in row.values()) for row in rows]
+                stream.write_batch(_arrow(rows, method, first, config.data.max_length, counts))
         if not counts["tokens"]:
             raise DataError(_nothing_left(lengths, config.data.max_length, split))
         (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
@@ -235,66 +295,90 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _schema() -> pyarrow.Schema:
+def _schema(method: Method) -> pyarrow.Schema:
     import pyarrow
 
     tokens = pyarrow.list_(pyarrow.int32())
-    return pyarrow.schema(
-        {"input_ids": tokens, "labels": tokens, "prompt_tokens": "int32", "example": "int64"}
-    )
+    parts = {"input_ids": tokens, "labels": tokens, "prompt_tokens": "int32"}
+    named = {
+        method.column(name, part): kind for name in method.sequences for part, kind in parts.items()
+    }
+    return pyarrow.schema({**named, "example": "int64"})
 
 
 def _arrow(
-    encoded: list[Encoded], first: int, max_length: int, counts: dict[str, int]
+    rows: list[Sequences], method: Method, first: int, max_length: int, counts: dict[str, int]
 ) -> pyarrow.RecordBatch:
-    """Return rows cut as `cut_to` cuts them, without those that leave nothing to learn.
+    """Return rows cut as `cut_row` cuts them, without those that leave nothing to train on.
 
     Args:
-        encoded: Some of the examples.
+        rows: Some of the examples.
+        method: Names the sequences.
         first: Number of the first of them.
-        max_length: Most tokens of a row.
+        max_length: Most tokens of a sequence.
         counts: What happened to them is added here.
     """
     import pyarrow
 
-    whole = np.array([len(one.ids) for one in encoded], int)
-    size = np.minimum(whole, max_length)
-    ends = np.cumsum(size)
-    ids = np.fromiter(
-        itertools.chain.from_iterable(one.ids[:max_length] for one in encoded), np.int32, size.sum()
-    )
-    # A bytearray, because it is written to below.
-    learnt = np.frombuffer(bytearray().join(bytes(e.loss_mask[:max_length]) for e in encoded), bool)
-    labels = np.where(learnt, ids, np.int32(IGNORE_INDEX))
-    learnt[(ends - size)[size > 0]] = False  # nothing predicts the first token of a row
-    sums = np.concatenate([[0], np.cumsum(learnt)])
-    trained = sums[ends] - sums[ends - size]
-    is_cut, stays = whole > max_length, trained > 0
+    cuts = [_Cut([row[name] for row in rows], max_length) for name in method.sequences]
+    is_cut = np.logical_or.reduce([cut.is_cut for cut in cuts])
+    stays = np.logical_and.reduce([cut.trained > 0 for cut in cuts])
     for name, number in (
         ("cut", (is_cut & stays).sum()),
         ("left_out", (is_cut & ~stays).sum()),
         ("empty", (~is_cut & ~stays).sum()),
-        ("merged", sum(one.is_merged for one in encoded)),
-        ("unanswered", sum(one.unanswered > 0 for one in encoded)),
-        ("tokens", size[stays].sum()),
-        ("trained_tokens", trained.sum()),
+        ("merged", sum(any(one.is_merged for one in row.values()) for row in rows)),
+        ("unanswered", sum(any(one.unanswered for one in row.values()) for row in rows)),
+        ("tokens", sum(cut.size[stays].sum() for cut in cuts)),
+        ("trained_tokens", sum(cut.trained[stays].sum() for cut in cuts)),
     ):
         counts[name] += int(number)
-    counts["longest"] = max(counts["longest"], int(size[stays].max(initial=0)))
-    if not stays.all():
-        tokens = np.repeat(stays, size)
-        ids, labels, size = ids[tokens], labels[tokens], size[stays]
-    begins = np.concatenate([[0], np.cumsum(size)]).astype(np.int32)
-    prompts = np.array([one.prompt_tokens for one in encoded], int)[stays]
-    return pyarrow.record_batch(
-        [
-            pyarrow.ListArray.from_arrays(begins, ids),
-            pyarrow.ListArray.from_arrays(begins, labels),
-            pyarrow.array(np.minimum(prompts, size), pyarrow.int32()),
-            pyarrow.array(first + np.flatnonzero(stays), pyarrow.int64()),
-        ],
-        schema=_schema(),
-    )
+    longest = max(int(cut.size[stays].max(initial=0)) for cut in cuts)
+    counts["longest"] = max(counts["longest"], longest)
+    columns = [column for cut in cuts for column in cut.columns(stays)]
+    examples = pyarrow.array(first + np.flatnonzero(stays), pyarrow.int64())
+    return pyarrow.record_batch([*columns, examples], schema=_schema(method))
+
+
+class _Cut:
+    """One named sequence of some rows, cut.
+
+    Attributes:
+        is_cut: Whether a row lost its end, [rows].
+        size: Tokens of each that are left, [rows].
+        trained: Those that add to the loss, [rows].
+    """
+
+    def __init__(self, encoded: Sequence[Encoded], max_length: int) -> None:
+        whole = np.array([len(one.ids) for one in encoded], int)
+        self.is_cut, self.size = whole > max_length, np.minimum(whole, max_length)
+        ends = np.cumsum(self.size)
+        begins = ends - self.size
+        self._ids = np.fromiter(
+            itertools.chain.from_iterable(one.ids[:max_length] for one in encoded),
+            np.int32,
+            self.size.sum(),
+        )
+        # A bytearray, because it is written to below.
+        masks = bytearray().join(bytes(one.loss_mask[:max_length]) for one in encoded)
+        loss_mask = np.frombuffer(masks, bool)
+        self._labels = np.where(loss_mask, self._ids, np.int32(IGNORE_INDEX))
+        loss_mask[begins[self.size > 0]] = False  # nothing predicts the first token of a row
+        sums = np.concatenate([[0], np.cumsum(loss_mask)])
+        self.trained = sums[ends] - sums[begins]
+        self._prompts = np.minimum([one.prompt_tokens for one in encoded], self.size)
+
+    def columns(self, stays: np.ndarray) -> list[pyarrow.Array]:
+        """Return ids, labels and tokens of the prompts, of the rows that stay."""
+        import pyarrow
+
+        tokens, size = np.repeat(stays, self.size), self.size[stays]
+        begins = np.concatenate([[0], np.cumsum(size)]).astype(np.int32)
+        return [
+            pyarrow.ListArray.from_arrays(begins, self._ids[tokens]),
+            pyarrow.ListArray.from_arrays(begins, self._labels[tokens]),
+            pyarrow.array(self._prompts[stays], pyarrow.int32()),
+        ]
 
 
 def _make_room(folder: Path) -> None:
@@ -315,12 +399,12 @@ def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
     if tokenised.unanswered:
         said.append(
             f"{split}: {tokenised.unanswered:,} of {total:,} conversations go on after their last "
-            "answer; those turns are left out, because nothing is learnt from them."
+            "answer; those turns are left out, because there is nothing to train on in them."
         )
     if tokenised.left_out:
         said.append(
             f"{split}: {tokenised.left_out:,} of {total:,} rows are left out: their prompt alone "
-            f"fills data.max_length={config.data.max_length}, so nothing of them would be learnt."
+            f"fills data.max_length={config.data.max_length}, so there is nothing to train on in them."
         )
     if tokenised.empty:
         said.append(f"{split}: {tokenised.empty:,} of {total:,} rows are left out: they are empty.")
@@ -353,13 +437,13 @@ the tokenizer works on all cores by itself, twice as fast as two processes on tw
 
 
 def _in_batches(
-    examples: Sequence[Example], tokenizer: Any, split: str, data: Data
-) -> Iterator[list[Encoded]]:
-    """Cut examples into tokens, some at a time; in several processes where there are many."""
+    examples: Sequence[Example], tokenizer: Any, method: Method, split: str, data: Data
+) -> Iterator[list[Sequences]]:
+    """Tokenise examples, some at a time; in several processes where there are many."""
     wanted = data.dataset_num_proc or 1
     if data.dataset_num_proc is None and examples and examples[0].messages:
         wanted = min(len(examples) // _ROWS_A_PROCESS, usable_cores() // 2)
-    work = _Work(tokenizer, split, data.completion_only_loss)
+    work = _Work(tokenizer, method, split, data.completion_only_loss)
     pieces = (
         (first, examples[first : first + _BATCH]) for first in range(0, len(examples), _BATCH)
     )
@@ -375,14 +459,13 @@ def _in_batches(
 class _Work:
     """What a process does with its share of the examples."""
 
-    def __init__(self, tokenizer: Any, split: str, completion_only: bool) -> None:
-        self._tokenizer, self._split, self._only = tokenizer, split, completion_only
+    def __init__(self, tokenizer: Any, method: Method, split: str, completion_only: bool) -> None:
+        self._how = tokenizer, method, split
+        self._only = completion_only
 
-    def __call__(self, piece: tuple[int, Sequence[Example]]) -> list[Encoded]:
+    def __call__(self, piece: tuple[int, Sequence[Example]]) -> list[Sequences]:
         first, examples = piece
-        return encode(
-            examples, self._tokenizer, self._split, completion_only=self._only, first=first
-        )
+        return encode_rows(examples, *self._how, completion_only=self._only, first=first)
 
 
 def _encoded(examples: Sequence[Example], tokenizer: Any, split: str, first: int) -> list[Encoded]:
@@ -403,8 +486,8 @@ def _encoded(examples: Sequence[Example], tokenizer: Any, split: str, first: int
         for n, prompt, whole, ok in zip(plain, prompts, wholes, clean, strict=True):
             completion = whole[len(prompt) :] if ok else next(rest)
             completion = [*completion, tokenizer.eos_token_id]
-            learnt = [False] * len(prompt) + [True] * len(completion)
-            found[n] = Encoded(prompt + completion, learnt, len(prompt), not ok)
+            loss_mask = [False] * len(prompt) + [True] * len(completion)
+            found[n] = Encoded(prompt + completion, loss_mask, len(prompt), not ok)
     chats = [n for n, e in enumerate(examples) if e.messages]
     conversations = [examples[n].messages for n in chats]
     numbers = [first + n for n in chats]
@@ -451,7 +534,7 @@ def _chats(
     split: str,
     numbers: Sequence[int],
 ) -> Iterator[Encoded]:
-    """Cut conversations into tokens through the chat template; the assistant's turns are learnt."""
+    """Cut conversations into tokens through the chat template; the assistant's turns add to the loss."""
     if not conversations:
         return
     segments = all_segments(conversations, tokenizer, split, numbers)

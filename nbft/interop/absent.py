@@ -123,7 +123,7 @@ def _of_values(config: Config, dataset_types: Container[str]) -> dict[str, str]:
         found["data.collate_fn"] = "a collator of your own"
     if data.length_column_name != "input_ids":
         found["data.length_column_name"] = "rows are grouped by their tokens here"
-    if config.training.method not in ("sft", "base"):
+    if registry.trainers.is_own(config.training.method):
         found["training.method"] = "a trainer of your own; transformers' Trainer here"
     if registry.optimizers.is_own(optim) or optim == "adam":
         found["optimizer.optim"] = f"{_OWN if optim == 'adam' else 'of your own'}; AdamW here"

@@ -78,7 +78,7 @@ def _half(name: str) -> Any:
 
 def _attention(name: str) -> Any:
     def convert(value: Any, work: Work) -> Says:
-        from nbft.plan.hardware import available_devices
+        from nbft.hardware import available_devices
 
         if not value:
             return Says(kind="taken", note="off")

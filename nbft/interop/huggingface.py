@@ -11,10 +11,10 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
+from nbft.methods import method_of
 from nbft.models.freezing import frozen_pattern
-from nbft.plan.hardware import Choice
 from nbft.plan.schedule import shape_of
-from nbft.plan.speed import is_padding_free
 
 # Section → settings that TrainingArguments takes under the same name.
 _SAME_NAME = {
@@ -78,14 +78,9 @@ _SAME_NAME = {
 }
 
 
-def training_arguments(config: Config, device: str, mixed_precision: Choice) -> dict[str, Any]:
-    """Return the arguments of SFTConfig, or of TrainingArguments for training.method base.
-
-    Args:
-        config: The config.
-        device: The device that was chosen.
-        mixed_precision: bf16, fp16 or no.
-    """
+def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
+    """Return the arguments of the trainer: those of every trainer, then those of the method."""
+    device, mixed_precision = decisions.device.value, decisions.mixed_precision
     arguments: dict[str, Any] = {
         name: getattr(getattr(config, section), name)
         for section, names in _SAME_NAME.items()
@@ -121,17 +116,7 @@ def training_arguments(config: Config, device: str, mixed_precision: Choice) -> 
         early = config.callbacks.early_stopping_patience is not None
         if config.checkpoint.save_strategy != "best" and not early:
             del arguments["metric_for_best_model"]
-    if config.training.method == "sft":
-        arguments |= {
-            "max_length": None,
-            "padding_free": is_padding_free(config),
-            "pad_to_multiple_of": config.data.pad_to_multiple_of,
-            "completion_only_loss": config.data.completion_only_loss,
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-        }
-    else:
-        arguments["include_num_input_tokens_seen"] = "non_padding"
-        arguments["remove_unused_columns"] = False
+    arguments |= method_of(config).trainer_arguments(config, decisions)
     if (seen := config.logging.include_num_input_tokens_seen) != "auto":
         arguments["include_num_input_tokens_seen"] = seen
     return arguments
@@ -141,7 +126,7 @@ def _optimizer_and_scheduler(config: Config) -> dict[str, Any]:
     """Return the arguments that several settings make, or that a key of ours replaces."""
     kind, more = shape_of(config)
     found: dict[str, Any] = {"lr_scheduler_type": kind, "lr_scheduler_kwargs": more}
-    if registry.schedulers.is_own(kind):  # nbft.training.extended builds it
+    if registry.schedulers.is_own(kind):  # nbft.training.scheduler builds it
         found = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {}}
     ours = config.optimizer
     if registry.optimizers.is_own(ours.optim) or ours.optim == "adam":

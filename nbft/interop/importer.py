@@ -628,7 +628,7 @@ def _rows(document: Document) -> tuple[Config, Report]:
     config = Config(data={"path": path})
     setting = "data.train.datasets[0].path"
     lines = [Line("the file", path, "taken", setting, path, f"{len(rows):,} rows to train on")]
-    note = f"recognised as {known.name}; {known.learnt}" if known else "no shape that is known"
+    note = f"recognised as {known.name}; {known.trained_on}" if known else "no shape that is known"
     kind: Kind = "taken" if known else "impossible"
     lines += [Line(name, None, kind, note=note) for name in names]
     return config, Report("rows", "A file of rows", path, lines)

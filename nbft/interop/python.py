@@ -18,23 +18,26 @@ from nbft.data.formats import recognise, templates
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import columns_of, load_rows, resolve
+from nbft.decisions import Decisions, decide
 from nbft.errors import DataError
 from nbft.interop.absent import absent, value_of
 from nbft.interop.huggingface import adapter_arguments, training_arguments
 from nbft.interop.report import Exported, shown
+from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import ALIASES, find_local
 from nbft.models.load import model_arguments
 from nbft.models.templates import template_of
-from nbft.plan.hardware import choose_device, choose_dtype, choose_mixed_precision
-from nbft.plan.speed import is_padding_free
+
+_EVEN_IF_NONE = {"max_length"}
+"""Arguments whose default is another value than None."""
 
 _ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level"}
 
 
 def to_python(config: Config) -> Exported:
     """Return the cell's text, which names what it does not do."""
-    sft, old_adapter = config.training.method == "sft", _old_adapter(config)
+    method, decisions, old_adapter = method_of(config), decide(config), _old_adapter(config)
     adapter = None if old_adapter else adapter_arguments(config)
     data = _data(config)
     chat = any(
@@ -47,7 +50,7 @@ def to_python(config: Config) -> Exported:
         labels="labels" if config.data.completion_only_loss else "whole",
     )
     blocks = [
-        _model(config),
+        _model(config, decisions),
         data,
         *([_CHAT.strip()] if chat else []),
         tokens,
@@ -58,14 +61,15 @@ def to_python(config: Config) -> Exported:
         blocks.insert(0, own)
     if adapter:
         blocks[-1] += f"\nadapter = {_call(*adapter)}"
-    if config.peft.method != "full" and not sft and config.memory.gradient_checkpointing:
-        blocks[-1] += "\nmodel.enable_input_require_grads()"
-    if adapter and not sft:
-        blocks[-1] += "\nmodel = get_peft_model(model, adapter)"
+    if not method.takes_peft_config:
+        if config.peft.trains_adapter and config.memory.gradient_checkpointing:
+            blocks[-1] += "\nmodel.enable_input_require_grads()"
+        if adapter:
+            blocks[-1] += "\nmodel = get_peft_model(model, adapter)"
     if old_adapter:
         arguments = f"model, {old_adapter!r}, is_trainable=True"
         blocks[-1] += f"\nmodel = PeftModel.from_pretrained({arguments})"
-    blocks[-1] += "\n" + _training(config)
+    blocks[-1] += "\n" + _training(config, decisions)
     body = "\n\n\n".join(blocks) + "\n"
     reasons = absent(config, _FORMAT_OF)
     left_out = {path: value_of(config, path) for path in reasons}
@@ -73,7 +77,7 @@ def to_python(config: Config) -> Exported:
         f"# Not in this cell: {path}={shown(value)}; {reasons[path]}.\n"
         for path, value in left_out.items()
     )
-    text = Exported(f"{head}{_imports(config, body)}\n\n\n{body}")
+    text = Exported(f"{head}{_imports(config, decisions, body)}\n\n\n{body}")
     text.system, text.left_out = "python", left_out
     return text
 
@@ -93,9 +97,9 @@ def _own_parts(config: Config) -> str:
     if model.attention_dropout is not None or model.hidden_dropout is not None:
         parts.append("models/dropout.py")
     if config.quantization.weight_quantize_algo == "fp8_linear":
-        parts += ["models/float8_scale.py", "models/float8.py"]
+        parts.append("models/float8.py")
     if model.auto_class_name == "AutoModelForSeq2SeqLM":
-        parts.append("training/seq2seq.py")
+        parts.append("models/seq2seq.py")
     if config.data.packing:
         parts.append("data/packing.py")
     return "\n\n\n".join(map(_text_of, parts))
@@ -110,31 +114,31 @@ def _text_of(module: str) -> str:
     return said + re.sub(r"^from (__future__|nbft)\b.*\n", "", rest, flags=re.MULTILINE).strip()
 
 
-def _imports(config: Config, body: str) -> str:
-    sft = config.training.method == "sft"
-    of_transformers = [config.model.auto_class_name, "AutoTokenizer", "set_seed"]
-    of_transformers += ["BitsAndBytesConfig"] if "BitsAndBytesConfig(" in body else []
-    if not config.model.load_pretrained_weights:
-        of_transformers.append("AutoConfig")
-    if not sft:
-        of_transformers += ["DataCollatorForSeq2Seq", "Trainer", "TrainingArguments"]
-    if config.callbacks.early_stopping_patience is not None:
-        of_transformers.append("EarlyStoppingCallback")
+def _imports(config: Config, decisions: Decisions, body: str) -> str:
+    method = method_of(config)
     lines = ["from __future__ import annotations", ""] if config.data.packing else []
     named = [n for n in ("csv", "itertools", "json", "numpy", "runpy") if f"{n}." in body]
     lines += [*(f"import {name}" for name in named), "", "import torch"]
     of_datasets = [name for name in _OF_DATASETS if re.search(rf"^[^#]*\b{name}[(.]", body, re.M)]
-    lines += [f"from datasets import {', '.join(of_datasets)}"]
-    names = ("IA3Config", "LoraConfig", "PeftModel", "get_peft_model")
-    if of_peft := [name for name in names if re.search(rf"\b{name}[(.]", body)]:
-        lines += [f"from peft import {', '.join(of_peft)}"]
+    names: dict[str, list[str]] = {"datasets": of_datasets}
+    of_peft = ("IA3Config", "LoraConfig", "PeftModel", "get_peft_model")
+    names["peft"] = [name for name in of_peft if re.search(rf"\b{name}[(.]", body)]
     if "create_loraplus_optimizer(" in body:
-        lines += ["from peft.optimizers import create_loraplus_optimizer"]
-    lines += [f"from transformers import {', '.join(sorted(of_transformers))}"]
-    if sft:
-        lines += ["from trl import SFTConfig, SFTTrainer"]
-    if "DataCollatorForLanguageModeling(" in body:
-        lines += ["from trl.trainer.sft_trainer import DataCollatorForLanguageModeling"]
+        names["peft.optimizers"] = ["create_loraplus_optimizer"]
+    names["transformers"] = [config.model.auto_class_name, "AutoTokenizer", "set_seed"]
+    names["transformers"] += ["BitsAndBytesConfig"] if "BitsAndBytesConfig(" in body else []
+    if not config.model.load_pretrained_weights:
+        names["transformers"].append("AutoConfig")
+    if config.callbacks.early_stopping_patience is not None:
+        names["transformers"].append("EarlyStoppingCallback")
+    for place in (method.trainer, method.arguments, *method.collator_code(config, decisions)[1]):
+        module, _, name = place.partition(":")
+        names.setdefault(module, []).append(name)
+    lines += [
+        f"from {module} import {', '.join(sorted(of_module))}"
+        for module, of_module in names.items()
+        if of_module
+    ]
     return "\n".join(lines)
 
 
@@ -144,20 +148,19 @@ _OF_DATASETS = (
 )
 
 
-def _model(config: Config) -> str:
-    model = config.model
+def _model(config: Config, decisions: Decisions) -> str:
+    model, dtype = config.model, decisions.dtype.value
     base = base_name(config)
     found = find_local(base, model.model_revision)
     hub_name = ALIASES.get(base, base)
     name = str(found.path) if found and found.source in ("nbft's cache", "folder") else hub_name
-    dtype = choose_dtype(config, choose_device(config).value).value
     of_hub: dict[str, Any] = {}
     if name == hub_name and model.model_revision:
         of_hub["revision"] = model.model_revision
     if model.trust_remote_code:
         of_hub["trust_remote_code"] = True
     arguments = _inline(of_hub)
-    more = model_arguments(config, dtype)
+    more = model_arguments(config, dtype, decisions.device.value)
     del more["trust_remote_code"]
     if quantized := more.get("quantization_config"):
         more["quantization_config"] = _Code(f"BitsAndBytesConfig({_inline(quantized)[2:]})")
@@ -622,41 +625,32 @@ def tokens(examples):
 '''
 
 
-def _training(config: Config) -> str:
+def _training(config: Config, decisions: Decisions) -> str:
     """Return the lines from the arguments to the saved adapter."""
-    sft, is_adapter = config.training.method == "sft", config.peft.method != "full"
-    device = choose_device(config).value
-    dtype = choose_dtype(config, device).value
-    arguments = training_arguments(config, device, choose_mixed_precision(config, device, dtype))
-    kept = {k: v for k, v in arguments.items() if k not in _ONLY_IN_A_RUN and v is not None}
-    if sft:
-        kept["max_length"] = None  # SFTConfig would cut at 1,024 by itself
+    method, is_adapter = method_of(config), config.peft.trains_adapter
+    arguments = training_arguments(config, decisions)
+    always = method.trainer_arguments(config, decisions)
+    kept = {
+        k: v
+        for k, v in arguments.items()
+        if k not in _ONLY_IN_A_RUN and (v is not None or k in _EVEN_IF_NONE & {*always})
+    }
     cuts = config.data.split_ratio < 1 and not config.data.train.stream
     has_held_out = config.data.validation is not None or cuts
     if not has_held_out:
         kept |= {"eval_strategy": "no", "eval_on_start": False}
     lines = [
-        f"arguments = {_call('SFTConfig' if sft else 'TrainingArguments', {'output_dir': 'checkpoints', **kept})}",
-        f"trainer = {'SFTTrainer' if sft else 'Trainer'}(",
+        f"arguments = {_call(method.arguments_name, {'output_dir': 'checkpoints', **kept})}",
+        f"trainer = {method.trainer_name}(",
         "    model=model,",
         "    args=arguments,",
         "    train_dataset=train_rows,",
         f"    eval_dataset={'tokens(held_out)' if has_held_out else 'None'},",
         "    processing_class=tokenizer,",
     ]
-    if is_adapter and sft and not _old_adapter(config):
+    if is_adapter and method.takes_peft_config and not _old_adapter(config):
         lines += ["    peft_config=adapter,"]
-    if not sft:
-        pad = {"label_pad_token_id": -100}
-        if config.data.pad_to_multiple_of:
-            pad["pad_to_multiple_of"] = config.data.pad_to_multiple_of
-        collator = f"DataCollatorForSeq2Seq(tokenizer{_inline(pad)})"
-        if is_padding_free(config):
-            multiple = config.data.pad_to_multiple_of
-            collator = "DataCollatorForLanguageModeling(\n        tokenizer.pad_token_id, "
-            collator += f"padding_free=True, pad_to_multiple_of={multiple}\n    )"
-        if config.model.auto_class_name == "AutoModelForSeq2SeqLM":
-            collator = f"Seq2SeqCollator(tokenizer, model, {config.data.pad_to_multiple_of})"
+    if collator := method.collator_code(config, decisions)[0]:
         lines += [f"    data_collator={collator},"]
     if (patience := config.callbacks.early_stopping_patience) is not None:
         threshold = config.callbacks.early_stopping_threshold

@@ -102,7 +102,7 @@ def _precision(value: Any, work: Work) -> Says:
 
 def half_precision(name: Any) -> Says:
     """Take bf16 or fp16; where no device computes in float16, let the plan decide."""
-    from nbft.plan.hardware import available_devices
+    from nbft.hardware import available_devices
 
     if name == "fp16" and set(available_devices()) <= {"cpu"}:
         note = "fp16 needs a GPU; without one it would compute in float32 without a word"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft.errors import ConfigError
+from nbft.syntax import goes_on_after_json, invalid, json_problem, position, yaml_problem
 
 LARGEST_BYTES = 1_000_000
 """Of a file that can be a config. Their longest examples have 10 kB."""
@@ -93,9 +94,11 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: is a folder. Name the file in it.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path}: cannot be read: {reason.lower()}.") from None
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+    except ValueError:
+        raise ConfigError(f"{str(path)!r}: is not a valid file name.") from None
 
 
 def _guess(text: str) -> str:
@@ -129,7 +132,7 @@ class _Yaml:
 
         self.lines: dict[str, int] = {}
         self.remarks: list[str] = []
-        self._path, self._yaml = path, yaml
+        self._path, self._text, self._yaml = path, text, yaml
         self._values = 0
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._resolver = yaml.resolver.Resolver()
@@ -148,14 +151,18 @@ class _Yaml:
                         raise ConfigError(f"{self._path}: holds several documents. Keep one.")
                     return tree
             return None
-        except self._yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise ConfigError(f"{self._path} line {line}: not YAML: {error.problem}.") from None
         except self._yaml.YAMLError as error:
-            raise ConfigError(f"{self._path}: not YAML: {error}.") from None
+            mark = getattr(error, "problem_mark", None)
+            # The parser looks ahead, and may give up before the first of many brackets is seen here.
+            if mark is not None and _open_brackets(self._text[: mark.index]) > _DEEPEST:
+                place = f"{self._path} {position(mark.line + 1, mark.column + 1)}"
+                why = f"is nested deeper than {_DEEPEST} levels."
+                raise ConfigError(f"{place}: {why}") from None
+            raise ConfigError(yaml_problem(error, self._text, str(self._path))) from None
 
     def _refuse(self, event: Any, why: str) -> ConfigError:
-        return ConfigError(f"{self._path} line {event.start_mark.line + 1}: {why}")
+        place = position(event.start_mark.line + 1, event.start_mark.column + 1)
+        return ConfigError(f"{self._path} {place}: {why}")
 
     def _count(self, event: Any, more: int = 1) -> None:
         self._values += more
@@ -215,8 +222,8 @@ class _Yaml:
         try:
             node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
             return self._constructor.construct_object(node)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise self._refuse(event, f"{event.value[:40]!r} is no {name}: {error}.") from None
+        except (ValueError, KeyError, AttributeError):
+            raise self._refuse(event, f"{event.value[:40]!r} is not a valid {name}.") from None
 
     def _mapping(self, place: str, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -251,6 +258,15 @@ class _Yaml:
         return found
 
 
+def _open_brackets(text: str) -> int:
+    """Count the brackets that are still open at the end of a text.
+
+    >>> _open_brackets("a: [1, {b: [2]")
+    2
+    """
+    return sum(map(text.count, "[{")) - sum(map(text.count, "]}"))
+
+
 # JSON
 
 
@@ -266,11 +282,9 @@ def _json(path: Path, text: str) -> Document:
     try:
         tree = json.loads(text, object_pairs_hook=pairs)
     except ValueError as error:
-        line = getattr(error, "lineno", "?")
-        why = getattr(error, "msg", str(error))
-        if why == "Extra data" and text.lstrip()[:1] == "{":
+        if text.lstrip()[:1] == "{" and goes_on_after_json(text):
             return Document(path, "rows", {"path": str(path)})
-        raise ConfigError(f"{path} line {line}: not JSON: {why}.") from None
+        raise ConfigError(json_problem(error, source=str(path))) from None
     if isinstance(tree, list) and tree and all(isinstance(row, dict) for row in tree):
         return Document(path, "rows", {"path": str(path)})
     if _depth(tree) > _DEEPEST:
@@ -329,9 +343,10 @@ def _python(path: Path, text: str) -> Document:
             warnings.simplefilter("ignore")  # of escapes in their texts
             module = ast.parse(text)
     except SyntaxError as error:
-        raise ConfigError(f"{path} line {error.lineno}: not Python: {error.msg}.") from None
+        place = position(error.lineno or 1, error.offset or 1)
+        raise ConfigError(f"{path} {place}: {invalid('Python', error.msg)}") from None
     except (ValueError, MemoryError) as error:
-        raise ConfigError(f"{path}: not Python: {error}.") from None
+        raise ConfigError(f"{path}: {invalid('Python', error)}") from None
     document = Document(path, "python", {})
     names: dict[str, Any] = {}
     calls: list[ast.Call] = []
@@ -410,8 +425,9 @@ def _shell(path: Path, text: str) -> Document:
     for number, line in enumerate(joined.split("\n"), start=1):
         try:
             words = shlex.split(line, comments=True)
-        except ValueError as error:
-            raise ConfigError(f"{path} line {number}: {str(error).lower()}.") from None
+        except ValueError:
+            why = "has an unclosed quotation mark, or ends in a backslash."
+            raise ConfigError(f"{path} line {number}: {why}") from None
         if not words:
             continue
         plain = [word for word in words[:4] if not word.startswith("-") and "=" not in word]

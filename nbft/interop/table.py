@@ -204,7 +204,7 @@ def on_gpu(note: str, instead: Any = UNSET) -> Convert:
     """
 
     def convert(value: Any, work: Work) -> Says:
-        from nbft.plan.hardware import available_devices
+        from nbft.hardware import available_devices
 
         if not value:
             return Says(value)

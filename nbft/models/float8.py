@@ -4,33 +4,94 @@ Weights W and inputs x are rounded to float8 with a scale each, s = max|.| / 448
 number is the largest that float8 has; y = (x / s_x)(W / s_W)^T s_x s_W. The gradient to x takes the
 rounding as the identity; W is frozen. Source: FP8 Formats for Deep Learning, arXiv:2209.05433.
 A GPU with float8 multiplies so by itself; elsewhere the same numbers are multiplied in x's type.
+
+A Hadamard transform tames outliers: with H a Hadamard matrix of orthonormal columns,
+x W' = (x H)(W H)'. The product is the same, and an outlier in x is spread over a block, so that fewer
+of the other numbers underflow. Smaller outliers need no such help, since float8 is a floating type.
+Source: QuaRot, arXiv:2404.00456. Called by `nbft.models.quantize` and `nbft.training.fp8`.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
-from nbft.models.float8_scale import ActivationScale, transform
-
 LARGEST = 448.0
 """The largest number of float8_e4m3fn."""
+
+_BLOCK = 32
+"""ERNIEKit's hadamard_block_size."""
 
 
 def to_float8(
     values: torch.Tensor, largest: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return values as float8 and their scale, a number each tensor.
+    """Return values as float8 and their scale, one number per tensor.
 
     Args:
         values: The values.
-        largest: What to take for the largest of them; what lies above is cut off.
+        largest: Magnitude that becomes float8's largest number; larger values are clipped to it.
+            The largest magnitude of the values when None.
     """
     largest = values.detach().abs().max() if largest is None else largest
     scale = largest.float().clamp(min=1e-12) / LARGEST
-    scaled = (values.detach().float() / scale).clamp(-LARGEST, LARGEST)
-    return scaled.to(torch.float8_e4m3fn), scale
+    return clipped_to_float8(values.detach().float() / scale), scale
+
+
+def clipped_to_float8(values: torch.Tensor) -> torch.Tensor:
+    """Round float32 values to the nearest float8 number, those out of range to its largest."""
+    return values.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
+
+
+@functools.cache
+def hadamard(size: int) -> torch.Tensor:
+    """Return the Hadamard matrix with H H' = 1, [size, size]; size is a power of two.
+
+    >>> h = hadamard(4)
+    >>> bool(torch.allclose(h @ h.T, torch.eye(4)))
+    True
+    """
+    h: torch.Tensor = torch.ones(1, 1)
+    while len(h) < size:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)])
+    return h.div(size**0.5)
+
+
+def transform(x: torch.Tensor) -> torch.Tensor:
+    """Multiply each block of 32 numbers of the last dimension by the Hadamard matrix.
+
+    It is its own inverse. A shorter last block stays as it is; x [..., d].
+    """
+    whole = x.shape[-1] // _BLOCK * _BLOCK
+    if whole == 0:
+        return x
+    blocks = x[..., :whole].unflatten(-1, (-1, _BLOCK))
+    turned = (blocks @ hadamard(_BLOCK).to(x.device, x.dtype)).flatten(-2)
+    return torch.cat([turned, x[..., whole:]], -1)
+
+
+class ActivationScale:
+    """The largest magnitude of a layer's input: that of each batch at first, then the largest seen.
+
+    Args:
+        online_steps: Training steps over which it follows each batch.
+    """
+
+    def __init__(self, online_steps: int) -> None:
+        self.online_steps = online_steps
+        self.step = 0
+        self.largest: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor, *, is_training: bool) -> torch.Tensor:
+        """Return the magnitude of x that becomes float8's largest number."""
+        now = x.detach().abs().amax()
+        if self.largest is not None and self.step >= self.online_steps:
+            return self.largest
+        if is_training or self.largest is None:
+            self.largest = now if self.largest is None else torch.maximum(self.largest, now)
+        return now
 
 
 class _Product(torch.autograd.Function):
@@ -63,12 +124,12 @@ def _has_hardware(x: torch.Tensor) -> bool:
 
 
 class Float8Linear(torch.nn.Linear):
-    """A frozen linear layer with float8 weights, a byte each.
+    """A frozen linear layer with float8 weights, one byte each.
 
     Args:
-        linear: The layer that it takes the place of.
+        linear: The layer that it replaces.
         apply_hadamard: Spread outliers before rounding.
-        online_steps: Steps over which the scale of x follows each batch.
+        online_steps: Training steps over which the scale of x follows each batch.
     """
 
     rounded: torch.Tensor
@@ -102,11 +163,27 @@ class Float8Linear(torch.nn.Linear):
         return y if self.bias is None else y + self.bias  # type: ignore[no-any-return]
 
 
-def use_float8(model: Any, *, apply_hadamard: bool = False, online_steps: int = 200) -> None:
-    """Replace every linear layer of a model but the head; arguments as of `Float8Linear`."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    for parent in list(model.modules()):
+def use_float8(
+    model: Any, kind: type = Float8Linear, *, apply_hadamard: bool = False, online_steps: int = 200
+) -> list[ActivationScale]:
+    """Replace the linear layers of a model, except the head and adapters.
+
+    Args:
+        model: The model, changed in place.
+        kind: Class of the new layers.
+        apply_hadamard: As of `Float8Linear`.
+        online_steps: As of `Float8Linear`.
+
+    Returns:
+        The scale of each layer's input; the training tells them the step.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    scales = []
+    for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear and child is not head:
-                new = Float8Linear(child, apply_hadamard=apply_hadamard, online_steps=online_steps)
+            is_adapter = "lora_" in path + name or "adapter" in [*path.split("."), name]
+            if type(child) is torch.nn.Linear and child is not head and not is_adapter:
+                new = kind(child, apply_hadamard=apply_hadamard, online_steps=online_steps)
                 setattr(parent, name, new)
+                scales.append(new.activation)
+    return scales

@@ -13,6 +13,7 @@ from typing import Any
 from nbft import registry
 from nbft.config import Config
 from nbft.errors import ModelError, Problem
+from nbft.hardware import available_devices
 from nbft.models.templates import template_of, template_problem
 
 IMPORTING = threading.RLock()
@@ -143,13 +144,14 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
     return tokenizer
 
 
-def load_model(config: Config, folder: Path, dtype: str) -> Any:
+def load_model(config: Config, folder: Path, dtype: str, device: str) -> Any:
     """Return the base model in evaluation mode: on the CPU, or where its settings put it.
 
     Args:
         config: Its model and quantization sections say how.
         folder: Folder of the model.
         dtype: "bfloat16", "float16", "float32" or "float64".
+        device: The device that was chosen.
 
     Raises:
         ModelError: The weights cannot be loaded.
@@ -159,7 +161,7 @@ def load_model(config: Config, folder: Path, dtype: str) -> Any:
     from nbft.models.quantize import quantize
 
     settings = config.model
-    arguments = {**model_arguments(config, dtype), "dtype": getattr(torch, dtype)}
+    arguments = {**model_arguments(config, dtype, device), "dtype": getattr(torch, dtype)}
     try:
         if settings.model_type != "hf":
             model = registry.models.get(settings.model_type).from_pretrained(folder, **arguments)
@@ -183,13 +185,12 @@ def load_model(config: Config, folder: Path, dtype: str) -> Any:
     return model
 
 
-def model_arguments(config: Config, dtype: str) -> dict[str, Any]:
+def model_arguments(config: Config, dtype: str, device: str) -> dict[str, Any]:
     """Return the arguments of from_pretrained but the number type, as plain values.
 
     A value of quantization_config stands for the arguments of BitsAndBytesConfig.
     """
     from nbft.models.quantize import bitsandbytes_arguments
-    from nbft.plan.hardware import available_devices, choose_device
 
     settings = config.model
     arguments: dict[str, Any] = {
@@ -198,8 +199,7 @@ def model_arguments(config: Config, dtype: str) -> dict[str, Any]:
     }
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
-    device = choose_device(config).value
-    if settings.device_map:  # a run on the CPU shall not land on a GPU that is there
+    if settings.device_map:  # a run on the CPU does not land on a GPU that is there
         stays = device == "cpu" and len(available_devices()) > 1
         arguments["device_map"] = {"": "cpu"} if stays else settings.device_map
     if quantized := bitsandbytes_arguments(config, dtype):

@@ -7,6 +7,7 @@ afterwards, so that the answers can be told from the rest. Loads no library.
 from __future__ import annotations
 
 from nbft.errors import Problem
+from nbft.syntax import invalid
 
 
 def _marked(begin: str, after_role: str, end: str) -> str:
@@ -83,7 +84,7 @@ def template_problem(given: str) -> Problem | None:
         return Problem(
             "model.chat_template",
             given,
-            f"is no Jinja: {error.message}, line {error.lineno}.",
-            f"Mend it, or use one of {names}.",
+            f"line {error.lineno}: {invalid('Jinja', error.message)}",
+            f"Fix it, or use one of {names}.",
         )
     return None

@@ -17,10 +17,11 @@ from nbft.config import Config, io
 from nbft.data.examples import load_examples
 from nbft.data.ready import READY
 from nbft.data.sources import FORMATS
+from nbft.decisions import choose_device
 from nbft.errors import NbftError
 from nbft.formatting import count, size
+from nbft.hardware import Choice, free_memory_bytes, has_bfloat16
 from nbft.models.find import find_local
-from nbft.plan.hardware import Choice, choose_device, free_memory_bytes, has_bfloat16
 from nbft.plan.memory import model_shape
 
 Method = Literal["full", "lora", "qlora"]

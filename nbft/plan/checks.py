@@ -17,35 +17,31 @@ from nbft.config import Config
 from nbft.config.speed import Speed
 from nbft.data.ready import READY
 from nbft.data.sources import is_there
+from nbft.decisions import Decisions, decide
 from nbft.errors import Problem
+from nbft.hardware import available_devices, device_of, has_bfloat16
+from nbft.methods import method_of
 from nbft.models.find import ALIASES, find_local
-from nbft.plan.hardware import (
-    available_devices,
-    choose_dtype,
-    choose_mixed_precision,
-    device_of,
-    has_bfloat16,
-)
 from nbft.plan.model_checks import model_problems
 from nbft.plan.schedule import ARGUMENTS_OF, shape_of
-from nbft.plan.speed import choose_parts
 from nbft.plan.training_checks import PACKAGE_OF, training_problems
 
-Check = Callable[[Config, str], "Problem | None"]
+Check = Callable[[Config, Decisions], "Problem | None"]
 
 _CHECKS: list[Check] = []
 _LEAST_FREE_BYTES = 300 * 2**20
 
 
-def check(config: Config, device: str) -> list[Problem]:
+def check(config: Config, decisions: Decisions) -> list[Problem]:
     """Run every check.
 
     Args:
         config: The config.
-        device: The device that was chosen.
+        decisions: What it leads to on this machine.
     """
-    found = [problem for one in _CHECKS if (problem := one(config, device))]
-    found += [*model_problems(config, device), *training_problems(config, device)]
+    found = [problem for one in _CHECKS if (problem := one(config, decisions))]
+    found += [*model_problems(config, decisions), *training_problems(config, decisions)]
+    found += method_of(config).problems(config)
     return [*found, *_files(config)]
 
 
@@ -59,7 +55,7 @@ def _installed(package: str) -> bool:
 
 
 @_check
-def _model_name(config: Config, device: str) -> Problem | None:
+def _model_name(config: Config, decisions: Decisions) -> Problem | None:
     import difflib
 
     name = config.model.model_name
@@ -76,7 +72,8 @@ def _model_name(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _device_is_there(config: Config, device: str) -> Problem | None:
+def _device_is_there(config: Config, decisions: Decisions) -> Problem | None:
+    device = decisions.device.value
     there = available_devices()
     if device in there:
         return None
@@ -90,7 +87,8 @@ def _device_is_there(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _float16_needs_a_gpu(config: Config, device: str) -> Problem | None:
+def _float16_needs_a_gpu(config: Config, decisions: Decisions) -> Problem | None:
+    device = decisions.device.value
     if device != "cpu" or config.precision.mixed_precision != "fp16":
         return None
     return Problem(
@@ -103,10 +101,11 @@ def _float16_needs_a_gpu(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _float16_weights_need_a_gpu(config: Config, device: str) -> Problem | None:
+def _float16_weights_need_a_gpu(config: Config, decisions: Decisions) -> Problem | None:
+    device = decisions.device.value
     if device != "cpu" or config.model.dtype != "float16":
         return None
-    instead = choose_dtype(config.apply({"model.dtype": "auto"}), device).value
+    instead = decide(config.apply({"model.dtype": "auto"})).dtype.value
     return Problem(
         "model.dtype",
         "float16",
@@ -117,7 +116,8 @@ def _float16_weights_need_a_gpu(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _bfloat16_is_there(config: Config, device: str) -> Problem | None:
+def _bfloat16_is_there(config: Config, decisions: Decisions) -> Problem | None:
+    device = decisions.device.value
     there = has_bfloat16(device)
     if device == "cpu" or there.value == "yes":
         return None
@@ -133,7 +133,8 @@ def _bfloat16_is_there(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _tf32_is_there(config: Config, device: str) -> Problem | None:
+def _tf32_is_there(config: Config, decisions: Decisions) -> Problem | None:
+    device = decisions.device.value
     # Measured: TrainingArguments(tf32=True) refuses to start without an Ampere GPU.
     if not config.precision.tf32 or (device == "cuda" and has_bfloat16(device).value == "yes"):
         return None
@@ -147,8 +148,8 @@ def _tf32_is_there(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _mixed_with_16_bit_weights(config: Config, device: str) -> Problem | None:
-    dtype = choose_dtype(config, device).value
+def _mixed_with_16_bit_weights(config: Config, decisions: Decisions) -> Problem | None:
+    device, dtype = decisions.device.value, decisions.dtype.value
     if device == "cpu" or config.precision.mixed_precision != "fp16" or dtype == "float32":
         return None
     asked = "" if config.model.dtype == dtype else f", {config.model.dtype} here"
@@ -162,7 +163,7 @@ def _mixed_with_16_bit_weights(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _learning_rate_is_usual(config: Config, device: str) -> Problem | None:
+def _learning_rate_is_usual(config: Config, decisions: Decisions) -> Problem | None:
     rate = config.training.learning_rate
     low, high, usual, advised, name = {
         "lora": (
@@ -191,7 +192,7 @@ def _learning_rate_is_usual(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _best_needs_evaluations_at_saves(config: Config, device: str) -> Problem | None:
+def _best_needs_evaluations_at_saves(config: Config, decisions: Decisions) -> Problem | None:
     keep, measure = config.checkpoint, config.evaluation
     if keep.save_strategy == "best" and measure.eval_strategy == "no":
         return Problem(
@@ -227,7 +228,7 @@ def _best_needs_evaluations_at_saves(config: Config, device: str) -> Problem | N
 
 
 @_check
-def _early_stopping_needs_measurements(config: Config, device: str) -> Problem | None:
+def _early_stopping_needs_measurements(config: Config, decisions: Decisions) -> Problem | None:
     if config.callbacks.early_stopping_patience and config.evaluation.eval_strategy == "no":
         return Problem(
             "callbacks.early_stopping_patience",
@@ -240,7 +241,7 @@ def _early_stopping_needs_measurements(config: Config, device: str) -> Problem |
 
 
 @_check
-def _held_out_rows_are_of_the_same_kind(config: Config, device: str) -> Problem | None:
+def _held_out_rows_are_of_the_same_kind(config: Config, decisions: Decisions) -> Problem | None:
     """See the held-out sample of a preset that stayed when the training rows were changed."""
     trained = {dataset.dataset_name for dataset in config.data.train.datasets if not dataset.path}
     held_out = config.data.validation.datasets if config.data.validation else []
@@ -259,7 +260,7 @@ def _held_out_rows_are_of_the_same_kind(config: Config, device: str) -> Problem 
 
 
 @_check
-def _stream_needs_steps(config: Config, device: str) -> Problem | None:
+def _stream_needs_steps(config: Config, decisions: Decisions) -> Problem | None:
     if not config.data.train.stream or config.training.max_steps > 0:
         return None
     return Problem(
@@ -272,7 +273,7 @@ def _stream_needs_steps(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _packed_sequences_have_one_length(config: Config, device: str) -> Problem | None:
+def _packed_sequences_have_one_length(config: Config, decisions: Decisions) -> Problem | None:
     by_length = config.data.train_sampling_strategy == "group_by_length"
     if not by_length or not (config.data.packing or config.data.train.stream):
         return None
@@ -287,7 +288,7 @@ def _packed_sequences_have_one_length(config: Config, device: str) -> Problem | 
 
 
 @_check
-def _everything_trained(config: Config, device: str) -> Problem | None:
+def _everything_trained(config: Config, decisions: Decisions) -> Problem | None:
     if config.data.split_ratio < 1 or config.data.validation is not None:
         return None
     if config.evaluation.eval_strategy == "no":
@@ -302,7 +303,7 @@ def _everything_trained(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _loader_processes(config: Config, device: str) -> Problem | None:
+def _loader_processes(config: Config, decisions: Decisions) -> Problem | None:
     data = config.data
     if data.dataloader_num_workers:
         return None
@@ -319,7 +320,7 @@ def _loader_processes(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _padding_free_fits(config: Config, device: str) -> Problem | None:
+def _padding_free_fits(config: Config, decisions: Decisions) -> Problem | None:
     if not config.data.padding_free:
         return None
     if config.data.pad_to_multiple_of:
@@ -334,23 +335,19 @@ def _padding_free_fits(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _asked_parts_apply(config: Config, device: str) -> Problem | None:
+def _asked_parts_apply(config: Config, decisions: Decisions) -> Problem | None:
     asked = [name for name in Speed.model_fields if getattr(config.speed, name) == "on"]
     if not asked:
         return None
-    dtype = choose_dtype(config, device).value
-    mixed = choose_mixed_precision(config, device, dtype).value
-    found = find_local(config.model.model_name, config.model.model_revision)
-    parts = choose_parts(config, device, mixed, found.path if found else None)
     for name in asked:
-        if parts[name].value == "off":
-            why = f"cannot be used: {parts[name].reason}."
+        if not decisions.uses(name):
+            why = f"cannot be used: {decisions.parts[name].reason}."
             return Problem(f"speed.{name}", "on", why, "Use auto.", {f"speed.{name}": "auto"})
     return None
 
 
 @_check
-def _bitsandbytes(config: Config, device: str) -> Problem | None:
+def _bitsandbytes(config: Config, decisions: Decisions) -> Problem | None:
     optim = config.optimizer.optim
     is_theirs = optim == "lion_32bit" or "8bit" in optim or "paged" in optim
     if is_theirs and not _installed("bitsandbytes"):
@@ -365,7 +362,7 @@ def _bitsandbytes(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _trackers(config: Config, device: str) -> Problem | None:
+def _trackers(config: Config, decisions: Decisions) -> Problem | None:
     absent = [name for name in config.tracking.report_to if not _installed(name)]
     if not absent:
         return None
@@ -380,7 +377,7 @@ def _trackers(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _minimum_rate(config: Config, device: str) -> Problem | None:
+def _minimum_rate(config: Config, decisions: Decisions) -> Problem | None:
     kind, more = shape_of(config)
     if kind != "cosine_with_min_lr":
         return None
@@ -404,7 +401,7 @@ def _minimum_rate(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _arguments_of_the_shape(config: Config, device: str) -> Problem | None:
+def _arguments_of_the_shape(config: Config, decisions: Decisions) -> Problem | None:
     kind, more = shape_of(config)[0], config.scheduler.lr_scheduler_kwargs
     if registry.schedulers.is_own(kind):
         return None
@@ -424,7 +421,7 @@ def _arguments_of_the_shape(config: Config, device: str) -> Problem | None:
 
 
 @_check
-def _engines_of_several_processes(config: Config, device: str) -> Problem | None:
+def _engines_of_several_processes(config: Config, decisions: Decisions) -> Problem | None:
     for name, reason in config.distributed.engines().items():
         default = type(config.distributed).model_fields[name].default
         return Problem(
@@ -438,10 +435,11 @@ def _engines_of_several_processes(config: Config, device: str) -> Problem | None
 
 
 @_check
-def _preference_training(config: Config, device: str) -> Problem | None:
+def _settings_of_another_method(config: Config, decisions: Decisions) -> Problem | None:
+    """Refuse settings of a section that belongs to methods which are not chosen."""
     fields = type(config.preference).model_fields
     set_here = [n for n in fields if getattr(config.preference, n) != fields[n].default]
-    if not set_here:
+    if not set_here or method_of(config).section == "preference":
         return None
     why = "learns from pairs of answers, which nbft does not do yet: planned."
     if set_here[0] != "method":

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from nbft.config import Config
 from nbft.errors import Problem
 from nbft.formatting import count, duration, size
+from nbft.hardware import has_bfloat16
 from nbft.limits import usable_cores
 from nbft.models.adapters import base_name
 from nbft.plan.advice import parameters_of
-from nbft.plan.hardware import has_bfloat16
 from nbft.plan.schedule import shape_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _hint(field: str, value: Any, why: str, fix: str, changes: dict[str, Any]) -
 
 def _method(plan: Plan) -> Iterator[Problem]:
     """Source: Oumi's advice by size; several GPUs may train larger models in full (FSDP)."""
-    if plan.config.peft.method != "full":
+    if plan.config.peft.trains_adapter:
         return
     parameters = plan.total_parameters or parameters_of(base_name(plan.config))
     if parameters is None or parameters < 3e9:

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
-from nbft.models.adapters import adapter_of
-from nbft.models.freezing import frozen_pattern
-from nbft.plan.hardware import has_bfloat16
-from nbft.plan.speed import (
+from nbft.decisions import (
     EXACT_CHUNK_TOKENS,
     FAST_CHUNK_TOKENS,
     SHORT_ROW_TOKENS,
-    is_padding_free,
-    parts_in_use,
+    Decisions,
 )
+from nbft.hardware import has_bfloat16
+from nbft.methods import method_of
+from nbft.models.adapters import adapter_of
+from nbft.models.freezing import frozen_pattern
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LIBRARIES_BYTES = 1900 * 2**20
@@ -229,7 +229,7 @@ def _is_named(name: str, targets: Sequence[str]) -> bool:
 
 
 def memory_bytes(
-    config: Config, shape: Shape, lengths_tokens: Sequence[int], device: str, dtype: str
+    config: Config, shape: Shape, lengths_tokens: Sequence[int], decisions: Decisions
 ) -> int:
     """Estimate the most memory that a run holds at once.
 
@@ -241,37 +241,42 @@ def memory_bytes(
     Args:
         config: The config.
         shape: The model's shape.
-        lengths_tokens: Lengths of some training rows.
-        device: "cpu" counts the libraries too.
-        dtype: Number type of the weights.
+        lengths_tokens: Lengths of some training sequences.
+        decisions: What it leads to on this machine; on a CPU the libraries count too.
     """
-    width = _BYTES[dtype]
+    device, dtype = decisions.device.value, decisions.dtype.value
+    width, method = _BYTES[dtype], method_of(config)
     trained = trainable_parameters(config, shape)
     weights = weight_bytes(config, shape, dtype)
-    if config.peft.method != "full":
+    if config.peft.trains_adapter:
         weights += trained * 4
     gradients = trained * 4
     state = 0 if _is_offloaded(config, device) else trained * state_bytes(config)
     longest = sorted(lengths_tokens)[-max(1, len(lengths_tokens) // 20) :]
     batch = config.training.per_device_train_batch_size
     row_tokens = sum(longest) / len(longest) if longest else config.data.max_length
-    if is_padding_free(config) and lengths_tokens:
+    if decisions.padding_free and lengths_tokens:
         row_tokens = (sum(lengths_tokens) / len(lengths_tokens) + row_tokens) / 2
-    tokens = batch * min(row_tokens, config.data.max_length)
+    tokens = batch * len(method.sequences) * min(row_tokens, config.data.max_length)
     if (budget := config.data.max_tokens_per_batch) is not None:
         tokens = max(budget, min(row_tokens, config.data.max_length))
-    parts, numbers = parts_in_use(config, device, dtype), float(_kept_numbers(config, shape))
-    if "row_attention" in parts and device == "cpu" and not config.memory.gradient_checkpointing:
+    numbers = float(_kept_numbers(config, shape))
+    if (
+        decisions.uses("row_attention")
+        and device == "cpu"
+        and not config.memory.gradient_checkpointing
+    ):
         numbers += _kept_by_row_attention(shape, row_tokens)  # FlashAttention keeps none of it
     scores = min(tokens, 4096) * min(shape.vocab_size, 32_768) * 4 * 2
     libraries = _LIBRARIES_BYTES if device == "cpu" else 500 * 2**20
-    if "label_head" in parts:
+    if decisions.uses("label_head"):
         scores = shape.vocab_size * (FAST_CHUNK_TOKENS * width + EXACT_CHUNK_TOKENS * 4)
         libraries = _FAST_LIBRARIES_BYTES
     # PEFT's own layer keeps a float32 copy of what goes into a 16-bit layer.
-    if config.peft.method != "full" and width == 2 and "fused_lora" not in parts:
+    if config.peft.trains_adapter and width == 2 and not decisions.uses("fused_lora"):
         width = 4
-    return int(weights + gradients + state + tokens * width * numbers + scores + libraries)
+    activations = tokens * width * numbers + method.memory_bytes(config, shape, tokens)
+    return int(weights + gradients + state + activations + scores + libraries)
 
 
 def _kept_by_row_attention(shape: Shape, row_tokens: float) -> float:
@@ -331,7 +336,7 @@ def _kept_numbers(config: Config, shape: Shape) -> int:
 
 
 def training_seconds(
-    config: Config, shape: Shape, tokens: int, device: str, dtype: str, cores: int
+    config: Config, shape: Shape, tokens: int, decisions: Decisions, cores: int
 ) -> int | None:
     """Estimate the time of the training steps on a CPU; None where nothing was measured.
 
@@ -339,16 +344,16 @@ def training_seconds(
         config: The config.
         shape: The model's shape.
         tokens: Tokens that all steps see together.
-        device: Only "cpu" is known before the first step.
-        dtype: Number type of the weights.
+        decisions: What it leads to on this machine; only a CPU is known before the first step.
         cores: Cores that compute.
     """
+    device, dtype = decisions.device.value, decisions.dtype.value
     if device != "cpu":
         return None
-    padding = 1.0 if is_padding_free(config) else 1.9
+    padding = 1.0 if decisions.padding_free else 1.9
     again = 1 + 0.25 * _computed_again(config, shape)
     a_core = _CPU_FLOPS_PER_CORE.get(dtype, 25e9)
-    if {"row_attention", "label_head"} <= parts_in_use(config, device, dtype):
+    if decisions.uses("row_attention") and decisions.uses("label_head"):
         a_core = _FAST_CPU_FLOPS_PER_CORE.get(dtype, 80e9)
         if dtype == "bfloat16" and "amx" in has_bfloat16(device).reason:
             a_core *= 2

@@ -8,6 +8,7 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
 from nbft.errors import Problem
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import find_local
@@ -16,17 +17,17 @@ from nbft.models.templates import template_problem
 from nbft.plan.memory import Shape, model_shape
 
 
-def model_problems(config: Config, device: str) -> Iterator[Problem]:
+def model_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     """Yield what is wrong with the sections model, quantization and peft.
 
     Args:
         config: The config.
-        device: The device that was chosen.
+        decisions: What it leads to on this machine.
     """
     checks = (_adapter, _quantization, _starts, _seq2seq, _layers, _templates, _loraplus)
     for one in checks:
         yield from one(config)
-    yield from _hardware(config, device)
+    yield from _hardware(config, decisions)
 
 
 def model_remarks(config: Config) -> list[str]:
@@ -165,7 +166,7 @@ def _seq2seq(config: Config) -> Iterator[Problem]:
     loads = config.model.auto_class_name == "AutoModelForSeq2SeqLM"
     if config.model.model_type != "hf":
         return
-    if config.peft.method != "full" and config.peft.task_type == "SEQ_2_SEQ_LM" and not loads:
+    if config.peft.trains_adapter and config.peft.task_type == "SEQ_2_SEQ_LM" and not loads:
         yield _off(
             "peft.task_type",
             "SEQ_2_SEQ_LM",
@@ -176,7 +177,7 @@ def _seq2seq(config: Config) -> Iterator[Problem]:
         )
     if not loads:
         return
-    if config.peft.method != "full" and config.peft.task_type == "CAUSAL_LM":
+    if config.peft.trains_adapter and config.peft.task_type == "CAUSAL_LM":
         yield _off(
             "peft.task_type",
             "CAUSAL_LM",
@@ -184,14 +185,6 @@ def _seq2seq(config: Config) -> Iterator[Problem]:
             "AutoModelForSeq2SeqLM loads one with an encoder and a decoder.",
             "Use SEQ_2_SEQ_LM.",
             "SEQ_2_SEQ_LM",
-        )
-    if config.training.method == "sft":
-        yield Problem(
-            "training.method",
-            "sft",
-            "trains models that go on with a text, not an encoder with a decoder.",
-            "Use base.",
-            {"training.method": "base"},
         )
     if not config.data.completion_only_loss:
         yield _off(
@@ -292,9 +285,9 @@ def _loraplus(config: Config) -> Iterator[Problem]:
         )
 
 
-def _hardware(config: Config, device: str) -> Iterator[Problem]:
+def _hardware(config: Config, decisions: Decisions) -> Iterator[Problem]:
     """Check what needs a GPU, or a package for one."""
-    model = config.model
+    model, device = config.model, decisions.device.value
     for path, value, package, instead in (
         ("model.attn_implementation", "flash_attention_2", "flash_attn", "sdpa"),
         ("model.use_liger_kernel", True, "liger_kernel", False),

@@ -17,25 +17,20 @@ from nbft.data.examples import Example, Examples, load_examples
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.packing import bins, wrapped_count
 from nbft.data.sources import is_there, resolve, spread
+from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import DataError, Problem
 from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
+from nbft.hardware import Choice, free_memory_bytes
 from nbft.limits import usable_cores
+from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.plan import schedule
 from nbft.plan.checks import check
 from nbft.plan.guidance import guidance
-from nbft.plan.hardware import (
-    Choice,
-    choose_device,
-    choose_dtype,
-    choose_mixed_precision,
-    free_memory_bytes,
-)
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
 from nbft.plan.model_checks import model_remarks
-from nbft.plan.speed import choose_parts, fast_path, is_padding_free
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 
 _ROWS_MEASURED = 200
@@ -51,8 +46,7 @@ class Plan:
 
     Attributes:
         problems: Everything found, errors and warnings, in the order of the settings.
-        device, dtype, mixed_precision: What was chosen, each with its reason.
-        fast_path: Whether parts of the fast path apply: on, in part or off, and why not all.
+        decisions: Device, number types and parts of the fast path, each with its reason.
         effective_batch_size: Rows a step learns from.
         train_rows, eval_rows: Rows of the two splits.
         steps_per_epoch, total_steps, warmup_steps: Optimiser steps.
@@ -65,10 +59,7 @@ class Plan:
     """
 
     problems: list[Problem]
-    device: Choice
-    dtype: Choice
-    mixed_precision: Choice
-    fast_path: Choice
+    decisions: Decisions
     effective_batch_size: int
     free_memory_bytes: int
     train_rows: int | None = None
@@ -84,6 +75,26 @@ class Plan:
     cost_usd: tuple[float, float] | None = None
     remarks: list[str] = field(default_factory=list)
     config: Config = field(default_factory=Config, repr=False)
+
+    @property
+    def device(self) -> Choice:
+        """Where it trains."""
+        return self.decisions.device
+
+    @property
+    def dtype(self) -> Choice:
+        """Number type of the weights."""
+        return self.decisions.dtype
+
+    @property
+    def mixed_precision(self) -> Choice:
+        """Number type of the computation beside them."""
+        return self.decisions.mixed_precision
+
+    @property
+    def fast_path(self) -> Choice:
+        """Whether parts of the fast path apply: on, in part or off, and why not all."""
+        return fast_path(self.decisions.parts)
 
     @property
     def errors(self) -> list[Problem]:
@@ -106,11 +117,16 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, for plan.json."""
-        names = [f.name for f in fields(self) if f.name not in ("config", "problems")]
+        names = [f.name for f in fields(self) if f.name not in ("config", "problems", "decisions")]
         kept = {name: getattr(self, name) for name in names}
-        chosen = {name: asdict(value) for name, value in kept.items() if isinstance(value, Choice)}
         listed = {name: list(value) for name, value in kept.items() if isinstance(value, tuple)}
-        return {**kept, **chosen, **listed, "warnings": [str(problem) for problem in self.warnings]}
+        return {
+            **kept,
+            **listed,
+            **self.decisions.to_dict(),
+            "fast_path": asdict(self.fast_path),
+            "warnings": [str(problem) for problem in self.warnings],
+        }
 
 
 def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
@@ -123,9 +139,10 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         config: The config.
         folder: Folder of the config file, for relative paths.
     """
-    device = choose_device(config)
-    dtype = choose_dtype(config, device.value)
-    problems = check(config, device.value)
+    found = find_local(base_name(config), config.model.model_revision)
+    method, decisions = method_of(config), decide(config, found.path if found else None)
+    device, dtype = decisions.device, decisions.dtype
+    problems = check(config, decisions)
     remarks = model_remarks(config)
     examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
@@ -138,16 +155,16 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             ]
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     problems = list({str(p): p for p in problems}.values())
-    found = find_local(base_name(config), config.model.model_revision)
     shape = model_shape(found.path) if found else None
     numbers: dict[str, Any] = {}
     if "train" in examples:
-        lengths = token_lengths(examples["train"], found.path if found else None)
+        lengths = token_lengths(examples["train"], method, found.path if found else None)
         limit = config.data.max_length
         kept = [min(length, limit) for length in lengths]
-        sequences = _sequences(config, kept, len(examples["train"]))
+        sequences = _sequences(config, kept, len(examples["train"]), decisions)
         numbers |= _numbers_of_rows(config, examples, sequences, problems)
-        a_sequence = sum(kept) / len(kept) * len(examples["train"]) / sequences
+        a_row = sum(kept) / len(kept) * len(method.sequences)
+        a_sequence = a_row * len(examples["train"]) / sequences
         total = numbers["total_steps"]
         batch = schedule.rows_per_batch(config)
         seen = total * batch * config.training.gradient_accumulation_steps
@@ -162,10 +179,9 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         if cut > 0.05 * len(lengths):
             problems.append(_cut(lengths, limit, cut))
         if shape:
-            chosen = (device.value, dtype.value)
-            numbers["memory_bytes"] = memory_bytes(config, shape, kept, *chosen)
+            numbers["memory_bytes"] = memory_bytes(config, shape, kept, decisions)
             numbers["seconds"] = training_seconds(
-                config, shape, numbers["tokens"], *chosen, cores=usable_cores()
+                config, shape, numbers["tokens"], decisions, cores=usable_cores()
             )
             is_here = config.compute.provider == "local"
             rented = rented_seconds(shape.parameters, numbers["tokens"])
@@ -182,14 +198,9 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         held_out: Sequence[Example] = examples.get("validation", ())
         chosen = (device.value, dtype.value)
         remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
-    mixed_precision = choose_mixed_precision(config, device.value, dtype.value)
-    parts = choose_parts(config, device.value, mixed_precision.value, found.path if found else None)
     plan = Plan(
         problems=sorted(problems, key=_place),
-        device=device,
-        dtype=dtype,
-        mixed_precision=mixed_precision,
-        fast_path=fast_path(parts),
+        decisions=decisions,
         effective_batch_size=_rows_per_step(config, numbers),
         free_memory_bytes=free_memory_bytes(device.value),
         remarks=list(dict.fromkeys(remarks)),
@@ -199,7 +210,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
 
     def needed(changed: Config) -> int:
         assert shape is not None
-        return memory_bytes(changed, shape, kept, device.value, dtype.value)
+        return memory_bytes(changed, shape, kept, decide(changed, found.path if found else None))
 
     if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
         plan.problems.append(_too_large(config, plan, needed))
@@ -264,20 +275,21 @@ def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
     return max(1, round(int(numbers["train_rows"]) / int(numbers["steps_per_epoch"])))
 
 
-def _sequences(config: Config, lengths: Sequence[int], rows: int) -> int:
+def _sequences(config: Config, lengths: Sequence[int], rows: int, decisions: Decisions) -> int:
     """Estimate how many sequences an epoch has: the rows, or what they are packed or batched into.
 
     Args:
         config: Its data section says how they are packed.
         lengths: Tokens of some rows, at least one.
         rows: How many rows there are.
+        decisions: Say whether batches are padded.
     """
     if not config.data.packing and config.data.max_tokens_per_batch is None:
         return rows
     limit, strategy = config.data.max_length, config.data.packing_strategy
     some = [lengths[n % len(lengths)] for n in range(min(rows, _ROWS_PACKED))]
     if (budget := config.data.max_tokens_per_batch) is not None:
-        batches = token_batches(some, budget, is_padded=not is_padding_free(config))
+        batches = token_batches(some, budget, is_padded=not decisions.padding_free)
         return max(1, round(len(batches) * rows / len(some)))
     packed = (
         wrapped_count(some, limit) if strategy == "wrapped" else len(bins(some, limit, strategy))
@@ -318,18 +330,20 @@ def _examples_by(
     return load_examples(config, split, folder=folder)
 
 
-def token_lengths(examples: Examples, folder: Path | None) -> list[int]:
-    """Return the lengths in tokens of some examples, spread over all of them.
+def token_lengths(examples: Examples, method: Method, folder: Path | None) -> list[int]:
+    """Return the lengths in tokens of the sequences of some examples, spread over all of them.
 
     Args:
         examples: The examples, at least one.
+        method: Says which sequences an example gives.
         folder: Folder with tokenizer.json; four characters count as a token without one.
     """
-    texts = []
-    for number in spread(len(examples), _ROWS_MEASURED):
-        example = examples[int(number)]
-        turns = "\n".join(m["content"] for m in example.messages)
-        texts.append(example.prompt + example.completion + turns)
+    some = [examples[int(number)] for number in spread(len(examples), _ROWS_MEASURED)]
+    texts = [
+        one.prompt + one.completion + "\n".join(m["content"] for m in one.messages)
+        for sequence in method.texts(some).values()
+        for one in sequence
+    ]
     tokenizer = _tokenizer(folder / "tokenizer.json") if folder else None
     if tokenizer is None:
         return [len(text) // 4 + 1 for text in texts]

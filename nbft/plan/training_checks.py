@@ -12,11 +12,11 @@ from pathlib import Path
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
+from nbft.devices import peak_flops
 from nbft.errors import Problem
-from nbft.plan.devices import peak_flops
-from nbft.plan.hardware import available_devices, choose_dtype, choose_mixed_precision
+from nbft.hardware import available_devices
 from nbft.plan.schedule import ARGUMENTS_OF, OWN_SETTINGS, shape_of
-from nbft.plan.speed import is_padding_free
 
 PACKAGE_OF = {"phoenix": "arize-phoenix-otel", "comet_ml": "comet-ml"}
 """What to install for a module, where it is called otherwise."""
@@ -30,12 +30,12 @@ PROVIDERS = {
 """Name and price range in USD an hour. Source: PEFT Studio's table of providers."""
 
 
-def training_problems(config: Config, device: str) -> Iterator[Problem]:
+def training_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     """Yield what is wrong with the settings of the training itself.
 
     Args:
         config: The config.
-        device: The device that was chosen.
+        decisions: What it leads to on this machine.
     """
     for one in (
         _optimizer,
@@ -45,12 +45,11 @@ def training_problems(config: Config, device: str) -> Iterator[Problem]:
         _token_budget,
         _epochs,
         _head,
-        _rows,
         _provider,
     ):
         yield from one(config)
-    for other in (_precision, _memory, _logging):
-        yield from other(config, device)
+    for other in (_rows, _precision, _memory, _logging):
+        yield from other(config, decisions)
 
 
 def _optimizer(config: Config) -> Iterator[Problem]:
@@ -263,8 +262,8 @@ def _head(config: Config) -> Iterator[Problem]:
         )
 
 
-def _rows(config: Config) -> Iterator[Problem]:
-    if config.memory.use_attn_mask_start_row_indices and not is_padding_free(config):
+def _rows(config: Config, decisions: Decisions) -> Iterator[Problem]:
+    if config.memory.use_attn_mask_start_row_indices and not decisions.padding_free:
         yield Problem(
             "memory.use_attn_mask_start_row_indices",
             True,
@@ -275,11 +274,9 @@ def _rows(config: Config) -> Iterator[Problem]:
         )
 
 
-def _precision(config: Config, device: str) -> Iterator[Problem]:
+def _precision(config: Config, decisions: Decisions) -> Iterator[Problem]:
     ours = config.precision
-    dtype = choose_dtype(config, device).value
-    mixed = choose_mixed_precision(config, device, dtype).value
-    if mixed != "no":
+    if decisions.mixed_precision.value != "no":
         if ours.amp_master_grad and ours.fp16_opt_level == "O1":
             yield Problem(
                 "precision.amp_master_grad",
@@ -307,9 +304,9 @@ def _precision(config: Config, device: str) -> Iterator[Problem]:
             )
 
 
-def _memory(config: Config, device: str) -> Iterator[Problem]:
+def _memory(config: Config, decisions: Decisions) -> Iterator[Problem]:
     ours = config.memory
-    if ours.offload_optimizer and device == "cpu":
+    if ours.offload_optimizer and decisions.device.value == "cpu":
         yield Problem(
             "memory.offload_optimizer",
             True,
@@ -328,7 +325,8 @@ def _memory(config: Config, device: str) -> Iterator[Problem]:
         )
 
 
-def _logging(config: Config, device: str) -> Iterator[Problem]:
+def _logging(config: Config, decisions: Decisions) -> Iterator[Problem]:
+    device = decisions.device.value
     name = available_devices().get(device, "")
     if config.logging.include_mfu and not peak_flops(device, config.compute.peak_tflops, name):
         yield Problem(

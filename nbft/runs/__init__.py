@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbft.runs.folder import Run, attach, list_runs
-    from nbft.runs.launch import start, submit, train, train_async
 
 _MODULE_OF = {
     "Run": "nbft.runs.folder",
     "attach": "nbft.runs.folder",
     "list_runs": "nbft.runs.folder",
-    "start": "nbft.runs.launch",
-    "submit": "nbft.runs.launch",
-    "train": "nbft.runs.launch",
-    "train_async": "nbft.runs.launch",
 }
 
-__all__ = ["Run", "attach", "list_runs", "start", "submit", "train", "train_async"]
+__all__ = ["Run", "attach", "list_runs"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nbft import events
+from nbft import events, facade
 from nbft.config import Config
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.events import Event
@@ -257,9 +257,7 @@ class Run:
         Raises:
             RunError: The run is not over, has no whole checkpoint, or a setting may not change.
         """
-        from nbft.runs.launch import resume
-
-        return resume(self, changes)
+        return facade.resume(self, changes)  # type: ignore[no-any-return]
 
     @property
     def fixes(self) -> list[Fix]:
@@ -288,8 +286,6 @@ class Run:
             RunError: There is no such fix.
             ConfigError: The changed settings cannot run.
         """
-        from nbft.runs.launch import start, submit
-
         if isinstance(fix, int):
             fixes = self.fixes
             if not 0 <= fix < len(fixes):
@@ -298,7 +294,8 @@ class Run:
         else:
             changes = fix
         place = {"training.run_name": None, "training.output_dir": str(self.path.parent)}
-        return (submit if background else start)(self.config.apply({**changes, **place}))
+        launch = facade.submit if background else facade.start
+        return launch(self.config.apply({**changes, **place}))  # type: ignore[no-any-return]
 
     def move_up(self) -> None:
         """Move one place up in the queue of the device.
@@ -404,7 +401,7 @@ class Run:
             model, tokenizer = self.load_model()
             ids = tokenizer(list(prompts))["input_ids"]
             tuned = generate(model, tokenizer, ids, max_new_tokens)
-            if self.config.peft.method != "full":
+            if self.config.peft.trains_adapter:
                 with model.disable_adapter():
                     base = generate(model, tokenizer, ids, max_new_tokens)
             else:
@@ -419,9 +416,8 @@ class Run:
 
     def report(self) -> Path:
         """Write report.html, one page that holds everything, and return its path."""
-        from nbft.pages.report import write_report
-
-        return write_report(self.path)
+        path: Path = facade.write_report(self.path)
+        return path
 
     def scores(self) -> Scores:
         """Return the scores of the base model and of the last step, as a table and as dicts."""
@@ -455,19 +451,17 @@ class Run:
         """Give back the memory of a loaded model."""
         self._loaded = None
         gc.collect()
-        from nbft.training.worker import give_memory_back
+        from nbft.hardware import release_memory
 
-        give_memory_back()
+        release_memory()
 
     def _ipython_display_(self) -> None:
         """Show the run live; as a line where the cell has shown it already."""
-        from nbft.widgets import Monitor
-
         if self._is_shown:
             print(self)  # noqa: T201 - the plain value of a cell
             self._is_shown = False
         else:
-            Monitor(self).show()
+            facade.monitor(self).show()
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.status})"
@@ -597,15 +591,13 @@ def _load(run: Run) -> tuple[Any, Any]:
 
     tokenizer = load_tokenizer(config.apply({"model.tokenizer_name": None}), folder)
     if folder.name == "model":
+        from nbft.decisions import decide
         from nbft.models.load import load_model
-        from nbft.plan.hardware import choose_device, choose_dtype
 
-        device = choose_device(config).value
-        model = load_model(
-            config.apply({"model.load_pretrained_weights": True}),
-            folder,
-            choose_dtype(config, device).value,
-        ).to(device)
+        decisions = decide(config)
+        whole = config.apply({"model.load_pretrained_weights": True})
+        device = decisions.device.value
+        model = load_model(whole, folder, decisions.dtype.value, device).to(device)
     else:
         import peft
 
@@ -614,13 +606,13 @@ def _load(run: Run) -> tuple[Any, Any]:
 
 
 def _base_model(run: Run) -> Any:
+    from nbft.decisions import decide
     from nbft.models.adapters import base_name
     from nbft.models.find import find_model
     from nbft.models.load import load_model, place
-    from nbft.plan.hardware import choose_device, choose_dtype
 
     config = run.config
-    device = choose_device(config).value
     found = find_model(base_name(config), config.model.model_revision, lambda _: None)
-    model = load_model(config, found.path, choose_dtype(config, device).value)
-    return place(model, device).eval()
+    decisions = decide(config, found.path)
+    device = decisions.device.value
+    return place(load_model(config, found.path, decisions.dtype.value, device), device).eval()

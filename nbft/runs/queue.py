@@ -1,7 +1,7 @@
 """The queue of a device: one run at a time, the others wait in order of submission.
 
-A ticket is a small file in a folder of the device: `0-…` holds the device, `1-…` waits. Each names
-its process, so a dead holder frees the device by itself. The queue is one person's, on one
+A ticket is a small file in the device's folder: `0-…` holds the device, `1-…` waits. It names its
+process, so the device is free again when that process dies. The queue is for one person on one
 machine. Called by the supervisor and by `start`; loads nothing heavy.
 """
 
@@ -41,7 +41,7 @@ class Ticket:
         }
         with _locked(self._folder):
             last = max((int(path.name[2:12]) for path in self._folder.glob("?-*.json")), default=0)
-            # The name changes when others move up, so the ticket is found by what stands after it.
+            # The number changes when others move up, so the ticket is found by the rest of its name.
             self._key = f"{run.name}-{os.getpid()}-{time.monotonic_ns()}"
             path = self._folder / f"1-{last + 1:010}-{self._key}.json"
             path.write_text(json.dumps(about), encoding="utf-8")
@@ -57,7 +57,7 @@ class Ticket:
         return "a queue that lost this ticket"
 
     def hand_to(self, pid: int) -> None:
-        """Let another process hold the place: it is kept while that one lives."""
+        """Hand the place to another process; it is kept while that process lives."""
         about = {"pid": pid, "process_start_time": process_start_time(pid), "run": str(self._run)}
         with _locked(self._folder):
             for path in self._folder.glob(f"?-*-{self._key}.json"):
@@ -66,7 +66,7 @@ class Ticket:
                 partial.replace(path)
 
     def release(self) -> None:
-        """Give the device, or the place in the queue, back."""
+        """Give back the device, or the place in the queue."""
         for path in self._folder.glob(f"?-*-{self._key}.json"):
             path.unlink(missing_ok=True)
 
@@ -80,8 +80,8 @@ def turn(
     Args:
         device: Name of the device.
         run: Folder of the run.
-        waiting: Told the name of the run that is waited for, whenever it changes.
-        give_up: Asked now and then whether to leave the queue.
+        waiting: Called with the name of the run ahead whenever it changes.
+        give_up: Called between checks; returns whether to leave the queue.
 
     Yields:
         The ticket that holds the device; None after giving up.
@@ -103,9 +103,9 @@ def turn(
 
 
 def say_queued(run: Path, device: str) -> events.EventReader:
-    """Write that this process sees a run through, and return the reader of what is asked of it.
+    """Write that this process looks after a run, and return the reader of its commands.
 
-    What was asked of an earlier attempt is over; what is asked from now on counts, also while the
+    Commands for an earlier attempt are skipped. Those written from now on count, even while the
     worker is still loading.
     """
     commands = run / "commands.jsonl"
@@ -124,7 +124,7 @@ def say_queued(run: Path, device: str) -> events.EventReader:
 
 
 def move_up(run: Path) -> bool:
-    """Move a waiting run one place up; returns whether there was a place to move to."""
+    """Move a waiting run up by one; return whether there was a place to move to."""
     for folder in queue_folder().glob("*/"):
         with _locked(folder):
             waiting = [path for path in _living(folder) if path.name.startswith("1-")]
@@ -146,7 +146,7 @@ def queue_folder() -> Path:
 
 
 def _living(folder: Path) -> list[Path]:
-    """Return the tickets whose process lives, the holder first; others are removed."""
+    """Return the tickets whose process is alive, the holder first; remove the others."""
     living = []
     for path in sorted(folder.glob("?-*.json")):
         about = _about(path)
@@ -166,11 +166,11 @@ def _about(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it when a process dies."""
+    """Hold the folder's lock, which the system releases when a process dies."""
     with (folder / "lock").open("w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows: a rename decides a race there
+        except ImportError:  # on Windows the rename decides who is first
             yield
             return
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -18,9 +18,9 @@ _SPLITS = ("validation", "test")
 def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | None) -> Scores:
     """Score the base model and the tuned one of a run; see `Run.evaluate`."""
     from nbft.data.examples import load_examples
+    from nbft.decisions import decide
     from nbft.evaluate.scoring import Scorer
     from nbft.models.load import quiet
-    from nbft.plan.hardware import choose_mixed_precision
     from nbft.runs.folder import _base_model
 
     if split not in _SPLITS:
@@ -38,12 +38,12 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
             examples,
             split,
             context_tokens=context_tokens,
-            mixed_precision=choose_mixed_precision(config, *_where(config)).value,
+            mixed_precision=decide(config).mixed_precision.value,
         )
         if not len(scorer):
             raise RunError([f"{run.id}: none of the {split} rows can be scored.", *scorer.remarks])
         tuned = scorer.score(model)
-        if config.peft.method != "full":
+        if config.peft.trains_adapter:
             with model.disable_adapter():
                 base = scorer.score(model)
         else:
@@ -52,14 +52,6 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
         {"event": "scores", "step": step, **found} for step, found in ((0, base), (run.step, tuned))
     ]
     return Scores(measured, scorer.remarks)
-
-
-def _where(config: Config) -> tuple[str, str]:
-    """Return the device and the number type of the weights, as the training chooses them."""
-    from nbft.plan.hardware import choose_device, choose_dtype
-
-    device = choose_device(config).value
-    return device, choose_dtype(config, device).value
 
 
 def _asking(config: Config, metrics: Sequence[str] | None, rows: int | None) -> Config:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbft.config import Config
+from nbft.hardware import device_of
 from nbft.limits import usable_cores
-from nbft.plan.hardware import device_of
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 
@@ -36,7 +36,8 @@ def variables(config: Config, device: str) -> dict[str, str]:
         for name in ("WANDB_PROJECT", "COMET_PROJECT_NAME", "MLFLOW_EXPERIMENT_NAME"):
             found[name] = tracking.project
     if tracking.report_to and tracking.tags:
-        found["WANDB_TAGS"] = found["COMET_TAGS"] = ",".join(tracking.tags)
+        for name in ("WANDB_TAGS", "COMET_START_EXPERIMENT_TAGS"):
+            found[name] = ",".join(tracking.tags)
         found["MLFLOW_TAGS"] = json.dumps(dict.fromkeys(tracking.tags, "true"))
     if device not in _BUILT_IN:
         found["ACCELERATE_TORCH_DEVICE"] = device

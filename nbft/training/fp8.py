@@ -1,12 +1,12 @@
-"""FP8 training in its numbers: linear layers whose inputs and weights are rounded to float8.
+"""FP8 training: linear layers whose inputs and weights are rounded to float8 in the forward pass.
 
-A tensor x is scaled so that its largest number is float8's largest, rounded to e4m3, multiplied in
-the type of the computation and scaled back: the error is that of FP8 hardware, the speed is not.
-Gradients pass the rounding as if it were not there, so weights can be trained under it, unlike those
-of `nbft.models.float8`, which stay float8.
+A tensor x is scaled so that its largest number is float8's largest, rounded to e4m3, scaled back and
+multiplied in the type of the computation: the error is that of FP8 hardware, the speed is not. The
+gradient takes the rounding as the identity, so the weights can be trained, unlike those of
+`nbft.models.float8`, which are stored as float8.
 
 Source: FP8 Formats for Deep Learning, arXiv:2209.05433, section 3.
-Called by `nbft.training.extended`.
+Called by `nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -16,69 +16,63 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from nbft.models.float8_scale import ActivationScale, transform
+from nbft.models import float8
+from nbft.models.float8 import LARGEST, ActivationScale, clipped_to_float8, transform
 
-_LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
+class FakeFloat8Linear(torch.nn.Linear):
+    """A linear layer with the weights of another, which rounds them to float8 at each step.
+
+    Args:
+        linear: The layer that it replaces; their parameters are the same.
+        apply_hadamard: Spread outliers before rounding.
+        online_steps: Training steps over which the scale of x follows each batch; then it stays at
+            the largest number seen.
+    """
+
+    def __init__(self, linear: torch.nn.Linear, *, apply_hadamard: bool, online_steps: int) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.apply_hadamard, self.activation = apply_hadamard, ActivationScale(online_steps)
+        self.train(linear.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply, [*, d_in] to [*, d_out]."""
+        weight: torch.Tensor = self.weight
+        if self.apply_hadamard:
+            x, weight = transform(x), transform(weight)
+        rounded = _straight_through(x, self.activation(x, is_training=self.training))
+        return functional.linear(
+            rounded, _straight_through(weight, weight.detach().abs().amax()), self.bias
+        )
 
 
 def round_to_float8(x: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     """Return x rounded to float8 under the scale at which `largest` is the largest number."""
-    scale = _LARGEST / largest.float().clamp(min=1e-12)
-    low = (x.float() * scale).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
-    return (low.float() / scale).to(x.dtype)
+    scale = LARGEST / largest.float().clamp(min=1e-12)
+    return (clipped_to_float8(x.float() * scale).float() / scale).to(x.dtype)
 
 
 def _straight_through(x: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     return x + (round_to_float8(x.detach(), largest) - x).detach()
 
 
-class Float8Linear:
-    """The forward pass of a linear layer in float8.
-
-    Args:
-        layer: The layer.
-        apply_hadamard: Spread outliers first.
-        online_steps: Training steps over which the scale of the input follows each batch; then it
-            stays at the largest number seen.
-    """
-
-    def __init__(self, layer: torch.nn.Linear, *, apply_hadamard: bool, online_steps: int) -> None:
-        self.layer = layer
-        self.apply_hadamard = apply_hadamard
-        self.scale = ActivationScale(online_steps)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x w' + bias; x [..., d_in]."""
-        weight = self.layer.weight
-        if self.apply_hadamard:
-            x, weight = transform(x), transform(weight)
-        rounded = _straight_through(x, self.scale(x, is_training=self.layer.training))
-        return functional.linear(
-            rounded, _straight_through(weight, weight.detach().abs().amax()), self.layer.bias
-        )
-
-
 def use_float8(
     model: torch.nn.Module, *, apply_hadamard: bool, online_steps: int
 ) -> list[ActivationScale]:
-    """Let the linear layers of a model compute in float8, the head and adapters excepted.
+    """Let the linear layers of a model, except the head and adapters, compute in float8.
 
     Returns:
-        The scale of each layer; whoever trains counts their steps.
+        The scale of each layer's input, for `count_steps`.
     """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    found = []
-    for name, layer in model.named_modules():
-        is_adapter = "lora_" in name or "adapter" in name.split(".")
-        if type(layer) is torch.nn.Linear and layer is not head and not is_adapter:
-            made = Float8Linear(layer, apply_hadamard=apply_hadamard, online_steps=online_steps)
-            layer.forward = made  # type: ignore[method-assign, assignment]
-            found.append(made.scale)
-    return found
+    return float8.use_float8(
+        model, FakeFloat8Linear, apply_hadamard=apply_hadamard, online_steps=online_steps
+    )
 
 
 def count_steps(scales: list[ActivationScale]) -> Any:
-    """Return the callback that tells the scales which step it is."""
+    """Return a callback that tells the scales which step it is."""
     from transformers import TrainerCallback
 
     class StepCount(TrainerCallback):

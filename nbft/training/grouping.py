@@ -1,7 +1,7 @@
 """Rows of like length together, whatever counts as their length.
 
-transformers groups by the number of tokens; here also by the tokens that are learnt, or by a column
-of the rows. Called by `nbft.training.rows` and `nbft.training.trainer`.
+transformers groups by the number of tokens; here also by the tokens that are trained on, or by a column
+of the rows. Called by `nbft.training.rows`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from nbft.config import Config
 from nbft.data.examples import Examples
-from nbft.data.tokens import IGNORE_INDEX, Tokenised
+from nbft.data.tokens import Tokenised
 from nbft.errors import DataError, Problem
+from nbft.methods import IGNORE_INDEX
 
 
 def lengths_of(config: Config, rows: Tokenised, examples: Examples) -> list[int] | None:
@@ -27,7 +27,7 @@ def lengths_of(config: Config, rows: Tokenised, examples: Examples) -> list[int]
     if data.train_sampling_strategy != "group_by_length" or data.packing or name == "input_ids":
         return None
     if name == "labels":
-        return [int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in rows.dataset["labels"]]
+        return [int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in rows.labels]
     return [_length(examples.row(int(n)), name) for n in rows.dataset["example"]]
 
 
@@ -40,9 +40,3 @@ def _length(row: Any, name: str) -> int:
     why = f"is no column with a text or a number; found {', '.join(row)}."
     fix = "Name one, or input_ids for the tokens."
     raise DataError(Problem("data.length_column_name", name, why, fix))
-
-
-def group_by(trainer: Any, lengths: list[int]) -> None:
-    """Let a trainer put rows of like length together, by lengths in the order of its rows."""
-    batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    trainer._get_train_sampler = lambda dataset=None: LengthGroupedSampler(batch, lengths=lengths)

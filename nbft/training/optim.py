@@ -1,8 +1,8 @@
-"""Optimisers beyond those of transformers: Adam, moments in bfloat16, a rate for each layer.
+"""Optimisers that transformers lacks: Adam, bfloat16 moments, offloading, layer-wise learning rates.
 
-Layer-wise decay: with n layers, layer i (from 0) learns at rate · decay^(n - i), the embeddings at
-rate · decay^(n + 1), and what lies above the layers at the rate itself.
-Source: ELECTRA, arXiv:2003.10555, appendix A. Called by `nbft.training.extended`.
+Layer-wise decay: with n layers, layer i (from 0) has the rate · decay^(n - i), the embeddings
+rate · decay^(n + 1), and everything above the layers the rate itself.
+Source: ELECTRA, arXiv:2003.10555, appendix A. Called by `nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from torch.optim import Optimizer
 
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 _BELOW_THE_LAYERS = re.compile(r"(?:^|\.)(?:embed\w*|wte|wpe|word_embeddings\w*)(?:\.|$)")
 
 
 def adam(groups: list[dict[str, Any]], config: Config) -> Optimizer:
-    """Return Adam as it was first: weight decay is added to the gradient.
+    """Return the original Adam: weight decay is added to the gradient.
 
     Source: Adam, arXiv:1412.6980, algorithm 1.
     """
@@ -36,14 +37,14 @@ def _of_adam(config: Config) -> dict[str, Any]:
 
 
 class BfloatAdamW(Optimizer):
-    """AdamW whose two moments rest in bfloat16; the sums are made in float32.
+    """AdamW with both moments stored in bfloat16 and computed in float32.
 
     m ← β₁ m + (1 - β₁) g,  v ← β₂ v + (1 - β₂) g²,
     w ← w (1 - lr λ) - lr (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
 
-    Each moment is rounded up or down at random in proportion, so that the small additions to v,
-    which plain rounding would drop (1 - β₂ is below half of bfloat16's step of 2⁻⁸), count on
-    average. The draws have their own generator: training's are left alone.
+    Rounding is stochastic: rounding to nearest would drop the small additions to v, since 1 - β₂ is
+    below half of bfloat16's step of 2⁻⁸. It draws from a generator of its own, so that the training's
+    random numbers stay the same.
 
     Source: Decoupled Weight Decay Regularization, arXiv:1711.05101, algorithm 2; stochastic
     rounding, arXiv:2010.06192, section 3.
@@ -93,7 +94,7 @@ class BfloatAdamW(Optimizer):
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(change.to(p.dtype), alpha=-group["lr"])
 
     def _rounded(self, value: torch.Tensor) -> torch.Tensor:
-        """Round float32 to bfloat16, up or down in proportion to what lies between."""
+        """Round float32 to bfloat16 stochastically."""
         if value.device not in self._generators:
             self._generators[value.device] = torch.Generator(value.device).manual_seed(0)
         noise = torch.randint(
@@ -105,9 +106,9 @@ class BfloatAdamW(Optimizer):
 
 
 class OffloadedOptimizer(Optimizer):
-    """An optimiser that works on copies of the weights in the computer's memory.
+    """An optimiser whose state and copies of the weights are in the computer's memory.
 
-    Gradients come down, the step is made there with its state, and the new weights go up.
+    Gradients are copied there, the step is taken there, and the new weights are copied back.
     Source: ZeRO-Offload, arXiv:2101.06840, section 4.
 
     Args:
@@ -115,7 +116,7 @@ class OffloadedOptimizer(Optimizer):
         build: Makes the optimiser of groups of copies.
         dtype: Number type of the copies; that of each parameter when None. With float32 copies
             of 16-bit weights this is the master copy of mixed precision (O2).
-        device: Where the copies lie.
+        device: Device of the copies; that of each parameter when None.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class OffloadedOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step on the copies and bring the weights back."""
+        """Take one step on the copies and copy the weights back."""
         loss = closure() if closure else None
         for outer, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
             inner.update({key: value for key, value in outer.items() if key != "params"})
@@ -155,14 +156,14 @@ class OffloadedOptimizer(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimiser that works, and the copies where they say more."""
+        """Return the inner optimiser's state, and the copies if they are more precise."""
         found = self.inner.state_dict()
         if any(p.dtype != copy.dtype for p, copy in self._pairs):
             found["masters"] = [copy.detach() for _, copy in self._pairs]
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; the copies start from the weights where it has none."""
+        """Load what `state_dict` returned; without copies in it, they are made from the weights."""
         rest = {key: value for key, value in state_dict.items() if key != "masters"}
         self.inner.load_state_dict(rest)
         masters = state_dict.get("masters") or [p for p, _ in self._pairs]
@@ -217,11 +218,13 @@ class OwnOptimizer:
     """Part of a trainer: builds the optimiser from the config instead of from its arguments."""
 
     nbft_config: Config
-    nbft_device: str
+    nbft_decisions: Decisions
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """Build the optimiser once."""
         trainer: Any = self
+        if not self._builds_its_own():
+            return super().create_optimizer(model)  # type: ignore[misc,no-any-return]
         if trainer.optimizer is None:
             model = trainer.model if model is None else model
             decayed = trainer.get_decay_parameter_names(model)
@@ -229,10 +232,26 @@ class OwnOptimizer:
             trainer.optimizer = self._wrapped(groups, model)
         return trainer.optimizer  # type: ignore[no-any-return]
 
+    def _builds_its_own(self) -> bool:
+        ours = self.nbft_config.optimizer
+        return (
+            registry.optimizers.get(ours.optim) is not None
+            or ours.layerwise_lr_decay != 1
+            or ours.moment_dtype != "float32"
+            or self._is_offloaded()
+            or self._is_o2()
+        )
+
+    def _is_offloaded(self) -> bool:
+        on_cpu = self.nbft_decisions.device.value == "cpu"
+        return self.nbft_config.memory.offload_optimizer and not on_cpu
+
+    def _is_o2(self) -> bool:
+        is_mixed = self.nbft_decisions.mixed_precision.value != "no"
+        return is_mixed and self.nbft_config.precision.fp16_opt_level == "O2"
+
     def _wrapped(self, groups: list[dict[str, Any]], model: Any) -> Optimizer:
-        config = self.nbft_config
-        is_o2 = config.precision.fp16_opt_level == "O2" and self._is_mixed()
-        offload = config.memory.offload_optimizer and self.nbft_device != "cpu"
+        is_o2, offload = self._is_o2(), self._is_offloaded()
         if not is_o2 and not offload:
             return self._built(groups, model)
         return OffloadedOptimizer(
@@ -241,10 +260,6 @@ class OwnOptimizer:
             dtype=torch.float32 if is_o2 else None,
             device="cpu" if offload else None,
         )
-
-    def _is_mixed(self) -> bool:
-        arguments: Any = self.args  # type: ignore[attr-defined]
-        return bool(arguments.bf16 or arguments.fp16)
 
     def _built(self, groups: list[dict[str, Any]], model: Any) -> Optimizer:
         config = self.nbft_config

@@ -6,7 +6,7 @@ operator of the black list gets its inputs in float32, one of the white list in 
 autocast would do.
 
 Source: Mixed Precision Training, arXiv:1710.03740, sections 3.1 and 3.2. Called by
-`nbft.training.extended`.
+`nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from nbft.config import Config
 from nbft.config.precision import OPERATORS
+from nbft.decisions import Decisions
 from nbft.errors import ConfigError, Problem
+
+_FIRST_LOSS_SCALE = 65536.0
+"""torch's own."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -117,11 +121,15 @@ class OperatorPrecision:
     """Part of a trainer: the operator lists, inside whatever accelerate's autocast does."""
 
     nbft_config: Config
+    nbft_decisions: Decisions
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Return what the loss is computed in."""
         stack: contextlib.ExitStack = super().compute_loss_context_manager()  # type: ignore[misc]
         ours = self.nbft_config.precision
+        is_mixed = self.nbft_decisions.mixed_precision.value != "no"
+        if not is_mixed or not (ours.amp_custom_white_list or ours.amp_custom_black_list):
+            return stack
         low = torch.float16 if self.args.fp16 else torch.bfloat16  # type: ignore[attr-defined]
         stack.enter_context(
             OperatorLists(ours.amp_custom_white_list, ours.amp_custom_black_list, low)
@@ -133,10 +141,14 @@ class FirstLossScale:
     """Part of a trainer: the scale that fp16 begins with."""
 
     nbft_config: Config
+    nbft_decisions: Decisions
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         from accelerate.utils import GradScalerKwargs
 
         arguments: dict[str, Any] = super()._build_accelerator_args(**kwargs)  # type: ignore[misc]
-        scaler = GradScalerKwargs(init_scale=self.nbft_config.precision.loss_scale)
+        scale = self.nbft_config.precision.loss_scale
+        if self.nbft_decisions.mixed_precision.value != "fp16" or scale == _FIRST_LOSS_SCALE:
+            return arguments
+        scaler = GradScalerKwargs(init_scale=scale)
         return {**arguments, "kwargs_handlers": [*arguments["kwargs_handlers"], scaler]}

@@ -1,14 +1,15 @@
-"""What gradient checkpointing computes again: whole layers, their attention, or only its core.
+"""Gradient checkpointing of less than whole layers: of attention modules, or of their core.
 
 full is transformers' own. full_attn keeps what the MLP needs and computes each attention module
-again; core_attn computes again only softmax(q k' / √d) v, whose memory grows fastest.
-Source: Reducing Activation Recomputation, arXiv:2205.05198, section 5. Called by
-`nbft.training.extended`.
+again in the backward pass; core_attn computes only softmax(q k' / √d) v again, whose memory grows
+fastest. Source: Reducing Activation Recomputation, arXiv:2205.05198, section 5. Called by
+`nbft.training.trainer`.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,37 +37,57 @@ def use_granularity(model: torch.nn.Module, granularity: str, arguments: dict[st
     """
     arguments = {"use_reentrant": False, **arguments}
     if granularity == "core_attn":
-        _core(model, arguments)
+        _recompute_core(model, arguments)
         return
     modules = [m for name, m in model.named_modules() if name.rpartition(".")[2] in _ATTENTION]
     if not modules:
         raise ModelError(_none_found(granularity))
-    for module in modules:
-        module.forward = _again(module, module.forward, arguments)
+    for kind in {type(module) for module in modules}:
+        recomputed = type(kind.__name__, (_Recomputed, kind), {"checkpoint_arguments": arguments})
+        for module in modules:
+            if type(module) is kind:
+                module.__class__ = recomputed
 
 
-def _again(module: torch.nn.Module, forward: Any, arguments: dict[str, Any]) -> Any:
-    @functools.wraps(forward)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not (module.training and torch.is_grad_enabled()):
-            return forward(*args, **kwargs)
-        if arguments["use_reentrant"]:  # it takes no keywords, and looks at no tensor in them
-            names = [name for name, value in kwargs.items() if isinstance(value, torch.Tensor)]
-            rest = {name: value for name, value in kwargs.items() if name not in names}
-            tensors = [kwargs[name] for name in names]
-            call = functools.partial(_positional, forward, names, rest)
-            return checkpoint(call, *tensors, *args, **arguments)
-        return checkpoint(forward, *args, **kwargs, **arguments)
+class _Recomputed:
+    """Comes before the class of an attention module and computes the module again."""
 
-    return wrapped
+    checkpoint_arguments: dict[str, Any]
+    training: bool
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        usual: Callable[..., Any] = super().__call__  # type: ignore[misc]
+        return _recomputed(usual, self.training, self.checkpoint_arguments, *args, **kwargs)
 
 
-def _positional(forward: Any, names: list[str], rest: dict[str, Any], *given: Any) -> Any:
+def _recomputed(
+    function: Callable[..., Any],
+    is_training: bool,
+    arguments: dict[str, Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Call a function so that the backward pass calls it again instead of keeping its insides."""
+    if not (is_training and torch.is_grad_enabled()):
+        return function(*args, **kwargs)
+    if arguments["use_reentrant"]:  # takes no keywords, and gives no gradient to tensors in them
+        names = [name for name, value in kwargs.items() if isinstance(value, torch.Tensor)]
+        rest = {name: value for name, value in kwargs.items() if name not in names}
+        tensors = [kwargs[name] for name in names]
+        call = functools.partial(_positional, function, names, rest)
+        return checkpoint(call, *tensors, *args, **arguments)
+    return checkpoint(function, *args, **kwargs, **arguments)
+
+
+def _positional(
+    function: Callable[..., Any], names: list[str], rest: dict[str, Any], *given: Any
+) -> Any:
     tensors, args = given[: len(names)], given[len(names) :]
-    return forward(*args, **dict(zip(names, tensors, strict=True)), **rest)
+    return function(*args, **dict(zip(names, tensors, strict=True)), **rest)
 
 
-def _core(model: Any, arguments: dict[str, Any]) -> None:
+def _recompute_core(model: Any, arguments: dict[str, Any]) -> None:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     usual = inner.config._attn_implementation
     core = ALL_ATTENTION_FUNCTIONS.get(usual)
@@ -74,7 +95,8 @@ def _core(model: Any, arguments: dict[str, Any]) -> None:
         raise ModelError(_none_found("core_attn"))
 
     def attend(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return _again(module, functools.partial(core, module), arguments)(*args, **kwargs)
+        call = functools.partial(core, module)
+        return _recomputed(call, module.training, arguments, *args, **kwargs)
 
     AttentionInterface.register(_NAME + usual, attend)
     AttentionMaskInterface.register(_NAME + usual, ALL_MASK_ATTENTION_FUNCTIONS[usual])

@@ -19,9 +19,9 @@ from nbft.data.budget import token_batches
 from nbft.data.examples import Examples, load_examples, stream_examples
 from nbft.data.packing import pack, packed_dataset
 from nbft.data.token_cache import prepare
-from nbft.data.tokens import Tokenised, cut_to, encode, remarks
+from nbft.data.tokens import Tokenised, cut_row, encode_rows, remarks
 from nbft.evaluate.forecast import metrics_of
-from nbft.plan.speed import is_padding_free
+from nbft.methods import method_of
 from nbft.training.grouping import lengths_of
 
 _STREAMED_BATCH = 64
@@ -32,8 +32,8 @@ class TrainingRows:
     """What a run trains and measures on.
 
     Attributes:
-        train: input_ids and labels of each sequence, [s] each, and seq_lengths where they are
-            packed.
+        train: The method's columns of token ids and labels, [s] each, and seq_lengths where they
+            are packed.
         looked_at: The training rows as tokens; of a stream the first ones.
         held_out: The held-out rows as tokens, or None.
         is_stream: Whether `train` is read on the way, so that nobody knows how many rows come.
@@ -64,12 +64,15 @@ def read_rows(
     tokenizer: Any,
     say: Callable[[str], None],
     warn: Callable[[str], None],
+    *,
+    padding_free: bool,
 ) -> TrainingRows:
-    """Read both splits and cut them into tokens.
+    """Read both splits and tokenise them.
 
     Args:
         config: The config.
         tokenizer: A transformers tokenizer.
+        padding_free: Whether the rows of a batch are joined instead of padded.
         say: Told how rows were recognised.
         warn: Told what a person should know about the rows.
 
@@ -98,10 +101,13 @@ def read_rows(
     scored = found["validation"].examples if is_scored else None
     batches = None
     if (budget := config.data.max_tokens_per_batch) is not None:
-        tokens = compute.list_value_length(
-            prepared.with_format("arrow")[:]["input_ids"]
-        ).to_pylist()
-        batches = token_batches(tokens, budget, is_padded=not is_padding_free(config))
+        table = prepared.with_format("arrow")[:]
+        of_sequences = [
+            compute.list_value_length(table[train.method.column(name, "input_ids")]).to_numpy()
+            for name in train.method.sequences
+        ]
+        tokens = np.sum(of_sequences, axis=0).tolist()
+        batches = token_batches(tokens, budget, is_padded=not padding_free)
     return TrainingRows(prepared, train, held_out, False, lengths, scored, batches)
 
 
@@ -109,7 +115,7 @@ def _prepared(
     rows: Tokenised, config: Config, lengths: list[int] | None
 ) -> tuple[datasets.Dataset, list[int] | None]:
     """Return the rows as the trainer wants them, and their lengths in the same order."""
-    found = rows.dataset.select_columns(["input_ids", "labels"])
+    found = rows.dataset.select_columns(rows.method.columns)
     if config.data.shuffle:
         order = np.random.default_rng(config.training.seed).permutation(len(found))
         found = found.select(order)
@@ -130,11 +136,11 @@ def _streamed(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
 
 
 def _cut(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
-    examples = stream_examples(config)
+    examples, method = stream_examples(config), method_of(config)
     done = 0
     while batch := list(itertools.islice(examples, _STREAMED_BATCH)):
         only = config.data.completion_only_loss
-        for encoded in encode(batch, tokenizer, completion_only=only, first=done):
-            if kept := cut_to(encoded, config.data.max_length):
-                yield {"input_ids": kept[0], "labels": kept[1]}
+        for row in encode_rows(batch, tokenizer, method, completion_only=only, first=done):
+            if kept := cut_row(row, method, config.data.max_length):
+                yield kept
         done += len(batch)

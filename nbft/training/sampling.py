@@ -1,7 +1,7 @@
-"""Other ways through the rows: epochs of another length, and batches by their tokens.
+"""Other ways through the rows: epochs of another length, batches by their tokens, rows by length.
 
 Virtual epochs: epoch e takes the n places from e·n on in an endless row of shuffles, so that no row
-comes twice before all came once. Called by `nbft.training.extended` and `nbft.training.trainer`.
+comes twice before all came once. Called by `nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers.trainer_pt_utils import BatchRebalanceSampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 
 from nbft.config import Config
+from nbft.training.rows import TrainingRows
 
 
 class VirtualEpochSampler(torch.utils.data.Sampler[int]):
@@ -45,19 +46,6 @@ class VirtualEpochSampler(torch.utils.data.Sampler[int]):
                 order = _order(self._rows, self._seed, turn)
             yield order[within]
         self._epoch += 1
-
-
-class VirtualEpochs:
-    """Part of a trainer: draws training.num_samples_each_epoch rows an epoch."""
-
-    nbft_config: Config
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset  # type: ignore[attr-defined]
-        config = self.nbft_config
-        samples = config.training.num_samples_each_epoch
-        assert samples is not None
-        return VirtualEpochSampler(len(dataset), samples, _seed(config))
 
 
 def _order(number: int, seed: int | None, turn: int) -> list[int]:
@@ -102,7 +90,21 @@ class TokenBatchSampler(BatchRebalanceSampler):
         self._epoch += 1
 
 
-def use_batches(trainer: Any, batches: list[list[int]], config: Config) -> None:
-    """Let a trainer take these batches, by the places of its rows."""
-    seed = _seed(config)
-    trainer._get_train_sampler = lambda dataset=None: TokenBatchSampler(batches, seed)
+class OwnSampling:
+    """Part of a trainer: draws its rows in one of these ways, where one is asked for."""
+
+    nbft_config: Config
+    nbft_rows: TrainingRows
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        trainer: Any = self
+        config, rows = self.nbft_config, self.nbft_rows
+        if (samples := config.training.num_samples_each_epoch) is not None:
+            dataset = trainer.train_dataset if train_dataset is None else train_dataset
+            return VirtualEpochSampler(len(dataset), samples, _seed(config))
+        if rows.batches is not None:
+            return TokenBatchSampler(rows.batches, _seed(config))
+        if rows.lengths is not None:
+            batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+            return LengthGroupedSampler(batch, lengths=rows.lengths)
+        return super()._get_train_sampler(train_dataset)  # type: ignore[misc]

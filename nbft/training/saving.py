@@ -7,7 +7,7 @@ spans many powers of ten, on 254 even steps of log v, a relative error of at mos
 (max v / min v)^(1/508) - 1, and 0 stays 0.
 
 Source: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861, section 2. Called by
-`nbft.training.extended`.
+`nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -181,6 +181,8 @@ class OwnSaving:
         ours, folder = self.nbft_config.checkpoint, Path(output_dir)
         trainer: Any = self
         super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        if not self._saves_in_its_own_way():
+            return
         file = folder / "optimizer.pt"
         state = trainer.optimizer.state_dict()
         if ours.quantize_checkpoint:
@@ -198,7 +200,19 @@ class OwnSaving:
             }
             state_dict_saver.save(weights, checkpoint_id=folder / _SHARDED, no_dist=True)
 
+    def _saves_in_its_own_way(self) -> bool:
+        ours = self.nbft_config.checkpoint
+        return (
+            ours.unified_checkpoint
+            or ours.quantize_checkpoint
+            or ours.ignore_load_lr_and_optim
+            or ours.state_dict_type != "FULL_STATE_DICT"
+        )
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._saves_in_its_own_way():
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            return
         if checkpoint is None or self.nbft_config.checkpoint.ignore_load_lr_and_optim:
             return
         folder = Path(checkpoint)

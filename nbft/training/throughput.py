@@ -3,7 +3,7 @@
 Model FLOPs utilisation: a token costs 2 N FLOPs forward, 2 N backward through the activations and
 2 N_t for the gradients of the trained weights, and attention 12 L H T more (4 of it forward); MFU is
 what that makes a second over the device's peak. Source: PaLM, arXiv:2204.02311, appendix B, where
-all is trained and N_t = N. Called by `nbft.training.extended` and the worker.
+all is trained and N_t = N. Called by `nbft.training.trainer` and the worker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from nbft.config import Config
-from nbft.data.tokens import IGNORE_INDEX
+from nbft.methods import IGNORE_INDEX
 
 
 def summary(model: Any) -> str:
@@ -51,7 +51,7 @@ def flops_per_token(
     return 4 * parameters + 2 * trained + 12 * layers * hidden_size * row_tokens
 
 
-class Measures:
+class Throughput:
     """Part of a trainer: adds token statistics and MFU to each log.
 
     Only the forward and backward passes are on its clock.
@@ -61,7 +61,10 @@ class Measures:
     nbft_peak_flops: float | None
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Count a batch and its time."""
+        """Count a batch and its time, where somebody asks for it."""
+        ours = self.nbft_config.logging
+        if not (ours.include_performance_metrics or ours.include_mfu):
+            return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         self._count(inputs)
         began = time.monotonic()
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
@@ -71,14 +74,14 @@ class Measures:
 
     def _count(self, inputs: Any) -> None:
         if not hasattr(self, "_seen"):
-            self._seen = dict.fromkeys(("rows", "tokens", "places", "learnt", "seconds"), 0.0)
+            self._seen = dict.fromkeys(("rows", "tokens", "places", "trained", "seconds"), 0.0)
         ids, seen = inputs["input_ids"], self._seen
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
         ends = int((positions == 0).sum()) if positions is not None else len(ids)
         seen["rows"] += ends
         seen["places"] += ids.numel()
         seen["tokens"] += int(mask.sum()) if mask is not None else ids.numel()
-        seen["learnt"] += int((inputs["labels"] != IGNORE_INDEX).sum())
+        seen["trained"] += int((inputs["labels"] != IGNORE_INDEX).sum())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the numbers since the last log."""
@@ -96,7 +99,7 @@ class Measures:
                 "rows_per_second": seen["rows"] / seconds,
                 "compute_tokens_per_second": seen["tokens"] / seconds,
                 "tokens_per_row": seen["tokens"] / seen["rows"],
-                "learnt_share": seen["learnt"] / seen["tokens"],
+                "trained_share": seen["trained"] / seen["tokens"],
                 "padding_share": 1 - seen["tokens"] / seen["places"],
             }
         if self.nbft_config.logging.include_mfu and self.nbft_peak_flops:

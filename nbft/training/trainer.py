@@ -1,6 +1,8 @@
-"""From a config to a ready trainer: TRL's SFTTrainer or the plain transformers Trainer.
+"""From a config and its decisions to a ready trainer.
 
-Called by `nbft.training.worker` only.
+There is one subclass of each method's trainer. Its parts stand in files of their own, each with its
+mathematics, and leave everything to the library unless a setting asks for them. Called by
+`nbft.training.worker`.
 """
 
 from __future__ import annotations
@@ -13,40 +15,97 @@ from typing import Any
 import peft
 import torch
 import transformers
-import trl
 from peft.optimizers import create_loraplus_optimizer
-from transformers import TrainerCallback
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nbft import registry
 from nbft.config import Config
-from nbft.data.tokens import IGNORE_INDEX
+from nbft.decisions import Decisions
+from nbft.devices import peak_flops
+from nbft.errors import ConfigError, Problem
+from nbft.hardware import available_devices
 from nbft.interop.huggingface import adapter_arguments, training_arguments
+from nbft.methods import method_of
 from nbft.models.freezing import freeze
-from nbft.plan.hardware import Choice
-from nbft.plan.speed import choose_parts, is_padding_free
-from nbft.training.extended import asked_callbacks, extended, finish, unfit_for
+from nbft.models.subclass import extend
 from nbft.training.fast import attention
-from nbft.training.fast.head import use_label_head
-from nbft.training.fast.lora import FrozenLoraLinear, use_lean_adapters
+from nbft.training.fast.head import use_loss_head
+from nbft.training.fast.lora import use_lean_adapters
 from nbft.training.fast.norm import use_lean_norms
-from nbft.training.grouping import group_by
+from nbft.training.fp8 import count_steps, use_float8
+from nbft.training.optim import OwnOptimizer
+from nbft.training.precision import FirstLossScale, OperatorPrecision, low_weights
+from nbft.training.recompute import use_granularity
 from nbft.training.rows import TrainingRows
-from nbft.training.sampling import use_batches
-from nbft.training.seq2seq import Seq2SeqCollator
+from nbft.training.sampling import OwnSampling
+from nbft.training.saving import OwnSaving
+from nbft.training.scheduler import OwnScheduler
+from nbft.training.throughput import Throughput
 
-_COLUMNS = ["input_ids", "labels"]
+
+class OwnTrainer(
+    Throughput,
+    OwnOptimizer,
+    OwnScheduler,
+    OwnSampling,
+    OwnSaving,
+    OperatorPrecision,
+    FirstLossScale,
+):
+    """What nbft adds to a trainer.
+
+    Args:
+        *args: Arguments of the trainer.
+        config: The config.
+        decisions: What it leads to on this machine.
+        rows: What it trains on.
+        **kwargs: Arguments of the trainer.
+    """
+
+    def __init__(
+        self, *args: Any, config: Config, decisions: Decisions, rows: TrainingRows, **kwargs: Any
+    ) -> None:
+        self.nbft_config, self.nbft_decisions, self.nbft_rows = config, decisions, rows
+        device = decisions.device.value
+        self.nbft_peak_flops = peak_flops(
+            device, config.compute.peak_tflops, available_devices().get(device, "")
+        )
+        super().__init__(*args, **kwargs)
+
+    @functools.cached_property
+    def _parameters_but_embeddings(self) -> int:
+        model: Any = self.model  # type: ignore[attr-defined]
+        return int(model.num_parameters(exclude_embeddings=True))
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return the operations of a batch; counting 2,500 modules each time takes milliseconds."""
+        ids = inputs.get("input_ids")
+        if ids is None or not hasattr(self.model, "num_parameters"):  # type: ignore[attr-defined]
+            return int(super().floating_point_ops(inputs))  # type: ignore[misc]
+        return int(6 * ids.numel() * self._parameters_but_embeddings)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log numbers, without the entropy where our head stands in for its place only."""
+        config, decisions = self.nbft_config, self.nbft_decisions
+        if _head(config, decisions) is not None:
+            logs = {name: value for name, value in logs.items() if not name.endswith("entropy")}
+        super().log(logs, *args, **kwargs)
+
+
+@functools.cache
+def trainer_class(base: type) -> type:
+    """Return the subclass of SFTTrainer, Trainer or one of somebody's own."""
+    return type(base.__name__, (OwnTrainer, base), {"__doc__": base.__doc__})
 
 
 def build_trainer(
     config: Config,
+    decisions: Decisions,
     model: Any,
     tokenizer: Any,
     rows: TrainingRows,
     *,
     output_dir: Path,
-    device: str,
-    mixed_precision: Choice,
     callbacks: Sequence[TrainerCallback],
     resumed: bool = False,
 ) -> Any:
@@ -54,76 +113,49 @@ def build_trainer(
 
     Args:
         config: The config.
+        decisions: What it leads to on this machine.
         model: The base model; gains an adapter unless all of it is trained.
         tokenizer: Its tokenizer.
         rows: What to train and to measure on.
         output_dir: Folder of the checkpoints.
-        device: The device that was chosen.
-        mixed_precision: bf16, fp16 or no.
         callbacks: Added to those that the config asks for.
-        resumed: Whether it goes on from a checkpoint, so that the measurement before the first
+        resumed: Whether it continues from a checkpoint, so that the measurement before the first
             step is done already.
     """
-    arguments = training_arguments(config, device, mixed_precision)
+    method = method_of(config)
+    arguments = training_arguments(config, decisions)
     if rows.held_out is None:
         arguments |= {"eval_strategy": "no", "eval_on_start": False}
     if resumed:
         arguments["eval_on_start"] = False
-    watching = [*asked_callbacks(config), *callbacks]
-    if (patience := config.callbacks.early_stopping_patience) is not None:
-        watching.append(
-            transformers.EarlyStoppingCallback(patience, config.callbacks.early_stopping_threshold)
-        )
-    lora = None
-    if not isinstance(model, peft.PeftModel) and (adapter := adapter_arguments(config)):
-        lora = getattr(peft, adapter[0])(**adapter[1])
-    folder = Path(getattr(model, "name_or_path", ""))
-    parts = choose_parts(config, device, mixed_precision.value, folder)
-    uses = {name for name, choice in parts.items() if choice.value == "on"} - unfit_for(config)
-    if config.memory.use_attn_mask_start_row_indices and is_padding_free(config):
-        uses.add("row_attention")
-    if lora and "fused_lora" in uses and not config.quantization.bits:
-        lora._register_custom_module({torch.nn.Linear: FrozenLoraLinear})
-    if "row_attention" in uses:
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
-    if "lean_norm" in uses:
-        use_lean_norms(model)
-    common = {
-        "train_dataset": rows.train,
-        "eval_dataset": _measured(rows, config),
-        "processing_class": tokenizer,
-        "callbacks": watching,
-    }
-    trainer: Any
-    if config.training.method == "sft":
-        trainer = extended(trl.SFTTrainer, config, device, mixed_precision.value)(
-            model=model,
-            args=trl.SFTConfig(output_dir=str(output_dir), **arguments),
-            peft_config=lora,
-            **common,
-        )
-        if "label_head" in uses:
-            use_label_head(model.get_base_model() if isinstance(model, peft.PeftModel) else model)
+    adapter = None
+    if not isinstance(model, peft.PeftModel) and (asked := adapter_arguments(config)):
+        adapter = getattr(peft, asked[0])(**asked[1])
+    _prepare_model(model, decisions)
+    placed: dict[str, Any] = {"model": model}
+    if method.takes_peft_config:
+        placed["peft_config"] = adapter
     else:
-        if config.memory.gradient_checkpointing and config.peft.method != "full":
+        if config.memory.gradient_checkpointing and config.peft.trains_adapter:
             model.enable_input_require_grads()
-        base = registry.trainers.get(config.training.method)
-        trainer = extended(base, config, device, mixed_precision.value)(
-            model=peft.get_peft_model(model, lora) if lora else model,
-            args=transformers.TrainingArguments(output_dir=str(output_dir), **arguments),
-            data_collator=_collator(config, tokenizer, model),
-            **common,
-        )
-    if "fused_lora" in uses and config.quantization.load_in_4bit:
-        use_lean_adapters(trainer.model)
+        if adapter:
+            placed["model"] = peft.get_peft_model(model, adapter)
+        placed["data_collator"] = method.collator(config, decisions, tokenizer, model)
+    trainer = trainer_class(method.trainer_class())(
+        **placed,
+        args=method.arguments_class()(output_dir=str(output_dir), **arguments),
+        train_dataset=rows.train,
+        eval_dataset=_measured(rows, config),
+        processing_class=tokenizer,
+        callbacks=[*asked_callbacks(config), *callbacks],
+        config=config,
+        decisions=decisions,
+        rows=rows,
+    )
     trainer.remove_callback(transformers.PrinterCallback)
-    _finish(config, trainer)
-    if rows.lengths is not None:
-        group_by(trainer, rows.lengths)
-    if rows.batches is not None:
-        use_batches(trainer, rows.batches, config)
-    finish(trainer, config, mixed_precision.value)
+    if config.data.collate_fn != "dynamic_padding":
+        trainer.data_collator = registry.collators.get(config.data.collate_fn)(tokenizer)
+    _finish_model(trainer, config, decisions)
     return trainer
 
 
@@ -131,47 +163,93 @@ def _measured(rows: TrainingRows, config: Config) -> Any:
     """Return the held-out rows, at most as many as evaluation.max_eval_steps batches hold."""
     if rows.held_out is None:
         return None
-    found = rows.held_out.dataset.select_columns(_COLUMNS)
+    found = rows.held_out.dataset.select_columns(rows.held_out.method.columns)
     if (steps := config.evaluation.max_eval_steps) is None:
         return found
     most = steps * config.evaluation.per_device_eval_batch_size
     return found.select(range(min(len(found), most)))
 
 
-def _finish(config: Config, trainer: Any) -> None:
-    """Do to the model and its optimiser what the trainer has no argument for."""
-    settings = config.model
-    if config.data.collate_fn != "dynamic_padding":
-        trainer.data_collator = registry.collators.get(config.data.collate_fn)(
-            trainer.processing_class
-        )
-    freeze(trainer.model, settings.freeze_layers)
-    _spare_walks(trainer.model)
-    if config.peft.method == "lora" and config.peft.loraplus_lr_ratio != 1:
+def _prepare_model(model: Any, decisions: Decisions) -> None:
+    """Do to the base model what must be done before the trainer gets it."""
+    if decisions.uses("row_attention"):
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    if decisions.uses("lean_norm"):
+        use_lean_norms(model)
+
+
+def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
+    """Do to the model, adapter included, and to its optimiser what no argument asks for."""
+    model, memory, precision = trainer.model, config.memory, config.precision
+    if head := _head(config, decisions):
+        inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        use_loss_head(inner, **head)
+    if decisions.uses("fused_lora"):
+        use_lean_adapters(model)
+    freeze(model, config.model.freeze_layers)
+    if config.peft.loraplus_lr_ratio != 1 and config.peft.method == "lora":
         trainer.optimizer = _loraplus_optimizer(trainer, config.peft.loraplus_lr_ratio)
-    if settings.dropout_warmup_steps is not None:
+    if (steps := config.model.dropout_warmup_steps) is not None:
         from nbft.models.dropout import DropoutWarmup
 
-        shares = settings.attention_dropout, settings.hidden_dropout
-        trainer.add_callback(DropoutWarmup(*shares, settings.dropout_warmup_steps))
+        shares = config.model.attention_dropout, config.model.hidden_dropout
+        trainer.add_callback(DropoutWarmup(*shares, steps))
+    mixed_precision = decisions.mixed_precision.value
+    if mixed_precision != "no" and precision.fp16_opt_level == "O2":
+        low_weights(model, mixed_precision, master_grad=precision.amp_master_grad)
+    scales = [m.activation for m in model.modules() if hasattr(m, "rounded")]  # fp8_linear's
+    if precision.fp8:
+        scales += use_float8(
+            model,
+            apply_hadamard=precision.apply_hadamard,
+            online_steps=precision.apply_online_actscale_step,
+        )
+    if scales:
+        trainer.add_callback(count_steps(scales))
+    if memory.gradient_checkpointing and memory.recompute_granularity != "full":
+        use_granularity(model, memory.recompute_granularity, memory.gradient_checkpointing_kwargs)
+    if not memory.release_grads:
+        extend(model, _KeepsGradients)
+    if config.checkpoint.save_on_epoch_end:
+        trainer.add_callback(SaveOnEpochEnd())
+    extend(model, _SwitchesOnce)
+    model.switched_layers = list(model.modules())
 
 
-def _spare_walks(model: Any) -> None:
-    """Answer at once what the Trainer asks at each step: to train, and how many parameters there are.
+def _head(config: Config, decisions: Decisions) -> dict[str, bool] | None:
+    """Return how the loss is made of the hidden states; None where the library does it."""
+    memory = config.memory
+    sparse, fused = memory.use_sparse_head_and_loss_fn, memory.use_fused_head_and_loss_fn
+    if sparse or fused:
+        return {"sparse": sparse, "fused": fused}
+    return {"sparse": True, "fused": True} if decisions.uses("label_head") else None
 
-    With 2,500 modules the answers take 8 ms otherwise.
 
-    Args:
-        model: What it trains, with all its layers; none is added later.
+class _SwitchesOnce:
+    """Part of a model's class: `train` is called before each batch, and walks over all modules.
+
+    With 2,500 of them that takes milliseconds.
+
+    Attributes:
+        switched_layers: The model and all its layers; none is added later.
     """
-    usual, layers = model.train, list(model.modules())
 
-    def train(mode: bool = True) -> Any:
-        return model if all(layer.training == mode for layer in layers) else usual(mode)
+    switched_layers: Sequence[torch.nn.Module]
 
-    model.train = train
-    if hasattr(model, "num_parameters"):
-        model.num_parameters = functools.cache(model.num_parameters)
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training or back, where a layer is not so already."""
+        if all(layer.training == mode for layer in self.switched_layers):
+            return self
+        return super().train(mode)  # type: ignore[misc]
+
+
+class _KeepsGradients:
+    """Part of a model's class: gradients become 0 instead of being freed."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set all gradients to 0."""
+        super().zero_grad(set_to_none=False)  # type: ignore[misc]
 
 
 def _loraplus_optimizer(trainer: Any, ratio: float) -> torch.optim.Optimizer:
@@ -186,18 +264,47 @@ def _loraplus_optimizer(trainer: Any, ratio: float) -> torch.optim.Optimizer:
     )
 
 
-def _collator(config: Config, tokenizer: Any, model: Any) -> Any:
-    """Return what makes a batch for the plain Trainer; SFTTrainer makes the same by itself."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        return Seq2SeqCollator(tokenizer, model, config.data.pad_to_multiple_of)
-    if is_padding_free(config):
-        return DataCollatorForLanguageModeling(
-            tokenizer.pad_token_id,
-            padding_free=True,
-            pad_to_multiple_of=config.data.pad_to_multiple_of,
-        )
-    return transformers.DataCollatorForSeq2Seq(
-        tokenizer,
-        label_pad_token_id=IGNORE_INDEX,
-        pad_to_multiple_of=config.data.pad_to_multiple_of,
-    )
+class SaveOnEpochEnd(TrainerCallback):
+    """Saves at the end of each epoch, beside the steps of save_strategy."""
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint."""
+        control.should_save = True
+
+
+def asked_callbacks(config: Config) -> list[TrainerCallback]:
+    """Return the callbacks of callbacks.callbacks, early stopping, tracking and logging.
+
+    Raises:
+        ConfigError: A callback does not take its arguments, or cannot be made.
+    """
+    ours = config.callbacks
+    asked = dict(ours.callbacks)
+    if not config.logging.disable_tqdm:
+        asked.setdefault("enhanced_progressbar", {})
+    found = [_made(key, arguments) for key, arguments in asked.items()]
+    if "phoenix" in config.tracking.report_to:
+        from nbft.training.callbacks.phoenix import PhoenixCallback
+
+        tracking = config.tracking
+        found.append(PhoenixCallback(tracking.project, config.training.run_name, tracking.tags))
+    if (patience := ours.early_stopping_patience) is not None:
+        found.append(transformers.EarlyStoppingCallback(patience, ours.early_stopping_threshold))
+    return found
+
+
+def _made(key: str, arguments: dict[str, Any]) -> TrainerCallback:
+    try:
+        return registry.callbacks.get(key)(**arguments)  # type: ignore[no-any-return]
+    except (TypeError, ValueError, RuntimeError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            Problem(
+                f"callbacks.callbacks.{key}",
+                arguments or None,
+                f"cannot be made: {reason.rstrip('.')}.",
+                "Correct its arguments, or leave it out.",
+            )
+        ) from error

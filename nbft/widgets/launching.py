@@ -1,6 +1,6 @@
 """From the form to a run: the buttons that start one, its Monitor below, and what follows its end.
 
-It trains nothing itself: `nbft.runs` does.
+It trains nothing itself: `nbft.launchers` does.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ class Launching:
     def prepare(self, config: Config) -> None:
         """Let a worker import its libraries while the form is filled in."""
         if config.speed.spare_worker:
-            from nbft.runs import warm
+            from nbft.launchers import spare
 
-            warm.prepare()
+            spare.prepare()
 
     def close(self) -> None:
         """Follow the run no longer; it goes on."""
@@ -136,13 +136,13 @@ class Launching:
 
     @guarded
     def _train(self, _button: Any) -> None:
-        from nbft.runs import start
+        from nbft.launchers import start
 
         self._launch(start)
 
     @guarded
     def _submit(self, _button: Any) -> None:
-        from nbft.runs import submit
+        from nbft.launchers import submit
 
         self._launch(submit)
 

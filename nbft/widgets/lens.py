@@ -39,12 +39,13 @@ from nbft.data.lens import (
     worst_first,
 )
 from nbft.data.sources import spread
-from nbft.data.tokens import Encoded, cut_to, encode
+from nbft.data.tokens import Sequences, encode_rows
+from nbft.decisions import decide
 from nbft.errors import DataError, NbftError, Problem
 from nbft.formatting import count
+from nbft.methods import method_of
 from nbft.models.find import find_local, find_model
 from nbft.pages import lens as page
-from nbft.plan.speed import is_padding_free
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 
@@ -144,7 +145,7 @@ class Lens(anywidget.AnyWidget):
         if not isinstance(config, Config):
             raise TypeError(f"config is a {type(config).__name__}. Give an nbft.Config or a path.")
         _known(split)
-        self._config = config
+        self._config, self._method = config, method_of(config)
         self._shown: LensRow | None = None
         self._wanted: tuple[int, str] | None = (row, split)  # until the rows are read
         self._examples = Examples([], np.arange(0))
@@ -157,7 +158,7 @@ class Lens(anywidget.AnyWidget):
         self._problems: list[str] = []  # of the split
         self._is_placing = False
         self._picture_shown: Any = None
-        packs = is_padding_free(config)
+        packs = decide(config).padding_free
         super().__init__(
             still=uuid.uuid4().hex,
             says="Reading the rows…",
@@ -317,23 +318,25 @@ class Lens(anywidget.AnyWidget):
             example = self._examples[number - 1]
         except DataError as error:
             return None, [str(problem) for problem in error.problems]
+        texts = {name: one[0] for name, one in self._method.texts([example]).items()}
         if self._tokenizer is not None:
             try:
-                (encoded,) = self._encoded([number - 1])
+                (row,) = self._encoded([number - 1])
                 limit = self._config.data.max_length
-                return as_tokens(example, encoded, self._tokenizer, limit, completion_only=only), []
+                return as_tokens(texts, row, self._tokenizer, limit, completion_only=only), []
             except DataError as error:
                 problems = [str(problem) for problem in error.problems]
-        return as_text(example, completion_only=only), problems
+        return as_text(texts, completion_only=only), problems
 
-    def _encoded(self, places: Sequence[int], of: Examples | None = None) -> list[Encoded]:
+    def _encoded(self, places: Sequence[int], of: Examples | None = None) -> list[Sequences]:
         """Cut rows into tokens, as the training does."""
         examples = self._examples if of is None else of
         some = [examples[place] for place in places]
         with self._tokenizing:
-            return encode(
+            return encode_rows(
                 some,
                 self._tokenizer,
+                self._method,
                 self.split,
                 completion_only=self._config.data.completion_only_loss,
                 first=places[0],
@@ -525,8 +528,9 @@ class Lens(anywidget.AnyWidget):
         place = self.number - 1
         while place < self.total and len(pieces) < size:
             with contextlib.suppress(DataError):
-                if kept := cut_to(self._encoded([place])[0], data.max_length):
-                    pieces.append((place, 0, len(kept[0])))
+                one = measure(self._encoded([place])[0], data.max_length)
+                if one.trained:
+                    pieces.append((place, 0, one.kept))
             place += 1
         says = f"A batch of {count(size, 'row')} lies end to end, without padding."
         if data.shuffle:

@@ -446,6 +446,6 @@ def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
         columns = ", ".join(some[0])
         unsaid = f"{found} with the columns {columns}; what is prompt and completion is not said."
         return unsaid, str(page.as_in_file(some[:_ROWS_SHOWN]))
-    learnt = next((f"; {f.learnt}" for f in formats.FORMATS if f.name == name), "")
+    learnt = next((f"; {f.trained_on}" for f in formats.FORMATS if f.name == name), "")
     how = "read by your templates" if name == "template" else f"recognised as {name}"
     return f"{found}, {how}{learnt}.", str(page.as_examples(examples))

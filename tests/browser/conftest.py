@@ -150,7 +150,7 @@ def jupyter_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_for(lambda: server.request("/api/status"), 60, lambda: process.poll() is not None)
+        wait_for(lambda: server.request("/api/status"), 180, lambda: process.poll() is not None)
     except TimeoutError:
         process.kill()
         pytest.fail(f"The Jupyter server did not start:\n{log_path.read_text()}")

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 import nbft
-from nbft.models.tiny import make_tiny_model
+from nbft.data.tiny_model import make_tiny_model
 
 from .conftest import OPEN_MS, READY, Notebook, Theme
 

@@ -13,7 +13,7 @@ from .conftest import Notebook, Theme
 ROWS = """
 import json, pathlib
 import nbft
-from nbft.models.tiny import make_tiny_model
+from nbft.data.tiny_model import make_tiny_model
 from nbft.data.samples import sample_path
 make_tiny_model(pathlib.Path("tiny"))
 rows = [json.loads(line) for line in sample_path("gsm8k", "train").read_text("utf-8").splitlines()]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from nbft.models.tiny import make_tiny_model
+from nbft.data.tiny_model import make_tiny_model
 
 from .conftest import App, Notebook, Server, Theme
 

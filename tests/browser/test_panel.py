@@ -17,7 +17,7 @@ from playwright.sync_api import Locator, Page, Request, expect
 from nbft import events
 from nbft.config import Config
 from nbft.data.samples import sample_path
-from nbft.models.tiny import make_tiny_model
+from nbft.data.tiny_model import make_tiny_model
 from nbft.runs import Run, list_runs
 
 from .conftest import ARTIFACTS, READY, THEMES, Server

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Locator, expect
 
-from nbft.models.tiny import make_tiny_model
+from nbft.data.tiny_model import make_tiny_model
 
 from .conftest import OPEN_MS, PAGES, READY, ROOT, Notebook, Server
 

@@ -12,8 +12,8 @@ import pytest
 
 import nbft
 from nbft.data.samples import sample_path
-from nbft.models.tiny import make_tiny_model
-from nbft.runs.launch import join
+from nbft.data.tiny_model import make_tiny_model
+from nbft.launchers.launch import join
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ import pytest
 
 import nbft
 from nbft import events
-from nbft.runs import launch as starting
+from nbft.launchers import launch as starting
+from nbft.launchers.launch import submit
 from nbft.runs.checkpoints import last_whole, step_of
-from nbft.runs.launch import submit
 
 from .conftest import losses
 

@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 import nbft
 from nbft.bench.compare import compare
+from nbft.bench.rows import ALPACA_LENGTHS, write_rows_of_lengths
 from nbft.bench.scaling import points
 from nbft.bench.sides import train_nbft
 from nbft.bench.task import make_task
 from nbft.cli import _config_or_rows, app
 from nbft.errors import NbftError
-from nbft.plan.hardware import peak_memory_bytes
+from nbft.hardware import peak_memory_bytes
 
 
 @pytest.fixture
@@ -47,19 +48,30 @@ def test_the_losses_of_all_sides_agree_and_are_printed_as_json(tiny_model, tmp_p
     assert tuned["theirs"]["is_float32"]
     assert not found[0]["theirs"]["is_float32"]  # its default is autocast
     assert picture.stat().st_size > 5000
+    assert tuned["rows"] == "bundled text in rows as long as the first 96 of Alpaca"
+    lengths = [sum(pair) for pair in ALPACA_LENGTHS]
+    assert tuned["ours"]["tokens"] == [sum(lengths[i : i + 8]) for i in range(0, 32, 8)]
+    progress = [line for line in done.stderr.splitlines() if " of 3, " in line]
+    assert [line.split(":")[0] for line in progress] == [
+        "1 of 3, nbft",
+        "2 of 3, TRL, its defaults",
+        "3 of 3, TRL, tuned",
+    ]
+    assert "left." in progress[0]
+    assert "nbft is" in progress[1]
 
 
 @pytest.mark.parametrize("changes", [{"method": "full"}, {"load_in_4bit": True}])
 def test_the_losses_of_each_method_agree_at_every_step(changes, make_config, tmp_path):
-    if "load_in_4bit" in changes:
-        pytest.importorskip("bitsandbytes")
     config = make_config(
         training__per_device_train_batch_size=4,
         peft__method=changes.get("method", "lora"),
         quantization__load_in_4bit=changes.get("load_in_4bit", False),
     )
     task = make_task(config, tmp_path, steps=4)
-    for one in compare(task, ["trl", "trl-tuned"], rounds=1).found:
+    found = compare(task, ["trl", "trl-tuned"], rounds=1).pairs
+    assert len(found) == 2
+    for one in found:
         assert one.losses_agree
         assert one.theirs.losses == pytest.approx(one.ours.losses, rel=1e-2)
 
@@ -79,10 +91,10 @@ def test_a_config_trains_as_it_says(make_config, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--python", "unsloth"], "python=unsloth: name the side and its Python"),
-        (["--python", "axolotl=/x"], "python=axolotl=/x: known sides are nbft, trl"),
-        (["--against", "axolotl"], "against=axolotl: known are nbft, trl"),
-        (["--picture", "speed.txt"], "picture=speed.txt: ends in .png, .svg or .pdf."),
+        (["--python", "unsloth"], "python=unsloth: give a side and its Python"),
+        (["--python", "axolotl=/x"], "python=axolotl=/x: choose a side from nbft, trl"),
+        (["--against", "axolotl"], "against=axolotl: choose from nbft, trl"),
+        (["--picture", "speed.txt"], "picture=speed.txt: must end in .png, .svg or .pdf."),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(arguments, said, tiny_model):
@@ -98,11 +110,37 @@ def test_rows_are_compared_with_a_batch_of_8_and_doctored_with_the_default(tmp_p
     assert _config_or_rows(rows)[0] == {"data": {"path": str(rows)}}
 
 
+def test_rows_named_on_the_line_stay_as_they_are(tiny_model):
+    arguments = [f"model.model_name={tiny_model}", "data.dataset_name=grammar", "--rounds", "1"]
+    done = CliRunner().invoke(app, ["bench", *arguments, "--steps", "3", "--against", "trl"])
+    assert done.exit_code == 0, done.output
+    assert "Rows: data.dataset_name=grammar." in done.stdout
+    assert "TRL, its defaults" in done.stdout
+
+
+def test_rows_of_given_lengths_give_those_tokens(task, tmp_path):
+    lengths = [(3, 9), (20, 2), (7, 60), (20, 2)]
+    path = tmp_path / "lengths.jsonl"
+    write_rows_of_lengths(path, Path(task.rows), task.model, lengths)
+    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    counted = [[len(tokenizer(row[part]).input_ids) for part in row] for row in rows]
+    assert counted == [[prompt, completion - 1] for prompt, completion in lengths]
+    assert rows[1] != rows[3]
+
+
+def test_too_little_text_for_a_length_is_one_sentence(task, tmp_path):
+    with pytest.raises(NbftError, match=r"no row of 100,010 tokens can be made of its [\d,]+ tok"):
+        write_rows_of_lengths(tmp_path / "x", Path(task.rows), task.model, [(10, 100_000)])
+
+
 def test_rows_keep_their_tokens_and_long_ones_are_left_out(task, make_config, tmp_path):
     lines = rows_of(task)
     assert {*lines[0]} == {"prompt", "completion"}
     assert lines[0]["prompt"].startswith("Correct: ")
-    with pytest.raises(NbftError, match=r"0 whole rows are left of 36; a comparison needs 8"):
+    with pytest.raises(
+        NbftError, match=r"0 of 36 rows fit within data\.max_length=8; a comparison needs 8"
+    ):
         make_task(
             make_config(data__max_length=8, training__per_device_train_batch_size=4), tmp_path
         )
@@ -123,7 +161,7 @@ def test_each_line_has_points_that_grow(line, task):
 
 
 def test_an_unknown_line_lists_the_known(task):
-    with pytest.raises(NbftError, match="scale=width: known are model, length, batch, rows"):
+    with pytest.raises(NbftError, match="scale=width: choose one of model, length, batch, rows"):
         list(points(task, "width"))
 
 
@@ -133,6 +171,6 @@ def test_memory_is_counted_in_bytes():
 
 def test_the_memory_of_a_process_is_its_own_and_not_what_its_parent_held():
     much = bytearray(2**30)
-    code = "from nbft.plan.hardware import peak_memory_bytes; print(peak_memory_bytes('cpu'))"
+    code = "from nbft.hardware import peak_memory_bytes; print(peak_memory_bytes('cpu'))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert int(said.stdout) < len(much) / 2

@@ -10,8 +10,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nbft
-from nbft.plan.hardware import Choice
-from nbft.plan.speed import PARTS, choose_parts
+from nbft.decisions import PARTS, decide
+from nbft.hardware import Choice
 from nbft.training.fast.attention import NAME
 from nbft.training.fast.norm import use_lean_norms
 from nbft.training.rows import read_rows
@@ -65,14 +65,14 @@ def family_model(tiny_model, tmp_path_factory):
 def trainer_of(config, folder):
     model = AutoModelForCausalLM.from_pretrained(config.model.model_name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(config.model.model_name)
+    decisions = decide(config)
     return build_trainer(
         config,
+        decisions,
         model,
         tokenizer,
-        read_rows(config, tokenizer, print, print),
+        read_rows(config, tokenizer, print, print, padding_free=decisions.padding_free),
         output_dir=folder,
-        device="cpu",
-        mixed_precision=Choice("no", ""),
         callbacks=[],
     )
 
@@ -112,8 +112,8 @@ def test_a_batch_has_the_loss_and_gradients_of_trl(
         peft__method=peft,
         training__per_device_train_batch_size=6,
     )
-    parts = choose_parts(config, "cpu", "no", Path(config.model.model_name))
-    on = {name for name, choice in parts.items() if choice.value == "on"}
+    decisions = decide(config)
+    on = {name for name in PARTS if decisions.uses(name)}
     assert on == {*PARTS} - ({"fused_lora"} if peft == "full" else set())
     plain = loss_and_gradients(config.apply(OFF), tmp_path / "plain")
     assert_alike(loss_and_gradients(config, tmp_path / "fast"), plain)
@@ -176,17 +176,14 @@ def test_all_weights_under_autocast(train):
     }
     fast = train(**changes)
     plain = train(**changes, **{name.replace(".", "__"): value for name, value in OFF.items()})
-    model = Path(fast.config.model.model_name)
-    assert choose_parts(fast.config, "cpu", "bf16", model)["label_head"].value == "on"
+    assert decide(fast.config).uses("label_head")
     losses = [[e["loss"] for e in run.events() if e["event"] == "log"] for run in (fast, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=3e-3)
 
 
 def test_adapters_on_4_bits(train):
-    pytest.importorskip("bitsandbytes")
     fast = train(quantization__load_in_4bit=True)
-    model = Path(fast.config.model.model_name)
-    assert choose_parts(fast.config, "cpu", "no", model)["fused_lora"].value == "on"
+    assert decide(fast.config).uses("fused_lora")
     plain = train(quantization__load_in_4bit=True, speed__fused_lora="off")
     assert losses(fast) == pytest.approx(losses(plain), rel=1e-5)
     assert losses(fast) != losses(train())
@@ -229,15 +226,13 @@ def test_long_rows_take_torchs_attention_and_give_the_same(monkeypatch, make_con
         ({"peft.use_dora": True}, "fused_lora", "DoRA has a step of its own"),
         ({"peft.lora_dropout": 0.1}, "fused_lora", "peft.lora_dropout=0.1"),
         ({"data.padding_free": False}, "row_attention", "rows are padded"),
-        ({"training.method": "base"}, "label_head", "only SFTTrainer asks for it"),
+        ({"training.method": "base"}, "label_head", "Trainer computes the loss in its own way"),
         ({"speed.label_head": "off"}, "label_head", "as asked"),
     ],
 )
 def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config):
     config = make_config().apply(changes)
-    assert choose_parts(config, "cpu", "no", Path(config.model.model_name))[part] == Choice(
-        "off", reason
-    )
+    assert decide(config).parts[part] == Choice("off", reason)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +253,8 @@ def test_on_a_gpu_rows_attend_within_themselves_where_it_has_the_kernel(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    config = make_config()
-    parts = choose_parts(config, "cuda", "no", Path(config.model.model_name))
-    assert parts["row_attention"] == choice
+    config = make_config(compute__device="cuda")
+    assert decide(config).parts["row_attention"] == choice
 
 
 def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_config):
@@ -277,7 +271,13 @@ def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_c
     whole = nbft.train(config, show=False)
     prepared = next(e for e in whole.events() if e["event"] == "prepared")
     assert whole.step == prepared["total_steps"] == nbft.make_plan(config).total_steps
-    rows = read_rows(config, AutoTokenizer.from_pretrained(config.model.model_name), print, print)
+    rows = read_rows(
+        config,
+        AutoTokenizer.from_pretrained(config.model.model_name),
+        print,
+        print,
+        padding_free=True,
+    )
     assert prepared["total_steps"] == 2 * len(rows.batches)
     tokens = [sum(len(rows.train[n]["input_ids"]) for n in batch) for batch in rows.batches]
     assert max(tokens) <= 90

@@ -9,7 +9,7 @@ import pytest
 
 import nbft
 from nbft.interop.importer import import_file
-from nbft.runs.launch import join
+from nbft.launchers.launch import join
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,8 +11,8 @@ import pytest
 
 import nbft
 from nbft import registry
+from nbft.launchers.launch import join
 from nbft.plan.schedule import learning_rate_at
-from nbft.runs.launch import join
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "registries.md"
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nbft
+from nbft.decisions import decide
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
 
@@ -20,19 +21,17 @@ def losses(run):
 
 def batch_and_trainer(config, folder, tiny_model):
     """Return the trainer of a config and its first batch with every row."""
-    from nbft.plan.hardware import Choice
-
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = read_rows(config, tokenizer, print, print)
+    decisions = decide(config)
+    rows = read_rows(config, tokenizer, print, print, padding_free=decisions.padding_free)
     trainer = build_trainer(
         config,
+        decisions,
         model,
         tokenizer,
         rows,
         output_dir=folder,
-        device="cpu",
-        mixed_precision=Choice("no", ""),
         callbacks=[],
     )
     return trainer, next(iter(trainer.get_train_dataloader()))
@@ -58,12 +57,13 @@ def test_packed_rows_have_the_loss_and_gradients_of_rows_apart(
         loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
         loss.backward()
         gradients = [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
-        found[packing] = (float(loss), gradients, batch)
+        found[packing] = (float(loss), gradients, batch, len(trainer.train_dataset))
     assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
     for packed, padded in zip(found[True][1], found[False][1], strict=True):
         torch.testing.assert_close(packed, padded, rtol=1e-3, atol=1e-6)
     padded, packed = (found[k][2]["input_ids"] for k in (False, True))
     assert packed.numel() < padded.numel()
+    assert found[True][3] < found[False][3]  # sequences of several rows
 
 
 @pytest.mark.parametrize("strategy", ["bfd", "greedy", "wrapped"])

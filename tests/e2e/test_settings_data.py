@@ -14,9 +14,9 @@ import nbft
 from nbft import registry
 from nbft.data.examples import load_examples
 from nbft.data.tokens import tokenise
+from nbft.decisions import decide
 from nbft.errors import ConfigError
 from nbft.models.load import load_model, load_tokenizer, quiet
-from nbft.plan.hardware import Choice
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
 
@@ -31,16 +31,19 @@ def trainer_of(make_config: Make, tiny_model: Path, tmp_path: Path) -> Callable[
         config = make_config(**{"evaluation__eval_strategy": "no", **changes})
         with quiet():
             tokenizer = load_tokenizer(config, tiny_model)
-            rows = read_rows(config, tokenizer, lambda _: None, lambda _: None)
+            decisions = decide(config)
+            padding_free = decisions.padding_free
+            rows = read_rows(
+                config, tokenizer, lambda _: None, lambda _: None, padding_free=padding_free
+            )
             transformers.set_seed(config.training.seed)
             return build_trainer(
                 config,
-                load_model(config, tiny_model, "float32"),
+                decisions,
+                load_model(config, tiny_model, "float32", "cpu"),
                 tokenizer,
                 rows,
                 output_dir=tmp_path / "checkpoints",
-                device="cpu",
-                mixed_precision=Choice("no", ""),
                 callbacks=[],
             )
 

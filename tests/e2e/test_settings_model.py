@@ -15,11 +15,11 @@ import transformers
 
 import nbft
 from nbft import registry
+from nbft.decisions import decide
 from nbft.evaluate.generate import generate
 from nbft.models.adapters import base_name, fetch_adapter, load_adapter
 from nbft.models.find import find_model
 from nbft.models.load import load_model, load_tokenizer, place, quiet
-from nbft.plan.hardware import choose_device, choose_dtype, choose_mixed_precision
 from nbft.plan.memory import model_shape, trainable_parameters, weight_bytes
 from nbft.training.rows import read_rows
 from nbft.training.trainer import build_trainer
@@ -34,25 +34,25 @@ def built(make_config: Make, tmp_path: Path) -> Built:
 
     def build(**changes: Any) -> Any:
         config = make_config(**{"evaluation__eval_strategy": "no", **changes})
-        device = choose_device(config).value
-        dtype = choose_dtype(config, device).value
-        mixed = choose_mixed_precision(config, device, dtype)
         with quiet():
             folder = find_model(base_name(config), say=lambda _: None).path
+            decisions = decide(config, folder)
+            device, padding_free = decisions.device.value, decisions.padding_free
             tokenizer = load_tokenizer(config, folder)
-            rows = read_rows(config, tokenizer, lambda _: None, lambda _: None)
+            rows = read_rows(
+                config, tokenizer, lambda _: None, lambda _: None, padding_free=padding_free
+            )
             transformers.set_seed(config.training.seed)
-            model = load_model(config, folder, dtype)
+            model = load_model(config, folder, decisions.dtype.value, device)
             if adapter := fetch_adapter(config, lambda _: None):
                 model = load_adapter(model, adapter)
             trainer = build_trainer(
                 config,
+                decisions,
                 place(model, device),
                 tokenizer,
                 rows,
                 output_dir=tmp_path / "checkpoints",
-                device=device,
-                mixed_precision=mixed,
                 callbacks=[],
             )
         trainer.nbft_config = config
@@ -118,7 +118,6 @@ def held_bytes(model: torch.nn.Module) -> int:
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 def test_quantised_weights(built, settings, layer, storage):
-    pytest.importorskip("bitsandbytes")
     trainer = built(**{f"quantization__{k}": v for k, v in settings.items()})
     linear = trainer.model.base_model.model.model.layers[0].mlp.up_proj.base_layer
     assert type(linear).__name__ == layer
@@ -136,7 +135,6 @@ def test_quantised_weights(built, settings, layer, storage):
 
 
 def test_the_compute_type_of_4_bits(built):
-    pytest.importorskip("bitsandbytes")
     trainer = built(
         quantization__load_in_4bit=True, quantization__bnb_4bit_compute_dtype="bfloat16"
     )
@@ -146,11 +144,11 @@ def test_the_compute_type_of_4_bits(built):
 
 @pytest.mark.parametrize("name", ["load_in_4bit", "load_in_8bit"])
 def test_qlora_trains_to_its_end_and_answers(train, name):
-    pytest.importorskip("bitsandbytes")
     run = train(**{f"quantization.{name}": True, "training.max_steps": 12})
     assert run.status == "completed", run.problems
     found = losses(run)
     assert found[-1] < found[0]
+    assert found[0] != losses(train(training__max_steps=1))[0]  # the weights are rounded
     assert isinstance(run.generate("Correct: he go\n", max_new_tokens=4), str)
 
 
@@ -181,7 +179,6 @@ def tiny_mixture(tiny_model: Path, folder: Path) -> Path:
 
 
 def test_weight_only_mix_has_experts_in_4_bits_and_the_rest_in_8(built, tiny_model, tmp_path):
-    pytest.importorskip("bitsandbytes")
     folder = tiny_mixture(tiny_model, tmp_path / "mixture")
     whole = built(model__model_name=str(folder))
     trainer = built(
@@ -244,6 +241,7 @@ def test_fp8_linear_rounds_weights_and_inputs(built):
 def test_the_forecast_of_what_is_trained(built, settings):
     trainer = built(**settings)
     assert trained(trainer) == forecast(trainer) > 0
+    assert trained(trainer) != trained(built())
 
 
 @pytest.mark.parametrize(("bias", "grown"), [("none", False), ("all", True), ("lora_only", True)])
@@ -475,7 +473,7 @@ def test_device_map_puts_what_does_not_fit_on_the_disk(make_config, tiny_model, 
     config = make_config(
         model__device_map="auto", model__model_init_kwargs=limits, compute__device="cpu"
     )
-    spread = place(load_model(config, tiny_model, "float32"), "cpu")
+    spread = place(load_model(config, tiny_model, "float32", "cpu"), "cpu")
     assert set(map(str, spread.hf_device_map.values())) == {"cpu", "disk"}
     whole = load_model(make_config(compute__device="cpu"), tiny_model, "float32")
     given = torch.arange(3, 20)[None]
@@ -553,16 +551,24 @@ def test_trust_remote_code(make_config, tiny_model, tmp_path):
         },
     }
     (folder / "config.json").write_text(json.dumps(about))
-    trusted = load_model(make_config(model__trust_remote_code=True), folder, "float32")
+    trusted = load_model(make_config(model__trust_remote_code=True), folder, "float32", "cpu")
     assert trusted.came_with_code
     with pytest.raises(nbft.errors.ModelError, match="cannot be loaded"):
-        load_model(make_config(), folder, "float32")
+        load_model(make_config(), folder, "float32", "cpu")
 
 
-def test_the_auto_class_is_that_of_transformers(make_config, tiny_model):
+def test_the_auto_class_is_that_of_transformers(make_config, tiny_model, monkeypatch):
     config = make_config(model__auto_class_name="AutoModelForImageTextToText")
-    with pytest.raises(nbft.errors.ModelError, match="LlamaConfig"):
-        load_model(config, tiny_model, "float32")
+    with pytest.raises(nbft.errors.ModelError, match="the model cannot be loaded"):
+        load_model(config, tiny_model, "float32", "cpu")  # it has no pictures
+
+    def refuse(*_, **__):
+        raise ValueError("asked for pictures")
+
+    auto_class = transformers.AutoModelForImageTextToText
+    monkeypatch.setattr(auto_class, "from_pretrained", refuse)
+    with pytest.raises(nbft.errors.ModelError, match=r"\(ValueError: asked for pictures\)"):
+        load_model(config, tiny_model, "float32", "cpu")
     with pytest.raises(nbft.errors.ConfigError, match="AutoModelForCausalLM"):
         make_config(model__auto_class_name="AutoModelForPictures")
 

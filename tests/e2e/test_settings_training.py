@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -14,14 +15,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import trl
 
 import nbft
 from nbft import registry
 from nbft.config import Config
+from nbft.decisions import Decisions, decide
+from nbft.hardware import Choice
 from nbft.models.load import load_model, load_tokenizer, quiet
-from nbft.plan.hardware import choose_mixed_precision
 from nbft.plan.schedule import learning_rate_at
-from nbft.training import extended, throughput
+from nbft.training import throughput
+from nbft.training import trainer as trainers
 from nbft.training.callbacks import verifying
 from nbft.training.environment import environment
 from nbft.training.optim import BfloatAdamW, OffloadedOptimizer
@@ -45,28 +49,36 @@ class Probe(transformers.TrainerCallback):
             setattr(self, name, lambda *a, look=look, **k: look(*a, **k) and None)
 
 
+def decided(config: nbft.Config, device: str) -> Decisions:
+    """Return what a config leads to where this device is there."""
+    found = decide(config.apply({"compute.device": device}))
+    return dataclasses.replace(found, dtype=Choice("float32", ""))
+
+
 @pytest.fixture
 def built(make_config: Any, tiny_model: Path, tmp_path: Path) -> Fit:
     """Return a context in which a config has its trainer, as in a run."""
 
     def build(*callbacks: Any, device: str = "cpu", folder: str = "run", **changes: Any) -> Any:
         config = make_config(**{**PLAIN, **changes})
-        mixed = choose_mixed_precision(config, device, "float32")
+        decisions = decided(config, device)
         run = tmp_path / folder
         run.mkdir(exist_ok=True)
         with quiet(), environment(config, "cpu"):
             tokenizer = load_tokenizer(config, tiny_model)
-            rows = read_rows(config, tokenizer, lambda _: None, lambda _: None)
+            padding_free = decisions.padding_free
+            rows = read_rows(
+                config, tokenizer, lambda _: None, lambda _: None, padding_free=padding_free
+            )
             transformers.set_seed(config.training.seed)
-            model = load_model(config, tiny_model, "float32")
+            model = load_model(config, tiny_model, "float32", "cpu")
             trainer = build_trainer(
                 config,
+                decisions,
                 model,
                 tokenizer,
                 rows,
                 output_dir=run / "checkpoints",
-                device=device,
-                mixed_precision=mixed,
                 callbacks=list(callbacks),
             )
             trainer.asked = config
@@ -194,13 +206,14 @@ def test_torch_compile(fit, monkeypatch):
     torch._dynamo.reset()
 
 
-def test_the_usual_run_has_no_part_of_ours():
-    for method, kind in (("sft", "SFTTrainer"), ("base", "Trainer")):
-        base = registry.trainers.get(method)
-        assert extended.extended(base, Config(), "cpu", "no") is base
-        assert base.__name__ == kind
-    assert extended.asked_callbacks(Config()) == []
-    assert extended.unfit_for(Config()) == set()
+def test_there_is_one_trainer_for_each_method_and_nothing_is_asked_of_it_by_itself():
+    for method, kind in (("sft", trl.SFTTrainer), ("base", transformers.Trainer)):
+        base = registry.trainers.get(method).trainer_class()
+        assert base is kind
+        assert trainers.trainer_class(base) is trainers.trainer_class(base)
+        assert issubclass(trainers.trainer_class(base), base)
+        assert trainers.trainer_class(base).__name__ == kind.__name__
+    assert trainers.asked_callbacks(Config()) == []
 
 
 # The optimiser
@@ -274,7 +287,6 @@ def test_optimisers(fit, name, kind):
     "name", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit", "paged_adamw_32bit"]
 )
 def test_optimisers_of_bitsandbytes(fit, name):
-    pytest.importorskip("bitsandbytes")
     trainer = fit(optimizer__optim=name, training__max_steps=1)
     found = trainer.optimizer.optimizer
     assert "bitsandbytes" in type(found).__module__
@@ -370,11 +382,18 @@ def test_an_optimiser_of_ones_own(fit):
     ],
     ids=str,
 )
-def test_the_rates_of_a_run_are_those_of_its_plan(fit, changes):
+def test_the_rates_of_a_run_are_those_of_its_plan(fit, make_config, changes):
+    def planned(config):
+        rate = learning_rate_at(config, 6)
+        return pytest.approx([rate(step) for step in range(6)])
+
+    usual = make_config(scheduler__warmup_steps=0)
     scheduler = {f"scheduler__{name}": value for name, value in changes.items()}
     trainer = fit(training__max_steps=6, **{"scheduler__warmup_steps": 0, **scheduler})
-    rate = learning_rate_at(trainer.asked, 6)
-    assert logged(trainer, "learning_rate") == pytest.approx([rate(step) for step in range(6)])
+    rates = logged(trainer, "learning_rate")
+    assert rates == planned(trainer.asked)
+    same = ("cosine", "cosine_with_restarts")  # without a second wave
+    assert (rates == planned(usual)) is (changes.get("lr_scheduler_type") in same)
 
 
 def test_a_scheduler_of_ones_own(fit):
@@ -688,9 +707,10 @@ def test_fp8(fit):
     found = {
         on: losses(fit(precision__fp8=True, precision__apply_hadamard=on)) for on in (True, False)
     }
-    assert found[True] != found[False] != usual
-    for one in found.values():
-        assert one == pytest.approx(usual, rel=0.02)
+    assert found[True] != found[False]
+    for losses_of_fp8 in found.values():
+        assert losses_of_fp8 != usual
+        assert losses_of_fp8 == pytest.approx(usual, rel=0.02)
 
 
 def test_fp8_activation_scales_stay_after_so_many_steps(fit):
@@ -819,27 +839,33 @@ def test_sparse_and_fused_head(fit, method, ways):
         assert accuracies[0] == pytest.approx(accuracies[1])
 
 
-def test_use_attn_mask_start_row_indices(fit):
-    """No mask of tokens by tokens exists, and the losses are those with one."""
-    masks: dict[bool, list[Any]] = {True: [], False: []}
+@pytest.mark.parametrize(("on", "row_attention"), [(True, "off"), (False, "auto")])
+def test_use_attn_mask_start_row_indices(fit, on, row_attention):
+    """Each value wins over what `speed.row_attention` decides without it; the losses are equal."""
 
-    def at(on: bool) -> Any:
+    def masks_and_losses(value: bool | None) -> tuple[list[Any], list[float]]:
+        masks: list[Any] = []
+
         def look(args, state, control, model, **_):
             layer = next(m for n, m in model.named_modules() if n.endswith("layers.0.self_attn"))
             layer.register_forward_pre_hook(
-                lambda _, __, kwargs: masks[on].append(kwargs["attention_mask"]), with_kwargs=True
+                lambda _, __, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
             )
 
-        return fit(
+        trainer = fit(
             Probe(on_train_begin=look),
-            memory__use_attn_mask_start_row_indices=on,
+            memory__use_attn_mask_start_row_indices=value,
+            speed__row_attention=row_attention,
             data__packing=True,
         )
+        assert len(masks) == 3
+        return masks, losses(trainer)
 
-    with_rows, with_mask = at(True), at(False)
-    assert losses(with_rows) == pytest.approx(losses(with_mask), rel=1e-5)
-    assert all(mask is None for mask in masks[True])
-    assert all(mask.shape[-1] == mask.shape[-2] > 1 for mask in masks[False])
+    asked, usual = masks_and_losses(on), masks_and_losses(None)
+    without_mask, with_mask = (asked, usual) if on else (usual, asked)
+    assert all(mask is None for mask in without_mask[0])
+    assert all(mask.shape[-1] == mask.shape[-2] > 1 for mask in with_mask[0])
+    assert without_mask[1] == pytest.approx(with_mask[1], rel=1e-5)
 
 
 # Logging and tracking
@@ -938,32 +964,36 @@ def test_tensorboard(fit, tensorboard, tmp_path, by_key):
     assert str(tensorboard[1].log_dir).startswith(str(trainer.args.output_dir))
 
 
-def test_trackers_get_name_project_and_tags(fit, monkeypatch):
+@pytest.mark.parametrize(
+    ("tracker", "variables"),
+    [
+        ("wandb", {"WANDB_PROJECT": "mine", "WANDB_TAGS": "a,b"}),
+        ("comet_ml", {"COMET_PROJECT_NAME": "mine", "COMET_START_EXPERIMENT_TAGS": "a,b"}),
+        (
+            "mlflow",
+            {"MLFLOW_EXPERIMENT_NAME": "mine", "MLFLOW_TAGS": '{"a": "true", "b": "true"}'},
+        ),
+    ],
+)
+def test_trackers_get_name_project_and_tags(fit, monkeypatch, tracker, variables):
     """What the library of a tracker reads when its callback sets it up."""
     found: dict[str, Any] = {}
 
     class Tracker(transformers.TrainerCallback):
         def on_train_begin(self, args, state, control, **_):
             found.update(run_name=args.run_name, project=args.project)
-            found.update({n: os.environ.get(n) for n in ("WANDB_PROJECT", "WANDB_TAGS")})
+            found.update({name: os.environ.get(name) for name in variables})
 
     known = transformers.integrations.integration_utils.INTEGRATION_TO_CALLBACK
-    for name in ("wandb", "comet_ml"):
-        monkeypatch.setitem(known, name, Tracker)
-        fit(
-            tracking__report_to=[name],
-            tracking__project="mine",
-            tracking__tags=["a", "b"],
-            training__run_name="first",
-            training__max_steps=1,
-        )
-        assert found == {
-            "run_name": "first",
-            "project": "mine",
-            "WANDB_PROJECT": "mine",
-            "WANDB_TAGS": "a,b",
-        }
-        found.clear()
+    monkeypatch.setitem(known, tracker, Tracker)
+    fit(
+        tracking__report_to=[tracker],
+        tracking__project="mine",
+        tracking__tags=["a", "b"],
+        training__run_name="first",
+        training__max_steps=1,
+    )
+    assert found == {"run_name": "first", "project": "mine"} | variables
 
 
 def test_phoenix(fit, monkeypatch):
@@ -1031,14 +1061,20 @@ def test_restore_callback_states_from_checkpoint(fit):
 
 def test_default_flow(fit):
     """Asked for by its key it stands beside the trainer's own, and decides the same."""
-    trainer = fit(callbacks__callbacks={"default_flow": {}})
-    assert losses(trainer) == losses(fit())
+    usual, asked = fit(), fit(callbacks__callbacks={"default_flow": {}})
+    assert losses(asked) == losses(usual)
     flows = [
-        c
-        for c in trainer.callback_handler.callbacks
-        if isinstance(c, transformers.DefaultFlowCallback)
+        sum(isinstance(c, transformers.DefaultFlowCallback) for c in t.callback_handler.callbacks)
+        for t in (usual, asked)
     ]
-    assert flows
+    assert flows == [1, 2]
+
+
+def test_the_progress_bar_by_its_key(fit, tmp_path):
+    fit(callbacks__callbacks={"enhanced_progressbar": {"file": "bar.txt"}})
+    bar = (tmp_path / "run" / "bar.txt").read_text()
+    assert bar.startswith("[##############################] 3/3 100%")
+    assert not (tmp_path / "run" / "progress.txt").exists()
 
 
 def test_a_callback_of_ones_own_and_wrong_arguments(fit):
@@ -1156,5 +1192,5 @@ def test_the_verifier_finds_a_fault_of_the_device(fit, monkeypatch):
 
 def test_mfu_needs_a_peak(fit):
     trainer = fit(logging__include_mfu=True)
-    assert isinstance(trainer, throughput.Measures)
+    assert isinstance(trainer, throughput.Throughput)
     assert logged(trainer, "mfu") == []

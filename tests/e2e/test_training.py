@@ -9,13 +9,14 @@ import pytest
 
 import nbft
 from nbft import events
-from nbft.runs.launch import join, start
+from nbft.launchers.launch import join, start
 
 from .conftest import losses
 
 
-def test_a_run_from_start_to_answer(train):
+def test_a_run_from_start_to_answer(train, tmp_path):
     run = train()
+    assert run.path.parent == tmp_path / "runs"
     assert run.problems == []
     assert run.status == "completed"
     kinds = [e["event"] for e in run.events()]
@@ -210,8 +211,9 @@ def test_the_report_says_everything(train):
 
 
 def test_the_loss_is_never_silently_wrong(train):
-    run = train()
-    assert all(math.isfinite(loss) and loss > 0 for loss in losses(run))
+    found = losses(train())
+    assert len(found) == 6
+    assert all(math.isfinite(loss) and loss > 0 for loss in found)
 
 
 def test_running_out_of_memory_is_said_with_changes_that_fit(train, monkeypatch):

@@ -30,8 +30,8 @@ import psutil
 import nbft
 from nbft import events
 from nbft.data.samples import sample_path
+from nbft.data.tiny_model import make_tiny_model
 from nbft.models.load import quiet
-from nbft.models.tiny import make_tiny_model
 from nbft.runs.checkpoints import last_whole, step_of
 
 Target = Literal["worker", "supervisor", "kernel", "server"]
@@ -388,7 +388,7 @@ class _Bench:
         if target in ("kernel", "server"):
             victims: list[Any] = [self._started[-1]]
         else:
-            part = "nbft.training.worker" if target == "worker" else "nbft.runs.supervisor"
+            part = "nbft.launchers.worker" if target == "worker" else "nbft.launchers.supervisor"
             victims = [p for p in self.processes() if part in _command(p)]
         for victim in victims:
             with contextlib.suppress(ProcessLookupError, psutil.Error):
@@ -439,8 +439,8 @@ def _of_folder(folder: Path) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         command = _command(process)
         is_nbft = len(command) > 3 and command[2] in (
-            "nbft.training.worker",
-            "nbft.runs.supervisor",
+            "nbft.launchers.worker",
+            "nbft.launchers.supervisor",
         )
         if is_nbft and Path(command[3]).is_relative_to(folder):
             with contextlib.suppress(psutil.Error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,46 @@ def run(*command: str, cwd: Path = ROOT, **environ: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def canonical(requirement: str) -> str:
+    """Return the name in a requirement, as the package index writes it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\s<>=;\[]", requirement)[0]).lower()
+
+
+def needed(*extras: str) -> set[str]:
+    """Return the packages that nbft asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"]]
+    for extra in extras:
+        asked += project["optional-dependencies"][extra]
+    return {canonical(requirement) for requirement in asked}
+
+
+def locked_versions(lock: Path) -> dict[str, set[str]]:
+    """Return the versions of each package in a lock; they may differ between Pythons."""
+    versions: dict[str, set[str]] = {}
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if pinned := re.match(r"([\w.-]+)==([^\s;]+)", line):
+            versions.setdefault(canonical(pinned[1]), set()).add(pinned[2])
+    return versions
+
+
+def test_the_locks_agree_and_name_no_build_and_no_host() -> None:
+    development, workshop = (
+        locked_versions(ROOT / "requirements" / f"{name}.txt") for name in ("dev", "workshop")
+    )
+    for name, versions in workshop.items():
+        assert versions <= development[name], name
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    dev = set(map(canonical, extras["optional-dependencies"]["dev"])) - {"nbft"}
+    assert needed("lab", "quant") - {"torch"} <= workshop.keys()
+    assert needed("lab", "quant") | dev <= development.keys() | {"torch"}
+    assert not {name for name in development if re.match("torch|nvidia|cuda|triton", name)}
+    for lock in (ROOT / "requirements").iterdir():
+        text = lock.read_text(encoding="utf-8")
+        assert "://" not in text
+        assert "+" not in text
 
 
 @pytest.mark.parametrize(
@@ -87,6 +128,12 @@ def test_the_image_builds_and_the_first_notebook_starts(tmp_path: Path) -> None:
     }
     run("bash", "binder/postBuild", cwd=repository, **inside)
     assert (tmp_path / "cache" / "models").is_dir()
+    listed = run(str(bin_folder / "pip"), "list", "--format=json")
+    installed = {canonical(one["name"]): one["version"] for one in json.loads(listed)}
+    locked = locked_versions(ROOT / "requirements" / "workshop.txt")
+    assert needed("lab", "quant") - {"torch"} <= installed.keys() & locked.keys()
+    for name in installed.keys() & locked.keys():
+        assert installed[name] in locked[name], name
     for what in ("labextension", "server extension"):
         listed = subprocess.run(
             [str(repository / "binder" / "start"), "jupyter", *what.split(), "list"],

@@ -12,23 +12,35 @@ import nbft.runs as nbft_runs
 
 ROOT = Path(nbft.__file__).parent
 
-# Low to high; a module may import from its own layer and from those below.
 LAYERS = [
-    ("errors", "events", "formatting", "limits", "registry", "presented", "config"),
-    ("interop", "plan", "data", "models", "evaluate"),
-    ("training", "runs", "bench", "pages"),
-    ("widgets", "server", "wizard", "cli"),
+    ("errors", "syntax", "formatting", "presented"),
+    ("events", "registry", "limits"),
+    ("hardware",),
+    ("devices",),
+    ("config",),
+    ("models",),
+    ("methods",),
+    ("decisions",),
+    ("data",),
+    ("evaluate",),
+    ("plan",),
+    ("interop",),
+    ("runs",),
+    ("pages",),
+    ("training",),
+    ("launchers",),
+    ("bench",),
+    ("wizard",),
+    ("widgets",),
+    ("server",),
+    ("cli",),
 ]
+"""Low to high: a module imports from layers below its own."""
+
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 
-# A public function at the end of an arrow may reach up, inside a function, and only these do.
-KNOWN = {
-    ("config/config.py", "interop"),  # Config.to_python
-    ("presented.py", "pages"),  # a value shows itself
-    ("data/doctor/report.py", "pages"),  # Report.figure
-    ("runs/launch.py", "widgets"),  # train() in a notebook shows the Monitor
-    ("runs/folder.py", "widgets"),  # and so does a run that is the value of a cell
-}
+FACADE = "facade"
+"""What people call on a value hands over to higher layers there, and nothing else does."""
 
 
 def _imports(tree):
@@ -47,27 +59,39 @@ def _imports(tree):
         todo += ast.iter_child_nodes(node)
 
 
-def upward(path, source):
-    """Return the parts of nbft above its own that a module imports."""
-    place = path.split("/")[0].removesuffix(".py")
-    if place == "__init__":
-        return set()
-    own = LAYER_OF[place]
-    found = {name.split(".")[1] for name in _imports(ast.parse(source)) if name.startswith("nbft.")}
-    return {name for name in found if LAYER_OF.get(name, own) > own}
+def imported(path, source):
+    """Return the parts of nbft outside its own that a module imports."""
+    own = path.split("/")[0].removesuffix(".py")
+    names = (name.split(".")[1] for name in _imports(ast.parse(source)) if name.startswith("nbft."))
+    return {name for name in names if name in {*LAYER_OF, FACADE}} - {own}
 
 
 MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", MODULES)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path not in ("__init__.py", "facade.py")]
+)
 def test_nothing_imports_upwards(path):
-    found = upward(path, (ROOT / path).read_text(encoding="utf-8"))
-    assert {name for name in found if (path, name) not in KNOWN} == set()
+    layer = LAYER_OF[path.split("/")[0].removesuffix(".py")]
+    found = imported(path, (ROOT / path).read_text(encoding="utf-8")) - {FACADE}
+    assert {name for name in found if LAYER_OF[name] >= layer} == set()
+
+
+def test_only_what_people_call_goes_through_the_facade():
+    users = {
+        path
+        for path in MODULES
+        if FACADE in imported(path, (ROOT / path).read_text(encoding="utf-8"))
+    }
+    assert users == {
+        *("config/config.py", "runs/folder.py", "launchers/launch.py"),
+        *("presented.py", "data/doctor/report.py"),
+    }
 
 
 def test_every_part_has_a_layer():
-    parts = {path.split("/")[0].removesuffix(".py") for path in MODULES} - {"__init__"}
+    parts = {path.split("/")[0].removesuffix(".py") for path in MODULES} - {"__init__", FACADE}
     assert parts == set(LAYER_OF)
 
 
@@ -75,14 +99,16 @@ def test_every_part_has_a_layer():
     ("path", "source", "found"),
     [
         ("config/io.py", "def f():\n    from nbft.plan import make_plan", {"plan"}),
+        ("config/io.py", "from nbft import registry", {"registry"}),
         ("plan/plan.py", "import nbft.runs.folder", {"runs"}),
         ("plan/plan.py", "if TYPE_CHECKING:\n    from nbft.runs import Run", set()),
         ("plan/plan.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import nbft.runs", {"runs"}),
-        ("runs/launch.py", "from nbft.training.worker import work", set()),
+        ("plan/plan.py", "from nbft.plan.memory import Shape", set()),
+        ("runs/folder.py", "from nbft import facade", {"facade"}),
     ],
 )
 def test_this_test_sees_what_it_should(path, source, found):
-    assert upward(path, source) == found
+    assert imported(path, source) == found
 
 
 LIGHT = {

@@ -24,9 +24,9 @@ from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.padding import padding_shares
 from nbft.data.ready import READY
 from nbft.data.tokens import encode
+from nbft.decisions import decide
 from nbft.errors import Problem
 from nbft.formatting import count
-from nbft.plan.speed import is_padding_free
 
 MASKED_SHARE = 0.5
 """From this share of rows without anything to learn on, the set is not what was meant: an error."""
@@ -831,7 +831,7 @@ def padding(seen: Seen) -> Finding | None:
     """Rows of different lengths make batches that are padded."""
     data, training = seen.config.data, seen.config.training
     rows = seen.of("train") & (seen.trained > 0)
-    if is_padding_free(seen.config) or not rows.any():
+    if decide(seen.config).padding_free or not rows.any():
         return None
     shares = padding_shares(
         seen.tokens[rows],

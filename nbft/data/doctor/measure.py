@@ -22,8 +22,9 @@ from nbft.data.doctor import minhash
 from nbft.data.doctor.text import Family, excerpt, family_in, odd_in, special_tokens
 from nbft.data.examples import Example, Examples, load_examples
 from nbft.data.sources import spread
-from nbft.data.tokens import Encoded, encode
+from nbft.data.tokens import Encoded, Sequences, encode_rows
 from nbft.errors import DataError, Problem
+from nbft.methods import method_of
 
 Say = Callable[[str], None]
 
@@ -309,6 +310,7 @@ class _Pass:
         self._end = seen.tokenizer.eos_token_id
         self._max_length = seen.config.data.max_length
         self._completion_only = seen.config.data.completion_only_loss
+        self._method = method_of(seen.config)
         self._special = special_tokens(seen.tokenizer.all_special_tokens)
         self._common: np.ndarray | None = None
 
@@ -350,14 +352,14 @@ class _Pass:
         kept, encoded = self._encoded(kept, found, split)
         for row, one in zip(kept, encoded, strict=True):
             self._tokens(row, one)
-        hashes, counts = minhash.shingles([one.ids for one in encoded])
+        hashes, counts = minhash.shingles([_all_ids(one) for one in encoded])
         if self._common is None:
             self._common = minhash.common_shingles(hashes, counts)
         seen.signature[kept] = minhash.signatures(hashes, counts, self._common)
 
     def _encoded(
         self, rows: list[int], examples: list[Example], split: str
-    ) -> tuple[list[int], list[Encoded]]:
+    ) -> tuple[list[int], list[Sequences]]:
         """Cut examples into tokens; of some that are refused together, those that are not alone."""
         try:
             return rows, self._encode(examples, split)
@@ -370,9 +372,9 @@ class _Pass:
             self._seen.refused[rows[0]] = _sentence(error)
             return [], []
 
-    def _encode(self, examples: Sequence[Example], split: str) -> list[Encoded]:
-        tokenizer = self._seen.tokenizer
-        return encode(examples, tokenizer, split, completion_only=self._completion_only)
+    def _encode(self, examples: Sequence[Example], split: str) -> list[Sequences]:
+        tokenizer, only = self._seen.tokenizer, self._completion_only
+        return encode_rows(examples, tokenizer, self._method, split, completion_only=only)
 
     def _columns(self, dataset: str, row: Mapping[str, Any]) -> None:
         columns = self._seen.columns.setdefault(dataset, {})
@@ -407,18 +409,31 @@ class _Pass:
         template = self._seen.tokenizer.chat_template or ""
         return any(mark in str(template) for mark in family.marks)
 
-    def _tokens(self, row: int, one: Encoded) -> None:
-        seen = self._seen
-        seen.tokens[row] = len(one.ids)
-        seen.trained[row] = sum(one.loss_mask[1 : self._max_length])
-        seen.is_merged[row] = one.is_merged
-        seen.is_unanswered[row] = one.unanswered > 0
-        # A template may end in <end of turn> and a new line.
-        last = next((n for n in (-1, -2) if one.ids[n:][:1] == [self._end]), None)
-        if last is not None:
-            seen.end_is_trained[row] = one.loss_mask[last]
-            before = one.loss_mask[last - 1 : last]
-            seen.end_is_masked[row] = not one.loss_mask[last] and before == [True]
+    def _tokens(self, row: int, sequences: Sequences) -> None:
+        seen, every = self._seen, sequences.values()
+        seen.tokens[row] = max(len(one.ids) for one in every)
+        seen.trained[row] = sum(sum(one.loss_mask[1 : self._max_length]) for one in every)
+        seen.is_merged[row] = any(one.is_merged for one in every)
+        seen.is_unanswered[row] = any(one.unanswered > 0 for one in every)
+        ends = [_end_of_sequence(one, self._end) for one in every]
+        seen.end_is_trained[row] = all(end == "trained" for end in ends)
+        seen.end_is_masked[row] = any(end == "masked" for end in ends)
+
+
+def _end_of_sequence(one: Encoded, end: int) -> str:
+    """Return what becomes of the last end-of-sequence token: "trained", "masked" or ""."""
+    # A template may end in <end of turn> and a new line.
+    last = next((n for n in (-1, -2) if one.ids[n:][:1] == [end]), None)
+    if last is None:
+        return ""
+    if one.loss_mask[last]:
+        return "trained"
+    return "masked" if one.loss_mask[last - 1 : last] == [True] else ""
+
+
+def _all_ids(sequences: Sequences) -> list[int]:
+    first, *others = (one.ids for one in sequences.values())
+    return first + [i for ids in others for i in ids] if others else first
 
 
 def _is_empty(value: Any) -> bool:

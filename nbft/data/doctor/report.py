@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbft import facade
 from nbft.config import Config
 from nbft.data.doctor.finding import LEVELS, Finding, Level
 from nbft.data.doctor.histograms import Histogram, histograms, quantiles
@@ -164,6 +165,5 @@ class Report(Presented):
 
     def figure(self) -> Figure:
         """Draw the lengths of the training rows, and the share of each that is trained on."""
-        from nbft.pages.histograms import draw
-
-        return draw(self.histograms)
+        figure: Figure = facade.draw_histograms(self.histograms)
+        return figure

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nbft.errors import ConfigError, Problem
-from nbft.plan.hardware import device_of
+from nbft.hardware import device_of
 from nbft.training.callbacks.writing import run_folder
 
 

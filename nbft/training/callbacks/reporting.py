@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nbft import events
 from nbft.formatting import size
-from nbft.plan.hardware import used_memory_bytes
+from nbft.hardware import used_memory_bytes
 from nbft.runs.checkpoints import mark_whole
 
 _KEPT_FROM_LOGS = {
@@ -30,7 +30,7 @@ _KEPT_FROM_LOGS = {
     "rows_per_second",
     "compute_tokens_per_second",
     "tokens_per_row",
-    "learnt_share",
+    "trained_share",
     "padding_share",
     "model_flops_per_second",
     "mfu",

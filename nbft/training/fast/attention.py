@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from nbft.plan.speed import SHORT_ROW_TOKENS
+from nbft.decisions import SHORT_ROW_TOKENS
 
 NAME = "nbft_documents"
 

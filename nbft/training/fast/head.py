@@ -1,20 +1,28 @@
-"""Head and loss only where a token is learnt, in chunks, the whole logits never made.
+"""Head and loss where a token is trained on (sparse), and a few tokens at a time (fused).
 
-The gradient by the hidden states is made in the forward pass, while the chunk of logits is at hand:
-d log p(y) / dh = W[y] - softmax(h W') W. A frozen head needs nothing else.
+loss = -Σ log softmax(W h_t)[y_{t+1}] / n over the n trained tokens. Sparse: positions without a
+target never reach W. Fused: the logits of 256 tokens at most exist at once, and the gradient by the
+hidden states is made in the forward pass, while they are at hand:
+d log p(y) / dh = W[y] - softmax(h W') W. Losses and gradients are those of the whole logits.
 
-Source: the same idea as cut cross-entropy, arXiv:2411.09009, section 4, in plain torch.
+Source: Cut Your Losses in Large-Vocabulary Language Models, arXiv:2411.09009, section 4, in plain
+torch. Called by `nbft.training.trainer`.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl.trainer.utils import FusedCausalLMOutput
 
-from nbft.data.tokens import IGNORE_INDEX
-from nbft.plan.speed import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS
+from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, HEAD_EXTRAS
+from nbft.errors import ModelError, Problem
+from nbft.methods import IGNORE_INDEX
+from nbft.models.subclass import extend
 
 
 class _LogProbabilities(torch.autograd.Function):
@@ -96,31 +104,123 @@ def log_probabilities(
     return _LogProbabilities.apply(hidden, weight, targets)  # type: ignore[no-any-return]
 
 
-def use_label_head(model: Any) -> None:
-    """Let `model(..., labels=…, fused_lm_head=True)`, as SFTTrainer calls it, go through here.
+class LossHead:
+    """Part of a causal language model's class: the loss of labels, without the whole logits.
 
-    Args:
-        model: A causal language model whose head is one matrix without bias, scale or cap.
+    SFTTrainer calls the model with `fused_lm_head=True` and makes the loss of log-probabilities;
+    transformers' Trainer gets the loss itself while the model trains. Called in another way, the
+    model is as before.
+
+    Attributes:
+        is_sparse: Leave positions out that have no target.
+        is_fused: Make the logits a few at a time.
     """
-    usual = model.forward
 
-    def forward(*args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
-        if not fused_lm_head or labels is None:
-            more = {} if labels is None else {"labels": labels}
-            return usual(*args, fused_lm_head=fused_lm_head, **more, **kwargs)
-        states = model.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state
+    is_sparse = True
+    is_fused = True
+
+    def forward(
+        self,
+        *args: Any,
+        fused_lm_head: bool = False,
+        labels: Any = None,
+        num_items_in_batch: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the log-probabilities of the labels, their loss, or what the model returns."""
+        model: Any = self
+        if labels is None or not (fused_lm_head or model.training):
+            more = {"labels": labels, "num_items_in_batch": num_items_in_batch}
+            given = {name: value for name, value in more.items() if value is not None}
+            return super().forward(*args, **given, **kwargs)  # type: ignore[misc]
+        kwargs["use_cache"] = False
         targets = labels[:, 1:]
         is_trained = targets != IGNORE_INDEX
-        found, is_top = log_probabilities(
-            states[:, :-1][is_trained], model.get_output_embeddings().weight, targets[is_trained]
-        )
+        if self.is_fused:
+            found, is_top = self._fused(targets, is_trained, args, kwargs)
+        else:
+            found, is_top = self._sparse(targets, is_trained, args, kwargs)
+        if not fused_lm_head:
+            number = len(found) if num_items_in_batch is None else num_items_in_batch
+            return CausalLMOutputWithPast(loss=-found.sum() / torch.as_tensor(number).clamp(min=1))
         spread = torch.zeros(targets.shape, dtype=found.dtype, device=found.device)
         spread = spread.masked_scatter(is_trained, found)
         return FusedCausalLMOutput(
             log_probs=spread,
             label_mask=is_trained,
-            entropy=torch.zeros_like(spread),
+            entropy=torch.zeros_like(spread),  # not computed; the trainer leaves it out of its log
             is_top1=torch.zeros_like(is_trained).masked_scatter(is_trained, is_top),
         )
 
-    model.forward = forward
+    def _fused(
+        self, targets: torch.Tensor, is_trained: torch.Tensor, args: Any, kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log p(y) and whether y is the likeliest token, [n] each, from hidden states."""
+        model: Any = self
+        states = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        weight = model.get_output_embeddings().weight
+        if self.is_sparse:
+            return log_probabilities(states[is_trained], weight, targets[is_trained])
+        found, is_top = log_probabilities(
+            states.flatten(0, 1), weight, targets.clamp(min=0).flatten()
+        )
+        return found[is_trained.flatten()], is_top[is_trained.flatten()]
+
+    def _sparse(
+        self, targets: torch.Tensor, is_trained: torch.Tensor, args: Any, kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the same from logits, which the model may scale or cap."""
+        model: Any = self
+        places = torch.nn.functional.pad(is_trained, (0, 1))
+        with _head_sees(model.get_output_embeddings(), places):
+            logits = super().forward(*args, **kwargs).logits  # type: ignore[misc]
+        wanted = targets[is_trained]
+        found = logits.float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+        return found, logits.argmax(-1) == wanted
+
+
+@contextlib.contextmanager
+def _head_sees(head: torch.nn.Module, places: torch.Tensor) -> Iterator[None]:
+    """Let a head work on some places alone; places [b, s]."""
+    handle = head.register_forward_pre_hook(lambda _, given: (given[0][places], *given[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def use_loss_head(model: Any, *, sparse: bool, fused: bool) -> None:
+    """Let a causal language model make its loss here.
+
+    Args:
+        model: The model, without an adapter around it.
+        sparse: Leave positions out that have no target.
+        fused: Make the logits a few at a time; needs a head that is one matrix.
+
+    Raises:
+        ModelError: Fused, and the head is more than one matrix.
+    """
+    if fused and not _is_plain(model.get_output_embeddings(), model):
+        raise ModelError(_no_plain_head())
+    # SFTTrainer has put a forward of its own on the instance, which would come before the class.
+    vars(model).pop("forward", None)
+    extend(model, LossHead)
+    model.is_sparse, model.is_fused = sparse, fused
+
+
+def _is_plain(head: Any, model: Any) -> bool:
+    scales = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in HEAD_EXTRAS)
+    return type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and not scales
+
+
+def _no_plain_head() -> Problem:
+    return Problem(
+        "memory.use_fused_head_and_loss_fn",
+        True,
+        "needs a head that is one matrix without bias, adapter, scale or cap.",
+        "Use use_sparse_head_and_loss_fn.",
+        {
+            "memory.use_fused_head_and_loss_fn": False,
+            "memory.use_sparse_head_and_loss_fn": True,
+        },
+    )

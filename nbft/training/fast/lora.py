@@ -9,13 +9,13 @@ Source: LoRA, arXiv:2106.09685, section 4.1; the gradients by hand as in Unsloth
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear
 from torch.nn import functional
+
+from nbft.models.subclass import extend
 
 
 class _FrozenLora(torch.autograd.Function):
@@ -93,24 +93,30 @@ def _plain_adapter(layer: Any, x: torch.Tensor) -> tuple[Any, Any, float] | None
     return (a.weight, b.weight, layer.scaling[name]) if is_plain else None
 
 
-def use_lean_adapters(model: torch.nn.Module) -> None:
-    """Let the adapters on 4-bit layers compute in the type of x.
+class _LeanAdapter:
+    """Part of the class of an adapter on a 4-bit layer: the adapter computes in the type of x.
 
-    PEFT's own layer copies x to float32 for them. The frozen product stays bitsandbytes'.
+    PEFT's own layer copies x to float32 for it. The frozen product stays bitsandbytes'.
+    """
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the frozen product of x plus s (x A') B'; x [..., d_in]."""
+        layer: Any = self
+        adapter = None if args or kwargs else _plain_adapter(layer, x)
+        if adapter is None:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc,no-any-return]
+        y: torch.Tensor = layer.base_layer(x) + _FrozenLora.apply(x, None, None, *adapter)
+        return y
+
+
+def use_lean_adapters(model: torch.nn.Module) -> None:
+    """Let the adapters of a model go through here, on whole layers and on 4-bit ones.
 
     Args:
         model: A model with adapters.
     """
     for module in model.modules():
-        if type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A"):
-            module.forward = functools.partial(_forward_4bit, module, module.forward)
-
-
-def _forward_4bit(
-    layer: Any, usual: Callable[..., torch.Tensor], x: torch.Tensor, *args: Any, **kwargs: Any
-) -> torch.Tensor:
-    adapter = None if args or kwargs else _plain_adapter(layer, x)
-    if adapter is None:
-        return usual(x, *args, **kwargs)
-    y: torch.Tensor = layer.base_layer(x) + _FrozenLora.apply(x, None, None, *adapter)
-    return y
+        if type(module) is Linear:
+            module.__class__ = FrozenLoraLinear
+        elif type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A"):
+            extend(module, _LeanAdapter)

@@ -9,11 +9,11 @@ Source: Root Mean Square Layer Normalization, arXiv:1910.07467, section 3.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from nbft.models.subclass import extend
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -54,18 +54,28 @@ def use_lean_norms(model: torch.nn.Module) -> int:
     for module in model.modules():
         eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         if type(module).__name__.endswith("RMSNorm") and eps is not None and _is_plain(module, eps):
-            module.forward = functools.partial(_forward, module, module.forward, float(eps))
+            extend(module, _LeanNorm)
+            module.lean_eps = float(eps)  # type: ignore[assignment]
             found += 1
     return found
 
 
-def _forward(
-    module: Any, usual: Callable[[torch.Tensor], torch.Tensor], eps: float, x: torch.Tensor
-) -> torch.Tensor:
-    if not module.training:  # so that scores are to the last digit those of the saved model
-        return usual(x)
-    y: torch.Tensor = _RmsNorm.apply(x, module.weight, eps)
-    return y
+class _LeanNorm:
+    """Part of a norm's class: the lean way while it trains.
+
+    Otherwise the norm is the library's, so that scores are to the last digit those of the saved
+    model.
+    """
+
+    lean_eps: float
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the norm of x, [..., d]."""
+        module: Any = self
+        if not module.training:
+            return super().forward(x)  # type: ignore[misc,no-any-return]
+        y: torch.Tensor = _RmsNorm.apply(x, module.weight, self.lean_eps)
+        return y
 
 
 def _is_plain(module: Any, eps: float) -> bool:

@@ -55,7 +55,7 @@ def test_sides_train_in_turn_and_the_median_of_the_rounds_counts(sides):
         nbft=[trained(400), trained(200), trained(900)],
         trl=[trained(100), trained(100), trained(100)],
     )
-    (one,) = compare(TASK, ["trl"]).found
+    (one,) = compare(TASK, ["trl"]).pairs
     assert order == ["nbft", "trl"] * 3
     assert (one.ratio, one.spread) == (4.0, (2.0, 9.0))
     assert one.cpu_ratio == 4.0
@@ -74,7 +74,7 @@ def test_sides_train_in_turn_and_the_median_of_the_rounds_counts(sides):
 def test_a_side_with_other_losses_or_tokens_has_no_speed(changes, sides):
     sides(nbft=[trained(400)], trl=[trained(100, **changes)])
     found = compare(TASK, ["trl"], rounds=1)
-    (one,) = found.found
+    (one,) = found.pairs
     assert (one.ratio, one.spread, one.cpu_ratio, one.losses_agree) == (None, None, None, False)
     assert "losses differ: no speed" in str(found)
 
@@ -94,8 +94,49 @@ def test_a_peer_that_fails_is_said_and_the_rest_goes_on(sides):
         trl_tuned=[trained(100), trained(100)],
     )
     found = compare(TASK, ["trl", "trl-tuned"], rounds=2)
-    assert [one.peer for one in found.found] == ["TRL, tuned"]
-    assert found.said == ["TRL, its defaults failed: out of memory"]
+    assert [one.peer for one in found.pairs] == ["TRL, tuned"]
+    assert found.notes == ["TRL, its defaults failed: out of memory"]
+
+
+def test_each_training_is_reported_before_the_next_begins_with_the_time_left(sides, monkeypatch):
+    sides(nbft=[trained(400), trained(200)], trl=[trained(100), trained(100)])
+    lines, lines_at_start, clock = [], [], iter(range(0, 1000, 30))
+    train = comparing.train_side
+
+    def train_and_count(name, *rest):
+        lines_at_start.append(len(lines))
+        return train(name, *rest)
+
+    monkeypatch.setattr(comparing, "train_side", train_and_count)
+    monkeypatch.setattr(comparing.time, "monotonic", lambda: next(clock))  # 30 s each
+    compare(TASK, ["trl"], rounds=2, say=lines.append)
+    assert lines_at_start == [1, 2, 3, 4]
+    assert lines == [
+        "4 trainings of 8 steps each. Each result comes with the time left.",
+        "1 of 4, nbft: 400 tokens/s, 1.0 GiB. At least 1 min 30 s left.",
+        (
+            "2 of 4, TRL, its defaults: 100 tokens/s, 1.0 GiB; nbft is 4.00 × as fast. "
+            "About 1 min left."
+        ),
+        "3 of 4, nbft: 200 tokens/s, 1.0 GiB. About 30 s left.",
+        "4 of 4, TRL, its defaults: 100 tokens/s, 1.0 GiB; nbft is 3.00 × as fast.",
+    ]
+
+
+def test_a_side_that_fails_or_differs_is_reported_at_once(sides):
+    other = trained(100, tokens=(1, 2, 3))
+    sides(
+        nbft=[trained(400), trained(400)],
+        trl=[NbftError("out of memory")],
+        trl_tuned=[other, other],
+    )
+    lines = []
+    compare(TASK, ["trl", "trl-tuned"], rounds=2, say=lines.append)
+    assert lines[2].startswith("2 of 5, TRL, its defaults failed: out of memory. At least")
+    assert lines[3].startswith(
+        "3 of 5, TRL, tuned: 100 tokens/s, 1.0 GiB; its losses differ from nbft's. About"
+    )
+    assert lines[5].endswith("its losses differ from nbft's.")
 
 
 def test_our_own_failure_is_an_error(sides):
@@ -110,19 +151,19 @@ def test_a_peer_that_is_not_installed_says_how_to_install_it(sides, monkeypatch)
     monkeypatch.setitem(SIDES, "nowhere", absent)
     found = compare(TASK, ["nowhere"], rounds=1)
     assert found == Comparisons(
-        [], ["Nowhere is not installed. pip install no_such_package"], found.alone
+        [], ["Nowhere is not installed. Run pip install no_such_package."], found.ours
     )
     assert "nbft" in str(found)
 
 
 def test_unsloth_is_not_tried_on_a_processor():
-    assert SIDES["unsloth"].hindrance(TASK) == "Unsloth does not train on cpu."
+    assert SIDES["unsloth"].why_unavailable(TASK) == "Unsloth does not train on cpu."
 
 
 def test_a_system_that_needs_other_versions_says_so_and_is_tried_in_its_own_environment():
     side = SIDES["llamafactory"]
-    assert "in an environment of its own, and name its Python" in side.hindrance(TASK)
-    assert side.hindrance(TASK, elsewhere=True) == ""
+    assert "in a separate environment, and pass its Python" in side.why_unavailable(TASK)
+    assert side.why_unavailable(TASK, elsewhere=True) == ""
 
 
 def test_another_python_has_our_modules_and_not_our_packages(tmp_path):
@@ -141,19 +182,20 @@ def test_a_python_that_is_not_there_is_said_and_the_rest_goes_on(sides, monkeypa
         comparing, "train_side", lambda name, *rest: (ours if name == "nbft" else real)(name, *rest)
     )
     found = compare(TASK, ["llamafactory"], rounds=1, pythons={"llamafactory": "/no/python"})
-    assert found.said == ["LLaMA-Factory failed: /no/python: No such file or directory."]
+    (said,) = found.notes
+    assert said.startswith("LLaMA-Factory failed: /no/python: cannot be started (")
 
 
 def test_a_picture_that_cannot_be_written_is_refused_at_the_start(tmp_path):
-    with pytest.raises(NbftError, match=r"ends in \.png, \.svg or \.pdf"):
+    with pytest.raises(NbftError, match=r"must end in \.png, \.svg or \.pdf"):
         check_path(tmp_path / "speed.txt")
-    with pytest.raises(NbftError, match=r"there is no folder .*absent\. Make it\."):
+    with pytest.raises(NbftError, match=r"no such folder .*absent\. Create it\."):
         check_path(tmp_path / "absent" / "speed.png")
     check_path(tmp_path / "speed.png")
 
 
 def test_an_unknown_peer_lists_the_known():
-    with pytest.raises(NbftError, match=r"against=axolotl: known are nbft, trl, trl-tuned"):
+    with pytest.raises(NbftError, match=r"against=axolotl: choose from nbft, trl, trl-tuned"):
         compare(TASK, ["axolotl"])
 
 

@@ -125,7 +125,8 @@ def test_what_is_no_config_file_says_so(tmp_path):
     for name, words in {
         "big.yaml": "2.0 MB is too large for a config. Is it data?",
         "utf16.yaml": "is not UTF-8 text (byte 0).",
-        "": "cannot be read: is a directory.",
+        "": "is a folder. Name the file in it.",
+        "a\0b": "is not a valid file name.",
     }.items():
         with pytest.raises(ConfigError) as caught:
             Config.load(tmp_path / name)
@@ -186,16 +187,13 @@ def test_a_dataset_in_short_form_can_be_overridden_in_long_form(short, tmp_path)
             "data.train.datasets[2].path=x",
             "data.train.datasets[2].path: the list has 0 items, so the next is [0].",
         ),
-        (
-            "training.seed=[",
-            "training.seed=[ line 1: not YAML: expected the node content, but found '<stream end>'.",
-        ),
+        ("training.seed=[", "training.seed=[ line 1, column 9: is not valid YAML."),
     ],
 )
-def test_the_words_of_a_wrong_override(override, words):
+def test_the_words_of_a_wrong_override(override, words, without_parsers_words):
     with pytest.raises(ConfigError) as caught:
         Config().override(override)
-    assert str(caught.value) == words
+    assert without_parsers_words(str(caught.value)) == words
 
 
 def test_all_wrong_overrides_are_said():

@@ -78,10 +78,21 @@ def test_what_needs_preference_training_is_refused_and_mended(name, value):
 WRONG = {
     "distributed": {
         "num_processes": 0,
+        "launcher": "smoke",
         "ddp_backend": "smoke",
+        "ddp_find_unused_parameters": "maybe",
         "ddp_bucket_cap_mb": 0,
+        "ddp_broadcast_buffers": "maybe",
         "ddp_timeout": 0,
+        "dispatch_batches": "maybe",
+        "deepspeed": 1,
         "fsdp": "some",
+        "fsdp_cpu_offload": "maybe",
+        "fsdp_config": "fast",
+        "fsdp_forward_prefetch": "maybe",
+        "fsdp_use_orig_params": "maybe",
+        "fsdp_transformer_layer_cls_to_wrap": 1,
+        "fsdp_sync_module_states": "maybe",
         "fsdp_backward_prefetch": "late",
         "fsdp_auto_wrap_policy": "WRAP",
         "fsdp_min_num_params": -1,
@@ -89,16 +100,21 @@ WRONG = {
         "sharding_parallel_config": ["enable_all"],
         "tensor_parallel_size": 0,
         "tensor_parallel_config": ["sync_all"],
+        "tensor_parallel_output": "maybe",
+        "sequence_parallel": "maybe",
+        "pipeline_segmentation": 1,
         "pipeline_parallel_config": ["fast"],
         "virtual_pipeline_stages": 0,
         "add_tail_layers": -1,
         "moe_group": "all",
+        "moe_dispatch": 1,
         "sharding_parallel_size": 0,
         "pipeline_parallel_size": 0,
         "average_tokens_across_devices": "often",
         "accelerator_config": "fast",
     },
     "preference": {
+        "method": "magic",
         "beta": 0,
         "loss_type": "best",
         "simpo_gamma": -1,
@@ -120,6 +136,11 @@ WRONG = {
 def test_wrong_values_are_refused(section, name, value):
     with pytest.raises(ConfigError, match=f"{section}.{name}"):
         nbft.Config(**{section: {name: value}})
+
+
+def test_every_planned_setting_has_a_wrong_value():
+    assert WRONG["distributed"].keys() == Distributed.model_fields.keys()
+    assert WRONG["preference"].keys() == Preference.model_fields.keys()
 
 
 def test_two_engines_are_one_too_many():

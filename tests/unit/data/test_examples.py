@@ -132,7 +132,7 @@ F = "data.train.datasets[0]"
             {"prompt_template": "{question", "completion_template": "{answer}"},
             [
                 (
-                    f"{F}.prompt_template='{{question': expected '}}' before end of string. Write {{{{ and "
+                    f"{F}.prompt_template='{{question': has a brace that is not closed, or not opened. Write {{{{ and "
                     "}} for braces that are no column."
                 )
             ],
@@ -332,6 +332,9 @@ def test_functions_from_a_file_beside_the_config_and_from_a_package(tmp_path):
     }
     rows = [{"instruction": "Add.", "input": "", "answer": "3"}]
     assert examples_of(rows, **dataset)[0].prompt == "### Instruction:\nAdd.\n\n### Response:\n"
+    (tmp_path / "mine.py").write_text("def answer(row):\n    return row['answer'] + '!'\n")
+    dataset = {"prompt_template": "{instruction}", "completion_func": "mine:answer"}
+    assert examples_of(rows, folder=tmp_path, **dataset)[0].completion == "3!"
 
 
 def test_a_changed_function_is_read_again(tmp_path):

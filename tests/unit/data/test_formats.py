@@ -1,5 +1,6 @@
 """The shapes of rows: each is recognised by its columns, says so, and makes the right example."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,11 @@ FROM = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 
 def load(rows):
     return load_examples(Config(data={"rows": rows, "split_ratio": 1}), "train")
+
+
+def rejecting(*turns):
+    """Return the conversation with a worse one beside it."""
+    return dataclasses.replace(TURNS, rejected=turns)
 
 
 @pytest.mark.parametrize(
@@ -43,24 +49,28 @@ def load(rows):
                 "chosen": FROM[1],
                 "rejected": {"from": "gpt", "value": "x"},
             },
-            TURNS,
+            rejecting(ASKED, {"role": "assistant", "content": "x"}),
         ),
         (
             "preference pairs",
             {"prompt": "Why?", "chosen": "So.", "rejected": "No."},
-            Example("Why?", "So."),
+            Example("Why?", "So.", rejected="No."),
         ),
         (
             "preference pairs",
             {"prompt": "Why?", "chosen": [ASKED, ANSWERED], "rejected": [ASKED, ANSWERED]},
-            TURNS,
+            rejecting(ASKED, ANSWERED),
         ),
         (
             "preference pairs",
             {"chosen": [ASKED, ANSWERED], "rejected": [ASKED, ANSWERED]},
-            TURNS,
+            rejecting(ASKED, ANSWERED),
         ),
-        ("feedback on messages", {"messages": [ASKED, ANSWERED], "label": True}, TURNS),
+        (
+            "feedback on messages",
+            {"messages": [ASKED, ANSWERED], "label": True},
+            dataclasses.replace(TURNS, label=True),
+        ),
         (
             "instructions",
             {"instruction": "Add.", "input": "2, 3", "output": "5"},
@@ -125,8 +135,8 @@ def test_answers_labelled_as_bad_are_left_out_and_counted():
         (
             {"conversations": FROM[:1]},
             (
-                'row 1: no message has the role "assistant", so nothing would be learnt. Add the '
-                "answer."
+                'row 1: no message has the role "assistant", so there would be nothing to train '
+                "on. Add the answer."
             ),
         ),
         (

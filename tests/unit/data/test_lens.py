@@ -29,7 +29,8 @@ def tokenizer(tiny_tokenizer):
 
 def look(example, tokenizer, max_length=1024, *, completion_only=True):
     (encoded,) = encode([example], tokenizer, completion_only=completion_only)
-    row = as_tokens(example, encoded, tokenizer, max_length, completion_only=completion_only)
+    texts, sequences = {"completion": example}, {"completion": encoded}
+    row = as_tokens(texts, sequences, tokenizer, max_length, completion_only=completion_only)
     assert [i for token in row.tokens for i in token.ids] == encoded.ids
     assert "".join(token.text for token in row.tokens) == tokenizer.decode(encoded.ids)
     return row
@@ -189,17 +190,18 @@ def test_messages_that_the_template_changes_are_shown_without_guessing(tokenizer
 
 
 def test_without_a_tokenizer_there_is_text():
-    assert [part[:3] for part in as_text(Example("a", "b")).parts] == [
+    assert [part[:3] for part in as_text({"completion": Example("a", "b")}).parts] == [
         ("prompt", False, "a"),
         ("completion", True, "b"),
     ]
     assert [
-        part.is_trained for part in as_text(Example("a", "b"), completion_only=False).parts
+        part.is_trained
+        for part in as_text({"completion": Example("a", "b")}, completion_only=False).parts
     ] == [
         True,
         True,
     ]
-    row = as_text(CHAT)
+    row = as_text({"completion": CHAT})
     assert [(part.name, part.text) for part in row.parts] == [
         (message["role"], message["content"]) for message in CHAT.messages
     ]
@@ -214,7 +216,7 @@ def test_every_order_puts_the_worst_first(tokenizer):
     ]
     found = encode(examples, tokenizer)
     limit = min(len(found[0].ids), len(found[1].ids)) - 1
-    measures = [measure(one, limit) for one in found]
+    measures = [measure({"completion": one}, limit) for one in found]
     assert {order: worst_first(measures, order)[0] for order in ORDERS} == {
         "share": 1,
         "length": max((0, 1), key=lambda n: len(found[n].ids)),
@@ -261,3 +263,21 @@ def test_turns_without_an_answer_are_said(tokenizer):
     assert "Bye" not in "".join(token.text for token in row.tokens)
     answered = look(Example(messages=messages[:2]), tokenizer)
     assert not any("answer" in text for text, _ in answered.facts)
+
+
+def test_two_answers_are_shown_one_after_the_other_by_their_names(tokenizer):
+    texts = {"chosen": Example("Why?\n", "So."), "rejected": Example("Why?\n", "No idea.")}
+    encoded = dict(zip(texts, encode(list(texts.values()), tokenizer), strict=True))
+    row = as_tokens(texts, encoded, tokenizer, 1024)
+    names = ["chosen: prompt", "chosen: completion", "rejected: prompt", "rejected: completion"]
+    assert [part.name for part in row.parts] == names
+    assert [part.text for part in row.parts] == ["Why?\n", "So.", "Why?\n", "No idea."]
+    both = encoded.values()
+    assert row.measure == Measure(
+        sum(len(one.ids) for one in both),
+        sum(len(one.ids) for one in both),
+        sum(sum(one.loss_mask) for one in both),
+    )
+    assert row.end == "trained"
+    cut = as_tokens(texts, encoded, tokenizer, len(encoded["chosen"].ids))
+    assert cut.end == "cut off"

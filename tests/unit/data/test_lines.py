@@ -79,9 +79,14 @@ def test_rows_reach_another_process(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "text", "said"),
     [
-        ("jsonl", '{"text": "a"}\n{"text": \n', "row 2: is not JSON: Expecting value. Mend or"),
+        (
+            "jsonl",
+            '{"text": "a"}\n{"text": \n',
+            r"row 2, column 9: is not valid JSON \(.*\)\. Fix or",
+        ),
+        ("jsonl", '{"text": "a"}\n' + "[" * 100_000, "row 2: is nested too deeply. Fix or"),
         ("jsonl", '{"text": "a"}\n["a", "b"]\n', "row 2: is list, not an object with columns."),
-        ("json", '[{"text": "a"}, {"text": "b"', "breaks off: "),
+        ("json", '[{"text": "a"}, {"text": "b"', "breaks off, or is not valid JSON"),
     ],
 )
 def test_the_words_of_a_broken_file(tmp_path, ending, text, said):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from nbft.data.packing import bins, pack, wrapped_count
+from nbft.data.packing import bins, pack, packed_dataset, wrapped_count
 
 DRAWN = random.Random(1)
 LENGTHS = [DRAWN.randint(1, 40) for _ in range(300)]
@@ -37,6 +37,18 @@ def test_wrapped_sequences_are_full_and_in_order():
         i for r in ROWS for i in r["input_ids"]
     ]
     assert all(sum(s["seq_lengths"]) == len(s["input_ids"]) for s in sequences)
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "greedy", "wrapped"])
+def test_a_dataset_is_packed_as_a_stream_is(strategy):
+    import datasets
+
+    order = DRAWN.sample(range(len(ROWS)), 200)
+    rows = datasets.Dataset.from_list(ROWS).select(order)  # an order that Arrow keeps apart
+    packed = packed_dataset(rows, 64, strategy)
+    assert packed.column_names == ["input_ids", "labels", "seq_lengths"]
+    assert packed.to_list() == list(pack([ROWS[n] for n in order], 64, strategy))
+    assert len(packed_dataset(rows.select([]), 64, strategy)) == 0
 
 
 def test_best_fit_is_as_good_as_the_one_of_trl():

@@ -119,7 +119,7 @@ def test_what_follows_the_last_answer_is_left_out(tokenizer):
     assert remarks(done, config_of(), "train") == [
         (
             "train: 1 of 2 conversations go on after their last answer; those turns are left out, "
-            "because nothing is learnt from them."
+            "because there is nothing to train on in them."
         )
     ]
 
@@ -273,8 +273,8 @@ def test_rows_are_cut_left_out_and_counted(tokenizer):
     assert done.labels[1][-1] != tokenizer.eos_token_id
     assert remarks(done, config, "train") == [
         (
-            "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so nothing of "
-            "them would be learnt."
+            "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so there is "
+            "nothing to train on in them."
         ),
         "train: 1 of 4 rows are left out: they are empty.",
         (
@@ -340,14 +340,20 @@ def test_what_is_kept_does_not_grow_for_ever(tokenizer, monkeypatch):
     assert len(list((cache_folder() / "tokens").iterdir())) == 1
 
 
-def test_several_processes_cut_the_same_tokens(tokenizer):
+def test_several_processes_cut_the_same_tokens(tokenizer, monkeypatch):
+    import multiprocess
+
+    pools, pool = [], multiprocess.Pool
+    monkeypatch.setattr(multiprocess, "Pool", lambda number: pools.append(number) or pool(number))
     examples = [Example(f"Many {n}\n", "3") for n in range(2500)]
     alone = tokenise(examples, tokenizer, config_of(dataset_num_proc=1))
     found = list(alone.input_ids)
+    assert pools == []
     import shutil
 
     from nbft.models.find import cache_folder
 
     shutil.rmtree(cache_folder() / "tokens")
     together = tokenise(examples, tokenizer, config_of(dataset_num_proc=2))
+    assert pools == [2]
     assert list(together.input_ids) == found

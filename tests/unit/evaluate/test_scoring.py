@@ -167,8 +167,8 @@ def test_a_function_of_ones_own_gets_answers_references_and_rows(own, model):
 
 
 def test_a_function_that_fails_is_a_sentence(own, model):
-    with pytest.raises(ConfigError, match=r"score': failed with ZeroDivisionError: division by"):
-        own("return 1 / 0").score(model)
+    with pytest.raises(ConfigError, match=r"score': failed with KeyError: 'mine'\."):
+        own("raise KeyError('mine')").score(model)
     with pytest.raises(ConfigError, match="failed with ValueError: returned str for score"):
         own("return 'good'").score(model)
 

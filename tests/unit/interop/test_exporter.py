@@ -154,7 +154,8 @@ def test_every_preset_can_be_written(name, preset, tmp_path):
     text = nbft.Config.preset(preset).export(name)
     path = tmp_path / f"config.{FORMATS[name]}"
     path.write_text(text, encoding="utf-8")
-    import_file(path, name)
+    _, report = import_file(path, name)
+    assert not report.of_kind("unknown")
 
 
 @pytest.mark.parametrize("name", ["qefficient", "oumi", "erniekit"])

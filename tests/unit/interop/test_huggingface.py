@@ -6,8 +6,8 @@ import pytest
 
 from nbft.config import Config, presets, settings
 from nbft.config.data import SPLITS
+from nbft.hardware import Choice
 from nbft.interop.huggingface import _SAME_NAME, lora_arguments, training_arguments
-from nbft.plan.hardware import Choice
 
 NO = Choice("no", "")
 
@@ -73,6 +73,8 @@ def test_rows_stay_in_their_order_when_no_shuffle_is_asked_for():
 
 def test_pinned_memory_is_for_a_gpu():
     assert training_arguments(Config(), "cuda", NO)["dataloader_pin_memory"] is True
+    unpinned = Config(data={"dataloader_pin_memory": False})
+    assert training_arguments(unpinned, "cuda", NO)["dataloader_pin_memory"] is False
     assert arguments_of(Config())["dataloader_pin_memory"] is False
 
 

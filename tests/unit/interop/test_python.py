@@ -413,7 +413,7 @@ PATHS = [
 
 @pytest.mark.parametrize("setting", PATHS, ids=lambda setting: setting.path)
 def test_no_setting_is_left_out_of_the_cell_without_a_word(setting, monkeypatch, empty_cache):
-    monkeypatch.setattr("nbft.plan.hardware.available_devices", lambda: {"cpu": "", "cuda": ""})
+    monkeypatch.setattr("nbft.decisions.available_devices", lambda: {"cpu": "", "cuda": ""})
     registry.collators.register("own")(lambda tokenizer: list)
     registry.models.register("own")(type)
     try:

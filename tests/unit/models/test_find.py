@@ -5,8 +5,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
+from nbft.config import Config
 from nbft.errors import ModelError
 from nbft.models import find, smollm2
+from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_local, find_model
 
 
@@ -52,6 +54,12 @@ def test_a_folder_wins(tmp_path):
     folder = _model(tmp_path / "mine")
     assert find_local(str(folder)) == FoundModel(folder, "folder")
     assert find_local("mine") == FoundModel(folder, "folder")
+
+
+def test_the_model_of_a_config_is_the_one_that_it_names(tmp_path):
+    folder = _model(tmp_path / "mine")
+    config = Config(model={"model_name": str(folder)})
+    assert find_local(base_name(config)) == FoundModel(folder, "folder")
 
 
 def test_the_cache_comes_next(empty_cache):

@@ -38,7 +38,7 @@ def test_zephyr_is_as_published(tiny_model):
     ("given", "words"),
     [
         ("chatlm", "is no Jinja text and not one of chatml, llama3"),
-        ("{% for %}", "is no Jinja: "),
+        ("{% for %}", "line 1: is not valid Jinja ("),
     ],
 )
 def test_what_is_no_template(given, words):

@@ -16,16 +16,18 @@ from nbft.data.doctor import Report
 from nbft.data.doctor.finding import Finding
 from nbft.data.doctor.measure import Place
 from nbft.data.lens import LensPart, LensRow, LensToken
+from nbft.decisions import PARTS, Decisions
 from nbft.errors import Problem
 from nbft.evaluate.compare import Comparison
 from nbft.evaluate.scores import Scores
 from nbft.evaluate.timeline import Timeline
+from nbft.hardware import Choice
 from nbft.interop.report import Line
 from nbft.interop.report import Report as ImportReport
 from nbft.pages import ending, findings, html, lens, rows
 from nbft.pages.plan import summary
 from nbft.pages.report import write_report
-from nbft.plan import Choice, Plan
+from nbft.plan import Plan
 
 HOSTILE = (
     "<script>alert(1)</script> $\\frac$ {{ 7 * 7 }} {% raw %} \"><img src=x onerror=a> '&lt;b&gt;"
@@ -89,10 +91,7 @@ def plan(text: str) -> Plan:
     choice = Choice(text, text)
     return Plan(
         problems=[Problem(text, text, text, text)],
-        device=choice,
-        dtype=choice,
-        mixed_precision=choice,
-        fast_path=choice,
+        decisions=Decisions(choice, choice, choice, dict.fromkeys(PARTS, choice)),
         effective_batch_size=4,
         free_memory_bytes=None,
         total_steps=4,

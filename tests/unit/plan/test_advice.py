@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from nbft.config import Config
+from nbft.hardware import Choice
 from nbft.plan.advice import (
     IN_MEMORY,
     METHODS,
@@ -19,7 +20,6 @@ from nbft.plan.advice import (
     settings_asked,
     settings_of,
 )
-from nbft.plan.hardware import Choice
 
 GIB = 2**30
 GPU = Machine(Choice("cuda", "a GPU"), 80 * GIB, has_bfloat16=True)
@@ -104,6 +104,7 @@ def test_there_are_seven_steps_of_two_sentences():
 
 def test_every_default_is_a_setting_with_a_reason(empty_cache):
     answers, reasons = answered(GPU)
+    assert "training.learning_rate" in reasons
     assert all(len(reason) > 15 and reason.endswith(".") for reason in reasons.values())
     settings = {p: v for p, v in answers.items() if p not in ("method", "data")}
     Config().apply(settings | SETTINGS_OF[answers["method"]] | dataset_of(answers["data"]))

@@ -4,10 +4,13 @@ import shutil
 
 import pytest
 
+from nbft import decisions, hardware
 from nbft.config import Config
-from nbft.plan import checks, hardware
+from nbft.hardware import Choice
+from nbft.plan import checks
 from nbft.plan.checks import check
-from nbft.plan.hardware import Choice
+
+from .conftest import on
 
 GOOD = Config(data={"dataset_name": "alpaca"})
 GPU = hardware.Gpu("Tesla T4", 15 * 2**30, (7, 5))
@@ -16,10 +19,12 @@ GPU = hardware.Gpu("Tesla T4", 15 * 2**30, (7, 5))
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """A machine with a GPU without bfloat16, whatever runs the test; no package is missing."""
-    monkeypatch.setattr(checks, "available_devices", lambda: {"cpu": "x", "cuda": "Tesla T4"})
+    for module in (checks, decisions):
+        there = {"cpu": "x", "cuda": "Tesla T4"}
+        monkeypatch.setattr(module, "available_devices", lambda there=there: there)
     no = {"cpu": Choice("no", "none"), "cuda": Choice("no", "this GPU lacks bfloat16")}
     no["mps"] = no["cpu"]
-    for module in (checks, hardware):
+    for module in (checks, decisions, hardware):
         monkeypatch.setattr(module, "has_bfloat16", no.__getitem__)
     monkeypatch.setattr(checks, "_installed", lambda _: True)
 
@@ -246,19 +251,19 @@ CASES = {
 def test_the_words_of_a_check_and_that_its_fix_removes_it(name, empty_cache):
     device, changes, said = CASES[name]
     config = GOOD.apply(changes)
-    found = check(config, device)
+    found = check(config, on(config, device))
     matching = [problem for problem in found if str(problem) == said]
     assert matching, [str(problem) for problem in found]
     (problem,) = matching
     assert problem.changes, "every check proposes something"
     mended = config.apply(problem.changes)
     device = "cpu" if "compute.device" in problem.changes else device
-    assert [p for p in check(mended, device) if p.field == problem.field] == []
+    assert [p for p in check(mended, on(mended, device)) if p.field == problem.field] == []
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_defaults_pass_every_check(device):
-    assert check(GOOD, device) == []
+    assert check(GOOD, on(GOOD, device)) == []
 
 
 @pytest.mark.parametrize(
@@ -284,31 +289,37 @@ def test_the_defaults_pass_every_check(device):
     ids=str,
 )
 def test_what_is_right_passes(changes):
-    assert check(GOOD.apply(changes), "cpu") == []
+    assert check(GOOD.apply(changes), on(GOOD.apply(changes), "cpu")) == []
 
 
 @pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_32bit", "lion_32bit"])
 def test_bitsandbytes_has_to_be_there(monkeypatch, optim):
     monkeypatch.setattr(checks, "_installed", lambda _: False)
     config = GOOD.apply({"optimizer.optim": optim})
-    (problem,) = check(config, "cpu")
+    (problem,) = check(config, on(config, "cpu"))
     assert str(problem) == (
         f"optimizer.optim='{optim}': needs the package bitsandbytes, which is not installed. pip "
         "install bitsandbytes, or use adamw_torch_fused."
     )
-    assert check(config.apply(problem.changes), "cpu") == []
-    assert check(GOOD.apply({"optimizer.optim": "rmsprop"}), "cpu") == []
+    assert check(config.apply(problem.changes), on(config.apply(problem.changes), "cpu")) == []
+    assert (
+        check(
+            GOOD.apply({"optimizer.optim": "rmsprop"}),
+            on(GOOD.apply({"optimizer.optim": "rmsprop"}), "cpu"),
+        )
+        == []
+    )
 
 
 def test_trackers_have_to_be_there(monkeypatch):
     monkeypatch.setattr(checks, "_installed", lambda name: name == "tensorboard")
     config = GOOD.apply({"tracking.report_to": ["wandb", "tensorboard", "mlflow"]})
-    (problem,) = check(config, "cpu")
+    (problem,) = check(config, on(config, "cpu"))
     assert problem.sentence == (
         "not installed: wandb, mlflow. pip install wandb mlflow, or leave out what is not installed."
     )
     assert config.apply(problem.changes).tracking.report_to == ["tensorboard"]
-    assert check(config.apply(problem.changes), "cpu") == []
+    assert check(config.apply(problem.changes), on(config.apply(problem.changes), "cpu")) == []
 
 
 def test_transformers_refuses_what_the_checks_refuse():
@@ -325,7 +336,10 @@ def test_transformers_refuses_what_the_checks_refuse():
 
 
 def output_dir_problem(folder):
-    found = check(GOOD.apply({"training.output_dir": str(folder)}), "cpu")
+    found = check(
+        GOOD.apply({"training.output_dir": str(folder)}),
+        on(GOOD.apply({"training.output_dir": str(folder)}), "cpu"),
+    )
     return [problem.sentence for problem in found if problem.field == "training.output_dir"]
 
 

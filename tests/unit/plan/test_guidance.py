@@ -6,8 +6,8 @@ import pytest
 
 from nbft import make_plan
 from nbft.config import Config
+from nbft.hardware import Choice
 from nbft.plan import guidance
-from nbft.plan.hardware import Choice
 
 ROWS = [{"prompt": f"Add {n}.\n", "completion": str(n)} for n in range(40)]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from nbft import decisions
 from nbft.config import Config
-from nbft.plan import speed
-from nbft.plan.hardware import Choice
+from nbft.hardware import Choice
 from nbft.plan.memory import (
     adapter_parameters,
     memory_bytes,
@@ -16,6 +16,8 @@ from nbft.plan.memory import (
     training_seconds,
     weight_bytes,
 )
+
+from .conftest import on
 
 
 def config_of(**peft):
@@ -84,7 +86,7 @@ def test_memory_grows_with_what_takes_memory(tiny_model):
 
     def needed(**changes):
         config = Config().apply({k.replace("__", "."): v for k, v in changes.items()})
-        return memory_bytes(config, shape, [100] * 50, "cpu", "float32")
+        return memory_bytes(config, shape, [100] * 50, on(config, dtype="float32"))
 
     usual = needed()
     assert needed(training__per_device_train_batch_size=64) > usual
@@ -92,7 +94,7 @@ def test_memory_grows_with_what_takes_memory(tiny_model):
     assert needed(memory__gradient_checkpointing=True) < usual
     assert needed(optimizer__optim="sgd") < usual
     assert needed(data__max_length=8) < usual
-    assert memory_bytes(Config(), shape, [100], "cpu", "bfloat16") < usual
+    assert memory_bytes(Config(), shape, [100], on(Config(), dtype="bfloat16")) < usual
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_quantised_weights_by_hand(tiny_model, how, a_weight):
     assert weight_bytes(config, shape, "float32") == pytest.approx(linear * a_weight + rest, abs=2)
     assert weight_bytes(Config(), shape, "float64") == 8 * shape.parameters
     lengths = [100] * 50
-    needs = (memory_bytes(c, shape, lengths, "cpu", "float32") for c in (config, Config()))
+    needs = (memory_bytes(c, shape, lengths, on(c, dtype="float32")) for c in (config, Config()))
     assert next(needs) < next(needs)
 
 
@@ -130,23 +132,23 @@ def test_ia3_and_frozen_layers_by_hand(tiny_model):
 
 def test_the_time_is_known_on_a_cpu_only(tiny_model):
     shape = model_shape(tiny_model)
-    assert training_seconds(Config(), shape, 10**6, "cuda", "bfloat16", 2) is None
-    one = training_seconds(Config(), shape, 10**9, "cpu", "float32", 1)
-    assert one > training_seconds(Config(), shape, 10**9, "cpu", "float32", 4)
+    assert training_seconds(Config(), shape, 10**6, on(Config(), "cuda", "bfloat16"), 2) is None
+    one = training_seconds(Config(), shape, 10**9, on(Config(), dtype="float32"), 1)
+    assert one > training_seconds(Config(), shape, 10**9, on(Config(), dtype="float32"), 4)
 
 
 def memory(config, shape, device="cuda"):
-    return memory_bytes(config, shape, [100] * 40, device, "float32")
+    return memory_bytes(config, shape, [100] * 40, on(config, device, "float32"))
 
 
 def test_shares_of_attention_are_kept_on_a_cpu_and_not_by_flash_attention(tiny_model, monkeypatch):
-    monkeypatch.setattr(speed, "has_bfloat16", lambda device: Choice("yes", "in this test"))
+    monkeypatch.setattr(decisions, "has_bfloat16", lambda device: Choice("yes", "in this test"))
     shape = model_shape(tiny_model)
-    on = Config(model={"model_name": str(tiny_model)}, data={"padding_free": True})
-    off = on.apply({"speed.row_attention": "off"})
-    assert "row_attention" in speed.parts_in_use(on, "cuda", "float32")
-    assert memory(on, shape) == memory(off, shape)
-    assert memory(on, shape, "cpu") > memory(off, shape, "cpu")
+    used = Config(model={"model_name": str(tiny_model)}, data={"padding_free": True})
+    unused = used.apply({"speed.row_attention": "off"})
+    assert on(used, "cuda").uses("row_attention")
+    assert memory(used, shape) == memory(unused, shape)
+    assert memory(used, shape, "cpu") > memory(unused, shape, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_the_time_to_compute_again_goes_by_what_is(tiny_model):
     def seconds(how):
         changes = {"memory.gradient_checkpointing": True, "memory.recompute_granularity": how}
         config = Config().apply(changes if how else {})
-        return training_seconds(config, shape, 10**10, "cpu", "float32", cores=2) - 10
+        return training_seconds(config, shape, 10**10, on(config, dtype="float32"), cores=2) - 10
 
     usual = seconds(None)
     attention = 2 * 64 * 64 + 2 * 32 * 64

@@ -8,10 +8,12 @@ from nbft.config import Config
 from nbft.plan import model_checks
 from nbft.plan.model_checks import model_problems, model_remarks
 
+from .conftest import on
+
 
 def said(device="cpu", **changes):
     config = Config().apply({name.replace("__", "."): value for name, value in changes.items()})
-    return [str(problem) for problem in model_problems(config, device)]
+    return [str(problem) for problem in model_problems(config, on(config, device))]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from nbft import make_plan
 from nbft.config import Config, presets
+from nbft.hardware import Choice
 from nbft.plan import plan as plan_module
-from nbft.plan.hardware import Choice
 
 ROWS = [{"prompt": f"Add {n}.\n", "completion": str(n)} for n in range(40)]
 

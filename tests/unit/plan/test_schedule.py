@@ -4,6 +4,8 @@ import itertools
 import types
 
 import pytest
+import torch
+import transformers
 
 from nbft import registry
 from nbft.config import Config
@@ -14,9 +16,6 @@ from nbft.plan.schedule import (
     total_steps,
     warmup_steps,
 )
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 
 def _theirs(config, total):

@@ -7,6 +7,8 @@ from nbft.plan import make_plan
 from nbft.plan.checks import check
 from nbft.plan.training_checks import cost_usd, training_problems
 
+from .conftest import on
+
 GOOD = Config(data={"dataset_name": "alpaca"})
 
 CASES = {
@@ -173,33 +175,33 @@ CASES = {
 def test_the_words_of_a_check_and_that_its_fix_removes_it(name):
     changes, sentence = CASES[name]
     config = GOOD.apply(changes)
-    found = {str(problem): problem for problem in check(config, "cpu")}
+    found = {str(problem): problem for problem in check(config, on(config, "cpu"))}
     assert sentence in found, list(found)
     changed = config.apply(found[sentence].changes)
-    assert sentence not in map(str, check(changed, "cpu"))
+    assert sentence not in map(str, check(changed, on(changed, "cpu")))
 
 
 def test_a_usual_config_has_no_problem():
-    assert list(training_problems(GOOD, "cpu")) == []
+    assert list(training_problems(GOOD, on(GOOD, "cpu"))) == []
 
 
 def test_tensorboard_that_is_absent(monkeypatch):
     monkeypatch.setattr("nbft.plan.training_checks._installed", lambda module: False)
     config = GOOD.apply({"callbacks.callbacks": {"tensorboard": {}, "printer": {}}})
-    (problem,) = training_problems(config, "cpu")
+    (problem,) = training_problems(config, on(config, "cpu"))
     assert "needs the package tensorboard" in str(problem)
     assert problem.changes == {"callbacks.callbacks": {"printer": {}}}
 
 
 def test_phoenix_that_is_absent():
     config = GOOD.apply({"tracking.report_to": ["phoenix"]})
-    (problem,) = [p for p in check(config, "cpu") if p.field == "tracking.report_to"]
+    (problem,) = [p for p in check(config, on(config, "cpu")) if p.field == "tracking.report_to"]
     assert "pip install arize-phoenix-otel" in str(problem)
 
 
 def test_a_gpu_may_offload():
     config = GOOD.apply({"memory.offload_optimizer": True})
-    assert list(training_problems(config, "cuda")) == []
+    assert list(training_problems(config, on(config, "cuda"))) == []
 
 
 @pytest.mark.parametrize(

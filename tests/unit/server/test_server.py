@@ -416,7 +416,7 @@ def test_a_fix_starts_a_new_run_beside_the_old(
         submitted.append(config)
         return make_run(Path(config.training.output_dir), "calm-crane-7")
 
-    monkeypatch.setattr("nbft.runs.launch.submit", submit)
+    monkeypatch.setattr("nbft.launchers.launch.submit", submit)
     fixes = server.ask(f"runs/{out_of_memory}").body["fixes"]
     assert fixes == [
         "Run again with batch 2 (about 1.0 GiB)",

@@ -7,7 +7,7 @@ import torch
 
 from nbft import registry
 from nbft.config import Config
-from nbft.plan.devices import Device
+from nbft.devices import Device
 from nbft.training import environment as module
 from nbft.training.environment import environment, variables
 
@@ -17,7 +17,7 @@ def test_trackers_get_project_and_tags():
     found = variables(config, "cpu")
     assert found["WANDB_PROJECT"] == found["COMET_PROJECT_NAME"] == "mine"
     assert found["MLFLOW_EXPERIMENT_NAME"] == "mine"
-    assert found["WANDB_TAGS"] == found["COMET_TAGS"] == "a,b"
+    assert found["WANDB_TAGS"] == found["COMET_START_EXPERIMENT_TAGS"] == "a,b"
     assert json.loads(found["MLFLOW_TAGS"]) == {"a": "true", "b": "true"}
     assert variables(Config(tracking={"tags": ["a"]}), "cpu") == {}
 

@@ -1,11 +1,13 @@
 """The transform is its own inverse, the error is smaller with it, and scales stay when told to."""
 
+import copy
+
 import pytest
 import torch
 
 from nbft.models import float8
-from nbft.models.float8_scale import hadamard, transform
-from nbft.training.fp8 import Float8Linear, round_to_float8, use_float8
+from nbft.models.float8 import hadamard, transform
+from nbft.training.fp8 import FakeFloat8Linear, round_to_float8, use_float8
 
 
 @pytest.mark.parametrize("size", [1, 2, 32, 64])
@@ -48,7 +50,7 @@ def errors(make, seed, outlier):
 
 
 KINDS = {
-    "trained": lambda made, on: Float8Linear(made, apply_hadamard=on, online_steps=1),
+    "trained": lambda made, on: FakeFloat8Linear(made, apply_hadamard=on, online_steps=1),
     "frozen": lambda made, on: float8.Float8Linear(made, apply_hadamard=on),
 }
 
@@ -71,24 +73,24 @@ def test_hadamard_changes_little_where_nothing_underflows(kind):
 
 
 def test_the_scale_follows_each_batch_and_then_stays():
-    made = Float8Linear(layer(), apply_hadamard=False, online_steps=2)
-    made.layer.train()
+    made = FakeFloat8Linear(layer(), apply_hadamard=False, online_steps=2)
+    made.train()
     sizes = []
     for step, size in enumerate((1.0, 2.0, 50.0)):
-        made.scale.step = step
+        made.activation.step = step
         made(torch.full((1, 256), size))
-        sizes.append(made.scale.largest.item())
+        sizes.append(made.activation.largest.item())
     assert sizes == [1.0, 2.0, 2.0]
     clipped = made(torch.full((1, 256), 50.0))  # larger than was seen: cut off
     assert torch.allclose(clipped, made(torch.full((1, 256), 2.0)), rtol=1e-3)
 
 
 def test_gradients_pass_the_rounding():
-    made = Float8Linear(layer(), apply_hadamard=True, online_steps=1)
+    made = FakeFloat8Linear(layer(), apply_hadamard=True, online_steps=1)
     x = torch.randn(4, 256, requires_grad=True)
     made(x).sum().backward()
     plain = torch.randn(4, 256, requires_grad=True)
-    made.layer.weight.grad = None
+    made.weight.grad = None
     layer()(plain).sum().backward()
     assert torch.allclose(x.grad, plain.grad, atol=0.05)
 
@@ -110,6 +112,26 @@ def test_head_and_adapters_are_left_alone():
     assert not torch.equal(
         model.q_proj(x), torch.nn.functional.linear(x, model.q_proj.weight, model.q_proj.bias)
     )
+
+
+@pytest.mark.parametrize("use", [use_float8, float8.use_float8])
+def test_a_copy_of_a_model_is_a_model_of_its_own(use):
+    model = torch.nn.Sequential(layer(), torch.nn.ReLU(), torch.nn.Linear(64, 8)).train()
+    names = list(dict(model.named_modules()))
+    scales = use(model, apply_hadamard=False, online_steps=0)
+    assert list(dict(model.named_modules())) == names
+    assert not any("forward" in vars(module) for module in model.modules())
+    x = torch.randn(4, 256)
+    before = model(x)
+    other = copy.deepcopy(model)
+    assert torch.equal(other(x), before)
+    with torch.no_grad():
+        for name, values in [*other.named_parameters(), *other.named_buffers()]:
+            if name in ("0.weight", "0.rounded"):
+                values.copy_(torch.zeros_like(values, dtype=torch.float32))
+    other[0].activation.largest = scales[0].largest * 2  # nor are scales shared
+    assert not torch.equal(other(x), before)
+    assert torch.equal(model(x), before)
 
 
 @pytest.mark.parametrize("on", [False, True])

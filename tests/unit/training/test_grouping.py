@@ -1,12 +1,16 @@
 """What counts as the length of a row when rows of like length come together."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import nbft
+from nbft.config import Config
 from nbft.data.examples import load_examples
 from nbft.data.tokens import tokenise
 from nbft.errors import DataError
-from nbft.training.grouping import group_by, lengths_of
+from nbft.training.grouping import lengths_of
+from nbft.training.sampling import OwnSampling
 
 ROWS = [
     {"q": "a " * 9, "a": "b", "n": 5},
@@ -54,12 +58,13 @@ def test_no_such_column(tiny_tokenizer):
 
 
 def test_the_trainer_draws_by_them():
-    class Trainer:
+    class Trainer(OwnSampling):
         class args:  # noqa: N801 - as the trainer calls it
             train_batch_size, gradient_accumulation_steps = 2, 1
 
-    trainer = Trainer()
-    group_by(trainer, [1, 9, 1, 9, 1, 9, 1, 9] * 10)
-    order = list(trainer._get_train_sampler())
+        nbft_config = Config()
+        nbft_rows = SimpleNamespace(batches=None, lengths=[1, 9, 1, 9, 1, 9, 1, 9] * 10)
+
+    order = list(Trainer()._get_train_sampler())
     pairs = [{order[n] % 2, order[n + 1] % 2} for n in range(2, len(order), 2)]
     assert sum(len(pair) == 1 for pair in pairs) >= len(pairs) - 2

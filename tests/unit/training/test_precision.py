@@ -1,5 +1,7 @@
 """What each operator computes in, and what O2 makes of weights and gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -7,6 +9,7 @@ from torch.nn import functional
 from nbft.config import Config
 from nbft.config.precision import OPERATORS
 from nbft.errors import ConfigError
+from nbft.hardware import Choice
 from nbft.training.precision import FirstLossScale, OperatorLists, low_weights
 
 A, B = torch.randn(4, 4), torch.randn(4, 4)
@@ -94,6 +97,7 @@ def test_the_first_loss_scale_reaches_the_scaler():
 
     class Ours(FirstLossScale, Base):
         nbft_config = Config(precision={"loss_scale": 1024})
+        nbft_decisions = SimpleNamespace(mixed_precision=Choice("fp16", "as asked"))
 
     ddp, scaler = Ours()._build_accelerator_args()["kwargs_handlers"]
     assert ddp == "ddp"

@@ -1,5 +1,7 @@
 """How often each part runs again in the backward pass, and that nothing else changes."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -70,6 +72,43 @@ def test_nothing_runs_again_when_answering(tiny_model, monkeypatch):
     with torch.no_grad():
         model(input_ids=torch.arange(6)[None])
     assert calls == []
+
+
+@pytest.mark.parametrize("arguments", [{}, {"use_reentrant": True}], ids=str)
+@pytest.mark.parametrize("granularity", ["full_attn", "core_attn"])
+def test_a_copy_is_a_model_of_its_own(tiny_model, granularity, arguments):
+    """It computes, again too, with its own weights, and its gradients are its own."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    model.enable_input_require_grads()  # what the reentrant variant needs
+    use_granularity(model, granularity, arguments)
+    attention = type(model.model.layers[0].self_attn)
+    ids = torch.arange(12).view(2, 6)
+    before = model(input_ids=ids, use_cache=False).logits
+    other = copy.deepcopy(model)
+    assert torch.equal(other(input_ids=ids, use_cache=False).logits, before)
+    with torch.no_grad():
+        for layer in other.model.layers:
+            assert type(layer.self_attn) is attention
+            layer.self_attn.o_proj.weight.zero_()
+    assert torch.equal(model(input_ids=ids, use_cache=False).logits, before)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    plain.load_state_dict(other.state_dict())
+    for one in (other, plain):
+        one(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    assert all(p.grad is None for p in model.parameters())
+    for ours, theirs in zip(other.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_names_and_classes_stay(tiny_model):
+    """PEFT, checkpoints and optimisers know modules by their names, and libraries by their class."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    names = [name for name, _ in model.named_modules()]
+    kind = type(model.model.layers[0].self_attn)
+    use_granularity(model, "full_attn", {})
+    assert [name for name, _ in model.named_modules()] == names
+    assert isinstance(model.model.layers[0].self_attn, kind)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_model_without_attention():

@@ -1,6 +1,7 @@
 """What a run reads, and how often."""
 
 import json
+from itertools import chain
 
 import pytest
 
@@ -29,7 +30,7 @@ def parsed(monkeypatch):
 
 def said(config, tokenizer):
     told, warned = [], []
-    return read_rows(config, tokenizer, told.append, warned.append), told, warned
+    return read_rows(config, tokenizer, told.append, warned.append, padding_free=True), told, warned
 
 
 def test_a_file_is_parsed_once_for_both_splits_and_the_scores(config, parsed, tiny_tokenizer):
@@ -54,6 +55,28 @@ def test_a_second_start_says_the_same(config, parsed, tiny_tokenizer):
     assert any("sample_count=50" in text for text in warned)
     assert any("max_length=10" in text for text in warned)
     assert first.train["input_ids"][:] == second.train["input_ids"][:]
+
+
+def test_the_strategy_decides_which_rows_share_a_sequence(config, tiny_tokenizer):
+    """By best fit the longest rows come first, greedily the first ones; wrapped rows are cut."""
+
+    def sequences(**data):
+        changes = {"data.shuffle": False, "data.max_length": 48}
+        changes |= {f"data.{name}": value for name, value in data.items()}
+        return said(config.apply(changes), tiny_tokenizer)[0].train["input_ids"][:]
+
+    rows = sequences()
+    longest = max(rows, key=len)
+    assert rows[0] != longest
+    best, greedy, wrapped = (
+        sequences(packing=True, packing_strategy=name) for name in ("bfd", "greedy", "wrapped")
+    )
+    assert best[0][: len(longest)] == longest
+    assert greedy[0][: len(rows[0])] == rows[0]
+    assert {len(sequence) for sequence in wrapped[:-1]} == {48}
+    assert list(chain(*wrapped)) == list(chain(*rows))
+    assert len(best) <= len(greedy) < len(rows)
+    assert wrapped != greedy
 
 
 def test_lengths_of_a_column_are_read_on_a_second_start_too(config, tiny_tokenizer):

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nbft.config import Config
-from nbft.training.throughput import Measures, flops_per_token, summary
+from nbft.training.throughput import Throughput, flops_per_token, summary
 
 
 def test_the_summary_counts_each_parameter(tiny_model):
@@ -39,7 +39,7 @@ def trainer(tiny_model, monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("nbft.training.throughput.time.monotonic", lambda: next(clock))
 
-    class Ours(Measures, Base):
+    class Ours(Throughput, Base):
         nbft_config = Config(logging={"include_performance_metrics": True, "include_mfu": True})
         nbft_peak_flops = 1e9
         model = AutoModelForCausalLM.from_pretrained(tiny_model)
@@ -58,7 +58,7 @@ def test_tokens_rows_and_padding_of_the_steps_since_the_last_log(trainer):
     assert found["rows_per_second"] == 2
     assert found["compute_tokens_per_second"] == 6
     assert found["tokens_per_row"] == 3
-    assert found["learnt_share"] == 0.5
+    assert found["trained_share"] == 0.5
     assert found["padding_share"] == 0.25
     model = trainer.model
     n = sum(p.numel() for p in model.parameters())  # the embeddings are the head's matrix

@@ -13,9 +13,11 @@ import pytest
 from ipywidgets import Widget
 
 from nbft.config import Config, presets, settings
+from nbft.decisions import PARTS, Decisions
 from nbft.errors import ConfigError, Problem, RunError
+from nbft.hardware import Choice
 from nbft.pages.plan import learning_rate_curve, summary
-from nbft.plan import Choice, Plan
+from nbft.plan import Plan
 from nbft.widgets.fields import read, write
 from nbft.widgets.form import Form
 from nbft.widgets.tree import fields, find
@@ -38,10 +40,12 @@ def plan_of(config: Config, problems: list[Problem] | None = None) -> Plan:
         )  # fmt: skip
     return Plan(
         problems=found,
-        device=Choice("cpu", "no GPU was found"),
-        dtype=Choice("bfloat16", "this processor has it"),
-        mixed_precision=Choice("no", "nothing to mix"),
-        fast_path=Choice("on", "every part applies"),
+        decisions=Decisions(
+            Choice("cpu", "no GPU was found"),
+            Choice("bfloat16", "this processor has it"),
+            Choice("no", "nothing to mix"),
+            dict.fromkeys(PARTS, Choice("on", "")),
+        ),
         effective_batch_size=config.training.per_device_train_batch_size,
         free_memory_bytes=20 * 2**30,
         train_rows=240,
@@ -81,8 +85,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
         run.started.append(config)  # type: ignore[attr-defined]
         return run
 
-    fakes = SimpleNamespace(start=start, warm=SimpleNamespace(prepare=lambda: None))
-    monkeypatch.setitem(sys.modules, "nbft.runs", fakes)
+    fakes = SimpleNamespace(start=start, spare=SimpleNamespace(prepare=lambda: None))
+    monkeypatch.setitem(sys.modules, "nbft.launchers", fakes)
     monkeypatch.setattr("nbft.widgets.Monitor", FakeMonitor, raising=False)
     FakeMonitor.shown.clear()
     FakeMonitor.made.clear()
@@ -575,7 +579,7 @@ def test_what_cannot_start_is_said_in_a_sentence(
     def refuse(config: Config) -> None:
         raise RunError("runs: the disk is full.")
 
-    monkeypatch.setattr(sys.modules["nbft.runs"], "start", refuse)
+    monkeypatch.setattr(sys.modules["nbft.launchers"], "start", refuse)
     press(form, "Train here")
     assert "the disk is full" in state_of(form)
     assert "Traceback" not in state_of(form)
@@ -584,7 +588,7 @@ def test_what_cannot_start_is_said_in_a_sentence(
     def crash(config: Config) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(sys.modules["nbft.runs"], "start", crash)
+    monkeypatch.setattr(sys.modules["nbft.launchers"], "start", crash)
     press(form, "Train here")
     assert "ZeroDivisionError" in state_of(form)
     assert "form.log" in state_of(form)

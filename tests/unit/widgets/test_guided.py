@@ -12,8 +12,8 @@ import pytest
 
 from nbft import wizard
 from nbft.config import Config, io
+from nbft.hardware import Choice
 from nbft.plan.advice import STEPS, Machine, this_machine
-from nbft.plan.hardware import Choice
 from nbft.widgets.form import Form
 from nbft.widgets.guided import Guide
 

@@ -313,7 +313,7 @@ def test_a_broken_row_of_a_large_file_is_named_and_comes_first(
     assert lens.row["problems"] == []
     lens.position += 1
     assert lens.row["title"] == "row 6 of 9"
-    assert "row 6: is not JSON" in lens.row["problems"][0]
+    assert "row 6, column 2: is not valid JSON" in lens.row["problems"][0]
     assert lens.shown is None
     lens.position += 1
     assert lens.row["problems"] == []

@@ -356,7 +356,7 @@ def test_a_kept_file_is_the_value_of_the_field_as_if_typed(form: Form, tmp_path:
     assert form.plan.train_rows == 270
     assert front_end.widget.said == (
         f"Kept as my runs/data/rows.jsonl ({len(ROWS) // 1024} KiB). 300 rows, recognised as "
-        "prompt and completion; the completion is learnt."
+        "prompt and completion; the completion is trained on."
     )
     assert front_end.widget.shown.count("<li>") == 3
     assert "Name 2:" in front_end.widget.shown
@@ -393,7 +393,7 @@ def test_a_file_that_cannot_be_read_is_kept_and_the_field_says_why(form: Form) -
     front_end.send("rows.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt"\n')
     assert front_end.widget.said == "Kept as my runs/data/rows.jsonl (45 B)."
     assert front_end.widget.shown == ""
-    assert "line 2: is not JSON" in form._fields.make(PATH)._problem.value
+    assert "line 2, column 10: is not valid JSON" in form._fields.make(PATH)._problem.value
 
 
 def test_a_wrong_field_elsewhere_does_not_stop_an_upload(form: Form) -> None:
@@ -429,7 +429,11 @@ def test_rows_in_memory_still_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("name", "content", "sentence"),
     [
         ("a.csv", "question,answer\nWhy?,So.\n", "1 row, recognised as questions and answers"),
-        ("a.tsv", "text\nOnce\nupon\n", "2 rows, recognised as plain text; all of it is learnt."),
+        (
+            "a.tsv",
+            "text\nOnce\nupon\n",
+            "2 rows, recognised as plain text; all of it is trained on.",
+        ),
         ("a.json", '[{"prompt": "a", "completion": "b"}]', "1 row, recognised as prompt and"),
         (
             "a.jsonl",

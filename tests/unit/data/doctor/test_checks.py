@@ -218,7 +218,7 @@ def test_a_placeholder_says_the_nearest_column_and_is_mended(found_in, good_rows
 
 def test_what_cannot_be_read_says_why(found_in, write):
     found = found_in(None, path=write("rows.jsonl", '{"a": 1}\nnot json\n'))["unreadable"]
-    assert "line 2: is not JSON" in found.what
+    assert "line 2, column 1: is not valid JSON" in found.what
 
 
 def test_next_to_nothing_is_trained(found_in, good_rows, monkeypatch):

@@ -1,13 +1,15 @@
-"""What this machine has: device, number types, free memory; each choice with its reason.
+"""What this machine has: devices, number types, memory.
 
 Asks torch where torch is loaded already (in a worker), else the system, so that a form can be
-drawn without it. Called by `make_plan` and `nbft.training`.
+drawn without it. Called by `nbft.plan` and `nbft.training`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import gc
 import platform
 import shutil
 import subprocess
@@ -17,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from nbft import registry
-from nbft.config import Config
 from nbft.limits import available_bytes
 
 
@@ -48,19 +49,6 @@ class Gpu:
     capability: tuple[int, int]
 
 
-def choose_device(config: Config) -> Choice:
-    """Choose the device that trains: the one asked for, or the first there is."""
-    wanted = config.compute.device
-    there = available_devices()
-    if wanted != "auto":
-        reason = "as asked" if wanted in there else "asked for, but not found here"
-        return Choice(wanted, reason)
-    for device in ("cuda", "xpu", "mps"):
-        if device in there:
-            return Choice(device, there[device])
-    return Choice("cpu", "no GPU was found")
-
-
 def available_devices() -> dict[str, str]:
     """Return the devices there are, each with what was found."""
     found = {"cpu": processor_name()}
@@ -76,7 +64,7 @@ def _made(kind: type) -> Any:
 
 
 def device_of(key: str) -> Any:
-    """Return the device behind a key, like `nbft.plan.devices.Device`; None for auto."""
+    """Return the device behind a key, like `nbft.devices.Device`; None for auto."""
     kind = registry.devices.get(key)
     return kind and _made(kind)
 
@@ -155,32 +143,6 @@ def has_bfloat16(device: str) -> Choice:
     return Choice("no", "this processor has no bfloat16 instructions")
 
 
-def choose_dtype(config: Config, device: str) -> Choice:
-    """Choose the number type of the weights in memory."""
-    if config.model.dtype != "auto":
-        return Choice(config.model.dtype, "as asked")
-    if config.peft.method == "full":
-        return Choice("float32", "small updates of all weights are lost in 16 bits")
-    bfloat16 = has_bfloat16(device)
-    if bfloat16.value == "yes":
-        return Choice("bfloat16", bfloat16.reason)
-    return Choice("float32", bfloat16.reason)
-
-
-def choose_mixed_precision(config: Config, device: str, dtype: str) -> Choice:
-    """Choose the number type of the computation beside the weights: bf16, fp16 or no."""
-    if config.precision.mixed_precision != "auto":
-        return Choice(config.precision.mixed_precision, "as asked")
-    if dtype != "float32":
-        return Choice("no", f"the weights are {dtype} already")
-    bfloat16 = has_bfloat16(device)
-    if config.peft.method == "full" and bfloat16.value == "yes":
-        return Choice("bf16", bfloat16.reason)
-    if bfloat16.value == "yes":
-        return Choice("no", "float32 weights were asked for")
-    return Choice("no", bfloat16.reason)
-
-
 def free_memory_bytes(device: str) -> int:
     """Return the memory that a training could take on a device, now."""
     import psutil
@@ -226,3 +188,14 @@ def peak_memory_bytes(device: str) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def release_memory() -> None:
+    """Free what a training held: Python's garbage, the GPU's cache, the allocator's heap."""
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if platform.system() == "Linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nbft import events
+from nbft import events, facade
 from nbft.config import Config
 from nbft.errors import ConfigError, RunError
-from nbft.runs import warm
+from nbft.launchers import spare
 from nbft.runs.folder import Run, list_runs
 from nbft.runs.queue import say_queued, turn
 
@@ -57,7 +57,7 @@ def submit(config: Config | str | Path) -> Run:
     """
     folder, config = _read(config)
     if config.speed.spare_worker:
-        warm.prepare()  # it imports its libraries while the config is checked
+        spare.prepare()  # it imports its libraries while the config is checked
     run = Run.create(config, folder)
     _supervise(run)
     return run
@@ -127,8 +127,8 @@ def _supervise(run: Run) -> None:
         reader = events.EventReader(run.events_path)
         reader.read()
         with (run.path / "log.txt").open("ab") as log:
-            process = warm.take(run.path) or subprocess.Popen(
-                [sys.executable, "-m", "nbft.runs.supervisor", str(run.path)],
+            process = spare.take(run.path) or subprocess.Popen(
+                [sys.executable, "-m", "nbft.launchers.supervisor", str(run.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -269,9 +269,7 @@ async def train_async(config: Config | str | Path, *, show: bool | None = None) 
 
 
 def _monitor(run: Run, *, interactive: bool = False) -> Any:
-    from nbft.widgets import Monitor
-
-    monitor = Monitor(run, interactive=interactive)
+    monitor = facade.monitor(run, interactive=interactive)
     monitor.show()
     run._is_shown = True  # as the value of the same cell it need not be shown again
     return monitor

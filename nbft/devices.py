@@ -1,7 +1,7 @@
 """The devices that nbft knows by itself; others come by `nbft.registry.devices`. Loads no torch.
 
 A device that torch cannot name before a plugin is imported is made known by `load`. Called by
-`nbft.plan.hardware` and the worker.
+`nbft.hardware` and the worker.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Cpu(Device):
 
     def found(self) -> str:
         """Return the processor's name."""
-        from nbft.plan.hardware import processor_name
+        from nbft.hardware import processor_name
 
         return processor_name()
 
@@ -87,7 +87,7 @@ class Cuda(Device):
 
     def found(self) -> str:
         """Ask torch where it is loaded, else the driver."""
-        from nbft.plan.hardware import nvidia_gpus
+        from nbft.hardware import nvidia_gpus
 
         if torch := _torch():
             there = torch.cuda.is_available()

@@ -1,10 +1,12 @@
 """Losses and gradients are those of the whole logits; fewer logits exist at once."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from nbft.training.head import learnt_log_probabilities
+from nbft.training.fast.head import use_loss_head
 
 WAYS = [(True, False), (False, True), (True, True)]
 
@@ -36,11 +38,16 @@ def test_loss_and_gradients_are_those_of_the_whole_logits(tiny_model, sparse, fu
         if not trains_head:
             model.get_output_embeddings().weight.requires_grad_(False)
         if own:
-            found, is_top, _ = learnt_log_probabilities(
-                model, inputs, model.get_output_embeddings(), sparse=sparse, fused=fused
-            )
-            loss = -found.sum()
-            assert len(found) == len(is_top) == int((inputs["labels"][:, 1:] != -100).sum())
+            use_loss_head(model, sparse=sparse, fused=fused)
+            found = model(**inputs, fused_lm_head=True)
+            loss = -found.log_probs.sum()
+            is_trained = inputs["labels"][:, 1:] != -100
+            assert torch.equal(found.label_mask, is_trained)
+            assert not found.log_probs[~is_trained].any()
+            assert not found.is_top1[~is_trained].any()
+            mean = model.train()(**inputs).loss  # as transformers' Trainer asks
+            assert mean.item() == pytest.approx(loss.item() / int(is_trained.sum()))
+            model.zero_grad()
         else:
             loss = reference(model, inputs)
         loss.backward()
@@ -56,7 +63,8 @@ def places_of_the_head(model, inputs, **ways):
     seen = []
     head = model.get_output_embeddings()
     handle = head.register_forward_hook(lambda _, __, out: seen.append(out.shape))
-    learnt_log_probabilities(model, inputs, head, **ways)
+    use_loss_head(model, **ways)
+    model(**inputs, fused_lm_head=True)
     handle.remove()
     return seen
 
@@ -81,15 +89,28 @@ def test_the_whole_logits_never_exist_when_fused(tiny_model):
                 largest.append(out.numel() // model.config.vocab_size)
             return out
 
+    use_loss_head(model, sparse=False, fused=True)
     with Sizes():
-        learnt_log_probabilities(
-            model, inputs, model.get_output_embeddings(), sparse=False, fused=True
-        )
+        model(**inputs, fused_lm_head=True)
     assert 0 < max(largest) <= 256
 
 
-def test_the_head_is_as_before_afterwards(tiny_model):
+def test_a_model_that_is_asked_for_no_loss_is_as_before(tiny_model):
     model, inputs = AutoModelForCausalLM.from_pretrained(tiny_model), batch()
-    before = model(input_ids=inputs["input_ids"]).logits
-    learnt_log_probabilities(model, inputs, model.get_output_embeddings(), sparse=True, fused=True)
-    assert torch.equal(model(input_ids=inputs["input_ids"]).logits, before)
+    before = model(**inputs)
+    use_loss_head(model, sparse=True, fused=True)
+    model(**inputs, fused_lm_head=True)
+    assert torch.equal(model(input_ids=inputs["input_ids"]).logits, before.logits)
+    assert torch.equal(model.eval()(**inputs).loss, before.loss)
+
+
+def test_a_copy_of_the_model_makes_its_own_loss(tiny_model):
+    model, inputs = AutoModelForCausalLM.from_pretrained(tiny_model), batch()
+    use_loss_head(model, sparse=True, fused=True)
+    before = model(**inputs, fused_lm_head=True).log_probs
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(model(**inputs, fused_lm_head=True).log_probs, before)
+    assert not torch.allclose(other(**inputs, fused_lm_head=True).log_probs, before)

@@ -3,7 +3,7 @@
 Importing takes most of the time to the first step, and a person fills in a form meanwhile. What
 waits is a supervisor with its worker; the run's folder is all that they still have to be told. They
 end when the kernel does, after ten idle minutes, or when memory gets short. Called by the form and
-by `nbft.runs.launch`.
+by `nbft.launchers.launch`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Spare:
     def __init__(self) -> None:
         self.environment = _environment()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nbft.runs.supervisor"],
+            [sys.executable, "-m", "nbft.launchers.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

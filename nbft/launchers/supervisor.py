@@ -2,7 +2,7 @@
 
 It waits for the device, starts the worker in a session of its own, waits for its end, and writes
 the last event when the worker could not. Knows no torch and no settings, so that it stays small.
-Started by `nbft.runs.launch.submit` as `python -m nbft.runs.supervisor RUN`; without a run it
+Started by `nbft.launchers.launch.submit` as `python -m nbft.launchers.supervisor RUN`; without a run it
 starts a worker that imports its libraries, and waits with it until it is told one.
 """
 
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nbft import events
+from nbft.launchers.spare import log_to, tell, wait_for_run
 from nbft.runs.processes import process_start_time
 from nbft.runs.queue import Ticket, say_queued, turn
-from nbft.runs.warm import log_to, tell, wait_for_run
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 20
@@ -64,7 +64,7 @@ def wait_with_spare() -> None:
 def _worker(*run: str) -> subprocess.Popen[bytes]:
     """Start a worker, of a run or without one; it prints where this process does."""
     return subprocess.Popen(
-        [sys.executable, "-m", "nbft.training.worker", *run],
+        [sys.executable, "-m", "nbft.launchers.worker", *run],
         stdin=subprocess.DEVNULL if run else subprocess.PIPE,
         start_new_session=True,
     )

@@ -6,11 +6,11 @@ import types
 
 import pytest
 
-from nbft import registry
+from nbft import hardware, registry
 from nbft.config import Config
-from nbft.plan import hardware
+from nbft.decisions import choose_device, decide
+from nbft.devices import Cuda, Device, Qaic, peak_flops
 from nbft.plan.checks import check
-from nbft.plan.devices import Cuda, Device, Qaic, peak_flops
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def torch_qaic(monkeypatch):
 
 def test_qaic_is_said_to_be_absent():
     config = Config(data={"dataset_name": "alpaca"}, compute={"device": "qaic"})
-    assert hardware.choose_device(config).value == "qaic"
-    (problem,) = [p for p in check(config, "qaic") if p.field == "compute.device"]
+    assert choose_device(config).value == "qaic"
+    (problem,) = [p for p in check(config, decide(config)) if p.field == "compute.device"]
     assert "needs the package torch_qaic" in str(problem)
     assert problem.level == "error"
 
@@ -35,8 +35,8 @@ def test_qaic_is_said_to_be_absent():
 def test_qaic_is_used_where_its_plugin_is(torch_qaic):
     assert hardware.available_devices()["qaic"] == "torch_qaic was found"
     config = Config(data={"dataset_name": "alpaca"}, compute={"device": "qaic"})
-    assert str(hardware.choose_device(config)) == "qaic (as asked)"
-    assert not [p for p in check(config, "qaic") if p.field == "compute.device"]
+    assert str(choose_device(config)) == "qaic (as asked)"
+    assert not [p for p in check(config, decide(config)) if p.field == "compute.device"]
     assert Qaic.backend == "qccl"
     assert Qaic().profile(a=1) == ("profiled", {"a": 1})
 
@@ -49,7 +49,7 @@ def test_torch_knows_a_renamed_device_by_its_name():
         "plugin.__spec__ = types.SimpleNamespace(name='torch_qaic')\n"
         "sys.modules['torch_qaic'] = plugin\n"
         "torch.utils.rename_privateuse1_backend('qaic')\n"
-        "from nbft.plan.hardware import available_devices, device_of\n"
+        "from nbft.hardware import available_devices, device_of\n"
         "device_of('qaic').load()\n"
         "print(torch.device('qaic').type, 'qaic' in available_devices())\n"
     )
@@ -58,7 +58,7 @@ def test_torch_knows_a_renamed_device_by_its_name():
 
 
 def test_auto_takes_no_plugin_by_itself(torch_qaic):
-    assert hardware.choose_device(Config()).value in ("cpu", "cuda", "mps", "xpu")
+    assert choose_device(Config()).value in ("cpu", "cuda", "mps", "xpu")
 
 
 def test_a_device_of_ones_own():

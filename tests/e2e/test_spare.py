@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import nbft
-from nbft.runs import warm
+from nbft.launchers import spare as module
 
 from .conftest import losses
 from .test_background import until
@@ -20,17 +20,17 @@ from .test_background import until
 
 @pytest.fixture(autouse=True)
 def no_spare_is_left(monkeypatch):
-    monkeypatch.setattr(warm, "available_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(module, "available_bytes", lambda: 1 << 40)
     monkeypatch.delenv("NBFT_SPARE_WORKER", raising=False)
     yield
-    if (spare := warm._waiting) is not None:
+    if (spare := module._waiting) is not None:
         spare.end()
-        warm._waiting = None
+        module._waiting = None
 
 
 def spare() -> psutil.Process:
-    assert warm.prepare()
-    return psutil.Process(warm._waiting.process.pid)
+    assert module.prepare()
+    return psutil.Process(module._waiting.process.pid)
 
 
 def worker_of(supervisor: psutil.Process) -> psutil.Process:
@@ -80,7 +80,7 @@ def test_a_changed_environment_gets_a_worker_that_knows_it(make_config, monkeypa
 
 
 def test_it_ends_with_its_kernel():
-    code = "import nbft.runs.warm as w, time; w.prepare(); print(w._waiting.process.pid, flush=True); time.sleep(99)"
+    code = "import nbft.launchers.spare as w, time; w.prepare(); print(w._waiting.process.pid, flush=True); time.sleep(99)"
     kernel = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     supervisor = psutil.Process(int(kernel.stdout.readline()))
     worker = worker_of(supervisor)
@@ -94,7 +94,7 @@ def test_the_worker_ends_with_its_supervisor():
     worker = worker_of(supervisor)
     supervisor.kill()
     until(lambda: has_ended(worker), "the end of the worker")
-    assert warm.take(None) is None
+    assert module.take(None) is None
 
 
 def test_one_waits_at_a_time():
@@ -105,20 +105,20 @@ def test_one_waits_at_a_time():
 @pytest.mark.parametrize("reason", ["memory", "variable"])
 def test_none_waits_where_it_should_not(reason, monkeypatch):
     if reason == "memory":
-        monkeypatch.setattr(warm, "available_bytes", lambda: warm.LEAST_FREE_BYTES - 1)
+        monkeypatch.setattr(module, "available_bytes", lambda: module.LEAST_FREE_BYTES - 1)
     else:
         monkeypatch.setenv("NBFT_SPARE_WORKER", "off")
-    assert not warm.prepare()
-    assert warm._waiting is None
+    assert not module.prepare()
+    assert module._waiting is None
 
 
 def test_waiting_ends_when_idle_or_when_memory_gets_short(monkeypatch):
     read, write = os.pipe()
     monkeypatch.setattr(sys, "stdin", os.fdopen(read))
-    monkeypatch.setattr(warm, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
     began = time.monotonic()
-    assert warm.wait_for_run(idle_seconds=0.1) is None
+    assert module.wait_for_run(idle_seconds=0.1) is None
     assert time.monotonic() - began < 5
-    monkeypatch.setattr(warm, "available_bytes", lambda: warm.LEAST_FREE_BYTES / 4)
-    assert warm.wait_for_run() is None
+    monkeypatch.setattr(module, "available_bytes", lambda: module.LEAST_FREE_BYTES / 4)
+    assert module.wait_for_run() is None
     os.close(write)

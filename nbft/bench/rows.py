@@ -1,0 +1,104 @@
+"""The rows of a comparison: writing them, and making some of any length from other text.
+
+Called by `nbft.bench.task`, `nbft.bench.scaling`, `nbft bench` and the repository's benchmarks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from nbft.errors import NbftError
+
+ALPACA_LENGTHS: tuple[tuple[int, int], ...] = (
+    *((18, 403), (18, 320), (21, 38), (27, 81), (48, 88), (20, 34), (29, 356), (34, 15)),
+    *((17, 259), (18, 258), (34, 463), (20, 85), (26, 330), (43, 14), (34, 24), (15, 342)),
+    *((17, 125), (21, 374), (31, 84), (40, 21), (17, 125), (19, 97), (48, 37), (17, 305)),
+    *((26, 329), (24, 105), (42, 4), (35, 268), (16, 390), (17, 10), (45, 216), (50, 2)),
+    *((32, 191), (53, 4), (22, 376), (18, 291), (23, 125), (26, 121), (21, 162), (48, 223)),
+    *((19, 253), (39, 37), (46, 22), (25, 18), (21, 213), (20, 166), (17, 193), (30, 102)),
+    *((19, 387), (20, 298), (23, 178), (18, 392), (37, 212), (20, 41), (23, 277), (37, 15)),
+    *((16, 429), (25, 92), (17, 293), (17, 279), (22, 439), (31, 28), (27, 221), (19, 91)),
+    *((24, 362), (75, 44), (30, 235), (34, 8), (36, 68), (33, 7), (21, 216), (19, 189)),
+    *((24, 15), (20, 203), (37, 11), (21, 226), (22, 476), (28, 218), (30, 60), (16, 15)),
+    *((37, 14), (21, 72), (41, 99), (25, 64), (26, 98), (38, 10), (24, 117), (21, 45)),
+    *((37, 357), (27, 10), (22, 237), (16, 115), (18, 26), (35, 23), (20, 173), (19, 126)),
+)
+"""Tokens of prompt and completion of the first 96 rows of Alpaca, the end token included.
+
+Counted with the tokenizer of smollm2-135m and the template that nbft gives to instructions. In
+batches of 8, about half of all tokens would be padding.
+"""
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write pairs of prompt and completion as JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for prompt, completion in rows:
+            file.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
+
+
+def write_rows_of_lengths(
+    path: Path, source: Path, model: str, lengths: Iterable[tuple[int, int]]
+) -> None:
+    """Write rows of given lengths, cut from the text of other rows.
+
+    Args:
+        path: Where to write.
+        source: File of rows whose text is used, from its beginning again when it runs out.
+        model: Folder of the tokenizer.
+        lengths: Tokens of the prompt and of the completion of each row, the end token included.
+
+    Raises:
+        NbftError: The text is too short, or cannot be cut so that the tokens stay the same.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    lines = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    ids = tokenizer("\n".join(f"{r['prompt']} {r['completion']}" for r in lines))["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    # A row begins where a word does, so that its parts alone give the same tokens again.
+    starts = [index for index, token in enumerate(tokens) if token[:1] in ("Ġ", "▁")]
+    position = itertools.cycle(starts)
+
+    def cut(prompt_tokens: int, completion_tokens: int) -> Iterator[list[str]]:
+        """Yield rows from the next start on, once around the text."""
+        total = prompt_tokens + completion_tokens - 1  # the end token is added by every side
+        for _ in range(len(starts)):
+            start = next(position)
+            middle, end = start + prompt_tokens, start + total
+            if end < len(ids):
+                parts = [str(tokenizer.decode(p)) for p in (ids[start:middle], ids[middle:end])]
+                if [i for p in parts for i in tokenizer(p)["input_ids"]] == ids[start:end]:
+                    yield parts
+
+    made = []
+    for length in lengths:
+        row = next(cut(*length), None)
+        if row is None:
+            raise NbftError(
+                f"{source}: no row of {sum(length):,} tokens can be made of its {len(ids):,} "
+                "tokens. Use a file with more text."
+            )
+        made.append(row)
+    write_rows(path, made)
+
+
+def write_equal_rows(path: Path, source: Path, model: str, tokens: int, number: int) -> None:
+    """Write rows of one length, half of it completion.
+
+    Args:
+        path: Where to write.
+        source: File of rows whose text is used.
+        model: Folder of the tokenizer.
+        tokens: Tokens of each row, the end token included.
+        number: How many rows.
+
+    Raises:
+        NbftError: The text is too short, or cannot be cut so that the tokens stay the same.
+    """
+    halves = (tokens // 2, tokens - tokens // 2)
+    write_rows_of_lengths(path, source, model, [halves] * number)

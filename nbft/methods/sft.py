@@ -1,0 +1,50 @@
+"""Supervised fine-tuning with TRL's SFTTrainer: the model learns to write the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from nbft.errors import Problem
+from nbft.methods.method import PARTS_OF_ANY_TRAINER, Imitation
+
+if TYPE_CHECKING:
+    from nbft.config import Config
+    from nbft.decisions import Decisions
+
+
+class Sft(Imitation):
+    """TRL's SFTTrainer."""
+
+    title = "supervised fine-tuning"
+    trainer = "trl:SFTTrainer"
+    arguments = "trl:SFTConfig"
+    takes_peft_config = True
+    fast_parts = PARTS_OF_ANY_TRAINER | {"label_head"}
+
+    def problems(self, config: Config) -> Iterable[Problem]:
+        """Refuse models with an encoder and a decoder."""
+        if (
+            config.model.model_type == "hf"
+            and config.model.auto_class_name == "AutoModelForSeq2SeqLM"
+        ):
+            yield Problem(
+                "training.method",
+                "sft",
+                "trains models that continue a text, not those with an encoder and a decoder.",
+                "Use base.",
+                {"training.method": "base"},
+            )
+
+    def trainer_arguments(self, config: Config, decisions: Decisions) -> dict[str, Any]:
+        """Return the arguments of SFTConfig: the rows are cut into tokens and masked already."""
+        return {
+            "max_length": None,  # SFTConfig would cut at 1,024 by itself
+            "padding_free": decisions.padding_free,
+            "pad_to_multiple_of": config.data.pad_to_multiple_of,
+            "completion_only_loss": config.data.completion_only_loss,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
+
+
+METHOD = Sft()

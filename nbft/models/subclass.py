@@ -1,0 +1,29 @@
+"""Giving one module a class of its own, in the way of torch's `fully_shard`.
+
+A function that is put on an instance stays bound to it: a `deepcopy` of the module then computes
+with the weights of the original. A subclass moves with the copy.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def extend(module: torch.nn.Module, part: type) -> None:
+    """Let a module override methods of its class.
+
+    Args:
+        module: Its class becomes a subclass, of the same name.
+        part: Holds the methods; they reach the module's own through `super()`.
+    """
+    base: Any = type(module)
+    module.__class__ = _extended(base, part)
+
+
+@functools.cache
+def _extended(base: type, part: type) -> type:
+    return type(base.__name__, (part, base), {"__module__": base.__module__})
