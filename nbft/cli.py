@@ -21,6 +21,7 @@ import typer
 
 from nbft.config import Config, io, presets, settings
 from nbft.errors import NbftError
+from nbft.events import FINAL_KINDS
 
 if TYPE_CHECKING:
     from nbft.bench.task import Task
@@ -105,10 +106,10 @@ def demo(
     with contextlib.suppress(NbftError):
         comparison: Comparison = run.compare()
         typer.echo(str(comparison))
-    ending, peak = run.events()[-1], peak_memory_bytes("cpu")
-    typer.echo(f"\n{in_words(run.events())}")
+    seconds, peak = (run.state.end or {}).get("seconds"), peak_memory_bytes("cpu")
+    typer.echo(f"\n{in_words(run.state)}")
     typer.echo(
-        f"Model: {duration(model_seconds)}. Training: {duration(ending['seconds'])}. "
+        f"Model: {duration(model_seconds)}. Training: {duration(seconds or 0)}. "
         f"Peak memory: {size(peak) if peak else 'not known here'}."
     )
     typer.echo(f"Curve:   {picture}")
@@ -616,7 +617,7 @@ def _watch(run: Any) -> None:
         try:
             for event in reader.read():
                 progress.show(event)
-            if progress.is_over:
+            if progress.state.end is not None:
                 break
             if run.is_over:  # the process ended without a word
                 break
@@ -629,47 +630,38 @@ def _watch(run: Any) -> None:
 
 
 class _Progress:
-    """Turns events into lines; the line of a step is written over on a terminal."""
+    """Prints a line for each event that is for people; on a terminal steps share one line."""
 
     def __init__(self) -> None:
-        self.is_over = False
-        self._total = 0
+        from nbft.runs.state import RunState
+
+        self.state = RunState(measures=())
         self._terminal = sys.stdout.isatty()
         self._open_line = False
         self._printed_at = 0.0
 
     def show(self, event: dict[str, Any]) -> None:
-        """Print what an event says, if it is for people."""
-        from nbft.formatting import count, duration, number
-
-        kind = event["event"]
-        if kind == "stage":
-            self._line(f"   {event['text']}")
-        elif kind in ("warning", "note"):
-            self._line(f"   Note: {event['text']}")
-        elif kind == "prepared":
-            self._total = event["total_steps"]
-            share = event["trainable_parameters"] / event["total_parameters"]
-            self._line(
-                f"   {event['device']}, {event['dtype']}; {count(event['rows'], 'row')}; "
-                f"{event['trainable_parameters'] / 1e6:.1f} M parameters trained ({share:.1%})."
-            )
+        """Print what an event says."""
+        self.state.take(event)
+        kind, step, text = event["event"], event.get("step"), event.get("text")
+        at = "" if step is None else f" at step {step:,}"
+        if kind == "stage" and text:
+            self._line(f"   {text}")
+        elif kind in ("warning", "note") and text:
+            self._line(f"   Note: {text}")
+        elif kind == "prepared" and (facts := _prepared(event)):
+            self._line(f"   {facts}.")
         elif kind == "log":
-            left = duration(event["seconds_left"]) if "seconds_left" in event else "?"
-            text = (
-                f"   step {event['step']:,} of {self._total:,} · loss {event['loss']:.3f} · "
-                f"{number(event.get('tokens_per_second', 0))} tokens/s · {left} left"
-            )
-            self._step(text, last=event["step"] == self._total)
-        elif kind == "eval" and "eval_loss" in event:
-            self._line(f"   held-out loss at step {event['step']:,}: {event['eval_loss']:.3f}")
-        elif kind == "scores":
-            self._line(f"   scores at step {event['step']:,}: {_scores_in_words(event)}")
-        elif kind == "checkpoint":
+            total = self.state.total_steps
+            self._step(f"   {_step(event, total)}", last=step == total)
+        elif kind == "eval" and event.get("eval_loss") is not None:
+            self._line(f"   held-out loss{at}: {event['eval_loss']:.3f}")
+        elif kind == "scores" and event.get("scores"):
+            self._line(f"   scores{at}: {_scores_in_words(event)}")
+        elif kind == "checkpoint" and event.get("path"):
             self._line(f"   saved {event['path']}")
-        elif kind in ("completed", "stopped", "failed"):
-            self.is_over = True
-            self._line(f"   {kind.capitalize()} after {duration(event['seconds'])}.")
+        elif kind in FINAL_KINDS:
+            self._line(f"   {_end(event)}")
 
     def _step(self, text: str, *, last: bool) -> None:
         if self._terminal:
@@ -684,27 +676,64 @@ class _Progress:
         self._open_line = False
 
 
+def _prepared(event: dict[str, Any]) -> str:
+    """Describe what is about to be trained."""
+    from nbft.formatting import count
+
+    parts = [", ".join(event[name] for name in ("device", "dtype") if event.get(name))]
+    if event.get("rows") is not None:
+        parts.append(count(event["rows"], "row"))
+    trained, total = event.get("trainable_parameters"), event.get("total_parameters")
+    if trained is not None and total:
+        parts.append(f"{trained / 1e6:.1f} M parameters trained ({trained / total:.1%})")
+    return "; ".join(filter(None, parts))
+
+
+def _step(event: dict[str, Any], total: int | None) -> str:
+    """Return the numbers of a step in one line."""
+    from nbft.formatting import duration, number
+
+    step, loss, left = event.get("step"), event.get("loss"), event.get("seconds_left")
+    of = f" of {total:,}" if total else ""
+    return " · ".join(
+        [
+            "step ?" if step is None else f"step {step:,}{of}",
+            "loss ?" if loss is None else f"loss {loss:.3f}",
+            f"{number(event.get('tokens_per_second') or 0)} tokens/s",
+            "? left" if left is None else f"{duration(left)} left",
+        ]
+    )
+
+
+def _end(event: dict[str, Any]) -> str:
+    """Say how a run ended."""
+    from nbft.formatting import duration
+
+    seconds = event.get("seconds")
+    after = "" if seconds is None else f" after {duration(seconds)}"
+    return f"{event['event'].capitalize()}{after}."
+
+
 def _scores_in_words(event: dict[str, Any]) -> str:
     from nbft.evaluate.scores import label_of, shown
 
-    rows = event["rows"]
+    rows = event.get("rows") or 0
     scores = [f"{label_of(n)} {shown(n, v, rows)}" for n, v in event["scores"].items()]
-    return ", ".join(scores) + (" (test rows)" if event["split"] == "test" else "")
+    return ", ".join(scores) + (" (test rows)" if event.get("split") == "test" else "")
 
 
 def _about(run: Any) -> dict[str, Any]:
-    found = run.events()
-    logs = [e for e in found if e["event"] == "log"]
-    prepared = [e for e in found if e["event"] == "prepared"]
-    started = [e for e in found if e["event"] == "started"]
+    from nbft.runs.summary import summary
+
+    about = summary(run)
     return {
-        "id": run.id,
-        "path": str(run.path),
-        "status": run.status,
-        "step": logs[-1]["step"] if logs else 0,
-        "total_steps": prepared[-1]["total_steps"] if prepared else 0,
-        "loss": logs[-1].get("loss") if logs else None,
-        "model": started[-1]["model"] if started else run.config.model.model_name,
+        "id": about["id"],
+        "path": about["path"],
+        "status": about["status"],
+        "step": about["step"],
+        "total_steps": about["total_steps"] or 0,
+        "loss": about["loss"],
+        "model": about["model"],
     }
 
 

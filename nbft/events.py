@@ -15,7 +15,9 @@ import errno
 import json
 import math
 import os
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,10 @@ KINDS = {
     "resumed_step after a checkpoint",
     "stage": "what the worker is doing: stage, text; pid and process_start_time of the worker, where "
     "its supervisor has just started it",
-    "log": "step, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, "
-    "seconds_left",
-    "eval": "step, epoch, eval_loss, and other scores by name",
+    "log": "step, epoch, tokens_per_second, memory_bytes, seconds_left, and every number that the "
+    "trainer logs, by its name there: loss, learning_rate, grad_norm, ...",
+    "eval": "step, epoch, and every number that the trainer measures on the held-out rows, by its "
+    "name there: eval_loss, ...",
     "scores": "step, split, scores by name; values of each row by name; verdicts: better, worse or "
     "the same as step 0, by name; rows, max_new_tokens, seconds and what else was asked; step 0 is "
     "the base model",
@@ -142,8 +145,9 @@ _RESERVE_BYTES = 64 * 1024
 class EventReader:
     """Reads a growing file of events, giving each event once.
 
-    A line that is not finished yet is left for the next call; a line that a crash tore is skipped
-    and counted in `torn_lines`. A file that does not exist yet holds no events.
+    A line that is not finished yet is left for the next call; a line that holds no event, such as
+    one that a crash tore, is skipped and counted in `torn_lines`. A file that does not exist yet
+    holds no events.
 
     Args:
         path: The file.
@@ -153,32 +157,88 @@ class EventReader:
     def __init__(self, path: Path, offset_bytes: int = 0) -> None:
         self.path = path
         self.torn_lines = 0
-        self._offset_bytes = offset_bytes
+        self.offset_bytes = offset_bytes
 
     def read(self) -> list[Event]:
         """Return the events appended since the last call, oldest first."""
+        events = []
+        for line in self.read_lines():
+            event = parse(line)
+            if event is None:
+                self.torn_lines += 1
+            else:
+                events.append(event)
+        return events
+
+    def read_lines(self) -> list[bytes]:
+        """Return the finished lines appended since the last call, without the empty ones."""
         try:
             with self.path.open("rb") as file:
-                file.seek(self._offset_bytes)
+                file.seek(self.offset_bytes)
                 block = file.read()
         except FileNotFoundError:
             return []
         end = block.rfind(b"\n") + 1
-        self._offset_bytes += end
-        found = []
-        for line in block[:end].splitlines():
-            if not line.strip():
+        self.offset_bytes += end
+        return [line for line in block[:end].splitlines() if line.strip()]
+
+
+def parse(line: bytes) -> Event | None:
+    """Return the event in a line; None if it holds none.
+
+    Whatever the line says, the fields named in `KINDS` have their types in what is returned or are
+    missing, and every text can be encoded: readers only have to expect that a field is absent.
+
+    >>> parse(b'{"event": "log", "step": "7", "loss": "NaN", "problems": "Why?"}')
+    {'event': 'log', 'loss': nan, 'problems': ['Why?']}
+    >>> parse(b'{"event": 5}'), parse(b"[]"), parse(b'{"event": "lo')
+    (None, None, None)
+    """
+    try:
+        event = json.loads(line.decode())
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            return None
+        if line.count(b"{") + line.count(b"[") > _DEEPEST and not _is_flat(event):
+            return None
+    except (ValueError, RecursionError):
+        return None
+    if _SURROGATE.search(line):
+        # Half of a pair is no character; nothing could write it out again.
+        event = json.loads(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace"))
+    return checked(event)
+
+
+def checked(event: Event) -> Event:
+    """Return an event with its known fields in their types, without those that have another.
+
+    Numbers that JSON lacks are read back as floats.
+    """
+    out = {}
+    for name, value in event.items():
+        read = _FIELDS.get(name)
+        if read is not None:
+            if read is not _number or type(value) is not float:  # as most fields of a log are
+                value = read(value)
+            if value is _ABSENT:
                 continue
-            try:
-                record = _decode(json.loads(line))
-            except ValueError:
-                self.torn_lines += 1
-                continue
-            if isinstance(record, dict) and "event" in record:
-                found.append(record)
-            else:
-                self.torn_lines += 1
-        return found
+        elif isinstance(value, str):
+            value = _NON_FINITE.get(value, value)
+        out[name] = value
+    return out
+
+
+def number(value: Any) -> float | int | None:
+    """Return a value if it is a number that fits a float; None otherwise.
+
+    >>> number("NaN"), number(7), number(True), number("7"), number(10**400)
+    (nan, 7, None, None, None)
+    """
+    kind = type(value)
+    if kind is float:
+        return value  # type: ignore[no-any-return]
+    if kind is int:
+        return value if abs(value) < _LARGEST else None
+    return _NON_FINITE.get(value) if kind is str else None
 
 
 def read(path: Path) -> list[Event]:
@@ -193,14 +253,117 @@ def current(found: list[Event]) -> list[Event]:
     """
     kept: list[Event] = []
     for event in found:
-        if event["event"] == "prepared" and "resumed_step" in event:
-            last = event["resumed_step"]
-            kept = [e for e in kept if e["event"] not in _OF_A_STEP or e.get("step", 0) <= last]
+        last = event.get("resumed_step")
+        if event["event"] == "prepared" and last is not None:
+            kept = [e for e in kept if e["event"] not in OF_A_STEP or (e.get("step") or 0) <= last]
         kept.append(event)
     return kept
 
 
-_OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note"})
+OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note"})
+"""Kinds that a run which goes on from a checkpoint says again."""
+
+_DEEPEST = 50  # levels of lists and objects in one another; serialisers refuse some hundreds
+_LARGEST = 2**53  # whole numbers that every reader of JSON keeps exactly
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ABSENT = object()
+
+
+def _is_flat(event: Event) -> bool:
+    """Whether lists and objects are nested less than `_DEEPEST` levels."""
+    level: list[Any] = [event]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _count(value: Any) -> Any:
+    if value is None or (type(value) is int and 0 <= value < _LARGEST):
+        return value
+    if type(value) is float and value.is_integer() and 0 <= value < _LARGEST:
+        return int(value)
+    return _ABSENT
+
+
+def _number(value: Any) -> Any:
+    known = number(value)
+    return known if known is not None or value is None else _ABSENT
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, str) or value is None else _ABSENT
+
+
+def _texts(value: Any) -> Any:
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, str)]
+
+
+def _numbers(value: Any) -> Any:
+    """Read {name: number}."""
+    if not isinstance(value, dict):
+        return _ABSENT
+    pairs = ((name, number(item)) for name, item in value.items())
+    return {name: item for name, item in pairs if item is not None}
+
+
+def _rows(value: Any) -> Any:
+    """Read {name: [number of each row]}; of a list that holds anything else nothing is kept."""
+    if not isinstance(value, dict):
+        return _ABSENT
+    lists = {
+        name: [number(item) for item in items]
+        for name, items in value.items()
+        if isinstance(items, list)
+    }
+    return {name: items for name, items in lists.items() if None not in items}
+
+
+def _names(value: Any) -> Any:
+    """Read {name: text}."""
+    if not isinstance(value, dict):
+        return _ABSENT
+    return {name: item for name, item in value.items() if isinstance(item, str)}
+
+
+def _answers(value: Any) -> Any:
+    """Read [{prompt, text}]."""
+    if not isinstance(value, list):
+        return _ABSENT
+    return [
+        one
+        for one in value
+        if isinstance(one, dict)
+        and isinstance(one.get("prompt"), str)
+        and isinstance(one.get("text"), str)
+    ]
+
+
+_COUNTS = """step total_steps resumed_step warmup_steps rows eval_rows tokens longest trained_tokens
+trainable_parameters total_parameters pid commands_bytes max_new_tokens"""
+_NUMBERS = """time process_start_time seconds epoch loss eval_loss learning_rate grad_norm
+tokens_per_second memory_bytes seconds_left"""
+_TEXTS = """text stage device device_reason dtype dtype_reason model adapter path split command
+error"""
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(_COUNTS.split(), _count),
+    **dict.fromkeys(_NUMBERS.split(), _number),
+    **dict.fromkeys(_TEXTS.split(), _text),
+    "problems": _texts,
+    "scores": _numbers,
+    "values": _rows,
+    "verdicts": _names,
+    "versions": _names,
+    "samples": _answers,
+}
+"""How a field is read, by its name; `_ABSENT` where it has another type."""
 
 
 def _encode(value: Any) -> Any:
@@ -210,18 +373,4 @@ def _encode(value: Any) -> Any:
         return {key: _encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_encode(item) for item in value]
-    return value
-
-
-def _decode(value: Any) -> Any:
-    """Read non-finite numbers back, at the top level and in scores: other texts stay texts."""
-    if isinstance(value, dict):
-        return {
-            key: _decode(item)
-            if key == "scores"
-            else _NON_FINITE.get(item, item)
-            if isinstance(item, str)
-            else item
-            for key, item in value.items()
-        }
     return value

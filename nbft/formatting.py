@@ -47,6 +47,8 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (0.42, 7, 112, 7500, 100_000)]
     ['0.4 s', '7 s', '1 min 52 s', '2 h 5 min', '1 d 3 h']
     """
+    if not math.isfinite(seconds):
+        return number(seconds)
     if seconds < 1:
         return f"{seconds:.1f} s"
     left = round(seconds)

@@ -54,21 +54,53 @@ export interface IDetails extends IRun {
   fixes: string[];
 }
 
-export interface IEvent {
-  event: string;
-  time: number;
-  [field: string]: unknown;
+export interface ISeries {
+  name: string;
+  label: string;
+  color: string;
+  style: 'line' | 'marks';
+  smooth: boolean;
 }
 
-export interface IEvents {
-  after: number;
-  events: IEvent[];
-  next: number;
+export interface IChart {
+  title: string;
+  series: ISeries[];
+  /** The step, and the value of each series; null where it has none. */
+  rows: JsonNumber[][];
+}
+
+export interface IScores {
+  tables: { name: string; caption: string; head: string[]; rows: string[][] }[];
+  charts: IChart[];
+}
+
+export interface IAnswers {
+  title: string;
+  prompt: string;
+  answers: { when: string; text: string }[];
+}
+
+/** What there is to draw of a run, as far as it changed since `after`. */
+export interface IState {
+  /** Whether this replaces every earlier answer. */
+  whole: boolean;
+  next: string;
   more: boolean;
+  /** How many events there are other than measurements of the training. */
+  said: number;
+  smoothing: number;
+  /** The rows replace those from the step of the first of them on. */
+  charts: IChart[];
+  /** Null where they are as they were, like scores and answers. */
+  notes: string[] | null;
+  scores: IScores | null;
+  answers: IAnswers[] | null;
 }
 
 export interface IComparison {
   runs: IRun[];
+  chart: IChart;
+  smoothing: number;
   settings: Record<string, unknown[]>;
 }
 
@@ -87,8 +119,8 @@ export class Api {
     return this._ask(`runs/${encodeURIComponent(id)}`);
   }
 
-  events(id: string, after: number): Promise<IEvents> {
-    return this._ask(`runs/${encodeURIComponent(id)}/events?after=${after}`);
+  state(id: string, after: string): Promise<IState> {
+    return this._ask(`runs/${encodeURIComponent(id)}/state?after=${encodeURIComponent(after)}`);
   }
 
   log(id: string): Promise<{ text: string; truncated: boolean }> {

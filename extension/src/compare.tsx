@@ -6,12 +6,9 @@ import * as React from 'react';
 import { Api, IComparison } from './api';
 import { Chart } from './curves';
 import { Settings } from './details';
-import { History } from './history';
+import { drawing, IDrawing } from './history';
 import { StatusWord } from './panel';
 import { measured, progress } from './formatting';
-
-// Okabe and Ito's palette, which colour-blind people tell apart.
-const COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'];
 
 /** Some runs side by side: their loss in one chart, and the settings in which they differ. */
 export class RunComparison extends ReactWidget {
@@ -22,7 +19,6 @@ export class RunComparison extends ReactWidget {
     super();
     this.addClass('nbft-details');
     this.title.caption = 'Comparison of runs';
-    this._histories = _ids.map(id => new History(_api, id));
   }
 
   protected render(): React.ReactElement {
@@ -55,15 +51,13 @@ export class RunComparison extends ReactWidget {
   private async _ask(): Promise<void> {
     try {
       const comparison = await this._api.compare(this._ids);
-      await Promise.all(this._histories.map(history => history.refresh()));
-      this._found = { comparison, rows: merged(this._histories.map(one => one.points(['loss']))) };
+      this._found = { comparison, loss: drawing(comparison.chart) };
     } catch (error) {
       this._error = (error as Error).message;
     }
     this._changed.emit();
   }
 
-  private readonly _histories: History[];
   private readonly _changed = new Signal<this, void>(this);
   private _found: IComparisonProps | null = null;
   private _error = '';
@@ -71,27 +65,17 @@ export class RunComparison extends ReactWidget {
 
 interface IComparisonProps {
   comparison: IComparison;
-  rows: number[][];
+  loss: IDrawing;
 }
 
-function Comparison({ comparison, rows }: IComparisonProps): React.ReactElement {
-  const { runs, settings } = comparison;
+function Comparison({ comparison, loss }: IComparisonProps): React.ReactElement {
+  const { runs, settings, smoothing } = comparison;
   return (
     <>
       <div className="nbft-details-head">
         <h1>{runs.map(run => run.name).join(' and ')}</h1>
       </div>
-      <Chart
-        title="loss"
-        series={runs.map(({ id, name }, i) => ({
-          name: id,
-          label: name,
-          color: COLORS[i],
-          style: 'line',
-          smooth: true
-        }))}
-        rows={rows}
-      />
+      <Chart {...loss} smoothing={smoothing} />
       <h2>How they stand</h2>
       <div className="nbft-scroll" tabIndex={0} role="group" aria-label="How they stand">
         <table className="nbft-settings">
@@ -123,17 +107,4 @@ function Comparison({ comparison, rows }: IComparisonProps): React.ReactElement 
       <Settings columns={runs.map(run => run.name)} rows={Object.entries(settings)} />
     </>
   );
-}
-
-/** Points of several curves on one axis: [x, a value of each]; NaN where a curve has none. */
-function merged(curves: number[][][]): number[][] {
-  const rows = new Map<number, number[]>();
-  curves.forEach((points, i) => {
-    for (const [x, value] of points) {
-      const row = rows.get(x) ?? [x, ...curves.map(() => NaN)];
-      row[i + 1] = value;
-      rows.set(x, row);
-    }
-  });
-  return [...rows.values()].sort((a, b) => a[0] - b[0]);
 }

@@ -1,8 +1,9 @@
 import * as React from 'react';
 
 import newChart from '../chart/chart.js';
-import { IRun } from './api';
+import { IRun, ISeries } from './api';
 import { measured } from './formatting';
+import { IDrawing } from './history';
 
 const WIDTH = 64;
 const HEIGHT = 20;
@@ -38,28 +39,18 @@ export function SmallCurve({ run }: { run: IRun }): React.ReactElement | null {
   );
 }
 
-export interface ISeries {
-  name: string;
-  label: string;
-  color: string;
-  style: 'line' | 'marks';
-  smooth: boolean;
-}
-
-interface IChartProps {
-  title: string;
-  series: ISeries[];
-  /** [x, value of each series…]; NaN where there is none. */
-  rows: number[][];
+interface IChartProps extends IDrawing {
+  /** Weight of the past in the moving average of smooth curves. */
+  smoothing: number;
 }
 
 /** The live chart of the notebook, fed from here. Its series are those of the first drawing. */
-export function Chart({ title, series, rows }: IChartProps): React.ReactElement {
+export function Chart({ title, series, rows, smoothing }: IChartProps): React.ReactElement {
   const node = React.useRef<HTMLDivElement>(null);
   const model = React.useRef<ChartModel | null>(null);
   React.useEffect(() => {
     const chart = newChart();
-    model.current = new ChartModel(title, series);
+    model.current = new ChartModel(title, series, smoothing);
     const close = chart.initialize({ model: model.current });
     const remove = chart.render({ model: model.current, el: node.current! });
     return () => {
@@ -75,7 +66,7 @@ type Listener = (...given: any[]) => void;
 
 /** What the chart takes for a model of ipywidgets; see nbft/widgets/chart.py for the messages. */
 class ChartModel {
-  constructor(title: string, series: ISeries[]) {
+  constructor(title: string, series: ISeries[], smoothing: number) {
     this._values = {
       title,
       series,
@@ -84,7 +75,7 @@ class ChartModel {
       height_px: 220,
       marks: [],
       log_y: false,
-      smoothing: 0.9
+      smoothing
     };
   }
 
@@ -115,10 +106,8 @@ class ChartModel {
 
   /** Show these rows, sending the chart only what differs from the last ones. */
   show(rows: number[][]): void {
-    const same = this._rows.findIndex((row, i) =>
-      row.some((value, j) => !Object.is(value, rows[i]?.[j]))
-    );
-    const start = same === -1 ? Math.min(this._rows.length, rows.length) : same;
+    const differs = this._rows.findIndex((row, i) => row !== rows[i]);
+    const start = differs === -1 ? this._rows.length : differs;
     this._rows = rows;
     this._emit('msg:custom', this._message(rows, start), [this._buffer(rows, start)]);
   }
@@ -126,10 +115,13 @@ class ChartModel {
   private _message(rows: number[][], start: number): object {
     const last = rows[rows.length - 1];
     const series = this._values['series'] as ISeries[];
-    const summary = series
-      .map(({ label }, i) => [label, rows.map(row => row[i + 1]).filter(isFinite)] as const)
-      .filter(([, values]) => values.length)
-      .map(([label, values]) => `${label} ${measured(values[0])} to ${measured(values.at(-1)!)}`);
+    const summary = series.flatMap(({ label }, i) => {
+      const hasValue = (row: number[]) => isFinite(row[i + 1]);
+      const [first, final] = [rows.find(hasValue), rows.findLast(hasValue)];
+      return first && final
+        ? [`${label} ${measured(first[i + 1])} to ${measured(final[i + 1])}`]
+        : [];
+    });
     return {
       type: 'append',
       start,

@@ -5,21 +5,13 @@ import { Poll } from '@lumino/polling';
 import { Signal } from '@lumino/signaling';
 import * as React from 'react';
 
-import { Api, Command, IDetails, IEvent } from './api';
-import { Chart, ISeries } from './curves';
+import { Api, Command, IDetails } from './api';
+import { Chart } from './curves';
 import { History } from './history';
 import { StatusWord } from './panel';
 import { Answers, Scores } from './scores';
 import { duration, isAtWork, measured, progress, setting } from './formatting';
 
-// Okabe and Ito's palette, which colour-blind people tell apart; as in nbft/widgets/chart.py.
-const LOSS: ISeries[] = [
-  { name: 'loss', label: 'train', color: '#0072B2', style: 'line', smooth: true },
-  { name: 'eval_loss', label: 'held-out', color: '#D55E00', style: 'marks', smooth: false }
-];
-const RATE: ISeries[] = [
-  { name: 'learning_rate', label: 'learning rate', color: '#009E73', style: 'line', smooth: false }
-];
 const IDLE_FACTOR = 5;
 const STARTING = 'Starting a new run …';
 
@@ -85,7 +77,7 @@ export class RunDetails extends ReactWidget {
   async ask(command: Command | 'resume', text: string): Promise<void> {
     this.pending = text;
     this.refused = '';
-    this._asked = this.history.events.length;
+    this._asked = this.history.said;
     this.changed.emit();
     try {
       await (command === 'resume'
@@ -176,11 +168,8 @@ export class RunDetails extends ReactWidget {
       await this.history.refresh();
       const run = await this.api.details(this.runId);
       this.log = (await this.api.log(this.runId)).text;
-      if (this.history.events.length > this._asked) {
-        const since = this.history.events.slice(this._asked);
-        if (since.some(({ event }) => event !== 'log') || run.status !== this.run?.status) {
-          this.pending = '';
-        }
+      if (this.history.said !== this._asked || run.status !== this.run?.status) {
+        this.pending = '';
       }
       this.run = run;
       this.error = '';
@@ -210,22 +199,19 @@ async function isSure(title: string, body: string, no: string, yes: string): Pro
 
 function Details({ widget }: { widget: RunDetails }): React.ReactElement {
   const { run, error, refused, pending, history } = widget;
-  const count = history.events.length;
-  const loss = React.useMemo(() => history.points(['loss', 'eval_loss']), [count]);
-  const rate = React.useMemo(() => history.points(['learning_rate']), [count]);
+  const { charts, scores, answers, smoothing } = history;
   const told = React.useMemo(
     () => (
       <>
-        <Scores events={history.events} />
-        <Answers events={history.events} />
+        <Scores scores={scores} smoothing={smoothing} />
+        <Answers answers={answers} />
       </>
     ),
-    [count]
+    [scores, answers, smoothing]
   );
   if (!run) {
     return <p role="status">{error || 'Reading …'}</p>;
   }
-  const notes = history.events.filter(({ event }) => event === 'note' || event === 'warning');
   return (
     <>
       <div className="nbft-details-head">
@@ -248,10 +234,11 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
       ))}
       {run.fixes.length > 0 && <Fixes widget={widget} fixes={run.fixes} />}
       <div className="nbft-charts">
-        <Chart title="loss" series={LOSS} rows={loss} />
-        <Chart title="learning rate" series={RATE} rows={rate} />
+        {charts.map(chart => (
+          <Chart key={chart.title} {...chart} smoothing={smoothing} />
+        ))}
       </div>
-      {notes.length > 0 && <Notes notes={notes} />}
+      {history.notes.length > 0 && <Notes notes={history.notes} />}
       {told}
       <h2>Settings that differ from the defaults</h2>
       <Settings
@@ -338,16 +325,13 @@ function Fixes({ widget, fixes }: { widget: RunDetails; fixes: string[] }): Reac
   );
 }
 
-function Notes({ notes }: { notes: IEvent[] }): React.ReactElement {
+function Notes({ notes }: { notes: string[] }): React.ReactElement {
   return (
     <>
       <h2>Notes</h2>
       <ul>
         {notes.map((note, i) => (
-          <li key={i}>
-            {note['step'] === undefined ? '' : `Step ${note['step']}: `}
-            {String(note['text'])}
-          </li>
+          <li key={i}>{note}</li>
         ))}
       </ul>
     </>

@@ -1,61 +1,67 @@
-import { Api, IEvent, JsonNumber } from './api';
+import { Api, IAnswers, IChart, IScores, ISeries, JsonNumber } from './api';
 
-/** Kinds of events that a run which goes on from a checkpoint does again. */
-const OF_A_STEP = new Set(['log', 'eval', 'scores', 'sample', 'checkpoint', 'note']);
+/** A chart with all its rows: [x, value of each series…]; NaN where there is none. */
+export interface IDrawing {
+  title: string;
+  series: ISeries[];
+  rows: number[][];
+}
 
-/** The events of one run, fetched piece by piece. */
+/** What there is to draw of one run, fetched piece by piece. */
 export class History {
   constructor(
     private readonly _api: Api,
-    readonly id: string
+    private readonly _id: string
   ) {}
 
-  get events(): readonly IEvent[] {
-    return this._events;
-  }
+  charts: IDrawing[] = [];
+  smoothing = 0;
+  notes: string[] = [];
+  scores: IScores = { tables: [], charts: [] };
+  answers: IAnswers[] = [];
+
+  /** How many events there are other than measurements of the training. */
+  said = 0;
 
   /** Fetch what is new. */
   async refresh(): Promise<void> {
     let more = true;
     while (more) {
-      const piece = await this._api.events(this.id, this._next);
-      if (piece.after !== this._next) {
-        this._events = []; // the file is another one
-      }
-      piece.events.forEach(event => this._take(event));
-      this._next = piece.next;
-      more = piece.more;
+      const state = await this._api.state(this._id, this._next);
+      const before = state.whole ? [] : this.charts;
+      this.charts = state.charts.map((chart, i) => extended(before[i], chart));
+      this.smoothing = state.smoothing;
+      this.notes = state.notes ?? this.notes;
+      this.scores = state.scores ?? this.scores;
+      this.answers = state.answers ?? this.answers;
+      this.said = state.said;
+      this._next = state.next;
+      more = state.more;
     }
   }
 
-  /** The points [x, value of each field…] of the events that hold one of some fields. */
-  points(fields: string[]): number[][] {
-    const rows = new Map<number, number[]>();
-    for (const event of this._events) {
-      if (event.event === 'log' || event.event === 'eval') {
-        fields.forEach((field, i) => {
-          if (event[field] !== undefined) {
-            const step = event['step'] as number;
-            const row = rows.get(step) ?? [step, ...fields.map(() => NaN)];
-            row[i + 1] = Number(event[field] as JsonNumber);
-            rows.set(step, row);
-          }
-        });
-      }
-    }
-    return [...rows.values()].sort((a, b) => a[0] - b[0]);
-  }
+  private _next = '';
+}
 
-  private _take(event: IEvent): void {
-    if (event.event === 'prepared' && typeof event['resumed_step'] === 'number') {
-      const last = event['resumed_step'];
-      this._events = this._events.filter(
-        one => !OF_A_STEP.has(one.event) || ((one['step'] as number) ?? 0) <= last
-      );
-    }
-    this._events.push(event);
-  }
+/** A chart as the drawing takes it. */
+export function drawing({ title, series, rows }: IChart): IDrawing {
+  return { title, series, rows: rows.map(row => row.map(number)) };
+}
 
-  private _events: IEvent[] = [];
-  private _next = 0;
+/** A chart with new rows, which replace those from the step of the first of them on. */
+export function extended(before: IDrawing | undefined, chart: IChart): IDrawing {
+  if (before && !chart.rows.length) {
+    return before;
+  }
+  const added = drawing(chart);
+  const kept = before?.rows ?? [];
+  let end = kept.length;
+  while (end && kept[end - 1][0] >= added.rows[0][0]) {
+    end--;
+  }
+  return { ...added, rows: kept.slice(0, end).concat(added.rows) };
+}
+
+function number(value: JsonNumber): number {
+  return value === null ? NaN : Number(value);
 }

@@ -1,71 +1,61 @@
 import * as React from 'react';
 
-import { IEvent, JsonNumber } from './api';
+import { IAnswers, IScores } from './api';
 import { Chart } from './curves';
-import { measured } from './formatting';
+import { drawing } from './history';
 
-// Okabe and Ito's palette, which colour-blind people tell apart.
-const COLORS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00'];
-
-// The names that nbft/evaluate/metrics.py knows; a person's own scores keep theirs.
-const LABELS: Record<string, string> = {
-  rouge1: 'ROUGE-1',
-  rouge2: 'ROUGE-2',
-  rougeL: 'ROUGE-L',
-  exact_match: 'exact match'
-};
-const SHARES = ['rouge1', 'rouge2', 'rougeL', 'exact_match', 'format'];
-const YES_OR_NO = ['exact_match', 'format'];
-
-type Numbers = Record<string, JsonNumber>;
-
-function label(name: string): string {
-  return LABELS[name] ?? name;
-}
-
-/** A score as people read it: rows that have it are counted. */
-function shown(name: string, value: JsonNumber | undefined, rows: number): string {
-  if (value === undefined) {
-    return 'not scored';
-  }
-  if (YES_OR_NO.includes(name)) {
-    const share = Number(value);
-    return `${Math.round(share * 100)}% (${Math.round(share * rows)} of ${rows})`;
-  }
-  return measured(value);
+interface IScoresProps {
+  scores: IScores;
+  smoothing: number;
 }
 
 /** What was measured of the answers: the base model beside the last step, and the way there. */
-export function Scores({ events }: { events: readonly IEvent[] }): React.ReactElement | null {
-  const found = events.filter(({ event }) => event === 'scores');
-  if (!found.length) {
+export function Scores({ scores, smoothing }: IScoresProps): React.ReactElement | null {
+  const { tables, charts } = scores;
+  if (!tables.length) {
     return null;
   }
-  const splits = [...new Set(found.map(one => one['split'] as string))];
-  const heldOut = found.filter(one => one['split'] !== 'test');
   return (
     <>
       <h2>Scores</h2>
-      {splits.map(split => (
-        <ScoreTable
-          key={split}
-          name={split === 'test' ? 'test rows' : 'held-out rows'}
-          events={found.filter(one => one['split'] === split)}
-        />
+      {tables.map(({ name, caption, head, rows }) => (
+        <div
+          key={name}
+          className="nbft-scroll"
+          tabIndex={0}
+          role="group"
+          aria-label={`Scores of ${name}`}
+        >
+          <table className="nbft-settings">
+            <caption>{caption}</caption>
+            <thead>
+              <tr>
+                {head.map(title => (
+                  <th key={title} scope="col">
+                    {title}
+                  </th>
+                ))}
+              </tr>
+            </thead>
+            <tbody>
+              {rows.map(([label, ...cells]) => (
+                <tr key={label}>
+                  <th scope="row">{label}</th>
+                  {cells.map((cell, i) => (
+                    <td key={i}>{cell}</td>
+                  ))}
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
       ))}
       <div className="nbft-charts">
-        {groups(heldOut).map(([title, names]) => (
+        {charts.map(chart => (
           <Chart
-            key={`${title} ${names}`}
-            title={title}
-            series={names.map((name, i) => ({
-              name,
-              label: label(name),
-              color: COLORS[i % COLORS.length],
-              style: 'line',
-              smooth: false
-            }))}
-            rows={points(heldOut, names)}
+            key={`${chart.title} ${chart.series.map(({ name }) => name)}`}
+            {...drawing(chart)}
+            smoothing={smoothing}
           />
         ))}
       </div>
@@ -73,99 +63,30 @@ export function Scores({ events }: { events: readonly IEvent[] }): React.ReactEl
   );
 }
 
-interface IScoreTableProps {
-  name: string;
-  events: IEvent[];
-}
-
-function ScoreTable({ name, events }: IScoreTableProps): React.ReactElement {
-  const isBase = (one: IEvent) => one['step'] === 0;
-  const base = events.filter(isBase).at(-1);
-  const last = events.filter(one => !isBase(one)).at(-1);
-  const rows = (last ?? base)!['rows'] as number;
-  const scores = (one?: IEvent) => (one?.['scores'] ?? {}) as Numbers;
-  const verdicts = (last?.['verdicts'] ?? {}) as Record<string, string>;
-  return (
-    <div className="nbft-scroll" tabIndex={0} role="group" aria-label={`Scores of ${name}`}>
-      <table className="nbft-settings">
-        <caption>{`${rows} ${name}`}</caption>
-        <thead>
-          <tr>
-            <th scope="col">score</th>
-            <th scope="col">base model</th>
-            <th scope="col">{last ? `after step ${last['step']}` : 'tuned'}</th>
-            <th scope="col">difference</th>
-          </tr>
-        </thead>
-        <tbody>
-          {Object.keys(scores(last ?? base)).map(key => (
-            <tr key={key}>
-              <th scope="row">{label(key)}</th>
-              <td>{shown(key, scores(base)[key], rows)}</td>
-              <td>{last ? shown(key, scores(last)[key], rows) : ''}</td>
-              <td>{verdicts[key] ?? ''}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
-  );
-}
-
 /** The answers to the same prompts, step by step; each prompt is unfolded on request. */
-export function Answers({ events }: { events: readonly IEvent[] }): React.ReactElement | null {
-  const prompts = new Map<string, Map<number, string>>();
-  for (const one of events.filter(({ event }) => event === 'sample')) {
-    for (const { prompt, text } of one['samples'] as { prompt: string; text: string }[]) {
-      prompts.set(prompt, (prompts.get(prompt) ?? new Map()).set(one['step'] as number, text));
-    }
-  }
-  if (!prompts.size) {
+export function Answers({ answers }: { answers: IAnswers[] }): React.ReactElement | null {
+  if (!answers.length) {
     return null;
   }
   return (
     <>
       <h2>Answers</h2>
-      {[...prompts].map(([prompt, answers]) => (
+      {answers.map(({ title, prompt, answers }) => (
         <details key={prompt} className="nbft-answers">
-          <summary>{prompt.trim().replace(/\s+/g, ' ').slice(-100)}</summary>
-          <p>{prompt.trim()}</p>
+          <summary>{title}</summary>
+          <p>{prompt}</p>
           <table className="nbft-settings">
             <tbody>
-              {[...answers]
-                .sort((a, b) => a[0] - b[0])
-                .map(([step, text]) => (
-                  <tr key={step}>
-                    <th scope="row">{step ? `step ${step}` : 'base model'}</th>
-                    <td>{text}</td>
-                  </tr>
-                ))}
+              {answers.map(({ when, text }) => (
+                <tr key={when}>
+                  <th scope="row">{when}</th>
+                  <td>{text}</td>
+                </tr>
+              ))}
             </tbody>
           </table>
         </details>
       ))}
     </>
   );
-}
-
-/** The scores sorted into charts of one scale each: [title, names]. */
-function groups(events: IEvent[]): [string, string[]][] {
-  const names = [...new Set(events.flatMap(one => Object.keys(one['scores'] as Numbers)))];
-  const shares = names.filter(name => SHARES.includes(name));
-  const rest = names.filter(name => !SHARES.includes(name));
-  return [
-    ...(shares.length ? ([['scores, 0 to 1', shares]] as [string, string[]][]) : []),
-    ...rest.map((name): [string, string[]] => [label(name), [name]])
-  ];
-}
-
-/** [step, value of each score…] in the order of the steps; what is said again counts once. */
-function points(events: IEvent[], names: string[]): number[][] {
-  const rows = new Map<number, number[]>();
-  for (const one of events) {
-    const scores = one['scores'] as Numbers;
-    const step = one['step'] as number;
-    rows.set(step, [step, ...names.map(name => Number(scores[name] ?? 'NaN'))]);
-  }
-  return [...rows.values()].sort((a, b) => a[0] - b[0]);
 }

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
+from nbft.charts import ChartSpec, Curve
 from nbft.evaluate.metrics import SCORES, Score
 from nbft.events import Event
 from nbft.formatting import count, number
@@ -68,9 +69,11 @@ class Scores(Presented, Sequence[dict[str, Any]]):
     def __init__(self, found: Iterable[Event], remarks: Iterable[str] = ()) -> None:
         self.compared: list[Compared] = []
         self.remarks = list(remarks)
-        events = [e for e in found if e["event"] == "scores" and e.get("scores")]
-        for split in dict.fromkeys(e.get("split", "validation") for e in events):
-            own = [e for e in events if e.get("split", "validation") == split]
+        by_split: dict[str, list[Event]] = {}
+        for event in found:
+            if event["event"] == "scores" and event.get("scores"):
+                by_split.setdefault(event.get("split") or "validation", []).append(event)
+        for split, own in by_split.items():
             self.compared += _compared(own, split)
 
     def __len__(self) -> int:
@@ -89,6 +92,33 @@ class Scores(Presented, Sequence[dict[str, Any]]):
     def sentences(self) -> list[str]:
         """What became of the scores, a sentence for each split; honest where nothing did."""
         return [sentence for own in self.by_split() if (sentence := _in_words(own))]
+
+    @property
+    def charts(self) -> list[tuple[ChartSpec, list[tuple[float | None, ...]]]]:
+        """Return the charts of the held-out rows, one for each scale, and their rows.
+
+        A row is (step, value or None of each curve), as in `RunState.rows`.
+        """
+        by_name = {one.score: dict(one.history) for one in self.compared if one.split != "test"}
+        charts = []
+        for title, names in chart_groups(by_name):
+            spec = ChartSpec(title, tuple(Curve(name, label_of(name)) for name in names))
+            steps = sorted({step for name in names for step in by_name[name]})
+            rows = [(step, *(by_name[name].get(step) for name in names)) for step in steps]
+            charts.append((spec, rows))
+        return charts
+
+    def tables(self) -> list[dict[str, Any]]:
+        """Return a table for each split as texts: {name, caption, head, rows}."""
+        return [
+            {
+                "name": f"{_row_noun(own[0].split)}s",
+                "caption": rows_scored(own[0]),
+                "head": list(head(own)),
+                "rows": [list(cells(one)) for one in own],
+            }
+            for own in self.by_split()
+        ]
 
     def by_split(self) -> list[list[Compared]]:
         """Return the scores of each split."""
@@ -118,7 +148,7 @@ def shown(name: str, value: float, rows: int) -> str:
     >>> shown("exact_match", 0.25, 16), shown("rougeL", 0.21, 16)
     ('25% (4 of 16)', '0.210')
     """
-    if name in SCORES and SCORES[name].is_yes_or_no:
+    if name in SCORES and SCORES[name].is_yes_or_no and math.isfinite(value):
         return f"{value:.0%} ({round(value * rows):,} of {rows:,})"
     return number(value)
 
@@ -154,7 +184,7 @@ def _compared(events: Sequence[Event], split: str) -> list[Compared]:
     base = by_step.get(0, {})
     # In the order of the file: a run may end with an earlier checkpoint, the best one.
     last = next((e for e in reversed(events) if e["step"]), base)
-    said = {} if base is last else verdicts(base, last)
+    said = {} if base is last else verdicts(base, last) | (last.get("verdicts") or {})
     found = []
     for name, value in last["scores"].items():
         history = tuple((e["step"], e["scores"][name]) for e in ordered if name in e["scores"])
@@ -163,7 +193,7 @@ def _compared(events: Sequence[Event], split: str) -> list[Compared]:
                 name,
                 label_of(name),
                 split,
-                last.get("rows", 0),
+                last.get("rows") or 0,
                 base.get("scores", {}).get(name),
                 value,
                 last["step"],
@@ -178,15 +208,16 @@ def _verdict(name: str, base: Event, last: Event) -> str:
     before, after = base["scores"][name], last["scores"][name]
     if math.isnan(before) or math.isnan(after):
         return ""
-    rows = last.get("rows", 0)
+    rows = last.get("rows") or 0
     if before == after or shown(name, before, rows) == shown(name, after, rows):
         return "the same"
     greater_is_better = (
         SCORES[name].greater_is_better if name in SCORES else last.get("greater_is_better", True)
     )
     word = "better" if (after > before) == greater_is_better else "worse"
-    first, second = (e.get("values", {}).get(name) for e in (base, last))
-    return f"{word}, may be chance" if first and second and _is_chance(first, second) else word
+    first, second = ((e.get("values") or {}).get(name, ()) for e in (base, last))
+    is_known = first and len(first) == len(second)
+    return f"{word}, may be chance" if is_known and _is_chance(first, second) else word
 
 
 def _is_chance(before: Sequence[float], after: Sequence[float]) -> bool:
@@ -196,7 +227,7 @@ def _is_chance(before: Sequence[float], after: Sequence[float]) -> bool:
     if rows < 2:
         return True
     mean = sum(differences) / rows
-    variance = sum((d - mean) ** 2 for d in differences) / (rows - 1)
+    variance = sum((d - mean) * (d - mean) for d in differences) / (rows - 1)
     return abs(mean) < _STANDARD_ERRORS * math.sqrt(variance / rows)
 
 
@@ -224,4 +255,33 @@ def _in_words(own: Sequence[Compared]) -> str:
 
 def rows_scored(one: Compared) -> str:
     """Say how many rows a score is of, and which: "16 held-out rows"."""
-    return count(one.rows, "test row" if one.split == "test" else "held-out row")
+    return count(one.rows, _row_noun(one.split))
+
+
+def _row_noun(split: str) -> str:
+    return "test row" if split == "test" else "held-out row"
+
+
+def head(own: Sequence[Compared]) -> tuple[str, str, str, str]:
+    """Return what stands above the cells of a table."""
+    step = own[0].step
+    return "score", "base model", f"after step {step:,}" if step else "tuned", "difference"
+
+
+def cells(one: Compared) -> tuple[str, str, str, str]:
+    """Return a score as texts: its label, before, after, and the difference."""
+    base = "not scored" if one.base is None else shown(one.score, one.base, one.rows)
+    last = shown(one.score, one.last, one.rows)
+    if one.step == 0:
+        return one.label, base, "", ""
+    return one.label, base, last, ": ".join(filter(None, (_difference(one), one.verdict)))
+
+
+def _difference(one: Compared) -> str:
+    by = one.last - one.base if one.base is not None else math.nan
+    if one.verdict == "the same" or not math.isfinite(by):
+        return ""
+    sign = "+" if by > 0 else "\u2212"
+    if one.score in SCORES and SCORES[one.score].is_yes_or_no:
+        return sign + count(round(abs(by) * one.rows), "row")
+    return sign + number(abs(by))

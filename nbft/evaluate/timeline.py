@@ -15,6 +15,11 @@ class Told(NamedTuple):
     prompt: str
     answers: list[tuple[int, str]]
 
+    @property
+    def title(self) -> str:
+        """Return the end of the prompt on one line: beginnings are often the same."""
+        return _short(self.prompt)
+
 
 class Timeline(Presented):
     """The same prompts' answers over the steps.
@@ -33,7 +38,7 @@ class Timeline(Presented):
     def __init__(self, found: Iterable[Event]) -> None:
         by_prompt: dict[str, dict[int, str]] = {}
         for event in found:
-            for one in event.get("samples", []) if event["event"] == "sample" else []:
+            for one in event.get("samples", ()) if event["event"] == "sample" else ():
                 by_prompt.setdefault(one["prompt"], {})[event["step"]] = one["text"]
         self.prompts = [
             Told(prompt, sorted(answers.items())) for prompt, answers in by_prompt.items()
@@ -46,3 +51,18 @@ class Timeline(Presented):
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+
+def when(step: int) -> str:
+    """Return what to call the model at a step."""
+    return f"step {step:,}" if step else "base model"
+
+
+def one_line(text: str) -> str:
+    """Return a text with its line breaks taken out."""
+    return " ".join(text.split())
+
+
+def _short(prompt: str, most: int = 100) -> str:
+    line = one_line(prompt)
+    return line if len(line) <= most else "…" + line[-most:]

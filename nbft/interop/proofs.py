@@ -574,7 +574,7 @@ _TESTS: dict[str, dict[str, tuple[str, ...]]] = {
             "oumi:training.fp16",
         ),
     },
-    "tests/unit/plan/test_devices.py": {
+    "tests/unit/test_devices.py": {
         "test_qaic_is_used_where_its_plugin_is": ("compute.device",),
     },
     "tests/unit/plan/test_schedule.py": {

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbft import events
 from nbft.config import Config
 from nbft.evaluate.compare import Comparison
-from nbft.evaluate.scores import Scores
 from nbft.evaluate.timeline import Timeline
 from nbft.events import Event
 from nbft.formatting import count, duration, number, size
@@ -20,6 +19,7 @@ from nbft.pages import comparison, timeline
 from nbft.pages import scores as score_table
 from nbft.pages.environment import render
 from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
+from nbft.runs.state import RunState, read_state
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,14 +35,14 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
     Raises:
         OSError: There is no room for it; an earlier report is as it was.
     """
-    found = events.current(events.read(run / "events.jsonl"))
+    state = read_state(run / "events.jsonl")
     if ending is not None:
-        found = [*found, dict(ending)]
+        state.take(events.checked(dict(ending)))
     config = Config.load(run / "config.yaml")
     target = run / "report.html"
     partial = target.with_name("report.html.partial")
     try:
-        partial.write_text(_page(run, config, found), encoding="utf-8")
+        partial.write_text(_page(run, config, state), encoding="utf-8")
         partial.replace(target)  # a full disk leaves an earlier report as it was
     except OSError:
         partial.unlink(missing_ok=True)
@@ -56,20 +56,19 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _page(run: Path, config: Config, found: Sequence[Event]) -> str:
-    started, prepared = _last(found, "started"), _last(found, "prepared")
-    scores, scores_drawn = Scores(found), draw_scores(found)
-    answers, over_steps = _answers(found)
+def _page(run: Path, config: Config, state: RunState) -> str:
+    scores, scores_drawn = state.scores, draw_scores(state)
+    answers, over_steps = _answers(state)
     return render(
         "report",
         name=run.name,
-        summary=_summary(config, found),
-        curves=_png(draw_curves(found)),
-        curves_in_words=in_words(found),
+        summary=_summary(config, state),
+        curves=_png(draw_curves(state)),
+        curves_in_words=in_words(state),
         scores=score_table.html(scores) if scores else "",
         sentences=scores.sentences,
         scores_drawn=_png(scores_drawn) if scores_drawn is not None else "",
-        scores_in_words=scores_in_words(found),
+        scores_in_words=scores_in_words(state),
         answers=comparison.html(answers) if answers else "",
         timeline=timeline.html(over_steps) if over_steps else "",
         settings=[
@@ -77,29 +76,24 @@ def _page(run: Path, config: Config, found: Sequence[Event]) -> str:
             for path, (default, value) in config.diff().items()
         ],
         files=_files(config),
-        rows=_rows(prepared),
-        machine=_machine(started, prepared),
+        rows=_rows(state.prepared),
+        machine=_machine(state.started, state.prepared),
         cell=_cell(config),
-        notes=[e["text"] for e in found if e["event"] in ("warning", "note")],
+        notes=[note.text for note in state.notes],
     )
 
 
-def _last(found: Sequence[Event], kind: str) -> Event:
-    return next((e for e in reversed(found) if e["event"] == kind), {})
-
-
-def _summary(config: Config, found: Sequence[Event]) -> str:
-    last = found[-1] if found else {}
-    kind = last.get("event", "")
+def _summary(config: Config, state: RunState) -> str:
+    last = state.end or {}
     method = {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3"}.get(
         config.peft.method, "full training"
     )
     text = f"{config.model.model_name}, {method}."
-    if kind in events.FINAL_KINDS:
-        word = kind.capitalize()
-        text += f" {word} after {count(last.get('step', 0), 'step')}"
-        text += f" and {duration(last['seconds'])}." if "seconds" in last else "."
-    for problem in last.get("problems", []):
+    if last:
+        seconds = last.get("seconds")
+        text += f" {last['event'].capitalize()} after {count(last.get('step') or 0, 'step')}"
+        text += "." if seconds is None else f" and {duration(seconds)}."
+    for problem in state.problems:
         text += f" {problem}"
     return text
 
@@ -111,12 +105,11 @@ def _png(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _answers(found: Sequence[Event]) -> tuple[Comparison | None, Timeline | None]:
+def _answers(state: RunState) -> tuple[Comparison | None, Timeline | None]:
     """Return the answers before and after, and those over the steps where there are more."""
-    samples = [e for e in found if e["event"] == "sample"]
+    samples, over_steps = state.samples, state.timeline
     if len(samples) < 2:
         return None, None
-    over_steps = Timeline(found)
     both = Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
     return both, over_steps if len(over_steps.steps) > 2 else None
 
@@ -143,10 +136,11 @@ def _files(config: Config) -> list[tuple[str, str, str]]:
 def _rows(prepared: Event) -> str:
     if not prepared:
         return "The rows were not read."
-    trained, tokens = prepared["trained_tokens"], prepared["tokens"]
+    rows, held_out = prepared.get("rows") or 0, prepared.get("eval_rows") or 0
+    trained, tokens = prepared.get("trained_tokens") or 0, prepared.get("tokens") or 0
     return (
-        f"{count(prepared['rows'], 'training row')} with {count(tokens, 'token')}, of which "
-        f"{trained / max(tokens, 1):.0%} are trained on; {count(prepared['eval_rows'])} held out."
+        f"{count(rows, 'training row')} with {count(tokens, 'token')}, of which "
+        f"{trained / max(tokens, 1):.0%} are trained on; {count(held_out)} held out."
     )
 
 
@@ -156,8 +150,8 @@ def _machine(started: Event, prepared: Event) -> list[tuple[str, str]]:
         for name in ("device", "dtype")
         if name in prepared
     ]
-    if "trainable_parameters" in prepared:
-        trained, all_of_them = prepared["trainable_parameters"], prepared["total_parameters"]
+    trained, all_of_them = (prepared.get(f"{part}_parameters") for part in ("trainable", "total"))
+    if trained is not None and all_of_them is not None:
         rows += [("parameters trained", f"{count(trained)} of {count(all_of_them)}")]
     rows += [(name, version) for name, version in started.get("versions", {}).items()]
     return [*rows, ("seed", str(started.get("seed", "")))]

@@ -4,66 +4,57 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from nbft.evaluate.scores import SHARES, Scores, chart_groups, shown
-from nbft.events import Event
+from nbft.charts import LEARNING_RATE, LOSS, Curve, color_of, moving_average
+from nbft.evaluate.scores import SHARES, chart_groups, shown
+from nbft.runs.state import Points, RunState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind people tell apart.
-_TRAIN, _HELD_OUT, _RATE = "#0072B2", "#D55E00", "#009E73"
-_PALETTE = (_TRAIN, _HELD_OUT, _RATE, "#CC79A7", "#E69F00")
 _MARKERS = "osD^v"
-_SMOOTHING = 0.9
-"""Weight of the past in the smoothed loss."""
+_LARGEST = 1e100
 
 
-def draw_curves(found: Sequence[Event], *, title: str = "") -> Figure:
+def draw_curves(state: RunState, *, title: str = "") -> Figure:
     """Draw loss (raw, smoothed, held-out) and learning rate over the steps.
 
     Args:
-        found: Events of a run.
+        state: Of a run.
         title: Set above the picture.
     """
-    logs = [e for e in found if e["event"] == "log" and "loss" in e]
-    evals = [e for e in found if e["event"] == "eval" and "eval_loss" in e]
     figure = _figure()
-    left, right = figure.subplots(1, 2)
-    steps = [e["step"] for e in logs]
-    losses = [float(e["loss"]) for e in logs]
-    left.plot(steps, losses, color=_TRAIN, alpha=0.35, linewidth=1, label="training")
-    left.plot(steps, smoothed(losses), color=_TRAIN, linewidth=2, label="training, smoothed")
-    left.plot(
-        [e["step"] for e in evals],
-        [e["eval_loss"] for e in evals],
-        "D",
-        color=_HELD_OUT,
-        markersize=6,
-        label="held-out",
-    )
-    left.set(xlabel="step", ylabel="loss", title="loss")
-    if logs or evals:
-        left.legend(frameon=False)
-    right.plot(steps, [e.get("learning_rate", math.nan) for e in logs], color=_RATE, linewidth=2)
-    right.set(xlabel="step", ylabel="learning rate", title="learning rate")
-    right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    for axes in (left, right):
+    for axes, chart in zip(figure.subplots(1, 2), (LOSS, LEARNING_RATE), strict=True):
+        for place, curve in enumerate(chart.curves):
+            _draw(axes, curve, state.curve(curve.name), color_of(place))
+        axes.set(xlabel="step", ylabel=chart.title, title=chart.title)
+        if len(chart.curves) > 1 and any(state.curve(name) for name in chart.names):
+            axes.legend(frameon=False)
         _plain(axes)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if title:
         figure.suptitle(_text(title))
     return figure
 
 
-def draw_scores(found: Sequence[Event]) -> Figure | None:
-    """Draw the scores of the held-out rows over the steps; None where nothing was scored twice.
+def _draw(axes: Any, curve: Curve, points: Points, color: str) -> None:
+    steps, values = list(points.steps), _drawable(points.values)
+    if curve.style == "marks":
+        axes.plot(steps, values, "D", color=color, markersize=6, label=curve.label)
+        return
+    if curve.smooth:
+        axes.plot(steps, values, color=color, alpha=0.35, linewidth=1, label=curve.label)
+        label = f"{curve.label}, smoothed"
+        axes.plot(steps, moving_average(values), color=color, linewidth=2, label=label)
+        return
+    axes.plot(steps, values, color=color, linewidth=2, label=curve.label)
 
-    Args:
-        found: Events of a run.
-    """
-    scores = [one for one in Scores(found).compared if one.split == "validation"]
+
+def draw_scores(state: RunState) -> Figure | None:
+    """Draw the scores of the held-out rows over the steps; None where nothing was scored twice."""
+    scores = [one for one in state.scores.compared if one.split == "validation"]
     scores = [one for one in scores if len(one.history) > 1]
     if not scores:
         return None
@@ -75,10 +66,13 @@ def draw_scores(found: Sequence[Event]) -> Figure | None:
     ):
         for number, name in enumerate(names):
             steps, values = zip(*by_name[name].history, strict=True)
-            style = {"color": _PALETTE[number % 5], "marker": _MARKERS[number % 5]}
+            style = {
+                "color": color_of(number),
+                "marker": _MARKERS[number % len(_MARKERS)],
+            }
             axes.plot(
                 steps,
-                values,
+                _drawable(values),
                 linewidth=1.5,
                 markersize=5,
                 label=_text(by_name[name].label),
@@ -91,6 +85,11 @@ def draw_scores(found: Sequence[Event]) -> Figure | None:
             axes.legend(frameon=False)
         _plain(axes)
     return figure
+
+
+def _drawable(values: Iterable[float]) -> list[float]:
+    """Return values with gaps in the place of those at which the ticks of an axis overflow."""
+    return [value if abs(value) < _LARGEST else math.nan for value in values]
 
 
 def _figure() -> Figure:
@@ -116,47 +115,30 @@ def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def smoothed(values: Sequence[float]) -> list[float]:
-    """Return the moving average of values, unbiased at its beginning; gaps are passed over.
-
-    >>> smoothed([2.0, 2.0])
-    [2.0, 2.0]
-    """
-    out: list[float] = []
-    total = weight = 0.0
-    for value in values:
-        if math.isfinite(value):
-            total = _SMOOTHING * total + (1 - _SMOOTHING) * value
-            weight = _SMOOTHING * weight + (1 - _SMOOTHING)
-        out.append(round(total / weight, 12) if weight else math.nan)
-    return out
-
-
-def scores_in_words(found: Sequence[Event]) -> str:
-    """Say what the picture of the scores shows."""
+def scores_in_words(state: RunState) -> str:
+    """Describe the picture of the scores."""
     return "; ".join(
         f"{one.label}: "
         + ", ".join(f"{shown(one.score, v, one.rows)} at step {s:,}" for s, v in one.history)
-        for one in Scores(found).compared
+        for one in state.scores.compared
         if one.split == "validation"
     )
 
 
-def in_words(found: Sequence[Event]) -> str:
-    """Say what the curves show, for those who cannot see them."""
-    logs = [e for e in found if e["event"] == "log" and "loss" in e]
-    evals = [e for e in found if e["event"] == "eval" and "eval_loss" in e]
-    if not logs:
+def in_words(state: RunState) -> str:
+    """Describe the curves, for those who cannot see them."""
+    loss, held_out = state.curve("loss"), state.curve("eval_loss")
+    if not loss:
         return "No step has been logged yet."
-    first, last = logs[0], logs[-1]
+    first, last = loss.steps[0], loss.steps[-1]
     text = (
-        f"Training loss over {last['step']:,} steps: {first['loss']:.3g} at step {first['step']:,}, "
-        f"{last['loss']:.3g} at step {last['step']:,}."
+        f"Training loss over {last:,} steps: {loss.values[0]:.3g} at step {first:,}, "
+        f"{loss.values[-1]:.3g} at step {last:,}."
     )
-    if len(evals) > 1:
-        text += f" Held-out loss: {evals[0]['eval_loss']:.3f} before, {evals[-1]['eval_loss']:.3f} "
-        text += "after." if evals[0]["step"] == 0 else "at the end."
-    rates = [e["learning_rate"] for e in logs if "learning_rate" in e]
+    if len(held_out) > 1:
+        text += f" Held-out loss: {held_out.values[0]:.3f} before, {held_out.values[-1]:.3f} "
+        text += "at the end." if held_out.steps[0] else "after."
+    rates = [rate for rate in state.curve("learning_rate").values if not math.isnan(rate)]
     if rates:
         text += f" Learning rate: at most {max(rates):.2g}, {rates[-1]:.2g} at the end."
     return text

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from nbft import events, facade
 from nbft.config import Config
@@ -23,6 +23,7 @@ from nbft.errors import ConfigError, Problem, RunError
 from nbft.events import Event
 from nbft.runs.names import new_name
 from nbft.runs.processes import kill, lives
+from nbft.runs.state import RunState, StateReader, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
     from nbft.evaluate.compare import Comparison
     from nbft.evaluate.scores import Scores
     from nbft.plan.fixes import Fix
-
-Status = Literal[
-    "created",
-    "queued",
-    "running",
-    "paused",
-    "completed",
-    "stopped",
-    "cancelled",
-    "failed",
-    "lost",
-]
 
 ALLOWED: dict[Status, list[str]] = {
     "created": ["stop", "cancel", "delete"],
@@ -78,9 +67,8 @@ class Run:
             raise RunError(f"{self.path}: is no run; it holds no config.yaml.")
         self._loaded: tuple[Any, Any] | None = None
         self._is_shown = False
-        self._state = _State()
-        self._state_lock = threading.Lock()
-        self._state_reader = events.EventReader(self.events_path)
+        self._reader: StateReader | None = None
+        self._reading = threading.Lock()
 
     @classmethod
     def create(cls, config: Config, folder: Path | None = None) -> Run:
@@ -158,12 +146,18 @@ class Run:
         return events.read(self.events_path)
 
     @property
+    def state(self) -> RunState:
+        """What the events say so far; only those that are new are read."""
+        with self._reading:  # a click may come on another thread than the view
+            if self._reader is None:
+                self._reader = StateReader(self.events_path)
+            self._reader.read()
+            return self._reader.state
+
+    @property
     def status(self) -> Status:
         """How the run is: computed from its events and from whether its process lives."""
-        with self._state_lock:  # a click may come on another thread than the view
-            for event in self._state_reader.read():
-                self._state.take(event)
-            return self._state.status
+        return self.state.status
 
     @property
     def is_over(self) -> bool:
@@ -173,8 +167,7 @@ class Run:
     @property
     def problems(self) -> list[str]:
         """Why the run failed; empty when it did not."""
-        failed = [e for e in self.events() if e["event"] == "failed"]
-        return list(failed[-1].get("problems", [])) if failed else []
+        return list(self.state.problems)
 
     @property
     def adapter(self) -> Path | None:
@@ -217,12 +210,12 @@ class Run:
     def cancel(self) -> None:
         """End the run at once, saving nothing. The process is known by its pid and its start."""
         self._command("cancel")
-        supervisor, worker = self._last("queued"), self._last("started")
+        supervisor, worker = _process(self.state.supervisor), _process(self.state.started)
         if supervisor is None or worker is None:
             return  # a thread of a kernel reads the command after its step, a queue at once
-        if lives(supervisor["pid"], supervisor["process_start_time"]):
+        if lives(*supervisor):
             return  # it ends the worker and says so
-        if kill(worker["pid"], worker["process_start_time"]):
+        if kill(*worker):
             events.append(self.events_path, "cancelled", step=self.step)
 
     def _command(self, name: str, **more: Any) -> None:
@@ -235,17 +228,14 @@ class Run:
             reason = (error.strerror or str(error)).lower()
             raise RunError(f"{self.id}: {name} could not be written down: {reason}.") from None
 
-    def _last(self, kind: str) -> Event | None:
-        return next((e for e in reversed(self.events()) if e["event"] == kind), None)
-
     def _has_process(self) -> bool:
-        worker = self._last("started")
-        return worker is not None and lives(worker["pid"], worker["process_start_time"])
+        worker = _process(self.state.started)
+        return worker is not None and lives(*worker)
 
     @property
     def step(self) -> int:
         """Optimiser steps done so far."""
-        return max((e.get("step") or 0 for e in events.current(self.events())), default=0)
+        return self.state.step
 
     def resume(self, changes: Mapping[str, Any] | None = None) -> Run:
         """Go on in the background from the last whole checkpoint, on the same trajectory.
@@ -262,8 +252,7 @@ class Run:
     @property
     def fixes(self) -> list[Fix]:
         """Changes that need less memory, where memory ran out; empty otherwise."""
-        failed = self._last("failed")
-        if not failed or not failed.get("out_of_memory") or self.status != "failed":
+        if not self.state.is_out_of_memory:
             return []
         from nbft.plan.fixes import memory_fixes
 
@@ -272,8 +261,8 @@ class Run:
     @property
     def is_background(self) -> bool:
         """Whether a supervisor sees the run through, and not the kernel that started it."""
-        waiting, training = self._last("queued"), self._last("started")
-        return not waiting or not training or waiting["pid"] != training["pid"]
+        waiting, training = _process(self.state.supervisor), _process(self.state.started)
+        return not waiting or not training or waiting[0] != training[0]
 
     def retry(self, fix: int | Mapping[str, Any] = 0, *, background: bool = True) -> Run:
         """Start a new run with settings changed, beside this one.
@@ -390,7 +379,7 @@ class Run:
         from nbft.evaluate.compare import Comparison
 
         if prompts is None:
-            samples = [e for e in self.events() if e["event"] == "sample"]
+            samples = self.state.samples
             if len(samples) < 2:
                 raise RunError(f"{self.id}: has no answers of its own; give some prompts.")
             return Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
@@ -412,7 +401,7 @@ class Run:
         """Draw loss and learning rate over the steps, as a matplotlib Figure."""
         from nbft.runs.curves import draw_curves
 
-        return draw_curves(events.current(self.events()), title=self.id)
+        return draw_curves(self.state, title=self.id)
 
     def report(self) -> Path:
         """Write report.html, one page that holds everything, and return its path."""
@@ -421,9 +410,7 @@ class Run:
 
     def scores(self) -> Scores:
         """Return the scores of the base model and of the last step, as a table and as dicts."""
-        from nbft.evaluate.scores import Scores
-
-        return Scores(events.current(self.events()))
+        return self.state.scores
 
     def evaluate(
         self,
@@ -467,45 +454,10 @@ class Run:
         return f"Run({self.id!r}, {self.status})"
 
 
-class _State:
-    """How a run is, worked out event by event; of several attempts the last counts."""
-
-    def __init__(self) -> None:
-        self._status: Status = "created"
-        self._processes: list[tuple[int, float]] = []
-
-    def take(self, event: Event) -> None:
-        """Take in the next event."""
-        kind = event["event"]
-        if "pid" in event:  # of the supervisor; then of the worker, which both of them say
-            self._status = "queued" if kind == "queued" else "running"
-            if kind == "queued":
-                self._processes = []
-            self._processes.append((event["pid"], event["process_start_time"]))
-        elif kind == "paused":
-            self._status = "paused"
-            if event.get("released"):
-                self._processes = []
-        elif kind == "continued":
-            self._status = "running"
-        elif kind in events.FINAL_KINDS:
-            self._status, self._processes = kind, []
-
-    @property
-    def status(self) -> Status:
-        """The last word, or "lost" when neither worker nor supervisor lives to say another."""
-        is_over = self._status in events.FINAL_KINDS
-        if is_over or self._status == "created" or not self._processes:
-            return self._status
-        return self._status if any(lives(*one) for one in self._processes) else "lost"
-
-
-def status_of(found: Sequence[Event]) -> Status:
-    """Compute how a run is from its events and from whether its processes live."""
-    state = _State()
-    for event in found:
-        state.take(event)
-    return state.status
+def _process(event: Event) -> tuple[int, float] | None:
+    """Return pid and start of the process that an event names; None where it names none."""
+    pid, began = event.get("pid"), event.get("process_start_time")
+    return None if pid is None or began is None else (pid, began)
 
 
 def list_runs(folder: str | Path = "runs") -> list[Run]:

@@ -6,21 +6,17 @@ small curve needs. Called by `nbft.server` and by the command line.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import threading
 from pathlib import Path, PurePath
 from typing import Any
 
-from nbft.events import FINAL_KINDS, Event
-from nbft.runs.folder import ALLOWED, Run, status_of
+from nbft.runs.folder import ALLOWED, Run
+from nbft.runs.state import StateReader
 
 CURVE_POINTS = 60
 
 _CACHED_RUNS = 20_000
-_LOG = b'{"event": "log"'  # as `events.append` writes it
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -36,27 +32,25 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def _summary(run: Run, digest: _Digest) -> dict[str, Any]:
-    last = digest.last
-    story = list(last.values())
-    status = status_of(story)
-    log, prepared, failed = last.get("log", {}), last.get("prepared", {}), last.get("failed", {})
-    ending = story[-1] if story and story[-1]["event"] in FINAL_KINDS else {}
+    state = digest.reader.state
+    status, few = state.status, state.few
+    assert few is not None
     return {
         "id": run.id,
         "path": str(run.path),
         "status": status,
         "name": run.id,
         **digest.settings,
-        "rows": prepared.get("rows"),
-        "step": max(digest.step, ending.get("step") or 0),
-        "total_steps": prepared.get("total_steps"),
-        "loss": _number(log.get("loss")),
-        "eval_loss": _number(last.get("eval", {}).get("eval_loss")),
-        "seconds_left": _number(log.get("seconds_left")) if status == "running" else None,
-        "started": digest.began,
-        "ended": ending.get("time"),
-        "curve": digest.shown_curve(),
-        "problems": list(failed.get("problems", [])) if status == "failed" else [],
+        "rows": state.prepared.get("rows"),
+        "step": state.step,
+        "total_steps": state.total_steps,
+        "loss": few.last,
+        "eval_loss": state.eval_loss,
+        "seconds_left": state.log.get("seconds_left") if status == "running" else None,
+        "started": state.began if state.began is not None else digest.config_time,
+        "ended": state.end.get("time") if state.end else None,
+        "curve": few.points(),
+        "problems": state.problems,
         "allowed": ALLOWED[status],
     }
 
@@ -66,92 +60,25 @@ class _Digest:
 
     Attributes:
         settings: Names of the model, the method and the data.
-        last: The last event of each kind, in the order of the file: the status depends on no more.
-        began: When the first event was written, or the config where there is none.
-        step: Optimiser steps done.
+        config_time: When the config was written, in seconds since the epoch.
+        reader: Of the events.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.stamp: tuple[int, ...] = ()
-        self.config_stamp: tuple[int, ...] = ()
         self.settings: dict[str, str | None] = {}
-        self.began = 0.0
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self.last: dict[str, Event] = {}
-        self.step = 0
-        self._offset_bytes = 0
-        self._curve: list[list[float]] = []
-        self._stride = 1  # of so many log events one is a point of the curve
-        self._logs = 0
-
-    def shown_curve(self) -> list[list[float]]:
-        """Return the points of the loss, the last one among them."""
-        log = self.last.get("log", {})
-        newest = self._curve[-1][0] if self._curve else self.step
-        if "loss" in log and newest < log.get("step", 0) <= self.step:
-            return [*self._curve, [log["step"], _number(log["loss"])]]
-        return list(self._curve)
+        self.config_time = 0.0
+        self.reader = StateReader(path / "events.jsonl", most_points=CURVE_POINTS)
+        self._config = path / "config.yaml"
+        self._config_stamp: tuple[int, ...] = ()
 
     def refresh(self) -> None:
         """Read what was written since the last call."""
-        config = self.path / "config.yaml"
-        stamp = _stamp(config)
-        if stamp != self.config_stamp:
-            self.config_stamp = stamp
-            self.settings = _settings(config.read_text(encoding="utf-8", errors="replace"))
-        stamp = _stamp(self.path / "events.jsonl")
-        if stamp != self.stamp:
-            if stamp[:1] != self.stamp[:1] or stamp[1:2] < (self._offset_bytes,):
-                self._start_over()  # another file, or one cut short
-            self.stamp = stamp
-            self._read_on()
-        if not self.last:
-            self.began = self.config_stamp[2] / 1e9
-
-    def _read_on(self) -> None:
-        try:
-            with (self.path / "events.jsonl").open("rb") as file:
-                file.seek(self._offset_bytes)
-                block = file.read()
-        except OSError:
-            return
-        end = block.rfind(b"\n") + 1
-        self._offset_bytes += end
-        lines = block[:end].splitlines()
-        # A log line that is no point of the curve and not the last is not even parsed.
-        newest = next((i for i in reversed(range(len(lines))) if lines[i].startswith(_LOG)), -1)
-        for i, line in enumerate(lines):
-            is_log = line.startswith(_LOG)
-            self._logs += is_log
-            is_point = is_log and (self._logs - 1) % self._stride == 0
-            if is_log and not is_point and i != newest:
-                continue
-            try:
-                event = json.loads(line)
-                self._take(event, is_point)
-            except (ValueError, TypeError, KeyError):
-                continue  # a line that a crash tore
-
-    def _take(self, event: Event, is_point: bool) -> None:
-        kind = event["event"]
-        if not self.last:
-            self.began = event["time"]
-        if kind in ("queued", "started"):
-            _ = event["pid"], event["process_start_time"]  # without them it says nothing
-        self.last.pop(kind, None)
-        self.last[kind] = event
-        self.step = max(self.step, event.get("step") or 0)
-        if kind == "prepared" and "resumed_step" in event:
-            self.step = event["resumed_step"]  # what came after it is done again
-            self._curve = [point for point in self._curve if point[0] <= self.step]
-        if is_point and "loss" in event:
-            self._curve.append([event["step"], _number(event["loss"])])
-            if len(self._curve) >= CURVE_POINTS:
-                self._curve = self._curve[::2]
-                self._stride *= 2
+        stamp = _stamp(self._config)
+        if stamp != self._config_stamp:
+            self._config_stamp = stamp
+            self.config_time = stamp[2] / 1e9 if stamp else 0.0
+            self.settings = _settings(self._config.read_text(encoding="utf-8", errors="replace"))
+        self.reader.read()
 
 
 _digests: dict[Path, _Digest] = {}
@@ -174,10 +101,6 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _number(value: Any) -> Any:
-    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _settings(text: str) -> dict[str, str | None]:

@@ -5,17 +5,23 @@ Everything here may block on the disk; `handlers` calls it in a thread.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nbft.charts import LOSS, SMOOTHING, STANDARD, ChartSpec, Curve
 from nbft.errors import NbftError
+from nbft.evaluate.timeline import when
+from nbft.events import parse
 from nbft.runs import Run
+from nbft.runs.progress import sentence
+from nbft.runs.state import RunState, StateReader
 from nbft.runs.summary import summary
 from nbft.server.roots import Nbft
 
@@ -30,6 +36,11 @@ COMMANDS: dict[str, Callable[[Run], Any]] = {
 }
 
 _EVENTS_BYTES = 1_000_000
+_STATE_EVENTS = 20_000
+"""Events whose points one answer holds: about 1 MB."""
+
+_KEPT_STATES = 16
+_MEASURES = frozenset(name for chart in STANDARD for name in chart.names)
 _LOG_BYTES = 256_000
 _COMPARED_RUNS = 6
 _AT_WORK = frozenset({"queued", "running", "paused"})
@@ -124,13 +135,87 @@ def events(nbft: Nbft, run_id: str, after: int) -> dict[str, Any]:
     end = block.rfind(b"\n") + 1
     found = []
     for line in block[:end].splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:  # torn by a crash
-            continue
-        if isinstance(event, dict):
+        event = parse(line)
+        if event is not None:
             found.append(event)
     return {"after": after, "events": found, "next": after + end, "more": size > after + len(block)}
+
+
+def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
+    """Return what there is to draw of a run, as far as it changed.
+
+    Args:
+        nbft: Where runs are.
+        run_id: The run.
+        after: `next` of the last answer; "" for everything.
+
+    Returns:
+        whole (whether this replaces every earlier answer), next, more (whether there is more
+        already), said (how many events other than measurements there are), smoothing; charts, each with
+        its rows from the first that changed; notes, scores and answers, each None where it is as
+        it was.
+    """
+    reader, lock = _state_reader(nbft.find(run_id).events_path)
+    with lock:
+        reader.read()
+        now = reader.state
+        file = f"{reader.file}-{reader.generation}-{now.rewritten}"
+        known, _, number = after.rpartition("-")
+        since = int(number) if known == file and number.isdigit() else 0
+        whole = since == 0 or since > now.taken
+        since = 0 if whole else since
+        until = min(now.taken, since + _STATE_EVENTS)
+        is_new = {name: whole or number > since for name, number in now.changed.items()}
+        return {
+            "whole": whole,
+            "next": f"{file}-{until}",
+            "more": until < now.taken,
+            "said": now.taken - now.counts["log"] - now.counts["eval"],
+            "smoothing": SMOOTHING,
+            "charts": [_chart(spec, now.rows(spec, since, until)) for spec in STANDARD],
+            "notes": [_SECRET.sub(_HIDDEN, sentence(note)) for note in now.notes]
+            if is_new["notes"]
+            else None,
+            "scores": _scores(now) if is_new["scored"] else None,
+            "answers": _answers(now) if is_new["samples"] else None,
+        }
+
+
+def _chart(spec: ChartSpec, rows: Iterable[Sequence[float | None]]) -> dict[str, Any]:
+    return {"title": spec.title, "series": spec.series(), "rows": list(rows)}
+
+
+def _scores(now: RunState) -> dict[str, Any]:
+    found = now.scores
+    return {"tables": found.tables(), "charts": [_chart(*chart) for chart in found.charts]}
+
+
+def _answers(now: RunState) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": told.title,
+            "prompt": told.prompt.strip(),
+            "answers": [{"when": when(step), "text": text} for step, text in told.answers],
+        }
+        for told in now.timeline.prompts
+    ]
+
+
+def _state_reader(path: Path) -> tuple[StateReader, threading.Lock]:
+    """Return the reader of a run that somebody looks at, and what keeps others off it."""
+    with _states_lock:
+        kept = _states.pop(path, None) or (
+            StateReader(path, measures=_MEASURES),
+            threading.Lock(),
+        )
+        _states[path] = kept
+        while len(_states) > _KEPT_STATES:
+            _states.popitem(last=False)
+        return kept
+
+
+_states: OrderedDict[Path, tuple[StateReader, threading.Lock]] = OrderedDict()
+_states_lock = threading.Lock()  # a server asks from several threads
 
 
 def log(nbft: Nbft, run_id: str, lines: int) -> dict[str, Any]:
@@ -188,10 +273,10 @@ def delete(nbft: Nbft, run_id: str) -> None:
 
 
 def compare(nbft: Nbft, run_ids: list[str]) -> dict[str, Any]:
-    """Return the summaries of some runs and the settings in which they differ.
+    """Return the summaries of some runs, their losses and the settings in which they differ.
 
     Returns:
-        runs, and settings: {path: [a value for each run]}.
+        runs, chart: the losses on one axis, smoothing, and settings: {path: [a value for each run]}.
 
     Raises:
         BadRequestError: Not two to six different runs were named.
@@ -207,12 +292,29 @@ def compare(nbft: Nbft, run_ids: list[str]) -> dict[str, Any]:
     }
     return {
         "runs": [describe(nbft, *pair) for pair in zip(run_ids, runs, strict=True)],
+        "smoothing": SMOOTHING,
+        "chart": _losses(run_ids, runs),
         "settings": {
             path: values
             for path, values in rows.items()
             if any(value != values[0] for value in values[1:])
         },
     }
+
+
+def _losses(run_ids: list[str], runs: list[Run]) -> dict[str, Any]:
+    """Return the training losses of some runs as one chart."""
+    merged: dict[int, list[float | None]] = {}
+    for column, run in enumerate(runs):
+        reader, lock = _state_reader(run.events_path)
+        with lock:
+            reader.read()
+            points = reader.state.curve("loss")
+            for step, value in zip(points.steps, points.values, strict=True):
+                merged.setdefault(step, [None] * len(runs))[column] = value
+    curves = [Curve(name, run.id, smooth=True) for name, run in zip(run_ids, runs, strict=True)]
+    rows = [(step, *merged[step]) for step in sorted(merged)]
+    return _chart(ChartSpec(LOSS.title, tuple(curves)), rows)
 
 
 def _settings(run: Run) -> dict[str, tuple[Any, Any]]:

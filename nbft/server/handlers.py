@@ -123,6 +123,15 @@ class EventsHandler(Handler):
         await self.answer(answers.events, run_id, self.number("after", 0, 0, 2**53))
 
 
+class StateHandler(Handler):
+    """Gives what there is to draw of a run, as far as it changed."""
+
+    @authenticated
+    @authorized
+    async def get(self, run_id: str) -> None:
+        await self.answer(answers.state, run_id, self.get_query_argument("after", ""))
+
+
 class LogHandler(Handler):
     """Gives the end of a run's log."""
 
@@ -178,6 +187,7 @@ ROUTES: list[tuple[str, type[Handler]]] = [
     ("runs", RunsHandler),
     (_RUN, RunHandler),
     (f"{_RUN}/events", EventsHandler),
+    (f"{_RUN}/state", StateHandler),
     (f"{_RUN}/log", LogHandler),
     (f"{_RUN}/commands", CommandsHandler),
     (f"{_RUN}/resume", ResumeHandler),

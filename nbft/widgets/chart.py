@@ -21,12 +21,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import anywidget
 import numpy as np
 import traitlets
 
+from nbft.charts import SMOOTHING, Style, color_of, moving_average
 from nbft.config.problems import nearest
 from nbft.formatting import number
 
@@ -37,19 +38,7 @@ _HERE = Path(__file__).parent
 _BUNDLE = _HERE / "static" / "chart.js"
 _FALLBACK = _HERE / "static_fallback" / "chart.js"
 
-PALETTE = ("#1f83c9", "#d55e00", "#00906a", "#c06a9a", "#808080")
-"""Blue, vermilion, green, purple and grey: told apart with any colour vision, and at least
-3:1 against white and against #111111 (WCAG 2.2, 1.4.11).
-
-Source: Okabe and Ito, Color Universal Design (2008), blue and green moved in lightness only."""
-
-SMOOTHING = 0.8
-"""Weight of the past in the moving average: it remembers about 5 points. More would lag behind
-a loss that falls within the few dozen steps of a small run."""
-
 _HELLO_SECONDS = 1.0  # a free kernel hears its front end in well under this
-
-Style = Literal["line", "marks"]
 
 
 def _reject_unknown(caller: str, unknown: Iterable[str], known: Sequence[str]) -> None:
@@ -155,9 +144,7 @@ class Chart(anywidget.AnyWidget):
         self._whole_at = math.inf  # clock at which all rows go out although nobody has asked
         self._whole_every_seconds = _HELLO_SECONDS
         super().__init__(
-            series=[
-                {**asdict(one), "color": PALETTE[i % len(PALETTE)]} for i, one in enumerate(series)
-            ],
+            series=[{**asdict(one), "color": color_of(i)} for i, one in enumerate(series)],
             x_label=x_label,
             y_label=y_label,
             title=title,
@@ -269,29 +256,6 @@ class Chart(anywidget.AnyWidget):
             buffers=[np.ascontiguousarray(self._table.columns[:, start:rows])],
         )
         self._sent_rows, self._sent_summary = rows, summary
-
-
-def moving_average(values: np.ndarray, weight: float = SMOOTHING) -> np.ndarray:
-    """Smooth a curve by an exponential moving average that does not start at zero.
-
-    Args:
-        values: Finite numbers [n].
-        weight: Weight of the past, from 0 (no smoothing) to below 1.
-
-    Returns:
-        An array [n].
-
-    Source: the bias correction of Adam, arXiv:1412.6980, section 3.
-
-    >>> moving_average(np.array([2.0, 2.0, 1.0]), weight=0.5).round(3).tolist()
-    [2.0, 2.0, 1.429]
-    """
-    smooth = np.empty(len(values))
-    average = 0.0
-    for i, value in enumerate(values):
-        average = weight * average + (1 - weight) * value
-        smooth[i] = average / (1 - weight ** (i + 1))
-    return smooth
 
 
 class _Table:

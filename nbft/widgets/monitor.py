@@ -1,8 +1,8 @@
 """The monitor: one run, live or long over, seen through its `events.jsonl` alone.
 
-`Progress` is what the events say so far, without a widget; `Monitor` shows it. It never trains
-and never touches the worker: its buttons append commands to the run's folder. `update` runs on
-the kernel's main thread only, from the loop of the kernel (`follow`) or from a waiting cell.
+`nbft.runs.state` works out what the events say; `Monitor` shows it. It never trains and never
+touches the worker: its buttons append commands to the run's folder. `update` runs on the kernel's
+main thread only, from the loop of the kernel (`follow`) or from a waiting cell.
 
 Called by `nbft.runs`, by the form, and by people.
 """
@@ -13,20 +13,20 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from nbft import formatting
+from nbft.charts import MORE, STANDARD, ChartSpec, other_charts
 from nbft.errors import NbftError
-from nbft.evaluate.compare import Comparison
-from nbft.evaluate.scores import Scores, chart_groups, label_of
-from nbft.evaluate.timeline import Timeline
-from nbft.events import FINAL_KINDS, Event, EventReader, current
+from nbft.formatting import count
 from nbft.pages import ending
+from nbft.runs import progress
+from nbft.runs.state import RunState, StateReader
 from nbft.widgets.chart import Chart, Series
 from nbft.widgets.kernel import call_soon, hear_while_busy, is_main_thread, main_loop
 
@@ -64,158 +64,6 @@ _PANELS = ("Notes", "More curves", "Log", "Samples", "Scores", "Settings")
 _BOXES = ("More curves", "Scores")  # the panels that hold charts
 
 
-class Progress:
-    """What a run's events say so far.
-
-    Attributes:
-        about: What the last `started` and `prepared` events say; empty before them.
-        stage: What the worker is doing when it is not training; empty while it trains.
-        log: The last `log` event.
-        evals: The first and the last `eval` event.
-        base: The base model's answers, [{prompt, text}].
-        sample: The last `sample` event.
-        told: Every `sample` and `scores` event that counts.
-        notes: Notes and warnings, as sentences.
-        end: The final event; None while the run goes on.
-        is_paused: Whether it waits for somebody to let it go on.
-    """
-
-    def __init__(self) -> None:
-        self.about: Event = {}
-        self.stage = ""
-        self.log: Event = {}
-        self.evals: list[Event] = []
-        self.base: list[dict[str, str]] = []
-        self.sample: Event = {}
-        self.told: list[Event] = []
-        self.notes: list[str] = []
-        self.end: Event | None = None
-        self.is_paused = False
-
-    def take(self, event: Event) -> None:
-        """Take in the next event."""
-        kind = event["event"]
-        if kind in ("queued", "started"):
-            self.end, self.is_paused = None, False  # a run may be resumed
-            self.stage = "waiting for its turn" if kind == "queued" else ""
-            if kind == "started":
-                self.about = event
-        elif kind == "prepared":
-            self.about, self.stage = self.about | event, ""
-            self.told = [e for e in current([*self.told, event]) if e is not event]
-        elif kind == "stage":
-            self.stage = event.get("text", "")
-        elif kind == "log":
-            self.log, self.stage = event, ""
-        elif kind == "eval" and event.get("eval_loss") is not None:
-            self.evals[1:] = [event]
-        elif kind == "sample":
-            if event.get("step") == 0:
-                self.base = event.get("samples", [])
-            self.sample = event
-            self.told.append(event)
-        elif kind == "scores":
-            self.told.append(event)
-        elif kind == "note":
-            self.notes.append(
-                f"Step {formatting.count(event.get('step', 0))}: {event.get('text', '')}"
-            )
-        elif kind == "warning":
-            self.notes.append(event.get("text", ""))
-        elif kind in ("paused", "continued"):
-            self.is_paused = kind == "paused"
-            if event.get("text"):
-                self.notes.append(event["text"])
-        elif kind in FINAL_KINDS:
-            self.end = event
-
-    @property
-    def step(self) -> int:
-        """The last step that was heard of."""
-        return int((self.end or {}).get("step") or self.log.get("step") or 0)
-
-    @property
-    def state(self) -> str:
-        """How the run stands, in words."""
-        total = self.about.get("total_steps")
-        of = f" of {formatting.count(total)}" if total else ""
-        at = f"step {formatting.count(self.step)}{of}"
-        if self.is_paused:
-            return f"paused at {at}"
-        if self.end is None:
-            if self.stage or not self.about:
-                return self.stage or "starting"
-            return f"running, {at}" if self.log else f"running, the first step{of}"
-        took = self.end.get("seconds")
-        span = f" in {formatting.duration(took)}" if took is not None else ""
-        if self.end["event"] == "completed":
-            return f"completed{span}"
-        if self.end["event"] in ("stopped", "cancelled"):
-            return f"{self.end['event']} after {at}{span and ',' + span}"
-        return f"failed after {at}" if self.step else "failed"
-
-    @property
-    def numbers(self) -> str:
-        """The last numbers in one line."""
-        log = self.log
-        if not log:
-            return ""
-        found = []
-        if log.get("tokens_per_second") is not None:
-            found.append(f"{formatting.count(log['tokens_per_second'])} tokens/s")
-        if log.get("memory_bytes"):
-            found.append(formatting.size(log["memory_bytes"]))
-        if self.end is None and log.get("seconds_left") is not None:
-            found.append(f"{formatting.duration(log['seconds_left'])} left")
-        if log.get("loss") is not None:
-            found.append(f"loss {formatting.number(log['loss'])}")
-        if self.evals:
-            found.append(f"held-out loss {formatting.number(self.evals[-1]['eval_loss'])}")
-        if log.get("grad_norm") is not None:
-            found.append(f"grad norm {formatting.number(log['grad_norm'])}")
-        if log.get("epoch") is not None:
-            found.append(f"epoch {log['epoch']:.2f}")
-        return " · ".join(found)
-
-    @property
-    def held_out(self) -> str:
-        """The first and the last held-out loss in a sentence; empty if there is none."""
-        if not self.evals:
-            return ""
-        first, last = self.evals[0], self.evals[-1]
-        after = (
-            f"{formatting.number(last['eval_loss'])} after step {formatting.count(last['step'])}"
-        )
-        if first is last:
-            return f"Held-out loss: {after}."
-        before = (
-            "before training"
-            if first["step"] == 0
-            else f"after step {formatting.count(first['step'])}"
-        )
-        return f"Held-out loss: {formatting.number(first['eval_loss'])} {before}, {after}."
-
-    @property
-    def scores(self) -> Scores:
-        """The scores of the base model beside the latest."""
-        return Scores(self.told)
-
-    @property
-    def timeline(self) -> Timeline:
-        """The answers to the same prompts over the steps."""
-        return Timeline(self.told)
-
-    @property
-    def answers(self) -> Comparison:
-        """The base model's answers beside the latest."""
-        step = self.sample.get("step", 0)
-        latest = self.sample.get("samples", []) if step else []
-        label = (
-            "tuned" if self.end else f"step {formatting.count(step)}" if step else "not trained yet"
-        )
-        return Comparison.of_samples(self.base, latest, label)
-
-
 class Monitor:
     """A view of one run: curves, numbers, answers and buttons.
 
@@ -242,8 +90,7 @@ class Monitor:
         self.run = run
         self.config = run.config
         self.interactive = interactive
-        self.progress = Progress()
-        self._reader = EventReader(Path(run.events_path))
+        self._reader = StateReader(Path(run.events_path))
         self._view: _View | None = None
         self._is_lost = False
         self._is_finished = False
@@ -261,14 +108,21 @@ class Monitor:
         return self._built.box
 
     @property
+    def seen(self) -> RunState:
+        """What the events said up to the last `update`."""
+        return self._reader.state
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing more will come: the run ended, or its process did."""
-        return self.progress.end is not None or self._is_lost
+        return self.seen.end is not None or self._is_lost
 
     @property
     def state(self) -> str:
         """How the run stands, in words."""
-        return "lost: the process ended without a word" if self._is_lost else self.progress.state
+        if self._is_lost:
+            return "lost: the process ended without a word"
+        return progress.headline(self.seen)
 
     def update(self) -> bool:
         """Read the new events and show them; for the kernel's main thread only.
@@ -327,28 +181,25 @@ class Monitor:
             self._view = _View(self)
         return self._view
 
-    def _read(self) -> list[Event]:
-        """Take in the new events."""
-        found = self._reader.read()
-        view = self._built
-        for event in found:
-            self.progress.take(event)
-            view.plot(event)
-            self._hear(event)
-        if found:
-            self._heard_at = time.monotonic()
-            self._is_lost = False
-        return found
+    def _read(self) -> bool:
+        """Take in the new events, and return whether there were any."""
+        before = self.seen.counts.copy()
+        if not self._reader.read():
+            return False
+        self._hear(before)
+        self._heard_at = time.monotonic()
+        self._is_lost = False
+        return True
 
     def _ask(self, command: str) -> None:
         """Pass a click on to the worker; may run on any thread."""
-        if command == "pause" and self.progress.is_paused:
+        if command == "pause" and self.seen.is_paused:
             self._continue()
             return
         doing = _COMMANDS[command][1]
         # Before asking: the answer may be read on the main thread while this one still runs.
         self._asked = command
-        self._said = f"{doing} after step {formatting.count(self.progress.step + 1)}…"
+        self._said = f"{doing} after step {count(self.seen.step + 1)}…"
         try:
             getattr(self.run, command)()
         except (NbftError, OSError) as error:
@@ -383,7 +234,10 @@ class Monitor:
         other = Monitor(run)
         other.update()
         # A page that was reloaded no longer knows its outputs; there the view shows the other.
+        replaced = self._built.box.children
         self._built.box.children = (other.widget,)
+        for widget in replaced:
+            close(widget)
         for outputs in self._shown:
             other.show(*outputs)
         other._keep_up()
@@ -391,14 +245,20 @@ class Monitor:
         if self.on_run_again is not None:
             self.on_run_again(run)
 
-    def _hear(self, event: Event) -> None:
-        """Replace what a click promised by what came of it."""
-        if event["event"] == "command":
-            self._said = event.get("text", "")
-        elif event["event"] == "checkpoint" and self._asked == "save":
-            self._asked, self._said = "", f"saved in {event.get('path', '')}"
-        elif event["event"] == "sample" and self._asked == "sample":
-            step = formatting.count(event["step"])
+    def _hear(self, before: Counter[str]) -> None:
+        """Replace what a click promised by what came of it.
+
+        Args:
+            before: How many events of each kind were known.
+        """
+        seen = self.seen
+        new = seen.counts - before
+        if new["command"]:
+            self._said = seen.answer
+        if new["checkpoint"] and self._asked == "save":
+            self._asked, self._said = "", f"saved in {seen.checkpoint}"
+        elif new["sample"] and self._asked == "sample" and seen.samples:
+            step = count(seen.samples[-1]["step"])
             self._asked, self._said = "", f"the answers of step {step} are under Samples"
 
     def _draw(self) -> None:
@@ -467,7 +327,7 @@ class Monitor:
 
     def _fixes(self) -> list[Fix]:
         """Return what the run may be started again with: where memory ran out, and only there."""
-        if not (self.progress.end or {}).get("out_of_memory"):
+        if not self.seen.is_out_of_memory:
             return []
         try:
             return self.run.fixes
@@ -476,7 +336,7 @@ class Monitor:
 
     def _picture(self) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the curves as a PNG and its size; nothing if there is no point to draw."""
-        if not self.progress.log and not self.progress.evals:
+        if not self.seen.log and not self.seen.curve("eval_loss"):
             return {}, {}
         figure = self.run.curves()
         width = int(figure.get_size_inches()[0] * 100)
@@ -500,13 +360,14 @@ class Monitor:
         """Return how the run ended, as HTML and as text; empty while it goes on."""
         if not self.is_over:
             return {"text/html": "", "text/plain": ""}
-        end = self.progress.end or {}
+        seen, end = self.seen, self.seen.end or {}
         headline = f"Run {self.run.id} {self.state}".replace("lost:", "was lost:") + "."
         if self._is_lost or end.get("event") == "failed":
-            problems = end.get("problems") or [_LOST]
+            problems = seen.problems or [_LOST]
             html = ending.failure(headline, problems, self.run.log_tail(_LOG_LINES))
             return {"text/html": html, "text/plain": "\n".join([headline, *problems])}
-        score, notes, answers = self.progress.held_out, self.progress.notes, self.progress.answers
+        score, answers = progress.held_out(seen), progress.answers(seen)
+        notes = [progress.sentence(note) for note in seen.notes]
         folder = self.run.path.resolve()
         if folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
@@ -518,7 +379,7 @@ class Monitor:
         page = f"A page to share: {folder / 'report.html'}"
         if not (self.run.path / "report.html").is_file():
             page = f'nbft.attach("{name}").report() writes a page to share.'
-        scores = self.progress.scores
+        scores = seen.scores
         html = ending.success(
             headline, score, notes, answers, scores=scores, place=place, load=load, page=page
         )
@@ -532,20 +393,11 @@ class _View:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._charts = [
-            _chart(
-                "loss",
-                Series("loss", label="train", smooth=True),
-                Series("eval_loss", label="held-out", style="marks"),
-            ),
-            _chart("learning rate", Series("learning_rate", label="learning rate")),
-        ]
-        self._more: list[Chart] = []
-        self._scores: dict[str, Chart] = {}
+        self._curves = [_Curves(spec) for spec in STANDARD]
+        self._more: dict[str, _Curves] = {}
+        self._scores: dict[str, _Curves] = {}
         self._score_table = ipywidgets.HTML(layout=ipywidgets.Layout(width="100%"))
-        self._scores_reader = EventReader(Path(monitor.run.events_path))
-        self._scored_to = -1
-        self._more_reader = EventReader(Path(monitor.run.events_path))
+        self._drawn: dict[str, tuple[Any, ...]] = {}  # what each panel shows
         self._status_at = -_STATUS_SECONDS
         self._log_at = -_STATUS_SECONDS
         self._last_state = ""
@@ -564,10 +416,8 @@ class _View:
         for command, button in zip(_COMMANDS, self._buttons, strict=True):
             button.on_click(lambda _, command=command: monitor._ask(command))
         hear_while_busy(*self._buttons)
-        self._panels = {
-            name: ipywidgets.Box(layout=_ROW) if name in _BOXES else ipywidgets.HTML()
-            for name in _PANELS
-        }
+        self._panels = {name: _row() if name in _BOXES else ipywidgets.HTML() for name in _PANELS}
+        self._panels["Scores"].children = (self._score_table,)
         self._panels["Settings"].value = _settings(monitor.config.diff())
         self._tab = ipywidgets.Tab(
             children=list(self._panels.values()), titles=_PANELS, selected_index=0
@@ -576,7 +426,7 @@ class _View:
         self.box = ipywidgets.VBox(
             [
                 self._header,
-                ipywidgets.Box(self._charts, layout=_ROW),
+                _row(one.chart for one in self._curves),
                 self._status,
                 ipywidgets.HBox(
                     [*(self._buttons if monitor.interactive else []), self._message],
@@ -590,47 +440,43 @@ class _View:
         )
         self.box.add_class("nbft-monitor")
 
-    def plot(self, event: Event) -> None:
-        """Add an event to the curves; `draw` shows it."""
-        loss, rate = self._charts
-        kind, step = event["event"], event.get("step")
-        if kind == "log":
-            _append(loss, step, event, "loss")
-            _append(rate, step, event, "learning_rate")
-        elif kind == "eval":
-            _append(loss, step, event, "eval_loss")
-        elif kind == "note" and step is not None:
-            loss.mark(step, event.get("text", ""))
-
     def draw(self, said: str) -> None:
-        """Show the monitor's progress as it stands."""
-        monitor, progress = self._monitor, self._monitor.progress
-        for chart in self._charts:
-            chart.flush()
+        """Show the run as it stands."""
+        monitor, seen = self._monitor, self._monitor.seen
+        for one in self._curves:
+            one.draw(seen)
         self._header.value = self.title()
         now, state = time.monotonic(), monitor.state.partition(",")[0]
         if now - self._status_at >= _STATUS_SECONDS or state != self._last_state:
             self._status_at, self._last_state = now, state
-            self._status.value = _live(progress.numbers)
+            self._status.value = _live(progress.numbers(seen))
         for name, button in zip(_COMMANDS, self._buttons, strict=True):
-            button.disabled = monitor.is_over or (
-                progress.is_paused and name not in ("stop", "pause")
-            )
-        self._buttons[1].description = "Continue" if progress.is_paused else _COMMANDS["pause"][0]
+            button.disabled = monitor.is_over or (seen.is_paused and name not in ("stop", "pause"))
+        self._buttons[1].description = "Continue" if seen.is_paused else _COMMANDS["pause"][0]
         self.say(_OVER if monitor.is_over else said if monitor.interactive else _BUSY)
-        self._panels["Notes"].value = _list(progress.notes, "Nothing to note so far.")
-        self._tab.set_title(0, f"Notes ({len(progress.notes)})" if progress.notes else "Notes")
+        if self._is_due("Notes", seen, seen.changed["notes"]):
+            self._draw_notes(seen)
         # A busy cell does not hear which panel was opened, so there all of them are kept.
         opened = {_PANELS[self._tab.selected_index or 0]} if monitor.interactive else {*_PANELS}
         if "More curves" in opened:
-            self._draw_more()
-        if "Samples" in opened:
-            self._panels["Samples"].value = _samples(progress)
-        if "Scores" in opened:
-            self._draw_scores()
+            specs = [*MORE, *other_charts(seen.curves)]
+            self._panels["More curves"].children = self._charts(self._more, specs)
+            for one in self._more.values():
+                one.draw(seen)
+        if "Samples" in opened and self._is_due("Samples", seen, seen.changed["samples"]):
+            self._panels["Samples"].value = _samples(seen)
+        if "Scores" in opened and self._is_due("Scores", seen, seen.changed["scored"]):
+            self._draw_scores(seen)
         if "Log" in opened and (now - self._log_at >= _STATUS_SECONDS or monitor.is_over):
             self._log_at = now
             self._panels["Log"].value = _log(monitor.run.log_tail(_LOG_LINES))
+
+    def _is_due(self, panel: str, seen: RunState, changed: int) -> bool:
+        """Whether a panel shows something else than what was seen, which is then noted."""
+        shown = (id(seen), changed, seen.end is None)
+        is_due = self._drawn.get(panel) != shown
+        self._drawn[panel] = shown
+        return is_due
 
     def say(self, text: str) -> None:
         """Show a sentence beside the buttons."""
@@ -638,6 +484,12 @@ class _View:
 
     def offer(self, fixes: Sequence[Fix]) -> None:
         """Offer a button for each change that the run may be started again with."""
+        for old in self._fixes.children:
+            if old is not self._fixes_said:
+                close(old)
+        if not fixes:
+            self._fixes.children = ()
+            return
         buttons = []
         for number, fix in enumerate(fixes):
             button = ipywidgets.Button(
@@ -649,7 +501,7 @@ class _View:
             buttons.append(button)
         hear_while_busy(*buttons)
         why = ipywidgets.HTML(_FIXES)
-        self._fixes.children = (why, *buttons, self._fixes_said) if fixes else ()
+        self._fixes.children = (why, *buttons, self._fixes_said)
 
     def say_of_fixes(self, text: str) -> None:
         """Show a sentence beneath the changes."""
@@ -658,7 +510,7 @@ class _View:
     def title(self) -> str:
         """Return the line over the curves, as HTML: which run, and how it stands."""
         run, config = self._monitor.run, self._monitor.config
-        about = [_method(config), _data(config, self._monitor.progress.about)]
+        about = [_method(config), _data(config, self._monitor.seen.prepared)]
         return (
             '<div style="display: flex; flex-wrap: wrap; justify-content: space-between; '
             'gap: 2px 16px; line-height: 1.5; overflow-wrap: anywhere">'
@@ -668,84 +520,102 @@ class _View:
 
     def summary(self) -> str:
         """Say in words what the two curves show."""
-        return "\n".join(f"{chart.title}: {chart.summary()}" for chart in self._charts)
+        return "\n".join(
+            f"{chart.title}: {chart.summary()}" for chart in (one.chart for one in self._curves)
+        )
 
-    def _draw_more(self) -> None:
-        """Fill the curves that few people ask for, from the first event on."""
-        if not self._more:
-            self._more = [
-                _chart("gradient norm", Series("grad_norm", label="gradient norm")),
-                _chart("tokens per second", Series("tokens_per_second", label="tokens/s")),
-                _chart("memory, GiB", Series("memory_gib", label="GiB")),
-            ]
-            self._panels["More curves"].children = self._more
-        norm, speed, memory = self._more
-        for event in self._more_reader.read():
-            if event["event"] == "log":
-                _append(norm, event["step"], event, "grad_norm")
-                _append(speed, event["step"], event, "tokens_per_second")
-                if event.get("memory_bytes"):
-                    memory.append(event["step"], memory_gib=event["memory_bytes"] / 2**30)
-        for chart in self._more:
-            chart.flush()
+    def _charts(self, drawn: dict[str, _Curves], specs: Iterable[ChartSpec]) -> list[Chart]:
+        """Return a chart of each spec, in a panel's `drawn` charts; one with new curves is new."""
+        for spec in specs:
+            old = drawn.get(spec.title)
+            if old is not None and old.spec == spec:
+                continue
+            if old is not None:
+                close(old.chart)
+            drawn[spec.title] = _Curves(spec)
+        return [one.chart for one in drawn.values()]
 
-    def _draw_scores(self) -> None:
+    def _draw_notes(self, seen: RunState) -> None:
+        """Show the notes as a list, and where they belong to a step on the loss."""
+        sentences = [progress.sentence(note) for note in seen.notes]
+        self._panels["Notes"].value = _list(sentences, "Nothing to note so far.")
+        self._tab.set_title(0, f"Notes ({len(sentences)})" if sentences else "Notes")
+        self._curves[0].chart.marks = [
+            {"x": float(note.step), "text": note.text}
+            for note in seen.notes
+            if note.step is not None
+        ]
+
+    def _draw_scores(self, seen: RunState) -> None:
         """Show the scores as a table, and their curves in a chart for each scale."""
-        scores = self._monitor.progress.scores
+        scores = seen.scores
         said = "".join(f"<p>{escape(sentence)}</p>" for sentence in scores.sentences)
         none = f'<span style="color: {_MUTED}">{_NO_SCORES}</span>'
         self._score_table.value = scores._repr_html_() + said if scores else none
-        for event in self._scores_reader.read():
-            if event["event"] == "prepared":
-                self._scored_to = -1  # a run that goes on does some steps again
-            elif event["event"] == "scores" and event.get("split") != "test":
-                self._plot_scores(event)
-        for chart in self._scores.values():
-            chart.flush()
-        shown = (self._score_table, *self._scores.values())
-        if self._panels["Scores"].children != shown:
-            self._panels["Scores"].children = shown
-
-    def _plot_scores(self, event: Event) -> None:
-        if event["step"] < self._scored_to:
-            return  # the best checkpoint, said once more at the end
-        self._scored_to = event["step"]
-        for title, names in chart_groups(event["scores"]):
-            if title not in self._scores:
-                series = [Series(name, label=label_of(name)) for name in names]
-                self._scores[title] = _chart(title, *series)
-            chart = self._scores[title]
-            drawn = {series["name"] for series in chart.series}  # a new score is in the table only
-            chart.append(event["step"], **{n: event["scores"][n] for n in names if n in drawn})
+        charts = scores.charts
+        shown = self._charts(self._scores, [spec for spec, _ in charts])
+        self._panels["Scores"].children = (self._score_table, *shown)
+        for spec, rows in charts:
+            self._scores[spec.title].show(rows)
 
 
-_ROW = ipywidgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
+class _Curves:
+    """A chart of curves of a run, and how far it is drawn.
+
+    It stands beside another where there are 900 px, and above it otherwise.
+    """
+
+    def __init__(self, spec: ChartSpec) -> None:
+        self.spec = spec
+        series = [Series(c.name, c.label, c.style, c.smooth) for c in spec.curves]
+        self.chart = Chart(series, x_label="step", title=spec.title)
+        self.chart.layout.flex = "1 1 420px"
+        self.chart.layout.min_width = "0"
+        self._state: RunState | None = None
+        self._taken = 0  # the number of the last event that is drawn
+
+    def draw(self, state: RunState) -> None:
+        """Add what is new."""
+        is_same = state is self._state and state.rewritten <= self._taken
+        since = self._taken if is_same else 0
+        self._state, self._taken = state, state.taken
+        self.show(state.rows(self.spec, since))
+
+    def show(self, rows: Iterable[Sequence[float | None]]) -> None:
+        """Put rows in the place of those from the first of them on."""
+        for step, *values in rows:
+            pairs = zip(self.spec.names, values, strict=True)
+            self.chart.append(step or 0, **{name: v for name, v in pairs if v is not None})
+        self.chart.flush()
 
 
-def _chart(title: str, *series: Series) -> Chart:
-    """Make a chart that stands beside another where there are 900 px, and above it otherwise."""
-    chart = Chart(list(series), x_label="step", title=title)
-    chart.layout.flex = "1 1 420px"
-    chart.layout.min_width = "0"
-    return chart
+def close(widget: ipywidgets.Widget) -> None:
+    """Close a widget that was replaced, with all that it holds."""
+    for child in getattr(widget, "children", ()):
+        close(child)
+    for part in ("layout", "style"):
+        if isinstance(getattr(widget, part, None), ipywidgets.Widget):
+            getattr(widget, part).close()
+    widget.close()
 
 
-def _append(chart: Chart, step: int | None, event: Event, name: str) -> None:
-    if step is not None and event.get(name) is not None:
-        chart.append(step, **{name: event[name]})
+def _row(children: Iterable[ipywidgets.Widget] = ()) -> ipywidgets.Box:
+    """Make a box whose children stand side by side where there is room."""
+    layout = ipywidgets.Layout(flex_flow="row wrap", grid_gap="4px 16px")
+    return ipywidgets.Box(list(children), layout=layout)
 
 
 def _method(config: Any) -> str:
     return {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3"}.get(config.peft.method, "all weights")
 
 
-def _data(config: Any, about: Event) -> str:
+def _data(config: Any, prepared: Mapping[str, Any]) -> str:
     names = [
         one.dataset_name or (Path(one.path).name if one.path else "rows in memory")
         for one in config.data.train.datasets
     ]
-    rows = about.get("rows")
-    return " + ".join(names) + (f" ({formatting.count(rows, 'row')})" if rows is not None else "")
+    rows = prepared.get("rows")
+    return " + ".join(names) + (f" ({count(rows, 'row')})" if rows is not None else "")
 
 
 def _live(text: str) -> str:
@@ -760,10 +630,10 @@ def _list(sentences: Iterable[str], otherwise: str) -> str:
     return f'<ul style="margin: 0; padding-left: 20px; line-height: 1.5">{items}</ul>'
 
 
-def _samples(progress: Progress) -> str:
+def _samples(seen: RunState) -> str:
     """Return the answers before and after, and beneath them what came between."""
-    timeline = progress.timeline
-    html = progress.answers._repr_html_()
+    timeline = seen.timeline
+    html = progress.answers(seen)._repr_html_()
     if len(timeline.steps) > 2:
         html += f"<p>The same prompts over the steps:</p>{timeline._repr_html_()}"
     return html

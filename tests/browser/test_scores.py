@@ -53,12 +53,16 @@ def test_the_panel_shows_scores_and_answers(
     details = Panel(page, jupyter_lab).open(theme).details(run)
     table = details.get_by_role("group", name="Scores of held-out rows")
     row = table.get_by_role("row", name="exact match")
-    assert row.get_by_role("cell").all_inner_texts() == ["0% (0 of 16)", "50% (8 of 16)", "better"]
+    assert row.get_by_role("cell").all_inner_texts() == [
+        "0% (0 of 16)",
+        "50% (8 of 16)",
+        "+8 rows: better",
+    ]
     row = table.get_by_role("row", name="ROUGE-L")
     assert row.get_by_role("cell").all_inner_texts() == [
-        "0.3100",
-        "0.3000",
-        "worse, may be chance",
+        "0.310",
+        "0.300",
+        "−0.0100: worse, may be chance",
     ]
     expect(details.get_by_role("group", name="Scores of test rows")).to_be_visible()
     expect(details.get_by_role("img", name="perplexity. perplexity 30.00 to 20.00")).to_be_visible()

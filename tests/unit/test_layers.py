@@ -13,7 +13,7 @@ import nbft.runs as nbft_runs
 ROOT = Path(nbft.__file__).parent
 
 LAYERS = [
-    ("errors", "syntax", "formatting", "presented"),
+    ("charts", "errors", "syntax", "formatting", "presented"),
     ("events", "registry", "limits"),
     ("hardware",),
     ("devices",),
@@ -127,8 +127,8 @@ LIGHT = {
     "imported": "import nbft; open('a.json', 'w').write('{\"base_model\": \"a/b\", \"rank\": 8}')\n"
     "config, report = nbft.import_file('a.json'); config.export('oumi')",
     "python": "import nbft; nbft.Config.preset('two-minute-try').to_python()",
-    "curves": "from nbft.runs.curves import draw_curves\n"
-    "draw_curves([{'event': 'log', 'step': 1, 'loss': 1.0}]).savefig('curves.png')",
+    "curves": "from nbft.runs.curves import draw_curves\nfrom nbft.runs.state import RunState\n"
+    "draw_curves(RunState([{'event': 'log', 'step': 1, 'loss': 1.0}])).savefig('curves.png')",
 }
 
 

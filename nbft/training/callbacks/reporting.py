@@ -9,7 +9,8 @@ import contextlib
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,7 @@ from nbft.formatting import size
 from nbft.hardware import used_memory_bytes
 from nbft.runs.checkpoints import mark_whole
 
-_KEPT_FROM_LOGS = {
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "epoch",
-    "num_input_tokens_seen",
-    # of nbft.training.throughput
-    "rows_per_second",
-    "compute_tokens_per_second",
-    "tokens_per_row",
-    "trained_share",
-    "padding_share",
-    "model_flops_per_second",
-    "mfu",
-}
+_OF_THE_EVENT = ("event", "time", "step")
 _POLL_SECONDS = 0.1
 _ROOM_BYTES = 1024 * 1024
 """Free room below which a run pauses: events of thousands of steps."""
@@ -211,24 +198,20 @@ class ReportingCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Write the numbers of a training step."""
+        """Write every number that the trainer logs of its steps."""
         if not logs or "loss" not in logs:
-            return
+            return  # of the held-out rows, which `on_evaluate` writes, or the totals at the end
         now = time.monotonic()
         tokens = float(logs.get("num_tokens") or state.num_input_tokens_seen or 0)
-        fields = {k: float(v) for k, v in logs.items() if k in _KEPT_FROM_LOGS}
+        fields: dict[str, Any] = _numbers(logs)
         if self._seconds_a_step is not None:
             steps = max(1, args.logging_steps)
             took = min(now - self._logged_at, self._seconds_a_step * steps * 2)
             fields["tokens_per_second"] = (tokens - self._logged_tokens) / max(took, 1e-9)
             fields["seconds_left"] = (state.max_steps - state.global_step) * self._seconds_a_step
         self._logged_at, self._logged_tokens = now, tokens
-        self.say(
-            "log",
-            step=state.global_step,
-            memory_bytes=used_memory_bytes(self._device),
-            **fields,
-        )
+        fields["memory_bytes"] = used_memory_bytes(self._device)
+        self.say("log", step=state.global_step, **fields)
 
     def on_evaluate(
         self,
@@ -238,14 +221,9 @@ class ReportingCallback(TrainerCallback):
         metrics: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Write the scores of the held-out rows."""
-        scores = {
-            name: float(value)
-            for name, value in (metrics or {}).items()
-            if name in ("eval_loss", "eval_mean_token_accuracy", "epoch")
-        }
+        """Write every number that the trainer measures on the held-out rows."""
         self.last_eval_step = state.global_step
-        self.say("eval", step=state.global_step, **scores)
+        self.say("eval", step=state.global_step, **_numbers(metrics or {}))
         self._logged_at = time.monotonic()
 
     def on_save(
@@ -267,3 +245,19 @@ class ReportingCallback(TrainerCallback):
                 if not events.is_disk_full(error):
                     raise
             time.sleep(_POLL_SECONDS)  # the reserve is used up: what happened must not be lost
+
+
+def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among what a trainer logged.
+
+    An entropy of exactly 0 is left out too: heads that do not compute it say 0.
+    """
+    numbers = {
+        name: float(value)
+        for name, value in logged.items()
+        if isinstance(value, Real) and name not in _OF_THE_EVENT
+    }
+    for name in ("entropy", "eval_entropy"):
+        if numbers.get(name) == 0:
+            del numbers[name]
+    return numbers

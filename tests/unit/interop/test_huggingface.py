@@ -1,19 +1,21 @@
 """Our settings are taken by the libraries as they are."""
 
+import dataclasses
 import inspect
 
 import pytest
 
 from nbft.config import Config, presets, settings
 from nbft.config.data import SPLITS
+from nbft.decisions import decide
 from nbft.hardware import Choice
 from nbft.interop.huggingface import _SAME_NAME, lora_arguments, training_arguments
 
-NO = Choice("no", "")
 
-
-def arguments_of(config, **more):
-    return training_arguments(config, "cpu", NO) | more
+def arguments_of(config, device="cpu", mixed_precision="no"):
+    decisions = decide(config.apply({"compute.device": device}))
+    chosen = Choice(mixed_precision, "")
+    return training_arguments(config, dataclasses.replace(decisions, mixed_precision=chosen))
 
 
 @pytest.mark.parametrize("name", ["", *presets()])
@@ -59,7 +61,7 @@ def test_every_setting_called_as_theirs_reaches_them():
 
 @pytest.mark.parametrize(("value", "flags"), [("bf16", (True, False)), ("fp16", (False, True))])
 def test_mixed_precision(value, flags):
-    found = training_arguments(Config(), "cuda", Choice(value, ""))
+    found = arguments_of(Config(), "cuda", value)
     assert (found["bf16"], found["fp16"], found["use_cpu"]) == (*flags, False)
 
 
@@ -72,9 +74,9 @@ def test_rows_stay_in_their_order_when_no_shuffle_is_asked_for():
 
 
 def test_pinned_memory_is_for_a_gpu():
-    assert training_arguments(Config(), "cuda", NO)["dataloader_pin_memory"] is True
+    assert arguments_of(Config(), "cuda")["dataloader_pin_memory"] is True
     unpinned = Config(data={"dataloader_pin_memory": False})
-    assert training_arguments(unpinned, "cuda", NO)["dataloader_pin_memory"] is False
+    assert arguments_of(unpinned, "cuda")["dataloader_pin_memory"] is False
     assert arguments_of(Config())["dataloader_pin_memory"] is False
 
 

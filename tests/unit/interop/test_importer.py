@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import nbft
+from nbft import decisions, hardware
 from nbft.config import io
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
@@ -499,8 +500,6 @@ def test_axolotl():
 
 
 def test_half_precision_follows_the_machine(imported, monkeypatch):
-    import nbft.hardware as hardware
-
     text = "training: {dtype: fp16}"
     monkeypatch.setattr(hardware, "available_devices", lambda: {"cpu": "CPU"})
     assert imported(text, "qefficient")[0].precision.mixed_precision == "auto"
@@ -509,12 +508,11 @@ def test_half_precision_follows_the_machine(imported, monkeypatch):
 
 
 def test_use_cpu_of_qefficient_wins_over_a_gpu(imported, monkeypatch):
-    import nbft.plan.hardware as hardware
-
-    monkeypatch.setattr(hardware, "available_devices", lambda: {"cuda": "GPU", "cpu": "CPU"})
+    there = {"cuda": "GPU", "cpu": "CPU"}
+    monkeypatch.setattr(decisions, "available_devices", lambda: there)
     for text, device in (("{use_cpu: true}", "cpu"), ("{use_cpu: false}", "cuda")):
         config, report = imported(f"training: {text}", "qefficient")
-        assert hardware.choose_device(config).value == device
+        assert decisions.choose_device(config).value == device
         assert line(report, "training.use_cpu").kind != "unknown"
 
 
@@ -563,8 +561,6 @@ def test_a_parameter_becomes_the_setting_whose_effect_is_proved(
     imported, monkeypatch, name, key, value, setting, ours
 ):
     """Proofs of these parameters train with our setting; this is the way from one to the other."""
-    import nbft.plan.hardware as hardware
-
     monkeypatch.setattr(hardware, "available_devices", lambda: {"cuda": "GPU", "cpu": "CPU"})
 
     def became(tree):

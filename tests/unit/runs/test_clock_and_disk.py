@@ -4,9 +4,9 @@ import os
 import time
 
 from nbft import events
-from nbft.runs.folder import status_of
 from nbft.runs.processes import kill, lives, process_start_time
 from nbft.runs.queue import Ticket
+from nbft.runs.state import status_of
 
 HERE = {"pid": os.getpid(), "process_start_time": process_start_time(os.getpid())}
 

@@ -1,6 +1,8 @@
 import math
 
-from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words, smoothed
+from nbft.charts import moving_average
+from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
+from nbft.runs.state import RunState
 
 LOGS = [
     {"event": "log", "step": n, "loss": 4.0 / n, "learning_rate": 1e-4 * n} for n in range(1, 6)
@@ -12,23 +14,25 @@ EVALS = [
 
 
 def test_a_constant_is_smooth_from_its_first_point():
-    assert smoothed([2.0, 2.0, 2.0]) == [2.0, 2.0, 2.0]
+    assert moving_average([2.0, 2.0, 2.0]) == [2.0, 2.0, 2.0]
 
 
 def test_smoothing_by_hand():
-    # weights of the past 0.9: (0.09·1 + 0.1·2) / 0.19
-    assert math.isclose(smoothed([1.0, 2.0])[1], 0.29 / 0.19, rel_tol=1e-9)
+    # weights of the past 0.8: (0.16·1 + 0.2·2) / 0.36
+    assert math.isclose(moving_average([1.0, 2.0])[1], 0.56 / 0.36, rel_tol=1e-9)
 
 
 def test_gaps_are_passed_over():
-    out = smoothed([math.nan, 2.0, math.inf, 2.0])
+    out = moving_average([math.nan, 2.0, math.inf, 2.0])
     assert math.isnan(out[0])
     assert out[1:] == [2.0, 2.0, 2.0]
-    assert smoothed([]) == []
+    assert moving_average([]) == []
 
 
 def test_the_lines_are_the_events():
-    figure = draw_curves([*LOGS, *EVALS, {"event": "log", "step": 6}], title="kind-otter-14")
+    figure = draw_curves(
+        RunState([*LOGS, *EVALS, {"event": "log", "step": 6}]), title="kind-otter-14"
+    )
     left, right = figure.axes
     assert list(left.lines[0].get_xydata()[:, 1]) == [e["loss"] for e in LOGS]
     assert [list(p) for p in left.lines[2].get_xydata()] == [[0, 3.5], [5, 1.25]]
@@ -37,22 +41,22 @@ def test_the_lines_are_the_events():
 
 
 def test_nothing_to_draw_is_an_empty_picture(tmp_path):
-    draw_curves([]).savefig(tmp_path / "empty.png")
+    draw_curves(RunState()).savefig(tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
 
 
 def test_what_the_curves_show_in_words():
-    assert in_words([]) == "No step has been logged yet."
-    assert in_words(LOGS + EVALS) == (
+    assert in_words(RunState()) == "No step has been logged yet."
+    assert in_words(RunState(LOGS + EVALS)) == (
         "Training loss over 5 steps: 4 at step 1, 0.8 at step 5. Held-out loss: 3.500 before, 1.250 "
         "after. Learning rate: at most 0.0005, 0.0005 at the end."
     )
     late = [{**EVALS[0], "step": 2}, EVALS[1]]
-    assert "Held-out loss: 3.500 before, 1.250 at the end." in in_words(LOGS + late)
+    assert "Held-out loss: 3.500 before, 1.250 at the end." in in_words(RunState(LOGS + late))
 
 
 def test_a_loss_that_is_no_number_is_drawn_and_said():
-    broken = [{"event": "log", "step": 1, "loss": math.nan}]
+    broken = RunState([{"event": "log", "step": 1, "loss": math.nan}])
     draw_curves(broken)
     assert "nan at step 1" in in_words(broken)
 
@@ -68,13 +72,15 @@ SCORES = [
 
 
 def test_scores_of_one_scale_share_a_chart():
-    left, right = draw_scores(SCORES).axes
+    left, right = draw_scores(RunState(SCORES)).axes
     assert [line.get_label() for line in left.lines] == ["ROUGE-L", "exact match"]
     assert list(left.lines[0].get_xdata()) == [0, 5]
     assert list(right.lines[0].get_ydata()) == [30.0, 10.0]
-    assert scores_in_words(SCORES).startswith("ROUGE-L: 0.100 at step 0, 0.300 at step 5; exact")
+    assert scores_in_words(RunState(SCORES)).startswith(
+        "ROUGE-L: 0.100 at step 0, 0.300 at step 5; exact"
+    )
 
 
 def test_one_measurement_is_no_curve():
-    assert draw_scores(SCORES[:1]) is None
-    assert draw_scores([]) is None
+    assert draw_scores(RunState(SCORES[:1])) is None
+    assert draw_scores(RunState()) is None

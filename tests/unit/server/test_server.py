@@ -354,6 +354,73 @@ def test_events_come_piece_by_piece(
         assert server.ask(f"runs/{running}/events?after={after}").status == 400
 
 
+def test_the_state_holds_what_is_drawn_and_then_what_is_new(server: Server, running: str) -> None:
+    run = Run(path_of(server, running))
+    say = lambda event, **fields: events.append(run.events_path, event, **fields)  # noqa: E731
+    say("sample", step=0, samples=[{"prompt": "Say hi.", "text": "no"}])
+    say("scores", step=0, split="validation", rows=4, scores={"exact_match": 0.0})
+    first = server.ask(f"runs/{running}/state").body
+    assert (first["whole"], first["more"], first["said"]) == (True, False, 4)
+    loss, rate = first["charts"]
+    assert [one["label"] for one in loss["series"]] == ["train", "held-out"]
+    assert (loss["rows"], rate["rows"]) == ([[1, 2.0, None]], [[1, 1e-4]])
+    assert first["answers"] == [
+        {"title": "Say hi.", "prompt": "Say hi.", "answers": [{"when": "base model", "text": "no"}]}
+    ]
+
+    again = server.ask(f"runs/{running}/state?after={first['next']}").body
+    assert not again["whole"]
+    assert [chart["rows"] for chart in again["charts"]] == [[], []]
+    assert again["notes"] is again["scores"] is again["answers"] is None
+
+    say("log", step=2, loss=math.nan, learning_rate=2e-4)
+    say("eval", step=2, eval_loss=1.5)
+    say("note", step=2, text="The loss is no number.")
+    say("scores", step=2, split="validation", rows=4, scores={"exact_match": 0.5})
+    new = server.ask(f"runs/{running}/state?after={again['next']}").body
+    assert new["charts"][0]["rows"] == [[2, "NaN", 1.5]]
+    assert new["notes"] == ["Step 2: The loss is no number."]
+    (table,) = new["scores"]["tables"]
+    assert table["caption"] == "4 held-out rows"
+    assert table["rows"] == [["exact match", "0% (0 of 4)", "50% (2 of 4)", "+2 rows: better"]]
+    assert new["scores"]["charts"][0]["rows"] == [[0, 0.0], [2, 0.5]]
+    assert new["answers"] is None
+
+    say("prepared", rows=300, total_steps=94, resumed_step=1)
+    back = server.ask(f"runs/{running}/state?after={new['next']}").body
+    assert back["whole"]
+    assert back["charts"][0]["rows"] == [[1, 2.0, None]]
+    assert back["notes"] == []
+    for after in ("x", "-1", "1-2-3-4-5", "9" * 5_000, "%00"):
+        assert server.ask(f"runs/{running}/state?after={after}").body["whole"]
+
+
+def test_a_long_state_comes_piece_by_piece(
+    server: Server, running: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(path_of(server, running))
+    events.append(run.events_path, "prepared", total_steps=94, resumed_step=1)
+    for step in range(2, 40):
+        events.append(run.events_path, "log", step=step, loss=1 / step, learning_rate=1e-4)
+        if step % 10 == 0:
+            events.append(run.events_path, "eval", step=step, eval_loss=0.5)
+    monkeypatch.setattr(answers, "_STATE_EVENTS", 7)
+    rows: dict[int, list[Any]] = {}
+    after, more, pieces = "", True, 0
+    while more:
+        piece = server.ask(f"runs/{running}/state?after={after}").body
+        new = piece["charts"][0]["rows"]
+        rows = {step: row for step, row in rows.items() if not new or step < new[0][0]}
+        rows |= {row[0]: row for row in new}
+        assert piece["whole"] == (pieces == 0)
+        after, more, pieces = piece["next"], piece["more"], pieces + 1
+    assert pieces > 5
+    monkeypatch.setattr(answers, "_STATE_EVENTS", 1_000)
+    whole = server.ask(f"runs/{running}/state").body["charts"][0]["rows"]
+    assert list(rows.values()) == whole
+    assert len(whole) == 39
+
+
 def test_a_loss_that_is_not_a_number_is_valid_json(server: Server, running: str) -> None:
     run = Run(path_of(server, running))
     events.append(run.events_path, "log", step=2, loss=math.inf)
@@ -486,6 +553,11 @@ def test_compare(server: Server, running: str, done: str) -> None:
     body = server.ask(f"compare?ids={running},{done}").body
     assert [one["id"] for one in body["runs"]] == [running, done]
     assert body["settings"] == {"training.learning_rate": [2e-4, 5e-5]}
+    assert body["chart"]["rows"] == [[1, 2.0, 2.0]]
+    assert [one["label"] for one in body["chart"]["series"]] == [
+        one["name"] for one in body["runs"]
+    ]
+    assert len({one["color"] for one in body["chart"]["series"]}) == 2
     for ids in ("", done, f"{done},{done}", ",".join(f"{i}~x" for i in range(7))):
         assert server.ask(f"compare?ids={ids}").status == 400
     assert server.ask(f"compare?ids={done},nobody~00000000").status == 404

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbft.widgets.chart import PALETTE, Chart, Series, moving_average
+from nbft.charts import PALETTE, moving_average
+from nbft.widgets.chart import Chart, Series
 
 
 class FrontEnd:
@@ -184,7 +185,7 @@ def test_figure_draws_every_series(chart: Chart) -> None:
     axes = chart.figure().axes[0]
     raw, smooth, marks = axes.lines[:3]
     assert raw.get_ydata().tolist() == [1 / step for step in range(1, 21)]
-    assert smooth.get_ydata().tolist() == moving_average(raw.get_ydata()).tolist()
+    assert smooth.get_ydata().tolist() == moving_average(raw.get_ydata())
     assert marks.get_xdata().tolist() == [20]
     assert axes.get_yscale() == "log"
     assert [text.get_text() for text in axes.texts] == ["warm-up ends"]

@@ -47,13 +47,13 @@ def make(tiny_model: Path) -> Callable[..., Config]:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows were tokenised, call by call."""
     sizes: list[int] = []
-    encode = lens_module.encode
+    encode_rows = lens_module.encode_rows
 
     def count_rows(examples: Any, *args: Any, **keys: Any) -> Any:
         sizes.append(len(examples))
-        return encode(examples, *args, **keys)
+        return encode_rows(examples, *args, **keys)
 
-    monkeypatch.setattr(lens_module, "encode", count_rows)
+    monkeypatch.setattr(lens_module, "encode_rows", count_rows)
     return sizes
 
 

@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import IPython.display
+import ipywidgets
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -11,8 +12,10 @@ from nbft import events
 from nbft.config import Config
 from nbft.errors import RunError
 from nbft.plan.fixes import Fix
+from nbft.runs import progress
+from nbft.runs.state import RunState
 from nbft.widgets import kernel
-from nbft.widgets.monitor import Monitor, Progress
+from nbft.widgets.monitor import Monitor
 
 
 class FakeRun:
@@ -164,7 +167,7 @@ def test_the_header_says_which_run_and_how_it_stands(run):
     ],
 )
 def test_every_end_has_its_words(run, event, fields, state):
-    run.say("started", total_steps=94)
+    run.say("prepared", total_steps=94)
     run.log(2)
     run.say(event, step=2, **fields)
     monitor = Monitor(run)
@@ -195,11 +198,11 @@ def test_a_resumed_run_goes_on(run):
 
 
 def test_numbers_have_units_and_people_words():
-    progress = Progress()
+    state = RunState()
     log = {"tokens_per_second": 12345.6, "memory_bytes": 2_040_109_466, "seconds_left": 112}
-    progress.take({"event": "log", "step": 1, "loss": 1.43, "grad_norm": 0.8, "epoch": 0.5, **log})
-    progress.take({"event": "eval", "step": 0, "eval_loss": 1.96})
-    assert progress.numbers == (
+    state.take({"event": "log", "step": 1, "loss": 1.43, "grad_norm": 0.8, "epoch": 0.5, **log})
+    state.take({"event": "eval", "step": 0, "eval_loss": 1.96})
+    assert progress.numbers(state) == (
         "12,346 tokens/s · 1.9 GiB · 1 min 52 s left · loss 1.43 · held-out loss 1.96 · "
         "grad norm 0.800 · epoch 0.50"
     )
@@ -275,7 +278,7 @@ def test_a_click_is_passed_on_and_answered(run):
     monitor.update()
     assert "saving the adapter of step 42" in html(monitor)
     find(monitor, "Save now").click()
-    assert "saving after step 42…" in html(monitor)
+    assert "saving after step 43…" in html(monitor)
     run.say("checkpoint", step=42, path="checkpoints/step-42")
     monitor.update()
     assert "saved in checkpoints/step-42" in html(monitor)
@@ -515,15 +518,15 @@ def told(step, text):
 
 
 def test_scores_and_answers_are_kept_and_what_is_done_again_counts_once():
-    progress = Progress()
+    state = RunState()
     for event in (scored(0, rougeL=0.1), told(0, "a"), scored(5, rougeL=0.2), told(5, "b")):
-        progress.take(event)
-    progress.take({"event": "prepared", "resumed_step": 3})
-    assert progress.scores[0]["history"] == ((0, 0.1),)
-    progress.take(scored(5, rougeL=0.4))
-    progress.take(told(5, "c"))
-    assert progress.scores[0]["last"] == 0.4
-    assert progress.timeline.prompts[0].answers == [(0, "a"), (5, "c")]
+        state.take(event)
+    state.take({"event": "prepared", "resumed_step": 3})
+    assert state.scores[0]["history"] == ((0, 0.1),)
+    state.take(scored(5, rougeL=0.4))
+    state.take(told(5, "c"))
+    assert state.scores[0]["last"] == 0.4
+    assert state.timeline.prompts[0].answers == [(0, "a"), (5, "c")]
 
 
 def test_the_scores_have_a_table_and_a_chart_for_each_scale(run):
@@ -551,3 +554,63 @@ def test_a_run_without_scores_says_how_to_get_some(run):
     monitor.update()
     (table,) = tab(monitor).children[tab(monitor).selected_index].children
     assert "evaluation.metrics says what is measured" in table.value
+
+
+def test_updates_make_no_widgets(run):
+    """What a new score, answer, measure or fix replaces is closed."""
+    monitor = Monitor(run)
+
+    def look(step):
+        run.log(step, grad_norm=0.5, **{"rewards/chosen": 0.1})
+        run.say(**scored(step, rougeL=step / 100))
+        run.say(**told(step, str(step)))
+        run.say("note", step=step, text="seen")
+        for panel in range(len(tab(monitor).titles)):
+            tab(monitor).selected_index = panel
+            monitor.update()
+        monitor._built.offer(run.fixes)
+
+    look(1)
+    before = len(ipywidgets.Widget.widgets)
+    for step in range(2, 52):
+        look(step)
+    assert len(ipywidgets.Widget.widgets) == before
+    run.log(52, grad_norm=0.5, **{"rewards/chosen": 0.1, "rewards/margins": 0.2})
+    run.say(**scored(52, rougeL=0.5, rouge1=0.4))
+    tab(monitor).selected_index = 1
+    monitor.update()
+    assert [one["label"] for one in tab(monitor).children[1].children[3].series] == [
+        "chosen",
+        "margins",
+    ]
+    tab(monitor).selected_index = 4
+    monitor.update()
+    assert len(ipywidgets.Widget.widgets) == before
+
+
+def test_a_run_that_gives_way_to_another_leaves_no_widgets(run, displayed, tmp_path):
+    async def main():
+        run_out_of_memory(run)
+        monitor = Monitor(run)
+        monitor.show()
+        (tmp_path / "other").mkdir()
+        run.other = FakeRun(tmp_path / "other")
+        before = set(ipywidgets.Widget.widgets)
+        find(monitor, "Run again with LoRA (about 1.0 GiB)").click()
+        await asyncio.sleep(0)
+        still = before & set(ipywidgets.Widget.widgets)
+        assert {monitor.widget.model_id, monitor.widget.layout.model_id} == still - others
+        assert "run kind-otter-14" in html(monitor)
+
+    others = set(ipywidgets.Widget.widgets)
+    asyncio.run(main())
+
+
+def test_a_measure_that_nobody_named_has_a_chart(run):
+    monitor = Monitor(run)
+    run.log(1, **{"rewards/chosen": 0.5, "eval_rewards/chosen": 0.25})
+    tab(monitor).selected_index = 1
+    monitor.update()
+    chart = tab(monitor).children[1].children[-1]
+    assert chart.title == "rewards"
+    assert chart.summary() == "chosen: 0.500 at step 1; chosen, held-out: 0.250 at step 1"

@@ -1,0 +1,156 @@
+"""The charts of a run: which curves each holds, and how those are named, coloured and smoothed.
+
+The monitor, the pictures, the reports and, through the server, the panel draw from these. Plain
+data; loads no library. A measure that is not named here gets a chart of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+PALETTE = ("#1f83c9", "#d55e00", "#00906a", "#c06a9a", "#808080", "#a6761d")
+"""Blue, vermilion, green, purple, grey and brown: told apart with any colour vision, and at least
+3:1 against white and against #111111 (WCAG 2.2, 1.4.11).
+
+Source: Okabe and Ito, Color Universal Design (2008), blue and green moved in lightness only; brown
+from ColorBrewer's Dark2."""
+
+SMOOTHING = 0.8
+"""Weight of the past in the moving average: it remembers about 5 points. More would lag behind
+a loss that falls within the few dozen steps of a small run."""
+
+Style = Literal["line", "marks"]
+
+
+class Curve(NamedTuple):
+    """How one measure is drawn.
+
+    Attributes:
+        name: Its name in the events.
+        label: What the legend says.
+        style: A "line", or "marks" for values that come seldom.
+        smooth: Draw a moving average in front and the raw values faintly behind.
+        scale: What its values are multiplied by.
+    """
+
+    name: str
+    label: str
+    style: Style = "line"
+    smooth: bool = False
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ChartSpec:
+    """A chart over the steps.
+
+    Attributes:
+        title: Shown above the curves.
+        curves: In the order of the legend and of the palette.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the measures."""
+        return [curve.name for curve in self.curves]
+
+    def series(self) -> list[dict[str, Any]]:
+        """Return the curves as the drawing in a front end takes them."""
+        return [
+            {
+                "name": curve.name,
+                "label": curve.label,
+                "color": color_of(i),
+                "style": curve.style,
+                "smooth": curve.smooth,
+            }
+            for i, curve in enumerate(self.curves)
+        ]
+
+
+def color_of(place: int) -> str:
+    """Return the colour of the curve at a place of the legend, as #rrggbb."""
+    return PALETTE[place % len(PALETTE)]
+
+
+LOSS = ChartSpec(
+    "loss",
+    (
+        Curve("loss", "train", smooth=True),
+        Curve("eval_loss", "held-out", style="marks"),
+    ),
+)
+LEARNING_RATE = ChartSpec("learning rate", (Curve("learning_rate", "learning rate"),))
+STANDARD = (LOSS, LEARNING_RATE)
+MORE = (
+    ChartSpec("gradient norm", (Curve("grad_norm", "gradient norm"),)),
+    ChartSpec("tokens per second", (Curve("tokens_per_second", "tokens/s"),)),
+    ChartSpec("memory, GiB", (Curve("memory_bytes", "GiB", scale=2**-30),)),
+)
+
+_DRAWN = frozenset(name for chart in (*STANDARD, *MORE) for name in chart.names)
+_NOT_DRAWN = frozenset(
+    "epoch seconds_left num_tokens num_input_tokens_seen runtime samples_per_second "
+    "steps_per_second".split()
+)
+_HELD_OUT = "eval_"
+
+
+def other_charts(names: Iterable[str]) -> list[ChartSpec]:
+    """Return charts for the measures that no standard chart shows.
+
+    Measures that share the part before a "/" share a chart, and so do those of training and of
+    the held-out rows.
+
+    >>> [(chart.title, [curve.label for curve in chart.curves]) for chart in other_charts(
+    ...     ["loss", "epoch", "rewards/chosen", "rewards/margins", "eval_rewards/chosen"])]
+    [('rewards', ['chosen', 'margins', 'chosen, held-out'])]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        measure = name.removeprefix(_HELD_OUT)
+        if name not in _DRAWN and measure not in _NOT_DRAWN:
+            groups.setdefault(measure.partition("/")[0], []).append(name)
+    return [
+        ChartSpec(group.replace("_", " "), tuple(map(_curve, members)))
+        for group, members in groups.items()
+    ]
+
+
+def _curve(name: str) -> Curve:
+    measure = name.removeprefix(_HELD_OUT)
+    label = (measure.partition("/")[2] or measure).replace("_", " ")
+    if measure == name:
+        return Curve(name, label)
+    return Curve(name, f"{label}, held-out", style="marks")
+
+
+def moving_average(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
+    """Smooth a curve by an exponential moving average that does not start at zero.
+
+    Args:
+        values: Numbers [n]; those that are not finite are passed over.
+        weight: Weight of the past, from 0 (no smoothing) to below 1.
+
+    Returns:
+        Numbers [n]; NaN before the first finite one.
+
+    Source: the bias correction of Adam, arXiv:1412.6980, section 3.
+
+    >>> [round(value, 3) for value in moving_average([2.0, 2.0, 1.0], weight=0.5)]
+    [2.0, 2.0, 1.429]
+    """
+    smooth = []
+    total = weights = 0.0
+    for value in values:
+        if math.isfinite(value):
+            total = weight * total + (1 - weight) * value
+            weights = weight * weights + (1 - weight)
+        smooth.append(round(total / weights, 12) if weights else math.nan)
+    return smooth

@@ -1,0 +1,86 @@
+"""How a run stands, in words: for the monitor, the command line and the reports."""
+
+from __future__ import annotations
+
+from nbft import formatting
+from nbft.evaluate.compare import Comparison
+from nbft.runs.state import Note, RunState
+
+
+def headline(state: RunState) -> str:
+    """Say how the run stands.
+
+    >>> headline(RunState([{"event": "completed", "step": 9, "seconds": 192.0}]))
+    'completed in 3 min 12 s'
+    """
+    total, end = state.total_steps, state.end
+    of = f" of {formatting.count(total)}" if total else ""
+    at = f"step {formatting.count(state.step)}{of}"
+    if state.is_paused:
+        return f"paused at {at}"
+    if end is None:
+        if state.stage or not (state.started or state.prepared or state.log):
+            return state.stage or "starting"
+        return f"running, {at}" if state.log else f"running, the first step{of}"
+    took = end.get("seconds")
+    span = f" in {formatting.duration(took)}" if took is not None else ""
+    if end["event"] == "completed":
+        return f"completed{span}"
+    if end["event"] in ("stopped", "cancelled"):
+        return f"{end['event']} after {at}{span and ',' + span}"
+    return f"failed after {at}" if state.step else "failed"
+
+
+def numbers(state: RunState) -> str:
+    """Return the last numbers in one line; empty before the first step."""
+    log, parts = state.log, []
+    if log.get("tokens_per_second") is not None:
+        parts.append(f"{formatting.count(log['tokens_per_second'])} tokens/s")
+    if log.get("memory_bytes"):
+        parts.append(formatting.size(log["memory_bytes"]))
+    if state.end is None and log.get("seconds_left") is not None:
+        parts.append(f"{formatting.duration(log['seconds_left'])} left")
+    if log.get("loss") is not None:
+        parts.append(f"loss {formatting.number(log['loss'])}")
+    if log and state.eval_loss is not None:
+        parts.append(f"held-out loss {formatting.number(state.eval_loss)}")
+    if log.get("grad_norm") is not None:
+        parts.append(f"grad norm {formatting.number(log['grad_norm'])}")
+    if log.get("epoch") is not None:
+        parts.append(f"epoch {log['epoch']:.2f}")
+    return " · ".join(parts)
+
+
+def held_out(state: RunState) -> str:
+    """Return the first and the last held-out loss in a sentence; empty if there is none."""
+    curve = state.curve("eval_loss")
+    if not curve:
+        return ""
+    first, last = curve.steps[0], curve.steps[-1]
+    after = f"{formatting.number(curve.values[-1])} after step {formatting.count(last)}"
+    if len(curve) == 1:
+        return f"Held-out loss: {after}."
+    before = f"after step {formatting.count(first)}" if first else "before training"
+    return f"Held-out loss: {formatting.number(curve.values[0])} {before}, {after}."
+
+
+def answers(state: RunState) -> Comparison:
+    """Return the base model's answers beside the latest."""
+    base = [one for one in state.samples if one["step"] == 0]
+    latest = state.samples[-1] if state.samples else {}
+    step = latest.get("step", 0)
+    label = (
+        "tuned" if state.end else f"step {formatting.count(step)}" if step else "not trained yet"
+    )
+    return Comparison.of_samples(
+        base[-1]["samples"] if base else [], latest["samples"] if step else [], label
+    )
+
+
+def sentence(note: Note) -> str:
+    """Return a note with its step.
+
+    >>> sentence(Note("The loss rises.", 1200))
+    'Step 1,200: The loss rises.'
+    """
+    return note.text if note.step is None else f"Step {formatting.count(note.step)}: {note.text}"

@@ -1,0 +1,359 @@
+"""The state of a run: what it says of well-formed events, and that no line breaks it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_core import to_json
+
+from nbft import cli, events
+from nbft.charts import LOSS, STANDARD, other_charts
+from nbft.config import Config
+from nbft.runs import Run, progress
+from nbft.runs.processes import process_start_time
+from nbft.runs.state import RunState, StateReader, read_state
+from nbft.runs.summary import summary
+from nbft.server import answers
+from nbft.widgets.monitor import Monitor
+
+
+def log(step: int, **fields: Any) -> dict[str, Any]:
+    return {"event": "log", "time": 1.0, "step": step, **fields}
+
+
+def me() -> dict[str, Any]:
+    return {"pid": os.getpid(), "process_start_time": process_start_time(os.getpid())}
+
+
+def dead() -> dict[str, Any]:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    about = {"pid": process.pid, "process_start_time": process_start_time(process.pid)}
+    process.kill()
+    process.wait()
+    return about
+
+
+def write(path: Path, *found: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(one) + "\n" for one in found)
+
+
+def test_every_number_that_is_logged_is_a_curve() -> None:
+    state = RunState(
+        [
+            log(1, loss=2.0, **{"rewards/chosen": 0.1}, note="x", flag=True),
+            log(2, loss=1.0, **{"rewards/chosen": 0.3}),
+            {"event": "eval", "step": 2, "eval_loss": 1.5},
+        ]
+    )
+    assert set(state.curves) == {"loss", "rewards/chosen", "eval_loss"}
+    assert list(state.curve("rewards/chosen").values) == [0.1, 0.3]
+    assert state.rows(LOSS) == [(1, 2.0, None), (2, 1.0, 1.5)]
+    assert [chart.title for chart in other_charts(state.curves)] == ["rewards"]
+
+
+def test_what_a_resumed_run_does_again_replaces_the_earlier() -> None:
+    state = RunState([log(step, loss=float(step)) for step in range(1, 9)])
+    for event in (
+        {"event": "note", "step": 7, "text": "gone"},
+        {"event": "warning", "text": "stays"},
+        {"event": "sample", "step": 8, "samples": [{"prompt": "p", "text": "gone"}]},
+        {"event": "scores", "step": 3, "scores": {"rougeL": 0.5}},
+        {"event": "eval", "step": 8, "eval_loss": 9.0},
+        {"event": "prepared", "resumed_step": 4, "total_steps": 20},
+    ):
+        state.take(event)
+    assert (state.step, state.total_steps) == (4, 20)
+    assert list(state.curve("loss").steps) == [1, 2, 3, 4]
+    assert [note.text for note in state.notes] == ["stays"]
+    assert (len(state.samples), len(state.scored)) == (0, 1)
+    assert state.eval_loss is None
+    state.take(log(5, loss=0.5))
+    assert state.rows(LOSS)[-1] == (5, 0.5, None)
+
+
+def test_only_what_is_new_is_given() -> None:
+    state = RunState([log(1, loss=2.0), log(2, loss=1.5)])
+    before = state.taken
+    assert state.rows(LOSS, before) == []
+    state.take({"event": "eval", "step": 2, "eval_loss": 1.7})
+    assert state.rows(LOSS, before) == [(2, 1.5, 1.7)]  # the row as a whole
+    state.take(log(3, loss=1.0))
+    assert state.rows(LOSS, before) == [(2, 1.5, 1.7), (3, 1.0, None)]
+    assert state.rows(LOSS, until=2) == [(1, 2.0, None), (2, 1.5, None)]
+
+
+def test_a_step_out_of_order_makes_everything_new() -> None:
+    state = RunState([log(step, loss=float(step)) for step in (1, 5, 9)])
+    before = state.taken
+    assert state.rewritten <= before
+    state.take(log(3, loss=3.0))
+    assert state.rewritten > before
+    assert [step for step, *_ in state.rows(LOSS)] == [1, 3, 5, 9]
+    before = state.taken
+    state.take(log(5, loss=0.5))
+    assert state.rewritten > before
+    assert state.rows(LOSS)[2] == (5, 0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ([], "created"),
+        ([{"event": "queued", **me()}], "queued"),
+        ([{"event": "queued", **me()}, {"event": "started", **dead()}], "running"),
+        ([{"event": "queued", **dead()}, {"event": "started", **me()}], "running"),
+        ([{"event": "started", **dead()}], "lost"),
+        ([{"event": "started", **me()}, {"event": "paused", "released": False}], "paused"),
+        ([{"event": "started", **dead()}, {"event": "paused", "released": False}], "lost"),
+        ([{"event": "started", **dead()}, {"event": "paused", "released": True}], "paused"),
+        ([{"event": "started", **me()}, {"event": "paused"}, {"event": "continued"}], "running"),
+        ([{"event": "started", **me()}, {"event": "failed"}], "failed"),
+        ([{"event": "stopped"}, {"event": "started", **me()}], "running"),
+        ([{"event": "stopped"}, {"event": "started"}], "lost"),
+        ([{"event": "started", **me(), "pid": "me"}], "lost"),
+    ],
+)
+def test_status(found: list[dict[str, Any]], status: str) -> None:
+    assert RunState(map(events.checked, found)).status == status
+
+
+def test_a_reader_reads_what_is_new_and_notices_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    reader = StateReader(path)
+    assert not reader.read()
+    write(path, log(1, loss=2.0))
+    assert reader.read()
+    assert not reader.read()
+    with path.open("a") as file:
+        file.write('{"event": "log", "st')
+    assert not reader.read()
+    with path.open("a") as file:
+        file.write('ep": 2, "loss": 1}\n')
+    assert reader.read()
+    assert reader.state.step == 2
+    path.write_text("")
+    reader.read()
+    assert (reader.state.step, reader.generation) == (0, 1)
+    path.unlink()
+    reader.read()
+    assert reader.state.status == "created"
+
+
+def test_a_look_costs_as_much_as_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    line = '{"event": "log", "time": 1.0, "step": %d, "loss": 1.5, "learning_rate": 0.0002}\n'
+    path.write_text("".join(line % step for step in range(1, 50_001)))
+    reader = StateReader(path)
+
+    def seconds(look: Callable[[], object]) -> float:
+        began = time.process_time()
+        look()
+        return time.process_time() - began
+
+    whole = seconds(reader.read)
+    taken = reader.state.taken
+    with path.open("a") as file:
+        file.write(line % 50_001)
+    assert seconds(lambda: (reader.read(), reader.state.rows(LOSS, taken))) < whole / 50
+
+
+# Lines that no worker writes.
+
+HOSTILE = """{"event": "log", "step": "7", "loss": "low"}
+{"event": 5}
+[]
+{"event": []}
+{"event": {}}
+{"event": null, "time": 1}
+{"event": "log", "loss": {"a": 1}, "step": 1, "learning_rate": [1], "seconds_left": "soon"}
+{"event": "log", "step": 3, "loss": NaN, "grad_norm": 1e999, "tokens_per_second": -Infinity}
+{"event": "log", "step": -4, "loss": 1}
+{"event": "log", "step": 1e300, "loss": 1e308}
+{"event": "log", "step": BIG, "loss": BIG, "memory_bytes": "Infinity"}
+{"event": "log", "step": 2, "loss": true, "seconds_left": "NaN", "epoch": null}
+{"event": "log", "step": 4, "loss": 1.5, "x": {"deep": DEEP}}
+{"event": "failed", "problems": "a sentence", "step": "1", "seconds": "2"}
+{"event": "failed", "problems": {"a": 1}}
+{"event": "failed", "problems": [1, null, "\\ud800 half"], "out_of_memory": "yes"}
+{"event": "started", "pid": "1", "process_start_time": []}
+{"event": "started", "pid": 0.5, "versions": ["torch"], "model": 7}
+{"event": "prepared", "resumed_step": null, "total_steps": "94", "rows": {}, "tokens": -1}
+{"event": "prepared", "resumed_step": [1], "device": 3, "total_parameters": 0}
+{"event": "eval", "step": 5, "eval_loss": "NaN"}
+{"event": "eval", "eval_loss": "text"}
+{"event": "sample", "step": 0, "samples": "none"}
+{"event": "sample", "step": 0, "samples": [1, {"prompt": 1, "text": "a"}, {"prompt": "p"}]}
+{"event": "sample", "samples": [{"prompt": "p", "text": "no step"}]}
+{"event": "sample", "step": 2, "samples": [{"prompt": "p\\udfff", "text": "\\ud83d"}]}
+{"event": "scores", "step": 0, "scores": {"exact_match": NaN, "rougeL": "low"}, "rows": "many"}
+{"event": "scores", "step": 0, "scores": {"exact_match": 1e308}, "values": {"exact_match": [1, "a"]}}
+{"event": "scores", "step": 2, "scores": {"exact_match": -1e308}, "values": {"exact_match": [1, 2]}}
+{"event": "scores", "step": 3, "scores": [1], "verdicts": "better", "split": 5}
+{"event": "scores", "step": 4, "scores": {"\\ud800": 1}, "verdicts": {"\\ud800": 2}, "split": null}
+{"event": "note", "text": 5, "step": 1}
+{"event": "note", "text": "no step", "step": {}}
+{"event": "warning"}
+{"event": "stage", "text": ["a"]}
+{"event": "command", "text": {}}
+{"event": "checkpoint", "path": 5}
+{"event": "paused", "text": 1, "released": "perhaps"}
+{"event": "continued", "time": "now"}
+{"event": "completed", "seconds": "NaN", "adapter": {}, "time": {}}
+{"event": "", "step": 1}
+{"event": "log", "time": 1, "step":
+\x00
+"""
+HOSTILE = HOSTILE.replace("BIG", "9" * 400).replace("DEEP", "[" * 40 + "]" * 40)
+HOSTILE += (
+    '{"event": "log", "step": 1, "scores": ' + '{"scores": ' * 5_000 + "1" + "}" * 5_001 + "\n"
+)
+
+
+def odd_lines(seed: int, lines: int) -> str:
+    """Return lines made by chance of the kinds and fields that there are, and of odd values."""
+    chance = random.Random(seed)
+    names = " ".join(events.KINDS.values()).replace(":", " ").replace(",", " ").split()
+    names += [
+        "scores",
+        "samples",
+        "values",
+        "verdicts",
+        "eval_loss",
+        "loss",
+        "resumed_step",
+        "time",
+    ]
+
+    def value(depth: int) -> Any:
+        kinds: list[Callable[[], Any]] = [
+            lambda: chance.choice(
+                [None, True, False, "", "NaN", "-Infinity", "7", "\ud800", "<b>"]
+            ),
+            lambda: chance.choice([0, 1, -1, 7, 10**18, 10**30, 2**53]),
+            lambda: chance.choice([0.5, -0.0, 1e308, 1e-308, math.nan, math.inf, 3.0]),
+            lambda: {"prompt": value(depth + 1), "text": value(depth + 1)},
+            lambda: [value(depth + 1) for _ in range(chance.randrange(4))],
+            lambda: {chance.choice(names): value(depth + 1) for _ in range(chance.randrange(4))},
+        ]
+        return chance.choice(kinds[:3] if depth > 3 else kinds)()
+
+    def line() -> str:
+        event = {"event": chance.choice([*events.KINDS, value(0)])}
+        event |= {chance.choice(names): value(0) for _ in range(chance.randrange(8))}
+        if chance.random() < 0.5:
+            event["step"] = chance.randrange(100)
+        text = json.dumps(event)
+        return text[: chance.randrange(len(text))] if chance.random() < 0.05 else text
+
+    return "".join(line() + "\n" for _ in range(lines))
+
+
+def odd_run(folder: Path, text: str, name: str = "odd") -> Run:
+    path = folder / name
+    path.mkdir()
+    Config(model={"model_name": "smollm2-135m"}, data={"path": "/a.jsonl"}).save(
+        path / "config.yaml"
+    )
+    (path / "events.jsonl").write_text(text)
+    return Run(path)
+
+
+class Served:
+    """What the routes ask of the server's folders."""
+
+    def __init__(self, *found: Run) -> None:
+        self.top = found[0].path.parent
+        self.found = {run.id: run for run in found}
+
+    def runs(self) -> dict[str, Run]:
+        return self.found
+
+    def find(self, run_id: str) -> Run:
+        return self.found[run_id]
+
+
+def look_everywhere(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Show a run in every way that there is."""
+    state = run.state
+    for spec in (*STANDARD, *other_charts(state.curves)):
+        state.rows(spec)
+    for words in (progress.headline, progress.numbers, progress.held_out, progress.answers):
+        str(words(state))
+    assert run.status in ("created", "queued", "running", "paused", "lost", *events.FINAL_KINDS)
+    assert run.step >= 0
+    assert all(isinstance(problem, str) for problem in run.problems)
+    assert isinstance(run.is_background, bool)
+    str(run.scores())
+    run.scores()._repr_html_()
+    run.curves().savefig(os.devnull, format="png")
+    served: Any = Served(run)
+    for answer in (
+        summary(run),
+        answers.list_runs(served),
+        answers.describe(served, run.id, run),
+        answers.state(served, run.id, ""),
+        answers.events(served, run.id, 0),
+    ):
+        to_json(answer, inf_nan_mode="strings")
+    monitor = Monitor(run)
+    for place in range(6):
+        monitor._built._tab.selected_index = place
+        monitor.update()
+    repr(monitor)
+    monitor._outcome()
+    monitor._words().encode()
+    lines = cli._Progress()
+    for event in run.events():
+        lines.show(event)
+    cli._about(run)
+    assert run.report().read_text()
+    capsys.readouterr()
+
+
+def test_lines_that_no_worker_writes_break_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = HOSTILE.splitlines(keepends=True)
+    look_everywhere(odd_run(tmp_path, HOSTILE), capsys)
+    # Each line alone as well: a later one may hide what an earlier did.
+    for number, line in enumerate(lines):
+        state = read_state(odd_run(tmp_path, line, f"odd-{number}").events_path)
+        assert progress.headline(state)
+    found = odd_run(tmp_path, "".join(lines[:3]), "given")
+    assert (summary(found)["step"], summary(found)["loss"]) == (0, None)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lines_made_by_chance_break_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
+) -> None:
+    look_everywhere(odd_run(tmp_path, odd_lines(seed, 400)), capsys)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_look_agrees_with_one_look(tmp_path: Path, seed: int) -> None:
+    text = odd_lines(seed + 100, 120)
+    run = odd_run(tmp_path, "")
+    reader = StateReader(run.events_path)
+    lines = text.splitlines(keepends=True)
+    for begin in range(0, len(lines), 7):
+        with run.events_path.open("a") as file:
+            file.writelines(lines[begin : begin + 7])
+        reader.read()
+    once = read_state(run.events_path)
+    assert repr(reader.state.rows(LOSS)) == repr(once.rows(LOSS))  # repr: NaN equals NaN
+    assert (reader.state.status, reader.state.step) == (once.status, once.step)
+    assert reader.state.counts == once.counts
+    few = summary(run)
+    assert (few["status"], few["step"]) == (once.status, once.step)

@@ -1,0 +1,59 @@
+"""What a trainer logs and measures becomes events, whole and by its own names."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbft import events
+from nbft.training.callbacks.reporting import ReportingCallback
+
+
+@pytest.fixture
+def callback(tmp_path: Path) -> ReportingCallback:
+    return ReportingCallback(tmp_path, "cpu", lambda model: [])
+
+
+def written(tmp_path: Path) -> list[dict[str, Any]]:
+    return events.read(tmp_path / "events.jsonl")
+
+
+ARGS: Any = SimpleNamespace(logging_steps=1)
+STATE: Any = SimpleNamespace(global_step=7, max_steps=10, num_input_tokens_seen=0)
+
+
+def test_every_number_of_a_log_is_kept(tmp_path: Path, callback: ReportingCallback) -> None:
+    logged = {"loss": 1.5, "rewards/chosen": np.float32(0.5), "num_tokens": 12, "step": 99}
+    callback.on_log(ARGS, STATE, None, logs={**logged, "name": "x", "flags": [1]})  # type: ignore[arg-type]
+    (log,) = written(tmp_path)
+    assert log["step"] == 7
+    assert log.keys() == {
+        *("event", "time", "step", "loss", "rewards/chosen", "num_tokens", "memory_bytes")
+    }
+
+
+def test_the_totals_at_the_end_are_no_step(tmp_path: Path, callback: ReportingCallback) -> None:
+    callback.on_log(ARGS, STATE, None, logs={"train_loss": 1.0, "total_flos": 1e12})  # type: ignore[arg-type]
+    callback.on_log(ARGS, STATE, None, logs={"eval_loss": 1.0})  # type: ignore[arg-type]
+    assert written(tmp_path) == []
+
+
+def test_every_number_of_an_evaluation_is_kept(tmp_path: Path, callback: ReportingCallback) -> None:
+    metrics = {"eval_loss": math.inf, "eval_rewards/margins": 0.25, "epoch": 1}
+    callback.on_evaluate(ARGS, STATE, None, metrics=metrics)  # type: ignore[arg-type]
+    (found,) = written(tmp_path)
+    assert {name: found[name] for name in metrics} == metrics
+
+
+@pytest.mark.parametrize(("entropy", "is_kept"), [(0.0, False), (0.25, True)])
+def test_an_entropy_that_nobody_computed_is_left_out(
+    tmp_path: Path, callback: ReportingCallback, entropy: float, is_kept: bool
+) -> None:
+    callback.on_log(ARGS, STATE, None, logs={"loss": 1.0, "entropy": entropy})  # type: ignore[arg-type]
+    (log,) = written(tmp_path)
+    assert ("entropy" in log) == is_kept
