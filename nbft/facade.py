@@ -1,6 +1,7 @@
-"""Where a lower layer hands over to a higher one: methods that people call on a config or a run.
+"""Where a lower layer hands over to a higher one: what people call on a config, a run or a value.
 
-`config.export("oumi")` and `run.resume()` read well, but what they do stands above configs and runs.
+`config.export("oumi")`, `run.resume()` and the HTML of a comparison belong to their objects for who
+calls them, but what they do stands above those.
 Nothing else in nbft imports upwards; `tests/unit/test_layers.py` holds that.
 """
 
@@ -56,3 +57,31 @@ def monitor(run: Any, *, interactive: bool = False) -> Any:
     from nbft.widgets import Monitor
 
     return Monitor(run, interactive=interactive)
+
+
+def write_report(*arguments: Any) -> Any:
+    """See `nbft.pages.report.write_report`."""
+    from nbft.pages.report import write_report
+
+    return write_report(*arguments)
+
+
+def draw_histograms(*arguments: Any) -> Any:
+    """See `nbft.pages.histograms.draw`."""
+    from nbft.pages.histograms import draw
+
+    return draw(*arguments)
+
+
+def html(value: Any) -> str:
+    """See `nbft.pages.html`."""
+    from nbft import pages
+
+    return pages.html(value)
+
+
+def text(value: Any) -> str:
+    """See `nbft.pages.text`."""
+    from nbft import pages
+
+    return pages.text(value)

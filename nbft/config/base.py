@@ -34,6 +34,7 @@ def setting(
     *,
     help: str,  # noqa: A002 - the word that Field and argparse use
     source: str,
+    label: str = "",
     unit: str = "",
     level: Level = "advanced",
     usual: tuple[float, float] | None = None,
@@ -48,6 +49,7 @@ def setting(
         default: The value when nobody says otherwise.
         help: What it does, in one line.
         source: Where the default comes from.
+        label: What the form calls it; made from the name when empty.
         unit: What a number counts ("tokens", "steps").
         level: Who needs to see it.
         usual: The range that documents advise, inside the range that is allowed.
@@ -65,7 +67,7 @@ def setting(
         "suggestions": list(suggestions),
     }
     given = {"default_factory": default_factory} if default_factory else {"default": default}
-    return Field(description=help, json_schema_extra=about, **given, **limits)
+    return Field(title=label or None, description=help, json_schema_extra=about, **given, **limits)
 
 
 def key_of(registry: Registry) -> Any:
@@ -125,6 +127,7 @@ class Setting:
         path: Dotted name in the config; a list's items are written `[]`.
         section: First part of the path.
         name: Last part of the path.
+        label: What people call it.
         type: bool, int, float, str, list or dict.
         optional: Whether null is a value ("decide for me").
         choices: The only values, where they are listed; empty otherwise.
@@ -135,6 +138,7 @@ class Setting:
     path: str
     section: str
     name: str
+    label: str
     type: type
     optional: bool
     default: Any
@@ -168,6 +172,52 @@ class Setting:
                 f"{low} to below {limit_text(self.lt)}" if low else f"below {limit_text(self.lt)}"
             )
         return f"at least {low}" if low else f"at most {high}" if high else ""
+
+
+_SPELLING = {
+    "lr": "learning rate",
+    "min": "minimum",
+    "max": "maximum",
+    "num": "number of",
+    "optim": "optimizer",
+    "eval": "evaluation",
+    "attn": "attention",
+    "ref": "reference",
+    "pref": "preference",
+    "func": "function",
+    "fn": "function",
+    "cls": "class",
+    "algo": "algorithm",
+    "params": "parameters",
+    "kwargs": "arguments",
+    "args": "arguments",
+    "dir": "folder",
+    "dataloader": "data loader",
+    "bnb": "",
+    "4bit": "4-bit",
+    "8bit": "8-bit",
+    "quant": "quantization",
+    "dtype": "number type",
+    "grads": "gradients",
+} | {
+    word.lower(): word
+    for word in (
+        *("LoRA", "rsLoRA", "DoRA", "LoRA+", "TF32", "FP8", "FP16", "AMP", "Adam", "SGD", "NaN"),
+        *("MB", "CPU", "DDP", "FSDP", "DeepSpeed", "MoE", "MFU", "TFLOPS", "USD", "SFT", "SimPO"),
+        *("NEFTune", "Liger", "Hadamard"),
+    )
+}
+"""Words of names as people write them."""
+
+
+def label_of(name: str) -> str:
+    """Return the name of a setting as people write it.
+
+    >>> [label_of(name) for name in ("learning_rate", "lora_alpha", "max_prompt_length")]
+    ['Learning rate', 'LoRA alpha', 'Maximum prompt length']
+    """
+    words = " ".join(filter(None, (_SPELLING.get(word, word) for word in name.split("_"))))
+    return words[:1].upper() + words[1:] if words.split()[0].islower() else words
 
 
 def limit_text(value: float) -> str:
@@ -247,6 +297,7 @@ def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]
             path=path,
             section=path.split(".")[0],
             name=name,
+            label=info.title or label_of(name),
             type=plain_type(info.annotation),
             optional=_is_optional(info.annotation),
             default=info.get_default(call_default_factory=True),

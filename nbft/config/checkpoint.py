@@ -17,6 +17,7 @@ class Checkpoint(Section):
     )
     save_steps: int = setting(
         500,
+        label="Save interval",
         help="Steps between checkpoints, with save_strategy steps.",
         unit="steps",
         ge=1,
@@ -24,6 +25,7 @@ class Checkpoint(Section):
     )
     save_total_limit: int | None = setting(
         2,
+        label="Checkpoints to keep",
         help="Checkpoints kept; older ones are deleted. All are kept when empty.",
         ge=1,
         source="nbft: the last and the one before",
@@ -36,21 +38,25 @@ class Checkpoint(Section):
     )
     load_best_model_at_end: bool = setting(
         False,
+        label="Load the best model at the end",
         help="End with the checkpoint that scored best instead of the last.",
         source="transformers TrainingArguments.load_best_model_at_end",
     )
     metric_for_best_model: str = setting(
         "eval_loss",
+        label="Metric for the best model",
         help="Score that decides which checkpoint is best.",
         source="transformers TrainingArguments.metric_for_best_model",
     )
     greater_is_better: bool | None = setting(
+        label="Higher metric is better",
         help="Whether a larger score is better; known by itself for losses.",
         source="transformers TrainingArguments.greater_is_better",
         level="expert",
     )
     save_on_epoch_end: bool = setting(
         False,
+        label="Save at the end of each epoch",
         help="Save at the end of each epoch as well, with save_strategy steps.",
         source="Oumi training.save_epoch",
         level="expert",
@@ -63,12 +69,14 @@ class Checkpoint(Section):
     )
     overwrite_output_dir: bool = setting(
         False,
+        label="Overwrite the output folder",
         help="Has no effect: every run has a folder of its own, so nothing is ever overwritten.",
         source="QEfficient training.overwrite_output_dir",
         level="expert",
     )
     ignore_load_lr_and_optim: bool = setting(
         False,
+        label="Ignore saved learning rate and optimizer",
         help="On resuming, take the weights alone and start the optimiser and its schedule anew.",
         source="ERNIEKit ignore_load_lr_and_optim",
         level="expert",
@@ -88,6 +96,7 @@ class Checkpoint(Section):
     )
     optim_shard_num: int = setting(
         1,
+        label="Optimizer shards",
         help="Files into which the optimiser is cut, so that saving holds one part at a time.",
         unit="files",
         ge=1,

@@ -31,6 +31,7 @@ class Compute(Section):
         level="expert",
     )
     price_usd_per_hour: float | None = setting(
+        label="Price per hour (USD)",
         help="What an hour of the machine costs; the provider's documented range when empty.",
         unit="USD/hour",
         ge=0,
@@ -39,6 +40,7 @@ class Compute(Section):
         level="expert",
     )
     peak_tflops: float | None = setting(
+        label="Peak TFLOPS",
         help="Most that the device can compute, for include_mfu; known for common GPUs.",
         unit="TFLOP/s",
         gt=0,

@@ -15,11 +15,13 @@ class Dataset(Section):
     """One set of rows and how its rows become a prompt and a completion."""
 
     path: str | None = setting(
+        label="Data file",
         help="File of rows: JSON array, JSON Lines, CSV or Parquet. Wins over dataset_name.",
         source="datasets.load_dataset data_files",
         level="basic",
     )
     dataset_name: str | None = setting(
+        label="Dataset",
         help="Name on the hub, or a bundled sample: alpaca, samsum, gsm8k, grammar.",
         source="TRL ScriptArguments.dataset_name",
         level="basic",
@@ -101,6 +103,7 @@ class Dataset(Section):
         level="expert",
     )
     sample_count: int | None = setting(
+        label="Rows to use",
         help="Take this many rows; all when empty.",
         source="Oumi data.train.datasets[].sample_count",
         unit="rows",
@@ -117,6 +120,7 @@ class Dataset(Section):
         ge=0,
     )
     mixture_proportion: float | None = setting(
+        label="Share of the mixture",
         help="Share of this set in a mixture; every set of the split needs one, and they add to 1.",
         source="Oumi data.train.datasets[].mixture_proportion",
         gt=0,
@@ -213,6 +217,7 @@ class Data(Section):
     )
     split_ratio: float = setting(
         0.9,
+        label="Training share",
         help="Share of the rows to train on when no validation rows are named; the rest is held "
         "out.",
         source="QEfficient dataset.split_ratio (there 0.8)",
@@ -231,6 +236,7 @@ class Data(Section):
     )
     completion_only_loss: bool = setting(
         True,
+        label="Train on completions only",
         help="Learn the completion only; false learns the prompt too.",
         source="TRL SFTConfig.completion_only_loss",
     )
@@ -240,6 +246,7 @@ class Data(Section):
         source="transformers Trainer",
     )
     padding_free: bool | None = setting(
+        label="Training without padding",
         help="Lay the rows of a batch end to end instead of padding them; rows do not see each "
         "other. Decided by the model when empty.",
         source="TRL SFTConfig.padding_free",
@@ -260,6 +267,7 @@ class Data(Section):
     )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = setting(
         "random",
+        label="Sampling strategy",
         help="Order of the rows in an epoch; group_by_length puts rows of like length together.",
         source="transformers TrainingArguments.train_sampling_strategy",
     )
@@ -274,6 +282,7 @@ class Data(Section):
     )
     length_column_name: str = setting(
         "input_ids",
+        label="Length column",
         help="What counts as the length of a row with group_by_length: input_ids, labels, or a "
         "column of the rows (its number, or the letters of its text).",
         source="QEfficient dataset.length_column_name; transformers length_column_name",
@@ -287,12 +296,14 @@ class Data(Section):
         why="Names of your own are registered with nbft.registry.collators.register.",
     )
     pad_to_multiple_of: int | None = setting(
+        label="Pad to a multiple of",
         help="Pad every batch to a multiple of this many tokens.",
         unit="tokens",
         ge=1,
         source="TRL SFTConfig.pad_to_multiple_of",
     )
     dataset_num_proc: int | None = setting(
+        label="Tokenizing processes",
         help="Processes that cut the rows into tokens; decided by the number of rows when empty.",
         ge=1,
         le=128,
@@ -300,6 +311,7 @@ class Data(Section):
     )
     dataloader_num_workers: int = setting(
         0,
+        label="Data loader workers",
         help="Processes that prepare batches; 0 prepares them in the training process.",
         ge=0,
         le=128,

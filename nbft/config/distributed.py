@@ -29,6 +29,7 @@ class Distributed(Section):
 
     num_processes: int = setting(
         1,
+        label="Processes",
         help="Processes that train together, one for each device.",
         unit="processes",
         ge=1,
@@ -72,6 +73,7 @@ class Distributed(Section):
     )
     average_tokens_across_devices: bool = setting(
         True,
+        label="Average tokens across devices",
         help="Weigh the loss of each process by its tokens.",
         source="transformers TrainingArguments.average_tokens_across_devices",
         level="expert",

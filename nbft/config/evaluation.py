@@ -22,6 +22,7 @@ class Evaluation(Section):
         source="QEfficient training.eval_strategy",
     )
     eval_steps: int | None = setting(
+        label="Evaluation interval",
         help="Steps between measurements, with eval_strategy steps; logging_steps when empty.",
         unit="steps",
         ge=1,
@@ -29,6 +30,7 @@ class Evaluation(Section):
     )
     eval_on_start: bool = setting(
         True,
+        label="Evaluate before training",
         help="Measure before the first step too, so that there is a before and an after.",
         source="nbft",
     )
@@ -41,6 +43,7 @@ class Evaluation(Section):
     )
     per_device_eval_batch_size: int = setting(
         8,
+        label="Evaluation batch size per device",
         help="Held-out rows that a device works on at a time.",
         unit="rows",
         ge=1,
@@ -48,6 +51,7 @@ class Evaluation(Section):
     )
     sample_count: int = setting(
         3,
+        label="Number of sample prompts",
         help="Held-out prompts answered by the base model and by the tuned one, side by side.",
         unit="prompts",
         ge=0,
@@ -61,6 +65,7 @@ class Evaluation(Section):
     )
     sample_max_new_tokens: int = setting(
         64,
+        label="Maximum new tokens of a sample",
         help="Longest answer of a sample.",
         unit="tokens",
         ge=1,
@@ -76,6 +81,7 @@ class Evaluation(Section):
         "perplexity: how much the model wonders at the reference; writes no answer, so it is quick.",
     )
     metric_function: str | None = setting(
+        label="Metric function",
         help="Score of your own: path/to/file:function, package.module:function, or a key of "
         "nbft.registry.metrics.",
         source="nbft, as data.train.datasets[].prompt_func",
@@ -84,6 +90,7 @@ class Evaluation(Section):
     )
     metric_function_greater_is_better: bool = setting(
         True,
+        label="Higher metric is better",
         help="Whether a larger score of metric_function is better.",
         source="nbft, named like transformers TrainingArguments.greater_is_better",
     )
@@ -95,6 +102,7 @@ class Evaluation(Section):
         why="A dot stands for a line break too; spaces around the answer do not count.",
     )
     score_every_n_steps: int | None = setting(
+        label="Scoring interval",
         help="Steps between scores; at each measurement of the held-out loss when empty.",
         unit="steps",
         ge=1,
@@ -104,6 +112,7 @@ class Evaluation(Section):
     )
     score_rows: int = setting(
         16,
+        label="Rows to score",
         help="Held-out rows that are scored, drawn by training.seed.",
         unit="rows",
         ge=1,
@@ -113,6 +122,7 @@ class Evaluation(Section):
         why="Few rows are quick and uncertain: of 16 rows one more right is worth 6 points.",
     )
     score_max_new_tokens: int | None = setting(
+        label="Maximum new tokens of a score",
         help="Longest answer that is scored; as long as the longest reference, at most 256 tokens, "
         "when empty.",
         unit="tokens",
@@ -121,6 +131,7 @@ class Evaluation(Section):
     )
     do_sample: bool = setting(
         False,
+        label="Random sampling",
         help="Draw each token of a scored answer by its likelihood; false takes the likeliest.",
         source="transformers GenerationConfig.do_sample",
         why="The draws come from training.seed, and the training's own are left alone.",
@@ -133,6 +144,7 @@ class Evaluation(Section):
         source="transformers GenerationConfig.temperature",
     )
     top_p: float | None = setting(
+        label="Top-p",
         help="Draw from the likeliest tokens that together have this share; all when empty.",
         gt=0,
         le=1,
@@ -141,6 +153,7 @@ class Evaluation(Section):
     )
     per_device_generation_batch_size: int = setting(
         16,
+        label="Generation batch size per device",
         help="Prompts answered at a time; halved by itself where memory runs out.",
         unit="prompts",
         ge=1,

@@ -12,6 +12,7 @@ class Logging(Section):
 
     logging_steps: int = setting(
         1,
+        label="Logging interval",
         help="Steps between two points on the curves.",
         unit="steps",
         ge=1,
@@ -35,11 +36,13 @@ class Logging(Section):
     )
     disable_tqdm: bool = setting(
         True,
+        label="Hide progress bars",
         help="Write no progress bar; false keeps one in the run's progress.txt.",
         source="transformers TrainingArguments.disable_tqdm; the Monitor shows progress",
         level="expert",
     )
     dep_log_level: Literal["debug", "info", "warning", "error"] | None = setting(
+        label="Log level of libraries",
         help="How much the libraries write into log.txt; log_level when empty.",
         source="Oumi training.dep_log_level",
         level="expert",
@@ -59,6 +62,7 @@ class Logging(Section):
     )
     include_mfu: bool = setting(
         False,
+        label="Include MFU",
         help="Write down which share of the device's peak the training computes (MFU).",
         source="PaLM, arXiv:2204.02311, appendix B",
         level="expert",

@@ -13,6 +13,7 @@ class Model(Section):
 
     model_name: str = setting(
         "smollm2-135m",
+        label="Base model",
         help="Base model: a name on the hub, a folder, or smollm2-135m, which needs no hub.",
         source="nbft: small enough to train on a CPU in minutes",
         level="basic",
@@ -36,6 +37,7 @@ class Model(Section):
         "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"
     ] = setting(
         "AutoModelForCausalLM",
+        label="Auto class",
         help="Class of transformers that loads the model.",
         source="QEfficient model.auto_class_name",
         level="expert",
@@ -46,15 +48,19 @@ class Model(Section):
         help="Branch, tag or commit of the model on the hub.", source="TRL ModelConfig"
     )
     adapter_name_or_path: str | None = setting(
+        label="Adapter to continue with",
         help="Adapter to go on training, a folder or a name on the hub; a new one when empty.",
         source="Oumi model.adapter_model",
         why="Its rank, strength and layers are its own; those of the peft section do not count. "
         "model_name may name the adapter's folder itself: its base model is then looked up.",
     )
     tokenizer_name: str | None = setting(
-        help="Tokenizer, when it is not the model's own.", source="Oumi model.tokenizer_name"
+        label="Tokenizer",
+        help="Tokenizer, when it is not the model's own.",
+        source="Oumi model.tokenizer_name",
     )
     pad_token: str | None = setting(
+        label="Padding token",
         help="Token used for padding; the tokenizer's own when empty, else its end-of-sequence.",
         source="TRL SFTConfig.pad_token",
     )
@@ -72,6 +78,7 @@ class Model(Section):
         why="A model that has learnt to chat knows its own template best. A base model has none.",
     )
     chat_template_path: str | None = setting(
+        label="Chat template file",
         help="File with a Jinja chat template that replaces the model's own.",
         source="TRL SFTConfig.chat_template_path",
     )
@@ -92,6 +99,7 @@ class Model(Section):
         level="expert",
     )
     freeze_layers: list[str] = setting(
+        label="Frozen layers",
         help="Layers left untrained, by name; * stands for any text, layers.0 for layer 0.",
         source="Oumi model.freeze_layers",
         level="expert",
@@ -135,6 +143,7 @@ class Model(Section):
     )
     use_liger_kernel: bool = setting(
         False,
+        label="Liger kernels",
         help="Fused kernels of liger-kernel: less memory and time on a GPU.",
         source="transformers TrainingArguments",
         level="expert",
@@ -152,6 +161,7 @@ class Model(Section):
         level="expert",
     )
     model_init_kwargs: dict[str, Any] = setting(
+        label="Model arguments",
         help="Further arguments of from_pretrained.",
         source="TRL SFTConfig.model_init_kwargs",
         level="expert",

@@ -33,6 +33,7 @@ class Optimizer(Section):
     )
     adam_beta1: float = setting(
         0.9,
+        label="Adam beta 1",
         help="Memory of Adam for the gradient.",
         ge=0,
         lt=1,
@@ -41,6 +42,7 @@ class Optimizer(Section):
     )
     adam_beta2: float = setting(
         0.999,
+        label="Adam beta 2",
         help="Memory of Adam for the gradient's size.",
         ge=0,
         lt=1,
@@ -70,6 +72,7 @@ class Optimizer(Section):
     )
     layerwise_lr_decay: float = setting(
         1.0,
+        label="Layer-wise learning rate decay",
         help="Factor by which the learning rate falls from each layer to the one below; 1 is none.",
         gt=0,
         le=1,
@@ -79,6 +82,7 @@ class Optimizer(Section):
     )
     moment_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
+        label="Number type of moments",
         help="Number type of AdamW's two moments; bfloat16 halves their memory.",
         source="ERNIEKit use_lowprecision_moment",
         level="expert",

@@ -15,6 +15,7 @@ class Peft(Section):
 
     method: Literal["lora", "ia3", "full"] = setting(
         "lora",
+        label="Fine-tuning method",
         help="lora and ia3 train a small adapter beside the frozen model; full trains every weight.",
         source="PEFT",
         level="basic",
@@ -31,6 +32,7 @@ class Peft(Section):
     )
     r: int = setting(
         16,
+        label="LoRA rank",
         help="Rank of the adapter: how much it can learn, and how large it is.",
         source="LoRA, arXiv:2106.09685, section 7.2; QLoRA practice",
         ge=1,
@@ -97,6 +99,7 @@ class Peft(Section):
         "orthogonal",
     ] = setting(
         "default",
+        label="Initial LoRA weights",
         help="How the adapter starts.",
         source="PEFT LoraConfig.init_lora_weights",
         level="expert",
@@ -106,6 +109,7 @@ class Peft(Section):
     )
     loraplus_lr_ratio: float = setting(
         1.0,
+        label="LoRA+ learning rate ratio",
         help="LoRA+: how many times faster the adapter's second matrix learns than its first; 1 is "
         "plain LoRA.",
         source="LoRA+, arXiv:2402.12354",

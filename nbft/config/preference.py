@@ -14,11 +14,13 @@ class Preference(Section):
     """Learning from pairs of a better and a worse answer. Planned: nbft imitates answers for now."""
 
     method: Literal["dpo"] | None = setting(
+        label="Preference method",
         help="dpo learns from pairs of answers; the answers are imitated when empty.",
         source="DPO, arXiv:2305.18290",
     )
     beta: float = setting(
         0.1,
+        label="Beta",
         help="How strongly the model is held near the one it began as.",
         gt=0,
         le=10,
@@ -54,6 +56,7 @@ class Preference(Section):
     )
     pref_loss_ratio: float = setting(
         1.0,
+        label="Weight of the preference loss",
         help="Weight of the preference loss.",
         ge=0,
         source="ERNIEKit pref_loss_ratio; TRL DPOConfig.loss_weights",
@@ -61,6 +64,7 @@ class Preference(Section):
     )
     sft_loss_ratio: float = setting(
         0.0,
+        label="Weight of the SFT loss",
         help="Weight of imitating the better answer beside it.",
         ge=0,
         source="ERNIEKit sft_loss_ratio; TRL DPOConfig.loss_weights",

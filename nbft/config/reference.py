@@ -85,6 +85,7 @@ def _entry(setting: Setting) -> Iterator[str]:
     yield ""
     yield f"- {_escaped(range_words(setting))}"
     yield f"- Default: `{default_words(setting)}`. From: {_escaped(setting.source)}."
+    yield f"- In the form: {_escaped(setting.label)}."
     if called := aliases().get(setting.path):
         yield f"- Elsewhere: {', '.join(f'`{name}`' for name in called.split())}."
 

@@ -13,6 +13,7 @@ class Scheduler(Section):
 
     lr_scheduler_type: key_of(registry.schedulers) = setting(  # type: ignore[valid-type]
         "cosine",
+        label="Learning rate schedule",
         help="Shape of the learning rate after the warm-up.",
         source="QEfficient scheduler; SGDR, arXiv:1608.03983",
     )
@@ -35,6 +36,7 @@ class Scheduler(Section):
         level="expert",
     )
     num_cycles: float | None = setting(
+        label="Cycles",
         help="Waves of cosine, 0.5 when empty; restarts of cosine_with_restarts, 1 when empty.",
         gt=0,
         le=1000,
@@ -42,6 +44,7 @@ class Scheduler(Section):
         level="expert",
     )
     lr_end: float | None = setting(
+        label="Final learning rate",
         help="Learning rate at which polynomial ends; 1e-7 when empty.",
         ge=0,
         le=1,
@@ -56,6 +59,7 @@ class Scheduler(Section):
         level="expert",
     )
     lr_scheduler_kwargs: dict[str, Any] = setting(
+        label="Schedule arguments",
         help="Further arguments of the shape: num_cycles, power, lr_end, min_lr, min_lr_rate.",
         source="transformers TrainingArguments.lr_scheduler_kwargs",
         level="expert",

@@ -19,7 +19,7 @@ def find_settings(
     among: Iterable[Setting] | None = None,
     called: Mapping[str, str] | None = None,
 ) -> list[Setting]:
-    """Return the settings that have every word of a text in their name, alias or help.
+    """Return the settings that have every word of a text in their name, label, alias or help.
 
     Those that are called so elsewhere come first, then those with the words in their name; what is
     rarely needed comes last.
@@ -36,7 +36,8 @@ def find_settings(
     words = re.sub(r"([^\W\d_])-(\w)", r"\1\2", text).replace("_", " ").split()
     ranked = []
     for setting in settings() if among is None else among:
-        names = f"{aliases().get(setting.path, '')} {(called or {}).get(setting.path, '')}".lower()
+        others = (aliases().get(setting.path, ""), (called or {}).get(setting.path, ""))
+        names = " ".join((*others, setting.label.replace(" ", "_"))).lower()
         name = f"{setting.path} {names}".lower().replace("_", " ")
         rare = setting.level == "expert"
         about = f"{name} {setting.help}".lower().replace("-", "")

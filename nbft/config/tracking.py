@@ -12,6 +12,7 @@ class Tracking(Section):
 
     report_to: list[Literal["tensorboard", "wandb", "comet_ml", "mlflow", "trackio", "phoenix"]] = (
         setting(
+            label="Trackers",
             help="Trackers to report to; each must be installed and logged in.",
             source="transformers TrainingArguments.report_to",
             default_factory=list,

@@ -11,6 +11,7 @@ class Training(Section):
 
     method: key_of(registry.trainers) = setting(  # type: ignore[valid-type]
         "sft",
+        label="Training method",
         help="sft trains with TRL's SFTTrainer; base with the plain transformers Trainer; or a key "
         "of nbft.registry.trainers.",
         source="QEfficient training.type",
@@ -26,6 +27,7 @@ class Training(Section):
     )
     num_train_epochs: float = setting(
         1.0,
+        label="Epochs",
         help="Passes over the training rows. Small sets: 3 to 5; large sets: 1 to 2.",
         unit="epochs",
         gt=0,
@@ -37,6 +39,7 @@ class Training(Section):
         "the passes are too many.",
     )
     num_samples_each_epoch: int | None = setting(
+        label="Rows per epoch",
         help="Rows that count as one epoch: less or more than there are. All rows when empty.",
         unit="rows",
         ge=1,
@@ -46,6 +49,7 @@ class Training(Section):
     )
     do_train: bool = setting(
         True,
+        label="Train",
         help="Train; false only measures the held-out rows with the model as it is.",
         source="transformers TrainingArguments.do_train",
         level="expert",
@@ -60,6 +64,7 @@ class Training(Section):
     )
     max_steps: int = setting(
         -1,
+        label="Maximum steps",
         help="Stop after this many steps, whatever the epochs; -1 means no limit.",
         unit="steps",
         ge=-1,
@@ -67,6 +72,7 @@ class Training(Section):
     )
     per_device_train_batch_size: int = setting(
         4,
+        label="Batch size per device",
         help="Rows that a device works on at a time.",
         unit="rows",
         ge=1,
@@ -104,6 +110,7 @@ class Training(Section):
     )
     max_grad_norm: float = setting(
         1.0,
+        label="Gradient clipping norm",
         help="Gradients longer than this are shortened to it; 0 leaves them alone.",
         ge=0,
         source="transformers TrainingArguments.max_grad_norm",

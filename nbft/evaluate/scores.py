@@ -1,4 +1,4 @@
-"""The scores of a run as a table: the base model beside the tuned one, and what to make of it.
+"""The scores of a run: the base model beside the tuned one, and what to make of it.
 
 Reads `scores` events, computes nothing new and loads no library. Called by `nbft.training`, the
 report, the Monitor and people.
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Any, NamedTuple, overload
 
 from nbft.charts import ChartSpec, Curve
 from nbft.evaluate.metrics import SCORES, Score
 from nbft.events import Event
 from nbft.formatting import count, number
+from nbft.presented import Presented
 
-_BORDER = "1px solid var(--jp-border-color2, #c4c4c4)"
-_CELL = f"border: {_BORDER}; padding: 4px 10px; text-align: left; vertical-align: top"
 _ALIKE = ("split", "rows", "max_new_tokens", "do_sample", "form")
 """What must be equal for two scores to compare."""
 
@@ -54,7 +52,7 @@ class Compared(NamedTuple):
     history: tuple[tuple[int, float], ...]
 
 
-class Scores(Sequence[dict[str, Any]]):
+class Scores(Presented, Sequence[dict[str, Any]]):
     """The scores of a run, each as {score, label, split, rows, base, last, step, verdict, history}.
 
     Args:
@@ -93,7 +91,7 @@ class Scores(Sequence[dict[str, Any]]):
     @property
     def sentences(self) -> list[str]:
         """What became of the scores, a sentence for each split; honest where nothing did."""
-        return [sentence for own in self._by_split() if (sentence := _in_words(own))]
+        return [sentence for own in self.by_split() if (sentence := _in_words(own))]
 
     @property
     def charts(self) -> list[tuple[ChartSpec, list[tuple[float | None, ...]]]]:
@@ -115,46 +113,17 @@ class Scores(Sequence[dict[str, Any]]):
         return [
             {
                 "name": f"{_row_noun(own[0].split)}s",
-                "caption": _rows(own[0].rows, own[0].split),
-                "head": list(_head(own)),
-                "rows": [list(_cells(one)) for one in own],
+                "caption": rows_scored(own[0]),
+                "head": list(head(own)),
+                "rows": [list(cells(one)) for one in own],
             }
-            for own in self._by_split()
+            for own in self.by_split()
         ]
 
-    def _by_split(self) -> list[list[Compared]]:
+    def by_split(self) -> list[list[Compared]]:
+        """Return the scores of each split."""
         splits = dict.fromkeys(one.split for one in self.compared)
         return [[one for one in self.compared if one.split == split] for split in splits]
-
-    def _tables(self) -> list[tuple[str, list[Compared]]]:
-        """Return the scores of each split, with a caption where there are several splits."""
-        found = self._by_split()
-        several = len(found) > 1
-        return [(_rows(own[0].rows, own[0].split) if several else "", own) for own in found]
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __str__(self) -> str:
-        """Return a table for the terminal."""
-        if not self.compared:
-            return "No scores yet."
-        blocks = []
-        for caption, own in self._tables():
-            lines = [_head(own), *(_cells(one) for one in own)]
-            widths = [max(len(line[n]) for line in lines) for n in range(3)]
-            text = [
-                "  ".join([*(f"{c:{w}}" for c, w in zip(line, widths, strict=False)), line[3]])
-                for line in lines
-            ]
-            blocks.append("\n".join([*([caption] if caption else []), *map(str.rstrip, text)]))
-        return "\n\n".join([*blocks, *self.remarks])
-
-    def _repr_html_(self) -> str:
-        if not self.compared:
-            return "<p>No scores yet.</p>"
-        tables = [_table(caption, own) for caption, own in self._tables()]
-        return "".join([*tables, *(f"<p>{escape(remark)}</p>" for remark in self.remarks)])
 
 
 def verdicts(base: Event, last: Event) -> dict[str, str]:
@@ -281,23 +250,26 @@ def _in_words(own: Sequence[Compared]) -> str:
             parts.append(f"{most} and {last} {words}" if most else f"{last} {words}")
     if not parts:
         return ""
-    return f"On {_rows(own[0].rows, own[0].split)} {'; '.join(parts)}."
+    return f"On {rows_scored(own[0])} {'; '.join(parts)}."
 
 
-def _rows(rows: int, split: str) -> str:
-    return count(rows, _row_noun(split))
+def rows_scored(one: Compared) -> str:
+    """Say how many rows a score is of, and which: "16 held-out rows"."""
+    return count(one.rows, _row_noun(one.split))
 
 
 def _row_noun(split: str) -> str:
     return "test row" if split == "test" else "held-out row"
 
 
-def _head(own: Sequence[Compared]) -> tuple[str, str, str, str]:
+def head(own: Sequence[Compared]) -> tuple[str, str, str, str]:
+    """Return what stands above the cells of a table."""
     step = own[0].step
     return "score", "base model", f"after step {step:,}" if step else "tuned", "difference"
 
 
-def _cells(one: Compared) -> tuple[str, str, str, str]:
+def cells(one: Compared) -> tuple[str, str, str, str]:
+    """Return a score as texts: its label, before, after, and the difference."""
     base = "not scored" if one.base is None else shown(one.score, one.base, one.rows)
     last = shown(one.score, one.last, one.rows)
     if one.step == 0:
@@ -313,28 +285,3 @@ def _difference(one: Compared) -> str:
     if one.score in SCORES and SCORES[one.score].is_yes_or_no:
         return sign + count(round(abs(by) * one.rows), "row")
     return sign + number(abs(by))
-
-
-def _table(caption: str, own: Sequence[Compared]) -> str:
-    head = "".join(f'<th scope="col" style="{_CELL}">{escape(c)}</th>' for c in _head(own))
-    body = "".join(_row(one) for one in own)
-    titled = (
-        f'<caption style="text-align: left; padding: 4px 0">{escape(caption)}</caption>'
-        if caption
-        else ""
-    )
-    return (
-        '<table style="border-collapse: collapse; margin: 4px 0 1em; font-size: inherit; '
-        f'line-height: 1.5">{titled}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    )
-
-
-def _row(one: Compared) -> str:
-    label, *cells = map(escape, _cells(one))
-    if one.verdict in ("better", "worse"):
-        cells[-1] = f"<b>{cells[-1]}</b>"
-    return (
-        f'<tr><th scope="row" style="{_CELL}; font-weight: normal">{label}</th>'
-        + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells)
-        + "</tr>"
-    )

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from typing import NamedTuple
 
-from nbft.evaluate.compare import difference
 from nbft.events import Event
-
-_BORDER = "1px solid var(--jp-border-color2, #c4c4c4)"
-_CELL = f"border: {_BORDER}; padding: 4px 8px; text-align: left; vertical-align: top"
-_TEXT = "white-space: pre-wrap; overflow-wrap: anywhere"
+from nbft.presented import Presented
 
 
 class Told(NamedTuple):
@@ -26,7 +21,7 @@ class Told(NamedTuple):
         return _short(self.prompt)
 
 
-class Timeline:
+class Timeline(Presented):
     """The same prompts' answers over the steps.
 
     Args:
@@ -57,52 +52,17 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __str__(self) -> str:
-        """Return it for the terminal."""
-        width = max((len(when(step)) for step in self.steps), default=0)
-        blocks = []
-        for told in self.prompts:
-            lines = [f"  {when(s):{width}}  {_one_line(text)}" for s, text in told.answers]
-            blocks.append("\n".join([_one_line(told.prompt), *lines]))
-        return "\n\n".join(blocks)
-
-    def _repr_html_(self) -> str:
-        if not self.prompts:
-            return "<p>No answers yet.</p>"
-        return "".join(map(_folded, self.prompts))
-
 
 def when(step: int) -> str:
     """Return what to call the model at a step."""
     return f"step {step:,}" if step else "base model"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text with its line breaks taken out."""
     return " ".join(text.split())
 
 
-def _folded(told: Told) -> str:
-    """Show a prompt, and unfolded its answers; words that the answer before lacks are marked."""
-    rows, before = [], None
-    for step, text in told.answers:
-        shown = escape(text) if before is None else difference(before, text)[1]
-        rows.append(
-            f'<tr><th scope="row" style="{_CELL}; font-weight: normal; white-space: nowrap">'
-            f'{when(step)}</th><td style="{_CELL}; {_TEXT}; width: 100%">{shown}</td></tr>'
-        )
-        before = text
-    return (
-        f'<details style="margin: 2px 0"><summary style="{_TEXT}; cursor: pointer">'
-        f"{escape(told.title)}</summary>"
-        f'<p style="{_TEXT}; margin: 4px 0 4px 16px">{escape(told.prompt.strip())}</p>'
-        '<table style="border-collapse: collapse; margin: 0 0 8px 16px; font-size: inherit; '
-        f'line-height: 1.5"><tbody>{"".join(rows)}</tbody></table></details>'
-    )
-
-
 def _short(prompt: str, most: int = 100) -> str:
-    line = _one_line(prompt)
+    line = one_line(prompt)
     return line if len(line) <= most else "…" + line[-most:]

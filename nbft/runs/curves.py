@@ -35,7 +35,7 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
         _plain(axes)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_text(title))
     return figure
 
 
@@ -75,10 +75,10 @@ def draw_scores(state: RunState) -> Figure | None:
                 _drawable(values),
                 linewidth=1.5,
                 markersize=5,
-                label=by_name[name].label,
+                label=_text(by_name[name].label),
                 **style,
             )
-        axes.set(xlabel="step", title=title)
+        axes.set(xlabel="step", title=_text(title))
         if title == SHARES:
             axes.set_ylim(bottom=0)
         if len(names) > 1:
@@ -103,6 +103,11 @@ def _figure() -> Figure:
             return png.getvalue()
 
     return Curves(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
+
+
+def _text(text: str) -> str:
+    """Return a text for matplotlib, which would read what stands between dollars as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _plain(axes: Any) -> None:

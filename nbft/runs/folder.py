@@ -405,9 +405,8 @@ class Run:
 
     def report(self) -> Path:
         """Write report.html, one page that holds everything, and return its path."""
-        from nbft.runs.report import write_report
-
-        return write_report(self.path)
+        path: Path = facade.write_report(self.path)
+        return path
 
     def scores(self) -> Scores:
         """Return the scores of the base model and of the last step, as a table and as dicts."""

@@ -15,7 +15,7 @@ _LIBRARIES = (
     "nbft.training.callbacks.scoring",
     "nbft.training.callbacks.watching",
     "nbft.evaluate.scoring",
-    "nbft.runs.report",
+    "nbft.pages.report",
 )
 """They import torch, transformers, TRL and PEFT."""
 

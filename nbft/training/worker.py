@@ -64,7 +64,7 @@ def work(run: Path, *, owns_process: bool = False) -> None:
         step = last_step(path)
         ending = {"step": step, "seconds": round(time.monotonic() - began, 1), **ending}
         try:
-            from nbft.runs.report import write_report
+            from nbft.pages.report import write_report
 
             write_report(run, ending)
         except Exception as error:  # the training itself is done and saved

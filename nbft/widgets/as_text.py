@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import anywidget
 import ipywidgets
@@ -13,7 +12,7 @@ import traitlets
 
 from nbft.config import Config
 from nbft.errors import Problem
-from nbft.widgets.fields import Kit
+from nbft.widgets.kit import Kit
 
 _HERE = Path(__file__).parent
 
@@ -53,8 +52,8 @@ class YamlView:
         self._shown = ""
         self.text = kit(ipywidgets.Textarea, "nbft-text", description="Settings as YAML", rows=18)
         self.apply_button = kit(ipywidgets.Button, "nbft-push", description="Apply to the fields")
-        self.copy = CopyButton(name="Copy the YAML")
-        self.problems = kit(ipywidgets.HTML, "nbft-problem")
+        self.copy = kit(CopyButton, name="Copy the YAML")
+        self.problems = kit.html("", "nbft-problem")
         self.text.observe(lambda change: setattr(self.copy, "text", change["new"]), "value")
         self.apply_button.on_click(lambda _: self.show_problems(on_apply(self.text.value)))
         buttons = kit(ipywidgets.HBox, "nbft-row", children=(self.apply_button, self.copy))
@@ -83,8 +82,8 @@ class PythonView:
     """The config as a cell of transformers, TRL and PEFT that trains the same."""
 
     def __init__(self, kit: Kit) -> None:
-        self.copy = CopyButton(name="Copy the Python")
-        self.text = kit(ipywidgets.HTML, "nbft-code")
+        self.copy = kit(CopyButton, name="Copy the Python")
+        self.text = kit.html("", "nbft-code")
         self.widget = kit(ipywidgets.VBox, "nbft-as-text", children=(self.copy, self.text))
 
     def show(self, config: Config) -> None:
@@ -96,13 +95,3 @@ class PythonView:
         self.copy.text = config.to_python()
         label = 'role="region" aria-label="Settings as Python"'
         self.text.value = f'<pre tabindex="0" {label}>{escape(self.copy.text)}</pre>'
-
-
-def rows_shown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as HTML: the prompt and the completion of each."""
-    items = "".join(
-        f"<li><b>prompt</b><pre>{escape(str(row['prompt']))}</pre>"
-        f"<b>completion</b><pre>{escape(str(row['completion']))}</pre></li>"
-        for row in rows
-    )
-    return f"<h3>The first {len(rows)} rows, as the model sees them</h3><ol>{items}</ol>"

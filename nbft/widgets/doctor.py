@@ -7,7 +7,7 @@ thread, which alone touches widgets. Called by the form, under its Check, and by
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
 
@@ -15,16 +15,16 @@ import ipywidgets
 
 from nbft.config import Config
 from nbft.data.doctor import Finding, Report, doctor
-from nbft.data.doctor.report import COLOURS, places_html
 from nbft.errors import NbftError
 from nbft.formatting import count, duration
-from nbft.widgets.fields import Kit, fix_words
+from nbft.pages import findings as page
+from nbft.pages import histograms
+from nbft.widgets.fields import fix_words
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
+from nbft.widgets.kit import Kit
 
 SAMPLE_ROWS = 2_000
-"""Rows that are looked at unasked: about two seconds of work, and enough to see most findings."""
-
-_MUTED = "color: var(--jp-content-font-color2, #595959)"
+"""Rows that are checked unasked: about two seconds of work, and enough to see most findings."""
 
 
 class _OverTakenError(Exception):
@@ -32,17 +32,17 @@ class _OverTakenError(Exception):
 
 
 class Findings:
-    """What is wrong with the rows of a config, and what mends it.
+    """What is wrong with the rows of a config, and what fixes it.
 
     Args:
-        found: A report to show, or a config whose rows are to be looked at.
+        found: A report to show, or a config whose rows are to be checked.
         kit: Makes the widgets.
-        on_mended: Told the config in which a finding is mended, and what was done, in a sentence;
+        on_fixed: Told the config in which a finding is fixed, and what was done, in a sentence;
             it then decides what is checked next. The new config is checked when None.
 
     Attributes:
         widget: All of it, to be shown.
-        config: The config, with what was mended so far.
+        config: The config, with what was fixed so far.
         report: What was found last; None before.
     """
 
@@ -51,19 +51,17 @@ class Findings:
         found: Report | Config | None = None,
         *,
         kit: Kit | None = None,
-        on_mended: Callable[[Config, str], None] | None = None,
+        on_fixed: Callable[[Config, str], None] | None = None,
     ) -> None:
-        self._kit = kit or Kit()
-        self._on_mended = on_mended
+        self._kit = kit = kit or Kit()
+        self._on_fixed = on_fixed
         self._turn = 0  # grows with each task; what an earlier one says is not heard
         self.report: Report | None = None
         self.config = Config()
-        title = self._html('<h3 style="margin: 6px 0 4px">The rows</h3>')
-        self._state = self._html("")
-        self._list = self._kit(ipywidgets.VBox, "nbft-findings")
-        self.widget = self._kit(
-            ipywidgets.VBox, "nbft-doctor", children=(title, self._state, self._list)
-        )
+        title = kit.html('<h3 style="margin: 6px 0 4px">The rows</h3>')
+        self._state = kit.html("")
+        self._list = kit.slot("nbft-findings")
+        self.widget = kit(ipywidgets.VBox, "nbft-doctor", children=(title, self._state, self._list))
         if isinstance(found, Report):
             self.show(found)
         elif found is not None:
@@ -80,40 +78,58 @@ class Findings:
         self.config, self.report = report.config, report
         took = f" It took {duration(report.seconds)}." if report.seconds else ""
         self._say(report.headline + took)
-        parts = [self._finding(finding) for finding in report.findings]
+        self._list.show(lambda kit: self._findings(kit, report))
+
+    def _findings(self, kit: Kit, report: Report) -> Iterator[Any]:
+        for finding in report.findings:
+            yield self._finding(kit, finding)
         if report.is_sample:
             whole = self._button(
-                f"Look at all {count(sum(report.rows.values()))} rows",
-                "Look at every row",
+                kit,
+                f"Check all {count(sum(report.rows.values()))} rows",
+                "Check every row",
                 lambda: self.check(self.config, sample=None),
             )
-            parts.append(self._kit(ipywidgets.HBox, "nbft-row", children=(whole,)))
-        self._list.children = (*parts, self._html(report.histograms_html()))
+            yield kit(ipywidgets.HBox, "nbft-row", children=(whole,))
+        yield kit.html(histograms.html(report.histograms))
 
     def check(self, config: Config, *, sample: int | None = SAMPLE_ROWS) -> None:
-        """Look at the rows of a config, in the background, and show what is found.
+        """Check the rows of a config in the background, and show what is found.
 
         Args:
             config: The config.
-            sample: About how many rows to look at; all when None.
+            sample: About how many rows to check; all when None.
         """
         self.config = config
-        self._list.children = ()
+        self._list.show()
         self._work(
-            "Looking at the rows …", lambda say: doctor(config, sample=sample, say=say), self.show
+            "Checking the rows …", lambda say: doctor(config, sample=sample, say=say), self.show
         )
 
     def offer(self, config: Config, why: str) -> None:
-        """Offer to look at the rows instead of doing it.
+        """Offer to check the rows instead of doing it.
 
         Args:
             config: The config.
             why: Why it is not done unasked; a sentence.
         """
-        self._turn += 1
+        self.stop()
         self._say(why)
-        look = self._button("Look at the rows", why, lambda: self.check(config))
-        self._list.children = (self._kit(ipywidgets.HBox, "nbft-row", children=(look,)),)
+
+        def offered(kit: Kit) -> Iterator[Any]:
+            check = self._button(kit, "Check the rows", why, lambda: self.check(config))
+            yield kit(ipywidgets.HBox, "nbft-row", children=(check,))
+
+        self._list.show(offered)
+
+    def stop(self) -> None:
+        """Give up what is being done in the background."""
+        self._turn += 1
+
+    def close(self) -> None:
+        """Close it with every widget of its own."""
+        self.stop()
+        self._kit.close()
 
     # Work in a thread
 
@@ -121,7 +137,7 @@ class Findings:
         self, what: str, task: Callable[[Callable[[str], None]], Any], done: Callable[[Any], None]
     ) -> None:
         """Do something in a thread, and hand what it returns to the main thread."""
-        self._turn += 1
+        self.stop()
         turn = self._turn
         self._say(what)
 
@@ -154,23 +170,23 @@ class Findings:
         else:
             threading.Thread(target=work, name="nbft doctor", daemon=True).start()
 
-    def _mend(self, finding: Finding) -> None:
+    def _fix(self, finding: Finding) -> None:
         report = self.report
         assert report is not None
         before = report.config
 
-        def mended(config: Config) -> None:
+        def fixed(config: Config) -> None:
             self.config = config
             changes = {path: new for path, (_, new) in config.diff(before).items()}
             did = ", ".join(f"{path}={value}" for path, value in changes.items())
-            sentence = f"{finding.name}: mended. " + (f"Now {did}." if did else "In memory.")
-            if self._on_mended is not None:
-                self._on_mended(config, sentence)
+            sentence = f"{finding.name}: fixed. " + (f"Now {did}." if did else "In memory.")
+            if self._on_fixed is not None:
+                self._on_fixed(config, sentence)
             else:
                 self.check(config, sample=SAMPLE_ROWS if report.is_sample else None)
 
         self._work(
-            f"Mending {finding.name} …", lambda say: report.apply(finding.name, say=say), mended
+            f"Fixing {finding.name} …", lambda say: report.apply(finding.name, say=say), fixed
         )
 
     # What is shown
@@ -178,11 +194,8 @@ class Findings:
     def _say(self, text: str, role: str = "status") -> None:
         self._state.value = f'<p role="{role}">{escape(text)}</p>'
 
-    def _html(self, html: str) -> Any:
-        return self._kit(ipywidgets.HTML, value=html)
-
-    def _button(self, words: str, about: str, action: Callable[[], None]) -> Any:
-        button = self._kit(ipywidgets.Button, "nbft-link", description=words, tooltip=about)
+    def _button(self, kit: Kit, words: str, about: str, action: Callable[[], None]) -> Any:
+        button = kit(ipywidgets.Button, "nbft-link", description=words, tooltip=about)
 
         def click(_button: Any) -> None:
             if is_main_thread():
@@ -193,14 +206,9 @@ class Findings:
         button.on_click(click)
         return button
 
-    def _finding(self, finding: Finding) -> Any:
-        text = self._html(
-            f'<div style="border-left: 4px solid {COLOURS[finding.level]}; margin-top: 10px; '
-            f'padding: 2px 0 2px 10px; line-height: 1.45"><b>{finding.level}: {finding.name}</b><br>{escape(finding.what)}'
-            f'<br><span style="{_MUTED}">{escape(finding.why)}</span> {escape(finding.fix)}'
-            f"{places_html(finding)}</div>"
-        )
-        inside = self._kit(ipywidgets.VBox)
+    def _finding(self, kit: Kit, finding: Finding) -> Any:
+        text = kit.html(page.finding(finding))
+        inside = kit.slot()
         buttons = []
         if finding.has_fix:
             words = (
@@ -209,38 +217,38 @@ class Findings:
                 else fix_words(dict(finding.changes))
             )
             about = f"{finding.name}: {finding.fix}"
-            buttons.append(self._button(words, about, lambda: self._mend(finding)))
+            buttons.append(self._button(kit, words, about, lambda: self._fix(finding)))
         if finding.places:
             about = f"{finding.name}: {finding.rows_text}"
             buttons.append(
-                self._button("Show the rows", about, lambda: self._show_rows(finding, inside))
+                self._button(kit, "Show the rows", about, lambda: self._toggle(finding, inside))
             )
-        row = self._kit(ipywidgets.HBox, "nbft-row", children=tuple(buttons))
-        return self._kit(ipywidgets.VBox, "nbft-finding", children=(text, row, inside))
+        row = kit(ipywidgets.HBox, "nbft-row", children=tuple(buttons))
+        return kit(ipywidgets.VBox, "nbft-finding", children=(text, row, inside))
 
-    def _show_rows(self, finding: Finding, inside: Any) -> None:
+    def _toggle(self, finding: Finding, inside: Any) -> None:
+        """Unfold the rows of a finding, or fold them."""
+        if inside.children:
+            inside.show()
+        else:
+            inside.show(lambda kit: self._rows(kit, finding))
+
+    def _rows(self, kit: Kit, finding: Finding) -> Iterator[Any]:
         """Open the mask lens at the first row, with a button for each."""
         from nbft.widgets.lens import Lens
 
-        if inside.children:  # a second click folds it
-            inside.children = ()
-            return
         assert self.report is not None
         first = finding.places[0]
-        lens = Lens(self.report.config, first.number + 1, first.split)
-        buttons = tuple(
-            self._button(
-                f"Row {count(place.row)}",
-                place.text,
-                lambda place=place: lens.go_to(place.number + 1, place.split),  # type: ignore[misc]
+        lens = kit.own(Lens(self.report.config, first.number + 1, first.split))
+        if len(finding.places) > 1:
+            buttons = tuple(
+                self._button(
+                    kit,
+                    f"Row {count(place.row)}",
+                    place.text,
+                    lambda place=place: lens.go_to(place.number + 1, place.split),  # type: ignore[misc]
+                )
+                for place in finding.places
             )
-            for place in finding.places
-        )
-        inside.children = (
-            *(
-                [self._kit(ipywidgets.HBox, "nbft-row", children=buttons)]
-                if len(buttons) > 1
-                else []
-            ),
-            lens,
-        )
+            yield kit(ipywidgets.HBox, "nbft-row", children=buttons)
+        yield lens

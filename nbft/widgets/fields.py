@@ -18,33 +18,9 @@ import ipywidgets
 
 from nbft.config import Setting, io
 from nbft.errors import ConfigError, Problem
+from nbft.widgets.kit import Kit
 
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
-_SPELLING = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "tf32": "TF32", "adam": "Adam"}
-
-
-class Kit:
-    """Makes widgets that share one layout and one style a type: a third of the messages."""
-
-    def __init__(self) -> None:
-        self._layout = ipywidgets.Layout()
-        self._styles: dict[type, Any] = {}
-
-    def __call__(self, kind: type, css: str = "", **traits: Any) -> Any:
-        """Return a new widget.
-
-        Args:
-            kind: Its class.
-            css: Its CSS classes, separated by spaces.
-            **traits: What it shows.
-        """
-        style = kind.class_traits().get("style")  # type: ignore[attr-defined]
-        if style is not None:
-            if style.klass not in self._styles:
-                self._styles[style.klass] = style.klass()
-            traits["style"] = self._styles[style.klass]
-        traits.setdefault("tooltip", "")  # some front ends show "null" for one that is not given
-        return kind(layout=self._layout, _dom_classes=tuple(css.split()), **traits)
 
 
 class Field:
@@ -86,7 +62,7 @@ class Field:
 
     def _make_control(self) -> Any:
         setting, kit = self.setting, self._kit
-        about: dict[str, Any] = {"description": label(setting)}
+        about: dict[str, Any] = {"description": setting.label}
         if setting.type is bool and not setting.optional:
             return kit(ipywidgets.Checkbox, "nbft-control", indent=True, **about)
         if setting.type is bool or (setting.choices and setting.type is not list):
@@ -102,7 +78,7 @@ class Field:
         return kit(ipywidgets.Text, "nbft-control", **about)
 
     def _make_note(self, html: str) -> Any:
-        return self._kit(ipywidgets.HTML, "nbft-note", value=html)
+        return self._kit.html(html, "nbft-note")
 
     def show(self, value: Any) -> None:
         """Show a value without telling anybody that it changed."""
@@ -142,7 +118,7 @@ class Field:
         self._mark("nbft-wrong", is_error)
         self._mark("nbft-doubtful", bool(problems) and not is_error)
         if problems and self._problem is None:
-            self._problem = self._kit(ipywidgets.HTML, "nbft-problem")
+            self._problem = self._kit.html("", "nbft-problem")
             self._fix_button = self._kit(ipywidgets.Button, "nbft-link nbft-fix")
             self._fix_button.on_click(lambda _: self._on_fix(self.path, self._fix))
         if self._problem is None:
@@ -173,18 +149,6 @@ class Field:
         if part is not None and is_shown != (part in children):
             rest = tuple(child for child in children if child is not part)
             self.widget.children = (*rest, part) if is_shown else rest
-
-
-def label(setting: Setting) -> str:
-    """Return the name of a setting as people write it.
-
-    >>> from nbft.config import settings
-    >>> [label(s) for s in settings() if s.name in ("learning_rate", "lora_alpha", "r")]
-    ['r', 'LoRA alpha', 'Learning rate']
-    """
-    words = [_SPELLING.get(word, word) for word in setting.name.split("_")]
-    first = words[0] if len(words[0]) == 1 or words[0] in _SPELLING.values() else None
-    return " ".join([first or words[0].capitalize(), *words[1:]])
 
 
 def css_name(path: str) -> str:
@@ -281,17 +245,19 @@ def fix_words(changes: dict[str, Any]) -> str:
 
 def _reset_words(setting: Setting) -> str:
     default = in_words(setting.default)
-    return f"Changed: reset to {default}" if len(default) <= 20 else "Changed: reset"
+    return f"Reset to {default}" if len(default) <= 20 else "Reset"
 
 
 def _note(setting: Setting, path: str) -> str:
+    """Return what stands with a control: the setting's own name, its help, and more on request."""
     default = in_words(setting.default)
     parts = [setting.why, f"Default: {default} (source: {setting.source}).", f"Name: {path}"]
-    why = "".join(f"<p>{escape(part)}</p>" for part in parts if part)
+    more = "".join(f"<p>{escape(part)}</p>" for part in parts if part)
     return (
+        f'<code class="nbft-name">{escape(setting.name).replace("_", "_<wbr>")}</code>'
         f'{escape(setting.help)} <span class="nbft-range">{escape(range_words(setting))}</span>'
-        f' <details><summary>why?<span class="nbft-hidden"> {escape(label(setting))}</span></summary>'
-        f"{why}</details>"
+        f' <details><summary>more<span class="nbft-hidden"> about {escape(setting.label)}</span>'
+        f"</summary>{more}</details>"
     )
 
 

@@ -2,7 +2,8 @@
 
 Steps, words and rules are those of `nbft.plan.advice`, which `nbft config create` goes through
 too. `Guide` knows where a person stands and what the rules decide, without a widget; `GuidedView`
-shows a step with the form's own fields. Called by the form.
+shows a step with the form's own fields; `GuidedMode` lets the rules set the form's tree. Called by
+the form.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ from nbft.plan.advice import (
     this_machine,
 )
 from nbft.widgets.as_text import Focus
-from nbft.widgets.fields import Field, Kit, in_words, label
+from nbft.widgets.fields import Field, css_name, in_words
+from nbft.widgets.kit import Kit
+from nbft.widgets.state_line import LOCKED, StateLine, guarded
+from nbft.widgets.tree import Tree
+from nbft.widgets.views import Fields, Page
 
 _HELD_OUT = "data.validation."
+_ROUNDS = 3  # what a rule changes may be what another depends on
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,99 @@ class Guide:
             yield tuple(found)
 
 
+class GuidedMode:
+    """The seven steps of a form.
+
+    Args:
+        kit: Makes the widgets.
+        tree: The settings, which the rules change.
+        fields: The form's fields.
+        line: Says what cannot be done.
+        last_page: What the last step shows below its fields.
+        follow: Called when the tree has changed.
+        mark: Called when other fields are shown.
+
+    Attributes:
+        guide: Where the person stands.
+        is_locked: Whether a run is training with these settings.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        tree: Tree,
+        fields: Fields,
+        line: StateLine,
+        *,
+        last_page: Page,
+        follow: Callable[[], None],
+        mark: Callable[[], None],
+    ) -> None:
+        self._tree, self._fields, self.line = tree, fields, line
+        self._last_page, self._follow, self._mark = last_page, follow, mark
+        self.guide = Guide()
+        self.is_locked = False
+        self.view = GuidedView(kit, fields.make, self.go_to, self.use_rule)
+
+    def page(self) -> Sequence[Any]:
+        """Return the step as a page of the form. To come here changes no setting."""
+        self.accept()
+        self.decide()
+        self.show()
+        return [self.view.widget]
+
+    def accept(self) -> None:
+        """Keep the settings as they are, whatever the rules say."""
+        self._tree.kept |= self.guide.accept(self._tree.so_far())
+
+    def decide(self) -> dict[str, Any]:
+        """Set what the rules decide; return what changed by it."""
+        followed: dict[str, Any] = {}
+        for _ in range(_ROUNDS):
+            changes = self.guide.decide(self._tree.so_far(), self._tree.kept)
+            if not changes:
+                break
+            followed |= changes
+            self._tree.put(changes)
+            self._fields.fill(changes)
+            self._tree.read()
+        return followed
+
+    def show(self, followed: dict[str, Any] | None = None) -> None:
+        """Show the step.
+
+        Args:
+            followed: Settings that have followed the last answer.
+        """
+        is_last = self.guide.number == len(self.guide.answers)
+        self.view.show(
+            self.guide,
+            wrong={problem.field for problem in self._tree.wrong},
+            news=news(followed or {}),
+            more=self._last_page if is_last else None,
+        )
+
+    @guarded
+    def go_to(self, number: int, path: str = "") -> None:
+        """Show another step, with the focus on a field of it or on its heading."""
+        self.guide.number = number
+        self.show()
+        self._mark()
+        self.view.focus.move(css_name(path) if path else step_css(number))
+
+    @guarded
+    def use_rule(self, question: Question) -> None:
+        """Let the rule decide what was kept."""
+        if self.is_locked:
+            self.line.say(LOCKED, "wrong")
+            return
+        asked = settings_asked(question.path)
+        self._tree.kept.difference_update(asked)
+        self._tree.left.difference_update(asked)
+        self._follow()
+        self._fields.make(asked[0]).control.focus()
+
+
 class GuidedView:
     """A step on the screen.
 
@@ -154,13 +253,13 @@ class GuidedView:
         on_use: Callable[[Question], None],
     ) -> None:
         self._kit, self._field, self._on_use = kit, field, on_use
-        self._guide = Guide()
         self._number = 0
         self._paths: list[str] = []
         self._heads: dict[int, Any] = {}
         self._groups: dict[str, _Group] = {}
-        self.focus = Focus()
-        self._news = kit(ipywidgets.HTML, "nbft-note")
+        self.focus = kit(Focus)
+        self._news = kit.html("", "nbft-note")
+        self._more = kit.slot()
         self.back = kit(ipywidgets.Button, "nbft-push")
         self.next = kit(ipywidgets.Button, "nbft-push nbft-next")
         self.back.on_click(lambda _: on_step(self._number - 1))
@@ -174,7 +273,7 @@ class GuidedView:
         *,
         wrong: Collection[str] = (),
         news: str = "",
-        more: Sequence[Any] = (),
+        more: Page | None = None,
     ) -> None:
         """Show the step that a guide stands at.
 
@@ -182,7 +281,7 @@ class GuidedView:
             guide: Where, with the answers.
             wrong: Settings whose values are wrong, which their fields say.
             news: What changed elsewhere by the last answer.
-            more: Widgets that follow the fields.
+            more: What follows the fields.
         """
         answers = {answer.question.path: answer for answer in guide.answers[guide.number - 1]}
         if guide.number != self._number:
@@ -197,8 +296,10 @@ class GuidedView:
             is_wrong = any(one in wrong for one in settings_asked(path))
             self._groups[path].show(None if is_wrong else answers.get(path))
         self._news.value = f'<p role="status">{escape(news)}</p>'
+        self._more.show(more or (lambda _: ()))
         groups = (self._groups[path].widget for path in self._paths)
-        children = (self.focus, self._head(), *groups, *more, self._news, self._buttons)
+        after = (self._more,) if more else ()
+        children = (self.focus, self._head(), *groups, *after, self._news, self._buttons)
         if self.widget.children != children:
             self.widget.children = children
 
@@ -229,7 +330,7 @@ class GuidedView:
                 f'<h3 tabindex="-1">Step {number} of {len(STEPS)}: {escape(step.title)}</h3>'
                 f"<p>{escape(step.about)}</p>"
             )
-            self._heads[number] = self._kit(ipywidgets.HTML, step_css(number), value=html)
+            self._heads[number] = self._kit.html(html, step_css(number))
         return self._heads[number]
 
 
@@ -237,7 +338,7 @@ class _Group:
     """The fields of one question, and beneath them what was chosen and why."""
 
     def __init__(self, kit: Kit, fields: Sequence[Any], on_use: Callable[[Question], None]) -> None:
-        self._why = kit(ipywidgets.HTML, "nbft-why")
+        self._why = kit.html("", "nbft-why")
         self._use = kit(ipywidgets.Button, "nbft-link nbft-use")
         self._use.on_click(lambda _: on_use(self._question))
         self._question: Question
@@ -250,7 +351,7 @@ class _Group:
         children = self._always
         if answer is not None and not answer.is_by_rule and answer.question.path != "data":
             self._question = answer.question
-            self._use.description = f"Use {_shown(answer.question.value)}, by the rule"
+            self._use.description = f"Use {_shown(answer.question.value)} as suggested"
             children = (*children, self._use)
         if self.widget.children != children:
             self.widget.children = children
@@ -269,14 +370,14 @@ def news(changes: dict[str, Any]) -> str:
     """Say which settings followed an answer by their rules; empty if none did.
 
     >>> news({"peft.lora_alpha": 16, "training.learning_rate": 2e-5})
-    'By their rules: LoRA alpha is 16 now, Learning rate is 2e-5 now.'
+    'Updated to match: LoRA alpha is now 16, Learning rate is now 2e-5.'
     """
     by_path = {setting.path: setting for setting in settings()}
     said = [
-        f"{label(by_path[io.without_indices(path)])} is {in_words(value)} now"
+        f"{by_path[io.without_indices(path)].label} is now {in_words(value)}"
         for path, value in changes.items()
     ]
-    return f"By their rules: {', '.join(said)}." if said else ""
+    return f"Updated to match: {', '.join(said)}." if said else ""
 
 
 def _why(answer: Answer) -> str:
@@ -286,10 +387,10 @@ def _why(answer: Answer) -> str:
     if not answer.is_kept:
         return f"<b>Chosen: {value}.</b> {reason}"
     if answer.is_by_rule:
-        return f"<b>As set: {value}</b>, which is the rule's choice too. {reason}"
+        return f"<b>Set to {value}</b>, as suggested. {reason}"
     if question.path == "data":  # nobody's own rows are worse than a sample
-        return f"<b>As set: {value or 'no rows yet'}.</b>"
-    return f"<b>As set: {value}.</b> The rule has {escape(_shown(question.value))}: {reason}"
+        return f"<b>Set to {value}.</b>" if value else "<b>No data yet.</b>"
+    return f"<b>Set to {value}.</b> Suggested: {escape(_shown(question.value))}. {reason}"
 
 
 def _shown(value: Any) -> str:

@@ -45,7 +45,7 @@ from nbft.errors import DataError, NbftError, Problem
 from nbft.formatting import count
 from nbft.methods import method_of
 from nbft.models.find import find_local, find_model
-from nbft.widgets import picture
+from nbft.pages import lens as page
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 
@@ -212,6 +212,7 @@ class Lens(anywidget.AnyWidget):
     def close(self) -> None:
         """Let go of the rows; what is measured on a thread ends too."""
         self._examples = Examples([], np.arange(0))
+        self.layout.close()
         super().close()
 
     # What is displayed, here and in a saved notebook
@@ -221,7 +222,7 @@ class Lens(anywidget.AnyWidget):
         self._show_wanted()
         if self._loading is not None:
             self._loading.wait()
-        return picture.plain(self._title(self.number), self._shown, self._sentences())
+        return page.plain(self._title(self.number), self._shown, self._sentences())
 
     def _ipython_display_(self) -> None:
         """Show the widget, and beneath it a still picture that it hides as long as it lives."""
@@ -244,8 +245,8 @@ class Lens(anywidget.AnyWidget):
         rows = [(self._title(n), *self._seen(n)) for n in numbers]
         sentences = [*self.about, self.model["text"]]
         return {
-            "text/html": picture.html(rows, sentences, self.still),
-            "text/plain": picture.plain(rows[0][0], rows[0][1], self._sentences()),
+            "text/html": str(page.html(rows, sentences, self.still)),
+            "text/plain": page.plain(rows[0][0], rows[0][1], self._sentences()),
         }
 
     def _redraw(self) -> None:

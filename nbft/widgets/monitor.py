@@ -23,8 +23,8 @@ import ipywidgets
 
 from nbft.charts import MORE, STANDARD, ChartSpec, other_charts
 from nbft.errors import NbftError
-from nbft.evaluate import compare
 from nbft.formatting import count
+from nbft.pages import ending
 from nbft.runs import progress
 from nbft.runs.state import RunState, StateReader
 from nbft.widgets.chart import Chart, Series
@@ -364,7 +364,7 @@ class Monitor:
         headline = f"Run {self.run.id} {self.state}".replace("lost:", "was lost:") + "."
         if self._is_lost or end.get("event") == "failed":
             problems = seen.problems or [_LOST]
-            html = compare.failure(headline, problems, self.run.log_tail(_LOG_LINES))
+            html = ending.failure(headline, problems, self.run.log_tail(_LOG_LINES))
             return {"text/html": html, "text/plain": "\n".join([headline, *problems])}
         score, answers = progress.held_out(seen), progress.answers(seen)
         notes = [progress.sentence(note) for note in seen.notes]
@@ -380,7 +380,7 @@ class Monitor:
         if not (self.run.path / "report.html").is_file():
             page = f'nbft.attach("{name}").report() writes a page to share.'
         scores = seen.scores
-        html = compare.success(
+        html = ending.success(
             headline, score, notes, answers, scores=scores, place=place, load=load, page=page
         )
         measured = [str(scores), *scores.sentences] if scores else []

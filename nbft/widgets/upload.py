@@ -18,7 +18,6 @@ refused, cancelled, or silent for a minute; what is shown of all this is traits.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
@@ -28,7 +27,6 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from html import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +39,7 @@ from nbft.data import formats, load_examples, load_rows, preview
 from nbft.data.sources import FORMATS
 from nbft.errors import DataError
 from nbft.formatting import count, duration, size
-from nbft.widgets.as_text import rows_shown
+from nbft.pages import rows as page
 from nbft.widgets.fields import Field
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 
@@ -54,8 +52,6 @@ _STALE_SECONDS = 3600.0  # a part that nothing was written to for so long has lo
 _NAME_BYTES = 200  # of the 255 that file systems take; the rest is for a number and the ending
 _ROWS_LOOKED_AT = 50
 _ROWS_SHOWN = 3
-_CHARACTERS_SHOWN = 200
-_CELL_CHARACTERS = 80
 
 
 def kept_name(name: str) -> str:
@@ -248,6 +244,12 @@ class Upload(anywidget.AnyWidget):
         super().__init__(**traits)
         self.on_msg(self._hear)
 
+    def close(self) -> None:
+        """Give up what is arriving."""
+        if self._incoming is not None:
+            self._stop("")
+        super().close()
+
     def say(self, sentence: str, *, is_wrong: bool = False, shown: str = "") -> None:
         """Say how the upload stands or ended, with rows as HTML below."""
         with self.hold_sync():
@@ -439,29 +441,11 @@ def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
     config = Config(data={"train": {"datasets": [in_memory]}, "split_ratio": 1.0})
     try:
         (name,) = load_examples(config, "train")[0].formats
-        texts = [
-            {part: _shortened(text) for part, text in row.items()}
-            for row in preview(config, _ROWS_SHOWN)
-        ]
+        examples = list(preview(config, _ROWS_SHOWN))
     except DataError:
         columns = ", ".join(some[0])
         unsaid = f"{found} with the columns {columns}; what is prompt and completion is not said."
-        return unsaid, _as_they_stand(some[:_ROWS_SHOWN])
+        return unsaid, str(page.as_in_file(some[:_ROWS_SHOWN]))
     learnt = next((f"; {f.trained_on}" for f in formats.FORMATS if f.name == name), "")
     how = "read by your templates" if name == "template" else f"recognised as {name}"
-    return f"{found}, {how}{learnt}.", rows_shown(texts)
-
-
-def _as_they_stand(rows: Sequence[Mapping[str, Any]]) -> str:
-    items = ""
-    for row in rows:
-        short = {name: _shortened(value, _CELL_CHARACTERS) for name, value in row.items()}
-        text = json.dumps(short, ensure_ascii=False, default=str)
-        items += f"<li><pre>{escape(_shortened(text, 1000))}</pre></li>"
-    return f"<h3>The first {len(rows)} rows, as they stand in the file</h3><ol>{items}</ol>"
-
-
-def _shortened(value: Any, most: int = _CHARACTERS_SHOWN) -> Any:
-    """Return a text, or a value that is none, with its end cut off if it is long."""
-    is_long = isinstance(value, str) and len(value) > most
-    return f"{value[: most - 1]}…" if is_long else value
+    return f"{found}, {how}{learnt}.", str(page.as_examples(examples))

@@ -60,7 +60,7 @@ def test_findings_are_listed_under_check_and_mended_by_a_click(
     notebook.screenshot(f"doctor-rows-{theme}-{width}", cut)
 
     cut.get_by_role("button", name="Use ").click()
-    expect(form.locator(".nbft-state")).to_contain_text("cut: mended.")
+    expect(form.locator(".nbft-state")).to_contain_text("cut: fixed.")
     expect(headline).to_contain_text("152 rows", timeout=60_000)
     expect(findings.locator(".nbft-finding", has_text="warning: cut")).to_have_count(0)
     assert notebook.kernel_eval("form.config.data.max_length") > 150
@@ -69,7 +69,7 @@ def test_findings_are_listed_under_check_and_mended_by_a_click(
     expect(headline).to_contain_text("150 rows", timeout=60_000)
     path = notebook.kernel_eval("form.config.data.train.datasets[0].path")
     assert path == "rows.without-duplicates.jsonl"
-    shown = form.get_by_role("textbox", name="Path").first
+    shown = form.get_by_role("textbox", name="Data file").first
     expect(shown).to_have_value(path)
 
 

@@ -56,32 +56,32 @@ def test_seven_steps_lead_to_a_config(
     expect(form.get_by_text("Chosen: smollm2-135m.")).to_be_visible()
     turn(form, 2)
     page.keyboard.press("Tab")  # from the heading to the first field
-    expect(form.get_by_label("Method", exact=True)).to_be_focused()
+    expect(form.get_by_label("Fine-tuning method", exact=True)).to_be_focused()
     expect(form.get_by_text(re.compile("Chosen: lora. .* Oumi's guide"))).to_be_visible()
     turn(form, 3)
-    put(form, "Per device train batch size", "2")
-    expect(form.get_by_role("status").filter(has_text="By their rules")).to_contain_text(
-        "Gradient accumulation steps is 8 now."
+    put(form, "Batch size per device", "2")
+    expect(form.get_by_role("status").filter(has_text="Updated to match")).to_contain_text(
+        "Gradient accumulation steps is now 8."
     )
     expect(form.get_by_label("Gradient accumulation steps", exact=True)).to_have_value("8")
     assert page.evaluate("document.activeElement.tagName") != "BODY"
     put(form, "Learning rate", "5e-5")
-    expect(form.get_by_text("As set: 5e-5. The rule has 3e-4:")).to_be_visible()
-    put(form, "r", "8")
+    expect(form.get_by_text("Set to 5e-5. Suggested: 3e-4.")).to_be_visible()
+    put(form, "LoRA rank", "8")
     expect(form.get_by_label("LoRA alpha", exact=True)).to_have_value("16")
     turn(form, 4)
     turn(form, 3, "Back")
     expect(form.get_by_label("Learning rate", exact=True)).to_have_value("5e-5")
-    form.get_by_role("button", name="Use 3e-4, by the rule").press("Enter")
+    form.get_by_role("button", name="Use 3e-4 as suggested").press("Enter")
     expect(form.get_by_label("Learning rate", exact=True)).to_have_value("3e-4")
     expect(form.get_by_label("Learning rate", exact=True)).to_be_focused()
     turn(form, 4)
     form.get_by_label("Device", exact=True).select_option("cpu")
     turn(form, 5)
-    put(form, "Path", "mine.jsonl")
-    expect(form.get_by_text("As set: mine.jsonl.")).to_be_visible()
+    put(form, "Data file", "mine.jsonl")
+    expect(form.get_by_text("Set to mine.jsonl.")).to_be_visible()
     expect(form.get_by_text("270 rows to train on: small sets want 3 to 5")).to_be_visible()
-    put(form, "Max length", "64")
+    put(form, "Maximum length", "64")
     turn(form, 6)
     expect(form.get_by_text("Chosen: none. The run keeps its own log")).to_be_visible()
 

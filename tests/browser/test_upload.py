@@ -98,7 +98,7 @@ def test_a_large_file_is_chosen_sent_shown_and_used(
     path = notebook.kernel_eval(PATH)
     assert path.endswith("/runs/data/my rows.jsonl")
     assert Path(path).read_bytes() == large_file.read_bytes()
-    expect(form.get_by_label("Path", exact=True)).to_have_value(path)
+    expect(form.get_by_label("Data file", exact=True)).to_have_value(path)
     expect(field.get_by_role("listitem")).to_have_count(3)
     expect(field.get_by_role("listitem").first).to_contain_text("Count <b>")
     assert field.evaluate("node => node.scrollWidth <= node.clientWidth")
@@ -168,7 +168,7 @@ def test_the_data_tab_takes_a_file_for_each_split(
     expect(form.get_by_role("button", name="Choose a file of validation rows")).to_be_visible()
     held_out.evaluate(DROP, ["drop", [["held out.jsonl", rows]]])
     expect(held_out.get_by_role("status")).to_contain_text("recognised as instructions")
-    form.get_by_label("Max length", exact=True).evaluate(DROP, ["drop", [["rows.jsonl", rows]]])
+    form.get_by_label("Maximum length", exact=True).evaluate(DROP, ["drop", [["rows.jsonl", rows]]])
     first = form.locator(".nbft-at-data-train-datasets-0-path")
     expect(first.get_by_role("status")).to_contain_text("recognised as instructions")
     paths = "[s.datasets[0].path[-10:] for s in form.config.data.splits().values()]"
@@ -225,4 +225,4 @@ def test_files_come_along_in_other_front_ends(
     expect(said).to_contain_text("2 rows, recognised as questions and answers")
     kept = tmp_path / "runs" / "data" / "rows.csv"
     assert kept.read_bytes() == path.read_bytes()
-    expect(form.get_by_label("Path", exact=True)).to_have_value(str(kept))
+    expect(form.get_by_label("Data file", exact=True)).to_have_value(str(kept))

@@ -73,7 +73,7 @@ def test_each_finding_is_shown_with_its_buttons(config: Config) -> None:
     assert buttons.count("Write a new file without it") == 1
     assert f"Use {report['cut'].changes['data.max_length']}" in buttons
     assert buttons.count("Show the rows") == sum(bool(one.places) for one in report.findings)
-    assert not any(b.startswith("Look at all") for b in buttons)
+    assert not any(b.startswith("Check all") for b in buttons)
     for one in widgets_in(findings.widget, "Button"):
         assert one.tooltip, "says which finding it is about"
 
@@ -99,11 +99,11 @@ def test_a_fix_is_applied_and_the_rows_are_looked_at_again(config: Config) -> No
 
 def test_who_embeds_it_decides_what_follows(config: Config) -> None:
     told = []
-    findings = Findings(report_of(config), on_mended=lambda *what: told.append(what))
+    findings = Findings(report_of(config), on_fixed=lambda *what: told.append(what))
     button(findings, "Use ").click()
     ((mended, sentence),) = told
     length = mended.data.max_length
-    assert sentence == f"cut: mended. Now data.max_length={length}."
+    assert sentence == f"cut: fixed. Now data.max_length={length}."
 
 
 def test_a_sample_offers_all_rows(config: Config) -> None:
@@ -111,7 +111,7 @@ def test_a_sample_offers_all_rows(config: Config) -> None:
     findings.check(config, sample=10)
     assert findings.report is not None
     assert findings.report.looked_at == 10
-    button(findings, "Look at all 31 rows").click()
+    button(findings, "Check all 31 rows").click()
     assert findings.report.looked_at == 31
 
 
@@ -214,45 +214,46 @@ def test_an_earlier_check_is_given_up(config: Config, monkeypatch: pytest.Monkey
 
 
 def press(form: Form, name: str) -> None:
-    form._buttons[name].click()
+    assert name == "Check"
+    form._check_button.click()
 
 
 def test_the_check_of_the_form_looks_at_the_rows(config: Config) -> None:
     form = Form(config)
     press(form, "Check")
-    assert form._findings.widget is form._results.children[-1]
-    assert "not been looked at yet" in text_of(form._findings), "no loop, no thread"
-    button(form._findings, "Look at the rows").click()
-    assert form._findings.report is not None
-    assert "duplicates" in form._findings.report
+    assert form._checking.findings.widget is form._results.children[-1]
+    assert "not been checked yet" in text_of(form._checking.findings), "no loop, no thread"
+    button(form._checking.findings, "Check the rows").click()
+    assert form._checking.findings.report is not None
+    assert "duplicates" in form._checking.findings.report
 
 
 def test_a_fix_lands_in_the_fields_and_keeps_what_was_typed(config: Config) -> None:
     form = Form(config)
     press(form, "Check")
-    button(form._findings, "Look at the rows").click()
+    button(form._checking.findings, "Check the rows").click()
     form._take("training.max_steps", 7)
-    button(form._findings, "Use ").click()
+    button(form._checking.findings, "Use ").click()
     assert form.config.data.max_length > 100
     assert form.config.training.max_steps == 7
     assert form._fields["data.max_length"].control.value == str(form.config.data.max_length)
-    assert "cut: mended." in form._state.value
-    button(form._findings, "Look at the rows").click()
-    button(form._findings, "Write a new file").click()
+    assert "cut: fixed." in form.line.widget.value
+    button(form._checking.findings, "Check the rows").click()
+    button(form._checking.findings, "Write a new file").click()
     assert len(form.config.data.train.datasets[0].rows) == 30
 
 
 def test_a_locked_form_keeps_its_fields(config: Config) -> None:
     form = Form(config)
     press(form, "Check")
-    button(form._findings, "Look at the rows").click()
-    form._is_locked = True
-    button(form._findings, "Use ").click()
+    button(form._checking.findings, "Check the rows").click()
+    form._launching.lock(True)
+    button(form._checking.findings, "Use ").click()
     assert form.config.data.max_length == 100
-    assert "locked while the run trains" in form._state.value
+    assert "locked while a run is training" in form.line.widget.value
 
 
 def test_rows_that_cannot_be_read_are_the_plans_business() -> None:
     form = Form(Config(data={"path": "gone.jsonl"}))
     press(form, "Check")
-    assert "_findings" not in form.__dict__
+    assert "findings" not in form._checking.__dict__

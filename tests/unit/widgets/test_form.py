@@ -16,10 +16,12 @@ from nbft.config import Config, presets, settings
 from nbft.decisions import PARTS, Decisions
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.hardware import Choice
+from nbft.pages.plan import learning_rate_curve, summary
 from nbft.plan import Plan
 from nbft.widgets.fields import read, write
-from nbft.widgets.form import TABS, Form, _all_fields, find
-from nbft.widgets.summary import learning_rate_curve, summary
+from nbft.widgets.form import Form
+from nbft.widgets.tree import fields, find
+from nbft.widgets.views import TABS
 
 RATE = "training.learning_rate"
 PATH = "data.train.datasets[0].path"
@@ -112,7 +114,7 @@ def form() -> Form:
 
 
 def control(form: Form, path: str) -> Any:
-    return form._field(path).control
+    return form._fields.make(path).control
 
 
 def problem_of(form: Form, path: str) -> str:
@@ -122,11 +124,12 @@ def problem_of(form: Form, path: str) -> str:
 
 
 def state_of(form: Form) -> str:
-    return form._state.value
+    return form.line.widget.value
 
 
 def press(form: Form, name: str) -> None:
-    {**form._buttons, **form.__dict__.get("_extra_buttons", {})}[name].click()
+    named = (b for b in form.widget.children if getattr(b, "description", "") == name)
+    next(named).click()
 
 
 def shown_text(widget: Any) -> str:
@@ -146,11 +149,11 @@ def test_the_basic_view_costs_at_most_60_messages(monkeypatch: pytest.MonkeyPatc
     form = Form()
     form._show_plan()
     assert 12 < len(opened) <= 60
-    assert len(form._page.children) == len(form._fields) <= 12
+    assert len(form._views.page.children) == len(form._fields) <= 12
 
 
 def test_every_setting_but_rows_in_memory_has_a_field_in_one_tab(form: Form) -> None:
-    paths = {path.replace("[0]", "[]") for path, _ in _all_fields()}
+    paths = {path.replace("[0]", "[]") for path, _ in fields()}
     assert {s.path for s in settings()} - paths == {
         "data.train.datasets[].rows",
         "data.validation.datasets[].rows",
@@ -158,8 +161,8 @@ def test_every_setting_but_rows_in_memory_has_a_field_in_one_tab(form: Form) -> 
     }
     sections = [section for tab in TABS.values() for section in tab]
     assert sorted(sections) == sorted({s.section for s in settings()})
-    for path, setting in _all_fields():
-        field = form._field(path)
+    for path, setting in fields():
+        field = form._fields.make(path)
         assert setting.help.split("'")[0].split("&")[0][:20] in field._note.value
         assert field.control.description
 
@@ -168,18 +171,10 @@ def test_every_setting_but_rows_in_memory_has_a_field_in_one_tab(form: Form) -> 
 def test_every_value_is_shown_and_read_back_as_it_was(name: str) -> None:
     config = Config.preset(name)
     form = Form(config)
-    for path, setting in _all_fields():
-        field = form._field(path)
-        assert read(setting, field.control.value) == form._value(
-            path, setting, {**dict.fromkeys(()), **_flat(config)}
-        ), path
+    for path, setting in fields():
+        field = form._fields.make(path)
+        assert read(setting, field.control.value) == form._tree.values([path])[path], path
     assert form.config == config
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    from nbft.config import io
-
-    return io.flatten(config.to_dict())
 
 
 def test_what_was_typed_stays_and_is_judged_when_the_field_is_left(form: Form) -> None:
@@ -189,7 +184,7 @@ def test_what_was_typed_stays_and_is_judged_when_the_field_is_left(form: Form) -
     assert rate.value == "fast"
     assert "fast: is not a number." in problem_of(form, RATE)
     assert 'role="alert"' in problem_of(form, RATE)
-    assert form._buttons["Train here"].disabled
+    assert form._launching.buttons["Train here"].disabled
     assert "1 problem" in state_of(form)
     rate.value = "-1"
     assert "-1: must be above 0. The range is above 0, at most 1." in problem_of(form, RATE)
@@ -203,7 +198,7 @@ def test_what_was_typed_stays_and_is_judged_when_the_field_is_left(form: Form) -
     assert rate.value == "2e-4"
     assert problem_of(form, RATE) == ""
     assert form.config.training.learning_rate == 2e-4
-    assert not form._buttons["Train here"].disabled
+    assert not form._launching.buttons["Train here"].disabled
 
 
 def test_all_problems_are_kept_and_the_other_fields_still_count(form: Form) -> None:
@@ -256,8 +251,8 @@ def test_a_dataset_that_is_emptied_is_no_dataset(form: Form) -> None:
             control(form, f"data.{split}.datasets[0].{name}").value = ""
     assert form.config.data.train.datasets == []
     assert form.config.data.validation is None
-    assert "Empty: no rows are named yet." in state_of(form)
-    assert form._buttons["Look at the data"].disabled
+    assert "No data yet." in state_of(form)
+    assert form._look_button.disabled
     control(form, PATH).value = "rows.jsonl"
     assert form.config.data.train.datasets[0].path == "rows.jsonl"
     assert "Ready" in state_of(form)
@@ -267,14 +262,14 @@ def test_nothing_is_wrong_where_nobody_has_been_until_check() -> None:
     form = Form(Config(peft={"lora_alpha": 600}))
     form._show_plan()
     control(form, "peft.lora_alpha")
-    form._show_fields()
+    form._views.mark()
     assert problem_of(form, PATH) == ""
     assert problem_of(form, "peft.lora_alpha") == ""
     press(form, "Check")
     assert "Names no rows" in problem_of(form, PATH)
     assert "600: is large." in problem_of(form, "peft.lora_alpha")
     text = shown_text(form._results)
-    assert text.index("To mend before training") < text.index("Worth a look")
+    assert text.index("Fix before training") < text.index("Worth a look")
 
 
 def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: Form) -> None:
@@ -282,9 +277,9 @@ def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: 
     press(form, "Check")
     link, _, fix = form._results.children[-2].children  # the rows come last
     link.click()
-    assert form._view == "advanced"
-    assert form._tabs.selected_index == list(TABS).index("Method")
-    assert form._focus.target == "nbft-at-peft-lora_alpha"
+    assert form._views.view == "advanced"
+    assert form._views.tabs.selected_index == list(TABS).index("Method")
+    assert form._views.focus.target == "nbft-at-peft-lora_alpha"
     fix.click()
     assert form.config.peft.lora_alpha == 32
     assert "No problems" in shown_text(form._results)
@@ -293,15 +288,15 @@ def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: 
 def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
     rate = form._fields[RATE]
     assert "nbft-changed" in rate.widget._dom_classes
-    assert rate._reset_button.description == "Changed: reset to 2e-4"
-    before = form._changed_button.description
+    assert rate._reset_button.description == "Reset to 2e-4"
+    before = form._views.changed_button.description
     rate._reset_button.click()
     assert rate.control.value == "2e-4"
     assert "nbft-changed" not in rate.widget._dom_classes
-    assert form._changed_button.description != before
-    form._changed_button.click()
-    assert form._view == "changed"
-    assert form._fields["peft.r"].widget in form._page.children
+    assert form._views.changed_button.description != before
+    form._views.changed_button.click()
+    assert form._views.view == "changed"
+    assert form._fields["peft.r"].widget in form._views.page.children
     form._reset_button.click()
     assert set(form.config.diff()) <= {
         f"data.{split}.datasets[0].{name}"
@@ -311,16 +306,16 @@ def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
 
 
 def test_the_review_ticks_what_was_checked_and_waits_for_wrong_fields(form: Form) -> None:
-    form._mode.value = "advanced"
-    form._tabs.selected_index = list(TABS).index("Review")
-    text = shown_text(form._page)
-    assert "Before the start" in text
+    form._views.mode.value = "advanced"
+    form._views.tabs.selected_index = list(TABS).index("Review")
+    text = shown_text(form._views.page)
+    assert "Before you start" in text
     assert "<td>passed</td><th scope='row'>Rows</th><td>240 rows read, 32 held out.</td>" in text
     assert "Output folder" in text
     form._take("training.output_dir", "x<b>")
-    assert "x&lt;b&gt;, about" in shown_text(form._page)
+    assert "x&lt;b&gt;, about" in shown_text(form._views.page)
     form._take(RATE, "fast")
-    assert "Before the start" not in shown_text(form._page)
+    assert "Before you start" not in shown_text(form._views.page)
 
 
 def test_search_finds_by_name_help_and_the_names_of_others() -> None:
@@ -329,33 +324,35 @@ def test_search_finds_by_name_help_and_the_names_of_others() -> None:
     assert "data.max_length" in find("max_seq_length")
     assert "callbacks.early_stopping_patience" in find("better score")
     form = Form()
-    form._search.value = "weight decay"
-    assert form._page.children[0] is form._fields["optimizer.weight_decay"].widget
-    form._search.value = "zebra"
-    assert "No setting has" in shown_text(form._page)
-    form._search.value = ""
-    assert form._view == "basic"
+    form._views.search.value = "weight decay"
+    assert form._views.page.children[0] is form._fields["optimizer.weight_decay"].widget
+    form._views.search.value = "zebra"
+    assert "No setting has" in shown_text(form._views.page)
+    form._views.search.value = ""
+    assert form._views.view == "basic"
 
 
 def test_tabs_are_built_when_they_are_opened(form: Form) -> None:
-    form._mode.value = "advanced"
-    assert [bool(page.children) for page in form._tabs.children] == [True] + [False] * 6
+    form._views.mode.value = "advanced"
+    assert [bool(page.children) for page in form._views.tabs.children] == [True] + [False] * 6
     for index in range(len(TABS)):
-        form._tabs.selected_index = index
-        assert form._tabs.children[index].children
-    shown = shown_text(form._tabs)
-    assert "Max steps" in shown
-    assert "Adam beta1" not in shown  # rarely needed
+        form._views.tabs.selected_index = index
+        assert form._views.tabs.children[index].children
+    shown = shown_text(form._views.tabs)
+    assert "Maximum steps" in shown
+    assert "Adam beta 1" not in shown  # rarely needed
     button = next(
-        c for c in form._tabs.children[3].children if "rarely" in getattr(c, "description", "")
+        c
+        for c in form._views.tabs.children[3].children
+        if "rarely" in getattr(c, "description", "")
     )
     button.click()
-    assert "Adam beta1" in shown_text(form._tabs)
+    assert "Adam beta 1" in shown_text(form._views.tabs)
 
 
 def test_yaml_goes_both_ways_and_wrong_yaml_stays(form: Form) -> None:
-    form._mode.value = "yaml"
-    view = form._yaml
+    form._views.mode.value = "yaml"
+    view = form._views.yaml
     assert Config.from_yaml(view.text.value) == form.config
     assert view.copy.text == view.text.value
     wrong = view.text.value + "lora:\n  r: 4\n"
@@ -371,86 +368,88 @@ def test_yaml_goes_both_ways_and_wrong_yaml_stays(form: Form) -> None:
 
 
 def test_edited_yaml_survives_a_changed_field(form: Form) -> None:
-    form._mode.value = "yaml"
-    form._yaml.text.value = "# mine\n"
+    form._views.mode.value = "yaml"
+    form._views.yaml.text.value = "# mine\n"
     control(form, RATE).value = "1e-4"
-    assert form._yaml.text.value == "# mine\n"
+    assert form._views.yaml.text.value == "# mine\n"
 
 
 def test_python_is_shown_and_its_refusal_said(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Config, "to_python", lambda self: "import trl  # <here>")
-    form._mode.value = "python"
-    assert form._python.copy.text == "import trl  # <here>"
-    assert "&lt;here&gt;" in form._python.text.value
+    form._views.mode.value = "python"
+    assert form._views.python.copy.text == "import trl  # <here>"
+    assert "&lt;here&gt;" in form._views.python.text.value
 
     def refuse(self: Config) -> str:
         raise ConfigError("data.train: rows in memory cannot be written as Python.")
 
     monkeypatch.setattr(Config, "to_python", refuse)
-    form._show_view("python")
+    form._views.show("python")
     assert "rows in memory cannot be written" in state_of(form)
 
 
 def test_a_preset_that_names_no_rows_keeps_mine(form: Form) -> None:
     control(form, PATH).value = "mine.jsonl"
-    assert form._preset.value == ""  # own settings
-    form._preset.value = "high-quality"
+    assert form._opening.control.value == ""  # own settings
+    form._opening.control.value = "high-quality"
     assert form.config.data.train.datasets[0].path == "mine.jsonl"
     assert form.config.peft.r == 32
-    form._preset.value = "two-minute-try"
+    form._opening.control.value = "two-minute-try"
     assert form.config == Config.preset("two-minute-try")
     assert control(form, PATH).value == ""
 
 
 def test_a_recipe_keeps_the_model_that_was_chosen_and_says_so(form: Form) -> None:
     model = "model.model_name"
-    said = "The model stays a/b, as you chose it; the recipe names Qwen/Qwen2.5-7B-Instruct."
-    form._preset.value = "lora-7b"
+    said = (
+        "The base model stays a/b, which you chose; this preset suggests Qwen/Qwen2.5-7B-Instruct."
+    )
+    form._opening.control.value = "lora-7b"
     assert form.config.model.model_name == "Qwen/Qwen2.5-7B-Instruct", "nobody chose another"
-    form._preset.value = "lora-1b"
+    form._opening.control.value = "lora-1b"
     assert form.config.model.model_name == "Qwen/Qwen2.5-1.5B-Instruct"
-    assert "The model stays" not in state_of(form)
+    assert "The base model stays" not in state_of(form)
     control(form, model).value = "a/b"
     control(form, "model.dtype").value = "float32"
-    form._preset.value = "lora-7b"
+    form._opening.control.value = "lora-7b"
     assert (form.config.model.model_name, form.config.model.dtype) == ("a/b", "float32")
     assert form.config.peft.lora_dropout == 0.05
     assert said in state_of(form)
-    form._preset.value = "high-quality"  # names no model
+    form._opening.control.value = "high-quality"  # names no model
     assert form.config.model.model_name == "a/b"
-    assert "The model stays" not in state_of(form)
-    form._preset.value = "qlora-7b"
+    assert "The base model stays" not in state_of(form)
+    form._opening.control.value = "qlora-7b"
     assert said in state_of(form)
-    form._preset.value = "two-minute-try"  # an example of its own, rows and model
+    form._opening.control.value = "two-minute-try"  # an example of its own, rows and model
     assert form.config == Config.preset("two-minute-try")
     control(form, model).value = "a/b"
     control(form, model).value = "smollm2-135m"
     for recipe in ("lora-7b", "lora-1b"):
-        form._preset.value = recipe
+        form._opening.control.value = recipe
         assert form.config.model.model_name == "smollm2-135m", "the default, but chosen"
     form = Form(Config(model={"model_name": "a/b"}))
-    form._preset.value = "lora-7b"
+    form._opening.control.value = "lora-7b"
     assert form.config.model.model_name == "a/b"
 
 
-def test_a_file_is_opened_and_a_wrong_one_is_mended_as_yaml(form: Form, tmp_path: Path) -> None:
+def test_a_file_is_opened_and_a_wrong_one_is_fixed_as_yaml(form: Form, tmp_path: Path) -> None:
     def open_file(name: str, text: str) -> None:
         (tmp_path / name).write_text(text)
-        form._preset.value = "open"
-        form._file[0].value = str(tmp_path / name)
-        form._file[1].click()
+        form._opening.control.value = "open"
+        form._opening.file[0].value = str(tmp_path / name)
+        form._opening.file[1].click()
 
     open_file("right.json", json.dumps({"training": {"max_steps": 3}}))
     assert form.config.training.max_steps == 3
-    assert form._view == "basic"
+    assert form._views.view == "basic"
     open_file("wrong.yaml", "training:\n  max_step: 3\n")
-    assert form._view == "yaml"
-    assert "max_step: 3" in form._yaml.text.value
-    assert "Did you mean max_steps?" in form._yaml.problems.value
+    assert form._views.view == "yaml"
+    assert "max_step: 3" in form._views.yaml.text.value
+    assert "Did you mean max_steps?" in form._views.yaml.problems.value
     assert form.config.training.max_steps == 3
-    form._preset.value = "open"
-    form._file[0].value = str(tmp_path / "none.yaml")
-    form._file[1].click()
+    form._opening.control.value = "open"
+    form._opening.file[0].value = str(tmp_path / "none.yaml")
+    form._opening.file[1].click()
     assert "no such file" in state_of(form)
 
 
@@ -459,13 +458,13 @@ def test_a_file_of_another_system_is_opened_with_a_word_on_every_key(
 ) -> None:
     def open_file(name: str, text: str) -> None:
         (tmp_path / name).write_text(text)
-        form._preset.value = "open"
-        form._file[0].value = str(tmp_path / name)
-        form._file[1].click()
+        form._opening.control.value = "open"
+        form._opening.file[0].value = str(tmp_path / name)
+        form._opening.file[1].click()
 
     open_file("theirs.json", json.dumps({"base_model": "a/b", "algorithm": "dora", "rank": 16}))
     assert form.config.peft.use_dora
-    assert form._view == "basic"
+    assert form._views.view == "basic"
     report = form._results.children[1].value
     assert "PEFT Studio: 3 keys read" in report
     assert "<code>peft.r</code> 16" in report
@@ -478,12 +477,12 @@ def test_a_file_that_runs_code_is_opened_at_the_second_asking(form: Form, tmp_pa
     (tmp_path / "own.py").write_text("open('ran', 'w')\ndef prompt(row):\n    return 'a'\n")
     theirs = "dataset: {dataset_name: grammar, prompt_func: 'own:prompt', "
     (tmp_path / "a.yaml").write_text(theirs + "completion_template: '{target}'}")
-    form._preset.value = "open"
-    form._file[0].value = str(tmp_path / "a.yaml")
-    form._file[1].click()
-    assert "runs code of yours" in state_of(form)
+    form._opening.control.value = "open"
+    form._opening.file[0].value = str(tmp_path / "a.yaml")
+    form._opening.file[1].click()
+    assert "runs your own code" in state_of(form)
     assert form.config.data.train.datasets[0].prompt_func is None
-    form._file[1].click()
+    form._opening.file[1].click()
     assert form.config.data.train.datasets[0].prompt_func == f"{tmp_path}/own:prompt"
 
 
@@ -495,55 +494,51 @@ def test_rows_in_memory_are_kept_through_every_change() -> None:
     control(form, template).value = "{prompt}"
     control(form, template).value = ""
     form._reset_button.click()
-    form._preset.value = "high-quality"
+    form._opening.control.value = "high-quality"
     assert form.config.data.train.datasets[0].rows is rows
 
 
 def test_the_data_is_looked_at(form: Form, empty_cache: Path) -> None:
     press(form, "Look at the data")
-    lens = form._lens
-    assert lens is not None
-    assert lens in form._results.children
+    lens = form._results.children[-1]
     assert lens.row["title"].startswith("row 1 of ")
     assert "Ready" in state_of(form)
     control(form, PATH).value = "none.jsonl"
     press(form, "Look at the data")
-    assert form._lens is not lens
     assert lens not in form._results.children
     assert lens.comm is None  # closed: it holds no rows any more
-    assert form._lens is not None
-    assert "does not exist" in form._lens.row["problems"][0]
+    assert "does not exist" in form._results.children[-1].row["problems"][0]
 
 
 def test_training_locks_the_fields_and_ends_with_run_again(form: Form, run: FakeRun) -> None:
-    form._handles = ["live", "result"]
+    form._launching.handles = ["live", "result"]
     press(form, "Train here")
     assert run.started == [form.config]  # type: ignore[attr-defined]
     assert FakeMonitor.shown == [(run, "live", "result")]
     assert control(form, RATE).disabled
     assert "Running: run kind-otter-14" in state_of(form)
-    assert form._extra_buttons["Edit a copy"] in form.widget.children
+    assert form._launching._edit in form.widget.children
     press(form, "Edit a copy")
     assert not control(form, RATE).disabled
     assert "Train here waits: run kind-otter-14 is training." in state_of(form)
-    assert form._buttons["Train here"].disabled
+    assert form._launching.buttons["Train here"].disabled
 
-    form._lock(True)
+    form._launching.lock(True)
     run.is_over, run.status, run.adapter = True, "completed", Path("adapter")
-    form._follow_run()
+    form._launching.follow()
     assert "Finished: run kind-otter-14 completed." in state_of(form)
-    assert form._buttons["Train here"].description == "Run again"
-    assert not form._buttons["Train here"].disabled
+    assert form._launching.buttons["Train here"].description == "Run again"
+    assert not form._launching.buttons["Train here"].disabled
     press(form, "Compare")
     assert "before and after" in shown_text(form._results)
     control(form, RATE).value = "1e-4"
     assert "Ready" in state_of(form)
-    assert form._buttons["Train here"].description == "Train here"
+    assert form._launching.buttons["Train here"].description == "Train here"
 
 
 def test_a_fix_beneath_the_form_makes_the_new_run_the_forms_run(form: Form, run: FakeRun) -> None:
     run.config = form.config  # type: ignore[attr-defined]
-    form._handles = ["live", "result"]
+    form._launching.handles = ["live", "result"]
     press(form, "Train here")
     again = FakeRun()
     again.id = "calm-heron-3"
@@ -551,7 +546,7 @@ def test_a_fix_beneath_the_form_makes_the_new_run_the_forms_run(form: Form, run:
     batch = "training.per_device_train_batch_size"
     again.config = form.config.apply({**place, batch: 1})  # type: ignore[attr-defined]
     run.is_over, run.status = True, "failed"
-    form._follow_run()
+    form._launching.follow()
     assert "Finished: run kind-otter-14 failed." in state_of(form)
     FakeMonitor.made[-1].on_run_again(again)
     assert form.run is again
@@ -560,15 +555,15 @@ def test_a_fix_beneath_the_form_makes_the_new_run_the_forms_run(form: Form, run:
     assert control(form, batch).disabled
     assert form.config.training.output_dir == "runs"
     again.is_over = True
-    form._follow_run()
+    form._launching.follow()
     assert not control(form, batch).disabled
 
 
 def test_a_fix_does_not_touch_what_was_typed_after_the_run(form: Form, run: FakeRun) -> None:
-    form._handles = ["live", "result"]
+    form._launching.handles = ["live", "result"]
     press(form, "Train here")
     run.is_over, run.status = True, "failed"
-    form._follow_run()
+    form._launching.follow()
     control(form, RATE).value = "1e-4"
     again = FakeRun()
     FakeMonitor.made[-1].on_run_again(again)
@@ -604,12 +599,12 @@ def test_a_click_on_another_thread_is_handed_to_the_main_one(
     form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("nbft.widgets.form.call_soon", lambda *call: asked.append(call))
+    monkeypatch.setattr("nbft.widgets.state_line.call_soon", lambda *call: asked.append(call))
     thread = threading.Thread(target=lambda: press(form, "Check"))
     thread.start()
     thread.join()
     assert len(asked) == 1
-    assert not form._is_checked
+    assert not form._tree.is_checked
 
 
 def test_a_misspelt_keyword_is_named() -> None:
@@ -624,7 +619,7 @@ def test_this_run_says_what_will_happen() -> None:
     html = summary(plan)
     for words in ("41,200", "about 4 min", "2.0 GiB of 20 GiB free", "no GPU was found", "60"):
         assert words in html
-    assert "Waits for 1 field" in summary(plan, "Waits for 1 field.")
+    assert "1 field needs fixing" in summary(plan, "1 field needs fixing.")
     curve = learning_rate_curve([(0, 0.0), (3, 3e-4), (60, 0.0)])
     assert 'role="img"' in curve
     assert "0 at the start, 3e-4 at step 3, 0 at step 60" in curve

@@ -39,14 +39,14 @@ def form() -> Form:
 
 
 def type_in(form: Form, path: str, text: Any) -> None:
-    form._field(path).control.value = text
+    form._fields.make(path).control.value = text
 
 
 def turn(form: Form, to: int) -> None:
     """Go to a step by the buttons."""
-    while form._guide.number != to:
-        view = form._guided
-        (view.next if form._guide.number < to else view.back).click()
+    while form._guided.guide.number != to:
+        view = form._guided.view
+        (view.next if form._guided.guide.number < to else view.back).click()
 
 
 def text_of(widget: Any) -> str:
@@ -55,11 +55,11 @@ def text_of(widget: Any) -> str:
 
 
 def page_of(form: Form) -> str:
-    return text_of(form._guided.widget)
+    return text_of(form._guided.view.widget)
 
 
 def use_button(form: Form, path: str) -> Any:
-    group = form._guided._groups[path]
+    group = form._guided.view._groups[path]
     return group._use if group._use in group.widget.children else None
 
 
@@ -70,8 +70,8 @@ def settings_of(form: Form) -> dict[str, Any]:
 def test_a_guided_form_begins_with_what_the_wizard_of_the_command_line_chooses(form: Form) -> None:
     changes, _ = wizard.create(CPU, given={}, ask=None, say=lambda _: None)
     assert form.config == Config().apply(changes)
-    assert form._mode.value == "guided"
-    assert form._preset.value == ""
+    assert form._views.mode.value == "guided"
+    assert form._opening.control.value == ""
 
 
 def test_each_step_says_its_number_what_it_is_about_what_was_chosen_and_why(form: Form) -> None:
@@ -82,7 +82,7 @@ def test_each_step_says_its_number_what_it_is_about_what_was_chosen_and_why(form
         page = page_of(form)
         assert f"Step {number} of 7: {step.title}</h3><p>{step.about}</p>" in page
         assert f"<li aria-current=step>{step.title}</li>" in page
-        chosen = [answer for answer in form._guide.answers[number - 1] if not answer.is_kept]
+        chosen = [answer for answer in form._guided.guide.answers[number - 1] if not answer.is_kept]
         assert page.count("<b>Chosen: ") == len(chosen) > 0
         for answer in chosen:
             seen.add(answer.question.path)
@@ -90,11 +90,11 @@ def test_each_step_says_its_number_what_it_is_about_what_was_chosen_and_why(form
     assert {"method" if p.startswith("peft.method") else p for p in reasons} - seen == {
         f"{ROWS}.dataset_name"  # asked as "data"
     }
-    assert "By the rule" not in page
+    assert "Suggested" not in page
 
 
 def test_back_and_next_say_where_they_lead_and_move_the_focus(form: Form) -> None:
-    view = form._guided
+    view = form._guided.view
     assert view._buttons.children == (view.next,)
     assert view.next.description == "Next: Algorithm"
     view.next.click()
@@ -111,10 +111,10 @@ def test_rules_go_by_what_was_answered_before_and_say_what_followed(form: Form) 
     assert form.config.training.learning_rate == 3e-4  # 135 million parameters
     type_in(form, MODEL, "someone/model-7B")
     assert form.config.training.learning_rate == 1e-4
-    assert "By their rules: Learning rate is 1e-4 now" in page_of(form)
+    assert "Updated to match: Learning rate is now 1e-4" in page_of(form)
     type_in(form, BATCH, "2")
     assert form.config.training.gradient_accumulation_steps == 8
-    assert "Gradient accumulation steps is 8 now." in page_of(form)
+    assert "Gradient accumulation steps is now 8." in page_of(form)
     type_in(form, "peft.r", "8")
     assert form.config.peft.lora_alpha == 16
 
@@ -122,21 +122,21 @@ def test_rules_go_by_what_was_answered_before_and_say_what_followed(form: Form) 
 def test_what_a_person_set_stays_and_one_click_gives_it_back_to_the_rule(form: Form) -> None:
     turn(form, 3)
     type_in(form, RATE, "5e-5")
-    assert "<b>As set: 5e-5.</b> The rule has 3e-4: Small models take more" in page_of(form)
+    assert "<b>Set to 5e-5.</b> Suggested: 3e-4. Small models take more" in page_of(form)
     button = use_button(form, RATE)
-    assert button.description == "Use 3e-4, by the rule"
+    assert button.description == "Use 3e-4 as suggested"
     type_in(form, MODEL, "someone/model-7B")
     assert form.config.training.learning_rate == 5e-5
-    assert button.description == "Use 1e-4, by the rule"
+    assert button.description == "Use 1e-4 as suggested"
     button.click()
     assert form.config.training.learning_rate == 1e-4
-    assert form._field(RATE).control.value == "1e-4"
+    assert form._fields.make(RATE).control.value == "1e-4"
     assert use_button(form, RATE) is None
     type_in(form, MODEL, "smollm2-135m")
     assert form.config.training.learning_rate == 3e-4, "the rule decides again"
     type_in(form, RATE, "5e-5")
     type_in(form, RATE, "3e-4")
-    assert "<b>As set: 3e-4</b>, which is the rule's choice too." in page_of(form)
+    assert "<b>Set to 3e-4</b>, as suggested." in page_of(form)
     type_in(form, MODEL, "someone/model-7B")
     assert form.config.training.learning_rate == 3e-4, "typed, though the same as the rule's"
 
@@ -144,7 +144,7 @@ def test_what_a_person_set_stays_and_one_click_gives_it_back_to_the_rule(form: F
 def test_four_bits_by_hand_are_a_method_and_the_rule_undoes_all_of_it(form: Form) -> None:
     turn(form, 2)
     type_in(form, "quantization.load_in_4bit", True)
-    assert "<b>As set: qlora.</b> The rule has lora" in page_of(form)
+    assert "<b>Set to qlora.</b> Suggested: lora" in page_of(form)
     assert form.config.training.per_device_train_batch_size == 1  # qlora's
     use_button(form, "method").click()
     assert form.config.quantization.load_in_4bit is False
@@ -161,7 +161,7 @@ def test_methods_without_a_rule_stand(form: Form) -> None:
         assert form.config.quantization == config.quantization
     type_in(form, "peft.method", "ia3")
     turn(form, 3)
-    assert "peft.r" not in [answer.question.path for answer in form._guide.answers[2]]
+    assert "peft.r" not in [answer.question.path for answer in form._guided.guide.answers[2]]
 
 
 def test_own_rows_replace_the_sample_and_all_that_came_with_it(
@@ -169,21 +169,21 @@ def test_own_rows_replace_the_sample_and_all_that_came_with_it(
 ) -> None:
     path = write("rows.jsonl", '{"prompt": "a", "completion": "b"}\n' * 7000)
     for way in (form, Form()):  # by the rules, and by the preset that a form begins with
-        way._mode.value = "guided"
+        way._views.mode.value = "guided"
         turn(way, 5)
         type_in(way, f"{ROWS}.path", path)
         (dataset,) = way.config.data.train.datasets
         assert (dataset.path, dataset.dataset_name, dataset.sample_count) == (path, None, None)
         assert way.config.data.validation is None, "a part of the own rows is held out"
-        assert f"<b>As set: {path}.</b>" in page_of(way)
+        assert f"<b>Set to {path}.</b>" in page_of(way)
         assert use_button(way, "data") is None
     assert form.config.training.num_train_epochs == 2
     assert "6,300 rows to train on: 1 to 2 passes" in page_of(form)
     # The field that is not asked for any more stays while the person is on the page.
-    assert f"{ROWS}.sample_count" in form._guided._paths
+    assert f"{ROWS}.sample_count" in form._guided.view._paths
     turn(form, 4)
     turn(form, 5)
-    assert f"{ROWS}.sample_count" not in form._guided._paths
+    assert f"{ROWS}.sample_count" not in form._guided.view._paths
 
 
 def test_to_go_between_guided_and_full_changes_nothing() -> None:
@@ -196,25 +196,25 @@ def test_to_go_between_guided_and_full_changes_nothing() -> None:
     for form in (Form(), Form(given)):
         before = settings_of(form)
         for view in ("guided", "basic", "guided", "advanced", "yaml", "guided", "python"):
-            form._mode.value = view
+            form._views.mode.value = view
             assert settings_of(form) == before, view
-    form._mode.value = "guided"
+    form._views.mode.value = "guided"
     turn(form, 3)
     type_in(form, "peft.r", "8")
-    form._mode.value = "advanced"
+    form._views.mode.value = "advanced"
     type_in(form, BATCH, "16")
     before = settings_of(form)
-    form._mode.value = "guided"
+    form._views.mode.value = "guided"
     assert settings_of(form) == before
-    assert form._guide.number == 3, "the place is kept too"
-    assert "<b>As set: 16.</b> The rule has 4" in page_of(form)
+    assert form._guided.guide.number == 3, "the place is kept too"
+    assert "<b>Set to 16.</b> Suggested: 4" in page_of(form)
 
 
 def test_a_file_that_was_named_in_the_full_form_changes_nothing_at_the_switch(form: Form) -> None:
-    form._mode.value = "basic"
+    form._views.mode.value = "basic"
     type_in(form, f"{ROWS}.path", "mine.jsonl")
     before = settings_of(form)
-    form._mode.value = "guided"
+    form._views.mode.value = "guided"
     assert settings_of(form) == before
 
 
@@ -231,25 +231,25 @@ def test_rows_in_memory_stay_the_rows() -> None:
     turn(form, 5)
     assert form.config.data.train.datasets[0].rows is rows
     assert form.config.data.train.datasets[0].dataset_name is None
-    assert "<b>As set: rows in memory.</b>" in page_of(form)
+    assert "<b>Set to rows in memory.</b>" in page_of(form)
     assert "27 rows to train on" in page_of(form)
     form._reset_button.click()
     type_in(form, BATCH, "many")
-    assert form._config_so_far().data.train.datasets[0].rows is rows
+    assert form._tree.so_far().data.train.datasets[0].rows is rows
     type_in(form, BATCH, "2")
     assert form.config.data.train.datasets[0].rows is rows
     assert form.config.data.train.datasets[0].dataset_name is None
 
 
 def test_presets_and_reset_in_the_guided_mode(form: Form) -> None:
-    form._preset.value = "high-quality"
+    form._opening.control.value = "high-quality"
     assert form.config.peft.r == 32
     assert form.config.training.learning_rate == 1e-4
-    assert form._preset.value == "high-quality"
+    assert form._opening.control.value == "high-quality"
     turn(form, 3)
-    assert "<b>As set: 32.</b> The rule has 16" in page_of(form)
+    assert "<b>Set to 32.</b> Suggested: 16" in page_of(form)
     form._reset_button.click()
-    assert form._view == "guided"
+    assert form._views.view == "guided"
     assert form.config.peft.r == 16
     assert form.config.training.learning_rate == 3e-4
     assert form.config.data.train.datasets[0].dataset_name == "alpaca"
@@ -259,23 +259,23 @@ def test_a_wrong_value_waits_and_its_link_leads_to_its_step(form: Form) -> None:
     turn(form, 3)
     type_in(form, BATCH, "many")
     assert "is not a whole number" in form._fields[BATCH]._problem.value
-    assert form._guided._groups[BATCH]._why.value == ""
+    assert form._guided.view._groups[BATCH]._why.value == ""
     type_in(form, RATE, "5e-5")
-    assert "<b>As set: 5e-5.</b>" in page_of(form), "the others are answered meanwhile"
-    form._mode.value = "basic"
-    form._mode.value = "guided"
-    assert form._field(BATCH).control.value == "many"
+    assert "<b>Set to 5e-5.</b>" in page_of(form), "the others are answered meanwhile"
+    form._views.mode.value = "basic"
+    form._views.mode.value = "guided"
+    assert form._fields.make(BATCH).control.value == "many"
     turn(form, 7)
-    assert "To mend before training" in page_of(form)
-    assert "Before the start" not in page_of(form)
+    assert "Fix before training" in page_of(form)
+    assert "Before you start" not in page_of(form)
     form._reveal(BATCH)
-    assert form._guide.number == 3
-    assert form._guided.focus.target == "nbft-at-training-per_device_train_batch_size"
+    assert form._guided.guide.number == 3
+    assert form._guided.view.focus.target == "nbft-at-training-per_device_train_batch_size"
     type_in(form, BATCH, "8")
     assert form.config.training.gradient_accumulation_steps == 2
-    assert "<b>As set: 8.</b>" in page_of(form)
+    assert "<b>Set to 8.</b>" in page_of(form)
     form._reveal("scheduler.warmup_steps")  # no step has it
-    assert form._view == "advanced"
+    assert form._views.view == "advanced"
 
 
 def test_the_review_is_the_checklist_of_checks_that_ran(form: Form) -> None:
@@ -290,10 +290,10 @@ def test_the_review_is_the_checklist_of_checks_that_ran(form: Form) -> None:
 def test_a_locked_form_keeps_its_values(form: Form) -> None:
     turn(form, 3)
     type_in(form, RATE, "5e-5")
-    form._is_locked = True
+    form._launching.lock(True)
     use_button(form, RATE).click()
     assert form.config.training.learning_rate == 5e-5
-    assert "locked" in form._state.value
+    assert "locked" in form.line.widget.value
 
 
 def test_the_rules_of_a_device_go_by_that_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +314,7 @@ def test_the_rules_of_a_device_go_by_that_device(monkeypatch: pytest.MonkeyPatch
 
 def test_the_guided_form_is_light() -> None:
     code = (
-        "import sys, nbft; form = nbft.Form(guided=True); form._go_to_step(7); form.config\n"
+        "import sys, nbft; form = nbft.Form(guided=True); form._guided.go_to(7); form.config\n"
         "heavy = ('torch', 'transformers', 'datasets', 'pyarrow', 'peft', 'trl')\n"
         "print([name for name in heavy if name in sys.modules])"
     )

@@ -18,8 +18,8 @@ import nbft
 from nbft.config import Config
 from nbft.errors import DataError, ModelError
 from nbft.models.find import FoundModel
+from nbft.pages import lens as picture
 from nbft.widgets import lens as lens_module
-from nbft.widgets import picture
 from nbft.widgets.lens import SAMPLE_ROWS, Lens, runs
 
 CHAT = {

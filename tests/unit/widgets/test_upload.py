@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 import zlib
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -341,7 +342,7 @@ def form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Form:
 
 
 def upload_of(form: Form, path: str = PATH) -> FrontEnd:
-    field = form._field(path)
+    field = form._fields.make(path)
     assert isinstance(field, FileField)
     return FrontEnd(field._note, 2**16)
 
@@ -350,8 +351,8 @@ def test_a_kept_file_is_the_value_of_the_field_as_if_typed(form: Form, tmp_path:
     front_end = upload_of(form)
     front_end.send("rows.jsonl", ROWS)
     assert form.config.data.train.datasets[0].path == "my runs/data/rows.jsonl"
-    assert form._field(PATH).control.value == "my runs/data/rows.jsonl"
-    assert PATH in form._left
+    assert form._fields.make(PATH).control.value == "my runs/data/rows.jsonl"
+    assert PATH in form._tree.left
     assert form.plan.train_rows == 270
     assert front_end.widget.said == (
         f"Kept as my runs/data/rows.jsonl ({len(ROWS) // 1024} KiB). 300 rows, recognised as "
@@ -360,7 +361,7 @@ def test_a_kept_file_is_the_value_of_the_field_as_if_typed(form: Form, tmp_path:
     assert front_end.widget.shown.count("<li>") == 3
     assert "Name 2:" in front_end.widget.shown
     assert "Name 3:" not in front_end.widget.shown
-    form._field(PATH).control.value = "other.jsonl"
+    form._fields.make(PATH).control.value = "other.jsonl"
     assert (front_end.widget.said, front_end.widget.shown) == ("", "")
 
 
@@ -378,11 +379,11 @@ def test_rows_of_an_unknown_shape_are_shown_as_they_stand(form: Form) -> None:
     front_end.send("rows.jsonl", (row + "\n").encode() * 2)
     assert "2 rows with the columns frage, antwort; what is prompt" in front_end.widget.said
     assert "Wie &lt;b&gt;groß" in front_end.widget.shown
-    assert "antwort&quot;: &quot;xxx" in front_end.widget.shown  # every column is to be seen
+    assert 'antwort": "xxx' in unescape(front_end.widget.shown)  # every column is to be seen
     assert len(front_end.widget.shown) < 1000
-    assert "found &quot;frage&quot;" in form._field(PATH)._problem.value
-    form._field("data.train.datasets[0].prompt_template").control.value = "{frage}\n"
-    form._field("data.train.datasets[0].completion_template").control.value = "{antwort}"
+    assert "found &quot;frage&quot;" in form._fields.make(PATH)._problem.value
+    form._fields.make("data.train.datasets[0].prompt_template").control.value = "{frage}\n"
+    form._fields.make("data.train.datasets[0].completion_template").control.value = "{antwort}"
     front_end.send("more.jsonl", (row + "\n").encode() * 3)
     assert "3 rows, read by your templates." in front_end.widget.said
 
@@ -392,27 +393,27 @@ def test_a_file_that_cannot_be_read_is_kept_and_the_field_says_why(form: Form) -
     front_end.send("rows.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt"\n')
     assert front_end.widget.said == "Kept as my runs/data/rows.jsonl (45 B)."
     assert front_end.widget.shown == ""
-    assert "line 2, column 10: is not valid JSON" in form._field(PATH)._problem.value
+    assert "line 2, column 10: is not valid JSON" in form._fields.make(PATH)._problem.value
 
 
 def test_a_wrong_field_elsewhere_does_not_stop_an_upload(form: Form) -> None:
-    form._field("training.learning_rate").control.value = "fast"
+    form._fields.make("training.learning_rate").control.value = "fast"
     front_end = upload_of(form)
     front_end.send("rows.jsonl", ROWS)
     assert "300 rows" in front_end.widget.said
     assert (Path("my runs") / "data" / "rows.jsonl").is_file()
-    assert form._field(PATH).control.value == "my runs/data/rows.jsonl"
+    assert form._fields.make(PATH).control.value == "my runs/data/rows.jsonl"
 
 
 def test_locked_fields_keep_their_value(form: Form) -> None:
     front_end = upload_of(form)
     front_end.send("rows.jsonl", ROWS, pieces=0)
-    form._lock(True)
+    form._launching.lock(True)
     front_end.piece(ROWS, 0)
-    assert form._field(PATH).control.value == ""
+    assert form._fields.make(PATH).control.value == ""
     assert "The fields are locked by a run" in front_end.widget.said
     assert front_end.widget.disabled
-    form._lock(False)
+    form._launching.lock(False)
     assert not front_end.widget.disabled
 
 

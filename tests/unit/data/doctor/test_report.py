@@ -14,6 +14,7 @@ from nbft.config import Config
 from nbft.data.doctor import Report, doctor
 from nbft.data.doctor.finding import LEVELS
 from nbft.errors import ConfigError, DataError, ModelError
+from nbft.pages import histograms
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_the_html_can_be_read_by_everybody(report):
     assert levels == [one.level for one in report.findings], "said in words, not in colour alone"
     for drawing in tree.iter("svg"):
         assert drawing.get("role") == "img"
-        assert drawing.get("aria-label") in (report.lengths_text, report.trained_text)
+        assert drawing.get("aria-label") in [one.words for one in report.histograms]
     assert len(list(tree.iter("svg"))) == 2
     assert "<style" not in html, "viewers drop style sheets"
     colours = re.findall(r"#[0-9a-f]{6}", html)
@@ -87,8 +88,8 @@ def test_the_histograms_count_every_row(config_of, good_rows):
         assert sum(bar.get_height() for bar in axes.patches) == 41
     assert [line.get_label() for line in figure.axes[0].lines] == ["data.max_length"]
     assert figure._repr_png_().startswith(b"\x89PNG")
-    assert "max_length</text>" in report.histograms_html()
-    assert "cuts 4" in report.lengths_text
+    assert "max_length</text>" in str(histograms.html(report.histograms))
+    assert "cuts 4" in report.histograms[0].words
 
 
 def test_an_unknown_finding_names_the_nearest(report):
@@ -104,9 +105,7 @@ def test_an_unknown_finding_names_the_nearest(report):
 
 def test_what_only_a_person_can_mend_is_said(config_of, good_rows, write):
     report = doctor(config_of(None, path=write("a.jsonl", '{"x": "1"}')), say=lambda _: None)
-    with pytest.raises(
-        DataError, match=r"unreadable: only you can mend it\. Write prompt_template"
-    ):
+    with pytest.raises(DataError, match=r"unreadable: only you can fix it\. Write prompt_template"):
         report.apply("unreadable")
 
 

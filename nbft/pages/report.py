@@ -5,29 +5,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbft import events
 from nbft.config import Config
 from nbft.evaluate.compare import Comparison
+from nbft.evaluate.timeline import Timeline
 from nbft.events import Event
 from nbft.formatting import count, duration, number, size
+from nbft.pages import comparison, timeline
+from nbft.pages import scores as score_table
+from nbft.pages.environment import render
 from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
 from nbft.runs.state import RunState, read_state
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .6rem;
-border-bottom: 1px solid #8886; vertical-align: top; } img { max-width: 100%; background: white; }
-pre { white-space: pre-wrap; background: #8882; padding: .8rem; border-radius: 4px; }
-"""
 
 
 def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
@@ -62,36 +57,29 @@ def fingerprint(path: Path) -> str:
 
 
 def _page(run: Path, config: Config, state: RunState) -> str:
-    started, prepared = state.started, state.prepared
-    sections = [
-        f"<h1>{escape(run.name)}</h1>",
-        f"<p>{escape(_summary(config, state))}</p>",
-        f'<img alt="{escape(in_words(state))}" src="{_picture(draw_curves(state))}">',
-        f"<p>{escape(in_words(state))}</p>",
-        *_scores(state),
-        *_answers(state),
-        "<h2>Settings that differ from the defaults</h2>",
-        _table(
-            ("setting", "value", "default"),
-            [(k, mine, default) for k, (default, mine) in config.diff().items()],
-        ),
-        "<h2>Data</h2>",
-        _table(("file", "SHA-256", "size"), _files(config)),
-        f"<p>{escape(_rows(prepared))}</p>",
-        "<h2>Machine</h2>",
-        _table(("what", "value"), _machine(started, prepared)),
-        "<h2>Repeat this run</h2>",
-        f"<pre>{escape(_cell(config))}</pre>",
-    ]
-    said = [note.text for note in state.notes]
-    if said:
-        sections += ["<h2>What was noticed</h2><ul>", *[f"<li>{escape(t)}</li>" for t in said]]
-        sections += ["</ul>"]
-    body = "\n".join(sections)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(run.name)}</title><style>{_STYLE}</style></head><body>\n{body}\n"
-        "</body></html>\n"
+    scores, scores_drawn = state.scores, draw_scores(state)
+    answers, over_steps = _answers(state)
+    return render(
+        "report",
+        name=run.name,
+        summary=_summary(config, state),
+        curves=_png(draw_curves(state)),
+        curves_in_words=in_words(state),
+        scores=score_table.html(scores) if scores else "",
+        sentences=scores.sentences,
+        scores_drawn=_png(scores_drawn) if scores_drawn is not None else "",
+        scores_in_words=scores_in_words(state),
+        answers=comparison.html(answers) if answers else "",
+        timeline=timeline.html(over_steps) if over_steps else "",
+        settings=[
+            (path, _shown(value), _shown(default))
+            for path, (default, value) in config.diff().items()
+        ],
+        files=_files(config),
+        rows=_rows(state.prepared),
+        machine=_machine(state.started, state.prepared),
+        cell=_cell(config),
+        notes=[note.text for note in state.notes],
     )
 
 
@@ -110,35 +98,20 @@ def _summary(config: Config, state: RunState) -> str:
     return text
 
 
-def _picture(figure: Figure) -> str:
+def _png(figure: Figure) -> str:
+    """Return a figure as PNG, written in base64."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _scores(state: RunState) -> list[str]:
-    """Show the scores before and after, what to make of them, and their way there."""
-    scores = state.scores
-    if not scores:
-        return []
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in scores.sentences)
-    sections = ["<h2>Scores before and after</h2>", scores._repr_html_(), said]
-    figure = draw_scores(state)
-    if figure is not None:
-        sections += [f'<img alt="{escape(scores_in_words(state))}" src="{_picture(figure)}">']
-    return sections
-
-
-def _answers(state: RunState) -> list[str]:
-    samples = state.samples
+def _answers(state: RunState) -> tuple[Comparison | None, Timeline | None]:
+    """Return the answers before and after, and those over the steps where there are more."""
+    samples, over_steps = state.samples, state.timeline
     if len(samples) < 2:
-        return []
-    pair = Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
-    sections = ["<h2>Answers before and after</h2>", pair._repr_html_()]
-    timeline = state.timeline
-    if len(timeline.steps) > 2:
-        sections += ["<h2>The same prompts over the steps</h2>", timeline._repr_html_()]
-    return sections
+        return None, None
+    both = Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
+    return both, over_steps if len(over_steps.steps) > 2 else None
 
 
 def _files(config: Config) -> list[tuple[str, str, str]]:
@@ -188,15 +161,6 @@ def _cell(config: Config) -> str:
     tree = config.to_yaml()
     quoted = tree.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return f'import nbft\n\nconfig = nbft.Config.from_yaml("""\n{quoted}""")\nrun = nbft.train(config)\n'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_shown(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,8 @@
 import re
 
-from nbft.evaluate import compare
 from nbft.evaluate.compare import Comparison
+from nbft.pages import ending
+from nbft.pages.comparison import difference
 
 
 def text_of(html):
@@ -13,19 +14,19 @@ def marked(html):
 
 
 def test_only_the_differing_words_are_marked():
-    before, after = compare.difference("The cat sat on the mat", "The dog sat on a mat")
+    before, after = difference("The cat sat on the mat", "The dog sat on a mat")
     assert marked(before) == ["cat", "the"]
     assert marked(after) == ["dog", "a"]
     assert text_of(after) == "The dog sat on a mat"
 
 
 def test_a_run_of_differing_words_is_one_mark():
-    assert marked(compare.difference("a b c d", "a x y d")[1]) == ["x y"]
+    assert marked(difference("a b c d", "a x y d")[1]) == ["x y"]
 
 
 def test_line_breaks_and_indents_survive():
     text = "def f():\n    return 1\n\n\n    # end"
-    assert text_of(compare.difference(text, "other")[0]) == text
+    assert text_of(difference(text, "other")[0]) == text
 
 
 def test_markup_in_answers_stays_text():
@@ -56,7 +57,7 @@ def test_without_rows_it_says_so():
 
 
 def test_success_says_where_the_adapter_is_and_how_to_load_it():
-    html = compare.success(
+    html = ending.success(
         "Run a-b-1 completed in 3 s.",
         "Held-out loss: 2.00 before training, 1.50 after step 9.",
         ["Step 2: <warm>-up ends."],
@@ -77,11 +78,11 @@ def test_success_says_where_the_adapter_is_and_how_to_load_it():
 
 
 def test_failure_folds_the_log_and_escapes_it():
-    html = compare.failure("Run a-b-1 failed.", ["Out of memory. Use 4."], "<tail> & more")
+    html = ending.failure("Run a-b-1 failed.", ["Out of memory. Use 4."], "<tail> & more")
     assert "Out of memory. Use 4." in html
     assert "<details><summary>" in html
     assert "&lt;tail&gt; &amp; more" in html
-    assert "<details>" not in compare.failure("Run a-b-1 failed.", [], " ")
+    assert "<details>" not in ending.failure("Run a-b-1 failed.", [], " ")
 
 
 def test_an_answer_that_is_not_there_yet_marks_nothing():

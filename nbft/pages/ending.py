@@ -1,0 +1,60 @@
+"""How a run ended: what became of it, the answers before and after, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nbft.evaluate.compare import Comparison
+from nbft.evaluate.scores import Scores
+from nbft.pages import comparison
+from nbft.pages import scores as score_table
+from nbft.pages.environment import render
+
+
+def success(
+    headline: str,
+    score: str,
+    notes: Iterable[str],
+    answers: Comparison,
+    *,
+    scores: Scores | None = None,
+    place: str = "",
+    load: str = "",
+    page: str = "",
+) -> str:
+    """Show a run that completed or was stopped.
+
+    Args:
+        headline: A sentence: which run, and how it ended.
+        score: The held-out loss before and after, in a sentence; empty if it was not measured.
+        notes: What was noted on the way; sentences.
+        answers: What the base model and the tuned one said.
+        scores: What was measured of their answers.
+        place: Where the adapter lies, in a sentence; empty if there is none.
+        load: One line of Python that loads it.
+        page: Where the page to share lies, or how to write it; a sentence.
+    """
+    html = render(
+        "success",
+        headline=headline,
+        score=score,
+        notes=list(notes),
+        scores=score_table.html(scores) if scores else "",
+        sentences=scores.sentences if scores else (),
+        answers=comparison.html(answers) if answers else "",
+        place=place,
+        load=load,
+        page=page,
+    )
+    return str(html)
+
+
+def failure(headline: str, problems: Iterable[str], log: str = "") -> str:
+    """Show a run that failed or was lost.
+
+    Args:
+        headline: A sentence: which run, and at which step it ended.
+        problems: What happened and what to do; sentences.
+        log: The last lines of the log; they are folded.
+    """
+    return str(render("failure", headline=headline, problems=list(problems), log=log))

@@ -1,0 +1,104 @@
+"""What a run will be: the column "This run" beside the form. A plan in, HTML out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from nbft.formatting import count, duration, number, size
+from nbft.pages.environment import render
+
+if TYPE_CHECKING:
+    from nbft.plan import Plan
+
+_WIDTH, _HEIGHT = 240, 64  # of the drawing, in its own units
+
+
+def summary(plan: Plan | None, waiting: str = "") -> Markup:
+    """Return the column.
+
+    Args:
+        plan: What will happen; None when it is not known yet.
+        waiting: Why the plan does not follow the fields just now; empty when it does.
+    """
+    if plan is None:
+        return render("plan", plan=None, waiting=waiting)
+    return render(
+        "plan",
+        plan=plan,
+        waiting=waiting,
+        facts=_facts(plan),
+        memory=_memory(plan),
+        curve=learning_rate_curve(plan.learning_rates()),
+        choices=[
+            ("device", plan.device),
+            ("number type", plan.dtype),
+            ("mixed precision", plan.mixed_precision),
+            ("fast path", plan.fast_path),
+        ],
+    )
+
+
+def _facts(plan: Plan) -> list[tuple[str, str]]:
+    facts = [("effective batch", count(plan.effective_batch_size, "row"))]
+    if plan.train_rows is not None:
+        held_out = f", {count(plan.eval_rows)} held out" if plan.eval_rows else ""
+        facts.append(("rows", count(plan.train_rows) + held_out))
+    if plan.total_steps is not None:
+        facts.append(("steps", count(plan.total_steps)))
+    if plan.tokens is not None:
+        facts.append(("trained tokens", f"about {count(plan.tokens)}"))
+    if plan.trainable_parameters is not None:
+        facts.append(("trainable", _trainable(plan)))
+    if plan.seconds is not None:
+        facts.append(("time", f"about {duration(plan.seconds)}"))
+    return facts
+
+
+def _trainable(plan: Plan) -> str:
+    trained, total = plan.trainable_parameters or 0, plan.total_parameters
+    return count(trained) + (f" ({number(100 * trained / total)}%)" if total else " parameters")
+
+
+def _memory(plan: Plan) -> tuple[str, int | None, bool]:
+    """Return the memory in words, its share of what is free in percent, and if it is too much."""
+    need, free = plan.memory_bytes, plan.free_memory_bytes
+    if need is None:
+        return "", None, False
+    if not free:
+        return f"about {size(need)}", None, False
+    words = f"about {size(need)} of {size(free)} free" + (": too much" if need > free else "")
+    return words, min(100, round(100 * need / free)), need > free
+
+
+def learning_rate_curve(points: Sequence[tuple[int, float]]) -> Markup:
+    """Draw the learning rate over the steps, as inline SVG with its shape in words.
+
+    Args:
+        points: (step, rate) in the order of the steps.
+    """
+    if len(points) < 2:
+        return Markup("")
+    highest = max(rate for _, rate in points) or 1.0
+    (first, start), (last, end) = points[0], points[-1]
+    line = " ".join(
+        f"{_WIDTH * (step - first) / max(1, last - first):.1f},"
+        f"{_HEIGHT - (_HEIGHT - 4) * rate / highest:.1f}"
+        for step, rate in points
+    )
+    peak = next(step for step, rate in points if rate >= 0.999 * highest)
+    words = (
+        f"Learning rate: {number(start)} at the start, {number(highest)} at step "
+        f"{count(peak)}, {number(end)} at step {count(last)}"
+    )
+    return render(
+        "learning_rate",
+        width=_WIDTH,
+        height=_HEIGHT,
+        line=line,
+        words=words,
+        highest=highest,
+        last=last,
+    )

@@ -1,0 +1,40 @@
+"""The scores of a run as a table, the base model beside the tuned one."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from nbft.evaluate.scores import Compared, Scores, cells, head, rows_scored
+from nbft.pages.environment import render
+
+
+def html(scores: Scores) -> Markup:
+    """Return a table for each split, and the remarks."""
+    tables = [
+        (caption, head(own), [(cells(one), one.verdict in ("better", "worse")) for one in own])
+        for caption, own in _tables(scores)
+    ]
+    return render("scores", tables=tables, remarks=scores.remarks)
+
+
+def text(scores: Scores) -> str:
+    """Return the same for the terminal."""
+    if not scores:
+        return "No scores yet."
+    blocks = []
+    for caption, own in _tables(scores):
+        lines = [head(own), *(cells(one) for one in own)]
+        widths = [max(len(line[n]) for line in lines) for n in range(3)]
+        rows = [
+            "  ".join([*(f"{c:{w}}" for c, w in zip(line, widths, strict=False)), line[3]])
+            for line in lines
+        ]
+        blocks.append("\n".join([*([caption] if caption else []), *map(str.rstrip, rows)]))
+    return "\n\n".join([*blocks, *scores.remarks])
+
+
+def _tables(scores: Scores) -> list[tuple[str, list[Compared]]]:
+    """Return the scores of each split, with a caption where there are several splits."""
+    splits = scores.by_split()
+    several = len(splits) > 1
+    return [(rows_scored(own[0]) if several else "", own) for own in splits]

@@ -1,0 +1,210 @@
+"""From the form to a run: the buttons that start one, its Monitor below, and what follows its end.
+
+It trains nothing itself: `nbft.launchers` does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from nbft.config import Config
+from nbft.widgets.kernel import main_loop
+from nbft.widgets.kit import Kit
+from nbft.widgets.state_line import StateLine, guarded
+from nbft.widgets.tree import Tree
+from nbft.widgets.views import Page
+
+if TYPE_CHECKING:
+    from nbft.runs import Run
+
+ABOUT = (
+    "“Train here” below trains in this kernel. “Run in background” goes on after the notebook is "
+    "closed."
+)
+_PLACE_OF_A_RUN = ("training.run_name", "training.output_dir")
+_FOLLOW_SECONDS = 0.5
+
+
+class Launching:
+    """The run of a form.
+
+    Args:
+        kit: Makes the widgets.
+        tree: The settings.
+        line: Says how it goes.
+        apply_fix: Called with "" and the changes that another run brings.
+        on_lock: Told whether the fields are locked.
+        show_state: Says the state of the form anew.
+        show_results: Shows a page below the form.
+
+    Attributes:
+        run: The run that was started last, or None.
+        is_locked: Whether the fields show a run that is training.
+        is_finished: Whether the fields show a run that has ended.
+        handles: The outputs below the form, for the run and for how it ended.
+        buttons: Those that start a run.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        tree: Tree,
+        line: StateLine,
+        *,
+        apply_fix: Callable[[str, dict[str, Any]], None],
+        on_lock: Callable[[bool], None],
+        show_state: Callable[[], None],
+        show_results: Callable[[Page], None],
+    ) -> None:
+        self._kit, self._tree, self.line = kit, tree, line
+        self._apply_fix, self._on_lock = apply_fix, on_lock
+        self._show_state, self._show_results = show_state, show_results
+        self._is_closed = False
+        self.run: Run | None = None
+        self.is_locked = self.is_finished = False
+        self.handles: list[Any] = []
+        self.buttons = {
+            name: self._button(name, css, action)
+            for name, css, action in (
+                ("Train here", "nbft-push nbft-primary", self._train),
+                ("Run in background", "nbft-push", self._submit),
+            )
+        }
+
+    def _button(self, name: str, css: str, action: Callable[..., None]) -> Any:
+        button = self._kit(ipywidgets.Button, css, description=name)
+        button.on_click(action)
+        return button
+
+    @functools.cached_property
+    def _edit(self) -> Any:
+        return self._button("Edit a copy", "nbft-push", self._edit_copy)
+
+    @functools.cached_property
+    def _compare(self) -> Any:
+        return self._button("Compare", "nbft-push", self._show_comparison)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the last run goes on."""
+        return self.run is not None and not self.run.is_over
+
+    @property
+    def extra_buttons(self) -> tuple[Any, ...]:
+        """The buttons for the run that the fields show."""
+        if self.is_locked:
+            return (self._edit,)
+        return (self._compare,) if self.is_finished else ()
+
+    def show(self, errors: int) -> bool:
+        """Let those buttons work that can; say how the run stands, if the fields show one.
+
+        Args:
+            errors: How many problems stop a run.
+
+        Returns:
+            Whether the state of the run was said.
+        """
+        for button in self.buttons.values():
+            button.disabled = self.is_locked or self.is_training or bool(errors)
+        self.buttons["Train here"].description = "Run again" if self.is_finished else "Train here"
+        run = self.run
+        if run is None or not (self.is_locked or self.is_finished):
+            return False
+        if self.is_locked:
+            self.line.say(f"Running: run {run.id}, shown below. The fields are locked.", "running")
+            return True
+        self._compare.disabled = run.adapter is None
+        why = "" if run.adapter else " There is no adapter to compare."
+        self.line.say(f"Finished: run {run.id} {run.status}.{why}", "finished")
+        return True
+
+    def prepare(self, config: Config) -> None:
+        """Let a worker import its libraries while the form is filled in."""
+        if config.speed.spare_worker:
+            from nbft.launchers import spare
+
+            spare.prepare()
+
+    def close(self) -> None:
+        """Follow the run no longer; it goes on."""
+        self._is_closed = True
+
+    @guarded
+    def _train(self, _button: Any) -> None:
+        from nbft.launchers import start
+
+        self._launch(start)
+
+    @guarded
+    def _submit(self, _button: Any) -> None:
+        from nbft.launchers import submit
+
+        self._launch(submit)
+
+    def _launch(self, launch: Callable[[Config], Run]) -> None:
+        """Start a run, here or in the background, and show it below the form."""
+        from nbft.widgets import Monitor
+
+        for button in self.buttons.values():
+            button.disabled = True  # a second click finds it so
+        self.line.say("Starting…", "checking")
+        try:
+            self.run = launch(self._tree.right())
+        except BaseException:
+            self._show_state()
+            raise
+        self.is_finished = False
+        self.lock(True)
+        if self.handles:
+            monitor = Monitor(self.run)
+            monitor.on_run_again = self._take_over
+            monitor.show(*self.handles)
+        self.follow()
+
+    @guarded
+    def _take_over(self, run: Run) -> None:
+        """Follow the run that a fix below the form has started in the place of its own."""
+        before, self.run = self.run, run
+        if before is not None and self.is_finished:  # the fields show the run that failed
+            changed = run.config.diff(before.config)
+            self._apply_fix(
+                "", {p: new for p, (_, new) in changed.items() if p not in _PLACE_OF_A_RUN}
+            )
+            self.lock(True)
+        self._show_state()
+        self.follow()
+
+    def follow(self) -> None:
+        """Look, from the kernel's own loop, whether the run has ended."""
+        loop = main_loop()
+        if self._is_closed:
+            return
+        if self.run is not None and self.run.is_over:
+            self.is_finished = self.is_locked
+            self.lock(False)
+            self.prepare(self._tree.config)
+        elif loop is not None:
+            loop.call_later(_FOLLOW_SECONDS, self.follow)
+
+    def lock(self, is_locked: bool) -> None:
+        """Take or give the person the hand over the fields."""
+        self.is_locked = is_locked
+        self._on_lock(is_locked)
+        self._show_state()
+
+    @guarded
+    def _edit_copy(self, _button: Any) -> None:
+        self.lock(False)
+
+    @guarded
+    def _show_comparison(self, _button: Any) -> None:
+        assert self.run is not None
+        self.line.say("Comparing: the base model and yours answer the same prompts…", "checking")
+        comparison = self.run.compare()
+        self._show_results(lambda kit: [kit.html(comparison._repr_html_())])
+        self._show_state()

@@ -1,0 +1,204 @@
+"""The settings of a form: the tree as typed, what is wrong with it, and the plan that follows.
+
+`Config.parse` says what is right and wrong with the tree, `make_plan` what will happen. No widget
+here; the form shows it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbft.config import Config, Setting, io, settings
+from nbft.config.search import find_settings
+from nbft.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from nbft.plan import Plan
+
+_TYPES = (bool, int, float, str, list, dict)  # rows in memory are set from Python only
+
+
+class Tree:
+    """The settings as a person typed them.
+
+    Args:
+        config: The settings at first.
+
+    Attributes:
+        config: The last settings that were right.
+        wrong: What is wrong with the fields; empty when the config is that of the fields.
+        left: Settings whose fields the person has left; only these are judged.
+        kept: Settings that the person has chosen, which no rule of the guided mode changes.
+        is_checked: Whether every field is judged.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.wrong: list[Problem] = []
+        self.kept: set[str] = set()
+        self._plan: Plan | None = None
+        self._tree: dict[str, Any] = {}
+        self.replace(config)
+        self.take_rows(config)
+        self.read()
+
+    def replace(self, config: Config, *, keeps_rows: bool = False) -> None:
+        """Take another config, with the rows in memory of the one before if it keeps them.
+
+        `read` then says what is wrong with it.
+        """
+        if not keeps_rows:
+            self._rows: list[Any] = []
+        self._tree = config.to_dict()
+        self.left: set[str] = set()
+        self.is_checked = False
+
+    def take_rows(self, config: Config) -> None:
+        """Take the rows in memory of a config; no tree holds them."""
+        self._rows = [dataset.rows for dataset in config._datasets()]
+
+    def take(self, changes: dict[str, Any]) -> None:
+        """Put in values that a person has chosen."""
+        self.left |= changes.keys()
+        self.kept |= changes.keys()
+        self.put(changes)
+
+    def put(self, changes: dict[str, Any]) -> None:
+        """Put values into the tree; a default leaves it, and so does a dataset of defaults."""
+        is_in_memory = any(rows is not None for rows in self._rows)
+        default = {setting.path: setting.default for setting in settings()}
+        for path, value in changes.items():
+            known = io.without_indices(path)
+            if known in default and default[known] == value:
+                _take_out(self._tree, io.parts(path), keeps_items=is_in_memory)
+            else:
+                io.put(self._tree, path, value)
+
+    def read(self) -> None:
+        """Say anew what is wrong; also when only the files have changed."""
+        config, self.wrong = self._parse()
+        if not self.wrong:
+            self.config, self._plan = config, None
+
+    def so_far(self) -> Config:
+        """Return the settings as they stand, those that are wrong left at their defaults."""
+        return self._parse()[0] if self.wrong else self.config
+
+    def _parse(self) -> tuple[Config, list[Problem]]:
+        config, wrong = Config.parse(self._tree)
+        for dataset, rows in zip(config._datasets(), self._rows, strict=False):
+            dataset.rows = rows
+        return config, wrong
+
+    # What follows from it
+
+    @property
+    def plan(self) -> Plan:
+        """What the last settings that were right will lead to."""
+        if self._plan is None:
+            from nbft.plan import make_plan
+
+            self._plan = make_plan(self.config)
+        return self._plan
+
+    @property
+    def known_plan(self) -> Plan | None:
+        """The plan, if it was made already."""
+        return self._plan
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything wrong or doubtful: of the fields, or, when they are right, of the plan."""
+        return [*self.wrong] if self.wrong else [*self.plan.problems]
+
+    @property
+    def known_problems(self) -> Sequence[Problem]:
+        """The problems that are known without making the plan anew."""
+        return self.wrong or (self._plan.problems if self._plan else ())
+
+    @property
+    def errors(self) -> Sequence[Problem]:
+        """The known problems that stop a run."""
+        return self.wrong or [p for p in self.known_problems if p.level == "error"]
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What differs from the defaults, as {path: value}; wrong values too."""
+        changed = {path: new for path, (_, new) in self.config.diff().items()}
+        changed |= {problem.field: problem.value for problem in self.wrong}
+        return {path: value for path, value in changed.items() if value not in ([], {})}
+
+    def values(self, paths: Iterable[str]) -> dict[str, Any]:
+        """Return the values of fields, by their paths."""
+        values, known = io.flatten(self._tree), dict(fields())
+        return {path: _value(path, known[path], values) for path in paths}
+
+    def problems_of_fields(self) -> dict[str, list[Problem]]:
+        """Return the known problems of each field that the person has left."""
+        found: dict[str, list[Problem]] = {}
+        for problem in self.known_problems:
+            path = path_of(problem)
+            if path is not None and (self.is_checked or path in self.left):
+                found.setdefault(path, []).append(problem)
+        return found
+
+    def right(self) -> Config:
+        """Return the settings as a config.
+
+        Raises:
+            ConfigError: Some fields are wrong; it holds every problem found.
+        """
+        if self.wrong:
+            raise ConfigError(self.wrong)
+        return self.config
+
+
+@functools.cache
+def fields() -> tuple[tuple[str, Setting], ...]:
+    """Return every setting that a form can show, with its path; of a list of blocks, the first."""
+    return tuple((s.path.replace("[]", "[0]"), s) for s in settings() if s.type in _TYPES)
+
+
+def find(text: str) -> list[str]:
+    """Return the fields that have every word of a text in their name, label, alias or help.
+
+    >>> find("warm")[0], find("lr")[0]
+    ('scheduler.warmup_steps', 'training.learning_rate')
+    """
+    paths = {setting.path: path for path, setting in fields()}
+    among = [setting for _, setting in fields()]
+    return [paths[setting.path] for setting in find_settings(text, among)]
+
+
+def path_of(problem: Problem) -> str | None:
+    """Return the field that a problem belongs to: itself, or the first one inside."""
+    paths = [path for path, _ in fields()]
+    if problem.field in paths:
+        return problem.field
+    return next((path for path in paths if path.startswith(problem.field)), None)
+
+
+def _value(path: str, setting: Setting, values: dict[str, Any]) -> Any:
+    if setting.type is dict:
+        inner = {p[len(path) + 1 :]: v for p, v in values.items() if p.startswith(f"{path}.")}
+        return inner or values.get(path, setting.default)
+    return values.get(path, setting.default)
+
+
+def _take_out(tree: Any, way: list[str | int], *, keeps_items: bool) -> None:
+    """Take the value at the end of a way out of a tree, and the blocks that it leaves empty.
+
+    An item of a list goes only if it is the last, and never if items are to be kept.
+    """
+    here, *rest = way
+    inside = here < len(tree) if isinstance(here, int) else here in tree
+    if not inside:
+        return
+    if rest:
+        _take_out(tree[here], rest, keeps_items=keeps_items)
+        is_kept = isinstance(here, int) and (keeps_items or here < len(tree) - 1)
+        if is_kept or tree[here] not in ({}, []):
+            return
+    del tree[here]

@@ -1,0 +1,378 @@
+"""The pages of the form: the basic fields, the tabs, what a search finds, YAML and Python.
+
+`Fields` makes a field when it is first shown; `Views` puts fields on pages. What a changed field
+leads to is the form's business.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets
+
+from nbft.config import Setting
+from nbft.errors import Problem
+from nbft.formatting import count
+from nbft.widgets.as_text import Focus, PythonView, YamlView
+from nbft.widgets.fields import Field, css_name, in_words
+from nbft.widgets.kit import Kit
+from nbft.widgets.state_line import StateLine, guarded
+from nbft.widgets.tree import Tree, fields, find
+from nbft.widgets.upload import FileField
+
+Page = Callable[[Kit], Iterable[Any]]
+"""Returns the widgets of a page; those that it makes are closed with the page."""
+
+TABS = {
+    "Model": ("model",),
+    "Data": ("data",),
+    "Method": ("peft", "quantization", "preference"),
+    "Training": (
+        *("training", "optimizer", "scheduler"),
+        *("evaluation", "checkpoint", "callbacks"),
+    ),
+    "Compute": ("compute", "precision", "memory", "speed", "distributed"),
+    "Tracking": ("logging", "tracking"),
+    "Review": (),
+}
+"""The tabs of the advanced view and their sections."""
+
+_REVIEW = list(TABS).index("Review")
+MODES = {name.lower(): name for name in ("Guided", "Basic", "Advanced", "YAML", "Python")}
+"""The views that a person switches between; a search, the changes and a file are reached else."""
+
+_MOST_FOUND = 15
+
+
+class Fields(Mapping[str, Field]):
+    """The fields that were shown so far, by the paths of their settings.
+
+    Args:
+        kit: Makes the widgets.
+        tree: The values.
+        on_change: Called with the path and the value when the person leaves a field.
+        on_fix: Called with the path and the changes of a fix that was pressed.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        tree: Tree,
+        on_change: Callable[[str, Any], None],
+        on_fix: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self._kit, self._tree, self._handlers = kit, tree, (on_change, on_fix)
+        self._made: dict[str, Field] = {}
+        self._is_locked = False
+
+    def __getitem__(self, path: str) -> Field:
+        return self._made[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def make(self, path: str) -> Field:
+        """Return the field of a setting; the same one each time."""
+        if path not in self._made:
+            setting = dict(fields())[path]
+            about = (self._kit, setting, path, *self._handlers)
+            is_file = setting.name == "path"
+            field = FileField(self._tree.so_far, *about) if is_file else Field(*about)
+            field.show(self._tree.values([path])[path])
+            field.lock(self._is_locked)
+            self._made[path] = field
+        return self._made[path]
+
+    def fill(self, paths: Iterable[str] | None = None) -> None:
+        """Show the values of the tree: those of some paths, or all."""
+        made = [path for path in (self if paths is None else paths) if path in self]
+        for path, value in self._tree.values(made).items():
+            self[path].show(value)
+
+    def mark(self, changes: Container[str]) -> None:
+        """Mark what is changed and wrong. Nothing is wrong yet where the person has not been."""
+        problems = self._tree.problems_of_fields()
+        for path, field in self.items():
+            field.show_problems(problems.get(path, ()))
+            field.show_changed(path in changes)
+
+    def lock(self, is_locked: bool) -> None:
+        """Take or give the person the hand over the values."""
+        self._is_locked = is_locked
+        for field in self.values():
+            field.lock(is_locked)
+
+
+class Views:
+    """The pages, and the controls that switch between them.
+
+    Args:
+        kit: Makes the widgets.
+        tree: The settings.
+        made: The fields.
+        line: Says what went wrong.
+        view: What is shown first.
+        pages: Further pages by name, which others fill: "guided" and "file".
+        review: What stands above the changes on the tab Review.
+        on_yaml: Called with the text when YAML is applied; returns what is wrong with it.
+
+    Attributes:
+        view: What is shown.
+        home: What a search or the list of changes leads back to.
+        mode: The switch.
+        search: The box for a search.
+        changed_button: Shows what differs from the defaults, and hides it again.
+        page: The page itself.
+        focus: Moves the focus to a field.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        tree: Tree,
+        made: Fields,
+        line: StateLine,
+        *,
+        view: str,
+        pages: Mapping[str, Page],
+        review: Page,
+        on_yaml: Callable[[str], Sequence[str | Problem]],
+    ) -> None:
+        self._kit, self._tree, self._fields, self.line = kit, tree, made, line
+        self._review, self._on_yaml = review, on_yaml
+        self._is_filling = False
+        self.view = self.home = view
+        self.mode = kit(
+            ipywidgets.RadioButtons,
+            "nbft-mode",
+            description="Show",
+            options=[(name, view) for view, name in MODES.items()],
+            value=view,
+        )
+        self.search = kit(
+            ipywidgets.Text,
+            "nbft-search",
+            description="Find a setting",
+            placeholder="warm-up, batch, lr …",
+        )
+        self.page = kit.slot("nbft-page")
+        self.changed_button = kit(ipywidgets.Button, "nbft-link nbft-changes")
+        self._pages: dict[str, Page] = {
+            "basic": self._basic,
+            "advanced": self._advanced,
+            "yaml": lambda _: self._text_page(self.yaml),
+            "python": lambda _: self._text_page(self.python),
+            "search": self._found,
+            "changed": self._changed,
+            **pages,
+        }
+        self.mode.observe(self._take_mode, "value")
+        self.search.observe(self._take_search, "value")
+        self.changed_button.on_click(self._toggle_changed)
+
+    # The parts below are rarely wanted, so they are made when they are.
+
+    @functools.cached_property
+    def tabs(self) -> Any:
+        """The tabs of the advanced view."""
+        pages = [self._kit.slot() for _ in TABS]
+        tabs = self._kit(ipywidgets.Tab, children=pages, titles=tuple(TABS), selected_index=0)
+        tabs.observe(self._open_tab, "selected_index")
+        return tabs
+
+    @functools.cached_property
+    def yaml(self) -> YamlView:
+        """The settings as YAML."""
+        return YamlView(self._kit, self._on_yaml)
+
+    @functools.cached_property
+    def python(self) -> PythonView:
+        """The settings as Python."""
+        return PythonView(self._kit)
+
+    @functools.cached_property
+    def focus(self) -> Any:
+        """Moves the focus."""
+        return self._kit(Focus)
+
+    def show(self, view: str) -> None:
+        """Show a page."""
+        self.view = view
+        self._fill(self.mode, view if view in MODES else None)
+        self.page.show(self._pages[view])
+        if view == "advanced":
+            self._open_tab()
+        self.mark()
+
+    def follow(self) -> None:
+        """Bring those pages in line with the tree that show more than fields."""
+        if self.view in ("yaml", "python"):
+            self._show_text()
+        elif self.view == "advanced" and self.tabs.selected_index == _REVIEW:
+            self._open_tab()
+
+    def mark(self) -> None:
+        """Mark what is changed and wrong, and count the changes."""
+        changes = self._tree.changes
+        self._fields.mark(changes)
+        what = "hide" if self.view == "changed" else "show"
+        self.changed_button.description = f"{len(changes)} changed from defaults ({what})"
+
+    def lock(self, is_locked: bool) -> None:
+        """Take or give the person the hand over the settings."""
+        self._fields.lock(is_locked)
+        if "yaml" in self.__dict__:
+            self.yaml.apply_button.disabled = is_locked
+
+    def reveal(self, path: str) -> None:
+        """Open the page that shows a field, and move the focus there."""
+        setting = dict(fields())[path]
+        self._fill(self.search, "")
+        if self.view == "basic" and _is_basic(path, setting):
+            pass
+        elif setting.level == "expert":
+            self._fill(self.search, path)
+            self.show("search")
+        else:
+            self.tabs.selected_index = next(
+                index for index, part in enumerate(TABS.values()) if setting.section in part
+            )
+            self.show("advanced")
+        self.focus.move(css_name(path))
+
+    def _fill(self, control: Any, value: Any) -> None:
+        self._is_filling = True
+        try:
+            control.value = value
+        finally:
+            self._is_filling = False
+
+    @guarded
+    def _take_mode(self, change: dict[str, Any]) -> None:
+        if not self._is_filling and change["new"] is not None:
+            self._fill(self.search, "")
+            self.home = change["new"]
+            self.show(self.home)
+
+    @guarded
+    def _take_search(self, change: dict[str, Any]) -> None:
+        if not self._is_filling:
+            self.show("search" if change["new"].strip() else self.home)
+
+    @guarded
+    def _toggle_changed(self, _button: Any) -> None:
+        self._fill(self.search, "")
+        self.show(self.home if self.view == "changed" else "changed")
+
+    # The pages
+
+    def _basic(self, _kit: Kit) -> Iterator[Any]:
+        for path, setting in fields():
+            if _is_basic(path, setting):
+                yield self._fields.make(path).widget
+
+    def _advanced(self, _kit: Kit) -> Sequence[Any]:
+        return [self.tabs]
+
+    def _text_page(self, view: YamlView | PythonView) -> Sequence[Any]:
+        self._show_text()  # before the page can be seen, and copied
+        return [view.widget]
+
+    def _found(self, kit: Kit) -> Iterator[Any]:
+        found = find(self.search.value)
+        if not found:
+            word = escape(self.search.value.strip())
+            yield kit.html(f"<p>No setting has “{word}” in its name or help.</p>", "nbft-note")
+        for path in found[:_MOST_FOUND]:
+            yield self._fields.make(path).widget
+        if more := len(found[_MOST_FOUND:]):
+            yield kit.html(f"<p>{more} more. Type more letters to narrow the search.</p>")
+
+    def _changed(self, kit: Kit) -> Iterator[Any]:
+        changes, known = self._tree.changes, dict(fields())
+        if not changes:
+            yield kit.html("<p>Every setting is at its default.</p>")
+        for path in known:
+            if path in changes:
+                yield self._fields.make(path).widget
+        others = "".join(
+            f"<li>{escape(path)}: {escape(in_words(value))}</li>"
+            for path, value in changes.items()
+            if path not in known
+        )
+        if others:
+            yield kit.html(f"<p>Also changed, in the YAML:</p><ul>{others}</ul>")
+
+    @guarded
+    def _open_tab(self, *_change: Any) -> None:
+        index = self.tabs.selected_index or 0
+        page = self.tabs.children[index]
+        if index == _REVIEW:
+            page.show(self._review_page)
+            self._show_text()
+        elif not page.children:
+            page.show(functools.partial(self._tab_page, list(TABS.values())[index]))
+            self.mark()
+
+    def _tab_page(self, sections: Sequence[str], kit: Kit) -> Iterator[Any]:
+        mine = [(path, s) for path, s in fields() if s.section in sections]
+        block = sections[0] if len(sections) == 1 else ""
+        for path, setting in mine:
+            if setting.level == "expert":
+                continue
+            here = path.rpartition(".")[0]
+            if here != block:
+                block = here
+                yield kit.html(f"<h3>{escape(_block_title(here))}</h3>")
+            yield self._fields.make(path).widget
+        rare = [path for path, setting in mine if setting.level == "expert"]
+        if rare:
+            inside = kit(ipywidgets.VBox)
+
+            def show(button: Any) -> None:
+                button.description = f"{len(rare)} rarely needed settings"
+                button.disabled = True
+                inside.children = tuple(self._fields.make(path).widget for path in rare)
+                self.mark()
+
+            words = f"Show {count(len(rare), 'rarely needed setting')}"
+            button = kit(ipywidgets.Button, "nbft-link nbft-rare", description=words)
+            button.on_click(show)
+            yield button
+            yield inside
+
+    def _review_page(self, kit: Kit) -> Iterator[Any]:
+        yield from self._review(kit)
+        rows = "".join(
+            f"<tr><th scope='row'>{escape(path)}</th><td>{escape(in_words(new))}</td>"
+            f"<td>{escape(in_words(old))}</td></tr>"
+            for path, (old, new) in self._tree.config.diff().items()
+            if new not in ([], {})
+        )
+        head = "<tr><th scope='col'>setting</th><th scope='col'>value</th><th scope='col'>default</th></tr>"
+        table = f"<table class='nbft-table'>{head}{rows}</table>"
+        yield kit.html("<h3>Changed from defaults</h3>" + (table if rows else "<p>Nothing.</p>"))
+        yield self.yaml.widget
+        yield self.python.widget
+
+    @guarded
+    def _show_text(self) -> None:
+        if "yaml" in self.__dict__:
+            self.yaml.show(self._tree.config)
+        if "python" in self.__dict__:
+            self.python.show(self._tree.config)
+
+
+def _is_basic(path: str, setting: Setting) -> bool:
+    return setting.level == "basic" and not path.startswith(("data.validation", "data.test"))
+
+
+def _block_title(block: str) -> str:
+    """Return a heading: "data.train.datasets[0]" is "Data, train"."""
+    return ", ".join(block.removesuffix(".datasets[0]").split(".")).capitalize()
