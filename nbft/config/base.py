@@ -1,14 +1,15 @@
-"""How a setting is written: once, in one line, and read back by everything that needs it.
+"""How settings are declared, and read back by everything that needs them.
 
 `setting()` declares one; `Section` is a block of them; `Setting` describes one to the form, the
-command line, the reference page and the importers. No values of a run live here.
+command line, the reference page and the importers.
 """
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -40,34 +41,38 @@ def setting(
     usual: tuple[float, float] | None = None,
     why: str = "",
     suggestions: tuple[str, ...] = (),
-    default_factory: Callable[[], Any] | None = None,
     **limits: Any,
 ) -> Any:
     """Declare one setting.
 
     Args:
-        default: The value when nobody says otherwise.
+        default: The value when none is given.
         help: What it does, in one line.
         source: Where the default comes from.
-        label: What the form calls it; made from the name when empty.
-        unit: What a number counts ("tokens", "steps").
+        label: Label in the form; made from the name when empty.
+        unit: Unit of a number ("tokens", "steps").
         level: Who needs to see it.
-        usual: The range that documents advise, inside the range that is allowed.
+        usual: Recommended range, inside the allowed range.
         why: More about it, shown on request.
         suggestions: Values to offer where any text is allowed.
-        default_factory: Makes the default where it is a list or a dictionary.
-        **limits: `ge`, `gt`, `le`, `lt`, `pattern`, `exclude` as in pydantic's `Field`.
+        **limits: `default_factory`, `ge`, `gt`, `le`, `lt`, `pattern`, `exclude` as in pydantic's
+            `Field`.
     """
     about: dict[str, Any] = {
         "unit": unit,
         "level": level,
         "source": source,
-        "usual": list(usual) if usual else None,
+        "usual": usual,
         "why": why,
-        "suggestions": list(suggestions),
+        "suggestions": suggestions,
     }
-    given = {"default_factory": default_factory} if default_factory else {"default": default}
-    return Field(title=label or None, description=help, json_schema_extra=about, **given, **limits)
+    if "default_factory" not in limits:
+        limits["default"] = default
+    return Field(title=label or None, description=help, json_schema_extra=about, **limits)
+
+
+expert_setting = functools.partial(setting, level="expert")
+"""Declare a setting that only experts need to see."""
 
 
 def key_of(registry: Registry) -> Any:
@@ -291,8 +296,7 @@ def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]
         if inner is not None:
             yield from walk_settings(inner, f"{path}[]." if is_list else f"{path}.")
             continue
-        about = typing.cast(dict[str, Any], info.json_schema_extra or {})
-        usual = about.get("usual")
+        about = typing.cast(dict[str, Any], info.json_schema_extra)
         yield Setting(
             path=path,
             section=path.split(".")[0],
@@ -302,15 +306,7 @@ def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]
             optional=_is_optional(info.annotation),
             default=info.get_default(call_default_factory=True),
             help=info.description or "",
-            unit=about.get("unit", ""),
-            level=about.get("level", "advanced"),
-            source=about.get("source", ""),
-            why=about.get("why", ""),
+            **about,
             choices=choices_of(info.annotation) or _keys(info),
-            suggestions=tuple(about.get("suggestions", ())),
-            usual=(usual[0], usual[1]) if usual else None,
-            ge=_limit(info, "ge"),
-            gt=_limit(info, "gt"),
-            le=_limit(info, "le"),
-            lt=_limit(info, "lt"),
+            **{name: _limit(info, name) for name in ("ge", "gt", "le", "lt")},
         )

@@ -8,14 +8,14 @@ from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
 from nbft import registry
-from nbft.config.base import Section, setting
+from nbft.config.base import Section, expert_setting, setting
 
 
 class Callbacks(Section):
     """What watches the run and may end it."""
 
     early_stopping_patience: int | None = setting(
-        help="Stop after this many measurements without a better score; never when empty.",
+        help="Stop after this many evaluations without improvement; never when empty.",
         unit="measurements",
         ge=1,
         usual=(2, 5),
@@ -23,23 +23,23 @@ class Callbacks(Section):
     )
     early_stopping_threshold: float = setting(
         0.0,
-        help="How much better a score must be to count.",
+        help="Smallest change in the score that counts as an improvement.",
         ge=0,
         source="transformers EarlyStoppingCallback",
     )
-    restore_callback_states_from_checkpoint: bool = setting(
+    restore_callback_states_from_checkpoint: bool = expert_setting(
         False,
-        help="On resuming, bring back what callbacks had counted, such as early stopping's wait.",
+        help="Restore the state of callbacks when resuming, such as the patience used up by early "
+        "stopping.",
         source="transformers TrainingArguments.restore_callback_states_from_checkpoint",
-        level="expert",
     )
-    callbacks: dict[str, dict[str, Any]] = setting(
-        help="Further callbacks by their key, each with its arguments: {profiler: {first_step: 2, "
+    callbacks: dict[str, dict[str, Any]] = expert_setting(
+        help="Additional callbacks by key, each with its arguments: {profiler: {first_step: 2, "
         "last_step: 4}}.",
         source="QEfficient callbacks",
-        level="expert",
-        why="Keys are those of nbft.registry.callbacks: early_stopping, enhanced_progressbar, "
-        "default_flow, printer, json_logger, tensorboard, profiler, op_by_op_verifier, and yours.",
+        why="Available keys: early_stopping, enhanced_progressbar, default_flow, printer, "
+        "json_logger, tensorboard, profiler, op_by_op_verifier, and any registered in "
+        "nbft.registry.callbacks.",
         default_factory=dict,
     )
 

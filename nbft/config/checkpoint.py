@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nbft.config.base import Section, setting
+from nbft.config.base import Section, expert_setting, setting
 
 
 class Checkpoint(Section):
@@ -18,7 +18,7 @@ class Checkpoint(Section):
     save_steps: int = setting(
         500,
         label="Save interval",
-        help="Steps between checkpoints, with save_strategy steps.",
+        help="Number of steps between checkpoints when save_strategy is steps.",
         unit="steps",
         ge=1,
         source="transformers TrainingArguments.save_steps",
@@ -26,94 +26,86 @@ class Checkpoint(Section):
     save_total_limit: int | None = setting(
         2,
         label="Checkpoints to keep",
-        help="Checkpoints kept; older ones are deleted. All are kept when empty.",
+        help="Number of checkpoints to keep; older ones are deleted. Keeps all when empty.",
         ge=1,
         source="nbft: the last and the one before",
     )
-    save_only_model: bool = setting(
+    save_only_model: bool = expert_setting(
         False,
-        help="Leave the optimiser out of checkpoints: smaller, but no exact resuming.",
+        help="Save checkpoints without the optimiser state: smaller, but a run cannot resume "
+        "exactly.",
         source="transformers TrainingArguments.save_only_model",
-        level="expert",
     )
     load_best_model_at_end: bool = setting(
         False,
         label="Load the best model at the end",
-        help="End with the checkpoint that scored best instead of the last.",
+        help="Finish with the best checkpoint instead of the last one.",
         source="transformers TrainingArguments.load_best_model_at_end",
     )
     metric_for_best_model: str = setting(
         "eval_loss",
         label="Metric for the best model",
-        help="Score that decides which checkpoint is best.",
+        help="Metric that decides which checkpoint is best.",
         source="transformers TrainingArguments.metric_for_best_model",
     )
-    greater_is_better: bool | None = setting(
+    greater_is_better: bool | None = expert_setting(
         label="Higher metric is better",
-        help="Whether a larger score is better; known by itself for losses.",
+        help="Whether a higher metric is better; detected automatically for losses.",
         source="transformers TrainingArguments.greater_is_better",
-        level="expert",
     )
-    save_on_epoch_end: bool = setting(
+    save_on_epoch_end: bool = expert_setting(
         False,
         label="Save at the end of each epoch",
-        help="Save at the end of each epoch as well, with save_strategy steps.",
+        help="Also save at the end of each epoch when save_strategy is steps.",
         source="Oumi training.save_epoch",
-        level="expert",
     )
-    save_final_model: bool = setting(
+    save_final_model: bool = expert_setting(
         True,
-        help="Save the model when training is over; false leaves the checkpoints alone.",
+        help="Save the model after training; false keeps only the checkpoints.",
         source="Oumi training.save_final_model",
-        level="expert",
     )
-    overwrite_output_dir: bool = setting(
+    overwrite_output_dir: bool = expert_setting(
         False,
         label="Overwrite the output folder",
-        help="Has no effect: every run has a folder of its own, so nothing is ever overwritten.",
+        help="No effect: every run has its own folder, so nothing is ever overwritten.",
         source="QEfficient training.overwrite_output_dir",
-        level="expert",
     )
-    ignore_load_lr_and_optim: bool = setting(
+    ignore_load_lr_and_optim: bool = expert_setting(
         False,
         label="Ignore saved learning rate and optimizer",
-        help="On resuming, take the weights alone and start the optimiser and its schedule anew.",
+        help="When resuming, load only the weights and restart the optimiser and learning rate "
+        "schedule.",
         source="ERNIEKit ignore_load_lr_and_optim",
-        level="expert",
     )
-    unified_checkpoint: bool = setting(
+    unified_checkpoint: bool = expert_setting(
         False,
-        help="Save the optimiser by the parameters' names in one safetensors file, so that it can "
-        "be loaded whatever the order or the grouping of the parameters.",
+        help="Save the optimiser state by parameter name in one safetensors file, so it can be "
+        "loaded even if parameters are reordered or regrouped.",
         source="ERNIEKit unified_checkpoint",
-        level="expert",
     )
-    unified_checkpoint_config: list[Literal["ignore_merge_optimizer"]] = setting(
-        help="ignore_merge_optimizer saves the optimiser in optim_shard_num files, not in one.",
+    unified_checkpoint_config: list[Literal["ignore_merge_optimizer"]] = expert_setting(
+        help="ignore_merge_optimizer splits the optimiser state into optim_shard_num files "
+        "instead of one.",
         source="ERNIEKit unified_checkpoint_config",
-        level="expert",
         default_factory=list,
     )
-    optim_shard_num: int = setting(
+    optim_shard_num: int = expert_setting(
         1,
         label="Optimizer shards",
-        help="Files into which the optimiser is cut, so that saving holds one part at a time.",
+        help="Number of files for the optimiser state; saving holds one part in memory at a time.",
         unit="files",
         ge=1,
         le=1000,
         source="ERNIEKit optim_shard_num",
-        level="expert",
     )
-    quantize_checkpoint: bool = setting(
+    quantize_checkpoint: bool = expert_setting(
         False,
-        help="Save AdamW's moments in 8 bits: a quarter of the room, and resuming is not exact.",
+        help="Save AdamW's moments in 8 bits: a quarter of the size, but resuming is not exact.",
         source="ERNIEKit disable_ckpt_quant, inverted",
-        level="expert",
     )
-    state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = setting(
+    state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = expert_setting(
         "FULL_STATE_DICT",
-        help="FULL saves whole tensors; SHARDED saves torch's distributed checkpoint beside them, "
-        "which any number of processes can read.",
+        help="FULL_STATE_DICT saves whole tensors; SHARDED_STATE_DICT also saves a torch "
+        "distributed checkpoint that any number of processes can read.",
         source="Oumi fsdp.state_dict_type",
-        level="expert",
     )

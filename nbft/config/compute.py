@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from nbft import registry
-from nbft.config.base import Section, key_of, setting
+from nbft.config.base import Section, expert_setting, key_of, setting
 
 
 class Compute(Section):
@@ -13,37 +13,35 @@ class Compute(Section):
 
     device: key_of(registry.devices) = setting(  # type: ignore[valid-type]
         "auto",
-        help="Device that trains; auto takes the first there is of cuda, xpu, mps, cpu.",
+        help="Device to train on; auto picks the first available of cuda, xpu, mps and cpu.",
         source="nbft",
         level="basic",
     )
-    torch_compile: bool = setting(
+    torch_compile: bool = expert_setting(
         False,
-        help="Compile the model first: minutes of start, then faster steps on a GPU.",
+        help="Compile the model first: takes minutes to start, then steps are faster on a GPU.",
         source="transformers TrainingArguments.torch_compile",
-        level="expert",
-        why="Measured on a CPU with 135 million parameters: no gain, 16 seconds of start.",
+        why="Measured on a CPU with 135 million parameters: no speed-up and a start-up cost of 16 "
+        "seconds.",
     )
-    provider: Literal["local", "runpod", "lambda_labs", "vast_ai"] = setting(
+    provider: Literal["local", "runpod", "lambda_labs", "vast_ai"] = expert_setting(
         "local",
-        help="Where the machine stands. Only local trains; of the others the plan says the cost.",
+        help="Where the machine is. Only local can train; for the others the plan estimates the "
+        "cost.",
         source="PEFT Studio compute_provider",
-        level="expert",
     )
-    price_usd_per_hour: float | None = setting(
+    price_usd_per_hour: float | None = expert_setting(
         label="Price per hour (USD)",
-        help="What an hour of the machine costs; the provider's documented range when empty.",
+        help="Hourly price of the machine; the provider's published range when empty.",
         unit="USD/hour",
         ge=0,
         le=1000,
         source="PEFT Studio compute_provider[].price",
-        level="expert",
     )
-    peak_tflops: float | None = setting(
+    peak_tflops: float | None = expert_setting(
         label="Peak TFLOPS",
-        help="Most that the device can compute, for include_mfu; known for common GPUs.",
+        help="Peak throughput of the device, used by include_mfu; known for common GPUs.",
         unit="TFLOP/s",
         gt=0,
         source="the maker's data sheet",
-        level="expert",
     )

@@ -8,7 +8,7 @@ from pydantic import SkipValidation, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from nbft import registry
-from nbft.config.base import Section, key_of, setting
+from nbft.config.base import Section, expert_setting, key_of, setting
 
 
 class Dataset(Section):
@@ -16,21 +16,21 @@ class Dataset(Section):
 
     path: str | None = setting(
         label="Data file",
-        help="File of rows: JSON array, JSON Lines, CSV or Parquet. Wins over dataset_name.",
+        help="Data file: JSON array, JSON Lines, CSV or Parquet. Takes precedence over "
+        "dataset_name.",
         source="datasets.load_dataset data_files",
         level="basic",
     )
     dataset_name: str | None = setting(
         label="Dataset",
-        help="Name on the hub, or a bundled sample: alpaca, samsum, gsm8k, grammar.",
+        help="Dataset name on the hub, or a bundled sample: alpaca, samsum, gsm8k, grammar.",
         source="TRL ScriptArguments.dataset_name",
         level="basic",
         suggestions=("alpaca", "samsum", "gsm8k", "grammar", "yahma/alpaca-cleaned"),
     )
-    rows: SkipValidation[Any] = setting(
-        help="Rows in memory: a list of dicts or a datasets.Dataset. Only from Python.",
+    rows: SkipValidation[Any] = expert_setting(
+        help="Rows in memory: a list of dicts or a datasets.Dataset. Available from Python only.",
         source="nbft",
-        level="expert",
         exclude=True,
         repr=False,
     )
@@ -39,72 +39,67 @@ class Dataset(Section):
         source="datasets.load_dataset name",
     )
     split: str | None = setting(
-        help="Split to take; train for training and test or validation for evaluation when empty.",
+        help="Split to use; when empty, train for training and test or validation for evaluation.",
         source="datasets.load_dataset split",
     )
-    dataset_type: key_of(registry.datasets) = setting(  # type: ignore[valid-type]
+    dataset_type: key_of(registry.datasets) = expert_setting(  # type: ignore[valid-type]
         "auto",
-        help="How a row becomes a prompt and a completion; auto goes by templates, a ready name or "
-        "the columns.",
+        help="How a row becomes a prompt and a completion; auto decides by the templates, a known "
+        "dataset name or the columns.",
         source="QEfficient dataset.dataset_type; ERNIEKit train_dataset_type",
-        level="expert",
-        why="Names of your own are registered with nbft.registry.datasets.register.",
+        why="Register your own types with nbft.registry.datasets.register.",
     )
     prompt_template: str | None = setting(
-        help="Text of the prompt, with columns in braces: {question}.",
+        help="Prompt text with column names in braces: {question}.",
         source="QEfficient dataset.prompt_template",
         level="basic",
-        why="Write {{ and }} for a brace that is not a column. The quoted form {'question'} is "
-        "understood too.",
+        why="Write {{ and }} for literal braces. The quoted form {'question'} works too.",
     )
     completion_template: str | None = setting(
-        help="Text to be learnt, with columns in braces: {answer}.",
+        help="Text to train on, with column names in braces: {answer}.",
         source="QEfficient dataset.completion_template",
         level="basic",
     )
     prompt_func: str | None = setting(
-        help="Function from a row to its prompt: path/to/file:function or package.module:function.",
+        help="Function that turns a row into its prompt: path/to/file:function or "
+        "package.module:function.",
         source="QEfficient dataset.prompt_func",
-        why="Runs code of yours. Use it instead of prompt_template when the prompt depends on the "
-        "row, never beside it.",
+        why="Runs your code. Use it instead of prompt_template, never together with it, when the "
+        "prompt depends on the row.",
     )
     completion_func: str | None = setting(
-        help="Function from a row to its completion; instead of completion_template.",
+        help="Function that turns a row into its completion, instead of completion_template.",
         source="QEfficient dataset.completion_func",
     )
     columns: dict[str, str] = setting(
-        help="Names to give to columns: {prompt: question, completion: answer}.",
+        help="Renames columns: {prompt: question, completion: answer}.",
         source="nbft",
         default_factory=dict,
     )
-    input_columns: list[str] = setting(
-        help="Columns with the text, joined by line breaks: learnt, or the prompt where there is a "
-        "target_column.",
+    input_columns: list[str] = expert_setting(
+        help="Columns with the text, joined by line breaks: the prompt if target_column is set, "
+        "otherwise the text to train on.",
         source="QEfficient dataset.input_columns",
-        level="expert",
         default_factory=list,
     )
-    target_column: str | None = setting(
-        help="Column that is to be answered to the input_columns, such as a label.",
+    target_column: str | None = expert_setting(
+        help="Column with the answer to the input_columns, such as a label.",
         source="QEfficient dataset.target_column",
-        level="expert",
     )
-    dataset_kwargs: dict[str, Any] = setting(
-        help="Further arguments of datasets.load_dataset; with dataset_name json, csv, parquet or "
-        "text they name files.",
+    dataset_kwargs: dict[str, Any] = expert_setting(
+        help="Additional arguments of datasets.load_dataset; they name the files when "
+        "dataset_name is json, csv, parquet or text.",
         source="Oumi data.train.datasets[].dataset_kwargs",
-        level="expert",
         default_factory=dict,
     )
-    trust_remote_code: bool = setting(
+    trust_remote_code: bool = expert_setting(
         False,
-        help="Run code that comes with a dataset. Not possible: datasets 4 runs none.",
+        help="Run code that comes with a dataset. Not supported: datasets 4 no longer runs any.",
         source="Oumi data.train.datasets[].trust_remote_code",
-        level="expert",
     )
     sample_count: int | None = setting(
         label="Rows to use",
-        help="Take this many rows; all when empty.",
+        help="Use only this many rows; all when empty.",
         source="Oumi data.train.datasets[].sample_count",
         unit="rows",
         ge=1,
@@ -115,17 +110,18 @@ class Dataset(Section):
         source="Oumi data.train.datasets[].shuffle",
     )
     seed: int | None = setting(
-        help="Seed of that shuffle; training.seed when empty.",
+        help="Seed for that shuffle; training.seed when empty.",
         source="Oumi data.train.datasets[].seed",
         ge=0,
     )
     mixture_proportion: float | None = setting(
         label="Share of the mixture",
-        help="Share of this set in a mixture; every set of the split needs one, and they add to 1.",
+        help="Share of this dataset in a mixture. Set it for every dataset of the split; the "
+        "shares must add up to 1.",
         source="Oumi data.train.datasets[].mixture_proportion",
         gt=0,
         le=1,
-        why="Without it every row of every set is taken once, so a set weighs as its rows count.",
+        why="Without it, every row of every dataset is used once, so larger datasets weigh more.",
     )
 
     @field_validator("trust_remote_code")
@@ -144,33 +140,32 @@ class Split(Section):
     """The datasets of one split."""
 
     datasets: list[Dataset] = setting(
-        help="The sets of rows: one after the other, or mixed by their mixture_proportion.",
+        help="Datasets to use: one after the other, or mixed by their mixture_proportion.",
         source="Oumi data.train.datasets",
         default_factory=list,
     )
     mixture_strategy: Literal["first_exhausted", "all_exhausted"] = setting(
         "first_exhausted",
-        help="When a mixture ends: with the first set that runs out, or when all have, which "
-        "repeats rows of the smaller ones.",
+        help="When a mixture ends: at the first dataset that runs out, or once all have, "
+        "repeating rows of the smaller ones.",
         source="Oumi data.train.mixture_strategy",
     )
     stream: bool = setting(
         False,
-        help="Read the rows while training instead of before; needs training.max_steps.",
+        help="Read rows during training instead of beforehand; requires training.max_steps.",
         source="Oumi data.train.stream",
-        why="For sets that are too large to be read first. Their number stays unknown, so nothing "
-        "is held out of them: name the validation rows.",
+        why="For datasets too large to read in advance. Their size is unknown, so no rows can be "
+        "held out: specify the validation data yourself.",
     )
-    seed: int | None = setting(
-        help="Seed of a mixture's draws and of a stream's order; training.seed when empty.",
+    seed: int | None = expert_setting(
+        help="Seed for mixing and for shuffling a stream; training.seed when empty.",
         source="Oumi data.train.seed",
-        level="expert",
         ge=0,
         le=2**32 - 1,
     )
     shuffle_buffer_size: int = setting(
         1000,
-        help="Rows that a stream is shuffled among.",
+        help="Buffer size for shuffling a stream.",
         unit="rows",
         ge=1,
         source="datasets.IterableDataset.shuffle buffer_size",
@@ -204,21 +199,19 @@ class Split(Section):
 class Data(Section):
     """The rows and their way to tokens."""
 
-    train: Split = setting(
-        help="The rows to train on.", source="Oumi data.train", default_factory=Split
-    )
+    train: Split = setting(help="Training data.", source="Oumi data.train", default_factory=Split)
     validation: Split | None = setting(
-        help="The rows held out; cut from the training rows by split_ratio when empty.",
+        help="Validation data; held out from the training data by split_ratio when empty.",
         source="Oumi data.validation",
     )
     test: Split | None = setting(
-        help="Rows that only the scores after the training see.",
+        help="Test data, used only for the final scores.",
         source="Oumi data.test",
     )
     split_ratio: float = setting(
         0.9,
         label="Training share",
-        help="Share of the rows to train on when no validation rows are named; the rest is held "
+        help="Share of the rows to train on when no validation data is given; the rest is held "
         "out.",
         source="QEfficient dataset.split_ratio (there 0.8)",
         gt=0,
@@ -227,84 +220,82 @@ class Data(Section):
     )
     max_length: int = setting(
         1024,
-        help="Longest example kept, in tokens; the rest is cut off.",
+        help="Maximum length of an example; longer ones are truncated.",
         unit="tokens",
         ge=8,
         level="basic",
         source="TRL SFTConfig.max_length",
-        why="Memory and time grow with it. Check says how many rows it cuts.",
+        why="Memory and time grow with it. The check reports how many rows are truncated.",
     )
     completion_only_loss: bool = setting(
         True,
         label="Train on completions only",
-        help="Learn the completion only; false learns the prompt too.",
+        help="Compute the loss on the completion only; false includes the prompt.",
         source="TRL SFTConfig.completion_only_loss",
     )
     shuffle: bool = setting(
         True,
-        help="Shuffle the training rows, by training.seed, once before and again in every epoch.",
+        help="Shuffle the training rows with training.seed at the start and before every epoch.",
         source="transformers Trainer",
     )
     padding_free: bool | None = setting(
-        label="Training without padding",
-        help="Lay the rows of a batch end to end instead of padding them; rows do not see each "
-        "other. Decided by the model when empty.",
+        label="Padding-free training",
+        help="Join the rows of a batch into one sequence without padding; rows do not attend to "
+        "each other. Depends on the model when empty.",
         source="TRL SFTConfig.padding_free",
-        why="Saves the work on padding: nearly twice as fast on a CPU when lengths differ.",
+        why="Avoids computing on padding: nearly twice as fast on a CPU when lengths vary.",
     )
     packing: bool = setting(
         False,
-        help="Fill sequences of max_length with several rows each; rows do not see each other.",
+        help="Pack several rows into each sequence of max_length tokens; rows do not attend to "
+        "each other.",
         source="TRL SFTConfig.packing",
-        why="No padding, and batches of equal size. A step learns from more rows, so there are "
+        why="No padding, and batches of equal size. Each step covers more rows, so there are "
         "fewer steps.",
     )
     packing_strategy: Literal["bfd", "greedy", "wrapped"] = setting(
         "bfd",
-        help="How rows are packed: bfd by best fit, greedy in the order of the rows, wrapped end to "
-        "end, cutting rows where a sequence is full.",
+        help="How rows are packed: bfd by best fit, greedy in their order, wrapped by joining all "
+        "rows and cutting them wherever a sequence is full.",
         source="TRL SFTConfig.packing_strategy",
     )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = setting(
         "random",
         label="Sampling strategy",
-        help="Order of the rows in an epoch; group_by_length puts rows of like length together.",
+        help="Order of the rows in an epoch; group_by_length batches rows of similar length.",
         source="transformers TrainingArguments.train_sampling_strategy",
     )
     max_tokens_per_batch: int | None = setting(
-        help="As many rows a batch as fit in so many tokens, in place of "
+        help="Fill each batch with as many rows as fit into this many tokens, instead of "
         "training.per_device_train_batch_size.",
         unit="tokens",
         ge=8,
         source="fairseq --max-tokens",
-        why="Steps of one size: short rows come many at a time, long ones few, and memory is known "
-        "before.",
+        why="Steps of equal size: many short rows or a few long ones, with predictable memory use.",
     )
-    length_column_name: str = setting(
+    length_column_name: str = expert_setting(
         "input_ids",
         label="Length column",
-        help="What counts as the length of a row with group_by_length: input_ids, labels, or a "
-        "column of the rows (its number, or the letters of its text).",
+        help="Length used by group_by_length: input_ids, labels, or a column of the dataset (its "
+        "number, or the length of its text).",
         source="QEfficient dataset.length_column_name; transformers length_column_name",
-        level="expert",
     )
-    collate_fn: key_of(registry.collators) = setting(  # type: ignore[valid-type]
+    collate_fn: key_of(registry.collators) = expert_setting(  # type: ignore[valid-type]
         "dynamic_padding",
-        help="What makes a batch of rows; dynamic_padding pads to the longest row of the batch.",
+        help="Collator that builds a batch; dynamic_padding pads to the longest row in the batch.",
         source="QEfficient dataset.collate_fn; Oumi data.train.collator_name",
-        level="expert",
-        why="Names of your own are registered with nbft.registry.collators.register.",
+        why="Register your own collators with nbft.registry.collators.register.",
     )
     pad_to_multiple_of: int | None = setting(
         label="Pad to a multiple of",
-        help="Pad every batch to a multiple of this many tokens.",
+        help="Pad every batch to a multiple of this length.",
         unit="tokens",
         ge=1,
         source="TRL SFTConfig.pad_to_multiple_of",
     )
     dataset_num_proc: int | None = setting(
         label="Tokenizing processes",
-        help="Processes that cut the rows into tokens; decided by the number of rows when empty.",
+        help="Number of processes for tokenization; depends on the number of rows when empty.",
         ge=1,
         le=128,
         source="TRL SFTConfig.dataset_num_proc",
@@ -312,35 +303,31 @@ class Data(Section):
     dataloader_num_workers: int = setting(
         0,
         label="Data loader workers",
-        help="Processes that prepare batches; 0 prepares them in the training process.",
+        help="Number of processes that prepare batches; 0 uses the training process.",
         ge=0,
         le=128,
         source="transformers TrainingArguments.dataloader_num_workers",
     )
-    dataloader_prefetch_factor: int | None = setting(
-        help="Batches each of those processes prepares ahead.",
+    dataloader_prefetch_factor: int | None = expert_setting(
+        help="Batches that each data loader worker prepares in advance.",
         unit="batches",
         ge=1,
         source="transformers TrainingArguments.dataloader_prefetch_factor",
-        level="expert",
     )
-    dataloader_persistent_workers: bool = setting(
+    dataloader_persistent_workers: bool = expert_setting(
         False,
-        help="Keep those processes from one epoch to the next.",
+        help="Keep data loader workers alive between epochs.",
         source="transformers TrainingArguments.dataloader_persistent_workers",
-        level="expert",
     )
-    dataloader_pin_memory: bool = setting(
+    dataloader_pin_memory: bool = expert_setting(
         True,
-        help="Load batches into pinned memory, which a GPU reads faster; no effect on a CPU.",
+        help="Load batches into pinned memory for faster transfer to a GPU; no effect on a CPU.",
         source="transformers TrainingArguments.dataloader_pin_memory",
-        level="expert",
     )
-    dataloader_drop_last: bool = setting(
+    dataloader_drop_last: bool = expert_setting(
         False,
-        help="Leave out the last batch of an epoch when it is not full.",
+        help="Drop the last batch of an epoch if it is incomplete.",
         source="transformers TrainingArguments.dataloader_drop_last",
-        level="expert",
     )
 
     def splits(self) -> dict[str, Split]:

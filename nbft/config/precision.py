@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from nbft.config.base import Section, setting
+from nbft.config.base import Section, expert_setting, setting
 
 OPERATORS = {
     **{
@@ -65,74 +65,68 @@ class Precision(Section):
 
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = setting(
         "auto",
-        help="16-bit computation beside 32-bit weights; auto takes bf16 where the device has it.",
+        help="16-bit computation with 32-bit weights; auto uses bf16 where the device supports it.",
         source="nbft; fp16 never by itself",
-        why="With bfloat16 weights there is nothing to mix and auto means no. fp16 needs a GPU: on "
-        "a CPU transformers accepts it and computes in float32 without a word.",
+        why="With bfloat16 weights auto means no, because there is nothing to mix. fp16 needs a "
+        "GPU: on a CPU transformers accepts it and silently computes in float32.",
     )
-    tf32: bool | None = setting(
-        help="Faster float32 products with 19 bits on NVIDIA GPUs from Ampere on.",
+    tf32: bool | None = expert_setting(
+        help="Faster float32 matrix products with 19 bits of precision on NVIDIA GPUs (Ampere or "
+        "newer).",
         source="transformers TrainingArguments.tf32",
-        level="expert",
     )
-    fp16_opt_level: Literal["O1", "O2"] = setting(
+    fp16_opt_level: Literal["O1", "O2"] = expert_setting(
         "O1",
-        help="O1 computes in 16 bits beside float32 weights; O2 keeps the weights in 16 bits too, "
+        help="O1 computes in 16 bits with float32 weights; O2 also keeps the weights in 16 bits, "
         "with a float32 copy in the optimiser.",
         source="ERNIEKit fp16_opt_level; Mixed Precision Training, arXiv:1710.03740",
-        level="expert",
-        why="Acts with mixed_precision bf16 or fp16.",
+        why="Applies when mixed_precision is bf16 or fp16.",
     )
-    loss_scale: float = setting(
+    loss_scale: float = expert_setting(
         65536.0,
-        help="Number that the loss is first multiplied by under fp16, so that small gradients are "
-        "not lost; adapted on the way.",
+        help="Initial loss scale for fp16, which keeps small gradients from being lost; adjusted "
+        "during training.",
         ge=1,
         le=2**32,
         source="torch.amp.GradScaler init_scale; ERNIEKit scale_loss has 32768",
-        level="expert",
     )
-    amp_custom_white_list: list[str] = setting(
+    amp_custom_white_list: list[str] = expert_setting(
         help="Operators that compute in 16 bits under mixed precision: matmul, softmax.",
         source="ERNIEKit amp_custom_white_list",
-        level="expert",
         default_factory=list,
     )
-    amp_custom_black_list: list[str] = setting(
+    amp_custom_black_list: list[str] = expert_setting(
         help="Operators that compute in float32 under mixed precision: sum, div, matmul.",
         source="ERNIEKit amp_custom_black_list",
-        level="expert",
         default_factory=list,
     )
-    amp_master_grad: bool = setting(
+    amp_master_grad: bool = expert_setting(
         False,
-        help="Add up the gradients in float32 under O2.",
+        help="Accumulate gradients in float32 when fp16_opt_level is O2.",
         source="ERNIEKit amp_master_grad",
-        level="expert",
     )
-    fp8: bool = setting(
+    fp8: bool = expert_setting(
         False,
-        help="Round inputs and weights of linear layers to float8 (e4m3) before they are "
-        "multiplied: the numbers of FP8 training, not its speed.",
+        help="Round inputs and weights of linear layers to float8 (e4m3) before multiplying: the "
+        "results of FP8 training, but not its speed.",
         source="FP8 Formats for Deep Learning, arXiv:2209.05433",
-        level="expert",
     )
-    apply_hadamard: bool = setting(
+    apply_hadamard: bool = expert_setting(
         True,
-        help="Spread outliers over blocks of 32 by a Hadamard transform before rounding to float8.",
+        help="Spread outliers over blocks of 32 with a Hadamard transform before rounding to "
+        "float8.",
         source="ERNIEKit apply_hadamard; QuaRot, arXiv:2404.00456",
-        level="expert",
-        why="Measured with one scale a tensor: where one number is 100,000 times the others, the "
-        "error of the other tokens falls from 13% to 4%; with outliers below 10,000 times, or in "
-        "whole channels, it changes nothing that could be told from chance.",
+        why="Measured with one scale per tensor: if one number is 100,000 times larger than the "
+        "others, the error of the other tokens falls from 13% to 4%. With outliers below 10,000 "
+        "times, or across whole channels, there is no measurable difference.",
     )
-    apply_online_actscale_step: int = setting(
+    apply_online_actscale_step: int = expert_setting(
         200,
-        help="Steps over which the scale of activations follows each batch; then it stays.",
+        help="Number of steps during which the activation scale follows each batch; after that it "
+        "stays fixed.",
         unit="steps",
         ge=0,
         source="ERNIEKit apply_online_actscale_step",
-        level="expert",
     )
 
     @field_validator("amp_custom_white_list", "amp_custom_black_list", mode="before")

@@ -16,31 +16,32 @@ class Speed(Section):
 
     row_attention: Part = setting(
         "auto",
-        help="Attend within each row where rows lie end to end, without a mask of all by all tokens.",
+        help="Compute attention within each row of a packed or padding-free batch, without a full "
+        "attention mask.",
         source="nbft",
     )
     label_head: Part = setting(
         "auto",
-        help="Compute logits and loss only where a token is learnt, a few tokens at a time.",
+        help="Compute logits and loss only for the tokens that are trained on, a few at a time.",
         source="nbft",
     )
     fused_lora: Part = setting(
         "auto",
-        help="Do a LoRA layer on frozen weights in one step, without gradients nobody needs.",
+        help="Compute a LoRA layer on frozen weights in one step, without unused gradients.",
         source="nbft",
     )
     lean_norm: Part = setting(
         "auto",
-        help="Do a RMSNorm layer in one step, without the copies that it keeps otherwise.",
+        help="Compute an RMSNorm layer in one step, without the extra copies it usually keeps.",
         source="nbft",
     )
     spare_worker: bool = setting(
         True,
-        help="While the form is shown, let a worker wait with its libraries imported, so that a "
-        "background run begins at once.",
+        help="Keep a worker with its libraries imported ready while the form is open, so a "
+        "background run starts immediately.",
         source="nbft",
-        why="It holds 0.6 GB, and ends after 10 idle minutes or when memory gets short. "
-        "NBFT_SPARE_WORKER=off turns it off for everyone on a server.",
+        why="It uses 0.6 GB and stops after 10 idle minutes or when memory runs low. "
+        "NBFT_SPARE_WORKER=off disables it for everyone on a server.",
     )
 
     @field_validator("row_attention", "label_head", "fused_lora", "lean_norm", mode="before")

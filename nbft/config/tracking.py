@@ -13,7 +13,7 @@ class Tracking(Section):
     report_to: list[Literal["tensorboard", "wandb", "comet_ml", "mlflow", "trackio", "phoenix"]] = (
         setting(
             label="Trackers",
-            help="Trackers to report to; each must be installed and logged in.",
+            help="Experiment trackers to report to; each must be installed and logged in.",
             source="transformers TrainingArguments.report_to",
             default_factory=list,
         )
@@ -24,7 +24,7 @@ class Tracking(Section):
         source="transformers TrainingArguments.project",
     )
     tags: list[str] = setting(
-        help="Labels of the run, in the trackers and in the list of runs.",
+        help="Tags of the run, shown in the trackers and in the list of runs.",
         source="PEFT Studio tags",
         default_factory=list,
     )
