@@ -29,17 +29,14 @@ class Callbacks(Section):
     )
     restore_callback_states_from_checkpoint: bool = expert_setting(
         False,
-        help="Restore the state of callbacks when resuming, such as the patience used up by early "
-        "stopping.",
+        help="Restore the state of callbacks when resuming, such as early stopping's patience.",
         source="transformers TrainingArguments.restore_callback_states_from_checkpoint",
     )
     callbacks: dict[str, dict[str, Any]] = expert_setting(
-        help="Additional callbacks by key, each with its arguments: {profiler: {first_step: 2, "
-        "last_step: 4}}.",
+        help="More callbacks by key, with arguments: {profiler: {first_step: 2, last_step: 4}}.",
         source="QEfficient callbacks",
-        why="Available keys: early_stopping, enhanced_progressbar, default_flow, printer, "
-        "json_logger, tensorboard, profiler, op_by_op_verifier, and any registered in "
-        "nbft.registry.callbacks.",
+        why="Keys: early_stopping, enhanced_progressbar, default_flow, printer, json_logger, "
+        "tensorboard, profiler, op_by_op_verifier, and your own from nbft.registry.callbacks.",
         default_factory=dict,
     )
 

@@ -32,8 +32,7 @@ class Checkpoint(Section):
     )
     save_only_model: bool = expert_setting(
         False,
-        help="Save checkpoints without the optimiser state: smaller, but a run cannot resume "
-        "exactly.",
+        help="Save checkpoints without the optimiser state: smaller, but resuming is not exact.",
         source="transformers TrainingArguments.save_only_model",
     )
     load_best_model_at_end: bool = setting(
@@ -73,8 +72,7 @@ class Checkpoint(Section):
     ignore_load_lr_and_optim: bool = expert_setting(
         False,
         label="Ignore saved learning rate and optimizer",
-        help="When resuming, load only the weights and restart the optimiser and learning rate "
-        "schedule.",
+        help="When resuming, load only the weights; restart optimiser and learning rate schedule.",
         source="ERNIEKit ignore_load_lr_and_optim",
     )
     unified_checkpoint: bool = expert_setting(
@@ -84,8 +82,7 @@ class Checkpoint(Section):
         source="ERNIEKit unified_checkpoint",
     )
     unified_checkpoint_config: list[Literal["ignore_merge_optimizer"]] = expert_setting(
-        help="ignore_merge_optimizer splits the optimiser state into optim_shard_num files "
-        "instead of one.",
+        help="ignore_merge_optimizer splits the optimiser state into optim_shard_num files.",
         source="ERNIEKit unified_checkpoint_config",
         default_factory=list,
     )

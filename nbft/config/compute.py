@@ -21,13 +21,12 @@ class Compute(Section):
         False,
         help="Compile the model first: takes minutes to start, then steps are faster on a GPU.",
         source="transformers TrainingArguments.torch_compile",
-        why="Measured on a CPU with 135 million parameters: no speed-up and a start-up cost of 16 "
-        "seconds.",
+        why="Measured on a CPU with 135 million parameters: no speed-up, 16 seconds to start.",
     )
     provider: Literal["local", "runpod", "lambda_labs", "vast_ai"] = expert_setting(
         "local",
-        help="Where the machine is. Only local can train; for the others the plan estimates the "
-        "cost.",
+        help="Where the machine is. Only local can train; the plan estimates the cost of the "
+        "others.",
         source="PEFT Studio compute_provider",
     )
     price_usd_per_hour: float | None = expert_setting(

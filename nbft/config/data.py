@@ -16,8 +16,7 @@ class Dataset(Section):
 
     path: str | None = setting(
         label="Data file",
-        help="Data file: JSON array, JSON Lines, CSV or Parquet. Takes precedence over "
-        "dataset_name.",
+        help="JSON array, JSON Lines, CSV or Parquet file. Takes precedence over dataset_name.",
         source="datasets.load_dataset data_files",
         level="basic",
     )
@@ -44,8 +43,8 @@ class Dataset(Section):
     )
     dataset_type: key_of(registry.datasets) = expert_setting(  # type: ignore[valid-type]
         "auto",
-        help="How a row becomes a prompt and a completion; auto decides by the templates, a known "
-        "dataset name or the columns.",
+        help="How a row becomes prompt and completion; auto uses templates, dataset name or "
+        "columns.",
         source="QEfficient dataset.dataset_type; ERNIEKit train_dataset_type",
         why="Register your own types with nbft.registry.datasets.register.",
     )
@@ -61,14 +60,12 @@ class Dataset(Section):
         level="basic",
     )
     prompt_func: str | None = setting(
-        help="Function that turns a row into its prompt: path/to/file:function or "
-        "package.module:function.",
+        help="Function from a row to its prompt: path/to/file:function or package.module:function.",
         source="QEfficient dataset.prompt_func",
-        why="Runs your code. Use it instead of prompt_template, never together with it, when the "
-        "prompt depends on the row.",
+        why="Runs your code. Use it instead of prompt_template if the prompt depends on the row.",
     )
     completion_func: str | None = setting(
-        help="Function that turns a row into its completion, instead of completion_template.",
+        help="Function from a row to its completion, instead of completion_template.",
         source="QEfficient dataset.completion_func",
     )
     columns: dict[str, str] = setting(
@@ -116,8 +113,7 @@ class Dataset(Section):
     )
     mixture_proportion: float | None = setting(
         label="Share of the mixture",
-        help="Share of this dataset in a mixture. Set it for every dataset of the split; the "
-        "shares must add up to 1.",
+        help="Share of this dataset in a mixture; needed for every dataset of the split, total 1.",
         source="Oumi data.train.datasets[].mixture_proportion",
         gt=0,
         le=1,
@@ -211,8 +207,7 @@ class Data(Section):
     split_ratio: float = setting(
         0.9,
         label="Training share",
-        help="Share of the rows to train on when no validation data is given; the rest is held "
-        "out.",
+        help="Share of the rows to train on if no validation data is given; the rest is held out.",
         source="QEfficient dataset.split_ratio (there 0.8)",
         gt=0,
         le=1,
@@ -247,11 +242,11 @@ class Data(Section):
     )
     packing: bool = setting(
         False,
-        help="Pack several rows into each sequence of max_length tokens; rows do not attend to "
-        "each other.",
+        help="Pack several rows into each sequence of max_length; rows do not attend to each "
+        "other.",
         source="TRL SFTConfig.packing",
-        why="No padding, and batches of equal size. Each step covers more rows, so there are "
-        "fewer steps.",
+        why="No padding, and batches of equal size. Steps cover more rows, so there are fewer of "
+        "them.",
     )
     packing_strategy: Literal["bfd", "greedy", "wrapped"] = setting(
         "bfd",

@@ -41,8 +41,7 @@ class Distributed(Section):
     )
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl", "qccl"] | None = (
         expert_setting(
-            help="Communication backend for gradients: nccl for GPUs, gloo for CPUs, qccl for "
-            "qaic.",
+            help="Backend for exchanging gradients: nccl for GPUs, gloo for CPUs, qccl for qaic.",
             source="transformers TrainingArguments.ddp_backend; QEfficient ddp_config",
         )
     )
@@ -144,8 +143,7 @@ class Distributed(Section):
         source="transformers TrainingArguments.deepspeed",
     )
     sharding: Literal["stage1", "stage2", "stage3"] | None = expert_setting(
-        help="ZeRO stage: shards the optimiser state; stage 2 also the gradients, stage 3 also "
-        "the parameters.",
+        help="ZeRO stage: shards optimiser state; stage 2 also gradients, stage 3 also parameters.",
         source="ERNIEKit sharding; ZeRO, arXiv:1910.02054",
     )
     sharding_parallel_size: int = expert_setting(

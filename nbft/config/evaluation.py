@@ -23,8 +23,7 @@ class Evaluation(Section):
     )
     eval_steps: int | None = setting(
         label="Evaluation interval",
-        help="Number of steps between evaluations when eval_strategy is steps; logging_steps when "
-        "empty.",
+        help="Steps between evaluations when eval_strategy is steps; logging_steps when empty.",
         unit="steps",
         ge=1,
         source="transformers TrainingArguments.eval_steps",
@@ -52,16 +51,14 @@ class Evaluation(Section):
     sample_count: int = setting(
         3,
         label="Number of sample prompts",
-        help="Number of held-out prompts to answer with both the base and the tuned model, side "
-        "by side.",
+        help="Held-out prompts to answer with the base and the tuned model, side by side.",
         unit="prompts",
         ge=0,
         le=100,
         source="nbft",
     )
     sample_prompts: list[str] = setting(
-        help="Your own prompts to answer instead of held-out ones, exactly as the model should "
-        "see them.",
+        help="Your own prompts to answer instead, exactly as the model should see them.",
         source="nbft",
         default_factory=list,
     )
@@ -80,8 +77,8 @@ class Evaluation(Section):
         "perplexity for alpaca",
         why="rouge: word overlap with the reference, for summaries. exact_match: the same final "
         "number as the reference, or the same text. format: the same form as the references. "
-        "perplexity: how unexpected the reference is to the model; quick, because no answer is "
-        "generated.",
+        "perplexity: how unexpected the reference is to the model; quick, as it generates no "
+        "answer.",
     )
     metric_function: str | None = setting(
         label="Metric function",
@@ -106,29 +103,26 @@ class Evaluation(Section):
     )
     score_every_n_steps: int | None = setting(
         label="Scoring interval",
-        help="Number of steps between scores; at every evaluation when empty.",
+        help="Steps between scores; at every evaluation when empty.",
         unit="steps",
         ge=1,
         source="nbft",
-        why="The sample prompts are answered at the same steps, so you can follow how the answers "
-        "change.",
+        why="The sample prompts are answered at the same steps, so you can see the answers change.",
     )
     score_rows: int = setting(
         16,
         label="Rows to score",
-        help="Number of held-out rows to score, drawn with training.seed.",
+        help="Held-out rows to score, drawn with training.seed.",
         unit="rows",
         ge=1,
         le=100_000,
         usual=(16, 500),
         source="nbft: what a CPU answers in less than a minute",
-        why="Few rows are quick but imprecise: with 16 rows, one more correct answer is worth 6 "
-        "points.",
+        why="Few rows are quick but imprecise: with 16, one more correct answer is worth 6 points.",
     )
     score_max_new_tokens: int | None = setting(
         label="Maximum new tokens of a score",
-        help="Maximum length of a scored answer; when empty, the length of the longest reference, "
-        "at most 256 tokens.",
+        help="Longest scored answer; that of the longest reference, up to 256 tokens, when empty.",
         unit="tokens",
         ge=1,
         source="transformers GenerationConfig.max_new_tokens",
@@ -141,8 +135,7 @@ class Evaluation(Section):
         why="Seeded with training.seed; the random numbers used for training are not affected.",
     )
     temperature: float | None = setting(
-        help="Sampling temperature for do_sample: above 1 more random, below 1 more predictable; "
-        "1 when empty.",
+        help="Sampling temperature: above 1 more random, below 1 more predictable; 1 when empty.",
         gt=0,
         le=10,
         usual=(0.2, 1.2),
@@ -150,8 +143,7 @@ class Evaluation(Section):
     )
     top_p: float | None = setting(
         label="Top-p",
-        help="Sample only from the most likely tokens whose probabilities add up to this share; "
-        "from all when empty.",
+        help="Sample from the most likely tokens that add up to this probability; all when empty.",
         gt=0,
         le=1,
         usual=(0.8, 1.0),
@@ -160,7 +152,7 @@ class Evaluation(Section):
     per_device_generation_batch_size: int = setting(
         16,
         label="Generation batch size per device",
-        help="Number of prompts answered at a time; halved automatically when memory runs out.",
+        help="Prompts answered at a time; halved automatically when memory runs out.",
         unit="prompts",
         ge=1,
         source="nbft, named like per_device_eval_batch_size",

@@ -13,7 +13,7 @@ class Logging(Section):
     logging_steps: int = setting(
         1,
         label="Logging interval",
-        help="Number of steps between two points on the charts.",
+        help="Steps between two points on the charts.",
         unit="steps",
         ge=1,
         source="nbft: a point costs about 2 ms",
@@ -57,8 +57,8 @@ class Logging(Section):
     include_mfu: bool = expert_setting(
         False,
         label="Include MFU",
-        help="Log the share of the device's peak throughput that training reaches (model FLOPs "
-        "utilisation, MFU).",
+        help="Log the share of the device's peak throughput that is used (model FLOPs "
+        "utilisation).",
         source="PaLM, arXiv:2204.02311, appendix B",
     )
     log_model_summary: bool = expert_setting(

@@ -12,8 +12,7 @@ class Memory(Section):
 
     gradient_checkpointing: bool = setting(
         False,
-        help="Recompute activations instead of storing them: uses much less memory, but is 20 to "
-        "30% slower.",
+        help="Recompute activations instead of storing them: much less memory, 20 to 30% slower.",
         source="transformers; TRL turns it on by itself",
         why="PEFT Studio: 30 to 40% less memory. It also recommends it for slow training, "
         "although it makes training slower.",
@@ -52,11 +51,10 @@ class Memory(Section):
     )
     use_fused_head_and_loss_fn: bool = expert_setting(
         False,
-        help="Compute logits and loss for a few tokens at a time, and recompute them for the "
-        "gradient.",
+        help="Compute logits and loss a few tokens at a time, and again for the gradient.",
         source="ERNIEKit use_fused_head_and_loss_fn; Cut Your Losses, arXiv:2411.09009",
-        why="training.method sft already does this; the setting halves the chunk size and also "
-        "works with base.",
+        why="training.method sft already does this; here chunks are half as large, and base has "
+        "it too.",
     )
     release_grads: bool = expert_setting(
         True,

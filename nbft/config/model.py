@@ -39,20 +39,18 @@ class Model(Section):
         label="Auto class",
         help="transformers class that loads the model.",
         source="QEfficient model.auto_class_name",
-        why="AutoModelForCausalLM for text models; AutoModelForImageTextToText for "
-        "vision-language models, trained on text only; AutoModelForSeq2SeqLM for encoder-decoder "
-        "models.",
+        why="AutoModelForCausalLM for text; AutoModelForImageTextToText for vision-language "
+        "models, trained on text only; AutoModelForSeq2SeqLM for encoder-decoder models.",
     )
     model_revision: str | None = setting(
         help="Branch, tag or commit of the model on the hub.", source="TRL ModelConfig"
     )
     adapter_name_or_path: str | None = setting(
         label="Adapter to continue with",
-        help="Adapter to continue training: a folder or a name on the hub; starts a new one when "
-        "empty.",
+        help="Adapter to continue training: a folder or a name on the hub; a new one when empty.",
         source="Oumi model.adapter_model",
-        why="Its own rank, scaling and target layers apply; those in the peft section are "
-        "ignored. model_name may also name the adapter's folder: its base model is then found "
+        why="Its own rank, scaling and target layers apply, not those in the peft section. "
+        "model_name may also name the adapter's folder: its base model is then found "
         "automatically.",
     )
     tokenizer_name: str | None = setting(
@@ -62,8 +60,7 @@ class Model(Section):
     )
     pad_token: str | None = setting(
         label="Padding token",
-        help="Token used for padding; the tokenizer's own, or else its end-of-sequence token, "
-        "when empty.",
+        help="Padding token; when empty, the tokenizer's own, or else its end-of-sequence token.",
         source="TRL SFTConfig.pad_token",
     )
     tokenizer_kwargs: dict[str, Any] = expert_setting(
@@ -76,8 +73,7 @@ class Model(Section):
         "the model's own when empty.",
         source="Oumi model.chat_template",
         suggestions=("chatml", "llama3", "alpaca", "zephyr", "mistral", "gemma"),
-        why="Keep a chat model's own template, because it was trained with it. A base model has "
-        "none.",
+        why="A chat model was trained with its own template, so keep it. A base model has none.",
     )
     chat_template_path: str | None = setting(
         label="Chat template file",

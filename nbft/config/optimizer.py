@@ -68,8 +68,7 @@ class Optimizer(Section):
     layerwise_lr_decay: float = expert_setting(
         1.0,
         label="Layer-wise learning rate decay",
-        help="Factor by which the learning rate falls from each layer to the one below; 1 "
-        "disables it.",
+        help="Factor on the learning rate from each layer to the one below; 1 disables it.",
         gt=0,
         le=1,
         usual=(0.65, 1.0),

@@ -59,8 +59,7 @@ class Peft(Section):
         why="Reduces overfitting; PEFT Studio and Oumi's recipe use 0.05.",
     )
     target_modules: list[str] = setting(
-        help="Layers that get an adapter; all-linear selects every linear layer except the output "
-        "head.",
+        help="Layers that get an adapter; all-linear means every linear layer except the head.",
         source="QLoRA, arXiv:2305.14314, section 4",
         default_factory=lambda: ["all-linear"],
         suggestions=("all-linear", "q_proj", "k_proj", "v_proj", "o_proj"),
@@ -83,8 +82,7 @@ class Peft(Section):
     )
     use_dora: bool = setting(
         False,
-        help="Train the magnitude and direction of the weights separately (DoRA); slower, but "
-        "often better.",
+        help="Train magnitude and direction of the weights separately; slower, but often better.",
         source="DoRA, arXiv:2402.09353",
     )
     init_lora_weights: Literal[
@@ -109,8 +107,7 @@ class Peft(Section):
     loraplus_lr_ratio: float = setting(
         1.0,
         label="LoRA+ learning rate ratio",
-        help="LoRA+: ratio of the learning rates of the adapter's second and first matrix; 1 is "
-        "plain LoRA.",
+        help="LoRA+: learning rate of the adapter's second matrix over its first; 1 is plain LoRA.",
         source="LoRA+, arXiv:2402.12354",
         ge=1,
         le=1000,
@@ -118,8 +115,7 @@ class Peft(Section):
         why="4 to 16 is recommended, with half the usual learning rate.",
     )
     feedforward_modules: list[str] = expert_setting(
-        help="IA3: layers whose inputs are scaled instead of their outputs, usually the last one "
-        "of a feed-forward block.",
+        help="IA3: layers that scale their inputs, not their outputs: the last of a feed-forward.",
         source="IA3, arXiv:2205.05638, section 3.3",
         default_factory=lambda: ["down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo"],
     )

@@ -71,8 +71,7 @@ class Precision(Section):
         "GPU: on a CPU transformers accepts it and silently computes in float32.",
     )
     tf32: bool | None = expert_setting(
-        help="Faster float32 matrix products with 19 bits of precision on NVIDIA GPUs (Ampere or "
-        "newer).",
+        help="Faster float32 products with 19 bits on NVIDIA GPUs (Ampere or newer).",
         source="transformers TrainingArguments.tf32",
     )
     fp16_opt_level: Literal["O1", "O2"] = expert_setting(
@@ -84,8 +83,7 @@ class Precision(Section):
     )
     loss_scale: float = expert_setting(
         65536.0,
-        help="Initial loss scale for fp16, which keeps small gradients from being lost; adjusted "
-        "during training.",
+        help="Initial loss scale of fp16, which preserves small gradients; adjusted in training.",
         ge=1,
         le=2**32,
         source="torch.amp.GradScaler init_scale; ERNIEKit scale_loss has 32768",
@@ -113,8 +111,7 @@ class Precision(Section):
     )
     apply_hadamard: bool = expert_setting(
         True,
-        help="Spread outliers over blocks of 32 with a Hadamard transform before rounding to "
-        "float8.",
+        help="Spread outliers over blocks of 32 (Hadamard transform) before rounding to float8.",
         source="ERNIEKit apply_hadamard; QuaRot, arXiv:2404.00456",
         why="Measured with one scale per tensor: if one number is 100,000 times larger than the "
         "others, the error of the other tokens falls from 13% to 4%. With outliers below 10,000 "
@@ -122,8 +119,7 @@ class Precision(Section):
     )
     apply_online_actscale_step: int = expert_setting(
         200,
-        help="Number of steps during which the activation scale follows each batch; after that it "
-        "stays fixed.",
+        help="Steps in which the activation scale follows each batch; it is fixed afterwards.",
         unit="steps",
         ge=0,
         source="ERNIEKit apply_online_actscale_step",

@@ -31,8 +31,7 @@ class Preference(Section):
         "sigmoid", "hinge", "ipo", "simpo", "orpo", "dpop", "kto_pair", "sppo_hard"
     ] = setting(
         "sigmoid",
-        help="Loss function: sigmoid is the original DPO loss, ipo does not saturate, simpo needs "
-        "no reference model.",
+        help="Loss: sigmoid is the original DPO, ipo does not saturate, simpo needs no reference.",
         source="TRL DPOConfig.loss_type; ERNIEKit loss_type",
     )
     simpo_gamma: float = expert_setting(
@@ -81,8 +80,7 @@ class Preference(Section):
     )
     ref_model_update_steps: int = expert_setting(
         -1,
-        help="Number of steps after which the current model becomes the reference model; -1 for "
-        "never.",
+        help="Steps after which the current model becomes the reference model; -1 for never.",
         unit="steps",
         ge=-1,
         source="ERNIEKit ref_model_update_steps; TRL DPOConfig.ref_model_sync_steps",

@@ -15,8 +15,7 @@ class Quantization(Section):
         label="Load in 4 bits",
         help="Keep the weights of the linear layers in 4 bits: an eighth of the size of float32.",
         source="transformers BitsAndBytesConfig",
-        why="QLoRA, arXiv:2305.14314. Requires the package bitsandbytes; also works on a CPU, but "
-        "slowly.",
+        why="QLoRA, arXiv:2305.14314. Requires the package bitsandbytes; slow on a CPU.",
     )
     load_in_8bit: bool = setting(
         False,

@@ -19,15 +19,13 @@ class Scheduler(Section):
     )
     warmup_steps: float = setting(
         0.05,
-        help="Number of steps over which the learning rate rises from 0; a value below 1 is a "
-        "share of all steps.",
+        help="Steps over which the learning rate rises from 0; below 1 it is a share of all steps.",
         unit="steps",
         ge=0,
         usual=(0.03, 0.1),
         source="usual practice: 3% to 10%",
         why="1 means one step, 0.05 means 5% of the steps. Unsloth's guide recommends 3 to 10%, "
-        "PEFT Studio 5 to 10%; its default of 100 steps matches that only for runs of 1,000 to "
-        "2,000 steps.",
+        "PEFT Studio 5 to 10%; its default of 100 steps is that only in runs of 1,000 to 2,000.",
     )
     min_lr: float | None = expert_setting(
         help="Final learning rate of cosine, instead of 0.",
@@ -37,8 +35,8 @@ class Scheduler(Section):
     )
     num_cycles: float | None = expert_setting(
         label="Cycles",
-        help="Number of waves of cosine (0.5 when empty) or of restarts of cosine_with_restarts "
-        "(1 when empty).",
+        help="Waves of cosine (0.5 when empty), or restarts of cosine_with_restarts (1 when "
+        "empty).",
         gt=0,
         le=1000,
         source="transformers get_cosine_schedule_with_warmup",
@@ -58,8 +56,7 @@ class Scheduler(Section):
     )
     lr_scheduler_kwargs: dict[str, Any] = expert_setting(
         label="Schedule arguments",
-        help="Additional arguments of the schedule: num_cycles, power, lr_end, min_lr, "
-        "min_lr_rate.",
+        help="More arguments of the schedule: num_cycles, power, lr_end, min_lr, min_lr_rate.",
         source="transformers TrainingArguments.lr_scheduler_kwargs",
         default_factory=dict,
     )

@@ -16,8 +16,8 @@ class Speed(Section):
 
     row_attention: Part = setting(
         "auto",
-        help="Compute attention within each row of a packed or padding-free batch, without a full "
-        "attention mask.",
+        help="Compute attention within each row when rows are joined, without a full attention "
+        "mask.",
         source="nbft",
     )
     label_head: Part = setting(

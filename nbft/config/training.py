@@ -40,8 +40,7 @@ class Training(Section):
     )
     num_samples_each_epoch: int | None = expert_setting(
         label="Rows per epoch",
-        help="Number of rows that count as one epoch; may be more or fewer than the dataset has. "
-        "All rows when empty.",
+        help="Rows that count as one epoch, more or fewer than there are; all when empty.",
         unit="rows",
         ge=1,
         source="ERNIEKit num_samples_each_epoch",
@@ -80,13 +79,12 @@ class Training(Section):
         source="PEFT Studio batch_size",
         why="Larger is faster until memory is full. Use gradient_accumulation_steps for a larger "
         "effective batch at no extra memory. Unsloth's guide recommends 1 to 8. PEFT Studio "
-        "recommends a smaller one for slow training, but also says, correctly, that a larger one "
-        "is faster.",
+        "recommends a smaller one for slow training, but also says, correctly, that larger is "
+        "faster.",
     )
     gradient_accumulation_steps: int = setting(
         4,
-        help="Number of micro-batches to accumulate before each weight update: effective batch = "
-        "batch × this.",
+        help="Micro-batches accumulated before each update: effective batch = batch × this.",
         unit="micro-batches",
         ge=1,
         le=65_536,
@@ -139,8 +137,7 @@ class Training(Section):
         source="transformers TrainingArguments.full_determinism",
     )
     neftune_noise_alpha: float | None = expert_setting(
-        help="Noise added to the embeddings during training, which can improve instruction "
-        "following.",
+        help="Noise on the embeddings during training, which can improve instruction following.",
         gt=0,
         usual=(5, 15),
         source="NEFTune, arXiv:2310.05914",
