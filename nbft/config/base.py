@@ -148,17 +148,17 @@ class Setting:
     optional: bool
     default: Any
     help: str
-    unit: str
-    level: Level
-    source: str
-    why: str
     choices: tuple[Any, ...]
-    suggestions: tuple[str, ...]
-    usual: tuple[float, float] | None
-    ge: float | None
-    gt: float | None
-    le: float | None
-    lt: float | None
+    unit: str = ""
+    level: Level = "advanced"
+    source: str = ""
+    why: str = ""
+    suggestions: tuple[str, ...] = ()
+    usual: tuple[float, float] | None = None
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
 
     @property
     def range_text(self) -> str:
@@ -296,7 +296,7 @@ def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]
         if inner is not None:
             yield from walk_settings(inner, f"{path}[]." if is_list else f"{path}.")
             continue
-        about = typing.cast(dict[str, Any], info.json_schema_extra)
+        about = typing.cast(dict[str, Any], info.json_schema_extra or {})
         yield Setting(
             path=path,
             section=path.split(".")[0],

@@ -291,10 +291,10 @@ def answers_of(config: Config) -> dict[str, Any]:
 
 
 def _rows_read(config: Config) -> int | None:
-    from nbft.plan.plan import _examples  # here, because the plan takes advice itself
+    from nbft.plan.plan import read_examples  # here, because the plan takes advice itself
 
     try:
-        examples, _ = _examples(config, "train", None)
+        examples, _ = read_examples(config, "train", None)
         return None if examples.is_stream else len(examples)
     except NbftError:
         return None

@@ -1,16 +1,16 @@
-"""The list to go through before a run is started, ticked by checks that ran.
+"""The checklist before a run is started, filled in by checks that ran.
 
-After the final checklist of PEFT Studio. Shown on the form's Review tab and at the end of
+Based on the final checklist of PEFT Studio. Shown on the form's Review tab and at the end of
 `nbft config create`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,13 +21,14 @@ from nbft.errors import NbftError
 from nbft.formatting import count, duration, number, size
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
-from nbft.plan.plan import Plan, _examples
+from nbft.plan.plan import Plan, read_examples
+from nbft.plan.problems import is_installed
 
-State = Literal["passed", "to mend", "not known"]
+State = Literal["passed", "to fix", "unknown"]
 
-_MARKS: dict[State, str] = {"passed": "[x]", "to mend": "[ ]", "not known": "[?]"}
+_MARKS: dict[State, str] = {"passed": "[x]", "to fix": "[ ]", "unknown": "[?]"}
 _KEYS = {"wandb": "WANDB_API_KEY", "comet_ml": "COMET_API_KEY", "phoenix": "PHOENIX_API_KEY"}
-"""Trackers that want a login, and the variable that holds it."""
+"""Trackers that need a login, and the variable that holds its key."""
 
 _BYTES_A_WEIGHT = 12
 """A trained weight in a checkpoint: itself and the optimiser's two moments, in float32."""
@@ -35,12 +36,12 @@ _BYTES_A_WEIGHT = 12
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the list.
+    """One line of the checklist.
 
     Attributes:
         title: What was checked.
-        state: What came out.
-        text: What was found, in words.
+        state: The result.
+        text: Details.
     """
 
     title: str
@@ -48,81 +49,52 @@ class Item:
     text: str
 
     def __str__(self) -> str:
-        """Return the line with a mark: [x] passed, [ ] to mend, [?] not known."""
+        """Return the line with a mark: [x] passed, [ ] to fix, [?] unknown."""
         return f"{_MARKS[self.state]} {self.title}: {self.text}"
 
 
 def checklist(plan: Plan, *, folder: Path | None = None) -> list[Item]:
-    """Return what was checked before a run, and what came out.
+    """Return what was checked before a run, and the results.
 
     Args:
         plan: What the run will be.
         folder: Folder of the config file, for relative paths.
     """
-    lines = (
-        _model(plan),
-        _method(plan),
-        _settings(plan),
-        _machine(plan),
-        _memory(plan),
-        _time(plan),
-        _rows(plan),
-        _template(plan, folder),
-        _tracking(plan),
-        _output(plan),
-    )
-    return [Item(*line) for line in lines]
+    fields_elsewhere = tuple(field for fields, _ in _LINES.values() for field in fields)
+    items = []
+    for title, (fields, inspect) in _LINES.items():
+        errors = [
+            str(problem)
+            for problem in plan.errors
+            if problem.field.startswith(fields)
+            or (title == "Hyperparameters" and not problem.field.startswith(fields_elsewhere))
+        ]
+        result = ("to fix", " ".join(errors)) if errors else inspect(plan, folder)
+        items.append(Item(title, *result))
+    return items
 
 
-_Line = tuple[str, State, str]
-
-_PLACES = {
-    "Model": ("model.",),
-    "Method": ("peft.", "quantization.", "preference."),
-    "Machine": ("compute.", "precision.", "memory.", "speed.", "distributed."),
-    "Rows": ("data.", "data"),
-    "Tracking": ("tracking.", "logging."),
-    "Output folder": ("training.output_dir",),
-}
+_Result = tuple[State, str]
 
 
-def _wrong(plan: Plan, title: str) -> str:
-    """Return the problems that stop a run and belong to a line, as text."""
-    places = _PLACES.get(title)
-    everywhere = tuple(place for places in _PLACES.values() for place in places)
-    found = [
-        str(problem)
-        for problem in plan.errors
-        if (
-            problem.field.startswith(places) if places else not problem.field.startswith(everywhere)
-        )
-    ]
-    return " ".join(found)
-
-
-def _model(plan: Plan) -> _Line:
-    if wrong := _wrong(plan, "Model"):
-        return "Model", "to mend", wrong
-    config = plan.config
-    found = find_local(base_name(config), config.model.model_revision)
+def _model(plan: Plan, folder: Path | None) -> _Result:
+    model = plan.config.model
+    found = find_local(base_name(plan.config), model.model_revision)
     if found is None:
-        text = f"{config.model.model_name} is not on this machine; the start of the run fetches it."
-        return "Model", "not known", text
-    many = f", {count(plan.total_parameters, 'parameter')}" if plan.total_parameters else ""
-    return "Model", "passed", f"{config.model.model_name} is here ({found.source}){many}."
+        return "unknown", f"{model.model_name} is not on this machine; the run will download it."
+    size = f", {count(plan.total_parameters, 'parameter')}" if plan.total_parameters else ""
+    return "passed", f"{model.model_name} is available ({found.source}){size}."
 
 
-def _method(plan: Plan) -> _Line:
-    if wrong := _wrong(plan, "Method"):
-        return "Method", "to mend", wrong
+def _method(plan: Plan, folder: Path | None) -> _Result:
     name = method_of(plan.config)
     if plan.trainable_parameters is None:
-        return "Method", "passed", f"{name}; the settings go together."
-    return "Method", "passed", f"{name} trains {count(plan.trainable_parameters, 'parameter')}."
+        return "passed", f"{name}; no conflicting settings."
+    return "passed", f"{name} trains {count(plan.trainable_parameters, 'parameter')}."
 
 
 def method_of(config: Config) -> str:
-    """Name the method of a config as people do.
+    """Return the usual name of a config's fine-tuning method.
 
     >>> method_of(Config(quantization={"load_in_4bit": True}))
     'QLoRA'
@@ -135,65 +107,56 @@ def method_of(config: Config) -> str:
     return f"Q{name}" if config.quantization.bits else name
 
 
-def _settings(plan: Plan) -> _Line:
-    if wrong := _wrong(plan, "Hyperparameters"):
-        return "Hyperparameters", "to mend", wrong
+def _hyperparameters(plan: Plan, folder: Path | None) -> _Result:
     rate = f"learning rate {number(plan.config.training.learning_rate)}"
     steps = f"{count(plan.total_steps, 'step')} of " if plan.total_steps else ""
-    doubts = f"; {count(len(plan.warnings), 'warning')}" if plan.warnings else ""
-    rows = count(plan.effective_batch_size, "row")
-    return "Hyperparameters", "passed", f"{steps}{rows}, {rate}{doubts}."
+    warnings = f"; {count(len(plan.warnings), 'warning')}" if plan.warnings else ""
+    return "passed", f"{steps}{count(plan.effective_batch_size, 'row')}, {rate}{warnings}."
 
 
-def _machine(plan: Plan) -> _Line:
-    if wrong := _wrong(plan, "Machine"):
-        return "Machine", "to mend", wrong
-    return "Machine", "passed", f"{plan.device}, {plan.dtype}."
+def _machine(plan: Plan, folder: Path | None) -> _Result:
+    return "passed", f"{plan.device}, {plan.dtype}."
 
 
-def _memory(plan: Plan) -> _Line:
+def _memory(plan: Plan, folder: Path | None) -> _Result:
     free = f"{size(plan.free_memory_bytes)} free"
     if plan.memory_bytes is None:
-        return "Memory", "not known", f"{free}; the need is known once model and rows are here."
+        return "unknown", f"{free}; needs the model and the data for an estimate."
     fits = plan.memory_bytes <= plan.free_memory_bytes
-    text = f"about {size(plan.memory_bytes)} needed, {free}."
-    return "Memory", "passed" if fits else "to mend", text
+    return "passed" if fits else "to fix", f"about {size(plan.memory_bytes)} needed, {free}."
 
 
-def _time(plan: Plan) -> _Line:
+def _time(plan: Plan, folder: Path | None) -> _Result:
     if plan.seconds is None:
-        return "Time", "not known", "told after the first steps."
-    return "Time", "passed", f"about {duration(plan.seconds)}."
+        return "unknown", "estimated after the first steps."
+    return "passed", f"about {duration(plan.seconds)}."
 
 
-def _rows(plan: Plan) -> _Line:
-    if wrong := _wrong(plan, "Rows"):
-        return "Rows", "to mend", wrong
+def _rows(plan: Plan, folder: Path | None) -> _Result:
     if plan.train_rows is None:
-        return "Rows", "not known", "they are a stream, which is read while training."
-    held_out = f"{count(plan.eval_rows or 0)} held out"
-    return "Rows", "passed", f"{count(plan.train_rows, 'row')} read, {held_out}."
+        return "unknown", "streamed during training."
+    return "passed", f"{count(plan.train_rows, 'row')} read, {count(plan.eval_rows or 0)} held out."
 
 
-def _template(plan: Plan, folder: Path | None) -> _Line:
-    """Check that rows which are conversations have a template that writes them."""
-    title, config = "Chat template", plan.config
+def _template(plan: Plan, folder: Path | None) -> _Result:
+    """Check that conversations have a template that formats them."""
+    config = plan.config
     try:
-        examples, _ = _examples(config, "train", folder)
+        examples, _ = read_examples(config, "train", folder)
         is_chat = bool(examples[0].messages)
     except (NbftError, IndexError):
-        return title, "not known", "waits for rows that can be read."
+        return "unknown", "checked once the data can be read."
     if not is_chat:
-        return title, "passed", "not needed: the rows are prompts and completions."
+        return "passed", "not needed: the rows are prompts and completions."
     if config.model.chat_template or config.model.chat_template_path:
-        return title, "passed", "the one of the settings."
+        return "passed", "set in the settings."
     found = find_local(base_name(config), config.model.model_revision)
     if found is None:
-        return title, "not known", "the rows are conversations; the model is not here yet."
+        return "unknown", "the rows are conversations; the model is not on this machine yet."
     if _has_template(found.path):
-        return title, "passed", "the rows are conversations, and the model has a template."
-    text = "the rows are conversations, and the model has none. Use model.chat_template=chatml."
-    return title, "to mend", text
+        return "passed", "the rows are conversations, and the model has a template."
+    fix = "Use model.chat_template=chatml."
+    return "to fix", f"the rows are conversations, but the model has no template. {fix}"
 
 
 def _has_template(folder: Path) -> bool:
@@ -206,51 +169,57 @@ def _has_template(folder: Path) -> bool:
     return bool(about.get("chat_template"))
 
 
-def _tracking(plan: Plan) -> _Line:
-    if wrong := _wrong(plan, "Tracking"):
-        return "Tracking", "to mend", wrong
+def _tracking(plan: Plan, folder: Path | None) -> _Result:
     names = plan.config.tracking.report_to
     if not names:
-        return "Tracking", "passed", "the run's own log; no tracker was asked for."
-    absent = [name for name in names if importlib.util.find_spec(name) is None]
-    absent = [name for name in absent if name != "phoenix"]  # a part of other packages
-    if absent:
-        return "Tracking", "to mend", f"not installed: {', '.join(absent)}."
+        return "passed", "the run's own log; no tracker is set."
+    missing = [name for name in names if name != "phoenix" and not is_installed(name)]
+    if missing:  # phoenix is a part of other packages
+        return "to fix", f"not installed: {', '.join(missing)}."
     unknown = [name for name in names if name in _KEYS and not os.environ.get(_KEYS[name])]
     if unknown:
         keys = ", ".join(_KEYS[name] for name in unknown)
-        text = f"{', '.join(unknown)} wants a login, and {keys} is not set; a saved login counts."
-        return "Tracking", "not known", text
-    return "Tracking", "passed", f"{', '.join(names)}."
+        needs = f"{', '.join(unknown)} needs a login, but {keys} is not set"
+        return "unknown", f"{needs}; a saved login works too."
+    return "passed", f"{', '.join(names)}."
 
 
-def _output(plan: Plan) -> _Line:
-    title = "Output folder"
-    if wrong := _wrong(plan, title):
-        return title, "to mend", wrong
-    place = Path(plan.config.training.output_dir).expanduser().absolute()
-    while not is_there(place):
-        place = place.parent
-    free = shutil.disk_usage(place).free
+def _output(plan: Plan, folder: Path | None) -> _Result:
+    name = plan.config.training.output_dir
+    existing = Path(name).expanduser().absolute()
+    while not is_there(existing):
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if plan.trainable_parameters is None:
-        text = f"{plan.config.training.output_dir}, {size(free)} free."
-        return title, "passed", text
-    needed = plan.trainable_parameters * _BYTES_A_WEIGHT * (_kept(plan) + 1)
-    text = f"{plan.config.training.output_dir}, about {size(needed)} needed, {size(free)} free."
-    return title, "passed" if needed < free else "to mend", text
+        return "passed", f"{name}, {size(free)} free."
+    needed = plan.trainable_parameters * _BYTES_A_WEIGHT * (_checkpoints(plan) + 1)
+    text = f"{name}, about {size(needed)} needed, {size(free)} free."
+    return "passed" if needed < free else "to fix", text
 
 
-def _kept(plan: Plan) -> int:
-    """Estimate how many checkpoints stand on the disk at once."""
+def _checkpoints(plan: Plan) -> int:
+    """Estimate how many checkpoints are on the disk at once."""
     saving = plan.config.checkpoint
+    epochs = plan.config.training.num_train_epochs
+    if plan.total_steps and plan.steps_per_epoch:
+        epochs = plan.total_steps / plan.steps_per_epoch
     if saving.save_strategy == "steps" and plan.total_steps:
         made = math.ceil(plan.total_steps / max(1, saving.save_steps))
     else:
-        made = 0 if saving.save_strategy == "no" else math.ceil(_epochs(plan))
+        made = 0 if saving.save_strategy == "no" else math.ceil(epochs)
     return min(made, saving.save_total_limit or made)
 
 
-def _epochs(plan: Plan) -> float:
-    if plan.total_steps and plan.steps_per_epoch:
-        return plan.total_steps / plan.steps_per_epoch
-    return plan.config.training.num_train_epochs
+_LINES: dict[str, tuple[tuple[str, ...], Callable[[Plan, Path | None], _Result]]] = {
+    "Model": (("model.",), _model),
+    "Method": (("peft.", "quantization.", "preference."), _method),
+    "Hyperparameters": ((), _hyperparameters),
+    "Machine": (("compute.", "precision.", "memory.", "speed.", "distributed."), _machine),
+    "Memory": ((), _memory),
+    "Time": ((), _time),
+    "Rows": (("data",), _rows),
+    "Chat template": ((), _template),
+    "Tracking": (("tracking.", "logging."), _tracking),
+    "Output folder": (("training.output_dir",), _output),
+}
+"""Title, fields whose errors belong to the line (those of no other line: Hyperparameters), check."""

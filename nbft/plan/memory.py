@@ -1,7 +1,6 @@
-"""How many parameters a run trains, and the memory and time it will take: estimates.
+"""Estimates of the trained parameters, memory and time of a run.
 
-Shapes are read from config.json and from the headers of the safetensors files, so the model is
-not loaded. Called by `make_plan`.
+Shapes are read from config.json and the headers of the safetensors files; the model is not loaded.
 """
 
 from __future__ import annotations
@@ -17,12 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
-from nbft.decisions import (
-    EXACT_CHUNK_TOKENS,
-    FAST_CHUNK_TOKENS,
-    SHORT_ROW_TOKENS,
-    Decisions,
-)
+from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, SHORT_ROW_TOKENS, Decisions
 from nbft.hardware import has_bfloat16
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of
@@ -30,11 +24,11 @@ from nbft.models.freezing import frozen_pattern
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LIBRARIES_BYTES = 1900 * 2**20
-"""torch, transformers, TRL and what the allocator does not give back, in a process on a CPU.
+"""torch, transformers, TRL and memory that the allocator keeps, in a process on a CPU.
 Measured with torch 2.13 on 2 cores."""
 
 _FAST_LIBRARIES_BYTES = 700 * 2**20
-"""The same on the fast path, which makes no whole logits for the allocator to keep."""
+"""The same on the fast path, which never allocates all logits at once."""
 
 _CPU_FLOPS_PER_CORE = {"bfloat16": 60e9, "float32": 25e9}
 """Measured with the SFTTrainer of TRL 1.16 on SmolLM2-135M, AMD Zen 4, padding-free."""
@@ -48,12 +42,12 @@ class Shape:
     """The shape of a model.
 
     Attributes:
-        parameters: All of them.
-        modules: (name, parameters) of each part that has weights.
-        biases: (name, parameters) of each part that has a bias; they are among the modules too.
-        layers: (name, d_out, d_in) of each linear layer but the head, the embeddings and experts.
+        parameters: Total number of parameters.
+        modules: (name, parameters) of each module with weights.
+        biases: (name, parameters) of each module with a bias; also part of `modules`.
+        layers: (name, d_out, d_in) of each linear layer except the head, embeddings and experts.
         mixture: (name, d_out, d_in) of each matrix of a mixture's experts and routers.
-        is_tied: Whether the head's numbers are those of the embeddings.
+        is_tied: Whether the head shares its weights with the embeddings.
         hidden_size, intermediate_size, num_layers, vocab_size: As in config.json.
     """
 
@@ -71,7 +65,7 @@ class Shape:
 
 @functools.lru_cache(maxsize=16)
 def model_shape(folder: Path) -> Shape | None:
-    """Read a model's shape from its files, or return None where they do not say it."""
+    """Read a model's shape from its files, or return None where they do not contain it."""
     try:
         about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shapes = _tensor_shapes(folder)
@@ -81,15 +75,15 @@ def model_shape(folder: Path) -> Shape | None:
         hidden = about.get("hidden_size") or about["d_model"]
         is_tied = bool(about.get("tie_word_embeddings"))
         if is_tied and "lm_head.weight" in sizes:
-            del sizes["lm_head.weight"]  # stored, but the same numbers as the embeddings
+            del sizes["lm_head.weight"]  # stored, but shared with the embeddings
         layers: list[tuple[str, int, int]] = []
         mixture: list[tuple[str, int, int]] = []
         for name, shape in shapes.items():
             outside = any(word in name for word in _EMBEDDINGS)
             if len(shape) == 2 and name.endswith(".weight") and not outside:
-                # To transformers 5 experts and routers are no linear layers.
-                found = mixture if _MIXTURE.search(name) else layers
-                found.append((name.removesuffix(".weight"), shape[0], shape[1]))
+                # In transformers 5 experts and routers are not linear layers.
+                kind = mixture if _MIXTURE.search(name) else layers
+                kind.append((name.removesuffix(".weight"), shape[0], shape[1]))
         return Shape(
             sum(sizes.values()),
             tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
@@ -144,7 +138,7 @@ def adapter_parameters(layers: Iterable[tuple[int, int]], r: int) -> int:
 
 
 def trainable_parameters(config: Config, shape: Shape) -> int:
-    """Count what a run trains: every parameter, or the adapter's; frozen layers count nothing."""
+    """Count the trained parameters: all, or the adapter's, without those of frozen layers."""
     is_frozen = re.compile(frozen_pattern(config.model.freeze_layers)).fullmatch
     peft = config.peft
 
@@ -156,15 +150,15 @@ def trainable_parameters(config: Config, shape: Shape) -> int:
 
     if peft.method == "full":
         return sum(n for name, n in shape.modules if trains(name))
-    if (found := adapter_of(config)) is not None:
-        shapes = _tensor_shapes(found.path)
+    if (adapter := adapter_of(config)) is not None:
+        shapes = _tensor_shapes(adapter.path)
         return sum(math.prod(s) for name, s in shapes.items() if trains(name.rpartition(".")[0]))
-    layers = [
-        (name, d_out, d_in)
-        for name, d_out, d_in in shape.layers
-        if ("all-linear" in peft.target_modules or _is_named(name, peft.target_modules))
-        and trains(name)
-    ]
+
+    def is_target(name: str) -> bool:
+        is_named = "all-linear" in peft.target_modules or _is_named(name, peft.target_modules)
+        return is_named and trains(name)
+
+    layers = [layer for layer in shape.layers if is_target(layer[0])]
     whole = sum(n for name, n in shape.modules if _is_named(name, peft.modules_to_save))
     if peft.method == "ia3":
         ends = peft.feedforward_modules
@@ -181,15 +175,14 @@ def trainable_parameters(config: Config, shape: Shape) -> int:
     experts = sum(
         peft.r * (d_out + d_in + (d_out if name.endswith(_FUSED) else 0))
         for name, d_out, d_in in shape.mixture
-        if ("all-linear" in peft.target_modules or _is_named(name, peft.target_modules))
-        and trains(name)
-        and not (".experts." in name and mixed)  # PEFT puts nothing on experts in 4 bits
+        if is_target(name)
+        and not (".experts." in name and mixed)  # PEFT adds no adapter to 4-bit experts
     )
     return adapter_parameters(of_layers, peft.r) + experts + magnitudes + whole + biases
 
 
 _FUSED = (".w1", ".w3", ".gate_proj", ".up_proj")
-"""Matrices of an expert that transformers 5 keeps as one pair, to which PEFT gives twice the rank.
+"""Matrices of an expert that transformers 5 fuses into one, to which PEFT gives twice the rank.
 Source: peft/utils/transformers_weight_conversion.py, 0.21."""
 
 
@@ -224,25 +217,25 @@ def weight_bytes(config: Config, shape: Shape, dtype: str) -> int:
 
 
 def _is_named(name: str, targets: Sequence[str]) -> bool:
-    """Whether a layer is meant by one of some names, as PEFT reads them: whole or by its end."""
+    """Whether one of some names matches a layer, as in PEFT: its full name or the end of it."""
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def memory_bytes(
     config: Config, shape: Shape, lengths_tokens: Sequence[int], decisions: Decisions
 ) -> int:
-    """Estimate the most memory that a run holds at once.
+    """Estimate the peak memory of a run.
 
-    Weights, then for each trained parameter a gradient and the optimiser's state, then the
-    activations of one micro-batch and the scores over the vocabulary. For SmolLM2-135M with LoRA
-    on a CPU, and up to 1,160, 1,800 and 3,340 tokens a step, it says 2.1, 2.7 and 4.0 GiB on the
-    fast path where 2.1, 2.7 and 4.2 were measured.
+    Weights, a gradient and the optimiser state of each trained parameter, the activations of one
+    micro-batch, and the logits. For SmolLM2-135M with LoRA on a CPU and up to 1,160, 1,800 and
+    3,340 tokens per step, it estimates 2.1, 2.7 and 4.0 GiB on the fast path; 2.1, 2.7 and 4.2
+    were measured.
 
     Args:
         config: The config.
         shape: The model's shape.
         lengths_tokens: Lengths of some training sequences.
-        decisions: What it leads to on this machine; on a CPU the libraries count too.
+        decisions: What it leads to on this machine; on a CPU the libraries are included.
     """
     device, dtype = decisions.device.value, decisions.dtype.value
     width, method = _BYTES[dtype], method_of(config)
@@ -261,11 +254,8 @@ def memory_bytes(
     if (budget := config.data.max_tokens_per_batch) is not None:
         tokens = max(budget, min(row_tokens, config.data.max_length))
     numbers = float(_kept_numbers(config, shape))
-    if (
-        decisions.uses("row_attention")
-        and device == "cpu"
-        and not config.memory.gradient_checkpointing
-    ):
+    keeps_all = not config.memory.gradient_checkpointing
+    if decisions.uses("row_attention") and device == "cpu" and keeps_all:
         numbers += _kept_by_row_attention(shape, row_tokens)  # FlashAttention keeps none of it
     scores = min(tokens, 4096) * min(shape.vocab_size, 32_768) * 4 * 2
     libraries = _LIBRARIES_BYTES if device == "cpu" else 500 * 2**20
@@ -280,13 +270,13 @@ def memory_bytes(
 
 
 def _kept_by_row_attention(shape: Shape, row_tokens: float) -> float:
-    """Return the numbers that all layers keep of a token: scaled queries, keys, and shares.
+    """Return the numbers that all layers keep per token: scaled queries, keys, attention weights.
 
-    Shares are kept of short rows only; heads are taken to be 64 wide.
+    Attention weights are kept for short rows only; heads are assumed to be 64 wide.
     """
     heads = shape.hidden_size / 64
-    shares = heads * row_tokens if row_tokens <= SHORT_ROW_TOKENS else 0
-    return shape.num_layers * (2 * shape.hidden_size + shares)
+    weights = heads * row_tokens if row_tokens <= SHORT_ROW_TOKENS else 0
+    return shape.num_layers * (2 * shape.hidden_size + weights)
 
 
 def state_bytes(config: Config) -> int:
@@ -308,7 +298,7 @@ def state_bytes(config: Config) -> int:
 
 
 def _is_offloaded(config: Config, device: str) -> bool:
-    """Whether the optimiser's state lies in the computer's memory instead of the device's."""
+    """Whether the optimiser state is in CPU memory instead of the device's."""
     return config.memory.offload_optimizer and device != "cpu"
 
 
@@ -319,10 +309,10 @@ leaves 15.7, core_attn 19.4 (scaled dot products keep no scores) and full 1.1.""
 
 
 def _kept_numbers(config: Config, shape: Shape) -> int:
-    """Return the numbers that all layers keep of a token for the backward pass.
+    """Return the numbers that all layers keep per token for the backward pass.
 
-    In each layer: the inputs of the norms and of the seven projections, the attention's result, the
-    gated product and its two factors. What is computed again is there for one layer at a time.
+    In each layer: the inputs of the norms and of the seven projections, the attention output, the
+    gated product and its two factors. Recomputed activations exist for one layer at a time.
     """
     hidden, layers = shape.hidden_size, shape.num_layers
     a_layer = 10 * hidden + 4 * shape.intermediate_size
@@ -338,14 +328,14 @@ def _kept_numbers(config: Config, shape: Shape) -> int:
 def training_seconds(
     config: Config, shape: Shape, tokens: int, decisions: Decisions, cores: int
 ) -> int | None:
-    """Estimate the time of the training steps on a CPU; None where nothing was measured.
+    """Estimate the time in seconds of the training steps on a CPU; None on other devices.
 
     Args:
         config: The config.
         shape: The model's shape.
-        tokens: Tokens that all steps see together.
-        decisions: What it leads to on this machine; only a CPU is known before the first step.
-        cores: Cores that compute.
+        tokens: Tokens in all steps together.
+        decisions: What it leads to on this machine.
+        cores: Number of cores used.
     """
     device, dtype = decisions.device.value, decisions.dtype.value
     if device != "cpu":
@@ -357,17 +347,15 @@ def training_seconds(
         a_core = _FAST_CPU_FLOPS_PER_CORE.get(dtype, 80e9)
         if dtype == "bfloat16" and "amx" in has_bfloat16(device).reason:
             a_core *= 2
-    speed = a_core * cores
-    return round(6 * shape.parameters * tokens * padding * again / speed) + 10
+    return round(6 * shape.parameters * tokens * padding * again / (a_core * cores)) + 10
 
 
 def _computed_again(config: Config, shape: Shape) -> float:
-    """Return the share of a forward pass that the backward pass computes once more."""
-    if not config.memory.gradient_checkpointing:
-        return 0.0
-    if config.memory.recompute_granularity == "full":
+    """Return the share of the forward pass that is recomputed in the backward pass."""
+    granularity = config.memory.recompute_granularity
+    if not config.memory.gradient_checkpointing or granularity == "core_attn":
+        return 0.0  # core_attn is negligible beside the projections
+    if granularity == "full":
         return 1.0
-    if config.memory.recompute_granularity == "core_attn":
-        return 0.0  # next to nothing beside the projections
     sizes = [(".mlp." in name, d_out * d_in) for name, d_out, d_in in shape.layers]
     return sum(n for is_mlp, n in sizes if not is_mlp) / max(1, sum(n for _, n in sizes))

@@ -1,10 +1,9 @@
-"""Checks of the model, its numbers and its adapter. Each is one function; called by `checks.check`."""
+"""Checks of the model, its quantisation and its adapter. Called by `checks.check`."""
 
 from __future__ import annotations
 
-import importlib.util
+import re
 from collections.abc import Iterator
-from typing import Any
 
 from nbft import registry
 from nbft.config import Config
@@ -14,7 +13,8 @@ from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import find_local
 from nbft.models.freezing import frozen_pattern
 from nbft.models.templates import template_problem
-from nbft.plan.memory import Shape, model_shape
+from nbft.plan.memory import model_shape
+from nbft.plan.problems import error, is_installed, warning, with_values
 
 
 def model_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
@@ -24,294 +24,208 @@ def model_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
         config: The config.
         decisions: What it leads to on this machine.
     """
-    checks = (_adapter, _quantization, _starts, _seq2seq, _layers, _templates, _loraplus)
-    for one in checks:
-        yield from one(config)
-    yield from _hardware(config, decisions)
+    checks = (_adapter, _quantization, _lora, _encoder_decoder, _frozen_layers, _model)
+    for check in checks:
+        yield from with_values(check(config), config)
+    yield from with_values(_hardware(config, decisions), config)
 
 
 def model_remarks(config: Config) -> list[str]:
-    """Return what a person should know about settings that decide for themselves."""
-    said = []
+    """Return what to know about settings whose value is decided automatically."""
+    remarks = []
     peft = config.peft
     if peft.method == "lora" and peft.lora_alpha == -1:
-        rule = "4, as use_rslora is on" if peft.use_rslora else f"twice the rank: {peft.alpha}"
-        said.append(f"peft.lora_alpha=-1 means {rule}.")
-    if (found := adapter_of(config)) is not None:
-        said.append(
-            f"The run goes on with the adapter {found.path.name}; its own settings count, not those "
-            "of the peft section."
+        rule = "4, because use_rslora is on" if peft.use_rslora else f"twice the rank: {peft.alpha}"
+        remarks.append(f"peft.lora_alpha=-1 means {rule}.")
+    if (adapter := adapter_of(config)) is not None:
+        remarks.append(
+            f"The run continues training the adapter {adapter.path.name}; its own settings apply "
+            "instead of those in the peft section."
         )
     if config.quantization.weight_quantize_algo == "fp8_linear":
-        said.append(
+        remarks.append(
             "quantization.weight_quantize_algo=fp8_linear rounds to float8 before each product; "
             "without a GPU of compute capability 8.9 the products are no faster."
         )
-    return said
-
-
-def _shape(config: Config) -> Shape | None:
-    found = find_local(base_name(config), config.model.model_revision)
-    return model_shape(found.path) if found else None
-
-
-def _off(path: str, value: Any, why: str, fix: str, instead: Any = None) -> Problem:
-    """Return a problem that setting something else mends."""
-    return Problem(path, value, why, fix, {path: instead})
+    return remarks
 
 
 def _adapter(config: Config) -> Iterator[Problem]:
-    """Check the adapter that a run goes on with."""
-    asked = config.model.adapter_name_or_path
-    found = adapter_of(config)
-    if asked and found is None and find_local(asked) is not None:
-        yield _off(
-            "model.adapter_name_or_path",
-            asked,
-            "holds a model, not an adapter: there is no adapter_config.json.",
-            "Name it in model.model_name.",
-        )
-    if found is None:
-        return
-    if config.peft.method != found.method:
-        known = found.method in ("lora", "ia3")
-        yield Problem(
+    """Check the adapter that a run continues with."""
+    asked, adapter = config.model.adapter_name_or_path, adapter_of(config)
+    if adapter is None:
+        if asked and find_local(asked) is not None:
+            yield error(
+                "model.adapter_name_or_path",
+                "contains a model, not an adapter: there is no adapter_config.json.",
+                "Name it in model.model_name.",
+                use=None,
+            )
+    elif config.peft.method != adapter.method:
+        is_known = adapter.method in ("lora", "ia3")
+        yield error(
             "peft.method",
-            config.peft.method,
-            f"does not go on with the adapter in {found.field}, which was made by "
-            f"{found.method or 'an unknown method'}.",
-            f"Use {found.method}." if known else "Leave the adapter out.",
-            {"peft.method": found.method} if known else {"model.adapter_name_or_path": None},
+            f"cannot continue the adapter in {adapter.field}, which was trained with "
+            f"{adapter.method or 'an unknown method'}.",
+            f"Use {adapter.method}." if is_known else "Leave the adapter out.",
+            {"peft.method": adapter.method} if is_known else {"model.adapter_name_or_path": None},
         )
 
 
 def _quantization(config: Config) -> Iterator[Problem]:
     """Check that the weights are quantised in one way, and under an adapter."""
-    settings = config.quantization
-    ways = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(settings, name)]
-    algorithm = settings.weight_quantize_algo
+    ours = config.quantization
+    ways = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(ours, name)]
+    algorithm, keep_one = ours.weight_quantize_algo, "Keep one of them."
     if len(ways) == 2:
-        yield _off(
-            "quantization.load_in_8bit",
-            True,
-            "goes against quantization.load_in_4bit: a weight has 4 bits or 8.",
-            "Keep one of them.",
-            instead=False,
-        )
+        why = "conflicts with quantization.load_in_4bit: a weight has either 4 or 8 bits."
+        yield error("quantization.load_in_8bit", why, keep_one, use=False)
     if ways and algorithm:
-        yield _off(
-            "quantization.weight_quantize_algo",
-            algorithm,
-            f"goes against quantization.{ways[0]}, which quantises the same layers.",
-            "Keep one of them.",
-        )
-    if settings.bits is None:
+        why = f"conflicts with quantization.{ways[0]}, which quantises the same layers."
+        yield error("quantization.weight_quantize_algo", why, keep_one, use=None)
+    if ours.bits is None:
         return
     path = f"quantization.{ways[0] if ways else 'weight_quantize_algo'}"
-    value = True if ways else algorithm
     if config.peft.method == "full":
-        yield Problem(
-            path,
-            value,
-            "freezes the weights, and peft.method=full would train them.",
-            "Use lora.",
-            {"peft.method": "lora"},
-        )
+        why = "freezes the weights, but peft.method=full would train them."
+        yield error(path, why, "Use lora.", {"peft.method": "lora"})
     if not config.model.load_pretrained_weights:
-        yield Problem(
+        yield error(
             path,
-            value,
             "would freeze the random weights of model.load_pretrained_weights=false.",
-            "Start from the trained weights.",
+            "Start from the pretrained weights.",
             {"model.load_pretrained_weights": True},
         )
-    if algorithm != "fp8_linear" and importlib.util.find_spec("bitsandbytes") is None:
-        yield _off(
+    if algorithm != "fp8_linear" and not is_installed("bitsandbytes"):
+        yield error(
             path,
-            value,
             "needs the package bitsandbytes, which is not installed.",
             "pip install bitsandbytes, or leave it out.",
-            False if ways else None,
+            use=False if ways else None,
         )
 
 
-_DECOMPOSED = ("pissa", "pissa_niter_4", "pissa_niter_16", "olora")
-
-
-def _starts(config: Config) -> Iterator[Problem]:
-    """Check that the adapter can start as asked."""
-    start = config.peft.init_lora_weights
-    if config.peft.method != "lora" or start == "default":
+def _lora(config: Config) -> Iterator[Problem]:
+    """Check the kind of adapter, its initial weights and LoRA+."""
+    peft, optimizer = config.peft, config.optimizer
+    start = peft.init_lora_weights
+    if peft.method == "lora":
+        if start.startswith(("pissa", "olora")) and config.quantization.bits:
+            yield error(
+                "peft.init_lora_weights",
+                "changes the weights of the base model, but they are quantised.",
+                "Use default, or do not quantise the model.",
+                use="default",
+            )
+        if start == "orthogonal" and peft.r % 2:
+            why = "is odd, but init_lora_weights=orthogonal needs an even rank."
+            yield error("peft.r", why, use=peft.r + 1)
+    if peft.use_dora and peft.method == "ia3":
+        yield error("peft.use_dora", "is a variant of LoRA, not of IA3.", use=False)
+    if peft.loraplus_lr_ratio == 1:
         return
-    if start in _DECOMPOSED and config.quantization.bits:
-        yield _off(
-            "peft.init_lora_weights",
-            start,
-            "changes the weights of the base model, and they are quantised.",
-            "Use default, or leave the weights whole.",
-            "default",
-        )
-    if start == "orthogonal" and config.peft.r % 2:
-        yield Problem(
-            "peft.r",
-            config.peft.r,
-            "is odd, and init_lora_weights=orthogonal wants an even rank.",
-            f"Use {config.peft.r + 1}.",
-            {"peft.r": config.peft.r + 1},
+    if peft.method != "lora":
+        why = f"is for LoRA's second matrix, and peft.method is {peft.method}."
+        yield error("peft.loraplus_lr_ratio", why, use=1.0)
+    is_own = optimizer.optim == "adam" or registry.optimizers.is_own(optimizer.optim)
+    if is_own or optimizer.moment_dtype != "float32":
+        yield error(
+            "peft.loraplus_lr_ratio",
+            f"works with transformers' own optimisers only, not with optimizer.optim="
+            f"{optimizer.optim} and moment_dtype={optimizer.moment_dtype}.",
+            "Use adamw_torch_fused with float32, or 1 here.",
+            use=1.0,
         )
 
 
-def _seq2seq(config: Config) -> Iterator[Problem]:
-    """Check that an encoder with a decoder is asked for everywhere or nowhere."""
-    loads = config.model.auto_class_name == "AutoModelForSeq2SeqLM"
-    if config.model.model_type != "hf":
+def _encoder_decoder(config: Config) -> Iterator[Problem]:
+    """Check that all settings agree on whether the model is an encoder-decoder model."""
+    model, is_adapter = config.model, config.peft.trains_adapter
+    if model.model_type != "hf":
         return
-    if config.peft.trains_adapter and config.peft.task_type == "SEQ_2_SEQ_LM" and not loads:
-        yield _off(
-            "peft.task_type",
-            "SEQ_2_SEQ_LM",
-            "is for a model with an encoder and a decoder, and model.auto_class_name="
-            f"{config.model.auto_class_name} loads another.",
-            "Use CAUSAL_LM, or model.auto_class_name=AutoModelForSeq2SeqLM.",
-            "CAUSAL_LM",
-        )
-    if not loads:
+    if model.auto_class_name != "AutoModelForSeq2SeqLM":
+        if is_adapter and config.peft.task_type == "SEQ_2_SEQ_LM":
+            yield error(
+                "peft.task_type",
+                "is for encoder-decoder models, but model.auto_class_name is "
+                f"{model.auto_class_name}.",
+                "Use CAUSAL_LM, or model.auto_class_name=AutoModelForSeq2SeqLM.",
+                use="CAUSAL_LM",
+            )
         return
-    if config.peft.trains_adapter and config.peft.task_type == "CAUSAL_LM":
-        yield _off(
-            "peft.task_type",
-            "CAUSAL_LM",
-            "is for a model that goes on with a text, and model.auto_class_name="
-            "AutoModelForSeq2SeqLM loads one with an encoder and a decoder.",
-            "Use SEQ_2_SEQ_LM.",
-            "SEQ_2_SEQ_LM",
-        )
+    if is_adapter and config.peft.task_type == "CAUSAL_LM":
+        why = "is for models that continue a text, but AutoModelForSeq2SeqLM loads none."
+        yield error("peft.task_type", why, use="SEQ_2_SEQ_LM")
     if not config.data.completion_only_loss:
-        yield _off(
-            "data.completion_only_loss",
-            False,
-            "leaves no prompt for the encoder to read.",
-            "Use true.",
-            instead=True,
-        )
+        why = "leaves no prompt for the encoder to read."
+        yield error("data.completion_only_loss", why, use=True)
     for name in ("packing", "padding_free"):
         if getattr(config.data, name):
-            yield _off(
-                f"data.{name}",
-                True,
-                "lays rows end to end, which an encoder with a decoder cannot tell apart.",
-                "Use false.",
-                instead=False,
-            )
+            why = "joins rows, which an encoder-decoder model cannot keep apart."
+            yield error(f"data.{name}", why, use=False)
 
 
-def _layers(config: Config) -> Iterator[Problem]:
-    """Check that names of layers mean some."""
-    import re
-
-    names, shape = config.model.freeze_layers, _shape(config)
-    if not names or shape is None:
+def _frozen_layers(config: Config) -> Iterator[Problem]:
+    """Check that each name of a layer to freeze matches some."""
+    names = config.model.freeze_layers
+    model = find_local(base_name(config), config.model.model_revision) if names else None
+    if model is None or (shape := model_shape(model.path)) is None:
         return
     modules = [name for name, _ in shape.modules] + (["lm_head"] if shape.is_tied else [])
     for name in names:
-        pattern = re.compile(frozen_pattern([name]))
-        if not any(map(pattern.fullmatch, modules)):
+        if not any(map(re.compile(frozen_pattern([name])).fullmatch, modules)):
             known = sorted({m.rsplit(".", 1)[-1] for m in modules})
-            yield Problem(
+            yield error(
                 "model.freeze_layers",
-                name,
                 "matches no layer of the model.",
-                f"Layers end in {', '.join(known)}; layers.0 means all in the first.",
-                {"model.freeze_layers": [n for n in names if n != name]},
+                f"Layer names end in {', '.join(known)}; layers.0 is the whole first layer.",
+                use=[other for other in names if other != name],
+                value=name,
             )
 
 
-def _templates(config: Config) -> Iterator[Problem]:
-    """Check the chat template."""
-    given = config.model.chat_template
-    if given and (problem := template_problem(given)):
-        yield problem
-    if given and config.model.chat_template_path:
-        yield _off(
-            "model.chat_template_path",
-            config.model.chat_template_path,
-            "goes against model.chat_template: there is one template.",
-            "Keep one of them.",
-        )
-
-
-def _loraplus(config: Config) -> Iterator[Problem]:
-    """Check settings that need others to have an effect."""
-    peft, model = config.peft, config.model
-    if peft.loraplus_lr_ratio != 1 and peft.method != "lora":
-        yield _off(
-            "peft.loraplus_lr_ratio",
-            peft.loraplus_lr_ratio,
-            f"is for LoRA's second matrix, and peft.method is {peft.method}.",
-            "Use 1.",
-            1.0,
-        )
-    optimizer = config.optimizer
-    is_own = optimizer.optim == "adam" or registry.optimizers.is_own(optimizer.optim)
-    if peft.loraplus_lr_ratio != 1 and (is_own or optimizer.moment_dtype != "float32"):
-        yield _off(
-            "peft.loraplus_lr_ratio",
-            peft.loraplus_lr_ratio,
-            f"is built with transformers' own optimisers, and optimizer.optim={optimizer.optim}, "
-            f"moment_dtype={optimizer.moment_dtype} is none of them.",
-            "Use adamw_torch_fused with float32, or 1 here.",
-            1.0,
-        )
-    if peft.use_dora and peft.method == "ia3":
-        yield _off("peft.use_dora", True, "is a form of LoRA, not of ia3.", "Use false.", False)
-    dropouts = (model.attention_dropout, model.hidden_dropout)
-    if model.dropout_warmup_steps is not None and not any(dropouts):
-        yield Problem(
-            "model.dropout_warmup_steps",
-            model.dropout_warmup_steps,
-            "raises no dropout: model.attention_dropout and model.hidden_dropout are not set.",
-            "Leave it empty.",
-            {"model.dropout_warmup_steps": None},
-            level="warning",
-        )
+def _model(config: Config) -> Iterator[Problem]:
+    """Check the chat template, dropout and cache of the model."""
+    model = config.model
+    if model.chat_template:
+        if problem := template_problem(model.chat_template):
+            yield problem
+        if model.chat_template_path:
+            why = "conflicts with model.chat_template: there can be only one template."
+            yield error("model.chat_template_path", why, "Keep one of them.", use=None)
+    if model.dropout_warmup_steps is not None and not (
+        model.attention_dropout or model.hidden_dropout
+    ):
+        why = "has no effect: neither model.attention_dropout nor model.hidden_dropout is set."
+        yield warning("model.dropout_warmup_steps", why, use=None)
     if model.use_cache and config.memory.gradient_checkpointing:
-        yield Problem(
-            "model.use_cache",
-            True,
-            "is turned off in training by memory.gradient_checkpointing.",
-            "Use false.",
-            {"model.use_cache": False},
-            level="warning",
-        )
+        why = "is turned off during training by memory.gradient_checkpointing."
+        yield warning("model.use_cache", why, use=False)
 
 
 def _hardware(config: Config, decisions: Decisions) -> Iterator[Problem]:
     """Check what needs a GPU, or a package for one."""
-    model, device = config.model, decisions.device.value
-    for path, value, package, instead in (
-        ("model.attn_implementation", "flash_attention_2", "flash_attn", "sdpa"),
-        ("model.use_liger_kernel", True, "liger_kernel", False),
+    model, quantization, device = config.model, config.quantization, decisions.device.value
+    for name, asked, package, instead in (
+        ("attn_implementation", "flash_attention_2", "flash_attn", "sdpa"),
+        ("use_liger_kernel", True, "liger_kernel", False),
     ):
-        if getattr(model, path.partition(".")[2]) != value:
+        if getattr(model, name) != asked:
             continue
-        word = package.replace("_", "-")
         if device not in ("cuda", "xpu"):
-            why = f"runs on a GPU only, and the run is on {device}."
-        elif importlib.util.find_spec(package) is None:
-            why = f"needs the package {word}, which is not installed."
-        else:
-            continue
-        yield _off(path, value, why, f"Use {str(instead).lower()}.", instead)
+            why = f"runs only on a GPU, and the run uses {device}."
+            yield error(f"model.{name}", why, use=instead)
+        elif not is_installed(package):
+            why = f"needs the package {package.replace('_', '-')}, which is not installed."
+            yield error(f"model.{name}", why, use=instead)
     if model.dtype == "float64" and device == "mps":
-        yield _off("model.dtype", "float64", "is not there on mps.", "Use auto.", "auto")
-    uses_bitsandbytes = config.quantization.bits and (
-        config.quantization.weight_quantize_algo != "fp8_linear"
-    )
-    if uses_bitsandbytes and device not in ("cpu", "cuda", "xpu"):
-        yield Problem(
+        yield error("model.dtype", "is not available on mps.", use="auto")
+    needs_bitsandbytes = quantization.bits and quantization.weight_quantize_algo != "fp8_linear"
+    if needs_bitsandbytes and device not in ("cpu", "cuda", "xpu"):
+        yield error(
             "compute.device",
-            device,
-            "has no quantised layers; bitsandbytes runs on cpu, cuda and xpu.",
-            "Use cpu, or leave the weights whole.",
-            {"compute.device": "cpu"},
+            "does not support quantised layers; bitsandbytes runs on cpu, cuda and xpu.",
+            "Use cpu, or do not quantise the model.",
+            use="cpu",
+            value=device,
         )

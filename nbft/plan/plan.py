@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -31,6 +30,7 @@ from nbft.plan.checks import check
 from nbft.plan.guidance import guidance
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
 from nbft.plan.model_checks import model_remarks
+from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 
 _ROWS_MEASURED = 200
@@ -42,20 +42,20 @@ _ROWS_PACKED = 5000
 
 @dataclass(frozen=True)
 class Plan:
-    """What will happen. Numbers that cannot be known yet are None.
+    """What a run will be. Numbers that are not known yet are None.
 
     Attributes:
-        problems: Everything found, errors and warnings, in the order of the settings.
+        problems: Errors and warnings, in the order of the settings.
         decisions: Device, number types and parts of the fast path, each with its reason.
         effective_batch_size: Rows a step learns from.
         train_rows, eval_rows: Rows of the two splits.
         steps_per_epoch, total_steps, warmup_steps: Optimiser steps.
-        tokens: Tokens that all steps see together; an estimate.
+        tokens: Tokens in all steps together; an estimate.
         trainable_parameters, total_parameters: Counts.
         memory_bytes: Most memory held at once; an estimate.
         free_memory_bytes: Memory free on the device now.
         seconds: Time of the training steps; an estimate.
-        cost_usd: Least and most that they cost, by the provider's prices; an estimate.
+        cost_usd: Lowest and highest cost, by the provider's prices; an estimate.
     """
 
     problems: list[Problem]
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def mixed_precision(self) -> Choice:
-        """Number type of the computation beside them."""
+        """Number type of the computation."""
         return self.decisions.mixed_precision
 
     @property
@@ -103,11 +103,11 @@ class Plan:
 
     @property
     def warnings(self) -> list[Problem]:
-        """The problems that do not."""
+        """The problems that do not stop a run."""
         return [p for p in self.problems if p.level == "warning"]
 
     def learning_rates(self, points: int = 200) -> list[tuple[int, float]]:
-        """Return (step, learning rate) at up to so many steps, the first and the last included."""
+        """Return (step, learning rate) at up to `points` steps, including the first and last."""
         if not self.total_steps:
             return []
         rate = schedule.learning_rate_at(self.config, self.total_steps)
@@ -132,8 +132,8 @@ class Plan:
 def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     """Work out what a config will lead to.
 
-    Reads the rows and the model's header and loads no model. Asks the network only for rows that
-    are on the hub. A person's mistake is a `Problem` in the result, never an exception.
+    Reads the rows and the model's header and loads no model. Uses the network only for rows on the
+    hub. Mistakes in the config become `Problem`s in the result, never exceptions.
 
     Args:
         config: The config.
@@ -147,14 +147,13 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
         try:
-            examples[split], said = _examples(config, split, folder)
-            remarks += [*examples[split].recognised, *said]
+            examples[split], notes = read_examples(config, split, folder)
+            remarks += [*examples[split].recognised, *notes]
         except DataError as error:
             problems += [
                 p if isinstance(p, Problem) else Problem("data", None, p) for p in error.problems
             ]
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
-    problems = list({str(p): p for p in problems}.values())
     shape = model_shape(found.path) if found else None
     numbers: dict[str, Any] = {}
     if "train" in examples:
@@ -177,7 +176,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             kept = [limit]
         cut = sum(length > limit for length in lengths)
         if cut > 0.05 * len(lengths):
-            problems.append(_cut(lengths, limit, cut))
+            problems.append(_truncated(lengths, cut))
         if shape:
             numbers["memory_bytes"] = memory_bytes(config, shape, kept, decisions)
             numbers["seconds"] = training_seconds(
@@ -191,7 +190,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
         if numbers["trainable_parameters"] == 0:
-            problems.append(_no_target(config, [name for name, *_ in shape.layers]))
+            problems.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
         parameters = shape.parameters if shape else None
@@ -199,7 +198,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         chosen = (device.value, dtype.value)
         remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
     plan = Plan(
-        problems=sorted(problems, key=_place),
+        problems=list({str(p): p for p in with_values(problems, config)}.values()),
         decisions=decisions,
         effective_batch_size=_rows_per_step(config, numbers),
         free_memory_bytes=free_memory_bytes(device.value),
@@ -213,15 +212,17 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         return memory_bytes(changed, shape, kept, decide(changed, found.path if found else None))
 
     if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
-        plan.problems.append(_too_large(config, plan, needed))
-    doubted = {problem.field for problem in plan.problems}
-    plan.problems.extend(hint for hint in guidance(plan, needed) if hint.field not in doubted)
-    plan.problems.sort(key=_place)
+        plan.problems.extend(with_values([_too_large(config, plan, needed)], config))
+    fields_with_problems = {problem.field for problem in plan.problems}
+    plan.problems.extend(
+        advice for advice in guidance(plan, needed) if advice.field not in fields_with_problems
+    )
+    plan.problems.sort(key=_position)
     return plan
 
 
-def _place(problem: Problem) -> int:
-    """Return where the setting of a problem stands among all settings."""
+def _position(problem: Problem) -> int:
+    """Return the position of a problem's setting among all settings."""
     path = without_indices(problem.field)
     paths = (n for n, s in enumerate(settings()) if f"{s.path}.".startswith(f"{path}."))
     return next(paths, len(settings()))
@@ -230,45 +231,34 @@ def _place(problem: Problem) -> int:
 def _numbers_of_rows(
     config: Config, examples: dict[str, Examples], sequences: int, problems: list[Problem]
 ) -> dict[str, Any]:
-    rows = sequences
-    total = schedule.total_steps(config, rows)
+    total = schedule.total_steps(config, sequences)
     warmup = schedule.warmup_steps(config, total)
-    if config.data.dataloader_drop_last and rows < schedule.rows_per_batch(config):
-        problems.append(
-            Problem(
-                "data.dataloader_drop_last",
-                True,
-                f"leaves out the only batch: there are {rows:,} rows, and a batch has "
-                f"{config.training.per_device_train_batch_size:,}.",
-                "Use false.",
-                {"data.dataloader_drop_last": False},
-            )
-        )
+    if config.data.dataloader_drop_last and sequences < schedule.rows_per_batch(config):
+        batch = config.training.per_device_train_batch_size
+        why = f"drops the only batch: there are {sequences:,} rows, and a batch has {batch:,}."
+        problems.append(error("data.dataloader_drop_last", why, use=False))
     if config.scheduler.lr_scheduler_type != "constant" and warmup >= total:
         usual = 0.05 if schedule.warmup_steps(config, total, 0.05) < total else 0.0
-        fix = "Use 0.05, which is 5% of the steps." if usual else "Use 0."
         problems.append(
-            Problem(
+            warning(
                 "scheduler.warmup_steps",
-                config.scheduler.warmup_steps,
-                f"warms up for {count(warmup, 'step')} and the run has {count(total, 'step')}, so "
-                "the learning rate never reaches its value.",
-                fix,
-                {"scheduler.warmup_steps": usual},
-                level="warning",
+                f"warms up for {count(warmup, 'step')}, but the run has {count(total, 'step')}, so "
+                "the learning rate never reaches its full value.",
+                "Use 0.05, which is 5% of the steps." if usual else "Use 0.",
+                use=usual,
             )
         )
     return {
         "train_rows": None if examples["train"].is_stream else len(examples["train"]),
         "eval_rows": len(examples.get("validation", [])),
-        "steps_per_epoch": schedule.steps_per_epoch(config, rows),
+        "steps_per_epoch": schedule.steps_per_epoch(config, sequences),
         "total_steps": total,
         "warmup_steps": warmup,
     }
 
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
-    """Return the rows that a step learns from; a mean where batches are made by their tokens."""
+    """Return the rows of a step; a mean where batches are made by their tokens."""
     accumulated = config.training.gradient_accumulation_steps
     if config.data.max_tokens_per_batch is None or "steps_per_epoch" not in numbers:
         return config.training.per_device_train_batch_size * accumulated
@@ -276,13 +266,13 @@ def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
 
 
 def _sequences(config: Config, lengths: Sequence[int], rows: int, decisions: Decisions) -> int:
-    """Estimate how many sequences an epoch has: the rows, or what they are packed or batched into.
+    """Estimate the sequences of an epoch: the rows, or what they are packed or batched into.
 
     Args:
-        config: Its data section says how they are packed.
+        config: Its data section describes the packing.
         lengths: Tokens of some rows, at least one.
-        rows: How many rows there are.
-        decisions: Say whether batches are padded.
+        rows: Number of rows.
+        decisions: Whether batches are padded.
     """
     if not config.data.packing and config.data.max_tokens_per_batch is None:
         return rows
@@ -297,36 +287,24 @@ def _sequences(config: Config, lengths: Sequence[int], rows: int, decisions: Dec
     return max(1, round(packed * rows / len(some)))
 
 
-def _examples(config: Config, split: str, folder: Path | None) -> tuple[Examples, list[str]]:
-    """Read a split, or take it from the last time when neither settings nor files changed."""
+def read_examples(config: Config, split: str, folder: Path | None) -> tuple[Examples, list[str]]:
+    """Read a split, or return it from a cache when neither settings nor files have changed."""
     datasets = [dataset for _, dataset in config.data.named_datasets()]
     if any(d.rows is not None or d.prompt_func or d.completion_func for d in datasets):
         return load_examples(config, split, folder=folder)
     stamps = []
-    for dataset in datasets:
-        if dataset.path:
-            path = resolve(dataset.path, folder)
-            stat = path.stat() if is_there(path) else None
-            stamps.append((str(path), stat and stat.st_mtime_ns, stat and stat.st_size))
-    key = json.dumps([config.to_dict(full=True)["data"], stamps])
-    return _examples_by(key, config.training.seed, split, _Unhashed((config, folder)))
-
-
-class _Unhashed(tuple):
-    """Arguments that do not count for the cache: its key says the same."""
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unhashed)
+    for path in (resolve(dataset.path, folder) for dataset in datasets if dataset.path):
+        stat = path.stat() if is_there(path) else None
+        stamps.append((path, stat and stat.st_mtime_ns, stat and stat.st_size))
+    data = json.dumps(config.to_dict(full=True)["data"])
+    return _cached_examples(data, config.training.seed, split, folder, tuple(stamps))
 
 
 @functools.lru_cache(maxsize=4)
-def _examples_by(
-    key: str, seed: int, split: str, arguments: _Unhashed
+def _cached_examples(
+    data: str, seed: int, split: str, folder: Path | None, stamps: tuple[Any, ...]
 ) -> tuple[Examples, list[str]]:
-    config, folder = arguments
+    config = Config(data=json.loads(data), training={"seed": seed})
     return load_examples(config, split, folder=folder)
 
 
@@ -335,14 +313,14 @@ def token_lengths(examples: Examples, method: Method, folder: Path | None) -> li
 
     Args:
         examples: The examples, at least one.
-        method: Says which sequences an example gives.
+        method: Decides which sequences an example gives.
         folder: Folder with tokenizer.json; four characters count as a token without one.
     """
-    some = [examples[int(number)] for number in spread(len(examples), _ROWS_MEASURED)]
+    sample = [examples[int(number)] for number in spread(len(examples), _ROWS_MEASURED)]
     texts = [
-        one.prompt + one.completion + "\n".join(m["content"] for m in one.messages)
-        for sequence in method.texts(some).values()
-        for one in sequence
+        text.prompt + text.completion + "\n".join(m["content"] for m in text.messages)
+        for sequence in method.texts(sample).values()
+        for text in sequence
     ]
     tokenizer = _tokenizer(folder / "tokenizer.json") if folder else None
     if tokenizer is None:
@@ -357,40 +335,33 @@ def _tokenizer(path: Path) -> Any:
     return Tokenizer.from_file(str(path)) if path.is_file() else None
 
 
-def _cut(lengths: list[int], limit: int, cut: int) -> Problem:
+def _truncated(lengths: list[int], cut: int) -> Problem:
     enough = enough_for(lengths, KEPT_SHARES[-1])
-    return Problem(
+    return warning(
         "data.max_length",
-        limit,
-        f"cuts about {cut / len(lengths):.0%} of the rows; "
+        f"truncates about {cut / len(lengths):.0%} of the rows; "
         f"{enough_in_words(lengths, about='about ')}",
         f"Use {enough}; memory and time grow with it.",
-        {"data.max_length": enough},
-        level="warning",
+        use=enough,
     )
 
 
-def _no_target(config: Config, layers: list[str]) -> Problem:
+def _nothing_to_train(config: Config, layers: list[str]) -> Problem:
     if config.model.freeze_layers:
-        return Problem(
-            "model.freeze_layers",
-            config.model.freeze_layers,
-            "leaves nothing to train.",
-            "Name fewer layers.",
-            {"model.freeze_layers": []},
+        return error(
+            "model.freeze_layers", "leaves nothing to train.", "Name fewer layers.", use=[]
         )
     known = sorted({name.rsplit(".", 1)[-1] for name in layers})
-    return Problem(
+    return error(
         "peft.target_modules",
-        config.peft.target_modules,
         "matches no layer of the model, so nothing would be trained.",
         f"Use all-linear, or some of {', '.join(known)}.",
-        {"peft.target_modules": ["all-linear"]},
+        use=["all-linear"],
     )
 
 
 def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> Problem:
-    """Propose the largest batch that fits, else less memory in other ways.
+    """Propose the largest batch that fits, or else other ways to use less memory.
 
     Args:
         config: The config.
@@ -398,43 +369,42 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
         needed: Estimates the bytes that a changed config needs.
     """
     assert plan.memory_bytes is not None
-    training = config.training
-    batch, rows = training.per_device_train_batch_size, plan.effective_batch_size
-    why = (
-        f"needs about {size(plan.memory_bytes)}, {plan.device.value} has "
-        f"{size(plan.free_memory_bytes)} free."
+    rows = plan.effective_batch_size
+
+    def batches_of(batch: int) -> dict[str, Any]:
+        return {
+            "training.per_device_train_batch_size": batch,
+            "training.gradient_accumulation_steps": rows // batch,
+        }
+
+    ways: list[tuple[str, dict[str, Any]]] = [
+        (
+            f"Use {batch} with gradient_accumulation_steps={rows // batch} (same effective batch)",
+            batches_of(batch),
+        )
+        for batch in range(config.training.per_device_train_batch_size - 1, 0, -1)
+        if rows % batch == 0
+    ]
+    checkpointing = {"memory.gradient_checkpointing": True}
+    single = checkpointing | batches_of(1)
+    ways += [
+        ("Turn memory.gradient_checkpointing on (PEFT Studio)", checkpointing),
+        (
+            f"Use 1 with gradient_accumulation_steps={rows} and checkpointing (PEFT Studio)",
+            single,
+        ),
+    ]
+    if is_installed("bitsandbytes"):
+        in_4_bits = {"peft.method": "lora", "quantization.load_in_4bit": True}
+        ways.append(("Use QLoRA with batch 1 and checkpointing (PEFT Studio)", single | in_4_bits))
+    fix, changes = next(
+        (way for way in ways if needed(config.apply(way[1])) <= plan.free_memory_bytes),
+        ("Choose a smaller model, or a device with more memory", {}),
     )
-    changes: dict[str, Any] = {}
-    fix = "Choose a smaller model, or a device with more memory."
-    for smaller in (n for n in range(batch - 1, 0, -1) if rows % n == 0):
-        tried = {
-            "training.per_device_train_batch_size": smaller,
-            "training.gradient_accumulation_steps": rows // smaller,
-        }
-        if needed(config.apply(tried)) <= plan.free_memory_bytes:
-            changes = tried
-            fix = (
-                f"Use {smaller} with gradient_accumulation_steps={rows // smaller} (same effective "
-                "batch)."
-            )
-            break
-    else:
-        again: dict[str, Any] = {"memory.gradient_checkpointing": True}
-        single = {
-            "training.per_device_train_batch_size": 1,
-            "training.gradient_accumulation_steps": rows,
-        }
-        ways = [
-            ("Turn memory.gradient_checkpointing on", again),
-            (f"Use 1 with gradient_accumulation_steps={rows} and checkpointing", again | single),
-        ]
-        if importlib.util.find_spec("bitsandbytes"):
-            in_4_bits = {"peft.method": "lora", "quantization.load_in_4bit": True}
-            ways += [("Use QLoRA with batch 1 and checkpointing", again | single | in_4_bits)]
-        for words, tried in ways:
-            if needed(config.apply(tried)) <= plan.free_memory_bytes:
-                changes, fix = tried, f"{words} (PEFT Studio)."
-                break
-    return Problem(
-        "training.per_device_train_batch_size", batch, why, fix, changes, level="warning"
+    return warning(
+        "training.per_device_train_batch_size",
+        f"needs about {size(plan.memory_bytes)}, but {plan.device.value} has "
+        f"{size(plan.free_memory_bytes)} free.",
+        f"{fix}.",
+        changes,
     )

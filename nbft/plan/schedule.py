@@ -1,7 +1,7 @@
-"""Steps and the learning rate over them, without torch.
+"""Number of steps and learning rate schedule, without torch.
 
 The formulas are those of transformers (`Trainer.set_initial_training_values`,
-`optimization.get_scheduler`); a test holds them against the originals.
+`optimization.get_scheduler`); a test compares them with the originals.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ARGUMENTS_OF = {
     "polynomial": {"lr_end", "power"},
     "inverse_sqrt": {"timescale"},
 }
-"""What each shape takes. Source: the functions behind transformers' get_scheduler."""
+"""Arguments of each shape. Source: the functions behind transformers' get_scheduler."""
 
 OWN_SETTINGS = ("min_lr", "num_cycles", "lr_end", "power")
-"""Arguments that are settings of their own."""
+"""Arguments with a setting of their own."""
 
 
 def shape_of(config: Config) -> tuple[str, dict[str, Any]]:
-    """Return transformers' name of the learning rate's shape, and its arguments.
+    """Return transformers' name of the schedule, and its arguments.
 
     >>> shape_of(Config(scheduler={"lr_scheduler_type": "cosine", "min_lr": 1e-5}))
     ('cosine_with_min_lr', {'min_lr': 1e-05})
@@ -36,17 +36,19 @@ def shape_of(config: Config) -> tuple[str, dict[str, Any]]:
     kind = ours.lr_scheduler_type
     if kind == "cosine" and ours.min_lr:
         kind = "cosine_with_min_lr"
-    taken = ARGUMENTS_OF.get(kind, set())
-    given = {name: getattr(ours, name) for name in OWN_SETTINGS if name in taken}
-    more = {name: value for name, value in given.items() if value is not None}
-    return kind, {**more, **ours.lr_scheduler_kwargs}
+    arguments = {
+        name: value
+        for name in OWN_SETTINGS
+        if name in ARGUMENTS_OF.get(kind, set()) and (value := getattr(ours, name)) is not None
+    }
+    return kind, arguments | ours.lr_scheduler_kwargs
 
 
 def steps_per_epoch(config: Config, rows: int) -> int:
     """Return the optimiser steps of one pass over the rows.
 
     Args:
-        config: Its training section says the batch.
+        config: Its training section gives the batch size.
         rows: Training rows; batches where data.max_tokens_per_batch makes them.
     """
     rows = config.training.num_samples_each_epoch or rows
@@ -73,9 +75,9 @@ def warmup_steps(config: Config, total: int, asked: float | None = None) -> int:
     """Return the steps over which the learning rate rises.
 
     Args:
-        config: Its scheduler section says how many.
+        config: Its scheduler section gives the number or share.
         total: Optimiser steps of the run.
-        asked: A number to use instead; below 1 it is a share of all steps.
+        asked: Used instead of the config's; below 1 it is a share of all steps.
     """
     asked = config.scheduler.warmup_steps if asked is None else asked
     return int(asked) if asked >= 1 else math.ceil(total * asked)
@@ -85,24 +87,24 @@ def learning_rate_at(config: Config, total: int) -> Callable[[int], float]:
     """Return the function from a step, counted from 0, to its learning rate.
 
     Args:
-        config: Its scheduler section says the shape.
+        config: Its scheduler section gives the shape.
         total: Optimiser steps of the run.
     """
     peak = config.training.learning_rate
-    kind, more = shape_of(config)
+    kind, arguments = shape_of(config)
     warmup = 0 if kind == "constant" else warmup_steps(config, total)
     after = max(1, total - warmup)
 
     if registry.schedulers.is_own(kind):
         share = registry.schedulers.get(kind)
-        return lambda step: peak * float(share(step, warmup, total, **more))
+        return lambda step: peak * float(share(step, warmup, total, **arguments))
 
     def number(name: str, default: float) -> float:
-        value = more.get(name, default)
-        return float(value) if value is not None else default
+        value = arguments.get(name)
+        return default if value is None else float(value)
 
     def decayed(step: int) -> float:
-        """Return the share of the peak, after the warm-up."""
+        """Return the share of the peak after the warm-up."""
         done = (step - warmup) / after
         if kind == "linear":
             return max(0.0, (total - step) / after)

@@ -7,7 +7,7 @@ from nbft.config.distributed import Distributed
 from nbft.config.preference import Preference
 from nbft.errors import ConfigError
 
-SENTENCE = "planned."
+SENTENCE = "is not supported yet."
 
 
 def errors(**sections):
@@ -46,7 +46,7 @@ def test_what_needs_several_processes_is_refused_and_mended(settings, field):
     found = errors(distributed=settings)
     assert list(found) == [f"distributed.{field}"]
     problem = found[f"distributed.{field}"]
-    assert "nbft trains in one process for now" in problem.why
+    assert "training in several processes is not supported yet" in problem.why
     config = nbft.Config(data={"dataset_name": "grammar"}, distributed=settings)
     mended = config.apply(problem.changes)
     assert f"distributed.{field}" not in {p.field for p in nbft.make_plan(mended).errors}

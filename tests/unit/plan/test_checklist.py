@@ -44,16 +44,16 @@ def test_a_run_that_can_start_passes_everything(config):
 )
 def test_what_is_wrong_is_to_mend_in_its_line(config, change, title, monkeypatch):
     monkeypatch.setattr("nbft.hardware.nvidia_gpus", lambda: ())
-    monkeypatch.setattr("nbft.plan.checklist.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("nbft.plan.checklist.is_installed", lambda name: False)
     found = states(config.apply(change))
-    assert found[title] == "to mend"
-    assert [name for name, state in found.items() if state == "to mend"] == [title]
+    assert found[title] == "to fix"
+    assert [name for name, state in found.items() if state == "to fix"] == [title]
 
 
 def test_what_cannot_be_known_yet_is_said(config, empty_cache):
     away = config.apply({"model.model_name": "someone/model-7b"})
     found = states(away)
-    assert {found[name] for name in ("Model", "Memory", "Time")} == {"not known"}
+    assert {found[name] for name in ("Model", "Memory", "Time")} == {"unknown"}
     assert line(away, "Model").startswith("[?] Model: someone/model-7b is not on this machine")
 
 
@@ -69,14 +69,14 @@ def test_a_conversation_needs_a_template(config, write, tiny_model, tmp_path):
     about.pop("chat_template", None)
     (bare / "tokenizer_config.json").write_text(json.dumps(about))
     without = chat.apply({"model.model_name": str(bare)})
-    assert states(without)["Chat template"] == "to mend"
+    assert states(without)["Chat template"] == "to fix"
     given = without.apply({"model.chat_template": "chatml"})
     assert states(given)["Chat template"] == "passed"
 
 
 def test_a_tracker_without_a_login_is_not_known(config, monkeypatch):
     plan = make_plan(config)
-    monkeypatch.setattr("nbft.plan.checklist.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("nbft.plan.checklist.is_installed", lambda name: True)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     plan.config.tracking.report_to = ["wandb"]
     assert "WANDB_API_KEY is not set" in str(checklist(plan)[8])

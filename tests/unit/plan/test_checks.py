@@ -26,7 +26,7 @@ def machine(monkeypatch):
     no["mps"] = no["cpu"]
     for module in (checks, decisions, hardware):
         monkeypatch.setattr(module, "has_bfloat16", no.__getitem__)
-    monkeypatch.setattr(checks, "_installed", lambda _: True)
+    monkeypatch.setattr(checks, "is_installed", lambda _: True)
 
 
 CASES = {
@@ -34,7 +34,7 @@ CASES = {
         "cpu",
         {"model.model_name": "smolm2-135m"},
         (
-            "model.model_name='smolm2-135m': is no folder with a model here, and no hub name "
+            "model.model_name='smolm2-135m': is neither a folder with a model nor a name on the hub "
             "(owner/name). Did you mean smollm2-135m?"
         ),
     ),
@@ -42,8 +42,8 @@ CASES = {
         "cpu",
         {"model.model_name": "zzz"},
         (
-            "model.model_name='zzz': is no folder with a model here, and no hub name (owner/name). Use "
-            "smollm2-135m, which needs no hub."
+            "model.model_name='zzz': is neither a folder with a model nor a name on the hub "
+            "(owner/name). Use smollm2-135m, which needs no hub access."
         ),
     ),
     "device": (
@@ -58,16 +58,16 @@ CASES = {
             "data.validation": {"datasets": [{"dataset_name": "alpaca"}]},
         },
         (
-            "data.validation.datasets[0].dataset_name='alpaca': is another kind of rows than the "
-            "training rows. Hold some of those out instead."
+            "data.validation.datasets[0].dataset_name='alpaca': is a different kind of data than the "
+            "training data. Hold out some of the training rows instead."
         ),
     ),
     "group by length of packed rows": (
         "cpu",
         {"data.packing": True, "data.train_sampling_strategy": "group_by_length"},
         (
-            "data.train_sampling_strategy='group_by_length': cannot order rows that are packed to one "
-            "length. Use random."
+            "data.train_sampling_strategy='group_by_length': cannot sort rows that are packed to the "
+            "same length. Use random."
         ),
     ),
     "a part of the fast path that cannot be used": (
@@ -79,14 +79,14 @@ CASES = {
         "cpu",
         {"precision.mixed_precision": "fp16"},
         (
-            "precision.mixed_precision='fp16': a CPU does not compute in float16; transformers would "
-            "use float32 without a word. Use auto."
+            "precision.mixed_precision='fp16': needs a GPU: on a CPU transformers would silently use "
+            "float32. Use auto."
         ),
     ),
     "float16 on a cpu": (
         "cpu",
         {"model.dtype": "float16"},
-        "model.dtype='float16': a CPU computes in float16 very slowly. Use auto (float32 here).",
+        "model.dtype='float16': is very slow on a CPU. Use auto (float32 here).",
     ),
     "bfloat16 weights": (
         "cuda",
@@ -107,8 +107,8 @@ CASES = {
         "cuda",
         {"precision.tf32": True},
         (
-            "precision.tf32=True: needs an NVIDIA GPU from Ampere on (compute capability 8.0). Leave it "
-            "empty."
+            "precision.tf32=True: needs an NVIDIA GPU with compute capability 8.0 (Ampere) or newer. "
+            "Leave it empty."
         ),
     ),
     "fp16 beside 16 bits": (
@@ -123,23 +123,23 @@ CASES = {
         "cpu",
         {"training.learning_rate": 0.1},
         (
-            "training.learning_rate=0.1: is above the range for LoRA (1e-4 to 5e-4 is usual; Unsloth "
-            "has 5e-5 to 1e-4, PEFT Studio up to 5e-4). Use 0.0002."
+            "training.learning_rate=0.1: is above the usual range for LoRA (1e-4 to 5e-4; Unsloth: "
+            "5e-5 to 1e-4, PEFT Studio: up to 5e-4). Use 0.0002."
         ),
     ),
     "rate below": (
         "cpu",
         {"training.learning_rate": 1e-8, "peft.method": "full"},
         (
-            "training.learning_rate=1e-08: is below the range for full training (1e-5 to 5e-5 is "
-            "usual; Oumi has 2e-5, ERNIEKit 3e-5, QEfficient 5e-5). Use 2e-05."
+            "training.learning_rate=1e-08: is below the usual range for full training (1e-5 to 5e-5; "
+            "Oumi: 2e-5, ERNIEKit: 3e-5, QEfficient: 5e-5). Use 2e-05."
         ),
     ),
     "best": (
         "cpu",
         {"checkpoint.load_best_model_at_end": True},
         (
-            "checkpoint.load_best_model_at_end=True: needs a measurement at every save, but "
+            "checkpoint.load_best_model_at_end=True: needs an evaluation at every checkpoint, but "
             "evaluation.eval_strategy is epoch and checkpoint.save_strategy is steps. Use epoch for "
             "both."
         ),
@@ -152,7 +152,7 @@ CASES = {
             "evaluation.eval_strategy": "no",
         },
         (
-            "checkpoint.load_best_model_at_end=True: needs a measurement at every save, but "
+            "checkpoint.load_best_model_at_end=True: needs an evaluation at every checkpoint, but "
             "evaluation.eval_strategy is no and checkpoint.save_strategy is no. Use epoch for both."
         ),
     ),
@@ -160,7 +160,7 @@ CASES = {
         "cpu",
         {"checkpoint.save_strategy": "best", "evaluation.eval_strategy": "no"},
         (
-            "checkpoint.save_strategy='best': has no scores to go by: evaluation.eval_strategy is no. "
+            "checkpoint.save_strategy='best': needs evaluations, and evaluation.eval_strategy is no. "
             "Use epoch for it."
         ),
     ),
@@ -173,15 +173,15 @@ CASES = {
             "checkpoint.save_steps": 50,
         },
         (
-            "checkpoint.save_steps=50: is no multiple of the 30 steps between measurements, so the "
-            "best checkpoint could not be known. Use 60."
+            "checkpoint.save_steps=50: is not a multiple of the evaluation interval of 30 steps, so "
+            "the best checkpoint could not be determined. Use 60."
         ),
     ),
     "early": (
         "cpu",
         {"callbacks.early_stopping_patience": 2, "evaluation.eval_strategy": "no"},
         (
-            "callbacks.early_stopping_patience=2: has no scores to go by: evaluation.eval_strategy is "
+            "callbacks.early_stopping_patience=2: needs evaluations, and evaluation.eval_strategy is "
             "no. Use epoch for it."
         ),
     ),
@@ -189,7 +189,7 @@ CASES = {
         "cpu",
         {"data.split_ratio": 1.0},
         (
-            "data.split_ratio=1.0: leaves no row to measure on. Use 0.9, or set "
+            "data.split_ratio=1.0: leaves no rows for evaluation. Use 0.9, or set "
             "evaluation.eval_strategy=no."
         ),
     ),
@@ -197,40 +197,40 @@ CASES = {
         "cpu",
         {"data.dataloader_prefetch_factor": 2},
         (
-            "data.dataloader_prefetch_factor=2: needs dataloader_num_workers of at least 1, and it is "
-            "0. Use 1 worker, or leave this out."
+            "data.dataloader_prefetch_factor=2: needs at least 1 data loader worker, and "
+            "dataloader_num_workers is 0. Use 1 worker, or leave this out."
         ),
     ),
     "persistent": (
         "cpu",
         {"data.dataloader_persistent_workers": True},
         (
-            "data.dataloader_persistent_workers=True: needs dataloader_num_workers of at least 1, and "
-            "it is 0. Use 1 worker, or leave this out."
+            "data.dataloader_persistent_workers=True: needs at least 1 data loader worker, and "
+            "dataloader_num_workers is 0. Use 1 worker, or leave this out."
         ),
     ),
     "padding": (
         "cpu",
         {"data.padding_free": True, "data.pad_to_multiple_of": 8},
         (
-            "data.pad_to_multiple_of=8: nothing is padded while data.padding_free is on. Leave it "
-            "empty."
+            "data.pad_to_multiple_of=8: has no effect, because nothing is padded while "
+            "data.padding_free is on. Leave it empty."
         ),
     ),
     "minimum rate": (
         "cpu",
         {"scheduler.lr_scheduler_type": "cosine_with_min_lr"},
         (
-            "scheduler.lr_scheduler_kwargs: cosine_with_min_lr wants min_lr or min_lr_rate, one of "
-            "them. Use {min_lr_rate: 0.1}."
+            "scheduler.lr_scheduler_kwargs: cosine_with_min_lr needs either min_lr or min_lr_rate. "
+            "Use {min_lr_rate: 0.1}."
         ),
     ),
     "arguments": (
         "cpu",
         {"scheduler.lr_scheduler_kwargs": {"powr": 2}},
         (
-            "scheduler.lr_scheduler_kwargs={'powr': 2}: powr is no argument of cosine; it takes "
-            "num_cycles. Leave it out."
+            "scheduler.lr_scheduler_kwargs={'powr': 2}: powr is not an argument of cosine, which "
+            "takes num_cycles. Leave it out."
         ),
     ),
     "arguments of none": (
@@ -240,8 +240,8 @@ CASES = {
             "scheduler.lr_scheduler_kwargs": {"power": 2},
         },
         (
-            "scheduler.lr_scheduler_kwargs={'power': 2}: power is no argument of linear; it takes "
-            "none. Leave it out."
+            "scheduler.lr_scheduler_kwargs={'power': 2}: power is not an argument of linear, which "
+            "takes none. Leave it out."
         ),
     ),
 }
@@ -294,7 +294,7 @@ def test_what_is_right_passes(changes):
 
 @pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_32bit", "lion_32bit"])
 def test_bitsandbytes_has_to_be_there(monkeypatch, optim):
-    monkeypatch.setattr(checks, "_installed", lambda _: False)
+    monkeypatch.setattr(checks, "is_installed", lambda _: False)
     config = GOOD.apply({"optimizer.optim": optim})
     (problem,) = check(config, on(config, "cpu"))
     assert str(problem) == (
@@ -312,11 +312,11 @@ def test_bitsandbytes_has_to_be_there(monkeypatch, optim):
 
 
 def test_trackers_have_to_be_there(monkeypatch):
-    monkeypatch.setattr(checks, "_installed", lambda name: name == "tensorboard")
+    monkeypatch.setattr(checks, "is_installed", lambda name: name == "tensorboard")
     config = GOOD.apply({"tracking.report_to": ["wandb", "tensorboard", "mlflow"]})
     (problem,) = check(config, on(config, "cpu"))
     assert problem.sentence == (
-        "not installed: wandb, mlflow. pip install wandb mlflow, or leave out what is not installed."
+        "not installed: wandb, mlflow. pip install wandb mlflow, or remove what is not installed."
     )
     assert config.apply(problem.changes).tracking.report_to == ["tensorboard"]
     assert check(config.apply(problem.changes), on(config.apply(problem.changes), "cpu")) == []
@@ -349,13 +349,15 @@ def test_a_folder_that_can_be_made_passes(tmp_path):
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "runs").write_text("")
-    assert output_dir_problem(tmp_path / "runs") == [f"{tmp_path}/runs is a file. Name another."]
+    assert output_dir_problem(tmp_path / "runs") == [
+        f"{tmp_path}/runs is a file. Name another folder."
+    ]
 
 
 def test_a_folder_without_rights(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     assert output_dir_problem(tmp_path / "runs") == [
-        f"you may not write into {tmp_path}. Name a folder of your own."
+        f"{tmp_path} is not writable. Choose a folder that you can write to."
     ]
 
 
@@ -363,7 +365,7 @@ def test_no_room_on_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 2**20))
     assert output_dir_problem(tmp_path) == [
         (
-            "the disk has 1 MiB free; a run needs about 300 MiB. Free some room or name a folder on "
+            "the disk has 1 MiB free; a run needs about 300 MiB. Free some space, or choose a folder on "
             "another disk."
         )
     ]
@@ -372,4 +374,4 @@ def test_no_room_on_the_disk(tmp_path, monkeypatch):
 def test_the_folder_that_is_checked_is_the_one_that_is_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("")
-    assert output_dir_problem("runs") == [f"{tmp_path}/runs is a file. Name another."]
+    assert output_dir_problem("runs") == [f"{tmp_path}/runs is a file. Name another folder."]

@@ -27,7 +27,11 @@ def hints(plan, needed_bytes=lambda config: 0):
         (
             {"training.num_train_epochs": 8},
             "training.num_train_epochs",
-            ["goes over 36 rows 8 times", "Unsloth's guide has 1 to 5", "PEFT Studio 3 to 5"],
+            [
+                "goes over 36 rows 8 times",
+                "Unsloth's guide recommends 1 to 5",
+                "PEFT Studio 3 to 5",
+            ],
         ),
         (
             {"training.max_steps": 60},
@@ -41,7 +45,11 @@ def hints(plan, needed_bytes=lambda config: 0):
                 "evaluation.eval_strategy": "no",
             },
             "data.split_ratio",
-            ["nobody sees when 3 passes are too many", "PEFT Studio", "QEfficient holds out 20%"],
+            [
+                "nothing shows whether 3 epochs are too many",
+                "PEFT Studio",
+                "QEfficient holds out 20%",
+            ],
         ),
         (
             {
@@ -50,7 +58,11 @@ def hints(plan, needed_bytes=lambda config: 0):
                 "training.num_train_epochs": 3,
             },
             "training.gradient_accumulation_steps",
-            ["steps of 2 rows", "Unsloth's guide has 2 to 16", "also calls a smaller batch more"],
+            [
+                "steps of 2 rows",
+                "Unsloth's guide recommends 2 to 16",
+                "also calls a smaller batch more",
+            ],
         ),
         (
             {"training.max_steps": 100, "scheduler.warmup_steps": 50},
@@ -65,12 +77,12 @@ def hints(plan, needed_bytes=lambda config: 0):
         (
             {"peft.r": 64},
             "peft.r",
-            ["ERNIEKit advises rsLoRA from 64 on, PEFT Studio above 16"],
+            ["ERNIEKit recommends rsLoRA from 64, PEFT Studio above 16"],
         ),
         (
             {"data.dataloader_num_workers": 128},
             "data.dataloader_num_workers",
-            ["takes every one of the", "QEfficient has 4 and 1, ERNIEKit 1, Oumi 0"],
+            ["takes all", "QEfficient uses 4 and 1, ERNIEKit 1, Oumi 0"],
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -118,7 +130,7 @@ def test_a_large_set_wants_fewer_passes(config):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("a/model-2.9b", ""), ("a/model-7b", "and LoRA for"), ("a/model-70b", "and QLoRA, LoRA on")],
+    [("a/model-2.9b", ""), ("a/model-7b", "and LoRA for"), ("a/model-70b", "and QLoRA (LoRA on")],
 )
 def test_full_training_of_a_large_model(name, words, empty_cache):
     full = Config(model={"model_name": name}, data={"rows": ROWS}, peft={"method": "full"}).apply(
@@ -138,7 +150,7 @@ def test_fp16_where_the_gpu_has_bf16(config, monkeypatch):
     monkeypatch.setattr(guidance, "has_bfloat16", lambda device: Choice("yes", "Ampere"))
     (hint,) = hints(plan)
     assert "bf16 from Ampere on" in hint.why
-    assert "QEfficient advises fp16 for its own cards" in hint.why
+    assert "QEfficient recommends fp16 for its own cards" in hint.why
     monkeypatch.setattr(guidance, "has_bfloat16", lambda device: Choice("no", "Turing"))
     assert hints(plan) == []
 
@@ -148,7 +160,7 @@ def test_checkpointing_that_a_slow_run_does_not_need(config):
     plan = dataclasses.replace(make_plan(config), seconds=7500, free_memory_bytes=10 * 2**30)
     (hint,) = hints(plan, lambda changed: 2 * 2**30)
     assert hint.field == "memory.gradient_checkpointing"
-    assert "about 2 h 5 min, 20 to 30% slower (PEFT Studio, which also advises it" in hint.why
+    assert "about 2 h 5 min 20 to 30% slower (PEFT Studio, although it recommends it" in hint.why
     assert "about 2.0 GiB of 10 GiB free" in hint.why
     assert hints(plan, lambda changed: 9 * 2**30) == []
     assert hints(dataclasses.replace(plan, seconds=600)) == []
@@ -158,4 +170,4 @@ def test_a_setting_that_has_a_problem_already_gets_no_second_hint(config):
     changed = config.apply({"training.max_steps": 100, "scheduler.warmup_steps": 100})
     found = [p for p in make_plan(changed).problems if p.field == "scheduler.warmup_steps"]
     assert len(found) == 1
-    assert "never reaches its value" in found[0].why
+    assert "never reaches its full value" in found[0].why

@@ -21,7 +21,7 @@ def said(device="cpu", **changes):
     [
         (
             {"quantization__load_in_4bit": True, "peft__method": "full"},
-            "quantization.load_in_4bit=True: freezes the weights, and peft.method=full would train",
+            "quantization.load_in_4bit=True: freezes the weights, but peft.method=full would train",
         ),
         (
             {"quantization__weight_quantize_algo": "fp8_linear", "peft__method": "full"},
@@ -29,14 +29,14 @@ def said(device="cpu", **changes):
         ),
         (
             {"quantization__load_in_4bit": True, "quantization__load_in_8bit": True},
-            "a weight has 4 bits or 8.",
+            "a weight has either 4 or 8 bits.",
         ),
         (
             {
                 "quantization__load_in_8bit": True,
                 "quantization__weight_quantize_algo": "weight_only_int8",
             },
-            "goes against quantization.load_in_8bit",
+            "conflicts with quantization.load_in_8bit",
         ),
         (
             {"quantization__load_in_4bit": True, "model__load_pretrained_weights": False},
@@ -44,37 +44,40 @@ def said(device="cpu", **changes):
         ),
         (
             {"quantization__load_in_4bit": True, "peft__init_lora_weights": "pissa"},
-            "peft.init_lora_weights='pissa': changes the weights of the base model, and they are",
+            "peft.init_lora_weights='pissa': changes the weights of the base model, but they are",
         ),
         ({"peft__init_lora_weights": "orthogonal", "peft__r": 5}, "peft.r=5: is odd"),
-        ({"peft__task_type": "SEQ_2_SEQ_LM"}, "peft.task_type='SEQ_2_SEQ_LM': is for a model with"),
+        (
+            {"peft__task_type": "SEQ_2_SEQ_LM"},
+            "peft.task_type='SEQ_2_SEQ_LM': is for encoder-decoder models",
+        ),
         (
             {"model__auto_class_name": "AutoModelForSeq2SeqLM"},
             "training.method='sft': trains models that go on with a text",
         ),
         (
             {"model__attn_implementation": "flash_attention_2"},
-            "runs on a GPU only, and the run is on cpu. Use sdpa.",
+            "runs only on a GPU, and the run uses cpu. Use sdpa.",
         ),
         (
             {"model__use_liger_kernel": True},
-            "runs on a GPU only, and the run is on cpu. Use false.",
+            "runs only on a GPU, and the run uses cpu. Set it to false.",
         ),
         ({"model__chat_template": "chatlm"}, "Use chatml."),
         (
             {"model__chat_template": "chatml", "model__chat_template_path": "t.jinja"},
-            "there is one template.",
+            "there can be only one template.",
         ),
         ({"peft__loraplus_lr_ratio": 4.0, "peft__method": "ia3"}, "is for LoRA's second matrix"),
         (
             {"peft__loraplus_lr_ratio": 4.0, "optimizer__optim": "adam"},
-            "is built with transformers' own optimisers, and optimizer.optim=adam",
+            "works with transformers' own optimisers only, not with optimizer.optim=adam",
         ),
-        ({"peft__use_dora": True, "peft__method": "ia3"}, "is a form of LoRA, not of ia3."),
-        ({"model__dropout_warmup_steps": 5}, "raises no dropout"),
+        ({"peft__use_dora": True, "peft__method": "ia3"}, "is a variant of LoRA, not of IA3."),
+        ({"model__dropout_warmup_steps": 5}, "has no effect: neither model.attention_dropout"),
         (
             {"model__use_cache": True, "memory__gradient_checkpointing": True},
-            "is turned off in training by memory.gradient_checkpointing",
+            "is turned off during training by memory.gradient_checkpointing",
         ),
     ],
 )
@@ -100,16 +103,16 @@ def test_what_does(changes):
 
 
 def test_packages_and_devices_that_are_not_there(monkeypatch):
-    monkeypatch.setattr(model_checks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_checks, "is_installed", lambda package: False)
     (one,) = said(quantization__load_in_8bit=True)
     assert "needs the package bitsandbytes, which is not installed." in one
     (one,) = said("cuda", model__attn_implementation="flash_attention_2")
     assert "needs the package flash-attn, which is not installed." in one
     monkeypatch.undo()
     (one,) = said("mps", quantization__load_in_8bit=True)
-    assert one.startswith("compute.device='mps': has no quantised layers")
+    assert one.startswith("compute.device='mps': does not support quantised layers")
     (one,) = said("mps", model__dtype="float64")
-    assert one == "model.dtype='float64': is not there on mps. Use auto."
+    assert one == "model.dtype='float64': is not available on mps. Use auto."
 
 
 def test_frozen_layers_that_are_no_layers(tiny_model):
@@ -124,10 +127,10 @@ def test_an_adapter_is_gone_on_with_by_its_own_method(tmp_path, tiny_model):
     about = {"peft_type": "IA3", "base_model_name_or_path": str(tiny_model)}
     (adapter / "adapter_config.json").write_text(json.dumps(about))
     (one,) = said(model__adapter_name_or_path=str(adapter))
-    assert "was made by ia3. Use ia3." in one
+    assert "was trained with ia3. Use ia3." in one
     assert said(model__adapter_name_or_path=str(adapter), peft__method="ia3") == []
     (one,) = said(model__adapter_name_or_path=str(tiny_model))
-    assert "holds a model, not an adapter" in one
+    assert "contains a model, not an adapter" in one
 
 
 def test_what_settings_decide_for_themselves_is_said():
@@ -136,5 +139,5 @@ def test_what_settings_decide_for_themselves_is_said():
         Config(peft={"lora_alpha": -1, "use_rslora": True}),
     )
     assert model_remarks(plain) == ["peft.lora_alpha=-1 means twice the rank: 16."]
-    assert model_remarks(scaled) == ["peft.lora_alpha=-1 means 4, as use_rslora is on."]
+    assert model_remarks(scaled) == ["peft.lora_alpha=-1 means 4, because use_rslora is on."]
     assert model_remarks(Config()) == []

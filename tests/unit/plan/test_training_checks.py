@@ -15,22 +15,22 @@ CASES = {
     "moments": (
         {"optimizer.optim": "sgd", "optimizer.moment_dtype": "bfloat16"},
         (
-            "optimizer.moment_dtype='bfloat16': is for adamw, and optimizer.optim is sgd. Use "
+            "optimizer.moment_dtype='bfloat16': is for AdamW, and optimizer.optim is sgd. Use "
             "adamw_torch_fused."
         ),
     ),
     "momentum": (
         {"optimizer.sgd_momentum": 0.9},
         (
-            "optimizer.sgd_momentum=0.9: has no effect: optimizer.optim is adamw_torch_fused. Use sgd, "
-            "or leave it at 0."
+            "optimizer.sgd_momentum=0.9: has no effect, because optimizer.optim is adamw_torch_fused. "
+            "Use sgd, or leave it at 0."
         ),
     ),
     "two groupings": (
         {"peft.loraplus_lr_ratio": 16.0, "optimizer.layerwise_lr_decay": 0.9},
         (
-            "optimizer.layerwise_lr_decay=0.9: cannot go with peft.loraplus_lr_ratio=16: each groups the "
-            "parameters in its own way. Use 1.0."
+            "optimizer.layerwise_lr_decay=0.9: cannot be combined with peft.loraplus_lr_ratio=16: "
+            "each groups the parameters differently. Use 1."
         ),
     ),
     "power of cosine": (
@@ -51,21 +51,21 @@ CASES = {
     "overwriting": (
         {"checkpoint.overwrite_output_dir": True},
         (
-            "checkpoint.overwrite_output_dir=True: has no effect: every run has a folder of its own, so "
+            "checkpoint.overwrite_output_dir=True: has no effect: every run has its own folder, so "
             "nothing is overwritten. Leave it at false, and delete old runs with nbft."
         ),
     ),
     "not unified": (
         {"checkpoint.unified_checkpoint_config": ["ignore_merge_optimizer"]},
         (
-            "checkpoint.unified_checkpoint_config=['ignore_merge_optimizer']: acts only with "
+            "checkpoint.unified_checkpoint_config=['ignore_merge_optimizer']: requires "
             "checkpoint.unified_checkpoint. Turn that on."
         ),
     ),
     "shards of one file": (
         {"checkpoint.optim_shard_num": 3},
         (
-            "checkpoint.optim_shard_num=3: acts only with ignore_merge_optimizer in "
+            "checkpoint.optim_shard_num=3: requires ignore_merge_optimizer in "
             "checkpoint.unified_checkpoint_config. Add it."
         ),
     ),
@@ -79,22 +79,22 @@ CASES = {
     "no checkpoint": (
         {"training.resume_from_checkpoint": "/no/such"},
         (
-            "training.resume_from_checkpoint='/no/such': is no folder. Name a checkpoint or a run, write "
-            "auto, or leave it empty."
+            "training.resume_from_checkpoint='/no/such': is not a folder. Name a checkpoint or a run, "
+            "write auto, or leave it empty."
         ),
     ),
     "epochs twice": (
         {"checkpoint.save_strategy": "epoch", "checkpoint.save_on_epoch_end": True},
         (
-            "checkpoint.save_on_epoch_end=True: adds to save_strategy steps, and "
-            "checkpoint.save_strategy is epoch. Turn it off: epoch does so already."
+            "checkpoint.save_on_epoch_end=True: is for save_strategy steps, and "
+            "checkpoint.save_strategy is epoch. Turn it off: epoch already does this."
         ),
     ),
     "early stopping": (
         {"callbacks.callbacks": {"early_stopping": {}}, "evaluation.eval_strategy": "no"},
         (
-            "callbacks.callbacks.early_stopping: has no scores to go by: evaluation.eval_strategy is no. "
-            "Use epoch for it."
+            "callbacks.callbacks.early_stopping: needs evaluations, and evaluation.eval_strategy is "
+            "no. Use epoch for it."
         ),
     ),
     "virtual epochs by length": (
@@ -103,29 +103,29 @@ CASES = {
             "data.train_sampling_strategy": "group_by_length",
         },
         (
-            "training.num_samples_each_epoch=10: draws rows in turn and cannot group them by length. Use "
-            "random for data.train_sampling_strategy."
+            "training.num_samples_each_epoch=10: uses rows in turn, so they cannot be grouped by "
+            "length. Use random for data.train_sampling_strategy."
         ),
     ),
     "fused head with adapter": (
         {"memory.use_fused_head_and_loss_fn": True, "peft.modules_to_save": ["lm_head"]},
         (
-            "memory.use_fused_head_and_loss_fn=True: needs a head without an adapter, and peft names "
+            "memory.use_fused_head_and_loss_fn=True: needs a head without an adapter, but peft names "
             "lm_head. Use use_sparse_head_and_loss_fn."
         ),
     ),
     "row starts of padded rows": (
         {"memory.use_attn_mask_start_row_indices": True, "data.padding_free": False},
         (
-            "memory.use_attn_mask_start_row_indices=True: has no effect on rows that are padded: each has "
-            "a mask of its own. Turn data.padding_free on."
+            "memory.use_attn_mask_start_row_indices=True: has no effect on padded rows, which have a "
+            "mask of their own. Turn data.padding_free on."
         ),
     ),
     "O2 of nothing": (
         {"precision.fp16_opt_level": "O2", "precision.mixed_precision": "no"},
         (
-            "precision.fp16_opt_level='O2': acts under mixed precision only, and "
-            "precision.mixed_precision is no here. Use bf16, with float32 for model.dtype."
+            "precision.fp16_opt_level='O2': requires mixed precision, and precision.mixed_precision "
+            "is no here. Use bf16, with float32 for model.dtype."
         ),
     ),
     "master gradients of O1": (
@@ -135,37 +135,37 @@ CASES = {
             "model.dtype": "float32",
         },
         (
-            "precision.amp_master_grad=True: has no effect under O1, whose weights and gradients are "
+            "precision.amp_master_grad=True: has no effect under O1, where weights and gradients are "
             "float32 already. Leave it at false."
         ),
     ),
     "offload from a cpu": (
         {"memory.offload_optimizer": True},
         (
-            "memory.offload_optimizer=True: needs a GPU: on a CPU the optimiser lies in the computer's "
+            "memory.offload_optimizer=True: needs a GPU: on a CPU the optimiser state is in CPU "
             "memory already. Turn it off."
         ),
     ),
     "granularity of nothing": (
         {"memory.recompute_granularity": "core_attn"},
         (
-            "memory.recompute_granularity='core_attn': acts only with memory.gradient_checkpointing. Turn "
+            "memory.recompute_granularity='core_attn': requires memory.gradient_checkpointing. Turn "
             "that on."
         ),
     ),
     "peak": (
         {"logging.include_mfu": True},
         (
-            "logging.include_mfu=True: needs the peak of this device (cpu), which nbft does not know. Set "
-            "compute.peak_tflops."
+            "logging.include_mfu=True: needs the peak throughput of this device (cpu), which nbft "
+            "does not know. Set compute.peak_tflops."
         ),
     ),
     "provider": (
         {"compute.provider": "runpod"},
         (
-            "compute.provider='runpod': nbft starts no machine at RunPod (0.39 to 2.89 USD an hour); the "
-            "plan says what it would cost. Rent one there, install nbft on it and run this config with "
-            "local."
+            "compute.provider='runpod': nbft cannot start a machine at RunPod (0.39 to 2.89 USD an "
+            "hour); the plan estimates what it would cost. Rent one there, install nbft on it and run "
+            "this config with local."
         ),
     ),
 }
@@ -186,7 +186,7 @@ def test_a_usual_config_has_no_problem():
 
 
 def test_tensorboard_that_is_absent(monkeypatch):
-    monkeypatch.setattr("nbft.plan.training_checks._installed", lambda module: False)
+    monkeypatch.setattr("nbft.plan.training_checks.is_installed", lambda module: False)
     config = GOOD.apply({"callbacks.callbacks": {"tensorboard": {}, "printer": {}}})
     (problem,) = training_problems(config, on(config, "cpu"))
     assert "needs the package tensorboard" in str(problem)
