@@ -1,7 +1,7 @@
-"""What a config leaves open, decided once for a machine: each choice with its reason. Loads no torch.
+"""Decisions that a config leaves to the machine, each with its reason. Loads no torch.
 
-`decide` is called by `make_plan`, which shows the decisions and keeps them in plan.json; a worker
-reads them there and trains by them.
+`make_plan` calls `decide`, shows the decisions and saves them in plan.json, where a worker reads
+them.
 """
 
 from __future__ import annotations
@@ -21,42 +21,33 @@ from nbft.models.find import find_local
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
 
 FAST_CHUNK_TOKENS = 256
-"""Tokens whose logits exist at once; larger chunks are no faster, smaller ones slower."""
+"""Tokens whose logits exist at a time; larger chunks are no faster, smaller ones slower."""
 
 EXACT_CHUNK_TOKENS = 32
-"""Tokens of these whose shares exist in float32 at once: few enough to stay in the cache."""
+"""Tokens whose probabilities exist in float32 at a time: few enough to stay in the cache."""
 
 SHORT_ROW_TOKENS = 512
-"""Rows up to this go through two matrix products: on a CPU torch's fused attention takes twice as
-long for them in bfloat16 (8 rows of 128 tokens, forward and backward: 27 ms against 13)."""
+"""Rows up to this length use two matrix products: on a CPU torch's fused attention takes twice as
+long in bfloat16 (8 rows of 128 tokens, forward and backward: 27 ms instead of 13)."""
 
-_KNOWN = (
-    "llama",
-    "qwen2",
-    "qwen3",
-    "mistral",
-    "gemma",
-    "gemma3_text",
-    "phi3",
-    "smollm3",
-    "granite",
-)
+_TESTED = "llama qwen2 qwen3 mistral gemma gemma3_text phi3 smollm3 granite".split()
 """Architectures whose losses on the fast path are tested against TRL's."""
 
-_NOT_HERE = "the model is not here yet"
+_SET = "set in the config"
+_NOT_HERE = "the model is not on this machine yet"
 
 HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier")
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a run uses of what it could.
+    """Device, number types and parts of the fast path that a run uses.
 
     Attributes:
-        device: Where it trains.
+        device: Device to train on.
         dtype: Number type of the weights in memory.
-        mixed_precision: Number type of the computation beside them: bf16, fp16 or no.
-        parts: Each part of `PARTS`: "on" or "off".
+        mixed_precision: Number type of the computation: bf16, fp16 or no.
+        parts: "on" or "off" for each of `PARTS`.
     """
 
     device: Choice
@@ -70,12 +61,12 @@ class Decisions:
 
     @property
     def padding_free(self) -> bool:
-        """Whether the rows of a batch are joined to one sequence instead of padded."""
+        """Whether the rows of a batch are joined into one sequence instead of padded."""
         return self.uses("padding_free")
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing was left open because the model was not on this machine yet."""
+        """Whether no decision waits for the model to be on this machine."""
         return all(choice.reason != _NOT_HERE for choice in self.parts.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +75,7 @@ class Decisions:
 
     @classmethod
     def from_dict(cls, values: Any) -> Decisions | None:
-        """Read what `to_dict` returned, or return None where it is something else."""
+        """Read the values of `to_dict`, or return None if they are something else."""
         try:
             parts = {name: Choice(**values["parts"][name]) for name in PARTS}
             names = ("device", "dtype", "mixed_precision")
@@ -112,42 +103,39 @@ def decide(config: Config, model: Path | None = None) -> Decisions:
 
 
 def choose_device(config: Config) -> Choice:
-    """Choose the device that trains: the one asked for, or the first there is."""
+    """Choose the device to train on: the configured one, or the first available."""
     wanted = config.compute.device
-    there = available_devices()
+    available = available_devices()
     if wanted != "auto":
-        reason = "as asked" if wanted in there else "asked for, but not found here"
-        return Choice(wanted, reason)
+        return Choice(wanted, _SET if wanted in available else "set in the config, but not found")
     for device in ("cuda", "xpu", "mps"):
-        if device in there:
-            return Choice(device, there[device])
+        if device in available:
+            return Choice(device, available[device])
     return Choice("cpu", "no GPU was found")
 
 
 def choose_dtype(config: Config, device: str) -> Choice:
     """Choose the number type of the weights in memory."""
     if config.model.dtype != "auto":
-        return Choice(config.model.dtype, "as asked")
+        return Choice(config.model.dtype, _SET)
     if config.peft.method == "full":
-        return Choice("float32", "small updates of all weights are lost in 16 bits")
+        return Choice("float32", "small updates would be lost in 16 bits")
     bfloat16 = has_bfloat16(device)
-    if bfloat16.value == "yes":
-        return Choice("bfloat16", bfloat16.reason)
-    return Choice("float32", bfloat16.reason)
+    return Choice("bfloat16" if bfloat16.value == "yes" else "float32", bfloat16.reason)
 
 
 def choose_mixed_precision(config: Config, device: str, dtype: str) -> Choice:
-    """Choose the number type of the computation beside the weights: bf16, fp16 or no."""
+    """Choose the number type of the computation: bf16, fp16 or no."""
     if config.precision.mixed_precision != "auto":
-        return Choice(config.precision.mixed_precision, "as asked")
+        return Choice(config.precision.mixed_precision, _SET)
     if dtype != "float32":
-        return Choice("no", f"the weights are {dtype} already")
+        return Choice("no", f"the weights are already {dtype}")
     bfloat16 = has_bfloat16(device)
-    if config.peft.method == "full" and bfloat16.value == "yes":
+    if bfloat16.value != "yes":
+        return Choice("no", bfloat16.reason)
+    if config.peft.method == "full":
         return Choice("bf16", bfloat16.reason)
-    if bfloat16.value == "yes":
-        return Choice("no", "float32 weights were asked for")
-    return Choice("no", bfloat16.reason)
+    return Choice("no", "model.dtype is float32")
 
 
 def _choose_parts(
@@ -156,20 +144,20 @@ def _choose_parts(
     own = config.model.model_type
     about = _read(model) if own == "hf" else {"model_type": own}
     padding_free = _padding_free(config, about)
-    hindrances = {
+    obstacles = {
         "row_attention": _row_attention(config, device, about, joined=padding_free.value == "on"),
         "label_head": _label_head(config, device, mixed_precision, about),
         "fused_lora": _fused_lora(config, mixed_precision),
         "lean_norm": _lean_norm(config, device, about),
     }
     return {"padding_free": padding_free} | {
-        part: Choice("off", hindrance) if hindrance else Choice("on", _GAIN[part])
-        for part, hindrance in hindrances.items()
+        part: Choice("off", obstacle) if obstacle else Choice("on", _GAIN[part])
+        for part, obstacle in obstacles.items()
     }
 
 
 def fast_path(parts: Mapping[str, Choice]) -> Choice:
-    """Say in one choice which parts are used: all, some or none, and why not the others.
+    """Summarise which parts are used, all, some or none, and why the others are not.
 
     >>> fast_path({"lean_norm": Choice("on", ""), "fused_lora": Choice("off", "no LoRA")})
     Choice(value='in part', reason='without fused_lora (no LoRA)')
@@ -181,10 +169,10 @@ def fast_path(parts: Mapping[str, Choice]) -> Choice:
 
 
 _GAIN = {
-    "row_attention": "no row looks at another, so nothing is computed for it",
-    "label_head": "prompt tokens have no loss, so they need no logits",
-    "fused_lora": "the weights are frozen, so they need no gradient",
-    "lean_norm": "a norm's gradient needs one copy of its input, not four",
+    "row_attention": "skips attention between different rows",
+    "label_head": "computes no logits for tokens without a loss",
+    "fused_lora": "computes no gradients of frozen weights",
+    "lean_norm": "keeps one copy of a norm's input instead of four",
 }
 
 
@@ -198,23 +186,25 @@ def _read(model: Path | None) -> dict[str, Any]:
 
 def _unknown(about: dict[str, Any]) -> str:
     kind = about.get("model_type")
-    if kind in _KNOWN:
+    if kind in _TESTED:
         return ""
-    return f"not tested with models of the type {kind}" if kind else _NOT_HERE
+    return f"not tested with {kind} models" if kind else _NOT_HERE
 
 
 def _padding_free(config: Config, about: dict[str, Any]) -> Choice:
     if config.data.packing:
-        return Choice("on", "packed rows lie end to end")
+        return Choice("on", "packed rows need no padding")
     if config.data.padding_free is not None:
-        return Choice("on" if config.data.padding_free else "off", "as asked")
+        return Choice("on" if config.data.padding_free else "off", _SET)
     if config.data.pad_to_multiple_of:
-        return Choice("off", f"data.pad_to_multiple_of={config.data.pad_to_multiple_of} pads")
+        return Choice(
+            "off", f"data.pad_to_multiple_of={config.data.pad_to_multiple_of} adds padding"
+        )
     if config.model.attn_implementation not in (None, "sdpa"):
         return Choice("off", f"not tested with {config.model.attn_implementation} attention")
-    if hindrance := _unknown(about):
-        return Choice("off", hindrance)
-    return Choice("on", "padding would be computed for nothing")
+    if obstacle := _unknown(about):
+        return Choice("off", obstacle)
+    return Choice("on", "avoids computing on padding")
 
 
 def _row_attention(config: Config, device: str, about: dict[str, Any], *, joined: bool) -> str:
@@ -224,15 +214,15 @@ def _row_attention(config: Config, device: str, about: dict[str, Any], *, joined
     if not joined:
         return "rows are padded"
     if config.model.attn_implementation not in (None, "sdpa"):
-        return f"{config.model.attn_implementation} was asked for"
+        return f"model.attn_implementation is {config.model.attn_implementation}"
     if config.model.attention_dropout:
-        return f"model.attention_dropout={config.model.attention_dropout:g} draws over all rows"
+        return f"model.attention_dropout={config.model.attention_dropout:g} is not supported"
     if about.get("attn_logit_softcapping"):
         return "this model caps its attention scores"
     if asked:
         return ""
     if config.speed.row_attention == "off":
-        return "as asked"
+        return _SET
     if device not in ("cpu", "cuda"):
         return f"{device} has its own kernels"
     if device == "cuda" and (choice := has_bfloat16(device)).value == "no":
@@ -243,13 +233,13 @@ def _row_attention(config: Config, device: str, about: dict[str, Any], *, joined
 def _label_head(config: Config, device: str, mixed_precision: str, about: dict[str, Any]) -> str:
     method, memory = method_of(config), config.memory
     if "label_head" not in method.fast_parts:
-        return f"{method.trainer_name} computes the loss in its own way"
+        return f"{method.trainer_name} computes the loss itself"
     if memory.use_sparse_head_and_loss_fn or memory.use_fused_head_and_loss_fn:
-        return "the memory settings ask for another head"
+        return "the memory settings select another head"
     if config.speed.label_head == "off":
-        return "as asked"
+        return _SET
     if device != "cpu":
-        return f"TRL has a kernel for {device}"
+        return f"TRL has its own kernel for {device}"
     if mixed_precision == "fp16":
         return "fp16 scales the loss"
     if any(about.get(name) not in (None, 1, 1.0) for name in HEAD_EXTRAS):
@@ -264,17 +254,17 @@ def _fused_lora(config: Config, mixed_precision: str) -> str:
     if peft.method != "lora":
         return "no LoRA"
     if config.speed.fused_lora == "off":
-        return "as asked"
+        return _SET
     if config.precision.fp8:
-        return "precision.fp8 multiplies by the frozen weights in its own way"
+        return "precision.fp8 has its own matrix product"
     if config.quantization.bits and not config.quantization.load_in_4bit:
-        return "the weights are quantised, and not in 4 bits"
+        return "the weights are quantised, but not in 4 bits"
     if config.model.adapter_name_or_path:
-        return "an adapter goes on that PEFT has built"
+        return "the run continues an existing adapter"
     if mixed_precision != "no":
-        return f"{mixed_precision} autocast chooses its own number types"
+        return f"{mixed_precision} autocast chooses the number types"
     if peft.use_dora:
-        return "DoRA has a step of its own"
+        return "DoRA is computed differently"
     if peft.lora_dropout:
         return f"peft.lora_dropout={peft.lora_dropout:g}"
     if peft.bias != "none":
@@ -284,5 +274,5 @@ def _fused_lora(config: Config, mixed_precision: str) -> str:
 
 def _lean_norm(config: Config, device: str, about: dict[str, Any]) -> str:
     if config.speed.lean_norm == "off":
-        return "as asked"
+        return _SET
     return f"{device} has its own kernels" if device != "cpu" else _unknown(about)

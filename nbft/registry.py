@@ -1,11 +1,10 @@
-"""Registries: names of your own for models, optimisers, callbacks and six more, usable as settings.
+"""Registries of models, optimisers, callbacks and more, whose keys are values of settings.
 
     @nbft.registry.callbacks.register("mine")
     class Mine(transformers.TrainerCallback): ...
 
-A key comes from the decorator (this process), from an installed package's entry point (any
-process, also a run of its own), or is built in. Nothing is imported before it is asked for. Used
-by the settings, which know the keys, and by `nbft.training`, which asks for what they mean.
+A key is built in, registered with the decorator (in this process), or comes from the entry point
+of an installed package (in any process). Nothing is imported before it is used.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,15 +22,15 @@ from nbft.errors import ConfigError, Problem
 T = TypeVar("T")
 
 OF_THE_LIBRARY = ""
-"""Stands for a key that transformers knows by itself, so that there is nothing to import."""
+"""Marks a key that transformers handles itself, so there is nothing to import."""
 
 
 class Registry:
-    """Keys, each with what it stands for.
+    """Keys and the objects they refer to.
 
     Args:
-        name: What it holds, one word in the plural.
-        entry_point_group: Where installed packages offer theirs.
+        name: What it contains, one word in the plural.
+        entry_point_group: Group of the entry points of installed packages.
         builtin: Key → "module:attribute", or OF_THE_LIBRARY.
     """
 
@@ -48,19 +47,17 @@ class Registry:
         return f"<nbft.registry.{self.name}: {', '.join(self.keys())}>"
 
     def register(self, key: str) -> Callable[[T], T]:
-        """Return a decorator that puts a class or function under a key, and returns it.
+        """Return a decorator that registers a class or function under a key.
 
-        Registering a key of yours again replaces it, as running a notebook's cell twice does.
+        Registering your own key again replaces it, as when a notebook cell is run twice.
 
         Raises:
-            ConfigError: The key is no text or built in.
+            ConfigError: The key is not text, or built in.
         """
         if not isinstance(key, str) or not key.strip():
-            raise ConfigError(Problem(f"registry.{self.name}", key, "is no key.", "Use a word."))
+            raise self._error(key, "is not a valid key.", "Use a word.")
         if key in self._builtin:
-            raise ConfigError(
-                Problem(f"registry.{self.name}", key, "is built in.", "Use another word.")
-            )
+            raise self._error(key, "is built in.", "Use another word.")
 
         def put(thing: T) -> T:
             self._registered[key] = thing
@@ -68,12 +65,15 @@ class Registry:
 
         return put
 
+    def _error(self, key: object, why: str, fix: str) -> ConfigError:
+        return ConfigError(Problem(f"registry.{self.name}", key, why, fix))
+
     def unregister(self, key: str) -> None:
-        """Forget a key of yours; none is no error."""
+        """Remove a registered key, if there is one."""
         self._registered.pop(key, None)
 
     def keys(self) -> tuple[str, ...]:
-        """Return every key: built in, then of packages, then registered here."""
+        """Return every key: built-in ones, then those of packages, then registered ones."""
         return tuple(dict.fromkeys([*self._builtin, *self._entry_points, *self._registered]))
 
     def __iter__(self) -> Iterator[str]:
@@ -81,15 +81,15 @@ class Registry:
         return iter(self.keys())
 
     def __contains__(self, key: object) -> bool:
-        """Whether a key is known; reads the entry points only for one that is not built in."""
+        """Whether a key exists; reads the entry points only if it is not built in."""
         return key in self._builtin or key in self._registered or key in self._entry_points
 
     def is_own(self, key: str) -> bool:
-        """Whether a key is somebody's own, rather than one that nbft or the library knows."""
+        """Whether a key exists and is not built in."""
         return key not in self._builtin and key in self
 
     def get(self, key: str) -> Any:
-        """Return what a key stands for, or None for a key that the library knows by itself.
+        """Return the object of a key, or None for a key that transformers handles itself.
 
         Raises:
             ConfigError: There is no such key, or its package cannot be imported.
@@ -106,22 +106,20 @@ class Registry:
             try:
                 return entry.load()
             except Exception as error:
-                raise ConfigError(
-                    Problem(
-                        f"registry.{self.name}",
-                        key,
-                        f"comes from {entry.value}, which cannot be imported ({error}).",
-                        "Mend or uninstall that package.",
-                    )
-                ) from error
+                why = f"comes from {entry.value}, which cannot be imported ({error})."
+                raise self._error(key, why, "Fix or uninstall that package.") from error
         why, fix, _ = self.unknown(key)
-        raise ConfigError(Problem(f"registry.{self.name}", key, why, fix))
+        raise self._error(key, why, fix)
 
     def unknown(self, key: str) -> tuple[str, str, str | None]:
-        """Say that there is no such key: what is known, what to do, and the nearest key or None."""
+        """Return why a key is unknown, what to do, and the closest key or None."""
         known = self.keys()
         close = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
-        why = f"is not one of {', '.join(known)}." if known else "is not registered; no key is."
+        why = (
+            f"is not one of {', '.join(known)}."
+            if known
+            else "is not registered, and no other key is."
+        )
         if close:
             return why, f"Use {close[0]}.", close[0]
         own = f"Register your own with nbft.registry.{self.name}.register."
@@ -135,12 +133,12 @@ class Registry:
 
 @functools.cache
 def _entry_points_of_packages() -> Any:
-    """Read those of every package, once for all registries: some 10 ms for 200 packages."""
+    """Read the entry points of every package, once: about 10 ms for 200 packages."""
     return importlib.metadata.entry_points()
 
 
-def _of_the_library(keys: Iterable[str]) -> dict[str, str]:
-    return dict.fromkeys(keys, OF_THE_LIBRARY)
+def _of_the_library(keys: str) -> dict[str, str]:
+    return dict.fromkeys(keys.split(), OF_THE_LIBRARY)
 
 
 models = Registry("models", "nbft.models", {"hf": OF_THE_LIBRARY})
@@ -171,25 +169,16 @@ _METHODS = sorted(
 trainers = Registry(
     "trainers", "nbft.trainers", {name: f"nbft.methods.{name}:METHOD" for name in _METHODS}
 )
-"""Key → a `Method`, one for each file in nbft/methods, or a class like transformers' Trainer, which
-is built as for `base`; training.method."""
+"""Key → a `Method`, one for each file in nbft/methods, or a class like transformers' Trainer, used
+with the method `base`; training.method."""
 
 optimizers = Registry(
     "optimizers",
     "nbft.optimizers",
     {
         **_of_the_library(
-            (
-                "adamw_torch",
-                "adamw_torch_fused",
-                "adamw_8bit",
-                "paged_adamw_32bit",
-                "paged_adamw_8bit",
-                "adafactor",
-                "sgd",
-                "rmsprop",
-                "lion_32bit",
-            )
+            "adamw_torch adamw_torch_fused adamw_8bit paged_adamw_32bit paged_adamw_8bit adafactor "
+            "sgd rmsprop lion_32bit"
         ),
         "adam": "nbft.training.optim:adam",
     },
@@ -200,23 +189,15 @@ schedulers = Registry(
     "schedulers",
     "nbft.schedulers",
     _of_the_library(
-        (
-            "linear",
-            "cosine",
-            "cosine_with_restarts",
-            "cosine_with_min_lr",
-            "polynomial",
-            "constant",
-            "constant_with_warmup",
-            "inverse_sqrt",
-        )
+        "linear cosine cosine_with_restarts cosine_with_min_lr polynomial constant "
+        "constant_with_warmup inverse_sqrt"
     ),
 )
-"""Key → function(step, warmup_steps, total_steps, **kwargs) to the share of the learning rate, so
-that the plan can draw it without torch; scheduler.lr_scheduler_type."""
+"""Key → function(step, warmup_steps, total_steps, **kwargs) to the share of the learning rate, which
+the plan can draw without torch; scheduler.lr_scheduler_type."""
 
 collators = Registry("collators", "nbft.collators", {"dynamic_padding": OF_THE_LIBRARY})
-"""Key → function from a tokenizer to what makes a batch of rows; data.collate_fn."""
+"""Key → function from a tokenizer to a data collator; data.collate_fn."""
 
 metrics = Registry("metrics", "nbft.metrics")
 """Key → function(answers, references, rows) to a number or a dict; evaluation.metric_function."""
@@ -255,5 +236,5 @@ ALL = (models, datasets, trainers, optimizers, schedulers, collators, metrics, c
 
 
 def version() -> int:
-    """Return a number that changes whenever a key is registered or forgotten."""
-    return hash(tuple(tuple(one._registered) for one in ALL))
+    """Return a number that changes whenever a key is registered or removed."""
+    return hash(tuple(tuple(registry._registered) for registry in ALL))

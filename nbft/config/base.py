@@ -90,7 +90,7 @@ def key_of(registry: Registry) -> Any:
 
 
 class Section(BaseModel):
-    """A block of settings. A key that is no setting is an error, at any depth."""
+    """A block of settings. Unknown keys are errors, at any depth."""
 
     model_config = ConfigDict(
         extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
@@ -98,7 +98,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _booleans_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _booleans_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool):
             kind = plain_type(cls.model_fields[str(info.field_name)].annotation)
             if kind in (int, float):
@@ -106,10 +106,10 @@ class Section(BaseModel):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a setting, checking it as at the start.
+        """Set a setting, with the same validation as the constructor.
 
         Raises:
-            ConfigError: The value is wrong, or there is no such setting.
+            ConfigError: The value is invalid, or there is no such setting.
         """
         from nbft.config.config import Config
         from nbft.config.problems import problems_of
@@ -118,26 +118,26 @@ class Section(BaseModel):
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            for place, info in Config.model_fields.items():
+            for section, info in Config.model_fields.items():
                 if info.annotation is type(self):
-                    raise ConfigError(problems_of(error, Config, (place,))) from None
+                    raise ConfigError(problems_of(error, Config, (section,))) from None
             raise ConfigError(problems_of(error, type(self))) from None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What there is to know about one setting, for those who draw, list or check it.
+    """Description of one setting.
 
     Attributes:
-        path: Dotted name in the config; a list's items are written `[]`.
+        path: Dotted name in the config; list items are written `[]`.
         section: First part of the path.
         name: Last part of the path.
-        label: What people call it.
+        label: Label in the form.
         type: bool, int, float, str, list or dict.
-        optional: Whether null is a value ("decide for me").
-        choices: The only values, where they are listed; empty otherwise.
+        optional: Whether it may be null ("decide for me").
+        choices: All allowed values, if they are listed; empty otherwise.
+        usual: Recommended range, or None.
         ge, gt, le, lt: Limits of a number, or None.
-        usual: The range that is advised, or None.
     """
 
     path: str
@@ -162,21 +162,11 @@ class Setting:
 
     @property
     def range_text(self) -> str:
-        """The range in words: "1 to 4,096", "above 0", or "" where there is none."""
-        low = limit_text(self.ge) if self.ge is not None else None
-        high = limit_text(self.le) if self.le is not None else None
-        if low and high:
-            return f"{low} to {high}"
-        if self.gt is not None:
-            high = high or (self.lt is not None and f"below {limit_text(self.lt)}") or ""
-            return f"above {limit_text(self.gt)}" + (
-                f", at most {high}" if self.le is not None else ""
-            )
-        if self.lt is not None:
-            return (
-                f"{low} to below {limit_text(self.lt)}" if low else f"below {limit_text(self.lt)}"
-            )
-        return f"at least {low}" if low else f"at most {high}" if high else ""
+        """The allowed range: "1 to 4,096", "above 0, at most 1", or "" if there is none."""
+        if self.ge is not None and self.le is not None:
+            return f"{limit_text(self.ge)} to {limit_text(self.le)}"
+        limits = {"at least": self.ge, "above": self.gt, "at most": self.le, "below": self.lt}
+        return ", ".join(f"{k} {limit_text(v)}" for k, v in limits.items() if v is not None)
 
 
 _SPELLING = {
@@ -212,11 +202,11 @@ _SPELLING = {
         *("NEFTune", "Liger", "Hadamard"),
     )
 }
-"""Words of names as people write them."""
+"""Words of names as they appear in labels."""
 
 
 def label_of(name: str) -> str:
-    """Return the name of a setting as people write it.
+    """Return the label of a setting with a certain name.
 
     >>> [label_of(name) for name in ("learning_rate", "lora_alpha", "max_prompt_length")]
     ['Learning rate', 'LoRA alpha', 'Maximum prompt length']
@@ -226,7 +216,7 @@ def label_of(name: str) -> str:
 
 
 def limit_text(value: float) -> str:
-    """Write a limit of a setting.
+    """Format a limit of a setting.
 
     >>> limit_text(65536), limit_text(1.0), limit_text(1e-8)
     ('65,536', '1', '1e-08')
@@ -237,7 +227,7 @@ def limit_text(value: float) -> str:
 
 
 def plain_type(annotation: Any) -> Any:
-    """Return the type that values have once None, list items and listed choices are set aside.
+    """Return the type of an annotation without None, list items and choices.
 
     >>> plain_type(float | None).__name__, plain_type(list[str]).__name__
     ('float', 'list')
@@ -257,17 +247,17 @@ def _is_optional(annotation: Any) -> bool:
 
 
 def choices_of(annotation: Any) -> tuple[Any, ...]:
-    """Return the listed values of a setting, or of the items of a list of choices."""
+    """Return the choices of a setting, or of its list items."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     for part in get_args(annotation):
-        if found := choices_of(part):
-            return found
+        if choices := choices_of(part):
+            return choices
     return ()
 
 
 def _keys(info: FieldInfo) -> tuple[str, ...]:
-    """Return the keys that a setting takes, where a registry holds them."""
+    """Return the keys of the setting's registry, if it has one."""
     return next((m.keys() for m in info.metadata if isinstance(m, Registry)), ())
 
 
@@ -276,7 +266,7 @@ def _limit(info: FieldInfo, name: str) -> float | None:
 
 
 def section_type(annotation: Any) -> tuple[type[Section] | None, bool]:
-    """Return the block of settings behind an annotation, and whether it is a list of them."""
+    """Return the section of an annotation, and whether it is a list of sections."""
     plain = plain_type(annotation)
     if isinstance(plain, type) and issubclass(plain, Section):
         return plain, False
@@ -289,7 +279,7 @@ def section_type(annotation: Any) -> tuple[type[Section] | None, bool]:
 
 
 def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]:
-    """Yield every setting under a block, in the order of the files."""
+    """Yield every setting of a section, in order."""
     for name, info in section.model_fields.items():
         path = f"{prefix}{name}"
         inner, is_list = section_type(info.annotation)
@@ -308,5 +298,8 @@ def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]
             help=info.description or "",
             **about,
             choices=choices_of(info.annotation) or _keys(info),
-            **{name: _limit(info, name) for name in ("ge", "gt", "le", "lt")},
+            ge=_limit(info, "ge"),
+            gt=_limit(info, "gt"),
+            le=_limit(info, "le"),
+            lt=_limit(info, "lt"),
         )

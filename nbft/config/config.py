@@ -1,4 +1,4 @@
-"""`Config`: all that a person asked for, as one checked tree."""
+"""`Config`: all settings of a run as one validated tree."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _section(kind: type[Section]) -> Any:
 
 
 class Config(Section):
-    """Everything a run needs to know.
+    """All settings of a run.
 
     >>> config = Config(data={"dataset_name": "alpaca"}, training={"max_steps": 60})
     >>> config.training.max_steps
@@ -53,7 +53,7 @@ class Config(Section):
     nbft.errors.ConfigError: training.max_step=60: is not a setting. Did you mean max_steps?
 
     Raises:
-        ConfigError: Some settings are wrong; it holds every problem found.
+        ConfigError: Some settings are invalid; it contains every problem.
     """
 
     model: Model = _section(Model)
@@ -83,13 +83,13 @@ class Config(Section):
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> tuple[Self, list[Problem]]:
-        """Read as much of a tree as is right, and say what is wrong with the rest.
+        """Read the valid part of a tree, and report the problems with the rest.
 
         Args:
             tree: Sections and their settings, as in a config file.
 
         Returns:
-            A config in which each wrong value is left at its default, and the problems.
+            A config in which each invalid value is replaced by its default, and the problems.
         """
         remaining: Any = copy.copy(dict(tree)) if isinstance(tree, Mapping) else {}
         problems: list[Problem] = []
@@ -97,9 +97,9 @@ class Config(Section):
             try:
                 return cls(**remaining), problems
             except ConfigError as error:
-                fresh = [p for p in error.problems if isinstance(p, Problem)]
-                problems += fresh
-                for problem in reversed(fresh):  # so that the items of a list keep their numbers
+                new = [p for p in error.problems if isinstance(p, Problem)]
+                problems += new
+                for problem in reversed(new):  # so that list items keep their indices
                     remaining = io.without(remaining, problem.field)
         return cls(), problems
 
@@ -109,10 +109,10 @@ class Config(Section):
 
         Args:
             path: The file.
-            overrides: Settings that win over the file, as "training.learning_rate=5e-5".
+            overrides: Settings that take precedence over the file ("training.learning_rate=5e-5").
 
         Raises:
-            ConfigError: The file is missing, is no YAML, or holds wrong settings.
+            ConfigError: The file is missing, is not YAML, or contains invalid settings.
         """
         return cls(**io.overridden(io.read(Path(path)), overrides))
 
@@ -121,7 +121,7 @@ class Config(Section):
         """Read a config from YAML text.
 
         Raises:
-            ConfigError: The text is no YAML or holds wrong settings.
+            ConfigError: The text is not YAML or contains invalid settings.
         """
         return cls(**io.parse_yaml(text, "the text"))
 
@@ -138,40 +138,39 @@ class Config(Section):
         """Return a copy with dotted overrides, such as "training.learning_rate=5e-5".
 
         Raises:
-            ConfigError: An override names no setting or has a wrong value.
+            ConfigError: An override names no setting or has an invalid value.
         """
-        changed = type(self)(**io.overridden(self.to_dict(full=True), overrides))
-        for mine, theirs in zip(self._datasets(), changed._datasets(), strict=False):
-            theirs.rows = mine.rows
-        return changed
+        return self._with_tree(io.overridden(self.to_dict(full=True), overrides))
 
     def apply(self, changes: Mapping[str, Any]) -> Self:
-        """Return a copy with settings changed, by dotted path; used by the fixes of problems.
+        """Return a copy with settings changed, by dotted path.
 
         Raises:
-            ConfigError: A path names no setting or a value is wrong.
+            ConfigError: A path names no setting or a value is invalid.
         """
         tree = self.to_dict(full=True)
         for path, value in changes.items():
             io.put(tree, path, value)
+        return self._with_tree(tree)
+
+    def _with_tree(self, tree: dict[str, Any]) -> Self:
+        """Return a config of a changed tree, with the rows in memory, which no tree contains."""
         changed = type(self)(**tree)
-        for mine, theirs in zip(self._datasets(), changed._datasets(), strict=False):
+        datasets = zip(self.data.named_datasets(), changed.data.named_datasets(), strict=False)
+        for (_, mine), (_, theirs) in datasets:
             theirs.rows = mine.rows
         return changed
 
-    def _datasets(self) -> list[Any]:
-        return [dataset for _, dataset in self.data.named_datasets()]
-
     def to_dict(self, *, full: bool = False) -> dict[str, Any]:
-        """Return the tree: every setting, or only those that differ from the defaults."""
+        """Return the tree of settings that differ from the defaults, or of all settings."""
         return self.model_dump(mode="json", exclude_defaults=not full)
 
     def to_yaml(self, *, full: bool = False, comments: bool = False) -> str:
         """Return the config as YAML; the inverse of `from_yaml`.
 
         Args:
-            full: Write every setting, not only those that differ from the defaults.
-            comments: Write the help of each setting beside it.
+            full: Include settings that have their default value.
+            comments: Add the help of each setting as a comment.
         """
         help_of = {s.path: s.help for s in settings()} if comments else {}
         return io.dump_yaml(self.to_dict(full=full), help_of)
@@ -180,18 +179,13 @@ class Config(Section):
         """Write the config to a YAML file and return its path; arguments as in `to_yaml`.
 
         Raises:
-            ConfigError: The rows are in memory and so cannot be written, or the folder refuses.
+            ConfigError: The rows are in memory, or the folder is not writable.
         """
         for field, dataset in self.data.named_datasets():
             if dataset.rows is not None:
-                raise ConfigError(
-                    Problem(
-                        f"{field}.rows",
-                        None,
-                        "rows in memory are not part of a config file.",
-                        "Write them to a file and name it in path, or start the run: it keeps them.",
-                    )
-                )
+                why = "rows in memory cannot be saved in a config file."
+                fix = "Write them to a file and set path, or start the run, which saves them."
+                raise ConfigError(Problem(f"{field}.rows", None, why, fix))
         return io.write(Path(path), self.to_yaml(full=full, comments=comments))
 
     def diff(self, other: Config | None = None) -> dict[str, tuple[Any, Any]]:
@@ -206,13 +200,13 @@ class Config(Section):
         default = {s.path: s.default for s in settings()}
         theirs = io.flatten((other or type(self)()).to_dict(full=True), default)
         mine = io.flatten(self.to_dict(full=True), default)
-        found = {}
+        changes = {}
         for path in [*mine, *(p for p in theirs if p not in mine)]:
             usual = default.get(io.without_indices(path))
             before, after = theirs.get(path, usual), mine.get(path, usual)
             if before != after and (before or after or path in default):
-                found[path] = (before, after)
-        return found
+                changes[path] = (before, after)
+        return changes
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -221,46 +215,46 @@ class Config(Section):
 
     @classmethod
     def import_file(cls, path: str | Path, system: str | None = None) -> tuple[Config, Report]:
-        """Read a file of another system, with a report of what became of each of its keys.
+        """Read a config file of another system, with a report on each of its keys.
 
         Args:
             path: YAML, JSON, Python or a notebook; Python is parsed and never run.
             system: qefficient, oumi, erniekit, peft_studio, unsloth (TRL too), llama_factory or
-                axolotl; recognised by the file's keys when None.
+                axolotl; detected from the file's keys when None.
 
         Returns:
             The config, and one line for each key of the file.
 
         Raises:
-            ConfigError: The file is wrong by its own system's rules, or of no system known.
+            ConfigError: The file is invalid in its own system, or the system is unknown.
         """
         return facade.import_file(path, system)  # type: ignore[no-any-return]
 
     def export(self, system: str) -> str:
-        """Return the text of a file for another system; its `left_out` says what it cannot hold.
+        """Return a config file for another system; its `left_out` lists what was not exported.
 
         Args:
             system: qefficient, oumi, erniekit, peft_studio, or python for a cell of plain
                 transformers, TRL and PEFT.
 
         Raises:
-            ConfigError: That system's files are not written.
+            ConfigError: Export to that system is not supported.
         """
         if system.lower() == "python":
             return self.to_python()
         return facade.export(self, system)  # type: ignore[no-any-return]
 
     def to_python(self) -> str:
-        """Return a plain Python cell of transformers, TRL and PEFT that trains the same."""
+        """Return equivalent plain Python code with transformers, TRL and PEFT."""
         return facade.to_python(self)  # type: ignore[no-any-return]
 
 
 def settings() -> tuple[Setting, ...]:
-    """Return every setting there is, in the order of the sections."""
+    """Return all settings, in the order of the sections."""
     return _settings(registry.version())
 
 
 @functools.cache
 def _settings(version: int) -> tuple[Setting, ...]:
-    """Walk the settings again when keys were registered: they are choices."""
+    """Walk the settings again when keys are registered, because they are choices."""
     return tuple(walk_settings(Config))

@@ -1,7 +1,6 @@
-"""Settings of training in several processes. They are read and checked; the engines come later.
+"""Settings of training in several processes, which is not supported yet.
 
-With one process most of them change nothing. What would need an engine is refused by the plan's
-checks (`nbft.plan.checks`).
+With one process most of them have no effect; `nbft.plan.checks` rejects those that would.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ShardingSwitch = Literal["enable_stage1_overlap", "enable_release_grads"]
 
 
 class Distributed(Section):
-    """Several processes or machines. Planned: nbft trains in one process for now."""
+    """Several processes or machines. Not supported yet: nbft trains in one process for now."""
 
     num_processes: int = setting(
         1,
@@ -225,24 +224,20 @@ class Distributed(Section):
     def _one_engine(self) -> Distributed:
         if self.fsdp and self.deepspeed:
             raise PydanticCustomError(
-                "nbft", "fsdp and deepspeed are both given. Keep one: each shards the model."
+                "nbft", "fsdp and deepspeed are both set. Keep one: each shards the model."
             )
         return self
 
     def engines(self) -> dict[str, str]:
-        """Return what would need an engine that is not here yet, by setting, each with a reason."""
-        why = {
-            "num_processes": (self.num_processes > 1, "needs a process for each device"),
-            "deepspeed": (self.deepspeed not in (None, {}, ""), "needs DeepSpeed"),
-            "fsdp_cpu_offload": (
-                bool(self.fsdp) and self.fsdp_cpu_offload,
-                "moves shards to the CPU, which FSDP does",
-            ),
-            "sharding_parallel_size": (self.sharding_parallel_size > 1, "needs several processes"),
-            "tensor_parallel_size": (self.tensor_parallel_size > 1, "splits layers over processes"),
-            "pipeline_parallel_size": (
-                self.pipeline_parallel_size > 1,
-                "spreads layers over processes",
-            ),
+        """Return the settings that need several processes, by name, each with a reason."""
+        reasons = {
+            "num_processes": self.num_processes > 1 and "needs a process for each device",
+            "deepspeed": self.deepspeed not in (None, {}, "") and "needs DeepSpeed",
+            "fsdp_cpu_offload": bool(self.fsdp) and self.fsdp_cpu_offload and "needs FSDP",
+            "sharding_parallel_size": self.sharding_parallel_size > 1 and "needs several processes",
+            "tensor_parallel_size": self.tensor_parallel_size > 1
+            and "splits layers across processes",
+            "pipeline_parallel_size": self.pipeline_parallel_size > 1
+            and "distributes layers over processes",
         }
-        return {name: reason for name, (is_needed, reason) in why.items() if is_needed}
+        return {name: reason for name, reason in reasons.items() if reason}

@@ -1,4 +1,4 @@
-"""Settings of the number types."""
+"""Settings of number types."""
 
 from __future__ import annotations
 
@@ -10,37 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from nbft.config.base import Section, expert_setting, setting
 
-OPERATORS = {
-    **{
-        name: name
-        for name in (
-            "add",
-            "sub",
-            "mul",
-            "div",
-            "sum",
-            "mean",
-            "pow",
-            "exp",
-            "log",
-            "sqrt",
-            "rsqrt",
-            "cumsum",
-            "norm",
-            "matmul",
-            "linear",
-            "embedding",
-            "softmax",
-            "log_softmax",
-            "cross_entropy",
-            "layer_norm",
-            "rms_norm",
-            "gelu",
-            "silu",
-            "dropout",
-            "scaled_dot_product_attention",
-        )
-    },
+_TORCH_OPERATORS = (
+    "add sub mul div sum mean pow exp log sqrt rsqrt cumsum norm matmul linear embedding softmax "
+    "log_softmax cross_entropy layer_norm rms_norm gelu silu dropout scaled_dot_product_attention"
+)
+OPERATORS = {name: name for name in _TORCH_OPERATORS.split()} | {
     "elementwise_add": "add",
     "elementwise_sub": "sub",
     "elementwise_mul": "mul",
@@ -57,11 +31,11 @@ OPERATORS = {
     "c_embedding": "embedding",
     "p_norm": "norm",
 }
-"""Operators that can be listed, and what torch calls those that have Paddle's names."""
+"""Operators that can be listed, with torch's name for those named as in Paddle."""
 
 
 class Precision(Section):
-    """Number types of the computation."""
+    """Number types used for computation."""
 
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = setting(
         "auto",
@@ -127,8 +101,8 @@ class Precision(Section):
 
     @field_validator("amp_custom_white_list", "amp_custom_black_list", mode="before")
     @classmethod
-    def _one_text(cls, value: Any) -> Any:
-        """Take names with spaces between, as ERNIEKit writes them."""
+    def _split(cls, value: Any) -> Any:
+        """Accept names separated by spaces, as in ERNIEKit."""
         return value.split() if isinstance(value, str) else value
 
     @field_validator("amp_custom_white_list", "amp_custom_black_list")
@@ -138,6 +112,6 @@ class Precision(Section):
             if name not in OPERATORS:
                 close = difflib.get_close_matches(name, OPERATORS, n=1, cutoff=0.5)
                 fix = f"Use {close[0]}." if close else f"Known: {', '.join(OPERATORS)}."
-                text = f"{name} is no operator that can be listed. {fix}"
+                text = f"{name} is not a supported operator. {fix}"
                 raise PydanticCustomError("nbft", "{text}", {"text": text})
         return value

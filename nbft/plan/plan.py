@@ -156,12 +156,13 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(found.path) if found else None
     numbers: dict[str, Any] = {}
+    ours: list[Problem] = []
     if "train" in examples:
         lengths = token_lengths(examples["train"], method, found.path if found else None)
         limit = config.data.max_length
         kept = [min(length, limit) for length in lengths]
         sequences = _sequences(config, kept, len(examples["train"]), decisions)
-        numbers |= _numbers_of_rows(config, examples, sequences, problems)
+        numbers |= _numbers_of_rows(config, examples, sequences, ours)
         a_row = sum(kept) / len(kept) * len(method.sequences)
         a_sequence = a_row * len(examples["train"]) / sequences
         total = numbers["total_steps"]
@@ -176,7 +177,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             kept = [limit]
         cut = sum(length > limit for length in lengths)
         if cut > 0.05 * len(lengths):
-            problems.append(_truncated(lengths, cut))
+            ours.append(_truncated(lengths, cut))
         if shape:
             numbers["memory_bytes"] = memory_bytes(config, shape, kept, decisions)
             numbers["seconds"] = training_seconds(
@@ -190,7 +191,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
         if numbers["trainable_parameters"] == 0:
-            problems.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
+            ours.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
         parameters = shape.parameters if shape else None
@@ -198,7 +199,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         chosen = (device.value, dtype.value)
         remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
     plan = Plan(
-        problems=list({str(p): p for p in with_values(problems, config)}.values()),
+        problems=list({str(p): p for p in [*problems, *with_values(ours, config)]}.values()),
         decisions=decisions,
         effective_batch_size=_rows_per_step(config, numbers),
         free_memory_bytes=free_memory_bytes(device.value),

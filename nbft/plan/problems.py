@@ -57,9 +57,9 @@ def with_values(problems: Iterable[Problem], config: Config) -> Iterator[Problem
         if problem.value is not None:
             yield problem
             continue
-        value = functools.reduce(
-            lambda block, name: getattr(block, name, None), problem.field.split("."), config
-        )
+        value: Any = config
+        for name in problem.field.split("."):
+            value = getattr(value, name, None)
         yield replace(problem, value=None if value == {} else value)
 
 

@@ -70,7 +70,7 @@ def test_what_needs_several_processes_is_refused_and_mended(settings, field):
 )
 def test_what_needs_preference_training_is_refused_and_mended(name, value):
     problem = errors(preference={name: value})[f"preference.{name}"]
-    assert "nbft does not do yet" in problem.why
+    assert "learning from pairs of answers, which is not supported yet" in problem.why
     config = nbft.Config(preference={name: value}).apply(problem.changes)
     assert config.preference == Preference()
 

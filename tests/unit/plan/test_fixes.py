@@ -33,9 +33,9 @@ def test_quantisation_is_offered_where_its_package_is(config, monkeypatch, is_th
         return is_there or None if name == "bitsandbytes" else found(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    assert ("weights in 4 bits (QLoRA)" in offered(config)) == is_there
+    assert ("4-bit weights (QLoRA)" in offered(config)) == is_there
     quantised = config.apply({"quantization.load_in_4bit": True})
-    assert "weights in 4 bits (QLoRA)" not in offered(quantised)
+    assert "4-bit weights (QLoRA)" not in offered(quantised)
 
 
 def test_full_training_is_offered_an_adapter_and_what_is_set_is_not_offered(config):

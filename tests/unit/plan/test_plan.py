@@ -138,8 +138,8 @@ def test_a_warmup_longer_than_the_run(config):
     changed = config.apply({"training.max_steps": 10, "scheduler.warmup_steps": 10})
     (problem,) = find(make_plan(changed), "scheduler.warmup_steps")
     assert str(problem) == (
-        "scheduler.warmup_steps=10.0: warms up for 10 steps and the run has 10 steps, so the "
-        "learning rate never reaches its value. Use 0.05, which is 5% of the steps."
+        "scheduler.warmup_steps=10.0: warms up for 10 steps, but the run has 10 steps, so the "
+        "learning rate never reaches its full value. Use 0.05, which is 5% of the steps."
     )
     assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
 
@@ -148,7 +148,7 @@ def test_a_run_of_one_step_should_not_warm_up(config):
     changed = config.apply({"training.max_steps": 1})
     (problem,) = find(make_plan(changed), "scheduler.warmup_steps")
     assert problem.sentence == (
-        "warms up for 1 step and the run has 1 step, so the learning rate never reaches its value. "
+        "warms up for 1 step, but the run has 1 step, so the learning rate never reaches its full value. "
         "Use 0."
     )
     assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
@@ -160,8 +160,8 @@ def test_leaving_out_the_only_batch(config):
     )
     (problem,) = find(make_plan(changed), "data.dataloader_drop_last")
     assert str(problem) == (
-        "data.dataloader_drop_last=True: leaves out the only batch: there are 36 rows, and a batch "
-        "has 64. Use false."
+        "data.dataloader_drop_last=True: drops the only batch: there are 36 rows, and a batch "
+        "has 64. Set it to false."
     )
     assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
 
@@ -172,7 +172,7 @@ def test_a_length_that_cuts_rows(config):
     changed.data.train.datasets[0].rows = long
     (problem,) = find(make_plan(changed), "data.max_length")
     assert problem.level == "warning"
-    assert problem.why.startswith("cuts about ")
+    assert problem.why.startswith("truncates about ")
     assert "keep 95% whole, about " in problem.why
     assert "keep 99% whole; the longest has about " in problem.why
     mended = changed.apply(problem.changes)
