@@ -1,4 +1,4 @@
-import { Api, IEvent, JsonNumber } from './api';
+import { Api, IEvent } from './api';
 
 /** Kinds of events that a run which goes on from a checkpoint does again. */
 const OF_A_STEP = new Set(['log', 'eval', 'scores', 'sample', 'checkpoint', 'note']);
@@ -37,7 +37,7 @@ export class History {
           if (event[field] !== undefined) {
             const step = event['step'] as number;
             const row = rows.get(step) ?? [step, ...fields.map(() => NaN)];
-            row[i + 1] = Number(event[field] as JsonNumber);
+            row[i + 1] = Number(event[field]);
             rows.set(step, row);
           }
         });

@@ -1,3 +1,4 @@
+import { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import { IEvent, JsonNumber } from './api';
@@ -24,19 +25,29 @@ function label(name: string): string {
 }
 
 /** A score as people read it: rows that have it are counted. */
-function shown(name: string, value: JsonNumber | undefined, rows: number): string {
+function shown(
+  name: string,
+  value: JsonNumber | undefined,
+  rows: number,
+  trans: TranslationBundle
+): string {
   if (value === undefined) {
-    return 'not scored';
+    return trans.__('not scored');
   }
   if (YES_OR_NO.includes(name)) {
     const share = Number(value);
-    return `${Math.round(share * 100)}% (${Math.round(share * rows)} of ${rows})`;
+    return trans.__('%1% (%2 of %3)', Math.round(share * 100), Math.round(share * rows), rows);
   }
-  return measured(value);
+  return measured(value, trans);
 }
 
-/** What was measured of the answers: the base model beside the last step, and the way there. */
-export function Scores({ events }: { events: readonly IEvent[] }): React.ReactElement | null {
+interface IEventsProps {
+  events: readonly IEvent[];
+  trans: TranslationBundle;
+}
+
+/** The scores of the answers: the base model beside the last step, and the steps between. */
+export function Scores({ events, trans }: IEventsProps): React.ReactElement | null {
   const found = events.filter(({ event }) => event === 'scores');
   if (!found.length) {
     return null;
@@ -45,18 +56,19 @@ export function Scores({ events }: { events: readonly IEvent[] }): React.ReactEl
   const heldOut = found.filter(one => one['split'] !== 'test');
   return (
     <>
-      <h2>Scores</h2>
+      <h2>{trans.__('Scores')}</h2>
       {splits.map(split => (
         <ScoreTable
           key={split}
-          name={split === 'test' ? 'test rows' : 'held-out rows'}
+          isTest={split === 'test'}
           events={found.filter(one => one['split'] === split)}
+          trans={trans}
         />
       ))}
       <div className="nbft-charts">
-        {groups(heldOut).map(([title, names]) => (
+        {groups(heldOut, trans).map(([title, names]) => (
           <Chart
-            key={`${title} ${names}`}
+            key={[title, ...names].join(' ')}
             title={title}
             series={names.map((name, i) => ({
               name,
@@ -66,6 +78,7 @@ export function Scores({ events }: { events: readonly IEvent[] }): React.ReactEl
               smooth: false
             }))}
             rows={points(heldOut, names)}
+            trans={trans}
           />
         ))}
       </div>
@@ -74,11 +87,12 @@ export function Scores({ events }: { events: readonly IEvent[] }): React.ReactEl
 }
 
 interface IScoreTableProps {
-  name: string;
+  isTest: boolean;
   events: IEvent[];
+  trans: TranslationBundle;
 }
 
-function ScoreTable({ name, events }: IScoreTableProps): React.ReactElement {
+function ScoreTable({ isTest, events, trans }: IScoreTableProps): React.ReactElement {
   const isBase = (one: IEvent) => one['step'] === 0;
   const base = events.filter(isBase).at(-1);
   const last = events.filter(one => !isBase(one)).at(-1);
@@ -86,23 +100,34 @@ function ScoreTable({ name, events }: IScoreTableProps): React.ReactElement {
   const scores = (one?: IEvent) => (one?.['scores'] ?? {}) as Numbers;
   const verdicts = (last?.['verdicts'] ?? {}) as Record<string, string>;
   return (
-    <div className="nbft-scroll" tabIndex={0} role="group" aria-label={`Scores of ${name}`}>
+    <div
+      className="nbft-scroll"
+      tabIndex={0}
+      role="group"
+      aria-label={isTest ? trans.__('Scores of test rows') : trans.__('Scores of held-out rows')}
+    >
       <table className="nbft-settings">
-        <caption>{`${rows} ${name}`}</caption>
+        <caption>
+          {isTest
+            ? trans._n('%1 test row', '%1 test rows', rows)
+            : trans._n('%1 held-out row', '%1 held-out rows', rows)}
+        </caption>
         <thead>
           <tr>
-            <th scope="col">score</th>
-            <th scope="col">base model</th>
-            <th scope="col">{last ? `after step ${last['step']}` : 'tuned'}</th>
-            <th scope="col">difference</th>
+            <th scope="col">{trans.__('score')}</th>
+            <th scope="col">{trans.__('base model')}</th>
+            <th scope="col">
+              {last ? trans.__('after step %1', String(last['step'])) : trans.__('tuned')}
+            </th>
+            <th scope="col">{trans.__('difference')}</th>
           </tr>
         </thead>
         <tbody>
           {Object.keys(scores(last ?? base)).map(key => (
             <tr key={key}>
               <th scope="row">{label(key)}</th>
-              <td>{shown(key, scores(base)[key], rows)}</td>
-              <td>{last ? shown(key, scores(last)[key], rows) : ''}</td>
+              <td>{shown(key, scores(base)[key], rows, trans)}</td>
+              <td>{last ? shown(key, scores(last)[key], rows, trans) : ''}</td>
               <td>{verdicts[key] ?? ''}</td>
             </tr>
           ))}
@@ -112,12 +137,13 @@ function ScoreTable({ name, events }: IScoreTableProps): React.ReactElement {
   );
 }
 
-/** The answers to the same prompts, step by step; each prompt is unfolded on request. */
-export function Answers({ events }: { events: readonly IEvent[] }): React.ReactElement | null {
+/** The answers to the same prompts, step by step; each prompt is expanded on request. */
+export function Answers({ events, trans }: IEventsProps): React.ReactElement | null {
   const prompts = new Map<string, Map<number, string>>();
   for (const one of events.filter(({ event }) => event === 'sample')) {
     for (const { prompt, text } of one['samples'] as { prompt: string; text: string }[]) {
-      prompts.set(prompt, (prompts.get(prompt) ?? new Map()).set(one['step'] as number, text));
+      const answers = prompts.get(prompt) ?? new Map<number, string>();
+      prompts.set(prompt, answers.set(one['step'] as number, text));
     }
   }
   if (!prompts.size) {
@@ -125,7 +151,7 @@ export function Answers({ events }: { events: readonly IEvent[] }): React.ReactE
   }
   return (
     <>
-      <h2>Answers</h2>
+      <h2>{trans.__('Answers')}</h2>
       {[...prompts].map(([prompt, answers]) => (
         <details key={prompt} className="nbft-answers">
           <summary>{prompt.trim().replace(/\s+/g, ' ').slice(-100)}</summary>
@@ -136,7 +162,7 @@ export function Answers({ events }: { events: readonly IEvent[] }): React.ReactE
                 .sort((a, b) => a[0] - b[0])
                 .map(([step, text]) => (
                   <tr key={step}>
-                    <th scope="row">{step ? `step ${step}` : 'base model'}</th>
+                    <th scope="row">{step ? trans.__('step %1', step) : trans.__('base model')}</th>
                     <td>{text}</td>
                   </tr>
                 ))}
@@ -149,12 +175,12 @@ export function Answers({ events }: { events: readonly IEvent[] }): React.ReactE
 }
 
 /** The scores sorted into charts of one scale each: [title, names]. */
-function groups(events: IEvent[]): [string, string[]][] {
+function groups(events: IEvent[], trans: TranslationBundle): [string, string[]][] {
   const names = [...new Set(events.flatMap(one => Object.keys(one['scores'] as Numbers)))];
   const shares = names.filter(name => SHARES.includes(name));
   const rest = names.filter(name => !SHARES.includes(name));
   return [
-    ...(shares.length ? ([['scores, 0 to 1', shares]] as [string, string[]][]) : []),
+    ...(shares.length ? ([[trans.__('scores, 0 to 1'), shares]] as [string, string[]][]) : []),
     ...rest.map((name): [string, string[]] => [label(name), [name]])
   ];
 }
