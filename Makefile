@@ -34,7 +34,7 @@ check: setup
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
-	cd extension && npm run check
+	cd extension && npm run check && npm test
 
 lab: setup
 	$(bin)/jupyter lab notebooks/quickstart.ipynb

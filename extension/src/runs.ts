@@ -14,7 +14,7 @@ import { IDefaultFileBrowser } from '@jupyterlab/filebrowser';
 import { INotebookTracker, NotebookActions } from '@jupyterlab/notebook';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
-import { TabPanel, Widget } from '@lumino/widgets';
+import { SplitPanel, TabPanel, Widget } from '@lumino/widgets';
 
 import '../style/runs.css';
 import { Api } from './api';
@@ -250,10 +250,16 @@ function addTab(shell: JupyterFrontEnd.IShell, labShell: ILabShell | null, tab: 
 
 function activateTab(shell: JupyterFrontEnd.IShell, tab: Widget): void {
   const tabs = tab.parent?.parent; // a tab panel stacks its widgets in a panel inside it
-  if (isTabPanel(tabs)) {
-    tabs.currentWidget = tab;
+  if (!isTabPanel(tabs)) {
+    shell.activateById(tab.id);
+    return;
   }
+  const isOpening = tabs.isHidden;
+  tabs.currentWidget = tab;
   shell.activateById(tab.id);
+  if (isOpening && tabs.parent instanceof SplitPanel) {
+    tabs.parent.setRelativeSizes([1, 1]); // below the notebook it opens without any height
+  }
 }
 
 function isTabPanel(widget: Widget | null | undefined): widget is TabPanel {

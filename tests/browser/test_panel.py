@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from nbft import events
 from nbft.config import Config
@@ -20,7 +20,7 @@ from nbft.data.samples import sample_path
 from nbft.models.tiny import make_tiny_model
 from nbft.runs import Run, list_runs
 
-from .conftest import ARTIFACTS, READY, THEMES, Server
+from .conftest import ARTIFACTS, READY, THEMES, Notebook, Server
 
 # A worker without a model: five steps a second until it is told to stop.
 WORKER = """
@@ -423,30 +423,53 @@ def test_an_unknown_run_is_said(panel: Panel, root: Path, page: Page) -> None:
     panel.open()
     panel.run_command("nbft:open-run", id="nobody")
     tab = page.get_by_role("region", name="Run nobody")
-    expect(tab.get_by_role("status")).to_contain_text("nobody")
+    expect(tab.get_by_role("status")).to_contain_text("There is no run with this id.")
 
 
 def test_a_new_refresh_interval_counts_at_once(
-    panel: Panel, root: Path, page: Page, work: Worker
+    panel: Panel, root: Path, page: Page, work: Worker, jupyter_lab: Server
 ) -> None:
     run = make_run(root, "kind-otter-14")
     work(run)
     panel.open()
     expect(panel.row(run)).to_contain_text("running")
-    panel.set_interval(60)
-    page.wait_for_timeout(500)  # until what was asked before has been answered
-    panel.asked.clear()
-    page.wait_for_timeout(4_000)
-    assert panel.asked == []
-    panel.set_interval(1)
-    expect.poll(lambda: len(panel.asked)).to_be_greater_than(2)
+    panel.run_command("settingeditor:open", query="nbft")
+    form = page.locator(".jp-SettingsForm")
+    expect(form).to_contain_text("Refresh interval (seconds)")
+    seconds = form.locator("input").first
+
+    page.screenshot(path=ARTIFACTS / "panel-settings.png")
+
+    def set_interval(value: int) -> None:
+        with page.expect_response(lambda r: r.request.method == "PUT" and "settings" in r.url):
+            seconds.fill(str(value))
+
+    try:
+        set_interval(60)
+        page.wait_for_timeout(1_000)  # for what was asked before
+        panel.asked.clear()
+        page.wait_for_timeout(5_000)
+        assert panel.asked == []
+        set_interval(1)
+        for _ in range(3):
+            with page.expect_request("**/nbft/api/runs**", timeout=5_000):
+                pass
+    finally:
+        shutil.rmtree(jupyter_lab.root.parent / "settings" / "nbft", ignore_errors=True)
 
 
 def test_settings_that_cannot_be_loaded_leave_the_defaults(
     panel: Panel, root: Path, page: Page
 ) -> None:
     run = make_run(root, "calm-crane-7", "completed")
-    page.route("**/lab/api/settings/nbft:plugin**", lambda route: route.fulfill(status=500))
+
+    def forget(route: Route) -> None:
+        answer = route.fetch().json()
+        known = [one for one in answer["settings"] if one["id"] != "nbft:plugin"]
+        route.fulfill(json={**answer, "settings": known})
+
+    page.route("**/lab/api/settings?*", forget)
+    page.route("**/lab/api/settings/nbft:plugin*", lambda route: route.fulfill(status=404))
     panel.open()
     expect(panel.row(run)).to_contain_text("completed")
     panel.run_command("apputils:display-notifications")
@@ -465,7 +488,11 @@ def test_a_run_tab_comes_back_with_the_page(panel: Panel, root: Path, page: Page
     ("status", "body", "said"),
     [
         (404, "<html>404</html>", "The server extension of nbft is not running."),
-        (200, {"version": "0.0.1", "total": 0, "matching": 0, "runs": []}, "the server runs nbft 0.0.1."),
+        (
+            200,
+            {"version": "0.0.1", "total": 0, "matching": 0, "runs": []},
+            "the server runs nbft 0.0.1.",
+        ),
         (409, {"message": "The disk refuses: full."}, "The disk refuses: full."),
     ],
 )
@@ -530,3 +557,40 @@ def test_ids_are_encoded(panel: Panel, root: Path, page: Page) -> None:
     details = panel.open().details(run)
     expect(details).to_contain_text("completed")
     assert any(unquote(one).startswith("GET runs/a run & more #1~") for one in panel.asked)
+
+
+def test_a_run_opens_beside_the_files_of_jupyter_notebook(
+    panel: Panel, root: Path, page: Page
+) -> None:
+    runs = [make_run(root, name, "completed") for name in ("calm-crane-7", "brave-fox-3")]
+    page.goto(f"{panel.server.url}/tree?token={panel.server.token}")
+    files = page.locator(".jp-DirListing-item")
+    files.first.wait_for(timeout=60_000)
+    panel.run_command("nbft:show-runs")
+    for run in runs:
+        panel.details(run)
+    expect(page.get_by_role("tab", name=runs[0].id)).to_be_visible()
+    details = panel.details(runs[0])
+    expect(page.get_by_role("tab", name=runs[0].id)).to_have_count(1)
+    for run in runs:
+        page.get_by_label(f"Select {run.id} to compare").check()
+    panel.region.get_by_role("button", name="Compare 2").click()
+    expect(page.get_by_role("region", name="Comparison of runs").get_by_role("img")).to_be_visible()
+    page.screenshot(path=ARTIFACTS / "panel-notebook-files.png")
+    panel.details(runs[0])
+    details.get_by_role("button", name="Open folder").click()
+    expect(files.filter(has_text="config.yaml")).to_be_visible()
+
+
+def test_a_run_opens_below_a_notebook_of_jupyter_notebook(
+    panel: Panel, root: Path, page: Page, notebook: Notebook
+) -> None:
+    runs = [make_run(root, name, "completed") for name in ("calm-crane-7", "brave-fox-3")]
+    notebook.open(["1 + 1"], app="notebook")
+    panel.run_command("nbft:show-runs")
+    for run in runs:
+        details = panel.details(run)
+        assert (details.bounding_box() or {"height": 0})["height"] > 200
+    page.screenshot(path=ARTIFACTS / "panel-notebook.png")
+    details.get_by_role("button", name="Insert a cell").click()
+    expect(notebook.cell(1)).to_contain_text(f'nbft.attach("{runs[1].path}")')
