@@ -214,6 +214,29 @@ def test_details_show_settings_log_and_problems(
     page.screenshot(path=ARTIFACTS / "panel-details.png")
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_details_draw_what_else_a_method_measures(
+    panel: Panel,
+    root: Path,
+    page: Page,
+    axe: Callable[[Locator], list[str]],
+    theme: str,
+) -> None:
+    run = make_run(root, "brave-fox-3", "completed")
+    for step in range(41, 61):
+        rewards = {"rewards/chosen": step / 60, "rewards/rejected": -step / 60}
+        events.append(run.events_path, "log", step=step, loss=1.0, **rewards)
+    details = panel.open(theme).details(run)
+    chart = details.get_by_role("img", name="rewards. chosen 0.6833 to 1.000, rejected")
+    expect(chart).to_be_visible()
+    page.screenshot(path=ARTIFACTS / f"panel-rewards-{theme}.png")
+    # The first measurement of held-out rows adds a curve to the chart.
+    events.append(run.events_path, "eval", step=60, **{"eval_rewards/chosen": 0.5})
+    with_held_out = re.compile(r"rewards\. chosen .* chosen, held-out 0\.5")
+    expect(details.get_by_role("img", name=with_held_out)).to_be_visible(timeout=30_000)
+    assert axe(details) == []
+
+
 def test_delete_asks_first(panel: Panel, root: Path, page: Page) -> None:
     run = make_run(root, "brave-fox-3", "completed")
     details = panel.open().details(run)
