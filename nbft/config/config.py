@@ -16,7 +16,7 @@ from nbft.config.base import Section, Setting, setting, walk_settings
 from nbft.config.callbacks import Callbacks
 from nbft.config.checkpoint import Checkpoint
 from nbft.config.compute import Compute
-from nbft.config.data import Data
+from nbft.config.data import Data, Dataset
 from nbft.config.distributed import Distributed
 from nbft.config.evaluation import Evaluation
 from nbft.config.logging import Logging
@@ -156,10 +156,12 @@ class Config(Section):
     def _with_tree(self, tree: dict[str, Any]) -> Self:
         """Return a config of a changed tree, with the rows in memory, which no tree contains."""
         changed = type(self)(**tree)
-        datasets = zip(self.data.named_datasets(), changed.data.named_datasets(), strict=False)
-        for (_, mine), (_, theirs) in datasets:
+        for mine, theirs in zip(self._datasets(), changed._datasets(), strict=False):
             theirs.rows = mine.rows
         return changed
+
+    def _datasets(self) -> list[Dataset]:
+        return [dataset for _, dataset in self.data.named_datasets()]
 
     def to_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Return the tree of settings that differ from the defaults, or of all settings."""

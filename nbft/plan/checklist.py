@@ -69,8 +69,8 @@ def checklist(plan: Plan, *, folder: Path | None = None) -> list[Item]:
             if problem.field.startswith(fields)
             or (title == "Hyperparameters" and not problem.field.startswith(fields_elsewhere))
         ]
-        state, text = ("to fix", " ".join(errors)) if errors else inspect(plan, folder)
-        items.append(Item(title, state, text))
+        result: _Result = ("to fix", " ".join(errors)) if errors else inspect(plan, folder)
+        items.append(Item(title, *result))
     return items
 
 

@@ -57,7 +57,7 @@ class Tree:
 
     def take_rows(self, config: Config) -> None:
         """Take the rows in memory of a config; no tree holds them."""
-        self._rows = [dataset.rows for dataset in [d for _, d in config.data.named_datasets()]]
+        self._rows = [dataset.rows for dataset in config._datasets()]
 
     def take(self, changes: dict[str, Any]) -> None:
         """Put in values that a person has chosen."""
@@ -89,7 +89,7 @@ class Tree:
     def _parse(self) -> tuple[Config, list[Problem]]:
         config, wrong = Config.parse(self._tree)
         for dataset, rows in zip(
-            [d for _, d in config.data.named_datasets()], self._rows, strict=False
+            config._datasets(), self._rows, strict=False
         ):
             dataset.rows = rows
         return config, wrong

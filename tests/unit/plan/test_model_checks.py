@@ -5,8 +5,8 @@ import json
 import pytest
 
 from nbft.config import Config
+from nbft.methods import method_of
 from nbft.plan import model_checks
-from nbft.plan.checks import check
 from nbft.plan.model_checks import model_problems, model_remarks
 
 from .conftest import on
@@ -14,7 +14,8 @@ from .conftest import on
 
 def said(device="cpu", **changes):
     config = Config().apply({name.replace("__", "."): value for name, value in changes.items()})
-    return [str(problem) for problem in model_problems(config, on(config, device))]
+    found = [*model_problems(config, on(config, device)), *method_of(config).problems(config)]
+    return [str(problem) for problem in found]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,10 @@ def said(device="cpu", **changes):
         (
             {"peft__task_type": "SEQ_2_SEQ_LM"},
             "peft.task_type='SEQ_2_SEQ_LM': is for encoder-decoder models",
+        ),
+        (
+            {"model__auto_class_name": "AutoModelForSeq2SeqLM"},
+            "training.method='sft': trains models that continue a text",
         ),
         (
             {"model__attn_implementation": "flash_attention_2"},
@@ -97,13 +102,6 @@ def test_what_does_not_go_together(changes, words):
 )
 def test_what_does(changes):
     assert said(**changes) == []
-
-
-def test_sft_does_not_train_encoder_decoder_models():
-    config = Config(model={"auto_class_name": "AutoModelForSeq2SeqLM"})
-    found = [str(problem) for problem in check(config, on(config))]
-    expected = "training.method='sft': trains models that continue a text"
-    assert any(sentence.startswith(expected) for sentence in found), found
 
 
 def test_packages_and_devices_that_are_not_there(monkeypatch):
