@@ -1,7 +1,7 @@
-"""`nbft config create`: seven steps from nothing to a config file.
+"""`nbft config create`: seven steps to a config file.
 
-The questions and their smart defaults come from `nbft.plan.advice`, as those of the guided form do;
-here they are asked, checked and written.
+The questions and their recommended answers come from `nbft.plan.advice`, like those of the guided
+form.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def create(
     """Go through the seven steps.
 
     Args:
-        machine: The machine that trains.
-        given: Answers that are not asked for: model.model_name, method, data.
-        ask: Asks for a setting with a default, both as text; None takes every default.
+        machine: The machine to train on.
+        given: Answers known beforehand: model.model_name, method, data.
+        ask: Asks for a setting with a default, both as text; None accepts every default.
         say: Shows a line.
 
     Returns:
-        Every setting that was asked for, by its path, and the reason of each.
+        The settings by path, and the reason for each.
 
     Raises:
-        ConfigError: A given answer is wrong.
+        ConfigError: A given answer is invalid.
     """
     answers = dict(given)
     for path, value in given.items():
@@ -44,10 +44,10 @@ def create(
         for question in step.questions(answers, machine):
             path = question.path
             if path in given:
-                value, reason = given[path], "As asked."
+                value, reason = given[path], "As requested."
             else:
                 value = question.value if ask is None else _answer(question, ask, say)
-                reason = question.reason if value == question.value else "As answered."
+                reason = question.reason if value == question.value else "Your answer."
             if ask is None or path in given:
                 say(f"  {path}: {_shown(value)}. {reason}")
             answers[path] = value
@@ -58,7 +58,7 @@ def create(
 
 
 def _answer(question: Question, ask: Ask, say: Say) -> Any:
-    """Ask until the answer is one that the setting takes."""
+    """Ask until the answer is valid."""
     say(f"  {question.reason}")
     while True:
         text = ask(question.path, _shown(question.value)).strip()
@@ -83,10 +83,10 @@ def _read(question: Question, text: str) -> Any:
 
 
 def _settings(path: str, value: Any) -> dict[str, Any]:
-    """Return what an answer is in the settings.
+    """Return the settings of an answer.
 
     Raises:
-        ConfigError: The answer is wrong.
+        ConfigError: The answer is invalid.
     """
     if path == "method" and value not in METHODS:
         raise ConfigError(Problem("method", value, f"is not one of {', '.join(METHODS)}."))
@@ -104,29 +104,23 @@ def _shown(value: Any) -> str:
 
 
 def write(changes: Mapping[str, Any], reasons: Mapping[str, str], file: Path) -> Config:
-    """Write settings as a config file, the reason of each beside it, and return the config.
+    """Write a config file with the reason for each setting as a comment, and return the config.
 
-    A file of rows is named from the config's folder, which may be another than this.
+    Paths of data files are absolute if the config is in another folder.
 
     Raises:
-        ConfigError: The file is there already, or its folder cannot be written.
+        ConfigError: The file already exists, or its folder is not writable.
     """
     if file.exists():
-        raise ConfigError(f"{file}: is there already. Name another file, or remove it.")
+        raise ConfigError(f"{file}: already exists. Name another file, or remove it.")
     tree: dict[str, Any] = {}
     for path, value in changes.items():
-        is_rows = path.endswith(".path")
-        io.put(tree, path, _from(file.absolute().parent, value) if is_rows else value)
+        if path.endswith(".path"):
+            data = Path(value).expanduser()
+            value = str(data if file.absolute().parent == Path.cwd() else data.absolute())
+        io.put(tree, path, value)
     config = Config(**tree)
     ordered = {name: tree[name] for name in Config.model_fields if name in tree}
     comments = {io.without_indices(path): reason for path, reason in reasons.items()}
     io.write(file, io.dump_yaml(ordered, comments))
     return config
-
-
-def _from(folder: Path, path: str) -> str:
-    """Write a path so that it is found from a folder."""
-    there = Path(path).expanduser()
-    if there.is_absolute() or folder == Path.cwd():
-        return str(there)
-    return str(there.absolute())

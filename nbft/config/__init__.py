@@ -1,4 +1,4 @@
-"""The settings: one file a section, each setting written once. See `base.setting`."""
+"""The settings, one file per section. See `base.setting`."""
 
 from nbft.config.base import Section, Setting
 from nbft.config.config import Config, settings

@@ -1,4 +1,4 @@
-"""Settings of what watches a run and may end it."""
+"""Settings of callbacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Callbacks(Section):
-    """What watches the run and may end it."""
+    """Callbacks during training, such as early stopping."""
 
     early_stopping_patience: int | None = setting(
         help="Stop after this many evaluations without improvement; never when empty.",
@@ -43,7 +43,7 @@ class Callbacks(Section):
     @field_validator("callbacks", mode="before")
     @classmethod
     def _no_arguments(cls, value: Any) -> Any:
-        """Take a key without arguments, as YAML writes it: `printer:`."""
+        """Accept a key without arguments, such as `printer:` in YAML."""
         if not isinstance(value, dict):
             return value
         return {key: {} if arguments is None else arguments for key, arguments in value.items()}

@@ -1,4 +1,4 @@
-"""Settings of what is saved on the way."""
+"""Settings of checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Checkpoint(Section):
-    """What is saved on the way."""
+    """What is saved during and after training."""
 
     save_strategy: Literal["no", "steps", "epoch", "best"] = setting(
         "steps",

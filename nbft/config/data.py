@@ -1,4 +1,4 @@
-"""Settings of the data: where the rows are, how they become prompts, how they are tokenised."""
+"""Settings of the data: its source, prompt format, tokenization and batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbft.config.base import Section, expert_setting, key_of, setting
 
 
 class Dataset(Section):
-    """One set of rows and how its rows become a prompt and a completion."""
+    """A dataset, and how its rows become prompts and completions."""
 
     path: str | None = setting(
         label="Data file",
@@ -126,8 +126,8 @@ class Dataset(Section):
         if value:
             raise PydanticCustomError(
                 "nbft",
-                "since version 4 datasets runs no code that comes with a dataset. Name its Parquet "
-                "files, or a copy of it without code.",
+                "is not supported: datasets 4 and later run no code of a dataset. Use its Parquet "
+                "files, or a copy without code.",
             )
         return value
 
@@ -175,13 +175,13 @@ class Split(Section):
         if len(given) < len(self.datasets):
             raise PydanticCustomError(
                 "nbft",
-                f"{len(given)} of {len(self.datasets)} sets have a mixture_proportion. Give one to "
-                "every set, or to none.",
+                f"{len(given)} of {len(self.datasets)} datasets have a mixture_proportion. Set it "
+                "for all of them, or for none.",
             )
         if abs(sum(given) - 1) > 1e-6:
             raise PydanticCustomError(
                 "nbft",
-                f"the mixture_proportion of the sets add to {sum(given):g}, not to 1. Use "
+                f"the mixture_proportion values add up to {sum(given):g}, not 1. Use "
                 f"{', '.join(f'{share / sum(given):.4g}' for share in given)}.",
             )
         return self
@@ -193,7 +193,7 @@ class Split(Section):
 
 
 class Data(Section):
-    """The rows and their way to tokens."""
+    """The data, and how it is tokenized and batched."""
 
     train: Split = setting(help="Training data.", source="Oumi data.train", default_factory=Split)
     validation: Split | None = setting(
@@ -326,12 +326,12 @@ class Data(Section):
     )
 
     def splits(self) -> dict[str, Split]:
-        """Return the splits that are named: train, and validation and test where they are."""
+        """Return the splits that are set: train, and validation and test if given."""
         named = {name: getattr(self, name) for name in SPLITS}
         return {name: split for name, split in named.items() if split is not None}
 
     def named_datasets(self) -> list[tuple[str, Dataset]]:
-        """Return every dataset with its dotted name in the config."""
+        """Return every dataset with its dotted path in the config."""
         return [
             (f"data.{name}.datasets[{number}]", dataset)
             for name, split in self.splits().items()
@@ -341,15 +341,15 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_dataset_may_stand_alone(cls, value: Any) -> Any:
-        """Move the keys of a dataset that stand directly under `data` to where they belong."""
+        """Move the keys of a dataset directly under `data` to data.train.datasets."""
         if not isinstance(value, dict):
             return value
         own = {k: v for k, v in value.items() if k in _DATASET_KEYS and k not in cls.model_fields}
         if own and value.get("train"):
             raise PydanticCustomError(
                 "nbft",
-                f"a dataset is written under data itself ({', '.join(own)}) and under data.train "
-                "too. Keep one of them.",
+                f"a dataset is set both directly under data ({', '.join(own)}) and under "
+                "data.train. Keep one of them.",
             )
         return written_out(value)
 
@@ -359,7 +359,7 @@ _DATASET_KEYS = tuple(Dataset.model_fields)
 
 
 def written_out(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree of `data` with a dataset in short form moved to data.train.datasets.
+    """Return the tree of `data` with a dataset directly under it moved to data.train.datasets.
 
     >>> written_out({"dataset_name": "alpaca", "max_length": 256})
     {'max_length': 256, 'train': {'datasets': [{'dataset_name': 'alpaca'}]}}

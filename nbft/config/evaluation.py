@@ -1,4 +1,4 @@
-"""Settings of what is measured on held-out rows."""
+"""Settings of the evaluation on held-out rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Metric = Literal["rouge", "exact_match", "format", "perplexity"]
 
 
 class Evaluation(Section):
-    """What is measured on the held-out rows on the way."""
+    """Evaluation on held-out rows."""
 
     eval_strategy: Literal["no", "steps", "epoch"] = setting(
         "epoch",
@@ -166,7 +166,7 @@ class Evaluation(Section):
         except re.error as error:
             raise PydanticCustomError(
                 "nbft",
-                f"is not a valid regular expression ({error}). Write \\ before a sign that is meant.",
+                f"is not a valid regular expression ({error}). Escape literal characters with \\.",
             ) from None
         return value
 

@@ -1,6 +1,6 @@
-"""Config trees as YAML text, files, dotted paths and presets. Checks no settings.
+"""Config trees as YAML text, files, dotted paths and presets, without validation of settings.
 
-YAML is read as version 1.2 by ruamel.yaml: `5e-5` is a number and `no` is a word.
+YAML is read as version 1.2 by ruamel.yaml: `5e-5` is a number and `no` is text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from nbft.config.data import written_out
 from nbft.errors import ConfigError, Problem
+from nbft.formatting import count
 from nbft.syntax import position, yaml_problem
 
 _PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
@@ -29,7 +30,7 @@ def read(path: Path) -> Tree:
     """Read a YAML or JSON file into a tree.
 
     Raises:
-        ConfigError: The file is missing, unreadable, larger than 1 MB, or no YAML mapping.
+        ConfigError: The file is missing, unreadable, larger than 1 MB, or not a YAML mapping.
     """
     try:
         if path.stat().st_size > _LARGEST_FILE_BYTES:
@@ -51,7 +52,7 @@ def read(path: Path) -> Tree:
 
 
 def _beside(path: Path) -> str:
-    """Say which config stands where a missing one was looked for."""
+    """Return a hint about the folder of a missing config."""
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"Nor does its folder {folder} exist."
@@ -65,10 +66,10 @@ def parse_yaml(text: str, source: str) -> Tree:
 
     Args:
         text: The YAML.
-        source: What to call the text in a message.
+        source: Name of the text in messages.
 
     Raises:
-        ConfigError: With line and column: invalid YAML, or a duplicate key. Or it is no mapping.
+        ConfigError: Invalid YAML or a duplicate key (with line and column), or not a mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, SafeConstructor
@@ -78,7 +79,7 @@ def parse_yaml(text: str, source: str) -> Tree:
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
                 return super().construct_object(node, deep)
-            except ValueError as error:  # says no line
+            except ValueError as error:  # without a line number
                 raise ConstructorError(None, None, str(error), node.start_mark) from None
 
     yaml = YAML(typ="safe", pure=True)
@@ -108,7 +109,7 @@ def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
 
     Args:
         tree: Sections and settings.
-        comments: Text to set beside each setting, by dotted path with `[]` for any item.
+        comments: Comment for each setting, by dotted path with `[]` for any item.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
@@ -127,9 +128,9 @@ def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
             return [styled(item, f"{path}[]") for item in value]
         if not isinstance(value, str):
             return value
-        if not value.replace("\n", "").isprintable():  # control characters live in quotes only
+        if not value.replace("\n", "").isprintable():  # control characters need quotes
             return DoubleQuotedScalarString(value)
-        if "\n" in value and not value[0].isspace():  # a block cannot begin with a space
+        if "\n" in value and not value[0].isspace():  # a block cannot start with a space
             return LiteralScalarString(value)
         return value
 
@@ -145,10 +146,10 @@ def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all, and return its path.
+    """Write a text file atomically, and return its path.
 
     Raises:
-        ConfigError: The folder cannot be written.
+        ConfigError: The folder is not writable.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -166,14 +167,14 @@ def overridden(tree: Tree, overrides: Iterable[str]) -> Tree:
     A dataset written directly under `data` can be overridden as `data.train.datasets[0]` too.
 
     Raises:
-        ConfigError: Overrides without "=", or whose path cannot be followed.
+        ConfigError: Overrides without "=", or with a path that does not exist.
     """
     tree = copy.deepcopy(tree)
     problems: list[str | Problem] = []
     for override in overrides:
         path, equals, text = (part.strip() for part in override.lstrip("-").partition("="))
         if not equals or not parts(path):
-            problems.append(f"{override}: is no override. Write training.max_steps=60.")
+            problems.append(f"{override}: is not an override. Write training.max_steps=60.")
             continue
         try:
             value = parse_yaml(f"value: {text}", override)["value"] if text else None
@@ -197,7 +198,7 @@ def parts(path: str) -> list[str | int]:
 
 
 def without_indices(path: str) -> str:
-    """Write a dotted path as `Setting.path` does.
+    """Return a dotted path in the form of `Setting.path`.
 
     >>> without_indices("data.train.datasets[0].path")
     'data.train.datasets[].path'
@@ -206,10 +207,10 @@ def without_indices(path: str) -> str:
 
 
 def put(tree: Tree, path: str, value: Any) -> None:
-    """Set the value at a dotted path, making blocks on the way; a list may grow by one item.
+    """Set the value at a dotted path, creating blocks as needed; a list may grow by one item.
 
     Raises:
-        ConfigError: The path leads through something that is no block, or past a list's end.
+        ConfigError: The path leads through something that is not a block, or past a list's end.
     """
     *way, last = parts(path)
     place: Any = tree
@@ -233,20 +234,19 @@ def _fits(place: Any, part: str | int, path: str) -> None:
     if isinstance(place, list) and isinstance(part, int):
         if part <= len(place):
             return
-        items = f"{len(place)} item" + ("" if len(place) == 1 else "s")
-        why = f"the list has {items}, so the next is [{len(place)}]."
+        why = f"the list has {count(len(place), 'item')}, so the next is [{len(place)}]."
     elif isinstance(place, dict) and isinstance(part, str):
         return
     else:
         shown = f"[{part}]" if isinstance(part, int) else part
-        kind = "a list" if isinstance(place, list) else "a block of keys"
-        kind = kind if isinstance(place, (list, dict)) else f"the value {place!r}"
-        why = f"{shown} does not fit: there stands {kind}."
+        kind = "a list" if isinstance(place, list) else f"the value {place!r}"
+        kind = "a block of keys" if isinstance(place, dict) else kind
+        why = f"{shown} does not fit: its parent is {kind}."
     raise ConfigError(Problem(path, None, why))
 
 
 def without(tree: Tree, path: str) -> Tree:
-    """Return a copy of a tree without what stands at a dotted path, or at its nearest block."""
+    """Return a copy of a tree without a dotted path, or without its nearest existing block."""
     tree = copy.deepcopy(tree)
     place: Any = tree
     way = parts(path)
@@ -281,11 +281,11 @@ def _drop_block(tree: Tree, way: list[str | int]) -> None:
 
 
 def flatten(tree: Any, whole: Container[str] = ()) -> dict[str, Any]:
-    """Return {dotted path: value} of a tree; lists of plain values are values.
+    """Return {dotted path: value} of a tree; lists of plain values are single values.
 
     Args:
         tree: Sections and settings.
-        whole: Paths of blocks that are values, as `Setting.path`.
+        whole: Paths of blocks to keep as single values, as in `Setting.path`.
 
     >>> flatten({"a": {"b": 1}, "c": [{"d": 2}], "e": [3], "f": {"g": 4}}, whole=["f"])
     {'a.b': 1, 'c[0].d': 2, 'e': [3], 'f': {'g': 4}}
@@ -305,20 +305,26 @@ def _leaves(tree: Any, prefix: str, whole: Container[str]) -> Iterator[tuple[str
 
 
 def presets() -> dict[str, str]:
-    """Return the presets there are, as {file name: title}, in the order to show them."""
+    """Return the presets as {name: title}, in display order."""
     return {name: title for name, (title, _) in about_presets().items()}
 
 
 def about_presets() -> dict[str, tuple[str, str]]:
-    """Return the title of each preset and what it is for, both from the head of its file."""
+    """Return the title and purpose of each preset, from the first lines of its file."""
+    about = {}
+    for name, text in _preset_texts().items():
+        title, purpose = text.splitlines()[:2]
+        about[name] = (title.lstrip("# "), purpose.lstrip("# "))
+    return about
+
+
+def _preset_texts() -> dict[str, str]:
     folder = resources.files("nbft.config") / "presets"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    found = {}
-    for file in files:
-        title, about = file.read_text(encoding="utf-8").splitlines()[:2]
-        name = file.name.removesuffix(".yaml").split("-", 1)[1]
-        found[name] = (title.lstrip("# "), about.lstrip("# "))
-    return found
+    return {
+        file.name.removesuffix(".yaml").split("-", 1)[1]: file.read_text(encoding="utf-8")
+        for file in files
+    }
 
 
 def preset(name: str) -> Tree:
@@ -327,8 +333,7 @@ def preset(name: str) -> Tree:
     Raises:
         ConfigError: There is no such preset.
     """
-    folder = resources.files("nbft.config") / "presets"
-    for file in folder.iterdir():
-        if file.name.partition("-")[2] == f"{name}.yaml":
-            return parse_yaml(file.read_text(encoding="utf-8"), file.name)
-    raise ConfigError(f"preset={name!r}: is not one of {', '.join(presets())}.")
+    texts = _preset_texts()
+    if name not in texts:
+        raise ConfigError(f"preset={name!r}: is not one of {', '.join(texts)}.")
+    return parse_yaml(texts[name], f"{name}.yaml")

@@ -1,4 +1,4 @@
-"""Settings of what is written down."""
+"""Settings of logging."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Logging(Section):
-    """What is written down on the way."""
+    """What is logged during training."""
 
     logging_steps: int = setting(
         1,

@@ -1,4 +1,4 @@
-"""Settings of the base model: which one, and how it is loaded."""
+"""Settings of the base model."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from nbft import registry
 from nbft.config.base import Section, expert_setting, key_of, setting
 
 ALIASES = {"adamw": "adamw_torch", "paged_adamw": "paged_adamw_32bit"}
-"""Names that other systems use, and what transformers takes. adam is a key of our own: it is no
-AdamW, its weight decay is part of the gradient."""
+"""Names in other systems, and those in transformers. adam is a key of our own: unlike AdamW, its
+weight decay is part of the gradient."""
 
 
 class Optimizer(Section):
-    """What turns gradients into new weights."""
+    """The optimiser, which updates the weights."""
 
     optim: key_of(registry.optimizers) = setting(  # type: ignore[valid-type]
         "adamw_torch_fused",
@@ -83,5 +83,5 @@ class Optimizer(Section):
 
     @field_validator("optim", mode="before")
     @classmethod
-    def _as_transformers_calls_it(cls, value: Any) -> Any:
+    def _by_its_name_in_transformers(cls, value: Any) -> Any:
         return ALIASES.get(value, value) if isinstance(value, str) else value

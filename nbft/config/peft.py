@@ -1,4 +1,4 @@
-"""Settings of the adapter that is trained instead of all weights."""
+"""Settings of parameter-efficient fine-tuning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Peft(Section):
-    """Parameter-efficient fine-tuning."""
+    """Parameter-efficient fine-tuning with an adapter."""
 
     method: Literal["lora", "ia3", "full"] = setting(
         "lora",
@@ -130,18 +130,18 @@ class Peft(Section):
     def _alpha_is_positive_or_automatic(cls, value: int) -> int:
         if value == 0:
             raise PydanticCustomError(
-                "nbft", "would switch the adapter off. Use -1 for twice the rank, or 1 or more."
+                "nbft", "would disable the adapter. Use -1 for twice the rank, or 1 or more."
             )
         return value
 
     @property
     def trains_adapter(self) -> bool:
-        """Whether an adapter is trained beside the frozen model, rather than the model itself."""
+        """Whether an adapter is trained instead of the model itself."""
         return self.method != "full"
 
     @property
     def alpha(self) -> int:
-        """The strength that counts: lora_alpha, or what -1 stands for.
+        """The effective lora_alpha, with -1 resolved.
 
         Source: ERNIEKit, erniekit/hparams/finetuning_args.py.
 

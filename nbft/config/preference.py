@@ -1,7 +1,4 @@
-"""Settings of preference training. They are read and checked; the training comes later.
-
-What would need it is refused by the plan's checks (`nbft.plan.checks`).
-"""
+"""Settings of preference training, which is not supported yet and rejected by `nbft.plan.checks`."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Preference(Section):
-    """Learning from pairs of a better and a worse answer. Planned: nbft imitates answers for now."""
+    """Learning from pairs of a better and a worse answer. Not supported yet."""
 
     method: Literal["dpo"] | None = setting(
         label="Preference method",

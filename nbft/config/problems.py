@@ -1,4 +1,4 @@
-"""From pydantic's errors to `Problem`s: field, value, why, fix, all of them at once."""
+"""Converts pydantic's validation errors to `Problem`s."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nbft.errors import Problem
 def problems_of(
     error: ValidationError, root: type[Section], place: tuple[str, ...] = ()
 ) -> list[Problem]:
-    """Say each error of a validation as a `Problem`, in the order of the settings.
+    """Return each validation error as a `Problem`, in the order of the settings.
 
     Args:
         error: The errors.
-        root: The block that holds every setting.
-        place: Where in it the block stands that was validated.
+        root: The section with all settings.
+        place: Location in it of the section that was validated.
     """
     return [_problem(detail, place, root) for detail in error.errors(include_url=False)]
 
@@ -37,7 +37,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def dotted(location: Iterable[str | int]) -> str:
-    """Write a location as people do.
+    """Format a location.
 
     >>> dotted(("data", "train", "datasets", 0, "path"))
     'data.train.datasets[0].path'
@@ -58,14 +58,11 @@ def _problem(detail: Mapping[str, Any], place: tuple[str, ...], root: type[Secti
     if detail["type"] in ("extra_forbidden", "no_such_attribute"):
         return _unknown_key(location, value, root)
     setting = _setting_at(location, root)
-    say = _SENTENCES.get(detail["type"])
     context = {**detail.get("ctx", {}), "message": detail["msg"]}
-    otherwise = (f"is not valid ({detail['msg']}).", "", None)  # a kind of error without a sentence
-    why, fix, proposal = say(value, setting, context) if say else otherwise
-    if isinstance(value, (dict, list)):
-        value = None
+    explain = _EXPLANATIONS.get(detail["type"], _plain(f"is not valid ({detail['msg']})."))
+    why, fix, proposal = explain(value, setting, context)
     changes = {field: proposal} if proposal is not None else {}
-    return Problem(field, value, why, fix, changes)
+    return Problem(field, None if isinstance(value, (dict, list)) else value, why, fix, changes)
 
 
 def _setting_at(location: list[str | int], root: type[Section]) -> Setting | None:
@@ -76,9 +73,9 @@ def _setting_at(location: list[str | int], root: type[Section]) -> Setting | Non
     return known.get(path)
 
 
-# Names that other tools use for what is called otherwise here.
+# Other tools' names for settings.
 CALLED_ELSEWHERE = {
-    "warmup_ratio": "Write scheduler.warmup_steps with a value below 1: it is then a share.",
+    "warmup_ratio": "Set scheduler.warmup_steps to a value below 1, which is a share of all steps.",
     "lr": "It is called training.learning_rate.",
     "epochs": "It is called training.num_train_epochs.",
     "batch_size": "It is called training.per_device_train_batch_size.",
@@ -88,7 +85,7 @@ CALLED_ELSEWHERE = {
     "fp16": "Write precision.mixed_precision: fp16.",
     "bf16": "Write precision.mixed_precision: bf16.",
     "optimizer": "It is called optimizer.optim.",
-    "overwrite_output_dir": "Every run has a folder of its own; nothing is overwritten.",
+    "overwrite_output_dir": "Every run has its own folder; nothing is overwritten.",
     "group_by_length": "Write data.train_sampling_strategy: group_by_length.",
 }
 
@@ -116,7 +113,7 @@ def _unknown_key(location: list[str | int], value: Any, root: type[Section]) -> 
     return Problem(dotted(location), shown, "is not a setting.", fix)
 
 
-_Sentence = tuple[str, str, Any]
+_Explanation = tuple[str, str, Any]
 
 
 def _use_default(setting: Setting | None) -> tuple[str, Any]:
@@ -125,23 +122,23 @@ def _use_default(setting: Setting | None) -> tuple[str, Any]:
     return f"The default is {setting.default}.", setting.default
 
 
-def _not_a_number(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Sentence:
+def _not_a_number(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Explanation:
     return ("is not a number.", *_use_default(setting))
 
 
-def _not_whole(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Sentence:
+def _not_whole(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Explanation:
     try:
-        whole = round(float(value))
+        whole = float(round(float(value)))
     except (TypeError, ValueError, OverflowError):
         return ("is not a whole number.", *_use_default(setting))
     if setting is not None:
-        whole = round(max(whole, setting.ge if setting.ge is not None else whole))
-        whole = round(min(whole, setting.le if setting.le is not None else whole))
-    return "is not a whole number.", f"Use {whole}.", whole
+        whole = whole if setting.ge is None else max(whole, setting.ge)
+        whole = whole if setting.le is None else min(whole, setting.le)
+    return "is not a whole number.", f"Use {round(whole)}.", round(whole)
 
 
-def _beyond(words: str, key: str) -> Callable[..., _Sentence]:
-    def say(value: Any, setting: Setting | None, context: Mapping[str, Any]) -> _Sentence:
+def _beyond(words: str, key: str) -> Callable[..., _Explanation]:
+    def say(value: Any, setting: Setting | None, context: Mapping[str, Any]) -> _Explanation:
         limit = context[key]
         at_limit = key in ("ge", "le") and not (setting and setting.usual)
         usable = limit if at_limit else setting.default if setting else None
@@ -153,7 +150,7 @@ def _beyond(words: str, key: str) -> Callable[..., _Sentence]:
     return say
 
 
-def _not_listed(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Sentence:
+def _not_listed(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Explanation:
     choices = [str(choice) for choice in setting.choices] if setting else []
     word = str(value).lower()
     close = [choice for choice in choices if choice.startswith(word)]
@@ -163,19 +160,17 @@ def _not_listed(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _S
     return f"is not one of {', '.join(choices)}.", fix, proposal
 
 
-def _not_registered(value: Any, setting: Setting | None, context: Mapping[str, Any]) -> _Sentence:
+def _not_registered(
+    value: Any, setting: Setting | None, context: Mapping[str, Any]
+) -> _Explanation:
     return context["why"], context["fix"], context["nearest"]
 
 
-def _plain(why: str, fix: str = "") -> Callable[..., _Sentence]:
+def _plain(why: str, fix: str = "") -> Callable[..., _Explanation]:
     return lambda value, setting, context: (why, fix, None)
 
 
-def _as_written(value: Any, setting: Setting | None, context: Mapping[str, Any]) -> _Sentence:
-    return str(context["message"]), "", None
-
-
-_SENTENCES: dict[str, Callable[..., _Sentence]] = {
+_EXPLANATIONS: dict[str, Callable[..., _Explanation]] = {
     "float_parsing": _not_a_number,
     "float_type": _not_a_number,
     "number_type": _not_a_number,
@@ -197,5 +192,5 @@ _SENTENCES: dict[str, Callable[..., _Sentence]] = {
     "dict_type": _plain("is not a block of keys.", "Write {key: value}."),
     "model_type": _plain("is not a block of settings.", "Indent its settings under it."),
     "model_attributes_type": _plain("is not a block of settings.", "Indent its settings under it."),
-    "nbft": _as_written,
+    "nbft": lambda value, setting, context: (str(context["message"]), "", None),
 }

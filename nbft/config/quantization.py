@@ -1,4 +1,4 @@
-"""Settings of the base model's numbers: weights kept in 4 or 8 bits under an adapter."""
+"""Settings of quantisation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Quantization(Section):
-    """The frozen weights in fewer bits, for an adapter on top (QLoRA)."""
+    """Frozen weights in 4 or 8 bits, with an adapter on top (QLoRA)."""
 
     load_in_4bit: bool = setting(
         False,
@@ -58,7 +58,7 @@ class Quantization(Section):
 
     @property
     def bits(self) -> int | None:
-        """Bits of a weight in most linear layers; None where they are not quantised."""
+        """Bits per weight in most linear layers; None if they are not quantised."""
         if self.load_in_4bit:
             return 4
         return 8 if self.load_in_8bit or self.weight_quantize_algo else None

@@ -1,4 +1,4 @@
-"""Settings of the learning rate over the steps."""
+"""Settings of the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nbft.config.base import Section, expert_setting, key_of, setting
 
 
 class Scheduler(Section):
-    """How the learning rate changes over the steps."""
+    """The learning rate schedule."""
 
     lr_scheduler_type: key_of(registry.schedulers) = setting(  # type: ignore[valid-type]
         "cosine",

@@ -1,7 +1,4 @@
-"""Settings by words: by their name, what other tools call them, or what their help says.
-
-Used by the form's search field and by `nbft.help`.
-"""
+"""Search for settings, used by the form's search field and by `nbft.help`."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ def find_settings(
     among: Iterable[Setting] | None = None,
     called: Mapping[str, str] | None = None,
 ) -> list[Setting]:
-    """Return the settings that have every word of a text in their name, label, alias or help.
+    """Return the settings with every word of a text in their name, label, alias or help.
 
-    Those that are called so elsewhere come first, then those with the words in their name; what is
-    rarely needed comes last.
+    Exact names come first, then settings with the words in their name, then in their help; expert
+    settings come last in each group.
 
     Args:
         text: Words, in any case; "warm-up" and "warmup" are the same.
-        among: The settings to look through; all if None.
+        among: The settings to search; all if None.
         called: Further names, in one text, by the path of the setting.
 
     >>> find_settings("warm")[0].path, find_settings("lr")[0].path
@@ -47,14 +44,14 @@ def find_settings(
             ranked.append((1, rare, setting))
         elif all(word in about for word in words):
             ranked.append((2, rare, setting))
-    return [setting for *_, setting in sorted(ranked, key=lambda found: found[:2])]
+    return [setting for *_, setting in sorted(ranked, key=lambda entry: entry[:2])]
 
 
 @functools.cache
 def aliases() -> dict[str, str]:
-    """Return names that other tools use, by our path, as the messages about unknown keys do."""
-    found: dict[str, str] = {}
+    """Return other tools' names of settings, by path, from the messages about unknown keys."""
+    names: dict[str, str] = {}
     for alias, sentence in CALLED_ELSEWHERE.items():
         if match := re.search(r"(\w+\.\w+)", sentence):
-            found[match[1]] = f"{found.get(match[1], '')} {alias}".strip()
-    return found
+            names[match[1]] = f"{names.get(match[1], '')} {alias}".strip()
+    return names

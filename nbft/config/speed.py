@@ -1,4 +1,4 @@
-"""Settings of the fast path: parts that change the time and the memory, never the losses."""
+"""Settings of the fast path: optimisations of time and memory that never change the losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Part = Literal["auto", "on", "off"]
 
 
 class Speed(Section):
-    """Parts of the fast path; auto uses each where it applies, and the plan says why not."""
+    """Optimisations that do not change the losses; auto uses each where it applies."""
 
     row_attention: Part = setting(
         "auto",
@@ -47,5 +47,5 @@ class Speed(Section):
     @field_validator("row_attention", "label_head", "fused_lora", "lean_norm", mode="before")
     @classmethod
     def _yes_is_on(cls, value: Any) -> Any:
-        """Take the booleans that YAML 1.1 makes of on and off."""
+        """Accept booleans, which YAML 1.1 makes of on and off."""
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value

@@ -1,4 +1,4 @@
-"""Settings of trackers outside the run's folder."""
+"""Settings of experiment trackers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nbft.config.base import Section, setting
 
 
 class Tracking(Section):
-    """Trackers outside the run's folder. The run's own events need none."""
+    """Experiment trackers. Every run also has its own log."""
 
     report_to: list[Literal["tensorboard", "wandb", "comet_ml", "mlflow", "trackio", "phoenix"]] = (
         setting(

@@ -1,4 +1,4 @@
-"""Settings of the training itself: how long, how much at a time, how fast it learns."""
+"""Settings of the training itself: length, batch size, learning rate and seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nbft.config.base import Section, expert_setting, key_of, setting
 
 
 class Training(Section):
-    """Length, batch, learning rate and seeds."""
+    """Training length, batch size, learning rate and seeds."""
 
     method: key_of(registry.trainers) = setting(  # type: ignore[valid-type]
         "sft",

@@ -1,6 +1,6 @@
-"""Training methods: one file each, which holds everything that differs between them.
+"""Training methods, one file each, with everything that differs between them.
 
-A file defines `METHOD`, a `Method`; its name is a value of training.method. Nothing else in nbft
+Each file defines `METHOD`, a `Method`, and its name is a value of training.method. No other code
 asks which method it is. To add one, add a file here and a test (CONTRIBUTING.md).
 """
 

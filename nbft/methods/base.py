@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Base(Imitation):
-    """The plain Trainer: it makes no batches by itself and puts no adapter on the model."""
+    """The plain Trainer, which has no collator of its own and adds no adapter to the model."""
 
     title = "supervised fine-tuning, plain"
     trainer = "transformers:Trainer"
@@ -23,7 +23,7 @@ class Base(Imitation):
         return {"include_num_input_tokens_seen": "non_padding", "remove_unused_columns": False}
 
     def collator(self, config: Config, decisions: Decisions, tokenizer: Any, model: Any) -> Any:
-        """Return what makes the batches that SFTTrainer makes by itself."""
+        """Return a collator like the one built into SFTTrainer."""
         multiple = config.data.pad_to_multiple_of
         if getattr(model.config, "is_encoder_decoder", False):
             from nbft.models.seq2seq import Seq2SeqCollator
@@ -42,7 +42,7 @@ class Base(Imitation):
         )
 
     def collator_code(self, config: Config, decisions: Decisions) -> tuple[str, list[str]]:
-        """Return the same as an expression."""
+        """Return the same collator as an expression."""
         multiple = config.data.pad_to_multiple_of
         if config.model.auto_class_name == "AutoModelForSeq2SeqLM":
             return f"Seq2SeqCollator(tokenizer, model, {multiple})", []

@@ -1,7 +1,4 @@
-"""`Method`: what a training method says about itself. Loads no torch.
-
-Functions that say so import torch, transformers or TRL when they are called, in a worker.
-"""
+"""`Method`: everything that differs between training methods. Loads no torch at import."""
 
 from __future__ import annotations
 
@@ -21,25 +18,25 @@ if TYPE_CHECKING:
     from nbft.plan.memory import Shape
 
 IGNORE_INDEX = -100
-"""Label of a token that adds nothing to the loss. Source: torch.nn.CrossEntropyLoss."""
+"""Label of a token that is excluded from the loss. Source: torch.nn.CrossEntropyLoss."""
 
 Kind = Literal["pair", "conversation", "text", "preference", "feedback"]
-"""What a row holds: a prompt with its completion, a conversation, plain text, a better and a worse
-answer, or an answer with a verdict."""
+"""Contents of a row: a prompt with its completion, a conversation, plain text, a better and a worse
+answer, or an answer with a label."""
 
 PARTS_OF_ANY_TRAINER = frozenset({"padding_free", "row_attention", "fused_lora", "lean_norm"})
-"""Parts of the fast path that a trainer need not know of."""
+"""Parts of the fast path that work with any trainer."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that a trainer logs while it trains.
+    """A number that a trainer logs during training.
 
     Attributes:
-        name: As in the log.
-        label: What people call it.
-        chart: Title of the chart that draws it.
-        better: Which direction is better, or "" where neither is.
+        name: Name in the log.
+        label: Label in the legend.
+        chart: Title of its chart.
+        better: Which direction is better, or "" if neither is.
     """
 
     name: str
@@ -49,19 +46,19 @@ class Measure:
 
 
 class Method:
-    """How one method trains; a subclass in a file of its own overrides what differs.
+    """One training method; a subclass in its own file overrides what differs.
 
     Attributes:
-        title: What it does, in words.
+        title: Name for people.
         accepts: Kinds of rows that it trains on.
-        uses_labels: Whether it learns from bad answers too; else rows labelled so are left out.
-        sequences: Names of the token sequences that it makes of an example.
-        section: Section of the config that only this kind of method reads, or None.
+        uses_labels: Whether it also learns from bad answers; otherwise such rows are left out.
+        sequences: Names of the token sequences made from an example.
+        section: Section of the config that only this kind of method uses, or None.
         trainer: "module:class" of its trainer.
         arguments: "module:class" of the trainer's arguments.
-        takes_peft_config: Whether the trainer puts the adapter on the model by itself.
-        fast_parts: Parts of the fast path that its trainer works with.
-        measures: What it logs beside the learning rate and the gradient norm.
+        takes_peft_config: Whether the trainer itself adds the adapter to the model.
+        fast_parts: Parts of the fast path that its trainer supports.
+        measures: What it logs besides the learning rate and the gradient norm.
     """
 
     title: ClassVar[str]
@@ -91,23 +88,23 @@ class Method:
     # Rows
 
     def refusal(self, kind: Kind) -> tuple[str, str]:
-        """Say why rows of a kind that it does not accept cannot be used, and what to do."""
+        """Return why rows of a kind cannot be used, and what to do."""
         wanted = " or ".join(_HOLDS[kind] for kind in sorted(self.accepts))
         return (
             f"the rows hold {_HOLDS[kind]}, and {self.title} needs {wanted}.",
-            "Give such rows, or choose another training.method.",
+            "Use such rows, or another training.method.",
         )
 
     def trained_on(self, kind: Kind) -> str:
-        """Say what of rows of a kind is trained on, where the shape of the rows does not tell."""
+        """Return which part of a kind of rows is trained on, if that is not obvious."""
         return ""
 
     def texts(self, examples: Sequence[Example]) -> Mapping[str, Sequence[Example]]:
-        """Return the texts of each named sequence: one for each example, in their order."""
+        """Return the texts of each named sequence: one per example, in order."""
         raise NotImplementedError
 
     def column(self, sequence: str, part: str) -> str:
-        """Return the name of a column of tokens: `input_ids` where there is one sequence only.
+        """Return the name of a column of tokens: `input_ids` if there is only one sequence.
 
         >>> Method().column("completion", "labels")
         'labels'
@@ -116,17 +113,17 @@ class Method:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of token ids and labels that its trainer gets."""
+        """The columns of token ids and labels for its trainer."""
         return [self.column(s, part) for s in self.sequences for part in ("input_ids", "labels")]
 
     # The plan
 
     def problems(self, config: Config) -> Iterable[Problem]:
-        """Yield what is wrong with a config for this method alone."""
+        """Yield problems of a config that are specific to this method."""
         return ()
 
     def memory_bytes(self, config: Config, shape: Shape, tokens: float) -> float:
-        """Return what it holds beside weights, optimiser and the activations of its sequences.
+        """Return bytes needed besides weights, optimiser and activations of its sequences.
 
         Args:
             config: The config.
@@ -138,7 +135,7 @@ class Method:
     # Training
 
     def trainer_arguments(self, config: Config, decisions: Decisions) -> dict[str, Any]:
-        """Return the trainer's arguments beside those that every trainer takes."""
+        """Return the trainer's arguments besides those of every trainer."""
         raise NotImplementedError
 
     def trainer_class(self) -> type:
@@ -146,7 +143,7 @@ class Method:
         return _imported(self.trainer)
 
     def with_trainer(self, trainer: type) -> Method:
-        """Return this method with a trainer of somebody's own."""
+        """Return a copy of this method with another trainer."""
         own = copy.copy(self)
         own.trainer = f"{trainer.__module__}:{trainer.__qualname__}"
         own.trainer_class = lambda: trainer  # type: ignore[method-assign]
@@ -159,23 +156,23 @@ class Method:
     def collator(
         self, config: Config, decisions: Decisions, tokenizer: Any, model: Any
     ) -> Any | None:
-        """Return what makes a batch of rows; None where the trainer does. Imports torch."""
+        """Return the data collator, or None for the trainer's own. Imports torch."""
         return None
 
     # Plain Python
 
     def collator_code(self, config: Config, decisions: Decisions) -> tuple[str, list[str]]:
-        """Return the expression of its collator, "" for none, and the "module:name" that it needs."""
+        """Return the expression of its collator, or "", and the "module:name"s that it needs."""
         return "", []
 
 
 class Imitation(Method):
-    """What the methods share that learn to write one answer to each prompt."""
+    """Base of methods that learn to write one answer to each prompt."""
 
     accepts = frozenset({"pair", "conversation", "text", "preference", "feedback"})
 
     def trained_on(self, kind: Kind) -> str:
-        """Say what of a pair of answers is used."""
+        """Return which of a pair of answers is used."""
         if kind == "preference":
             return (
                 "only the chosen answers are trained on; the rejected ones are for preference "
@@ -184,12 +181,12 @@ class Imitation(Method):
         return ""
 
     def texts(self, examples: Sequence[Example]) -> Mapping[str, Sequence[Example]]:
-        """Return the examples themselves: what they hold beside prompt and answer is not used."""
+        """Return the examples themselves; only their prompts and answers are used."""
         return {"completion": examples}
 
 
 def method_of(config: Config) -> Method:
-    """Return the method of a config; a trainer of somebody's own is built as for `base`."""
+    """Return the method of a config; a custom trainer is used with the method `base`."""
     found = registry.trainers.get(config.training.method)
     if isinstance(found, Method):
         return found

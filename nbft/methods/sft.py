@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with TRL's SFTTrainer: the model learns to write the answers."""
+"""Supervised fine-tuning with TRL's SFTTrainer."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ class Sft(Imitation):
     fast_parts = PARTS_OF_ANY_TRAINER | {"label_head"}
 
     def problems(self, config: Config) -> Iterable[Problem]:
-        """Refuse models with an encoder and a decoder."""
-        if (
-            config.model.model_type == "hf"
-            and config.model.auto_class_name == "AutoModelForSeq2SeqLM"
-        ):
+        """Reject encoder-decoder models."""
+        model = config.model
+        if model.model_type == "hf" and model.auto_class_name == "AutoModelForSeq2SeqLM":
             yield Problem(
                 "training.method",
                 "sft",
-                "trains models that continue a text, not those with an encoder and a decoder.",
+                "trains models that continue a text, not encoder-decoder models.",
                 "Use base.",
                 {"training.method": "base"},
             )
 
     def trainer_arguments(self, config: Config, decisions: Decisions) -> dict[str, Any]:
-        """Return the arguments of SFTConfig: the rows are cut into tokens and masked already."""
+        """Return the arguments of SFTConfig; rows are already tokenized and masked."""
         return {
-            "max_length": None,  # SFTConfig would cut at 1,024 by itself
+            "max_length": None,  # SFTConfig would truncate at 1,024
             "padding_free": decisions.padding_free,
             "pad_to_multiple_of": config.data.pad_to_multiple_of,
             "completion_only_loss": config.data.completion_only_loss,

@@ -1,8 +1,7 @@
-"""Smart defaults: what suits a model, some rows and a machine, each value with its reason.
+"""Recommended settings for a model, a dataset and a machine, each with its reason.
 
-Seven steps, as PEFT Studio's wizard has them; each yields its questions one at a time, so that a
-later one goes by the answers before it. Asks nobody and writes nothing: `nbft.wizard` does, and
-the guided form.
+Seven steps, as in PEFT Studio's wizard; each yields its questions one at a time, so that a later
+one can depend on earlier answers. `nbft.wizard` and the guided form ask them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from nbft.plan.memory import model_shape
 Method = Literal["full", "lora", "qlora"]
 
 METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
-"""From the most memory to the least."""
+"""Ordered from most to least memory."""
 
 SETTINGS_OF: dict[str, dict[str, Any]] = {
     "full": {"peft.method": "full"},
@@ -38,27 +37,27 @@ SETTINGS_OF: dict[str, dict[str, Any]] = {
         "quantization.bnb_4bit_use_double_quant": True,
     },
 }
-"""Method → what it is in the settings."""
+"""Method → its settings."""
 
 IN_MEMORY = "rows in memory"
-"""The answer where a config has no file and no name of its rows."""
+"""Answer for the data of a config whose rows are in memory."""
 
 _DATASET = "data.train.datasets[0]"
 
 _ACTIVATIONS_BYTES = 2 * 2**30
-_ROWS_OF_A_TURN = 16
+_ROWS_PER_STEP = 16
 _BUNDLED = "alpaca"
 _BUNDLED_ROWS = 240
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What trains.
+    """The machine to train on.
 
     Attributes:
         device: Its device, with the reason.
-        free_bytes: Memory that is free on it.
-        has_bfloat16: Whether it computes in 16 bits.
+        free_bytes: Free memory of the device.
+        has_bfloat16: Whether the device supports bfloat16.
     """
 
     device: Choice
@@ -71,9 +70,9 @@ class Question:
     """A setting to ask for.
 
     Attributes:
-        path: Its path; "method" for full, lora or qlora.
-        value: The smart default.
-        reason: The rule that chose it, as a sentence.
+        path: Its path, or "method" (full, lora or qlora) or "data".
+        value: The recommended value.
+        reason: Why it is recommended. A sentence.
     """
 
     path: str
@@ -89,9 +88,9 @@ class Step:
     """One of the seven steps.
 
     Attributes:
-        title: As PEFT Studio calls it.
-        about: What it is about, in two sentences.
-        questions: Yields them from the answers so far, which may grow between two of them.
+        title: Name of the step in PEFT Studio.
+        about: Introduction, in two sentences.
+        questions: Yields the questions, given the answers so far (which grow in between).
     """
 
     title: str
@@ -100,14 +99,14 @@ class Step:
 
 
 def this_machine(config: Config | None = None) -> Machine:
-    """Look at this machine, with the device of a config or the best there is."""
+    """Describe this machine, with the device of a config or the best available one."""
     device = choose_device(config or Config())
     has_16 = has_bfloat16(device.value).value == "yes"
     return Machine(device, free_memory_bytes(device.value), has_16)
 
 
 def parameters_of(model_name: str) -> int | None:
-    """Return a model's parameters: counted if it is here, else read from its name.
+    """Return a model's parameters: counted if it is on this machine, else read from its name.
 
     >>> parameters_of("someone/Model-7B-Instruct"), parameters_of("a/b")
     (7000000000, None)
@@ -121,10 +120,10 @@ def parameters_of(model_name: str) -> int | None:
 
 
 def needed_bytes(method: str, parameters: int, *, has_bfloat16: bool) -> int:
-    """Estimate roughly what a method needs, before the rows are known.
+    """Estimate the memory of a method in bytes, before the rows are known.
 
-    Full: weights, gradients and two moments in float32. LoRA, and what is like it: the weights and
-    a tenth. QLoRA: half a byte and the scales. Each with 2 GiB for activations and libraries.
+    Full: weights, gradients and two moments in float32. LoRA and similar: the weights plus 10%.
+    QLoRA: half a byte per weight and the scales. Each with 2 GiB for activations and libraries.
 
     >>> needed_bytes("full", 1_000_000_000, has_bfloat16=True) - 2 * 2**30
     16000000000
@@ -134,35 +133,37 @@ def needed_bytes(method: str, parameters: int, *, has_bfloat16: bool) -> int:
 
 
 def choose_method(wanted: str, parameters: int | None, machine: Machine) -> Choice:
-    """Choose full, lora or qlora by Oumi's guide to sizes, and by what fits this machine.
+    """Choose full, lora or qlora by Oumi's guide to model sizes and by what fits this machine.
 
-    Below 3 billion parameters full training, up to 13 billion LoRA, above QLoRA; then the next
-    smaller method while one does not fit. On a CPU never full training.
+    Full training below 3 billion parameters, LoRA up to 13 billion, QLoRA above; then the next
+    smaller method as long as one does not fit. Never full training on a CPU.
 
     Args:
         wanted: A method, or auto.
-        parameters: The model's; None where they are not known.
-        machine: The machine that trains.
+        parameters: Parameters of the model; None if unknown.
+        machine: The machine to train on.
     """
     if wanted != "auto":
-        return Choice(wanted, "as asked")
+        return Choice(wanted, "as requested")
     if parameters is None:
-        return Choice("lora", "the model's size is not known, and an adapter suits most sizes")
-    billions = f"{_in_words(parameters)} parameters"
+        return Choice("lora", "the size of the model is unknown, and an adapter suits most sizes")
     if parameters < 3e9:
-        method, why = "full", f"{billions}: below 3 billion Oumi's guide has full training"
+        method, sizes, name = "full", "below 3 billion", "full training"
     elif parameters <= 13e9:
-        method, why = "lora", f"{billions}: from 3 to 13 billion Oumi's guide has LoRA"
+        method, sizes, name = "lora", "from 3 to 13 billion", "LoRA"
     else:
-        method, why = "qlora", f"{billions}: above 13 billion Oumi's guide has QLoRA"
+        method, sizes, name = "qlora", "above 13 billion", "QLoRA"
+    why = f"{_in_words(parameters)} parameters: {sizes} Oumi's guide recommends {name}"
     if method == "full" and machine.device.value == "cpu":
-        method, why = "lora", f"{why} on a GPU, and an adapter learns sooner on a CPU"
+        method, why = "lora", f"{why} on a GPU, but an adapter trains faster on a CPU"
     for name in METHODS[METHODS.index(method) :]:
         needed = needed_bytes(name, parameters, has_bfloat16=machine.has_bfloat16)
         if needed <= machine.free_bytes:
             return Choice(name, f"{why}; about {size(needed)} of {size(machine.free_bytes)} free")
         why += f"; {name} needs about {size(needed)}"
-    return Choice("qlora", f"{why}; {size(machine.free_bytes)} are free, so take a smaller model")
+    return Choice(
+        "qlora", f"{why}; only {size(machine.free_bytes)} are free, so use a smaller model"
+    )
 
 
 def _in_words(parameters: int) -> str:
@@ -175,7 +176,7 @@ def _model(answers: Answers, machine: Machine) -> Iterator[Question]:
     yield Question(
         "model.model_name",
         "smollm2-135m",
-        "It needs no account and trains on any machine in minutes.",
+        "Needs no account and trains on any machine in minutes.",
     )
 
 
@@ -188,27 +189,27 @@ def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
     method = answers["method"]
     parameters = parameters_of(answers["model.model_name"]) or 7 * 10**9
     yield Question("training.learning_rate", *_rate(method, parameters))
-    batch, why = (1, "Little memory is left beside the weights; Oumi's and PEFT Studio's recipes.")
-    if method not in ("full", "qlora"):
-        batch, why = 4, "Oumi's LoRA recipe."
+    batch, why = 4, "Oumi's LoRA recipe."
+    if method in ("full", "qlora"):
+        batch, why = 1, "The weights leave little memory; Oumi's and PEFT Studio's recipes."
     yield Question("training.per_device_train_batch_size", batch, why)
     batch = max(1, int(answers["training.per_device_train_batch_size"]))
     yield Question(
         "training.gradient_accumulation_steps",
-        max(1, _ROWS_OF_A_TURN // batch),
-        f"Makes about {_ROWS_OF_A_TURN} rows a step with a batch of {batch}.",
+        max(1, _ROWS_PER_STEP // batch),
+        f"Gives about {_ROWS_PER_STEP} rows per step with a batch of {batch}.",
     )
     if method not in ("full", "ia3"):
         yield Question("peft.r", 16, "8 to 16 suits most tasks; Oumi's LoRA recipe.")
         rank = max(1, int(answers["peft.r"]))
-        yield Question("peft.lora_alpha", 2 * rank, "Twice the rank, as is usual.")
+        yield Question("peft.lora_alpha", 2 * rank, "Twice the rank, the usual choice.")
     needed = needed_bytes(method, parameters, has_bfloat16=machine.has_bfloat16)
     is_tight = needed > machine.free_bytes / 2
     yield Question(
         "memory.gradient_checkpointing",
         is_tight,
-        "Saves 30 to 40% of the memory for 20 to 30% more time (PEFT Studio); "
-        + ("more than half of it is needed." if is_tight else "less than half of it is needed."),
+        "Saves 30 to 40% of the memory but takes 20 to 30% more time (PEFT Studio); this run needs "
+        f"{'more' if is_tight else 'less'} than half of the free memory.",
     )
 
 
@@ -216,33 +217,36 @@ def _rate(method: str, parameters: int) -> tuple[float, str]:
     if method == "full":
         return 2e-5, "Oumi's recipe for full training; 1e-5 to 5e-5 is usual."
     if parameters < 1e9:
-        return 3e-4, "Small models take more than large ones; for LoRA 1e-4 to 5e-4 is usual."
+        return 3e-4, "Small models need more than large ones; 1e-4 to 5e-4 is usual for LoRA."
     if parameters < 3e9:
         return 2e-4, "QLoRA, arXiv:2305.14314, appendix B."
-    return 1e-4, "Oumi's LoRA recipe; Unsloth's guide has 5e-5 to 1e-4."
+    return 1e-4, "Oumi's LoRA recipe; Unsloth's guide recommends 5e-5 to 1e-4."
 
 
 def _compute(answers: Answers, machine: Machine) -> Iterator[Question]:
     is_asked = answers.get("compute.device", "auto") != "auto"
     best = choose_device(Config()) if is_asked else machine.device
-    yield Question("compute.device", "auto", f"Takes {best} here.")
-    yield Question("compute.provider", "local", "Only local trains; the others tell the cost.")
+    yield Question("compute.device", "auto", f"Uses {best} on this machine.")
+    yield Question(
+        "compute.provider", "local", "Only local can train; the others estimate the cost."
+    )
 
 
 def _data(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("data", _BUNDLED, "A bundled sample, so that the run works as it is.")
+    yield Question("data", _BUNDLED, "A bundled sample that works right away.")
     given = str(answers["data"])
     if given in READY:
-        yield Question(f"{_DATASET}.sample_count", _BUNDLED_ROWS, "Enough to see a loss fall.")
+        yield Question(f"{_DATASET}.sample_count", _BUNDLED_ROWS, "Enough to see the loss fall.")
     rows = answers.get("rows") or _rows_of(given, answers.get(f"{_DATASET}.sample_count"))
     yield Question("training.num_train_epochs", *_epochs(rows))
-    length = 512 if machine.device.value == "cpu" else 1024
-    why = "Longer rows take long on a CPU." if length == 512 else "Holds most instructions."
+    length, why = 1024, "Fits most instruction data."
+    if machine.device.value == "cpu":
+        length, why = 512, "Longer rows are slow on a CPU."
     yield Question("data.max_length", length, why)
 
 
 def dataset_of(given: str) -> dict[str, Any]:
-    """Return the settings of rows given as a file or as a name.
+    """Return the settings of a dataset, given a file or a name.
 
     >>> dataset_of("samsum")
     {'data.train.datasets[0].dataset_name': 'samsum'}
@@ -254,7 +258,7 @@ def dataset_of(given: str) -> dict[str, Any]:
 
 
 def settings_of(path: str, value: Any) -> dict[str, Any]:
-    """Return what the answer to a question is in the settings.
+    """Return the settings of an answer.
 
     >>> settings_of("method", "full"), settings_of("peft.r", 8)
     ({'peft.method': 'full'}, {'peft.r': 8})
@@ -265,7 +269,7 @@ def settings_of(path: str, value: Any) -> dict[str, Any]:
 
 
 def settings_asked(path: str) -> tuple[str, ...]:
-    """Return the settings that a question is about.
+    """Return the paths of the settings that a question sets.
 
     >>> settings_asked("data")
     ('data.train.datasets[0].path', 'data.train.datasets[0].dataset_name')
@@ -276,7 +280,7 @@ def settings_asked(path: str) -> tuple[str, ...]:
 
 
 def answers_of(config: Config) -> dict[str, Any]:
-    """Return what a config answers to the questions, and how many rows it trains on if known."""
+    """Return the answers that a config contains, and its number of rows if known."""
     answers = io.flatten(config.to_dict(full=True))
     answers["method"], bits = config.peft.method, config.quantization.bits
     if bits and answers["method"] == "lora":
@@ -301,7 +305,7 @@ def _rows_read(config: Config) -> int | None:
 
 
 def _rows_of(given: str, wanted: Any) -> int | None:
-    """Count rows that are on this machine; None where they are not, or cannot be read."""
+    """Count the rows of a dataset on this machine; None if it is not here or unreadable."""
     if isinstance(wanted, int):
         return wanted
     if not given or (given not in READY and not Path(given).expanduser().exists()):
@@ -314,63 +318,63 @@ def _rows_of(given: str, wanted: Any) -> int | None:
 
 def _epochs(rows: int | None) -> tuple[float, str]:
     if rows is None:
-        return 1, "The rows are not counted yet; one pass is a safe start."
-    said = count(rows, "row")
-    if rows < 5_000:
-        return 3, f"{said} to train on: small sets want 3 to 5 passes."
+        return 1, "The rows are not counted yet; one epoch is a safe start."
+    epochs, why = 1, "large datasets need only 1 epoch"
     if rows < 50_000:
-        return 2, f"{said} to train on: 1 to 2 passes for a set of this size."
-    return 1, f"{said} to train on: large sets need one pass."
+        epochs, why = 2, "1 to 2 epochs suit a dataset of this size"
+    if rows < 5_000:
+        epochs, why = 3, "small datasets need 3 to 5 epochs"
+    return epochs, f"{count(rows, 'row')} to train on: {why}."
 
 
 def _tracking(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("tracking.report_to", [], "The run keeps its own log and curves.")
+    yield Question("tracking.report_to", [], "Every run has its own log and charts.")
 
 
 def _review(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("training.output_dir", "runs", "Every run gets a folder of its own in it.")
+    yield Question("training.output_dir", "runs", "Every run gets its own subfolder.")
 
 
 STEPS = (
     Step(
         "Model",
-        "The base model is what is tuned: a name on the hub, a folder, or smollm2-135m. A larger "
-        "model answers better and needs more memory and time.",
+        "Choose the base model to tune: a name on the hub, a folder, or smollm2-135m. Larger models "
+        "give better answers but need more memory and time.",
         _model,
     ),
     Step(
         "Algorithm",
-        "full trains every weight, lora a small adapter beside them, and qlora the same on weights "
-        "in 4 bits. An adapter needs a fraction of the memory and is a few MB to keep.",
+        "full trains every weight, lora a small adapter, and qlora an adapter on 4-bit weights. An "
+        "adapter needs a fraction of the memory and takes only a few MB to store.",
         _algorithm,
     ),
     Step(
         "Hyperparameters",
-        "They say how fast and on how many rows at a time it learns. The defaults go by the "
-        "method and the size of the model.",
+        "They control how fast the model learns, and from how many rows at a time. The defaults "
+        "depend on the method and the size of the model.",
         _hyperparameters,
     ),
     Step(
         "Compute",
-        "The device that trains decides the speed and what fits. auto takes the best one here.",
+        "The device determines the speed and which models fit. auto picks the best one available.",
         _compute,
     ),
     Step(
         "Data",
-        "The rows are what it learns: a file, a name on the hub, or alpaca, samsum, gsm8k, "
-        "grammar. Some of them are held out to measure it.",
+        "Choose the data to train on: a file, a name on the hub, or alpaca, samsum, gsm8k, "
+        "grammar. Some rows are held out for evaluation.",
         _data,
     ),
     Step(
         "Tracking",
-        "Trackers such as wandb or tensorboard show runs elsewhere. Each must be installed.",
+        "Trackers such as wandb or tensorboard show runs in another place. Each must be installed.",
         _tracking,
     ),
     Step(
         "Review and launch",
-        "The settings are checked with the model, the rows and this machine. Nothing is trained "
-        "before you say so.",
+        "The settings are checked against the model, the data and this machine. Training starts "
+        "only when you confirm.",
         _review,
     ),
 )
-"""The steps, in their order. Source: PEFT Studio, wizard_steps."""
+"""The steps, in order. Source: PEFT Studio, wizard_steps."""

@@ -88,9 +88,7 @@ class Tree:
 
     def _parse(self) -> tuple[Config, list[Problem]]:
         config, wrong = Config.parse(self._tree)
-        for dataset, rows in zip(
-            config._datasets(), self._rows, strict=False
-        ):
+        for dataset, rows in zip(config._datasets(), self._rows, strict=False):
             dataset.rows = rows
         return config, wrong
 

@@ -80,7 +80,7 @@ def test_seven_steps_lead_to_a_config(
     turn(form, 5)
     put(form, "Data file", "mine.jsonl")
     expect(form.get_by_text("Set to mine.jsonl.")).to_be_visible()
-    expect(form.get_by_text("270 rows to train on: small sets want 3 to 5")).to_be_visible()
+    expect(form.get_by_text("270 rows to train on: small datasets need 3 to 5")).to_be_visible()
     put(form, "Maximum length", "64")
     turn(form, 6)
     expect(form.get_by_text("Chosen: none. The run keeps its own log")).to_be_visible()

@@ -223,11 +223,11 @@ def test_long_rows_take_torchs_attention_and_give_the_same(monkeypatch, make_con
 @pytest.mark.parametrize(
     ("changes", "part", "reason"),
     [
-        ({"peft.use_dora": True}, "fused_lora", "DoRA has a step of its own"),
+        ({"peft.use_dora": True}, "fused_lora", "DoRA is computed differently"),
         ({"peft.lora_dropout": 0.1}, "fused_lora", "peft.lora_dropout=0.1"),
         ({"data.padding_free": False}, "row_attention", "rows are padded"),
-        ({"training.method": "base"}, "label_head", "Trainer computes the loss in its own way"),
-        ({"speed.label_head": "off"}, "label_head", "as asked"),
+        ({"training.method": "base"}, "label_head", "Trainer computes the loss itself"),
+        ({"speed.label_head": "off"}, "label_head", "set in the config"),
     ],
 )
 def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config):
@@ -238,7 +238,7 @@ def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config)
 @pytest.mark.parametrize(
     ("capability", "choice"),
     [
-        ((9, 0), Choice("on", "no row looks at another, so nothing is computed for it")),
+        ((9, 0), Choice("on", "skips attention between different rows")),
         (
             (7, 5),
             Choice(

@@ -253,7 +253,7 @@ def test_running_out_of_memory_is_said_with_changes_that_fit(train, monkeypatch)
     [
         ({}, True),
         ({"device": {"value": "cuda", "reason": "on another machine"}}, False),
-        ({"lean_norm": {"value": "off", "reason": "the model is not here yet"}}, False),
+        ({"lean_norm": {"value": "off", "reason": "the model is not on this machine yet"}}, False),
         ({"dtype": None}, False),
     ],
     ids=["as planned", "without its device", "before the model came", "unreadable"],

@@ -35,7 +35,7 @@ def test_qaic_is_said_to_be_absent():
 def test_qaic_is_used_where_its_plugin_is(torch_qaic):
     assert hardware.available_devices()["qaic"] == "torch_qaic was found"
     config = Config(data={"dataset_name": "alpaca"}, compute={"device": "qaic"})
-    assert str(choose_device(config)) == "qaic (as asked)"
+    assert str(choose_device(config)) == "qaic (set in the config)"
     assert not [p for p in check(config, decide(config)) if p.field == "compute.device"]
     assert Qaic.backend == "qccl"
     assert Qaic().profile(a=1) == ("profiled", {"a": 1})

@@ -49,7 +49,7 @@ def test_what_is_built_in_is_imported_when_asked_for(own):
 def test_a_built_in_key_is_taken(own):
     with pytest.raises(ConfigError, match=r"registry\.things='theirs': is built in"):
         own.register("theirs")
-    with pytest.raises(ConfigError, match="is no key"):
+    with pytest.raises(ConfigError, match="is not a valid key"):
         own.register(" ")
 
 

@@ -24,7 +24,7 @@ def test_the_model_of_the_wizard(folder, tiny_model):
     config = Config.load("config.yaml")
     assert config.model.model_name == str(tiny_model)
     assert config.data.train.datasets[0].path == "rows.jsonl"
-    assert "27 rows to train on: small sets want 3 to 5 passes." in result.output
+    assert "27 rows to train on: small datasets need 3 to 5 epochs." in result.output
     assert "7 of 7. Review and launch" in result.output
     assert "[x] Rows: 27 rows read, 3 held out." in result.output
 
@@ -41,7 +41,7 @@ def test_the_training_type_of_the_wizard(folder, tiny_model, method, expected):
 
 def test_auto_says_what_it_chose_and_why(folder, tiny_model):
     result = create("--model", str(tiny_model), "--method", "auto", "--data", "rows.jsonl", "--yes")
-    assert "below 3 billion Oumi's guide has full training" in result.output
+    assert "below 3 billion Oumi's guide recommends full training" in result.output
 
 
 def test_the_output_of_the_wizard(folder, tiny_model):
@@ -61,7 +61,7 @@ def test_the_output_of_the_wizard(folder, tiny_model):
     assert config.data.train.datasets[0].path == str(folder / "rows.jsonl"), "found from there"
     again = create(*arguments)
     assert again.exit_code == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
 
 
 def test_answers_are_checked_and_asked_again(folder, tiny_model):

@@ -104,8 +104,8 @@ def test_rows_in_memory_are_not_saved_silently(tmp_path):
     with pytest.raises(ConfigError) as caught:
         config.save(tmp_path / "c.yaml")
     assert str(caught.value) == (
-        "data.validation.datasets[1].rows: rows in memory are not part of a config file. Write "
-        "them to a file and name it in path, or start the run: it keeps them."
+        "data.validation.datasets[1].rows: rows in memory cannot be saved in a config file. "
+        "Write them to a file and set path, or start the run, which saves them."
     )
 
 
@@ -178,11 +178,11 @@ def test_a_dataset_in_short_form_can_be_overridden_in_long_form(short, tmp_path)
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("training.seed", "training.seed: is no override. Write training.max_steps=60."),
-        ("=5", "=5: is no override. Write training.max_steps=60."),
+        ("training.seed", "training.seed: is not an override. Write training.max_steps=60."),
+        ("=5", "=5: is not an override. Write training.max_steps=60."),
         ("training.sed=1", "training.sed=1: is not a setting. Did you mean seed?"),
-        ("training.seed.x=1", "training.seed.x: x does not fit: there stands the value 42."),
-        ("training[0]=1", "training[0]: [0] does not fit: there stands a block of keys."),
+        ("training.seed.x=1", "training.seed.x: x does not fit: its parent is the value 42."),
+        ("training[0]=1", "training[0]: [0] does not fit: its parent is a block of keys."),
         (
             "data.train.datasets[2].path=x",
             "data.train.datasets[2].path: the list has 0 items, so the next is [0].",
@@ -273,7 +273,7 @@ def test_the_adapters_strength_and_biases_as_other_systems_write_them():
     assert Config(peft={"bias": None}).peft.bias == "none"
     assert Config(peft={"lora_alpha": -1, "r": 32}).peft.alpha == 64
     assert Config(peft={"lora_alpha": -1, "use_rslora": True}).peft.alpha == 4
-    with pytest.raises(ConfigError, match="lora_alpha=0: would switch the adapter off"):
+    with pytest.raises(ConfigError, match="lora_alpha=0: would disable the adapter"):
         Config(peft={"lora_alpha": 0})
 
 

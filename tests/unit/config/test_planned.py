@@ -144,7 +144,7 @@ def test_every_planned_setting_has_a_wrong_value():
 
 
 def test_two_engines_are_one_too_many():
-    with pytest.raises(ConfigError, match="fsdp and deepspeed are both given"):
+    with pytest.raises(ConfigError, match="fsdp and deepspeed are both set"):
         nbft.Config(distributed={"fsdp": "full_shard", "deepspeed": {"stage": 1}})
 
 

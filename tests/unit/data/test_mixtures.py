@@ -77,11 +77,11 @@ def test_an_example_knows_its_row_and_set():
     [
         (
             (0.5, None),
-            "data.train: 1 of 2 sets have a mixture_proportion. Give one to every set, or to none.",
+            "data.train: 1 of 2 datasets have a mixture_proportion. Set it for all of them, or for none.",
         ),
         (
             (0.5, 0.7),
-            "data.train: the mixture_proportion of the sets add to 1.2, not to 1. Use 0.4167, 0.5833.",
+            "data.train: the mixture_proportion values add up to 1.2, not 1. Use 0.4167, 0.5833.",
         ),
     ],
 )

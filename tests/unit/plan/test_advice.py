@@ -62,11 +62,11 @@ def test_auto_says_why_it_went_further_down():
     reason = choose_method("auto", 2 * 10**9, tight).reason
     assert "full needs about 32 GiB" in reason
     assert "of 12 GiB free" in reason
-    assert "take a smaller model" in choose_method("auto", 70 * 10**9, tight).reason
+    assert "use a smaller model" in choose_method("auto", 70 * 10**9, tight).reason
 
 
 def test_what_is_asked_for_or_unknown():
-    assert choose_method("full", 70 * 10**9, CPU) == Choice("full", "as asked")
+    assert choose_method("full", 70 * 10**9, CPU) == Choice("full", "as requested")
     assert choose_method("auto", None, GPU).value == "lora"
 
 

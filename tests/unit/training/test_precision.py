@@ -69,7 +69,7 @@ def test_names_as_erniekit_writes_them():
 
 
 def test_an_unknown_operator():
-    with pytest.raises(ConfigError, match=r"matmull is no operator .* Use matmul\."):
+    with pytest.raises(ConfigError, match=r"matmull is not a supported operator.* Use matmul\."):
         Config(precision={"amp_custom_black_list": ["matmull"]})
 
 
