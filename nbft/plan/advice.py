@@ -217,7 +217,7 @@ def _rate(method: str, parameters: int) -> tuple[float, str]:
     if method == "full":
         return 2e-5, "Oumi's recipe for full training; 1e-5 to 5e-5 is usual."
     if parameters < 1e9:
-        return 3e-4, "Small models need more than large ones; 1e-4 to 5e-4 is usual for LoRA."
+        return 3e-4, "Small models need a higher rate than large ones; 1e-4 to 5e-4 is usual for LoRA."
     if parameters < 3e9:
         return 2e-4, "QLoRA, arXiv:2305.14314, appendix B."
     return 1e-4, "Oumi's LoRA recipe; Unsloth's guide recommends 5e-5 to 1e-4."

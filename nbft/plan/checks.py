@@ -201,7 +201,7 @@ def _held_out_rows(config: Config) -> Iterator[Problem]:
 def _order_of_rows(config: Config) -> Iterator[Problem]:
     data = config.data
     if data.train.stream and config.training.max_steps <= 0:
-        why = "has an unknown number of rows, so an epoch never ends."
+        why = "leaves the number of rows unknown, so an epoch never ends."
         fix = "Set training.max_steps, or turn streaming off."
         yield error("data.train.stream", why, fix, use=False)
     by_length = data.train_sampling_strategy == "group_by_length"

@@ -83,7 +83,7 @@ def test_seven_steps_lead_to_a_config(
     expect(form.get_by_text("270 rows to train on: small datasets need 3 to 5")).to_be_visible()
     put(form, "Maximum length", "64")
     turn(form, 6)
-    expect(form.get_by_text("Chosen: none. The run keeps its own log")).to_be_visible()
+    expect(form.get_by_text("Chosen: none. Every run has its own log")).to_be_visible()
 
     # To the full form and back: what was answered stays, and so does the place.
     answered = notebook.kernel_eval(READ)

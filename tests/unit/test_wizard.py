@@ -56,7 +56,7 @@ def test_the_output_of_the_wizard(folder, tiny_model):
     )
     assert create(*arguments).exit_code == 0
     text = (folder / "sub" / "a.yaml").read_text()
-    assert "# Small models take more than large ones" in text or "# Oumi's recipe for full" in text
+    assert "# Small models need a higher rate than" in text or "# Oumi's recipe for full" in text
     config = Config.load("sub/a.yaml")
     assert config.data.train.datasets[0].path == str(folder / "rows.jsonl"), "found from there"
     again = create(*arguments)

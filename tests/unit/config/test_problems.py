@@ -15,8 +15,8 @@ ALL = {
     "training: {max_length: 3}": "training.max_length=3: is not a setting. It is called "
     "data.max_length.",
     "learning_rate: 1": "learning_rate=1: is not a setting. It is called training.learning_rate.",
-    "training: {warmup_ratio: 0.1}": "training.warmup_ratio=0.1: is not a setting. Write "
-    "scheduler.warmup_steps with a value below 1: it is then a share.",
+    "training: {warmup_ratio: 0.1}": "training.warmup_ratio=0.1: is not a setting. Set "
+    "scheduler.warmup_steps to a value below 1, which is a share of all steps.",
     "data: {prompt_templte: x}": "data.prompt_templte='x': is not a setting. Did you mean "
     "data.train.datasets[0].prompt_template?",
     "data: {train: {dataset_name: alpaca, sample_cuont: 3}}": "data.train.datasets[0].sample_cuont"
@@ -63,8 +63,8 @@ ALL = {
     "data: {columns: {5: x}}": "data.train.datasets[0].columns: the key 5 is not text. Write it in "
     "quotes.",
     "1: 2": "the text: the section 1 is not text. Write it in quotes.",
-    "data: {dataset_name: a, train: {dataset_name: b}}": "data: a dataset is written under data "
-    "itself (dataset_name) and under data.train too. Keep one of them.",
+    "data: {dataset_name: a, train: {dataset_name: b}}": "data: a dataset is set both directly "
+    "under data (dataset_name) and under data.train. Keep one of them.",
     "training: [": "the text line 1, column 12: is not valid YAML.",
     "training: 2024-13-45": "the text line 1, column 11: is not valid YAML.",
     "training:\n  seed: \a": "the text line 2, column 9: YAML allows no character U+0007. Remove it.",

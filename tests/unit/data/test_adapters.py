@@ -134,7 +134,7 @@ def test_dataset_kwargs_name_files_for_datasets(tmp_path):
 
 
 def test_code_of_a_dataset_is_refused():
-    with pytest.raises(ConfigError, match="since version 4 datasets runs no code"):
+    with pytest.raises(ConfigError, match="datasets 4 and later run no code"):
         nbft.Config(data={"dataset_name": "a/b", "trust_remote_code": True})
 
 

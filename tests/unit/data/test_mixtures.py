@@ -164,8 +164,8 @@ def test_a_stream_without_an_end_is_a_problem(stream):
     config = stream().apply({"training.max_steps": -1})
     (said,) = [p for p in make_plan(config).problems if p.field == "data.train.stream"]
     assert str(said) == (
-        "data.train.stream=True: leaves the number of rows unknown, so an epoch has no end. Set "
-        "training.max_steps, or turn it off."
+        "data.train.stream=True: leaves the number of rows unknown, so an epoch never ends. Set "
+        "training.max_steps, or turn streaming off."
     )
 
 

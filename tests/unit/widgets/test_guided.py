@@ -122,7 +122,7 @@ def test_rules_go_by_what_was_answered_before_and_say_what_followed(form: Form) 
 def test_what_a_person_set_stays_and_one_click_gives_it_back_to_the_rule(form: Form) -> None:
     turn(form, 3)
     type_in(form, RATE, "5e-5")
-    assert "<b>Set to 5e-5.</b> Suggested: 3e-4. Small models take more" in page_of(form)
+    assert "<b>Set to 5e-5.</b> Suggested: 3e-4. Small models need a higher rate" in page_of(form)
     button = use_button(form, RATE)
     assert button.description == "Use 3e-4 as suggested"
     type_in(form, MODEL, "someone/model-7B")
@@ -178,7 +178,7 @@ def test_own_rows_replace_the_sample_and_all_that_came_with_it(
         assert f"<b>Set to {path}.</b>" in page_of(way)
         assert use_button(way, "data") is None
     assert form.config.training.num_train_epochs == 2
-    assert "6,300 rows to train on: 1 to 2 passes" in page_of(form)
+    assert "6,300 rows to train on: 1 to 2 epochs" in page_of(form)
     # The field that is not asked for any more stays while the person is on the page.
     assert f"{ROWS}.sample_count" in form._guided.view._paths
     turn(form, 4)
