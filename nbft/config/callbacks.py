@@ -15,7 +15,7 @@ class Callbacks(Section):
     """Callbacks during training, such as early stopping."""
 
     early_stopping_patience: int | None = setting(
-        help="Stop after this many evaluations without improvement; never when empty.",
+        help="Stop after this many evaluations without a better score; never when empty.",
         unit="measurements",
         ge=1,
         usual=(2, 5),

@@ -111,9 +111,8 @@ def parameters_of(model_name: str) -> int | None:
     >>> parameters_of("someone/Model-7B-Instruct"), parameters_of("a/b")
     (7000000000, None)
     """
-    found = find_local(model_name)
-    shape = model_shape(found.path) if found else None
-    if shape:
+    model = find_local(model_name)
+    if model and (shape := model_shape(model.path)):
         return shape.parameters
     match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", model_name.lower())
     return round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) if match else None
@@ -217,7 +216,10 @@ def _rate(method: str, parameters: int) -> tuple[float, str]:
     if method == "full":
         return 2e-5, "Oumi's recipe for full training; 1e-5 to 5e-5 is usual."
     if parameters < 1e9:
-        return 3e-4, "Small models need a higher rate than large ones; 1e-4 to 5e-4 is usual for LoRA."
+        return (
+            3e-4,
+            "Small models need a higher rate than large ones; 1e-4 to 5e-4 is usual for LoRA.",
+        )
     if parameters < 3e9:
         return 2e-4, "QLoRA, arXiv:2305.14314, appendix B."
     return 1e-4, "Oumi's LoRA recipe; Unsloth's guide recommends 5e-5 to 1e-4."

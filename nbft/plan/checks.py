@@ -49,10 +49,9 @@ def check(config: Config, decisions: Decisions) -> list[Problem]:
         *_not_supported_yet(config),
         *model_problems(config, decisions),
         *training_problems(config, decisions),
-        *method_of(config).problems(config),
         *_output_folder(config),
     ]
-    return list(with_values(problems, config))
+    return [*with_values(problems, config), *method_of(config).problems(config)]
 
 
 def _model_name(config: Config) -> Iterator[Problem]:

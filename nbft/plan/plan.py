@@ -140,7 +140,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         folder: Folder of the config file, for relative paths.
     """
     found = find_local(base_name(config), config.model.model_revision)
-    method, decisions = method_of(config), decide(config, found.path if found else None)
+    model = found.path if found else None
+    method, decisions = method_of(config), decide(config, model)
     device, dtype = decisions.device, decisions.dtype
     problems = check(config, decisions)
     remarks = model_remarks(config)
@@ -154,15 +155,15 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
                 p if isinstance(p, Problem) else Problem("data", None, p) for p in error.problems
             ]
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
-    shape = model_shape(found.path) if found else None
+    shape = model_shape(model) if model else None
     numbers: dict[str, Any] = {}
-    ours: list[Problem] = []
+    own_problems: list[Problem] = []
     if "train" in examples:
-        lengths = token_lengths(examples["train"], method, found.path if found else None)
+        lengths = token_lengths(examples["train"], method, model)
         limit = config.data.max_length
         kept = [min(length, limit) for length in lengths]
         sequences = _sequences(config, kept, len(examples["train"]), decisions)
-        numbers |= _numbers_of_rows(config, examples, sequences, ours)
+        numbers |= _numbers_of_rows(config, examples, sequences, own_problems)
         a_row = sum(kept) / len(kept) * len(method.sequences)
         a_sequence = a_row * len(examples["train"]) / sequences
         total = numbers["total_steps"]
@@ -177,7 +178,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             kept = [limit]
         cut = sum(length > limit for length in lengths)
         if cut > 0.05 * len(lengths):
-            ours.append(_truncated(lengths, cut))
+            own_problems.append(_truncated(lengths, cut))
         if shape:
             numbers["memory_bytes"] = memory_bytes(config, shape, kept, decisions)
             numbers["seconds"] = training_seconds(
@@ -191,7 +192,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
         if numbers["trainable_parameters"] == 0:
-            ours.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
+            own_problems.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
         parameters = shape.parameters if shape else None
@@ -199,7 +200,9 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         chosen = (device.value, dtype.value)
         remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
     plan = Plan(
-        problems=list({str(p): p for p in [*problems, *with_values(ours, config)]}.values()),
+        problems=list(
+            {str(p): p for p in [*problems, *with_values(own_problems, config)]}.values()
+        ),
         decisions=decisions,
         effective_batch_size=_rows_per_step(config, numbers),
         free_memory_bytes=free_memory_bytes(device.value),
@@ -210,7 +213,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
 
     def needed(changed: Config) -> int:
         assert shape is not None
-        return memory_bytes(changed, shape, kept, decide(changed, found.path if found else None))
+        return memory_bytes(changed, shape, kept, decide(changed, model))
 
     if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
         plan.problems.extend(with_values([_too_large(config, plan, needed)], config))

@@ -61,7 +61,7 @@ def test_the_output_of_the_wizard(folder, tiny_model):
     assert config.data.train.datasets[0].path == str(folder / "rows.jsonl"), "found from there"
     again = create(*arguments)
     assert again.exit_code == 2
-    assert "already exists" in again.stderr
+    assert "is there already" in again.stderr
 
 
 def test_answers_are_checked_and_asked_again(folder, tiny_model):

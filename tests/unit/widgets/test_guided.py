@@ -309,7 +309,7 @@ def test_the_rules_of_a_device_go_by_that_device(monkeypatch: pytest.MonkeyPatch
     changes = guide.decide(config, {"compute.device"})
     assert (changes["peft.method"], changes["data.max_length"]) == ("lora", 512)
     reason = guide.answers[3][0].question.reason
-    assert reason == f"Takes {this_machine().device} here."
+    assert reason == f"Uses {this_machine().device} on this machine."
 
 
 def test_the_guided_form_is_light() -> None:
