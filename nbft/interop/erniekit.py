@@ -13,34 +13,16 @@ from nbft.config import Config
 from nbft.config.distributed import PipelineSwitch, ShardingSwitch, TensorParallelSwitch
 from nbft.config.precision import OPERATORS
 from nbft.errors import Problem
+from nbft.interop.conversions import OFF, half_precision, same, words, words_of
 from nbft.interop.importer import Work
-from nbft.interop.qefficient import half_precision
-from nbft.interop.table import (
-    UNSET,
-    Convert,
-    Entry,
-    Says,
-    System,
-    extra,
-    negated,
-    no_effect,
-    on_gpu,
-    optimizer,
-    warmup_ratio,
-    words,
-    words_of,
-)
+from nbft.interop.load import load_system
+from nbft.interop.table import UNSET, Convert, Says
 
 _SET = "data.{}.datasets[{}]"
 
 
-def _as_they_say(*, when: str) -> Convert:
-    return lambda value, work: Says(kind="taken", note=when)
-
-
-def _words(known: Any) -> Convert:
+def _switches(*allowed: str) -> Convert:
     """Return a conversion of switches written as one text; those that are not known are said."""
-    allowed = get_args(known) if not isinstance(known, tuple) else known
 
     def convert(value: Any, work: Work) -> Says:
         given = words_of(value)
@@ -53,6 +35,12 @@ def _words(known: Any) -> Convert:
         return Says(kept, note, "deviates" if gone else None)
 
     return convert
+
+
+_tensor_parallel_config = _switches(*get_args(TensorParallelSwitch))
+_pipeline_parallel_config = _switches(*get_args(PipelineSwitch))
+_sharding_parallel_config = _switches(*get_args(ShardingSwitch))
+_unified_checkpoint_config = _switches("ignore_merge_optimizer")
 
 
 def _joined(value: Any, config: Config) -> Any:
@@ -93,13 +81,13 @@ def _flash(value: Any, work: Work) -> Says:
     return Says(name, "PyTorch's sdpa takes the flash kernel where there is one" if value else "")
 
 
-def _in_training(shapes: tuple[str, ...]) -> Convert:
-    """Return a conversion of what counts for some shapes of the learning rate only."""
+def _counts_with(only: str) -> Convert:
+    """Return a conversion of what counts for one shape of the learning rate."""
 
     def convert(value: Any, work: Work) -> Says:
         shape = work.document.tree.get("lr_scheduler_type", "linear")
-        if shape not in shapes:
-            return Says(kind="taken", note=f"counts with {' or '.join(shapes)} only")
+        if shape != only:
+            return Says(kind="taken", note=f"counts with {only} only")
         return Says(value)
 
     return convert
@@ -109,29 +97,6 @@ def _of_dpo(value: Any, work: Work) -> Says:
     if str(work.document.tree.get("stage", "SFT")).upper() != "DPO":
         return Says(kind="taken", note="counts with stage DPO only")
     return Says(value)
-
-
-def _stage(value: Any, work: Work) -> Says:
-    name = str(value).upper()
-    if name == "SFT":
-        return Says("sft")
-    if name == "PT":
-        return Says(
-            "sft", "all of the text is learnt", "converted", {"data.completion_only_loss": False}
-        )
-    if name == "DPO":
-        return Says(more={"preference.method": "dpo"}, note="planned", kind="converted")
-    return Says(kind="impossible", note=f"{name} is for pictures; nbft trains on text")
-
-
-def _fine_tuning(value: Any, work: Work) -> Says:
-    return Says("full" if str(value).lower() == "full" else "lora")
-
-
-def _lora(value: Any, work: Work) -> Says:
-    if "fine_tuning" in work.document.tree:
-        return Says(kind="converted", note="fine_tuning is given too and overwrites it, as there")
-    return Says("lora" if value else "full")
 
 
 def _alpha(value: Any, work: Work) -> Says:
@@ -147,7 +112,7 @@ def _alpha(value: Any, work: Work) -> Says:
 
 def _rslora_plus(value: Any, work: Work) -> Says:
     if not value:
-        return Says(kind="taken", note="off, as here")
+        return OFF
     more = {"peft.use_rslora": True, "peft.loraplus_lr_ratio": 4.0, "peft.lora_alpha": 4}
     return Says(note="stands for rslora, lora_plus_scale 4 and lora_alpha 4", more=more)
 
@@ -166,16 +131,6 @@ def _compute(value: Any, work: Work) -> Says:
     return Says(half, f"bf16, and {next(iter(more[name]))}", "converted", more[name])
 
 
-def _bf16(value: Any, work: Work) -> Says:
-    if "compute_type" in work.document.tree:
-        return Says(kind="converted", note="compute_type is given too and overwrites it, as there")
-    return Says("bf16" if value else "no")
-
-
-def _strategy(value: Any, work: Work) -> Says:
-    return Says(value)
-
-
 def _do_eval(value: Any, work: Work) -> Says:
     if value:
         return Says(kind="taken", note="what evaluation_strategy says")
@@ -189,17 +144,6 @@ def _do_train(value: Any, work: Work) -> Says:
     return Says(True, note, "deviates")
 
 
-def _batch(setting: str) -> Convert:
-    def convert(value: Any, work: Work) -> Says:
-        if "batch_size" in work.document.tree:
-            return Says(
-                kind="converted", note="batch_size is given too and overwrites it, as there"
-            )
-        return Says(value)
-
-    return convert
-
-
 def _max_eval_steps(value: Any, work: Work) -> Says:
     return Says(value if value > 0 else None)
 
@@ -208,418 +152,42 @@ def _quantised(value: Any, work: Work) -> Says:
     return Says(None if str(value).lower() in ("none", "") else value)
 
 
-def _moments(value: Any, config: Config) -> Any:
-    return value == "bfloat16"
+def _unless(other: str, convert: Convert = same) -> Convert:
+    """Return a conversion of a key that another one overwrites."""
+
+    def convert_alone(value: Any, work: Work) -> Any:
+        if other in work.document.tree:
+            return Says(kind="converted", note=f"{other} is given too and overwrites it, as there")
+        return convert(value, work)
+
+    return convert_alone
 
 
-TABLE = (
-    Entry("model_name_or_path", "model.model_name"),
-    Entry("hidden_dropout_prob", "model.hidden_dropout", low=0, high=1, type=float),
-    Entry("attention_probs_dropout_prob", "model.attention_dropout", low=0, high=1, type=float),
-    Entry(
-        "dropout_warmup_steps",
-        "model.dropout_warmup_steps",
-        lambda value, _: Says(
-            value,
-            "the document says that 0 turns dropout off and that it ends after the warm-up; its "
-            "code lets it rise and stay, and so does nbft",
-            "deviates",
-        ),
-        lambda value, _: value,
-        type=int,
-        low=0,
-    ),
-    Entry(
-        "weight_quantize_algo",
-        "quantization.weight_quantize_algo",
-        _quantised,
-        lambda value, _: value,
-        type=str,
-        choices=("weight_only_mix", "weight_only_int8", "fp8_linear", "none"),
-    ),
-    Entry("output_dir", "training.output_dir"),
-    Entry("logging_steps", "logging.logging_steps", low=1),
-    Entry("logging_dir", "logging.logging_dir"),
-    Entry("do_eval", "evaluation.eval_strategy", _do_eval, lambda *_: UNSET, type=bool),
-    Entry("do_train", "training.do_train", _do_train, lambda value, _: value, type=bool),
-    Entry("disable_tqdm", "logging.disable_tqdm"),
-    Entry("continue_training", "model.load_pretrained_weights"),
-    Entry(
-        "per_device_eval_batch_size",
-        "evaluation.per_device_eval_batch_size",
-        _batch("eval"),
-        lambda value, _: value,
-        type=int,
-        low=1,
-    ),
-    Entry("eval_dataset_path", _SET.format("validation", 0) + ".path", type=str),
-    Entry(
-        "eval_dataset_prob",
-        _SET.format("validation", 0) + ".mixture_proportion",
-        convert=_as_they_say(when=""),
-    ),
-    Entry(
-        "eval_dataset_type",
-        _SET.format("validation", 0) + ".dataset_type",
-        convert=_as_they_say(when=""),
-    ),
-    Entry(
-        "eval_steps",
-        "evaluation.eval_steps",
-        back=lambda value, config: value or config.logging.logging_steps,
-        low=1,
-    ),
-    Entry(
-        "evaluation_strategy",
-        "evaluation.eval_strategy",
-        choices=("no", "steps", "epoch"),
-        also=("eval_strategy",),
-    ),
-    Entry(
-        "max_evaluate_steps",
-        "evaluation.max_eval_steps",
-        _max_eval_steps,
-        lambda value, _: value or -1,
-        type=int,
-        default=1,
-    ),
-    Entry("train_dataset_path", _SET.format("train", 0) + ".path", type=str),
-    Entry(
-        "train_dataset_prob",
-        _SET.format("train", 0) + ".mixture_proportion",
-        convert=_as_they_say(when=""),
-    ),
-    Entry(
-        "train_dataset_type",
-        _SET.format("train", 0) + ".dataset_type",
-        convert=_as_they_say(when=""),
-    ),
-    Entry("max_steps", "training.max_steps", low=-1),
-    Entry("num_train_epochs", "training.num_train_epochs", low=0, beyond_low=True),
-    Entry(
-        "per_device_train_batch_size",
-        "training.per_device_train_batch_size",
-        _batch("train"),
-        lambda value, _: value,
-        type=int,
-        low=1,
-    ),
-    Entry("gradient_accumulation_steps", "training.gradient_accumulation_steps", low=1, default=1),
-    Entry("weight_decay", "optimizer.weight_decay", low=0, default=0.0),
-    Entry("seed", "training.seed", default=42),
-    Entry("max_seq_len", "data.max_length", low=1, default=4096),
-    Entry("learning_rate", "training.learning_rate", low=0, beyond_low=True),
-    Entry("warmup_steps", "scheduler.warmup_steps", low=0, type=int),
-    Entry(
-        "lr_scheduler_type",
-        "scheduler.lr_scheduler_type",
-        default="linear",
-        choices=("linear", "cosine", "polynomial", "constant", "constant_with_warmup"),
-    ),
-    Entry(
-        "min_lr", "scheduler.min_lr", _in_training(("cosine",)), lambda v, _: v, type=float, low=0
-    ),
-    Entry(
-        "layerwise_lr_decay_bound",
-        "optimizer.layerwise_lr_decay",
-        low=0,
-        high=1,
-        beyond_low=True,
-    ),
-    Entry("random_shuffle", "data.shuffle"),
-    Entry(
-        "num_cycles", "scheduler.num_cycles", _in_training(("cosine",)), lambda v, _: v, type=float
-    ),
-    Entry("lr_end", "scheduler.lr_end", _in_training(("polynomial",)), lambda v, _: v, type=float),
-    Entry("power", "scheduler.power", _in_training(("polynomial",)), lambda v, _: v, type=float),
-    Entry("adam_beta1", "optimizer.adam_beta1", default=0.9, low=0),
-    Entry("adam_beta2", "optimizer.adam_beta2", default=0.999, low=0),
-    Entry("adam_epsilon", "optimizer.adam_epsilon", default=1e-8, low=0),
-    Entry(
-        "tensor_parallel_degree",
-        "distributed.tensor_parallel_size",
-        words({-1: 1}),
-        lambda v, _: v,
-        type=int,
-    ),
-    Entry(
-        "tensor_parallel_config",
-        "distributed.tensor_parallel_config",
-        _words(TensorParallelSwitch),
-        _joined,
-    ),
-    Entry("tensor_parallel_output", "distributed.tensor_parallel_output"),
-    Entry(
-        "pipeline_parallel_degree",
-        "distributed.pipeline_parallel_size",
-        words({-1: 1}),
-        lambda v, _: v,
-        type=int,
-    ),
-    Entry(
-        "pipeline_parallel_config",
-        "distributed.pipeline_parallel_config",
-        _words(PipelineSwitch),
-        _joined,
-    ),
-    Entry("pp_seg_method", "distributed.pipeline_segmentation"),
-    Entry("virtual_pp_degree", "distributed.virtual_pipeline_stages", low=1),
-    Entry(
-        "add_tail_layers",
-        "distributed.add_tail_layers",
-        words({False: 0, True: 1}),
-        lambda v, _: v,
-        low=0,
-    ),
-    Entry(
-        "sharding_parallel_degree",
-        "distributed.sharding_parallel_size",
-        words({-1: 1}),
-        lambda v, _: v,
-        type=int,
-    ),
-    Entry(
-        "sharding_parallel_config",
-        "distributed.sharding_parallel_config",
-        _words(ShardingSwitch),
-        _joined,
-    ),
-    Entry("sharding", "distributed.sharding", choices=("stage1", "stage2", "stage3")),
-    Entry("sequence_parallel", "distributed.sequence_parallel"),
-    Entry("moe_group", "distributed.moe_group", choices=("mp", "dummy")),
-    Entry("release_grads", "memory.release_grads"),
-    Entry("use_sparse_head_and_loss_fn", "memory.use_sparse_head_and_loss_fn"),
-    Entry("use_fused_head_and_loss_fn", "memory.use_fused_head_and_loss_fn"),
-    Entry("use_attn_mask_start_row_indices", "memory.use_attn_mask_start_row_indices"),
-    Entry(
-        "recompute_use_reentrant", "memory.gradient_checkpointing_kwargs.use_reentrant", type=bool
-    ),
-    Entry("recompute", "memory.gradient_checkpointing"),
-    Entry(
-        "recompute_granularity",
-        "memory.recompute_granularity",
-        choices=("full", "full_attn", "core_attn"),
-    ),
-    Entry(
-        "offload_optim",
-        "memory.offload_optimizer",
-        on_gpu("on a CPU the optimiser lies in the computer's memory already"),
-        lambda v, _: v,
-        type=bool,
-    ),
-    Entry("save_steps", "checkpoint.save_steps", low=1),
-    Entry(
-        "save_strategy", "checkpoint.save_strategy", default="no", choices=("no", "steps", "epoch")
-    ),
-    Entry("unified_checkpoint", "checkpoint.unified_checkpoint"),
-    Entry(
-        "unified_checkpoint_config",
-        "checkpoint.unified_checkpoint_config",
-        _words(("ignore_merge_optimizer",)),
-        _joined,
-    ),
-    Entry("disable_ckpt_quant", "checkpoint.quantize_checkpoint", negated, negated, type=bool),
-    Entry("ignore_save_lr_and_optim", "checkpoint.save_only_model"),
-    Entry("ignore_load_lr_and_optim", "checkpoint.ignore_load_lr_and_optim"),
-    Entry("save_total_limit", "checkpoint.save_total_limit", low=1),
-    Entry(
-        "use_flash_attention",
-        "model.attn_implementation",
-        _flash,
-        lambda v, _: v != "eager",
-        type=bool,
-    ),
-    Entry(
-        "use_sparse_flash_attn",
-        "memory.use_attn_mask_start_row_indices",
-        back=lambda *_: UNSET,
-        type=bool,
-    ),
-    Entry(
-        "fuse_rope",
-        "model.use_liger_kernel",
-        on_gpu("the numbers are the same without"),
-        lambda v, _: v,
-        type=bool,
-    ),
-    Entry(
-        "fuse_linear",
-        "",
-        no_effect("PyTorch's linear layer multiplies and adds the bias in one kernel already"),
-        type=bool,
-        status="refused",
-        reason="PyTorch's linear layer multiplies and adds the bias in one kernel (addmm) already, so "
-        "there is nothing to switch. compute.torch_compile fuses more.",
-    ),
-    Entry(
-        "greedy_intokens",
-        "data.packing_strategy",
-        lambda value, work: Says(
-            "greedy" if value else "bfd",
-            "rows are taken in order, as there" if value else "",
-            None,
-            {} if "packing" in work.document.tree else {"data.packing": True},
-        ),
-        lambda value, config: value == "greedy" if config.data.packing else UNSET,
-        type=bool,
-        default=True,
-    ),
-    Entry("dataloader_num_workers", "data.dataloader_num_workers", default=1, low=0),
-    Entry(
-        "distributed_dataloader",
-        "distributed.dispatch_batches",
-        lambda value, _: bool(value) or None,
-        lambda value, _: int(bool(value)),
-    ),
-    Entry("moe_multimodal_dispatch_use_allgather", "distributed.moe_dispatch"),
-    Entry(
-        "bf16",
-        "precision.mixed_precision",
-        _bf16,
-        lambda v, _: {"bf16": True, "no": False}.get(v, UNSET),
-        type=bool,
-    ),
-    Entry("fp16_opt_level", "precision.fp16_opt_level", choices=("O1", "O2")),
-    Entry("scale_loss", "precision.loss_scale", type=float, low=0, beyond_low=True),
-    Entry("amp_custom_white_list", "precision.amp_custom_white_list", _operators, _joined),
-    Entry("amp_custom_black_list", "precision.amp_custom_black_list", _operators, _joined),
-    Entry("amp_master_grad", "precision.amp_master_grad"),
-    Entry("num_samples_each_epoch", "training.num_samples_each_epoch", low=1),
-    Entry("lora_rank", "peft.r", default=8, low=1),
-    Entry("lora_alpha", "peft.lora_alpha", _alpha, lambda v, _: v, type=float, default=-1, low=-1),
-    Entry("rslora", "peft.use_rslora"),
-    Entry("lora_plus_scale", "peft.loraplus_lr_ratio", low=0, beyond_low=True),
-    Entry("rslora_plus", "peft.use_rslora", _rslora_plus, lambda *_: UNSET, type=bool),
-    Entry("lora", "peft.method", _lora, lambda *_: UNSET, type=bool),
-    *(
-        Entry(theirs, f"preference.{ours}", _of_dpo, lambda v, _: v, **more)
-        for theirs, ours, more in (
-            ("beta", "beta", {"type": float, "low": 0, "beyond_low": True}),
-            ("simpo_gamma", "simpo_gamma", {"type": float, "low": 0}),
-            ("offset_alpha", "offset_alpha", {"type": float, "low": 0}),
-            ("max_prompt_len", "max_prompt_length", {"type": int, "low": 1}),
-            (
-                "loss_type",
-                "loss_type",
-                {
-                    "type": str,
-                    "choices": (
-                        *("sigmoid", "ipo", "kto_pair", "hinge", "simpo", "dpop", "orpo"),
-                        "sppo_hard",
-                    ),
-                },
-            ),
-            ("pref_loss_ratio", "pref_loss_ratio", {"type": float, "low": 0}),
-            ("sft_loss_ratio", "sft_loss_ratio", {"type": float, "low": 0}),
-            ("label_smoothing", "label_smoothing", {"type": float, "low": 0, "high": 0.5}),
-            ("reference_free", "reference_free", {"type": bool}),
-            ("ref_model_update_steps", "ref_model_update_steps", {"type": int, "low": -1}),
-        )
-    ),
-    Entry("apply_hadamard", "precision.apply_hadamard"),
-    Entry(
-        "use_lowprecision_moment",
-        "optimizer.moment_dtype",
-        words({True: "bfloat16", False: "float32"}),
-        _moments,
-        type=bool,
-    ),
-    Entry(
-        "tensorwise_offload_optimizer",
-        "memory.offload_optimizer",
-        on_gpu("on a CPU the optimiser lies in the computer's memory already"),
-        lambda v, _: v,
-        type=bool,
-    ),
-    Entry(
-        "apply_online_actscale_step",
-        "precision.apply_online_actscale_step",
-        words({True: 200, False: 0}),
-        lambda v, _: v,
-    ),
-    Entry("optim_shard_num", "checkpoint.optim_shard_num", low=1),
-    # What its code has and its document does not
-    extra(
-        "stage",
-        "training.method",
-        _stage,
-        lambda v, _: {"sft": "SFT"}.get(v, UNSET),
-        type=str,
-        choices=("SFT", "DPO", "VL-SFT", "PT", "OCR-VL-SFT"),
-    ),
-    extra(
-        "fine_tuning",
-        "peft.method",
-        _fine_tuning,
-        lambda v, _: "Full" if v == "full" else "LoRA",
-        type=str,
-        choices=("LoRA", "Full"),
-        default="LoRA",
-    ),
-    extra(
-        "compute_type",
-        "precision.mixed_precision",
-        _compute,
-        lambda *_: UNSET,
-        type=str,
-        choices=("bf16", "fp16", "fp8", "wint8", "wint4/8", "nf4"),
-        default="bf16",
-    ),
-    extra(
-        "batch_size",
-        "training.per_device_train_batch_size",
-        lambda value, _: Says(value, more={"evaluation.per_device_eval_batch_size": value}),
-        lambda *_: UNSET,
-        type=int,
-        default=1,
-        low=1,
-    ),
-    extra("packing", "data.packing", type=bool),
-    extra(
-        "mix_strategy",
-        "data.train.mixture_strategy",
-        words(
-            {
-                "random": "all_exhausted",
-                "concat": "first_exhausted",
-                "interleave_under": "first_exhausted",
-                "interleave_over": "all_exhausted",
-            },
-            "as transformers mixes sets",
-        ),
-        lambda *_: UNSET,
-        type=str,
-        choices=("random", "concat", "interleave_under", "interleave_over"),
-    ),
-    extra("optim", "optimizer.optim", optimizer, lambda v, _: v, type=str),
-    extra("adapter_name_or_path", "model.adapter_name_or_path"),
-    extra("lora_path", "model.adapter_name_or_path"),
-    extra(
-        "warmup_ratio",
-        "scheduler.warmup_steps",
-        warmup_ratio,
-        lambda *_: UNSET,
-        type=float,
-        low=0,
-        high=1,
-    ),
-    extra("max_grad_norm", "training.max_grad_norm"),
-    extra("use_sp_callback", "", no_effect("counts with tensor_parallel_degree above 1")),
-    extra("resume_from_checkpoint", "training.resume_from_checkpoint"),
-    extra("logging_strategy", "logging.logging_strategy"),
-    extra(
-        "report_to",
-        "tracking.report_to",
-        lambda v, _: Says([w for w in words_of(v) if w not in ("none", "visualdl")]),
-        lambda v, _: v or UNSET,
-    ),
-    extra("template", "", no_effect("the tokenizer's own chat template is used")),
-    extra("use_fp8", "precision.fp8"),
-    extra("hadamard_block_size", "", no_effect("32, as there")),
-    extra("save_to_hf", "", no_effect("checkpoints have Hugging Face's form always")),
-    extra("from_hf_hub", "", no_effect("the hub is Hugging Face's")),
-    extra("download_hub", "", no_effect("the hub is Hugging Face's")),
-)
+_lora = _unless("fine_tuning", words({True: "lora", False: "full", None: "full"}))
+_bf16 = _unless("compute_type", words({True: "bf16", False: "no", None: "no"}))
+
+
+def _batch_size(value: Any, work: Work) -> Says:
+    return Says(value, more={"evaluation.per_device_eval_batch_size": value})
+
+
+def _max_eval_steps_back(value: Any, config: Config) -> int:
+    return value or -1
+
+
+def _distributed_dataloader(value: Any, work: Work) -> bool | None:
+    return bool(value) or None
+
+
+def _greedy_intokens(value: Any, work: Work) -> Says:
+    packing = {} if "packing" in work.document.tree else {"data.packing": True}
+    if value:
+        return Says("greedy", "rows are taken in order, as there", more=packing)
+    return Says("bfd", more=packing)
+
+
+def _greedy_intokens_back(value: Any, config: Config) -> Any:
+    return value == "greedy" if config.data.packing else UNSET
 
 
 def rules(work: Work) -> Iterator[Problem]:
@@ -778,22 +346,4 @@ def write(config: Config, tree: dict[str, Any]) -> None:
     tree.setdefault("stage", "SFT")
 
 
-SYSTEM = System(
-    "erniekit",
-    "ERNIEKit",
-    TABLE,
-    marks=frozenset(
-        {
-            *("train_dataset_path", "fine_tuning", "compute_type", "max_seq_len", "recompute"),
-            *(
-                "unified_checkpoint",
-                "train_dataset_type",
-                "tensor_parallel_degree",
-                "greedy_intokens",
-            ),
-        }
-    ),
-    rules=rules,
-    settle=settle,
-    write=write,
-)
+SYSTEM = load_system("erniekit", globals(), rules=rules, settle=settle, write=write)

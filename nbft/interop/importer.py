@@ -533,25 +533,22 @@ def _among(value: Any, choices: tuple[Any, ...]) -> bool:
 def _within(value: Any, entry: Entry) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return True
-    if entry.low is not None and (value < entry.low or (entry.beyond_low and value == entry.low)):
-        return False
-    return entry.high is None or not (
-        value > entry.high or (entry.beyond_high and value == entry.high)
+    return not (
+        (entry.gt is not None and value <= entry.gt)
+        or (entry.ge is not None and value < entry.ge)
+        or (entry.lt is not None and value >= entry.lt)
+        or (entry.le is not None and value > entry.le)
     )
 
 
 def range_text(entry: Entry) -> str:
     """Write the range that a system allows: "1 to 32", "above 0 and below 1"."""
-    low = None if entry.low is None else limit_text(entry.low)
-    high = None if entry.high is None else limit_text(entry.high)
-    if low and high and not (entry.beyond_low or entry.beyond_high):
-        return f"{low} to {high}"
-    parts = []
-    if low:
-        parts.append(f"above {low}" if entry.beyond_low else f"at least {low}")
-    if high:
-        parts.append(f"below {high}" if entry.beyond_high else f"at most {high}")
-    return " and ".join(parts)
+    if entry.ge is not None and entry.le is not None:
+        return f"{limit_text(entry.ge)} to {limit_text(entry.le)}"
+    limits = {"above": entry.gt, "at least": entry.ge, "below": entry.lt, "at most": entry.le}
+    return " and ".join(
+        f"{word} {limit_text(limit)}" for word, limit in limits.items() if limit is not None
+    )
 
 
 def _in_words(value: Any) -> str:
