@@ -10,30 +10,34 @@ from nbft.errors import Problem
 from nbft.interop.conversions import NOT_SET, OFF
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.table import Convert, Says
+from nbft.interop.table import Convert, Converted
 
 _ROWS = "data.train.datasets[]"
 
 _FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
-def _adapter(value: Any, work: Work) -> Says:
+def _adapter(value: Any, work: Work) -> Converted:
     if value in (None, ""):
-        return Says("full", "without an adapter every weight is trained", "converted")
+        return Converted("full", "without an adapter every weight is trained", "converted")
     name = str(value).lower()
     if name == "qlora":
-        return Says(
+        return Converted(
             "lora", "LoRA on weights in 4 bits", "converted", {"quantization.load_in_4bit": True}
         )
-    return Says(name) if name == "lora" else Says("lora", f"nbft has no {name}", "impossible")
+    return (
+        Converted(name)
+        if name == "lora"
+        else Converted("lora", f"nbft has no {name}", "impossible")
+    )
 
 
-def _path(value: Any, work: Work) -> Says:
+def _path(value: Any, work: Work) -> Converted:
     text = str(value)
     is_file = Path(text).suffix.lower() in _FILES or text.startswith(("./", "/", "~"))
     if is_file:
-        return Says(value)
-    return Says(more={f"{_ROWS}.dataset_name": text}, kind="renamed")
+        return Converted(value)
+    return Converted(more={f"{_ROWS}.dataset_name": text}, kind="renamed")
 
 
 _KINDS = {
@@ -46,27 +50,29 @@ _KINDS = {
 }
 
 
-def _kind(value: Any, work: Work) -> Says:
+def _kind(value: Any, work: Work) -> Converted:
     if isinstance(value, dict):
-        return Says(kind="impossible", note="write prompt_template and completion_template instead")
+        return Converted(
+            kind="impossible", note="write prompt_template and completion_template instead"
+        )
     name = str(value).partition(":")[0].partition(".")[0]
     if name not in _KINDS:
-        return Says("auto", f"nbft has no {value}; it goes by the columns", "deviates")
+        return Converted("auto", f"nbft has no {value}; it goes by the columns", "deviates")
     note = "seen by the columns" if _KINDS[name] == "auto" else ""
-    return Says(_KINDS[name], note)
+    return Converted(_KINDS[name], note)
 
 
 def _attention(name: str) -> Convert:
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         from nbft.hardware import available_devices
 
         if not value:
             return OFF
         if name == "flash_attention_2" and "cuda" not in available_devices():
-            return Says(
+            return Converted(
                 "sdpa", "flash attention needs a GPU; sdpa gives the same numbers", "converted"
             )
-        return Says(name)
+        return Converted(name)
 
     return convert
 
@@ -74,11 +80,11 @@ def _attention(name: str) -> Convert:
 def _each_epoch(setting: str) -> Convert:
     """Return a conversion of saves_per_epoch and evals_per_epoch."""
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         if not value:
             return NOT_SET
         note = "" if value == 1 else f"{value} in an epoch there; once here, or write {setting}"
-        return Says("epoch", note, "converted" if value == 1 else "deviates")
+        return Converted("epoch", note, "converted" if value == 1 else "deviates")
 
     return convert
 
@@ -87,16 +93,16 @@ def _targets(value: Any, work: Work) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ["all-linear"])
 
 
-def _min_lr_ratio(value: Any, work: Work) -> Says:
-    return Says(value, more={"scheduler.lr_scheduler_type": "cosine_with_min_lr"})
+def _min_lr_ratio(value: Any, work: Work) -> Converted:
+    return Converted(value, more={"scheduler.lr_scheduler_type": "cosine_with_min_lr"})
 
 
-def _eval_steps(value: Any, work: Work) -> Says:
-    return Says(int(value), more={"evaluation.eval_strategy": "steps"})
+def _eval_steps(value: Any, work: Work) -> Converted:
+    return Converted(int(value), more={"evaluation.eval_strategy": "steps"})
 
 
-def _project(value: Any, work: Work) -> Says:
-    return Says(value, more={"tracking.report_to": ["wandb"]}) if value else NOT_SET
+def _project(value: Any, work: Work) -> Converted:
+    return Converted(value, more={"tracking.report_to": ["wandb"]}) if value else NOT_SET
 
 
 def rules(work: Work) -> Iterator[Problem]:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbft.interop.report import Kind
-from nbft.interop.table import UNSET, Back, Convert, Says
+from nbft.interop.table import UNSET, Back, Convert, Converted
 
 if TYPE_CHECKING:
     from nbft.config import Config
     from nbft.interop.importer import Work
 
-OFF = Says(kind="taken", note="off, as here")
-NOT_SET = Says(kind="taken", note="not set")
+OFF = Converted(kind="taken", note="off")
+NOT_SET = Converted(kind="taken", note="not set")
 
 # From their value to ours
 
@@ -31,7 +31,7 @@ def words(pairs: Mapping[Any, Any], note: str = "") -> Convert:
     def convert(value: Any, _: Any) -> Any:
         key = value.lower() if isinstance(value, str) else value
         changed = next((new for old, new in pairs.items() if old == key), value)
-        return Says(changed, note) if note and changed != value else changed
+        return Converted(changed, note) if note and changed != value else changed
 
     return convert
 
@@ -57,27 +57,27 @@ def as_bool(value: Any, _: Any) -> bool:
 
 def always(value: Any, note: str = "", kind: Kind | None = None) -> Convert:
     """Return a conversion to one value, whatever theirs is."""
-    return lambda _, work: Says(value, note, kind)
+    return lambda _, work: Converted(value, note, kind)
 
 
 def when_on(value: Any, note: str = "", kind: Kind | None = None) -> Convert:
     """Return a conversion of a switch that stands for a value of ours."""
-    return lambda given, work: Says(value, note, kind) if given else OFF
+    return lambda given, work: Converted(value, note, kind) if given else OFF
 
 
-def if_on(value: Any, _: Any) -> Says:
+def if_on(value: Any, _: Any) -> Converted:
     """Take what is not empty."""
-    return Says(value) if value else OFF
+    return Converted(value) if value else OFF
 
 
 def off_only(note: str, kind: Kind = "impossible") -> Convert:
     """Return a conversion of a switch that nbft has only off."""
-    return lambda value, work: Says(kind=kind, note=note) if value else OFF
+    return lambda value, work: Converted(kind=kind, note=note) if value else OFF
 
 
-def settled_later(value: Any, _: Any) -> Says:
+def settled_later(value: Any, _: Any) -> Converted:
     """Leave a key to the system's `settle`, which reads it together with others."""
-    return Says(kind="taken")
+    return Converted(kind="taken")
 
 
 def on_gpu(note: str, instead: Any = UNSET) -> Convert:
@@ -88,33 +88,33 @@ def on_gpu(note: str, instead: Any = UNSET) -> Convert:
         instead: The value without a GPU.
     """
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         from nbft.hardware import available_devices
 
         if not value or "cuda" in available_devices():
-            return Says(value)
-        return Says(instead, f"needs a GPU; {note}", "converted")
+            return Converted(value)
+        return Converted(instead, f"needs a GPU; {note}", "converted")
 
     return convert
 
 
-def half_precision(name: Any) -> Says:
+def half_precision(name: Any) -> Converted:
     """Take bf16 or fp16; where no device computes in float16, let the plan decide."""
     from nbft.hardware import available_devices
 
     if name == "fp16" and set(available_devices()) <= {"cpu"}:
         note = "fp16 needs a GPU; without one it would silently compute in float32"
-        return Says("auto", note, "converted")
-    return Says(name)
+        return Converted("auto", note, "converted")
+    return Converted(name)
 
 
 def half(name: str) -> Convert:
     """Return a conversion of the switch bf16 or fp16."""
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         if value in ("auto", "full"):
-            return Says("auto", "decided by the device, as there", "converted")
-        return half_precision(name) if value else Says(kind="taken", note="off")
+            return Converted("auto", "decided by the device, as there", "converted")
+        return half_precision(name) if value else Converted(kind="taken", note="off")
 
     return convert
 
@@ -126,16 +126,16 @@ def stage(others: str) -> Convert:
         others: What is wrong with a stage other than sft, pt and dpo.
     """
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         name = str(value).lower()
         if name == "sft":
-            return Says("sft")
+            return Converted("sft")
         if name == "pt":
             only_completion = {"data.completion_only_loss": False}
-            return Says("sft", "trained on the whole text", "converted", only_completion)
+            return Converted("sft", "trained on the whole text", "converted", only_completion)
         if name == "dpo":
-            return Says(more={"preference.method": "dpo"}, note="planned", kind="converted")
-        return Says(kind="impossible", note=f"{value} {others}")
+            return Converted(more={"preference.method": "dpo"}, note="planned", kind="converted")
+        return Converted(kind="impossible", note=f"{value} {others}")
 
     return convert
 
@@ -155,7 +155,7 @@ def optimizer(value: Any, _: Any) -> Any:
     key = str(value).lower()
     name = _OPTIMIZERS.get(key, key)
     if name != value:
-        return Says(name, f"transformers calls it {name}" if name != key else "in lower case")
+        return Converted(name, f"transformers calls it {name}" if name != key else "in lower case")
     return name
 
 
@@ -186,32 +186,36 @@ def first_word(value: Any, _: Any) -> str | None:
     return next(iter(words_of(value)), None)
 
 
-def report_to(value: Any, _: Any) -> Says:
+def report_to(value: Any, _: Any) -> Converted:
     """Take the names of trackers, without those that stand for none or for all."""
     names = words_of(value)
     kept = [name for name in names if name not in ("none", "all", "visualdl")]
-    return Says(kept, "" if kept == names else "none, as here", None if kept else "taken")
+    return Converted(kept, "" if kept == names else "none, as here", None if kept else "taken")
 
 
-def held_out_share(value: Any, _: Any) -> Says:
+def held_out_share(value: Any, _: Any) -> Converted:
     """Turn the share of the rows that is held out into the share that is trained on."""
     if 0 <= value < 1:
-        return Says(round(1 - value, 6), "the share held out there, the share trained on here")
-    return Says(kind="impossible", note="a number of rows; nbft takes a share: data.split_ratio")
+        return Converted(round(1 - value, 6), "the share held out there, the share trained on here")
+    return Converted(
+        kind="impossible", note="a number of rows; nbft takes a share: data.split_ratio"
+    )
 
 
-def warmup_ratio(value: Any, work: Work) -> Says:
+def warmup_ratio(value: Any, work: Work) -> Converted:
     """Write a share of all steps as transformers 5 does: as warm-up steps below 1."""
     if value is None:
         return NOT_SET
     if any((work.given.get(name) or 0) > 0 for name in work.given if name.endswith("warmup_steps")):
-        return Says(kind="converted", note="warmup_steps is given too and wins, as it does there")
+        return Converted(
+            kind="converted", note="warmup_steps is given too and wins, as it does there"
+        )
     if value == 0:
-        return Says(kind="taken", more={"scheduler.warmup_steps": 0.0})
+        return Converted(kind="taken", more={"scheduler.warmup_steps": 0.0})
     if value >= 1:
-        return Says(0.999999, "all steps", "converted")
+        return Converted(0.999999, "all steps", "converted")
     note = "transformers 5 has no warmup_ratio: warm-up steps below 1 are a share"
-    return Says(float(value), note, "converted")
+    return Converted(float(value), note, "converted")
 
 
 # From our value to theirs

@@ -16,7 +16,7 @@ from nbft.errors import Problem
 from nbft.interop.conversions import OFF, half_precision, same, words, words_of
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.table import UNSET, Convert, Says
+from nbft.interop.table import UNSET, Convert, Converted
 
 _SET = "data.{}.datasets[{}]"
 
@@ -24,15 +24,15 @@ _SET = "data.{}.datasets[{}]"
 def _switches(*allowed: str) -> Convert:
     """Return a conversion of switches written as one text; those that are not known are said."""
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         given = words_of(value)
         kept = [word for word in given if word in allowed]
         gone = [word for word in given if word not in allowed]
         if gone and not kept:
             note = f"nbft has no {', '.join(gone)}; it knows {', '.join(allowed)}"
-            return Says([], note, "impossible")
+            return Converted([], note, "impossible")
         note = f"nbft has no {', '.join(gone)}" if gone else ""
-        return Says(kept, note, "deviates" if gone else None)
+        return Converted(kept, note, "deviates" if gone else None)
 
     return convert
 
@@ -65,7 +65,7 @@ _OPERATORS = {
 """Names of Paddle's operators as PyTorch calls them."""
 
 
-def _operators(value: Any, work: Work) -> Says:
+def _operators(value: Any, work: Work) -> Converted:
     given = words_of(value)
     names = dict.fromkeys(_OPERATORS.get(name, name) for name in given)
     kept = [name for name in names if name in OPERATORS]
@@ -73,51 +73,55 @@ def _operators(value: Any, work: Work) -> Says:
     notes = ["Paddle's operators as PyTorch calls them"] if [*names] != given else []
     if gone:
         notes.append(f"{', '.join(gone)} computes as PyTorch decides: no model here has it")
-    return Says(kept, "; ".join(notes), "deviates" if gone else None)
+    return Converted(kept, "; ".join(notes), "deviates" if gone else None)
 
 
-def _flash(value: Any, work: Work) -> Says:
+def _flash(value: Any, work: Work) -> Converted:
     name = "sdpa" if value else "eager"
-    return Says(name, "PyTorch's sdpa takes the flash kernel where there is one" if value else "")
+    return Converted(
+        name, "PyTorch's sdpa takes the flash kernel where there is one" if value else ""
+    )
 
 
 def _counts_with(only: str) -> Convert:
     """Return a conversion of what counts for one shape of the learning rate."""
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         shape = work.document.tree.get("lr_scheduler_type", "linear")
         if shape != only:
-            return Says(kind="taken", note=f"counts with {only} only")
-        return Says(value)
+            return Converted(kind="taken", note=f"counts with {only} only")
+        return Converted(value)
 
     return convert
 
 
-def _of_dpo(value: Any, work: Work) -> Says:
+def _of_dpo(value: Any, work: Work) -> Converted:
     if str(work.document.tree.get("stage", "SFT")).upper() != "DPO":
-        return Says(kind="taken", note="counts with stage DPO only")
-    return Says(value)
+        return Converted(kind="taken", note="counts with stage DPO only")
+    return Converted(value)
 
 
-def _alpha(value: Any, work: Work) -> Says:
+def _alpha(value: Any, work: Work) -> Converted:
     if value != -1:
-        return Says(round(value))
+        return Converted(round(value))
     tree = work.document.tree
     if tree.get("rslora") or tree.get("rslora_plus"):
-        return Says(4, "-1 stands for 4 with rslora", "converted")
+        return Converted(4, "-1 stands for 4 with rslora", "converted")
     rank = tree.get("lora_rank", 8)
     rank = int(rank) if str(rank).isdigit() else 8
-    return Says(2 * rank, "-1 stands for twice the rank; PEFT would scale by -1/r", "converted")
+    return Converted(
+        2 * rank, "-1 stands for twice the rank; PEFT would scale by -1/r", "converted"
+    )
 
 
-def _rslora_plus(value: Any, work: Work) -> Says:
+def _rslora_plus(value: Any, work: Work) -> Converted:
     if not value:
         return OFF
     more = {"peft.use_rslora": True, "peft.loraplus_lr_ratio": 4.0, "peft.lora_alpha": 4}
-    return Says(note="stands for rslora, lora_plus_scale 4 and lora_alpha 4", more=more)
+    return Converted(note="stands for rslora, lora_plus_scale 4 and lora_alpha 4", more=more)
 
 
-def _compute(value: Any, work: Work) -> Says:
+def _compute(value: Any, work: Work) -> Converted:
     name = str(value).lower()
     if name in ("bf16", "fp16"):
         return half_precision(name)
@@ -128,28 +132,28 @@ def _compute(value: Any, work: Work) -> Says:
         "wint4/8": {"quantization.weight_quantize_algo": "weight_only_mix"},
         "nf4": {"quantization.load_in_4bit": True, "quantization.bnb_4bit_quant_type": "nf4"},
     }
-    return Says(half, f"bf16, and {next(iter(more[name]))}", "converted", more[name])
+    return Converted(half, f"bf16, and {next(iter(more[name]))}", "converted", more[name])
 
 
-def _do_eval(value: Any, work: Work) -> Says:
+def _do_eval(value: Any, work: Work) -> Converted:
     if value:
-        return Says(kind="taken", note="what evaluation_strategy says")
-    return Says(more={"evaluation.eval_strategy": "no"})
+        return Converted(kind="taken", note="what evaluation_strategy says")
+    return Converted(more={"evaluation.eval_strategy": "no"})
 
 
-def _do_train(value: Any, work: Work) -> Says:
+def _do_train(value: Any, work: Work) -> Converted:
     if value:
-        return Says(True)
+        return Converted(True)
     note = "false, as by default, only loads there; an import is to train"
-    return Says(True, note, "deviates")
+    return Converted(True, note, "deviates")
 
 
-def _max_eval_steps(value: Any, work: Work) -> Says:
-    return Says(value if value > 0 else None)
+def _max_eval_steps(value: Any, work: Work) -> Converted:
+    return Converted(value if value > 0 else None)
 
 
-def _quantised(value: Any, work: Work) -> Says:
-    return Says(None if str(value).lower() in ("none", "") else value)
+def _quantised(value: Any, work: Work) -> Converted:
+    return Converted(None if str(value).lower() in ("none", "") else value)
 
 
 def _unless(other: str, convert: Convert = same) -> Convert:
@@ -157,7 +161,9 @@ def _unless(other: str, convert: Convert = same) -> Convert:
 
     def convert_alone(value: Any, work: Work) -> Any:
         if other in work.document.tree:
-            return Says(kind="converted", note=f"{other} is given too and overwrites it, as there")
+            return Converted(
+                kind="converted", note=f"{other} is given too and overwrites it, as there"
+            )
         return convert(value, work)
 
     return convert_alone
@@ -167,8 +173,8 @@ _lora = _unless("fine_tuning", words({True: "lora", False: "full", None: "full"}
 _bf16 = _unless("compute_type", words({True: "bf16", False: "no", None: "no"}))
 
 
-def _batch_size(value: Any, work: Work) -> Says:
-    return Says(value, more={"evaluation.per_device_eval_batch_size": value})
+def _batch_size(value: Any, work: Work) -> Converted:
+    return Converted(value, more={"evaluation.per_device_eval_batch_size": value})
 
 
 def _max_eval_steps_back(value: Any, config: Config) -> int:
@@ -179,11 +185,11 @@ def _distributed_dataloader(value: Any, work: Work) -> bool | None:
     return bool(value) or None
 
 
-def _greedy_intokens(value: Any, work: Work) -> Says:
+def _greedy_intokens(value: Any, work: Work) -> Converted:
     packing = {} if "packing" in work.document.tree else {"data.packing": True}
     if value:
-        return Says("greedy", "rows are taken in order, as there", more=packing)
-    return Says("bfd", more=packing)
+        return Converted("greedy", "rows are taken in order, as there", more=packing)
+    return Converted("bfd", more=packing)
 
 
 def _greedy_intokens_back(value: Any, config: Config) -> Any:
@@ -257,10 +263,7 @@ def settle(work: Work) -> None:
             evaluation__eval_strategy=value,
         )
     if work.settings.get("evaluation.eval_strategy") == "no":
-        line = work.lines.get("max_evaluate_steps")
-        if line is not None and line.kind == "defaulted":
-            del work.lines["max_evaluate_steps"]
-            work.settings.pop("evaluation.max_eval_steps", None)
+        work.drop_default("max_evaluate_steps")
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         line = work.lines.get("batch_size")
         if name in tree and line is not None and line.kind == "defaulted":
@@ -276,11 +279,10 @@ def settle(work: Work) -> None:
         }
         for name in ("lora_alpha", "lora_plus_scale", "rslora"):
             if name in work.lines:
-                work.say(name, "converted", "rslora_plus sets it")
+                work.report(name, "converted", "rslora_plus sets it")
     if work.settings.get("peft.method") == "full":
         for name in ("lora_alpha", "lora_rank"):
-            if name in work.lines and work.lines[name].kind == "defaulted":
-                work.settings.pop(work.lines.pop(name).setting, None)
+            work.drop_default(name)
     for name, setting in (("train", "training"), ("eval", "evaluation")):
         key = f"per_device_{name}_batch_size"
         size = work.given.get(key)

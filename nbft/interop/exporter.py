@@ -15,7 +15,7 @@ from typing import Any
 from nbft.config import Config, io, settings
 from nbft.config.data import SPLITS
 from nbft.errors import ConfigError
-from nbft.interop.importer import import_document, system, tree_of
+from nbft.interop.importer import filled, import_document, system, tree_of
 from nbft.interop.read import Document
 from nbft.interop.report import Exported, shown
 from nbft.interop.table import UNSET, Entry, System
@@ -63,7 +63,7 @@ def _tree(config: Config, found: System, also: Container[str] = ()) -> dict[str,
             elif entry.convert is not None:
                 continue
             if theirs is not UNSET:
-                written.setdefault(_filled(entry.path, parts), theirs)
+                written.setdefault(filled(entry.path, parts), theirs)
     tree = tree_of(written) if found.name != "peft_studio" else written
     if found.write:
         found.write(config, tree)
@@ -84,15 +84,6 @@ def _entries(found: System, setting: str) -> Iterator[tuple[Entry, list[str]]]:
             yield entry, [str(split)] if "<split>" in entry.path else []
         elif "[]" in wanted and wanted == plain:
             yield entry, [*([str(split)] if "<split>" in entry.path else []), *numbers]
-
-
-def _filled(path: str, parts: list[str]) -> str:
-    rest = iter(parts)
-    if "<split>" in path:
-        path = path.replace("<split>", next(rest))
-    while "[]" in path:
-        path = path.replace("[]", next(rest), 1)
-    return path
 
 
 @functools.cache

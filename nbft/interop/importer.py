@@ -21,8 +21,8 @@ from nbft.config.base import limit_text
 from nbft.config.data import SPLITS, written_out
 from nbft.errors import ConfigError, Problem
 from nbft.interop.read import Code, Document, read_document
-from nbft.interop.report import Kind, Line, Report
-from nbft.interop.table import UNSET, Entry, Says, System
+from nbft.interop.report import Kind, Line, Report, shown
+from nbft.interop.table import UNSET, Converted, Entry, System
 
 SYSTEMS = ("qefficient", "oumi", "erniekit", "peft_studio", "unsloth", "llama_factory", "axolotl")
 """Names of the systems, in the order in which a file is tried when several fit alike."""
@@ -119,7 +119,7 @@ def import_document(document: Document, found: System) -> tuple[Config, Report]:
     keys = list(leaves(document.tree, found))
     for key, value in keys:  # a conversion may look at keys that come later
         if match := find(found, key):
-            work.given[_filled(match[0].path, match[1])] = value
+            work.given[filled(match[0].path, match[1])] = value
     for key, value in keys:
         work.take(key, value)
     if found.rules:
@@ -162,7 +162,7 @@ class Work:
         if entry is None:
             line.kind, line.note = "unknown", self._nearest(key)
             return
-        given = _filled(entry.path, parts)
+        given = filled(entry.path, parts)
         if isinstance(value, Code) and entry.type is not object:
             line.kind = "impossible"
             line.note = "is code, which would have to be run. Write its value here"
@@ -190,43 +190,43 @@ class Work:
                     self.settings.pop(line.setting, None)
                 continue
             line.kind = "defaulted"
-            was = f"theirs; ours is {_in_words(ours.get(line.setting))}"
+            was = f"theirs; ours is {shown(ours.get(line.setting))}"
             line.note = f"{was}; {line.note}" if line.note else was
             self.lines[entry.path] = line
 
     def _apply(
         self, entry: Entry, parts: tuple[str, ...], line: Line, value: Any, remark: str
     ) -> None:
-        says = Says(value)
+        result = Converted(value)
         known = _setting(entry.setting) if entry.setting else None
         if value is None and not entry.setting:
-            says = Says(kind="taken", note="null: nothing is asked for")
+            result = Converted(kind="taken", note="null: nothing is asked for")
         elif value is None and entry.convert is None and known and not known.optional:
-            says = Says(kind="taken", note="null, so ours is kept")
+            result = Converted(kind="taken", note="null, so ours is kept")
         elif entry.convert is not None:
-            says = self._converted(entry, line, value)
+            result = self._converted(entry, line, value)
         elif entry.kind and not entry.setting:
-            says = Says(kind=entry.kind)
-        note = says.note or entry.note
+            result = Converted(kind=entry.kind)
+        note = result.note or entry.note
         line.note = "; ".join(text for text in (remark, note) if text)
-        setting = _filled(entry.setting, parts) if entry.setting else ""
-        if says.value is not UNSET and setting:
-            line.setting, line.became = setting, says.value
-            self.settings[setting] = says.value
-        for name, item in says.more.items():
-            name = _filled(name, parts)
+        setting = filled(entry.setting, parts) if entry.setting else ""
+        if result.value is not UNSET and setting:
+            line.setting, line.became = setting, result.value
+            self.settings[setting] = result.value
+        for name, item in result.more.items():
+            name = filled(name, parts)
             self.settings[name] = item
             if not line.setting:
                 line.setting, line.became = name, item
         same_name = setting.rpartition(".")[2] == line.key.rpartition(".")[2]
-        if says.kind or entry.kind:
-            line.kind = says.kind or entry.kind or line.kind
-        elif (line.setting and (line.became != value or says.value is UNSET)) or remark:
+        if result.kind or entry.kind:
+            line.kind = result.kind or entry.kind or line.kind
+        elif (line.setting and (line.became != value or result.value is UNSET)) or remark:
             line.kind = "converted"
         elif line.setting and not same_name:
             line.kind = "renamed"
 
-    def _converted(self, entry: Entry, line: Line, value: Any) -> Says:
+    def _converted(self, entry: Entry, line: Line, value: Any) -> Converted:
         assert entry.convert is not None
         try:
             answer = entry.convert(value, self)
@@ -235,8 +235,8 @@ class Work:
             if value is not None:
                 why = f"{self.system.title}: is of the type {type(value).__name__}."
                 self.wrong(line.key, value, why, "Write what this key takes there.")
-            return Says(kind="taken", note="null, so ours is kept")
-        return answer if isinstance(answer, Says) else Says(answer)
+            return Converted(kind="taken", note="null, so ours is kept")
+        return answer if isinstance(answer, Converted) else Converted(answer)
 
     def _typed(self, entry: Entry, key: str, value: Any) -> tuple[Any, str]:
         """Return a value of the type and range that the system wants, and how it was read."""
@@ -275,10 +275,10 @@ class Work:
         line = self._line_of(key)
         self.problems.append(Problem(f"line {line}: {key}" if line else key, value, why, fix))
 
-    def say(
+    def report(
         self, key: str, kind: Kind, note: str = "", setting: str = "", value: Any = UNSET
     ) -> None:
-        """Say what became of a key, in the lines that are there or in a new one."""
+        """Report what became of a key, in its line or in a new one."""
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = Line(key, None, kind)
@@ -293,7 +293,14 @@ class Work:
         for name, value in changes.items():
             setting = name.replace("__", ".")
             self.settings[setting] = value
-            self.say(key, kind, note, setting, value)
+            self.report(key, kind, note, setting, value)
+
+    def drop_default(self, key: str) -> None:
+        """Drop a default of theirs, and the setting that came from it; a given key stays."""
+        line = self.lines.get(key)
+        if line is not None and line.kind == "defaulted":
+            self.settings.pop(line.setting, None)
+            del self.lines[key]
 
     def finish(self) -> tuple[Config, Report]:
         """Return the config and the report.
@@ -421,7 +428,7 @@ def _paths(name: str) -> tuple[dict[str, Entry], dict[str, tuple[str, str, Entry
     return exact, patterns
 
 
-def _filled(path: str, parts: Iterable[str]) -> str:
+def filled(path: str, parts: Iterable[str]) -> str:
     """Write what was found for `<split>` and `[]` into a path."""
     rest = iter(parts)
     return _MARK.sub(lambda m: next(rest, m[0]), path)
@@ -549,12 +556,6 @@ def range_text(entry: Entry) -> str:
     return " and ".join(
         f"{word} {limit_text(limit)}" for word, limit in limits.items() if limit is not None
     )
-
-
-def _in_words(value: Any) -> str:
-    from nbft.interop.report import shown
-
-    return shown(value)
 
 
 # Our own files, and files of rows

@@ -13,42 +13,42 @@ from nbft.errors import Problem
 from nbft.interop.conversions import NOT_SET, held_out_share, words_of
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.table import Says
+from nbft.interop.table import Converted
 
 
-def _method(value: Any, work: Work) -> Says:
+def _method(value: Any, work: Work) -> Converted:
     name = str(value).lower()
     if name in ("lora", "full"):
-        return Says(name)
+        return Converted(name)
     note = "nbft freezes by name: model.freeze_layers"
-    return Says("full", note, "impossible")
+    return Converted("full", note, "impossible")
 
 
-def _targets(value: Any, work: Work) -> Says:
+def _targets(value: Any, work: Work) -> Converted:
     names = words_of(value)
     if names == ["all"]:
-        return Says(["all-linear"], "all stands for every linear layer")
-    return Says(names)
+        return Converted(["all-linear"], "all stands for every linear layer")
+    return Converted(names)
 
 
-def _bits(value: Any, work: Work) -> Says:
+def _bits(value: Any, work: Work) -> Converted:
     if value is None:
         return NOT_SET
     name = "load_in_8bit" if value == 8 else "load_in_4bit"
     if value not in (4, 8):
-        return Says(kind="impossible", note="bitsandbytes has 4 and 8 bits")
-    return Says(more={f"quantization.{name}": True}, kind="converted")
+        return Converted(kind="impossible", note="bitsandbytes has 4 and 8 bits")
+    return Converted(more={f"quantization.{name}": True}, kind="converted")
 
 
-def _attention(value: Any, work: Work) -> Says:
+def _attention(value: Any, work: Work) -> Converted:
     names = {"fa2": "flash_attention_2", "sdpa": "sdpa", "disabled": "eager", "auto": None}
     if value not in names:
-        return Says(kind="impossible", note="nbft has eager, sdpa and flash_attention_2")
-    return Says(names[value])
+        return Converted(kind="impossible", note="nbft has eager, sdpa and flash_attention_2")
+    return Converted(names[value])
 
 
-def _val_size(value: Any, work: Work) -> Says:
-    return held_out_share(value, work) if value else Says(kind="taken", note="none held out")
+def _val_size(value: Any, work: Work) -> Converted:
+    return held_out_share(value, work) if value else Converted(kind="taken", note="none held out")
 
 
 def rules(work: Work) -> Iterator[Problem]:
@@ -83,8 +83,7 @@ def settle(work: Work) -> None:
         _datasets(work, key, split)
     if work.settings.get("peft.method") == "full":
         for key in ("lora_rank", "lora_target"):
-            if key in work.lines and work.lines[key].kind == "defaulted":
-                work.settings.pop(work.lines.pop(key).setting, None)
+            work.drop_default(key)
     elif "lora_alpha" not in work.lines:
         rank = work.settings.get("peft.r", 8)
         work.put(
@@ -141,7 +140,7 @@ def _datasets(work: Work, key: str, split: str) -> None:
         setting = f"data.{split}.datasets[0]"
         found = work.settings.get(f"{setting}.path") or work.settings.get(f"{setting}.dataset_name")
         name = "path" if f"{setting}.path" in work.settings else "dataset_name"
-        work.say(
+        work.report(
             key, "converted" if notes else "renamed", "; ".join(notes), f"{setting}.{name}", found
         )
 

@@ -15,7 +15,7 @@ from nbft.interop.conversions import NOT_SET, OFF, half_precision, on_gpu
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.read import Document, read_document
-from nbft.interop.table import UNSET, Convert, Says
+from nbft.interop.table import UNSET, Convert, Converted
 
 _SET = "data.<split>.datasets[]"
 
@@ -23,18 +23,18 @@ _BY_NAME = {"text_sft", "text_sft_jsonl", "PromptResponseDataset", "text_complet
 """Names that say how rows are read, not which rows."""
 
 
-def _dataset_name(value: Any, work: Work) -> Says:
+def _dataset_name(value: Any, work: Work) -> Converted:
     if value in _BY_NAME:
         note = "says how rows are read, not which; nbft sees it by their columns"
-        return Says(note=note, kind="converted")
-    return Says(value)
+        return Converted(note=note, kind="converted")
+    return Converted(value)
 
 
-def _pack(value: Any, work: Work) -> Says:
+def _pack(value: Any, work: Work) -> Converted:
     if not value:
-        return Says(False)
+        return Converted(False)
     note = "Oumi packs end to end in chunks of equal length"
-    return Says(True, note, "renamed", {"data.packing_strategy": "wrapped"})
+    return Converted(True, note, "renamed", {"data.packing_strategy": "wrapped"})
 
 
 _COLLATORS = {
@@ -43,149 +43,153 @@ _COLLATORS = {
 }
 
 
-def _collator(value: Any, work: Work) -> Says:
+def _collator(value: Any, work: Work) -> Converted:
     if value is None:
         return NOT_SET
     if value not in _COLLATORS:
-        return Says(
+        return Converted(
             kind="impossible",
             note=f"{value} is for pictures; nbft trains on text" if "vision" in str(value) else "",
         )
     name, completion_only = _COLLATORS[value]
     note = "only the completion is learnt" if completion_only else "all of the text is learnt"
-    return Says(name, note, "converted", {"data.completion_only_loss": completion_only})
+    return Converted(name, note, "converted", {"data.completion_only_loss": completion_only})
 
 
-def _target_col(value: Any, work: Work) -> Says:
+def _target_col(value: Any, work: Work) -> Converted:
     if value in (None, "prompt", "text", "messages"):
-        return Says(kind="converted", note="deprecated in Oumi; nbft sees it by the columns")
-    return Says([value], "the column with the text; deprecated in Oumi", "converted")
+        return Converted(kind="converted", note="deprecated in Oumi; nbft sees it by the columns")
+    return Converted([value], "the column with the text; deprecated in Oumi", "converted")
 
 
-def _workers(value: Any, work: Work) -> Says:
+def _workers(value: Any, work: Work) -> Converted:
     if value != "auto":
-        return Says(int(value))
+        return Converted(int(value))
     note = "auto counts GPUs and CPUs there; without a GPU nbft's own 0 is quicker"
-    return Says(0, note, "converted")
+    return Converted(0, note, "converted")
 
 
-def _prefetch(value: Any, work: Work) -> Says:
+def _prefetch(value: Any, work: Work) -> Converted:
     if value is None or work.given.get("training.dataloader_num_workers") in (None, 0, "auto"):
         note = "needs workers; PyTorch refuses it without" if value else "not set"
-        return Says(None, note, "converted" if value else "taken")
-    return Says(value)
+        return Converted(None, note, "converted" if value else "taken")
+    return Converted(value)
 
 
-def _trainer(value: Any, work: Work) -> Says:
+def _trainer(value: Any, work: Work) -> Converted:
     name = str(value).upper()
     ours = {"TRL_SFT": "sft", "HF": "base", "OUMI": "base"}
     if name in ours:
         note = "the plain transformers Trainer" if name == "OUMI" else ""
-        return Says(ours[name], note)
+        return Converted(ours[name], note)
     if name == "TRL_DPO":
-        return Says(more={"preference.method": "dpo"}, note="planned")
-    return Says(kind="impossible", note=f"{name} is not among nbft's methods; sft is kept")
+        return Converted(more={"preference.method": "dpo"}, note="planned")
+    return Converted(kind="impossible", note=f"{name} is not among nbft's methods; sft is kept")
 
 
-def _mixed(value: Any, work: Work) -> Says:
+def _mixed(value: Any, work: Work) -> Converted:
     if str(value).lower() == "none":
-        return Says("no")
+        return Converted("no")
     return half_precision(str(value).lower())
 
 
 def _switch(name: str) -> Convert:
     """Return a conversion of training.bf16 and training.fp16."""
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         other = {"bf16": "fp16", "fp16": "bf16"}[name]
         if not value:
             if work.given.get(f"training.{other}"):
-                return Says(kind="taken", note=f"{other} is on")
-            return Says("no")
-        says = half_precision(name)
-        note = "; ".join(t for t in ("Oumi has no such key: mixed_precision_dtype", says.note) if t)
-        return Says(says.value, note, "converted")
+                return Converted(kind="taken", note=f"{other} is on")
+            return Converted("no")
+        result = half_precision(name)
+        note = "; ".join(
+            t for t in ("Oumi has no such key: mixed_precision_dtype", result.note) if t
+        )
+        return Converted(result.value, note, "converted")
 
     return convert
 
 
-def _targets(value: Any, work: Work) -> Says:
+def _targets(value: Any, work: Work) -> Converted:
     if value is None:
-        return Says(["all-linear"], "null lets PEFT choose by model", "converted")
+        return Converted(["all-linear"], "null lets PEFT choose by model", "converted")
     if isinstance(value, str):
         work.wrong("peft.lora_target_modules", value, "Oumi: is no list.", f"Write [{value!r}].")
-        return Says()
-    return Says(value)
+        return Converted()
+    return Converted(value)
 
 
-def _quantised(value: Any, work: Work) -> Says:
+def _quantised(value: Any, work: Work) -> Converted:
     if not value:
-        return Says(False)
+        return Converted(False)
     bits = work.document.tree.get("peft", {})
     bits = bits.get("q_lora_bits", 4) if isinstance(bits, dict) else 4
     name = "load_in_8bit" if bits == 8 else "load_in_4bit"
-    return Says(more={f"quantization.{name}": True})
+    return Converted(more={f"quantization.{name}": True})
 
 
-def _peft_method(value: Any, work: Work) -> Says:
+def _peft_method(value: Any, work: Work) -> Converted:
     ours = {"lora": "lora", "qlora": "lora", "ia3": "ia3", "full": "full", "none": "full"}
     name = ours.get(str(value).lower())
     if name is None:
-        return Says(kind="impossible", note="nbft has lora, ia3 and full")
+        return Converted(kind="impossible", note="nbft has lora, ia3 and full")
     more = {"quantization.load_in_4bit": True} if value == "qlora" else {}
-    return Says(name, "Oumi has no such key; training.use_peft is the switch", "converted", more)
+    return Converted(
+        name, "Oumi has no such key; training.use_peft is the switch", "converted", more
+    )
 
 
 def _tracker(name: str) -> Convert:
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         if not value:
             return OFF
         there = list(work.settings.get("tracking.report_to", []))
-        return Says([*there, name], kind="converted")
+        return Converted([*there, name], kind="converted")
 
     return convert
 
 
-def _fsdp(value: Any, work: Work) -> Says:
+def _fsdp(value: Any, work: Work) -> Converted:
     if not value:
         return OFF
     name = str(work.given.get("fsdp.sharding_strategy", "FULL_SHARD")).lower()
     note = "with one process nothing is sharded"
-    return Says(name, note, "converted")
+    return Converted(name, note, "converted")
 
 
-def _fsdp_precision(value: Any, work: Work) -> Says:
+def _fsdp_precision(value: Any, work: Work) -> Converted:
     if value is None or not work.given.get("fsdp.enable_fsdp"):
-        return Says(kind="taken", note="fsdp is off" if value else "not set")
+        return Converted(kind="taken", note="fsdp is off" if value else "not set")
     names = {"bfloat16": "bf16", "float16": "fp16", "float32": "no", "none": "no"}
     name = names.get(str(value).lower(), str(value).lower())
-    return half_precision(name) if name != "no" else Says("no")
+    return half_precision(name) if name != "no" else Converted("no")
 
 
-def _sharding(value: Any, work: Work) -> Says:
+def _sharding(value: Any, work: Work) -> Converted:
     fsdp = work.document.tree.get("fsdp")
     if isinstance(fsdp, dict) and fsdp.get("enable_fsdp"):
-        return Says(str(value).lower(), kind="converted")
-    return Says(kind="taken", note="fsdp is off")
+        return Converted(str(value).lower(), kind="converted")
+    return Converted(kind="taken", note="fsdp is off")
 
 
 def _lower(value: Any, work: Work) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _minutes(value: Any, work: Work) -> Says:
+def _minutes(value: Any, work: Work) -> Converted:
     if value is None:
         return NOT_SET
-    return Says(round(float(value) * 60), "minutes there, seconds here", "converted")
+    return Converted(round(float(value) * 60), "minutes there, seconds here", "converted")
 
 
-def _chat_template(value: Any, work: Work) -> Says:
+def _chat_template(value: Any, work: Work) -> Converted:
     if value in (None, "auto"):
-        return Says(None, "the tokenizer's own", "taken")
-    return Says(value)
+        return Converted(None, "the tokenizer's own", "taken")
+    return Converted(value)
 
 
-def _training_type(value: Any, work: Work) -> Says:
+def _training_type(value: Any, work: Work) -> Converted:
     """Read the method that the wizard is asked for; auto is decided by Oumi's guide to sizes."""
     # Only here, as an import that needs no advice looks at no machine.
     from nbft.plan.advice import SETTINGS_OF, choose_method, parameters_of, this_machine
@@ -197,7 +201,7 @@ def _training_type(value: Any, work: Work) -> Says:
         method, note = choice.value, f"decided here: {choice.reason}"
     more = dict(SETTINGS_OF[method])
     ours = more.pop("peft.method")
-    return Says(ours, note, "converted" if more or note else None, more)
+    return Converted(ours, note, "converted" if more or note else None, more)
 
 
 def _attention(value: Any, work: Work) -> Any:
@@ -206,18 +210,18 @@ def _attention(value: Any, work: Work) -> Any:
     return value
 
 
-def _transform_workers(value: Any, work: Work) -> Says:
+def _transform_workers(value: Any, work: Work) -> Converted:
     if value in (None, "auto"):
         return NOT_SET
-    return Says(max(int(value), work.settings.get("data.dataset_num_proc") or 1))
+    return Converted(max(int(value), work.settings.get("data.dataset_num_proc") or 1))
 
 
-def _warmup_steps(value: Any, work: Work) -> Says:
+def _warmup_steps(value: Any, work: Work) -> Converted:
     if value is not None:
-        return Says(value)
+        return Converted(value)
     if work.given.get("training.warmup_ratio"):
         return NOT_SET
-    return Says(0.0, "null means none there", "converted")
+    return Converted(0.0, "null means none there", "converted")
 
 
 def _warmup_ratio_back(value: Any, config: Config) -> Any:
@@ -232,17 +236,17 @@ def _init_lora_weights_back(value: Any, config: Config) -> Any:
     return value.upper() if value in ("default", "random") else value
 
 
-def _train_target(value: Any, work: Work) -> Says:
+def _train_target(value: Any, work: Work) -> Converted:
     if value == "all_assistant_turns":
-        return Says(True, "trained on every answer of the assistant", "converted")
-    return Says(True, "trained on every answer, not only the last", "deviates")
+        return Converted(True, "trained on every answer of the assistant", "converted")
+    return Converted(True, "trained on every answer, not only the last", "deviates")
 
 
-def _save_mode(value: Any, work: Work) -> Says:
+def _save_mode(value: Any, work: Work) -> Converted:
     if value == "ADAPTER_ONLY":
-        return Says(kind="taken", note="the adapter is saved")
+        return Converted(kind="taken", note="the adapter is saved")
     note = "the adapter is saved; run.merge() writes the merged model"
-    return Says(kind="impossible", note=note)
+    return Converted(kind="impossible", note=note)
 
 
 def prepare(document: Document) -> Document:
@@ -344,17 +348,12 @@ def settle(work: Work) -> None:
             line.note = "the file sets up an adapter but never turns it on; it is meant"
         work.settings["peft.method"] = "lora"
     is_quantised = any(work.settings.get(f"quantization.load_in_{n}bit") for n in (4, 8))
-    for key, line in list(work.lines.items()):
-        needs_adapter = key.startswith("peft.") and work.settings.get("peft.method") == "full"
-        needs_bits = key.startswith("peft.bnb_") and not is_quantised
-        if line.kind == "defaulted" and (needs_adapter or needs_bits):
-            work.settings.pop(line.setting, None)
-            del work.lines[key]
+    prefix = "peft." if work.settings.get("peft.method") == "full" else "peft.bnb_"
+    if prefix == "peft." or not is_quantised:
+        for key in [key for key in work.lines if key.startswith(prefix)]:
+            work.drop_default(key)
     if work.settings.get("evaluation.eval_strategy") == "no":
-        line = work.lines.get("training.eval_steps")
-        if line is not None and line.kind == "defaulted":
-            del work.lines["training.eval_steps"]
-            work.settings.pop("evaluation.eval_steps", None)
+        work.drop_default("training.eval_steps")
     if work.settings.get("checkpoint.save_steps") == 0:
         work.settings.pop("checkpoint.save_steps")
         strategy = "epoch" if work.settings.get("checkpoint.save_on_epoch_end") else "no"

@@ -14,7 +14,7 @@ from nbft.errors import Problem
 from nbft.interop.conversions import OFF, half_precision
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.table import UNSET, Says
+from nbft.interop.table import UNSET, Converted
 
 _ALGORITHMS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -26,13 +26,15 @@ _ALGORITHMS: dict[str, dict[str, Any]] = {
 }
 
 
-def _algorithm(value: Any, work: Work) -> Says:
+def _algorithm(value: Any, work: Work) -> Converted:
     name = str(value).lower()
     if name not in _ALGORITHMS:
-        return Says("lora", f"nbft has no {value}; LoRA instead", "impossible")
+        return Converted("lora", f"nbft has no {value}; LoRA instead", "impossible")
     more = dict(_ALGORITHMS[name])
     note = ", ".join(f"{setting.rpartition('.')[2]}={item}" for setting, item in more.items())
-    return Says("full" if name == "full" else "lora", note, "converted" if more else None, more)
+    return Converted(
+        "full" if name == "full" else "lora", note, "converted" if more else None, more
+    )
 
 
 def _algorithm_back(value: Any, config: Config) -> Any:
@@ -47,12 +49,12 @@ def _algorithm_back(value: Any, config: Config) -> Any:
     return "rslora" if config.peft.use_rslora else "lora"
 
 
-def _quantization(value: Any, work: Work) -> Says:
+def _quantization(value: Any, work: Work) -> Converted:
     name = str(value).lower() if value else "none"
     if name == "none":
-        return Says(kind="taken", note="none, as here unless the algorithm is qlora")
+        return Converted(kind="taken", note="none, as here unless the algorithm is qlora")
     if name == "int8":
-        return Says(
+        return Converted(
             False,
             "8 bits",
             "converted",
@@ -61,7 +63,7 @@ def _quantization(value: Any, work: Work) -> Says:
     kind, note = "nf4", ""
     if name == "int4":
         kind, note = "fp4", "bitsandbytes has no int4; fp4 has 4 bits too, spaced as floats"
-    return Says(True, note, "converted", {"quantization.bnb_4bit_quant_type": kind})
+    return Converted(True, note, "converted", {"quantization.bnb_4bit_quant_type": kind})
 
 
 def _quantization_back(value: Any, config: Config) -> Any:
@@ -94,18 +96,18 @@ _TRACKERS = {
 }
 
 
-def _tracker(value: Any, work: Work) -> Says:
+def _tracker(value: Any, work: Work) -> Converted:
     name = str(value).lower() if value else "none"
     if name == "none":
-        return Says(kind="taken", note="none, as here")
+        return Converted(kind="taken", note="none, as here")
     if name not in _TRACKERS:
         work.wrong(
             "experiment_tracker",
             value,
             "PEFT Studio: is not one of wandb, cometml, phoenix.",
         )
-        return Says()
-    return Says([_TRACKERS[name]], kind="converted")
+        return Converted()
+    return Converted([_TRACKERS[name]], kind="converted")
 
 
 def _tracker_back(value: Any, config: Config) -> Any:
@@ -113,34 +115,34 @@ def _tracker_back(value: Any, config: Config) -> Any:
     return next((names[name] for name in value if name in names), UNSET)
 
 
-def _precision(value: Any, work: Work) -> Says:
+def _precision(value: Any, work: Work) -> Converted:
     name = str(value).lower()
     if name in ("fp32", "float32", "no", "none"):
-        return Says("no")
+        return Converted("no")
     return half_precision({"float16": "fp16", "bfloat16": "bf16"}.get(name, name))
 
 
-def _stopping(value: Any, work: Work) -> Says:
+def _stopping(value: Any, work: Work) -> Converted:
     if not value:
         return OFF
     if "early_stopping_patience" in str(list(work.document.tree)) or any(
         key.endswith("early_stopping_patience") for key in work.lines
     ):
-        return Says(kind="taken", note="the patience follows")
-    return Says(3, "PEFT Studio's example waits for 3 measurements", "converted")
+        return Converted(kind="taken", note="the patience follows")
+    return Converted(3, "PEFT Studio's example waits for 3 measurements", "converted")
 
 
-def _patience(value: Any, work: Work) -> Says:
+def _patience(value: Any, work: Work) -> Converted:
     if work.given.get("early_stopping") is False:
-        return Says(kind="taken", note="early_stopping is off")
-    return Says(value)
+        return Converted(kind="taken", note="early_stopping is off")
+    return Converted(value)
 
 
-def _warmup_steps(value: Any, work: Work) -> Says:
+def _warmup_steps(value: Any, work: Work) -> Converted:
     if any(key.rpartition(".")[2] == "warmup_ratio" for key in work.document.tree):
         note = "warmup_ratio is given too and fits any number of steps"
-        return Says(kind="converted", note=note)
-    return Says(value)
+        return Converted(kind="converted", note=note)
+    return Converted(value)
 
 
 def _warmup_ratio_back(value: Any, config: Config) -> Any:
@@ -181,7 +183,7 @@ def settle(work: Work) -> None:
     has_cycles = shape in ("cosine", "cosine_with_restarts", None)
     if key and work.settings.get("scheduler.num_cycles") is not None and not has_cycles:
         work.settings.pop("scheduler.num_cycles")
-        work.say(key, "converted", f"{shape} has no cycles")
+        work.report(key, "converted", f"{shape} has no cycles")
     algorithm = str(work.given.get("algorithm", "")).lower()
     if algorithm == "qlora" and not work.given.get("quantization"):
         work.settings["quantization.load_in_4bit"] = True
@@ -189,7 +191,7 @@ def settle(work: Work) -> None:
     ratio = work.given.get("warmup_ratio")
     line = work.lines.get("warmup_steps")
     if ratio and line is not None and line.kind == "defaulted":
-        del work.lines["warmup_steps"]
+        work.drop_default("warmup_steps")
         work.settings["scheduler.warmup_steps"] = float(ratio)
 
 

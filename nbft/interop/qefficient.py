@@ -17,7 +17,7 @@ from nbft.errors import Problem
 from nbft.interop.conversions import NOT_SET, OFF, half_precision
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.table import UNSET, Convert, Says
+from nbft.interop.table import UNSET, Convert, Converted
 
 _ROWS = "data.train.datasets[0]"
 
@@ -28,7 +28,7 @@ _SUBSET = {"openai/gsm8k": "main", "gsm8k": "main"}
 """Configuration that a dataset on the hub cannot be loaded without."""
 
 
-def _template(value: Any, work: Work) -> Says:
+def _template(value: Any, work: Work) -> Converted:
     """Mend a template: an f before the quotes, quoted columns, newlines written out."""
     if value is None:
         return NOT_SET
@@ -44,146 +44,148 @@ def _template(value: Any, work: Work) -> Says:
     if re.search(r"\{\s*(['\"])\w+\1\s*\}", text):
         text = re.sub(r"\{\s*(['\"])(\w+)\1\s*\}", r"{\2}", text)
         notes.append("the quotes inside the braces fail there (KeyError); they are taken off")
-    return Says(text, "; ".join(notes), "deviates" if notes else None)
+    return Converted(text, "; ".join(notes), "deviates" if notes else None)
 
 
-def _function(value: Any, work: Work) -> Says:
+def _function(value: Any, work: Work) -> Converted:
     """Find a function: beside the file, in a package, or ours that writes the same text."""
     if value is None:
         return NOT_SET
     where, colon, name = str(value).rpartition(":")
     if not colon or not where or not name:
         work.wrong("dataset.prompt_func", value, "QEfficient: must be written <module>:<function>.")
-        return Says()
+        return Converted()
     as_path = where.replace(".", "/") if "/" not in where else where
     file = work.folder / f"{as_path.removesuffix('.py')}.py"
     if file.is_file():
         note = "found beside the file; QEfficient fails on a path with slashes"
         found = f"{as_path.removesuffix('.py')}:{name}"
-        return Says(found, note, "deviates") if "/" in where else Says(found)
+        return Converted(found, note, "deviates") if "/" in where else Converted(found)
     if name == "create_alpaca_prompt":
         note = (
             f"{where} is not beside the file; nbft's own function writes the same (Stanford) text. "
             "QEfficient fails on a path with slashes, and leaves out rows whose input is empty"
         )
-        return Says("nbft.data.ready:alpaca_prompt", note, "deviates")
+        return Converted("nbft.data.ready:alpaca_prompt", note, "deviates")
     dotted = where.replace("/", ".")
     note = "there is no such file beside the config, so it must be an installed package"
-    return Says(f"{dotted}:{name}", note, "converted" if dotted != where else None)
+    return Converted(f"{dotted}:{name}", note, "converted" if dotted != where else None)
 
 
-def _subset(value: Any, work: Work) -> Says:
+def _subset(value: Any, work: Work) -> Converted:
     if value in (None, "default"):
-        return Says(kind="taken", note="the only configuration of the dataset")
-    return Says(value)
+        return Converted(kind="taken", note="the only configuration of the dataset")
+    return Converted(value)
 
 
-def _json_path(value: Any, work: Work) -> Says:
+def _json_path(value: Any, work: Work) -> Converted:
     if value is None:
-        return Says(kind="taken", note="not set: dataset_name is used")
-    return Says(value)
+        return Converted(kind="taken", note="not set: dataset_name is used")
+    return Converted(value)
 
 
-def _precision(value: Any, work: Work) -> Says:
+def _precision(value: Any, work: Work) -> Converted:
     name = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}.get(str(value), value)
     if name == "fp32":
-        return Says(
+        return Converted(
             "no", "float32 throughout; QEfficient accepts fp32 and then crashes", "deviates"
         )
     return half_precision(name)
 
 
-def _first(value: Any, work: Work) -> Says:
-    return Says(value[0] if isinstance(value, list) and value else value)
+def _first(value: Any, work: Work) -> Converted:
+    return Converted(value[0] if isinstance(value, list) and value else value)
 
 
-def _dataset_type(value: Any, work: Work) -> Says:
+def _dataset_type(value: Any, work: Work) -> Converted:
     if value == "sft_dataset":
         note = "QEfficient registers it as sft_dataset; the same is meant"
-        return Says("seq_completion", note)
+        return Converted("seq_completion", note)
     if value == "dpo_dataset":
-        return Says("auto", "seen by the columns prompt, chosen and rejected")
-    return Says(value)
+        return Converted("auto", "seen by the columns prompt, chosen and rejected")
+    return Converted(value)
 
 
-def _device(value: Any, work: Work) -> Says:
+def _device(value: Any, work: Work) -> Converted:
     device = str(value).split(":")[0]
     if device == "qaic" and importlib.util.find_spec("torch_qaic") is None:
         note = "torch_qaic is not installed here, so the first device there is trains"
-        return Says("auto", note, "converted")
-    return Says(device)
+        return Converted("auto", note, "converted")
+    return Converted(device)
 
 
-def _method(value: Any, work: Work) -> Says:
+def _method(value: Any, work: Work) -> Converted:
     if value == "dpo":
-        return Says(more={"preference.method": "dpo"}, note="planned")
-    return Says(value)
+        return Converted(more={"preference.method": "dpo"}, note="planned")
+    return Converted(value)
 
 
-def _eval_strategy(value: Any, work: Work) -> Says:
+def _eval_strategy(value: Any, work: Work) -> Converted:
     if work.given.get("training.do_eval") is False:
-        return Says("no", "do_eval is false", "converted")
-    return Says(value)
+        return Converted("no", "do_eval is false", "converted")
+    return Converted(value)
 
 
-def _do_eval(value: Any, work: Work) -> Says:
+def _do_eval(value: Any, work: Work) -> Converted:
     if value:
-        return Says(kind="taken", note="what eval_strategy says")
-    return Says(more={"evaluation.eval_strategy": "no"}, note="measured at the end only")
+        return Converted(kind="taken", note="what eval_strategy says")
+    return Converted(more={"evaluation.eval_strategy": "no"}, note="measured at the end only")
 
 
-def _fsdp(value: Any, work: Work) -> Says:
+def _fsdp(value: Any, work: Work) -> Converted:
     if not value:
         return OFF
-    return Says(more={"distributed.fsdp": "full_shard", "distributed.fsdp_config": value})
+    return Converted(more={"distributed.fsdp": "full_shard", "distributed.fsdp_config": value})
 
 
-def _method_of(value: Any, work: Work) -> Says:
+def _method_of(value: Any, work: Work) -> Converted:
     name = str(value).lower()
     if name in ("lora", "ia3"):
         note = "QEfficient ignores this key and always takes LoRA" if name == "ia3" else ""
         if work.given.get("model.use_peft") is False:
-            return Says(kind="taken", note="use_peft is false: nothing is adapted")
-        return Says(name, note, "deviates" if note else None)
+            return Converted(kind="taken", note="use_peft is false: nothing is adapted")
+        return Converted(name, note, "deviates" if note else None)
     work.wrong("model.peft_config.peft_type", value, "QEfficient: LORA or IA3.")
-    return Says()
+    return Converted()
 
 
 _ARGUMENTS = {"start_step": "first_step", "end_step": "last_step"}
 
 
-def _callback(value: Any, work: Work) -> Says:
+def _callback(value: Any, work: Work) -> Converted:
     """Take a callback with its arguments: steps are called otherwise here."""
     given = value if isinstance(value, dict) else {}
     known = {*_ARGUMENTS, *_ARGUMENTS.values()}
     kept = {_ARGUMENTS.get(name, name): item for name, item in given.items() if name in known}
     gone = [name for name in given if name not in known]
     note = f"nbft's has no {', '.join(gone)}" if gone else ""
-    return Says(kept, note, "deviates" if gone else "renamed")
+    return Converted(kept, note, "deviates" if gone else "renamed")
 
 
-def _resume(value: Any, work: Work) -> Says:
+def _resume(value: Any, work: Work) -> Converted:
     if value in (None, False):
         return NOT_SET
-    return Says("auto" if value is True else value)
+    return Converted("auto" if value is True else value)
 
 
 def _unless(other: str) -> Convert:
     """Return a conversion of a key that QEfficient reads and does not use."""
 
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         if other in work.given:
             note = f"{other} is given too and wins, as it does there"
-            return Says(kind="converted", note=note)
-        return Says(value, "QEfficient reads it and does not use it; here it counts", "deviates")
+            return Converted(kind="converted", note=note)
+        return Converted(
+            value, "QEfficient reads it and does not use it; here it counts", "deviates"
+        )
 
     return convert
 
 
-def _bias(value: Any, work: Work) -> Says:
+def _bias(value: Any, work: Work) -> Converted:
     if value is None:
-        return Says("none", "null crashes PEFT; the word none is meant")
-    return Says(value)
+        return Converted("none", "null crashes PEFT; the word none is meant")
+    return Converted(value)
 
 
 def _dataset_type_back(value: Any, config: Config) -> Any:
@@ -250,7 +252,7 @@ def settle(work: Work) -> None:
                     del work.lines[key]
                 else:
                     note = "without workers PyTorch refuses it; left out"
-                    work.say(key, "deviates", note, value=None)
+                    work.report(key, "deviates", note, value=None)
     columns = work.settings.pop(f"{_ROWS}.input_columns", None)
     templates = [f"{_ROWS}.prompt_{kind}" for kind in ("template", "func")]
     if columns and not any(work.settings.get(name) for name in templates):
@@ -270,7 +272,7 @@ def settle(work: Work) -> None:
     elif columns:
         for key in ("dataset.input_columns", "dataset.prompt_columns"):
             if key in work.lines:
-                work.say(key, "converted", "the template names the columns", setting="")
+                work.report(key, "converted", "the template names the columns", setting="")
                 work.lines[key].setting = ""
 
 
@@ -297,11 +299,11 @@ def _splits(work: Work) -> None:
         if "dataset.dataset_name" in work.lines:
             work.settings.pop(f"{_ROWS}.dataset_name", None)
             note = "json_file_path wins, as it does there"
-            work.say("dataset.dataset_name", "converted", note)
+            work.report("dataset.dataset_name", "converted", note)
             work.lines["dataset.dataset_name"].setting = ""
         for split in ("dataset.train_split", key):
             if split in work.lines:
-                work.say(split, "converted", "a file has no splits; split_ratio cuts it")
+                work.report(split, "converted", "a file has no splits; split_ratio cuts it")
                 work.lines[split].setting = ""
         work.settings.pop(f"{_ROWS}.split", None)
         return
@@ -316,15 +318,10 @@ def _splits(work: Work) -> None:
         return
     if name in _ONLY_TRAIN or name is None:
         note = "the dataset has only the split train; split_ratio cuts it, as it does there"
-        work.say(key, "converted", note if name else "no dataset is named")
+        work.report(key, "converted", note if name else "no dataset is named")
         work.lines[key].setting = ""
         return
-    if (
-        "dataset.split_ratio" in work.lines
-        and work.lines["dataset.split_ratio"].kind == "defaulted"
-    ):
-        del work.lines["dataset.split_ratio"]
-        work.settings.pop("data.split_ratio", None)
+    work.drop_default("dataset.split_ratio")
     for setting, value in list(work.settings.items()):
         if setting.startswith(f"{_ROWS}."):
             held_out = setting.replace("data.train", "data.validation")

@@ -24,7 +24,7 @@ UNSET: Any = type("Unset", (), {"__repr__": lambda _: "unset"})()
 
 
 @dataclass(frozen=True)
-class Says:
+class Converted:
     """What a conversion says beyond a value.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entry:
     Attributes:
         path: Their key, dotted; `[]` stands for any item and `<split>` for a split's name.
         setting: Ours, written alike; "" where there is none.
-        convert: From their value to ours, or to `Says`; None takes it as it is.
+        convert: From their value to ours, or to `Converted`; None takes it as it is.
         back: From our value to theirs, or UNSET; None takes it as it is, where there is no convert.
         default: Theirs, where it may differ from ours.
         type: Theirs; that of our setting where there is no conversion.

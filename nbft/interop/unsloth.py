@@ -15,7 +15,7 @@ from nbft.interop.conversions import half_precision
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.read import Code, Document
-from nbft.interop.table import Convert, Says
+from nbft.interop.table import Convert, Converted
 
 _CALLS = {
     "SFTConfig": "SFTConfig",
@@ -40,46 +40,46 @@ _CALLS = {
 
 
 def _switch(name: str) -> Convert:
-    def convert(value: Any, work: Work) -> Says:
+    def convert(value: Any, work: Work) -> Converted:
         if value == "auto":
-            return Says("auto", "decided by the device, as there", "converted")
+            return Converted("auto", "decided by the device, as there", "converted")
         other = {"bf16": "fp16", "fp16": "bf16"}[name]
         if not value:
             given = [v for k, v in work.given.items() if k == other]
             if given and given[0]:
-                return Says(kind="taken", note=f"{other} decides")
-            return Says("no", kind="converted")
+                return Converted(kind="taken", note=f"{other} decides")
+            return Converted("no", kind="converted")
         return half_precision(name)
 
     return convert
 
 
-def _targets(value: Any, work: Work) -> Says:
+def _targets(value: Any, work: Work) -> Converted:
     if value is None:
-        return Says(["all-linear"], "null lets PEFT choose by model", "converted")
-    return Says([value] if isinstance(value, str) else list(value))
+        return Converted(["all-linear"], "null lets PEFT choose by model", "converted")
+    return Converted([value] if isinstance(value, str) else list(value))
 
 
-def _checkpointing(value: Any, work: Work) -> Says:
+def _checkpointing(value: Any, work: Work) -> Converted:
     if value == "unsloth":
-        return Says(True, "Unsloth's own variant; the plain one here", "converted")
-    return Says(bool(value))
+        return Converted(True, "Unsloth's own variant; the plain one here", "converted")
+    return Converted(bool(value))
 
 
-def _peft_type(value: Any, work: Work) -> Says:
+def _peft_type(value: Any, work: Work) -> Converted:
     name = str(value).lower()
     if name in ("lora", "ia3"):
-        return Says(name)
-    return Says(kind="impossible", note=f"nbft has lora, ia3 and full, no {value}")
+        return Converted(name)
+    return Converted(kind="impossible", note=f"nbft has lora, ia3 and full, no {value}")
 
 
 _ROWS = "data.train.datasets[0]"
 
 
-def _text_field(value: Any, work: Work) -> Says:
+def _text_field(value: Any, work: Work) -> Converted:
     if value == "text":
-        return Says(kind="taken", note="the column that nbft takes anyway")
-    return Says([value], kind="converted")
+        return Converted(kind="taken", note="the column that nbft takes anyway")
+    return Converted([value], kind="converted")
 
 
 def prepare(document: Document) -> Document:
@@ -142,16 +142,14 @@ def settle(work: Work) -> None:
         has_arguments = any(key.rpartition(".")[2] in _OF_TRAINING for key in work.lines)
     adapter = {"r", "lora_r", "lora_alpha", "target_modules", "lora_target_modules", "peft_type"}
     has_adapter = "LoraConfig" in tree or any(k.rpartition(".")[2] in adapter for k in _given(work))
-    for key, line in list(work.lines.items()):
-        is_lora = key in ("r", "lora_alpha")
-        if line.kind == "defaulted" and not (has_adapter if is_lora else has_arguments):
-            work.settings.pop(line.setting, None)
-            del work.lines[key]
+    for key in list(work.lines):
+        if not (has_adapter if key in ("r", "lora_alpha") else has_arguments):
+            work.drop_default(key)
     if has_arguments and not has_adapter and "peft.method" not in work.settings:
         work.settings["peft.method"] = "full"
         key = "use_peft" if work.document.language != "python" else "peft_config"
         if key not in work.lines:
-            work.say(
+            work.report(
                 key,
                 "defaulted",
                 "without a LoraConfig every weight is trained",
