@@ -19,7 +19,7 @@ _FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 def _adapter(value: Any, work: Work) -> Converted:
     if value in (None, ""):
-        return Converted("full", "without an adapter every weight is trained", "converted")
+        return Converted("full", "without an adapter all weights are trained", "converted")
     name = str(value).lower()
     if name == "qlora":
         return Converted(
@@ -57,8 +57,8 @@ def _kind(value: Any, work: Work) -> Converted:
         )
     name = str(value).partition(":")[0].partition(".")[0]
     if name not in _KINDS:
-        return Converted("auto", f"nbft has no {value}; it goes by the columns", "deviates")
-    note = "seen by the columns" if _KINDS[name] == "auto" else ""
+        return Converted("auto", f"nbft has no {value}; the columns decide", "deviates")
+    note = "detected from the columns" if _KINDS[name] == "auto" else ""
     return Converted(_KINDS[name], note)
 
 
@@ -70,7 +70,7 @@ def _attention(name: str) -> Convert:
             return OFF
         if name == "flash_attention_2" and "cuda" not in available_devices():
             return Converted(
-                "sdpa", "flash attention needs a GPU; sdpa gives the same numbers", "converted"
+                "sdpa", "flash attention needs a GPU; sdpa gives the same results", "converted"
             )
         return Converted(name)
 
@@ -141,7 +141,7 @@ def rules(work: Work) -> Iterator[Problem]:
 
 
 def settle(work: Work) -> None:
-    """Sets of rows: those named on the hub have no path."""
+    """Explain the default of val_set_size."""
     line = work.lines.get("val_set_size")
     if line is not None and line.kind == "defaulted":
         line.note = "theirs; ours is 0.9: none are held out"

@@ -1,7 +1,7 @@
 """ERNIEKit's flat YAML or JSON: `erniekit/hparams/*`, read by `erniekit train`.
 
-Its loader drops unknown keys without a word. Several sets of rows are written as texts with
-commas, one for their paths, one for their types, one for their shares.
+Its loader silently drops unknown keys. Several datasets are written as comma-separated lists: one of
+their paths, one of their types, one of their shares.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SET = "data.{}.datasets[{}]"
 
 
 def _switches(*allowed: str) -> Convert:
-    """Return a conversion of switches written as one text; those that are not known are said."""
+    """Return a conversion of switches separated by spaces; unknown ones are reported."""
 
     def convert(value: Any, work: Work) -> Converted:
         given = words_of(value)
@@ -72,24 +72,22 @@ def _operators(value: Any, work: Work) -> Converted:
     gone = [name for name in names if name not in OPERATORS]
     notes = ["Paddle's operators as PyTorch calls them"] if [*names] != given else []
     if gone:
-        notes.append(f"{', '.join(gone)} computes as PyTorch decides: no model here has it")
+        notes.append(f"{', '.join(gone)} is left to PyTorch: no supported model has it")
     return Converted(kept, "; ".join(notes), "deviates" if gone else None)
 
 
 def _flash(value: Any, work: Work) -> Converted:
     name = "sdpa" if value else "eager"
-    return Converted(
-        name, "PyTorch's sdpa takes the flash kernel where there is one" if value else ""
-    )
+    return Converted(name, "sdpa uses the flash kernel where available" if value else "")
 
 
 def _counts_with(only: str) -> Convert:
-    """Return a conversion of what counts for one shape of the learning rate."""
+    """Return a conversion of a key that is used with one learning rate scheduler only."""
 
     def convert(value: Any, work: Work) -> Converted:
         shape = work.document.tree.get("lr_scheduler_type", "linear")
         if shape != only:
-            return Converted(kind="taken", note=f"counts with {only} only")
+            return Converted(kind="taken", note=f"used with {only} only")
         return Converted(value)
 
     return convert
@@ -97,7 +95,7 @@ def _counts_with(only: str) -> Convert:
 
 def _of_dpo(value: Any, work: Work) -> Converted:
     if str(work.document.tree.get("stage", "SFT")).upper() != "DPO":
-        return Converted(kind="taken", note="counts with stage DPO only")
+        return Converted(kind="taken", note="used with stage DPO only")
     return Converted(value)
 
 
@@ -106,19 +104,17 @@ def _alpha(value: Any, work: Work) -> Converted:
         return Converted(round(value))
     tree = work.document.tree
     if tree.get("rslora") or tree.get("rslora_plus"):
-        return Converted(4, "-1 stands for 4 with rslora", "converted")
+        return Converted(4, "-1 means 4 with rslora", "converted")
     rank = tree.get("lora_rank", 8)
     rank = int(rank) if str(rank).isdigit() else 8
-    return Converted(
-        2 * rank, "-1 stands for twice the rank; PEFT would scale by -1/r", "converted"
-    )
+    return Converted(2 * rank, "-1 means twice the rank; PEFT would scale by -1/r", "converted")
 
 
 def _rslora_plus(value: Any, work: Work) -> Converted:
     if not value:
         return OFF
     more = {"peft.use_rslora": True, "peft.loraplus_lr_ratio": 4.0, "peft.lora_alpha": 4}
-    return Converted(note="stands for rslora, lora_plus_scale 4 and lora_alpha 4", more=more)
+    return Converted(note="means rslora, lora_plus_scale 4 and lora_alpha 4", more=more)
 
 
 def _compute(value: Any, work: Work) -> Converted:
@@ -137,14 +133,14 @@ def _compute(value: Any, work: Work) -> Converted:
 
 def _do_eval(value: Any, work: Work) -> Converted:
     if value:
-        return Converted(kind="taken", note="what evaluation_strategy says")
+        return Converted(kind="taken", note="decided by evaluation_strategy")
     return Converted(more={"evaluation.eval_strategy": "no"})
 
 
 def _do_train(value: Any, work: Work) -> Converted:
     if value:
         return Converted(True)
-    note = "false, as by default, only loads there; an import is to train"
+    note = "false (the default) only loads there; imported files are for training"
     return Converted(True, note, "deviates")
 
 
@@ -215,7 +211,7 @@ def rules(work: Work) -> Iterator[Problem]:
                     f"{split}_dataset_{name}",
                     given[f"{split}_dataset_{name}"],
                     f"ERNIEKit: {len(listed)} for {len(paths)} paths.",
-                    "Write one for each, with commas.",
+                    "Write one for each, separated by commas.",
                 )
     if given.get("use_sparse_flash_attn") and given.get("use_attn_mask_start_row_indices") is False:
         yield Problem(
@@ -235,7 +231,7 @@ def rules(work: Work) -> Iterator[Problem]:
             "weight_quantize_algo",
             given.get("weight_quantize_algo") or given.get("compute_type"),
             "ERNIEKit: weight quantisation does not go with LoRA+ or rsLoRA.",
-            "Take one of the two away.",
+            "Remove one of the two.",
         )
 
 
@@ -246,7 +242,7 @@ def _listed(value: Any) -> list[str]:
 
 
 def settle(work: Work) -> None:
-    """Put the sets of rows together, and what depends on several keys."""
+    """Combine the datasets, and settle what depends on several keys."""
     for theirs, ours in (("train", "train"), ("eval", "validation")):
         _datasets(work, theirs, ours)
     tree = work.document.tree
@@ -255,7 +251,7 @@ def settle(work: Work) -> None:
         work.settings["evaluation.eval_strategy"] = "no"
     elif chosen is None:
         value = "steps" if tree.get("do_eval") else "no"
-        note = "what do_eval says" if "do_eval" in tree else "theirs; ours is epoch"
+        note = "decided by do_eval" if "do_eval" in tree else "theirs; ours is epoch"
         work.put(
             "do_eval" if "do_eval" in tree else "evaluation_strategy",
             "converted" if "do_eval" in tree else "defaulted",
@@ -322,24 +318,28 @@ def _datasets(work: Work, theirs: str, ours: str) -> None:
         if setting in work.settings:
             line.setting, line.became = setting, work.settings[setting]
             line.kind = "converted" if len(paths) > 1 else "renamed"
-            line.note = f"{len(paths)} sets, one after the other" if len(paths) > 1 else ""
+            line.note = f"{len(paths)} datasets, comma-separated" if len(paths) > 1 else ""
         else:
-            line.setting, line.note = "", "one set needs no share" if name == "prob" else "no path"
+            line.setting, line.note = (
+                "",
+                "a single dataset needs no share" if name == "prob" else "no path",
+            )
 
 
 def write(config: Config, tree: dict[str, Any]) -> None:
-    """Write the sets of rows as texts with commas, and -1 where nothing bounds the steps."""
+    """Write the datasets as comma-separated lists."""
     for ours, theirs in (("train", "train"), ("validation", "eval")):
         split = config.data.splits().get(ours)
-        sets = [one for one in split.datasets if one.path] if split else []
+        datasets = [dataset for dataset in split.datasets if dataset.path] if split else []
         for name in ("path", "type", "prob"):
             tree.pop(f"{theirs}_dataset_{name}", None)
-        if not sets:
+        if not datasets:
             continue
-        shares = [one.mixture_proportion or 1.0 for one in sets]
-        tree[f"{theirs}_dataset_path"] = ",".join(str(one.path) for one in sets)
+        shares = [dataset.mixture_proportion or 1.0 for dataset in datasets]
+        tree[f"{theirs}_dataset_path"] = ",".join(str(dataset.path) for dataset in datasets)
         tree[f"{theirs}_dataset_type"] = ",".join(
-            "erniekit" if one.dataset_type == "auto" else one.dataset_type for one in sets
+            "erniekit" if dataset.dataset_type == "auto" else dataset.dataset_type
+            for dataset in datasets
         )
         tree[f"{theirs}_dataset_prob"] = ",".join(str(share) for share in shares)
     if config.evaluation.eval_strategy != "no":

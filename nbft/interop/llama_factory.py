@@ -1,6 +1,6 @@
 """LLaMA-Factory's flat YAML: `llamafactory-cli train FILE`.
 
-Sets of rows are names in its dataset_info.json, which is read where it stands beside the file.
+Datasets are names in its dataset_info.json, which is read from the folder of the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _method(value: Any, work: Work) -> Converted:
 def _targets(value: Any, work: Work) -> Converted:
     names = words_of(value)
     if names == ["all"]:
-        return Converted(["all-linear"], "all stands for every linear layer")
+        return Converted(["all-linear"], "all means every linear layer")
     return Converted(names)
 
 
@@ -78,7 +78,7 @@ def rules(work: Work) -> Iterator[Problem]:
 
 
 def settle(work: Work) -> None:
-    """Find the sets of rows, and what depends on several keys."""
+    """Find the datasets, and settle what depends on several keys."""
     for key, split in (("dataset", "train"), ("eval_dataset", "validation")):
         _datasets(work, key, split)
     if work.settings.get("peft.method") == "full":
@@ -102,9 +102,9 @@ def _datasets(work: Work, key: str, split: str) -> None:
     names = words_of(work.given.get(key))
     folder = work.folder / str(work.given.get("dataset_dir") or "data")
     known: dict[str, Any] = {}
-    for place in (folder, work.folder):
+    for parent in (folder, work.folder):
         try:
-            known |= json.loads((place / "dataset_info.json").read_text(encoding="utf-8"))
+            known |= json.loads((parent / "dataset_info.json").read_text(encoding="utf-8"))
             break
         except (OSError, ValueError, TypeError):
             continue
@@ -113,15 +113,13 @@ def _datasets(work: Work, key: str, split: str) -> None:
         block = f"data.{split}.datasets[{number}]"
         about = known.get(name, {}) if isinstance(known.get(name), dict) else {}
         if "file_name" in about:
-            work.settings[f"{block}.path"] = str(place / about["file_name"])
+            work.settings[f"{block}.path"] = str(parent / about["file_name"])
             notes.append(f"{name} is {about['file_name']} in dataset_info.json")
         elif about.get("hf_hub_url"):
             work.settings[f"{block}.dataset_name"] = about["hf_hub_url"]
         else:
             work.settings[f"{block}.dataset_name"] = name
-            notes.append(
-                f"{name}: no dataset_info.json says where it is, so it is a name on the hub"
-            )
+            notes.append(f"{name}: not in a dataset_info.json, so it is a name on the Hub")
         columns = dict(about.get("columns") or {})
         renamed = {
             ours: columns[theirs]
@@ -138,10 +136,10 @@ def _datasets(work: Work, key: str, split: str) -> None:
             work.settings[f"{block}.sample_count"] = count
     if names:
         setting = f"data.{split}.datasets[0]"
-        found = work.settings.get(f"{setting}.path") or work.settings.get(f"{setting}.dataset_name")
+        value = work.settings.get(f"{setting}.path") or work.settings.get(f"{setting}.dataset_name")
         name = "path" if f"{setting}.path" in work.settings else "dataset_name"
         work.report(
-            key, "converted" if notes else "renamed", "; ".join(notes), f"{setting}.{name}", found
+            key, "converted" if notes else "renamed", "; ".join(notes), f"{setting}.{name}", value
         )
 
 

@@ -1,7 +1,7 @@
 """Oumi's YAML: `oumi.core.configs.TrainingConfig`, and the command that starts it.
 
-Oumi refuses unknown keys. The LoRA and QLoRA examples of its own document hold some (`peft.r`,
-`peft.enable_peft`, …); they are taken here as they are meant.
+Oumi refuses unknown keys. The LoRA and QLoRA examples in its own documentation use some (`peft.r`,
+`peft.enable_peft`, …), which are accepted here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from nbft.interop.table import UNSET, Convert, Converted
 _SET = "data.<split>.datasets[]"
 
 _BY_NAME = {"text_sft", "text_sft_jsonl", "PromptResponseDataset", "text_completions"}
-"""Names that say how rows are read, not which rows."""
+"""Names of readers rather than of datasets."""
 
 
 def _dataset_name(value: Any, work: Work) -> Converted:
     if value in _BY_NAME:
-        note = "says how rows are read, not which; nbft sees it by their columns"
+        note = "names a reader, not a dataset; nbft detects the format from the columns"
         return Converted(note=note, kind="converted")
     return Converted(value)
 
@@ -33,7 +33,7 @@ def _dataset_name(value: Any, work: Work) -> Converted:
 def _pack(value: Any, work: Work) -> Converted:
     if not value:
         return Converted(False)
-    note = "Oumi packs end to end in chunks of equal length"
+    note = "Oumi packs rows into chunks of equal length, splitting rows"
     return Converted(True, note, "renamed", {"data.packing_strategy": "wrapped"})
 
 
@@ -49,29 +49,29 @@ def _collator(value: Any, work: Work) -> Converted:
     if value not in _COLLATORS:
         return Converted(
             kind="impossible",
-            note=f"{value} is for pictures; nbft trains on text" if "vision" in str(value) else "",
+            note=f"{value} is for images; nbft trains on text" if "vision" in str(value) else "",
         )
     name, completion_only = _COLLATORS[value]
-    note = "only the completion is learnt" if completion_only else "all of the text is learnt"
+    note = "trained on the completion only" if completion_only else "trained on the whole text"
     return Converted(name, note, "converted", {"data.completion_only_loss": completion_only})
 
 
 def _target_col(value: Any, work: Work) -> Converted:
     if value in (None, "prompt", "text", "messages"):
-        return Converted(kind="converted", note="deprecated in Oumi; nbft sees it by the columns")
+        return Converted(kind="converted", note="deprecated in Oumi; detected from the columns")
     return Converted([value], "the column with the text; deprecated in Oumi", "converted")
 
 
 def _workers(value: Any, work: Work) -> Converted:
     if value != "auto":
         return Converted(int(value))
-    note = "auto counts GPUs and CPUs there; without a GPU nbft's own 0 is quicker"
+    note = "auto depends on GPUs and CPUs there; without a GPU nbft's 0 is faster"
     return Converted(0, note, "converted")
 
 
 def _prefetch(value: Any, work: Work) -> Converted:
     if value is None or work.given.get("training.dataloader_num_workers") in (None, 0, "auto"):
-        note = "needs workers; PyTorch refuses it without" if value else "not set"
+        note = "needs workers; PyTorch rejects it without them" if value else "not set"
         return Converted(None, note, "converted" if value else "taken")
     return Converted(value)
 
@@ -104,7 +104,7 @@ def _switch(name: str) -> Convert:
             return Converted("no")
         result = half_precision(name)
         note = "; ".join(
-            t for t in ("Oumi has no such key: mixed_precision_dtype", result.note) if t
+            t for t in ("Oumi has no such key; it is mixed_precision_dtype", result.note) if t
         )
         return Converted(result.value, note, "converted")
 
@@ -115,7 +115,9 @@ def _targets(value: Any, work: Work) -> Converted:
     if value is None:
         return Converted(["all-linear"], "null lets PEFT choose by model", "converted")
     if isinstance(value, str):
-        work.wrong("peft.lora_target_modules", value, "Oumi: is no list.", f"Write [{value!r}].")
+        work.wrong(
+            "peft.lora_target_modules", value, "Oumi: must be a list.", f"Write [{value!r}]."
+        )
         return Converted()
     return Converted(value)
 
@@ -190,8 +192,8 @@ def _chat_template(value: Any, work: Work) -> Converted:
 
 
 def _training_type(value: Any, work: Work) -> Converted:
-    """Read the method that the wizard is asked for; auto is decided by Oumi's guide to sizes."""
-    # Only here, as an import that needs no advice looks at no machine.
+    """Return the method that the wizard was asked for; auto follows Oumi's guide to model sizes."""
+    # Imported here, because only this key needs to inspect the machine.
     from nbft.plan.advice import SETTINGS_OF, choose_method, parameters_of, this_machine
 
     model = work.given.get("cli.create.model") or Config().model.model_name
@@ -250,7 +252,7 @@ def _save_mode(value: Any, work: Work) -> Converted:
 
 
 def prepare(document: Document) -> Document:
-    """Take a shell script's file and overrides as one tree."""
+    """Merge the file and the overrides of a shell script into one tree."""
     if document.language != "shell":
         return document
     tree: dict[str, Any] = {"cli": {}}
@@ -275,7 +277,7 @@ def prepare(document: Document) -> Document:
                 try:
                     io.put(tree, name, io.parse_yaml(f"value: {value}", name)["value"])
                 except ConfigError:
-                    document.remarks.append(f"--{name}: leads nowhere in the file; left out.")
+                    document.remarks.append(f"--{name}: is not a key of the file; left out.")
     if not tree["cli"]:
         del tree["cli"]
     return Document(document.path, "shell", tree, lines, document.remarks, document.text)
@@ -300,30 +302,28 @@ def rules(work: Work) -> Iterator[Problem]:
             "training.mixed_precision_dtype",
             mixed,
             f"Oumi: mixed precision needs float32 weights, and torch_dtype_str is {weights}.",
-            "Take one of the two away.",
+            "Remove one of the two.",
         )
     for split in ("train", "validation", "test"):
         block = work.document.tree.get("data", {})
         block = block.get(split) if isinstance(block, dict) else None
         sets = block.get("datasets") if isinstance(block, dict) else None
-        sets = (
-            [one for one in sets or [] if isinstance(one, dict)] if isinstance(sets, list) else []
-        )
-        shares = [one["mixture_proportion"] for one in sets if one.get("mixture_proportion")]
+        sets = [item for item in sets if isinstance(item, dict)] if isinstance(sets, list) else []
+        shares = [item["mixture_proportion"] for item in sets if item.get("mixture_proportion")]
         if shares and len(shares) < len(sets):
             yield Problem(
                 f"data.{split}.datasets",
                 None,
-                f"Oumi: {len(shares)} of {len(sets)} sets have a mixture_proportion; all or none "
-                "must.",
+                f"Oumi: {len(shares)} of {len(sets)} datasets have a mixture_proportion; either "
+                "all or none must have one.",
             )
         elif all(isinstance(s, (int, float)) for s in shares) and shares:
             total = sum(shares)
             if abs(total - 1) > 1e-4:
-                why = f"Oumi: the mixture_proportion of a split must add to 1, not {total:g}."
+                why = f"Oumi: the mixture_proportion of a split must add up to 1, not {total:g}."
                 yield Problem(f"data.{split}.datasets", None, why)
-        for number, one in enumerate(sets):
-            if not one.get("dataset_name") and work.document.language != "shell":
+        for number, item in enumerate(sets):
+            if not item.get("dataset_name") and work.document.language != "shell":
                 yield Problem(
                     f"data.{split}.datasets[{number}].dataset_name",
                     None,
@@ -345,7 +345,7 @@ def settle(work: Work) -> None:
         line = work.lines.get("training.use_peft")
         if line is not None:
             line.kind, line.became = "deviates", "lora"
-            line.note = "the file sets up an adapter but never turns it on; it is meant"
+            line.note = "the file configures an adapter but never enables it; it is enabled here"
         work.settings["peft.method"] = "lora"
     is_quantised = any(work.settings.get(f"quantization.load_in_{n}bit") for n in (4, 8))
     prefix = "peft." if work.settings.get("peft.method") == "full" else "peft.bnb_"
@@ -359,16 +359,19 @@ def settle(work: Work) -> None:
         strategy = "epoch" if work.settings.get("checkpoint.save_on_epoch_end") else "no"
         work.settings.pop("checkpoint.save_on_epoch_end", None)
         work.put(
-            "training.save_steps", "converted", "0 saves none", checkpoint__save_strategy=strategy
+            "training.save_steps",
+            "converted",
+            "0 disables saving",
+            checkpoint__save_strategy=strategy,
         )
 
 
 def write(config: Config, tree: dict[str, Any]) -> None:
-    """Mend the tree of an export: every set of rows has a name there."""
+    """Give every dataset a name, which Oumi requires."""
     for split in tree.get("data", {}).values():
-        for one in split.get("datasets", []):
-            if "dataset_path" in one:
-                one.setdefault("dataset_name", "text_sft")
+        for dataset in split.get("datasets", []):
+            if "dataset_path" in dataset:
+                dataset.setdefault("dataset_name", "text_sft")
 
 
 SYSTEM = load_system("oumi", globals(), prepare=prepare, rules=rules, settle=settle, write=write)

@@ -1,8 +1,4 @@
-"""PEFT Studio's JSON, in the four shapes that it has.
-
-The flat one of its document, the nested one of its docs, what its export writes (metadata and
-configuration), and its presets.
-"""
+"""PEFT Studio's JSON in its four forms: flat, nested, exported (with metadata), and presets."""
 
 from __future__ import annotations
 
@@ -62,7 +58,7 @@ def _quantization(value: Any, work: Work) -> Converted:
         )
     kind, note = "nf4", ""
     if name == "int4":
-        kind, note = "fp4", "bitsandbytes has no int4; fp4 has 4 bits too, spaced as floats"
+        kind, note = "fp4", "bitsandbytes has no int4; fp4 is a 4-bit format too"
     return Converted(True, note, "converted", {"quantization.bnb_4bit_quant_type": kind})
 
 
@@ -128,8 +124,8 @@ def _stopping(value: Any, work: Work) -> Converted:
     if "early_stopping_patience" in str(list(work.document.tree)) or any(
         key.endswith("early_stopping_patience") for key in work.lines
     ):
-        return Converted(kind="taken", note="the patience follows")
-    return Converted(3, "PEFT Studio's example waits for 3 measurements", "converted")
+        return Converted(kind="taken", note="set by early_stopping_patience")
+    return Converted(3, "PEFT Studio's example has a patience of 3 evaluations", "converted")
 
 
 def _patience(value: Any, work: Work) -> Converted:
@@ -140,7 +136,7 @@ def _patience(value: Any, work: Work) -> Converted:
 
 def _warmup_steps(value: Any, work: Work) -> Converted:
     if any(key.rpartition(".")[2] == "warmup_ratio" for key in work.document.tree):
-        note = "warmup_ratio is given too and fits any number of steps"
+        note = "warmup_ratio is given too and is used instead"
         return Converted(kind="converted", note=note)
     return Converted(value)
 
@@ -171,7 +167,7 @@ def rules(work: Work) -> Iterator[Problem]:
         yield Problem(
             "double_quantization",
             True,
-            "PEFT Studio: belongs to qlora, and nothing is quantised.",
+            "PEFT Studio: needs qlora, and nothing is quantised.",
             "Add quantization: nf4.",
         )
 
@@ -196,7 +192,7 @@ def settle(work: Work) -> None:
 
 
 def write(config: Config, tree: dict[str, Any]) -> None:
-    """Name the algorithm, which several settings of ours decide, and the shape of the rate."""
+    """Write the algorithm and quantization, which depend on several settings, and the scheduler."""
     if config.peft.method == "lora":
         tree["algorithm"] = _algorithm_back("lora", config)
     if config.quantization.load_in_4bit or config.quantization.load_in_8bit:

@@ -1,7 +1,7 @@
 """QEfficient's YAML: `QEfficient.finetune.experimental`, core/config_manager.py.
 
-Its loader drops unknown keys without a word and only logs what its checks find; the slips that its
-own document and samples contain are mended here, each with a note.
+Its loader silently drops unknown keys and only logs the problems it finds; the mistakes in its own
+documentation and samples are fixed here, each with a note.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from nbft.interop.table import UNSET, Convert, Converted
 _ROWS = "data.train.datasets[0]"
 
 _ONLY_TRAIN = {"yahma/alpaca-cleaned", "tatsu-lab/alpaca"}
-"""Datasets on the hub that have no split but train."""
+"""Datasets on the Hub with a train split only."""
 
 _SUBSET = {"openai/gsm8k": "main", "gsm8k": "main"}
-"""Configuration that a dataset on the hub cannot be loaded without."""
+"""The configuration that some datasets on the Hub need to be loaded."""
 
 
 def _template(value: Any, work: Work) -> Converted:
-    """Mend a template: an f before the quotes, quoted columns, newlines written out."""
+    """Fix a template: an f before the quotes, quoted columns, escaped newlines."""
     if value is None:
         return NOT_SET
     text, notes = str(value), []
@@ -39,16 +39,16 @@ def _template(value: Any, work: Work) -> Converted:
         except (SyntaxError, ValueError):
             text = text[2:-1]
         notes.append(
-            "YAML knows no f-strings: the f and the quotes are taken off and \\n becomes a line break"
+            "YAML has no f-strings: the f and the quotes are removed and \\n becomes a line break"
         )
     if re.search(r"\{\s*(['\"])\w+\1\s*\}", text):
         text = re.sub(r"\{\s*(['\"])(\w+)\1\s*\}", r"{\2}", text)
-        notes.append("the quotes inside the braces fail there (KeyError); they are taken off")
+        notes.append("quotes inside the braces raise KeyError there; they are removed")
     return Converted(text, "; ".join(notes), "deviates" if notes else None)
 
 
 def _function(value: Any, work: Work) -> Converted:
-    """Find a function: beside the file, in a package, or ours that writes the same text."""
+    """Find a function beside the file, in a package, or ours that builds the same prompt."""
     if value is None:
         return NOT_SET
     where, colon, name = str(value).rpartition(":")
@@ -63,12 +63,12 @@ def _function(value: Any, work: Work) -> Converted:
         return Converted(found, note, "deviates") if "/" in where else Converted(found)
     if name == "create_alpaca_prompt":
         note = (
-            f"{where} is not beside the file; nbft's own function writes the same (Stanford) text. "
-            "QEfficient fails on a path with slashes, and leaves out rows whose input is empty"
+            f"{where} is not beside the file; nbft's own function builds the same (Stanford) prompt. "
+            "QEfficient fails on a path with slashes, and skips rows with an empty input"
         )
         return Converted("nbft.data.ready:alpaca_prompt", note, "deviates")
     dotted = where.replace("/", ".")
-    note = "there is no such file beside the config, so it must be an installed package"
+    note = "not a file beside the config, so it must be an installed package"
     return Converted(f"{dotted}:{name}", note, "converted" if dotted != where else None)
 
 
@@ -99,17 +99,17 @@ def _first(value: Any, work: Work) -> Converted:
 
 def _dataset_type(value: Any, work: Work) -> Converted:
     if value == "sft_dataset":
-        note = "QEfficient registers it as sft_dataset; the same is meant"
+        note = "QEfficient registers it as sft_dataset"
         return Converted("seq_completion", note)
     if value == "dpo_dataset":
-        return Converted("auto", "seen by the columns prompt, chosen and rejected")
+        return Converted("auto", "detected from the columns prompt, chosen and rejected")
     return Converted(value)
 
 
 def _device(value: Any, work: Work) -> Converted:
     device = str(value).split(":")[0]
     if device == "qaic" and importlib.util.find_spec("torch_qaic") is None:
-        note = "torch_qaic is not installed here, so the first device there is trains"
+        note = "torch_qaic is not installed here, so the first available device is used"
         return Converted("auto", note, "converted")
     return Converted(device)
 
@@ -128,8 +128,8 @@ def _eval_strategy(value: Any, work: Work) -> Converted:
 
 def _do_eval(value: Any, work: Work) -> Converted:
     if value:
-        return Converted(kind="taken", note="what eval_strategy says")
-    return Converted(more={"evaluation.eval_strategy": "no"}, note="measured at the end only")
+        return Converted(kind="taken", note="decided by eval_strategy")
+    return Converted(more={"evaluation.eval_strategy": "no"}, note="evaluated at the end only")
 
 
 def _fsdp(value: Any, work: Work) -> Converted:
@@ -143,7 +143,7 @@ def _method_of(value: Any, work: Work) -> Converted:
     if name in ("lora", "ia3"):
         note = "QEfficient ignores this key and always takes LoRA" if name == "ia3" else ""
         if work.given.get("model.use_peft") is False:
-            return Converted(kind="taken", note="use_peft is false: nothing is adapted")
+            return Converted(kind="taken", note="use_peft is false: there is no adapter")
         return Converted(name, note, "deviates" if note else None)
     work.wrong("model.peft_config.peft_type", value, "QEfficient: LORA or IA3.")
     return Converted()
@@ -153,7 +153,7 @@ _ARGUMENTS = {"start_step": "first_step", "end_step": "last_step"}
 
 
 def _callback(value: Any, work: Work) -> Converted:
-    """Take a callback with its arguments: steps are called otherwise here."""
+    """Convert a callback with its arguments; steps have other names here."""
     given = value if isinstance(value, dict) else {}
     known = {*_ARGUMENTS, *_ARGUMENTS.values()}
     kept = {_ARGUMENTS.get(name, name): item for name, item in given.items() if name in known}
@@ -176,7 +176,7 @@ def _unless(other: str) -> Convert:
             note = f"{other} is given too and wins, as it does there"
             return Converted(kind="converted", note=note)
         return Converted(
-            value, "QEfficient reads it and does not use it; here it counts", "deviates"
+            value, "QEfficient reads it and does not use it; nbft applies it", "deviates"
         )
 
     return convert
@@ -184,7 +184,7 @@ def _unless(other: str) -> Convert:
 
 def _bias(value: Any, work: Work) -> Converted:
     if value is None:
-        return Converted("none", "null crashes PEFT; the word none is meant")
+        return Converted("none", "null crashes PEFT; taken as none")
     return Converted(value)
 
 
@@ -231,13 +231,13 @@ def rules(work: Work) -> Iterator[Problem]:
         yield Problem(
             "dataset.prompt_template",
             None,
-            "QEfficient: one of prompt_template and prompt_func is needed beside a completion.",
+            "QEfficient: a completion needs prompt_template or prompt_func.",
             "Add one.",
         )
 
 
 def settle(work: Work) -> None:
-    """Put the dataset together, and say where nbft does otherwise than QEfficient."""
+    """Combine the dataset, and report where nbft differs from QEfficient."""
     _loss(work)
     _splits(work)
     if work.given.get("training.use_cpu"):
@@ -251,7 +251,7 @@ def settle(work: Work) -> None:
                 if key in work.lines and work.lines[key].kind == "defaulted":
                     del work.lines[key]
                 else:
-                    note = "without workers PyTorch refuses it; left out"
+                    note = "PyTorch rejects it without workers; left out"
                     work.report(key, "deviates", note, value=None)
     columns = work.settings.pop(f"{_ROWS}.input_columns", None)
     templates = [f"{_ROWS}.prompt_{kind}" for kind in ("template", "func")]
@@ -283,8 +283,8 @@ def _loss(work: Work) -> None:
         if line is not None and line.kind == "defaulted":
             line.kind = "deviates"
             line.note = (
-                "by default QEfficient trains on the prompt too and never on the end of the text; "
-                "here the completion and its end are learnt"
+                "by default QEfficient trains on the prompt too and never on the end-of-text token; "
+                "nbft trains on the completion and its end token"
             )
             line.became = True
             work.settings["data.completion_only_loss"] = True
@@ -303,7 +303,7 @@ def _splits(work: Work) -> None:
             work.lines["dataset.dataset_name"].setting = ""
         for split in ("dataset.train_split", key):
             if split in work.lines:
-                work.report(split, "converted", "a file has no splits; split_ratio cuts it")
+                work.report(split, "converted", "a file has no splits; split_ratio divides it")
                 work.lines[split].setting = ""
         work.settings.pop(f"{_ROWS}.split", None)
         return
@@ -311,13 +311,13 @@ def _splits(work: Work) -> None:
         work.put(
             "dataset.config_name",
             "deviates",
-            f"{name} cannot be loaded without one; QEfficient fails",
+            f"{name} cannot be loaded without one; QEfficient fails there",
             **{f"{_ROWS}.subset": _SUBSET[name]},
         )
     if of_test is None:
         return
     if name in _ONLY_TRAIN or name is None:
-        note = "the dataset has only the split train; split_ratio cuts it, as it does there"
+        note = "the dataset has only a train split; split_ratio divides it, as it does there"
         work.report(key, "converted", note if name else "no dataset is named")
         work.lines[key].setting = ""
         return

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 Status = Literal["effect", "hardware", "refused", "planned"]
 
 UNSET: Any = type("Unset", (), {"__repr__": lambda _: "unset"})()
-"""There is no such value; None is one."""
+"""Marks the absence of a value, because None is a value."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion says beyond a value.
+    """The result of a conversion that is more than a value.
 
     Attributes:
         value: For the entry's own setting; UNSET leaves it alone.
         note: Why.
-        kind: What became of the key; told from the value when None.
+        kind: What became of the key; derived from the value when None.
         more: Further settings of ours that follow from the key.
     """
 
@@ -49,19 +49,19 @@ class Entry:
     """One key of another system.
 
     Attributes:
-        path: Their key, dotted; `[]` stands for any item and `<split>` for a split's name.
-        setting: Ours, written alike; "" where there is none.
-        convert: From their value to ours, or to `Converted`; None takes it as it is.
-        back: From our value to theirs, or UNSET; None takes it as it is, where there is no convert.
+        path: Their key, dotted; `[]` matches any item and `<split>` the name of a split.
+        setting: Ours, in the same notation; "" where there is none.
+        convert: From their value to ours, or to `Converted`; None keeps it.
+        back: From our value to theirs, or UNSET; None keeps it if there is no `convert`.
         default: Theirs, where it may differ from ours.
         type: Theirs; that of our setting where there is no conversion.
         choices: Their only values.
         gt, ge, lt, le: Their limits, as in pydantic.
-        note: Why the value is converted, or why not.
-        kind: What becomes of the key, where neither value nor convert tell.
+        note: Why the value is converted or not.
+        kind: What becomes of the key, if not given by the value or `convert`.
         also: Further spellings of the key.
-        name: As their document calls it, where that is no key.
-        is_documented: Whether it stands in the document that the compatibility page counts.
+        name: Its name in their document, if that is not the key.
+        is_documented: Whether the compatibility page lists it.
         status, reason: For the compatibility page; those of the setting by default.
     """
 
@@ -92,19 +92,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class System:
-    """Another system: how its files are known, read, checked and written.
+    """Another system: how its files are recognised, read, checked and written.
 
     Attributes:
-        name: As the command line takes it.
-        title: As people write it.
+        name: On the command line.
+        title: For people.
         table: Its keys.
         marks: Keys that no other system has.
-        languages: What its files are written in.
-        prepare: Brings a document to the shape of the table; None leaves it.
+        languages: File formats.
+        prepare: Transforms a document to match the table.
         rules: Its own rules over several keys.
-        settle: What depends on several keys, once all are read.
-        write: Mends the tree of an export; None leaves it.
-        is_strict: Whether it refuses unknown keys itself.
+        settle: Handles what depends on several keys, after all are read.
+        write: Completes the tree of an export.
+        is_strict: Whether it rejects unknown keys itself.
     """
 
     name: str
@@ -120,5 +120,5 @@ class System:
 
     @property
     def has_document(self) -> bool:
-        """Whether a document of it is counted on the compatibility page."""
+        """Whether it is on the compatibility page."""
         return any(entry.is_documented for entry in self.table)

@@ -1,7 +1,7 @@
-"""Unsloth's and TRL's settings: `SFTConfig`, `LoraConfig` and the calls around them.
+"""Settings of Unsloth and TRL: `SFTConfig`, `LoraConfig` and related calls.
 
-They are written as Python (a script or a notebook, which is parsed and never run), or as flat JSON
-or YAML, as `trl sft --config` takes them and as PEFT saves an adapter's.
+They come from Python (a script or notebook, parsed but never run), or from flat JSON or YAML, such
+as for `trl sft --config` or an adapter's config saved by PEFT.
 """
 
 from __future__ import annotations
@@ -36,20 +36,19 @@ _CALLS = {
     "SFTTrainer": "SFTTrainer",
     "UnslothTrainer": "SFTTrainer",
 }
-"""Calls whose keywords are settings, by what they are called here."""
+"""Calls whose keyword arguments are settings, and the block that each belongs to."""
 
 
 def _switch(name: str) -> Convert:
     def convert(value: Any, work: Work) -> Converted:
         if value == "auto":
             return Converted("auto", "decided by the device, as there", "converted")
+        if value:
+            return half_precision(name)
         other = {"bf16": "fp16", "fp16": "bf16"}[name]
-        if not value:
-            given = [v for k, v in work.given.items() if k == other]
-            if given and given[0]:
-                return Converted(kind="taken", note=f"{other} decides")
-            return Converted("no", kind="converted")
-        return half_precision(name)
+        if work.given.get(other):
+            return Converted(kind="taken", note=f"{other} decides")
+        return Converted("no", kind="converted")
 
     return convert
 
@@ -62,7 +61,7 @@ def _targets(value: Any, work: Work) -> Converted:
 
 def _checkpointing(value: Any, work: Work) -> Converted:
     if value == "unsloth":
-        return Converted(True, "Unsloth's own variant; the plain one here", "converted")
+        return Converted(True, "Unsloth's own variant; nbft uses the standard one", "converted")
     return Converted(bool(value))
 
 
@@ -78,12 +77,12 @@ _ROWS = "data.train.datasets[0]"
 
 def _text_field(value: Any, work: Work) -> Converted:
     if value == "text":
-        return Converted(kind="taken", note="the column that nbft takes anyway")
+        return Converted(kind="taken", note="the column that nbft uses by default")
     return Converted([value], kind="converted")
 
 
 def prepare(document: Document) -> Document:
-    """Take the keywords of the calls that hold settings, or the names that are assigned."""
+    """Collect the keyword arguments of calls that hold settings, or the assigned names."""
     if document.language != "python":
         return document
     tree: dict[str, Any] = {}
@@ -107,14 +106,9 @@ def prepare(document: Document) -> Document:
 
 
 def _value(name: str, value: Any) -> Any:
-    if (
-        isinstance(value, Code)
-        and "is_bfloat16_supported" in value.text
-        and name in ("fp16", "bf16")
-    ):
-        return "auto"
-    if isinstance(value, Code) and "is_bf16_supported" in value.text and name in ("fp16", "bf16"):
-        return "auto"
+    checks = ("is_bfloat16_supported", "is_bf16_supported")
+    if name in ("fp16", "bf16") and isinstance(value, Code):
+        return "auto" if any(check in value.text for check in checks) else value
     return value
 
 
@@ -135,7 +129,7 @@ def rules(work: Work) -> Iterator[Problem]:
 
 
 def settle(work: Work) -> None:
-    """Leave out defaults of what is not there, and see whether an adapter is trained."""
+    """Drop defaults of absent blocks, and find out whether an adapter is trained."""
     tree = work.document.tree
     has_arguments = "SFTConfig" in tree or "DPOConfig" in tree
     if work.document.language != "python":
@@ -152,7 +146,7 @@ def settle(work: Work) -> None:
             work.report(
                 key,
                 "defaulted",
-                "without a LoraConfig every weight is trained",
+                "without a LoraConfig all weights are trained",
                 "peft.method",
                 "full",
             )
