@@ -1,7 +1,4 @@
-"""`nbft.help`: what there is to know about the settings that some words find.
-
-What other systems call a setting is read from the importer's tables.
-"""
+"""`nbft.help`: search the settings, also by their names in other systems."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ _MOST_SHOWN = 12
 
 @dataclass(frozen=True)
 class Help:
-    """The settings that were found, as text or as a table in a notebook.
+    """Settings found by a search, as text or as a list in a notebook.
 
     Attributes:
-        text: What was looked for.
-        settings: What was found, the nearest first.
+        text: The search text.
+        settings: The settings found, the best match first.
     """
 
     text: str
@@ -31,20 +28,19 @@ class Help:
 
     @property
     def summary(self) -> str:
-        """How many were found, and how many are shown."""
+        """The number of settings found and shown."""
         number = len(self.settings)
         if not number:
             return f"No setting has {self.text!r} in its name or help. Try a shorter word."
-        found = "1 setting" if number == 1 else f"{number} settings"
-        more = f"; the first {_MOST_SHOWN} are shown" if number > _MOST_SHOWN else ""
-        return f"{found} for {self.text!r}{more}."
+        count = "1 setting" if number == 1 else f"{number} settings"
+        shown = f"; the first {_MOST_SHOWN} are shown" if number > _MOST_SHOWN else ""
+        return f"{count} for {self.text!r}{shown}."
 
     def __str__(self) -> str:
-        """Return a paragraph a setting."""
+        """Return one paragraph per setting."""
         parts = [self.summary]
         for setting in self.settings[:_MOST_SHOWN]:
-            lines = [line for line in (setting.help, setting.why, *_facts(setting)) if line]
-            parts.append("\n    ".join([setting.path, *lines]))
+            parts.append("\n    ".join([setting.path, *_facts(setting)]))
         return "\n\n".join(parts)
 
     __repr__ = __str__
@@ -53,8 +49,7 @@ class Help:
         """Return a list of terms; its colours follow JupyterLab's theme."""
         parts = []
         for setting in self.settings[:_MOST_SHOWN]:
-            lines = [line for line in (setting.help, setting.why, *_facts(setting)) if line]
-            text = "<br>".join(html.escape(line) for line in lines)
+            text = "<br>".join(map(html.escape, _facts(setting)))
             parts.append(
                 f'<dt style="font-weight:600;margin-top:0.8em"><code>{html.escape(setting.path)}'
                 f'</code></dt><dd style="margin:0 0 0 1.5em;max-width:80ch">{text}</dd>'
@@ -66,7 +61,7 @@ class Help:
 
 
 def help(text: str = "") -> Help:  # noqa: A001 - as nbft.help
-    """Look settings up by words of their name, their help or what another system calls them.
+    """Search settings by their name, their help, or their name in another system.
 
     Args:
         text: Words such as "warmup" or "micro_batch_size".
@@ -84,34 +79,36 @@ def names_elsewhere(path: str) -> dict[str, list[str]]:
     >>> names_elsewhere("peft.r")["QEfficient"]
     ['model.peft_config.lora_r']
     """
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name in SYSTEMS:
         for entry in system(name).table:
             if entry.setting and _plain(entry.setting) == path:
                 key = (entry.name or entry.path).replace("<split>", "train")
-                found.setdefault(system(name).title, []).append(key)
-    return found
+                names.setdefault(system(name).title, []).append(key)
+    return names
 
 
 def _facts(setting: Setting) -> list[str]:
-    facts = [range_words(setting), f"Default: {default_words(setting)}. From: {setting.source}."]
+    default = f"Default: {default_words(setting)}. From: {setting.source}."
     elsewhere = [
         f"{title} {', '.join(dict.fromkeys(keys))}"
         for title, keys in names_elsewhere(setting.path).items()
     ]
-    return [*facts, f"Elsewhere: {'; '.join(elsewhere)}." if elsewhere else ""]
+    others = f"Elsewhere: {'; '.join(elsewhere)}." if elsewhere else ""
+    facts = (setting.help, setting.why, range_words(setting), default, others)
+    return [fact for fact in facts if fact]
 
 
 @functools.cache
 def _names() -> dict[str, list[str]]:
     """Return the last part of every foreign key, by our path."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name in SYSTEMS:
         for entry in system(name).table:
             if entry.setting and not entry.name:
                 keys = [key.rpartition(".")[2] for key in entry.paths]
-                found.setdefault(_plain(entry.setting), []).extend(keys)
-    return found
+                names.setdefault(_plain(entry.setting), []).extend(keys)
+    return names
 
 
 def _plain(path: str) -> str:

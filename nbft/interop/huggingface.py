@@ -1,7 +1,6 @@
-"""Our settings as the arguments of transformers, TRL and PEFT: one table each.
+"""The arguments of transformers, TRL and PEFT that follow from a config.
 
-The training and the exported Python cell both read these tables, so they cannot differ. Loads no
-library. Called by `nbft.training` and `interop.python`.
+The training and the exported Python cell both use them, so they cannot differ. Imports no library. Called by `nbft.training` and `interop.python`.
 """
 
 from __future__ import annotations
@@ -18,63 +17,32 @@ from nbft.plan.schedule import shape_of
 
 # Section → settings that TrainingArguments takes under the same name.
 _SAME_NAME = {
-    "training": (
-        "num_train_epochs",
-        "max_steps",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "learning_rate",
-        "max_grad_norm",
-        "seed",
-        "data_seed",
-        "full_determinism",
-        "neftune_noise_alpha",
-    ),
-    "optimizer": (
-        "optim",
-        "weight_decay",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "optim_args",
-    ),
-    "scheduler": ("lr_scheduler_type", "warmup_steps", "lr_scheduler_kwargs"),
-    "evaluation": ("eval_strategy", "eval_steps", "per_device_eval_batch_size", "eval_on_start"),
-    "checkpoint": (
-        "save_strategy",
-        "save_steps",
-        "save_total_limit",
-        "save_only_model",
-        "load_best_model_at_end",
-        "metric_for_best_model",
-        "greater_is_better",
-    ),
-    "precision": ("tf32",),
-    "memory": (
-        "gradient_checkpointing",
-        "gradient_checkpointing_kwargs",
-        "torch_empty_cache_steps",
-        "auto_find_batch_size",
-    ),
-    "model": ("use_cache", "use_liger_kernel"),
-    "compute": ("torch_compile",),
-    "callbacks": ("restore_callback_states_from_checkpoint",),
-    "logging": (
-        "logging_steps",
-        "logging_first_step",
-        "log_level",
-        "logging_strategy",
-        "log_on_each_node",
-    ),
-    "tracking": ("report_to", "project"),
-    "data": (
-        "train_sampling_strategy",
-        "dataloader_num_workers",
-        "dataloader_prefetch_factor",
-        "dataloader_persistent_workers",
-        "dataloader_pin_memory",
-        "dataloader_drop_last",
-    ),
+    "training": """
+        num_train_epochs max_steps per_device_train_batch_size
+        gradient_accumulation_steps learning_rate max_grad_norm seed data_seed
+        full_determinism neftune_noise_alpha
+    """.split(),
+    "optimizer": "optim weight_decay adam_beta1 adam_beta2 adam_epsilon optim_args".split(),
+    "scheduler": "lr_scheduler_type warmup_steps lr_scheduler_kwargs".split(),
+    "evaluation": "eval_strategy eval_steps per_device_eval_batch_size eval_on_start".split(),
+    "checkpoint": """
+        save_strategy save_steps save_total_limit save_only_model load_best_model_at_end
+        metric_for_best_model greater_is_better
+    """.split(),
+    "precision": "tf32".split(),
+    "memory": """
+        gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps
+        auto_find_batch_size
+    """.split(),
+    "model": "use_cache use_liger_kernel".split(),
+    "compute": "torch_compile".split(),
+    "callbacks": "restore_callback_states_from_checkpoint".split(),
+    "logging": "logging_steps logging_first_step log_level logging_strategy log_on_each_node".split(),
+    "tracking": "report_to project".split(),
+    "data": """
+        train_sampling_strategy dataloader_num_workers dataloader_prefetch_factor
+        dataloader_persistent_workers dataloader_pin_memory dataloader_drop_last
+    """.split(),
 }
 
 
@@ -91,7 +59,7 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
         "fp16": mixed_precision.value == "fp16",
         "use_cpu": device == "cpu",
         "disable_tqdm": True,
-        # On by default, and then a loss of NaN is left out of the log: nobody would see it.
+        # On by default, which would hide a loss of NaN from the log.
         "logging_nan_inf_filter": False,
         "run_name": config.training.run_name,
     }
@@ -100,7 +68,7 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
     arguments["log_level"] = config.logging.dep_log_level or config.logging.log_level
     if not config.training.do_train:
         arguments["do_train"] = False
-    # Pinned memory serves the copy to a GPU; without one torch warns that it is of no use.
+    # Pinned memory speeds up copies to a GPU; without one torch warns that it is useless.
     if device != "cuda":
         arguments["dataloader_pin_memory"] = False
     for absent in ("tf32", "neftune_noise_alpha", "greater_is_better", "torch_empty_cache_steps"):
@@ -123,7 +91,7 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
 
 
 def _optimizer_and_scheduler(config: Config) -> dict[str, Any]:
-    """Return the arguments that several settings make, or that a key of ours replaces."""
+    """Return the arguments that depend on several settings or on a key of our own."""
     kind, more = shape_of(config)
     found: dict[str, Any] = {"lr_scheduler_type": kind, "lr_scheduler_kwargs": more}
     if registry.schedulers.is_own(kind):  # nbft.training.scheduler builds it
@@ -175,7 +143,7 @@ def ia3_arguments(config: Config) -> dict[str, Any]:
 
 
 def _layers(config: Config) -> dict[str, Any]:
-    """Return which layers get an adapter or are trained in full."""
+    """Return which layers get an adapter or are trained fully."""
     targets = config.peft.target_modules
     layers: dict[str, Any] = {
         "target_modules": "all-linear" if "all-linear" in targets else list(targets),

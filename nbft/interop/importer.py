@@ -1,11 +1,12 @@
-"""Another system's file as our config, with a word on every key.
+"""Import another system's file as our config, with a note on every key.
 
-The tables (`qefficient`, `oumi`, …) say what each key means; this module reads a file by them.
+The tables (`qefficient`, `oumi`, …) define the keys; this module applies them to a file.
 Called by `Config.import_file`, `nbft import` and the form.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
@@ -21,14 +22,14 @@ from nbft.config.base import limit_text
 from nbft.config.data import SPLITS, written_out
 from nbft.errors import ConfigError, Problem
 from nbft.interop.read import Code, Document, read_document
-from nbft.interop.report import Kind, Line, Report
-from nbft.interop.table import UNSET, Entry, Says, System
+from nbft.interop.report import Kind, Line, Report, shown
+from nbft.interop.table import UNSET, Converted, Entry, System
 
 SYSTEMS = ("qefficient", "oumi", "erniekit", "peft_studio", "unsloth", "llama_factory", "axolotl")
-"""Names of the systems, in the order in which a file is tried when several fit alike."""
+"""Names of the systems; the first wins when a file fits several equally well."""
 
 DOCUMENTED = SYSTEMS[:5]
-"""Those whose documents the compatibility page counts."""
+"""Systems on the compatibility page."""
 
 
 def system(name: str) -> System:
@@ -49,16 +50,16 @@ def system(name: str) -> System:
 
 
 def import_file(path: str | Path, system_name: str | None = None) -> tuple[Config, Report]:
-    """Read another system's file as a config, with one line in the report for every key.
+    """Read another system's file as a config, with a report line for every key.
 
     Args:
         path: YAML, JSON, Python, a notebook, a shell script that starts Oumi, or a file of rows.
         system_name: qefficient, oumi, erniekit, peft_studio, unsloth (TRL too), llama_factory or
-            axolotl; recognised by the file's shape when None.
+            axolotl; detected from the keys when None.
 
     Raises:
-        ConfigError: It cannot be read, no system fits, or it is wrong by its own system's rules;
-            it holds every problem found.
+        ConfigError: It cannot be read, no system fits, or it breaks the rules of its own system;
+            the error lists all problems.
     """
     path = Path(path).expanduser()
     document = read_document(path)
@@ -71,55 +72,44 @@ def import_file(path: str | Path, system_name: str | None = None) -> tuple[Confi
 
 
 def recognise(document: Document) -> System:
-    """Return the system that a file is of, by its keys.
+    """Return the system that a file belongs to, by its keys.
 
     Raises:
         ConfigError: No system has its keys.
     """
     scores = {}
     for name in SYSTEMS:
-        one = system(name)
-        if document.language not in one.languages:
+        candidate = system(name)
+        if document.language not in candidate.languages:
             continue
-        prepared = one.prepare(_copy(document)) if one.prepare else document
-        keys = [key for key, _ in leaves(prepared.tree, one)]
-        found = [match[0] for key in keys if (match := find(one, key))]
-        known = sum(1.0 if entry.is_documented or not one.has_document else 0.75 for entry in found)
-        marked = sum(key in one.marks or key.split(".")[0] in one.marks for key in keys)
+        prepared = candidate.prepare(copy.deepcopy(document)) if candidate.prepare else document
+        keys = [key for key, _ in leaves(prepared.tree, candidate)]
+        entries = [match[0] for key in keys if (match := find(candidate, key))]
+        known = sum(
+            1.0 if entry.is_documented or not candidate.has_document else 0.75 for entry in entries
+        )
+        marked = sum(key in candidate.marks or key.split(".")[0] in candidate.marks for key in keys)
         if known:
-            scores[name] = known + marked - 0.5 * (len(keys) - len(found))
+            scores[name] = known + marked - 0.5 * (len(keys) - len(entries))
     best = max(scores, key=lambda name: scores[name], default=None)
     if best is None or scores[best] <= 0:
         shown_keys = ", ".join(list(document.tree)[:6]) or "none"
         raise ConfigError(
-            f"{document.path}: is of no system that is known; its keys are {shown_keys}. Say which with "
-            f"--from: {', '.join(SYSTEMS)}."
+            f"{document.path}: is not a file of a known system; its keys are {shown_keys}. Name the "
+            f"system with --from: {', '.join(SYSTEMS)}."
         )
     return system(best)
 
 
-def _copy(document: Document) -> Document:
-    import copy
-
-    return Document(
-        document.path,
-        document.language,
-        copy.deepcopy(document.tree),
-        document.lines,
-        [],
-        document.text,
-    )
-
-
 def import_document(document: Document, found: System) -> tuple[Config, Report]:
-    """Read a document by a system's table; errors as in `import_file`."""
+    """Convert a document by a system's table; errors as in `import_file`."""
     if found.prepare:
         document = found.prepare(document)
     work = Work(document, found)
     keys = list(leaves(document.tree, found))
     for key, value in keys:  # a conversion may look at keys that come later
         if match := find(found, key):
-            work.given[_filled(match[0].path, match[1])] = value
+            work.given[filled(match[0].path, match[1])] = value
     for key, value in keys:
         work.take(key, value)
     if found.rules:
@@ -131,15 +121,15 @@ def import_document(document: Document, found: System) -> tuple[Config, Report]:
 
 
 class Work:
-    """A file on its way: what its keys say, and what they have become so far.
+    """An import in progress: the keys of the file and the settings from them so far.
 
     Attributes:
         document: The file.
         system: Its system.
-        given: Their values by their path, as the file says them (aliases by their main path).
+        given: Their values in the file by path (aliases by their main path).
         settings: Ours so far, by dotted path.
         lines: One for each key.
-        problems: What is wrong by the system's own rules.
+        problems: Violations of the system's own rules.
     """
 
     def __init__(self, document: Document, found: System) -> None:
@@ -162,10 +152,10 @@ class Work:
         if entry is None:
             line.kind, line.note = "unknown", self._nearest(key)
             return
-        given = _filled(entry.path, parts)
+        given = filled(entry.path, parts)
         if isinstance(value, Code) and entry.type is not object:
             line.kind = "impossible"
-            line.note = "is code, which would have to be run. Write its value here"
+            line.note = "is code that would have to be run. Write its value instead"
             self.given[given] = None
             return
         value, remark = self._typed(entry, key, value)
@@ -175,7 +165,7 @@ class Work:
         self._apply(entry, parts, line, value, remark)
 
     def add_defaults(self) -> None:
-        """Keep their defaults where the file says nothing and ours differ."""
+        """Keep their defaults where the file has no value and ours differ."""
         ours = {s.path: s.default for s in settings()}
         for entry in self.system.table:
             if entry.default is UNSET or entry.path in self.given:
@@ -190,56 +180,56 @@ class Work:
                     self.settings.pop(line.setting, None)
                 continue
             line.kind = "defaulted"
-            was = f"theirs; ours is {_in_words(ours.get(line.setting))}"
+            was = f"theirs; ours is {shown(ours.get(line.setting))}"
             line.note = f"{was}; {line.note}" if line.note else was
             self.lines[entry.path] = line
 
     def _apply(
         self, entry: Entry, parts: tuple[str, ...], line: Line, value: Any, remark: str
     ) -> None:
-        says = Says(value)
+        result = Converted(value)
         known = _setting(entry.setting) if entry.setting else None
         if value is None and not entry.setting:
-            says = Says(kind="taken", note="null: nothing is asked for")
+            result = Converted(kind="taken", note="null: not set")
         elif value is None and entry.convert is None and known and not known.optional:
-            says = Says(kind="taken", note="null, so ours is kept")
+            result = Converted(kind="taken", note="null, so our default is kept")
         elif entry.convert is not None:
-            says = self._converted(entry, line, value)
+            result = self._converted(entry, line, value)
         elif entry.kind and not entry.setting:
-            says = Says(kind=entry.kind)
-        note = says.note or entry.note
+            result = Converted(kind=entry.kind)
+        note = result.note or entry.note
         line.note = "; ".join(text for text in (remark, note) if text)
-        setting = _filled(entry.setting, parts) if entry.setting else ""
-        if says.value is not UNSET and setting:
-            line.setting, line.became = setting, says.value
-            self.settings[setting] = says.value
-        for name, item in says.more.items():
-            name = _filled(name, parts)
+        setting = filled(entry.setting, parts) if entry.setting else ""
+        if result.value is not UNSET and setting:
+            line.setting, line.became = setting, result.value
+            self.settings[setting] = result.value
+        for name, item in result.more.items():
+            name = filled(name, parts)
             self.settings[name] = item
             if not line.setting:
                 line.setting, line.became = name, item
         same_name = setting.rpartition(".")[2] == line.key.rpartition(".")[2]
-        if says.kind or entry.kind:
-            line.kind = says.kind or entry.kind or line.kind
-        elif (line.setting and (line.became != value or says.value is UNSET)) or remark:
+        if result.kind or entry.kind:
+            line.kind = result.kind or entry.kind or line.kind
+        elif (line.setting and (line.became != value or result.value is UNSET)) or remark:
             line.kind = "converted"
         elif line.setting and not same_name:
             line.kind = "renamed"
 
-    def _converted(self, entry: Entry, line: Line, value: Any) -> Says:
+    def _converted(self, entry: Entry, line: Line, value: Any) -> Converted:
         assert entry.convert is not None
         try:
             answer = entry.convert(value, self)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-            # A conversion may take for granted what no file that is right would break.
+            # Conversions may assume a valid file.
             if value is not None:
-                why = f"{self.system.title}: is of the type {type(value).__name__}."
-                self.wrong(line.key, value, why, "Write what this key takes there.")
-            return Says(kind="taken", note="null, so ours is kept")
-        return answer if isinstance(answer, Says) else Says(answer)
+                why = f"{self.system.title}: has the wrong type {type(value).__name__}."
+                self.wrong(line.key, value, why, "Write a value that the key accepts there.")
+            return Converted(kind="taken", note="null, so our default is kept")
+        return answer if isinstance(answer, Converted) else Converted(answer)
 
     def _typed(self, entry: Entry, key: str, value: Any) -> tuple[Any, str]:
-        """Return a value of the type and range that the system wants, and how it was read."""
+        """Check type and range of a value; return it with a remark on how it was read."""
         wanted = entry.type
         if wanted is None and entry.convert is None and entry.setting:
             known = _setting(entry.setting)
@@ -251,7 +241,7 @@ class Work:
             and value in ("None", "null", "~")
             and "None" not in entry.choices
         ):
-            return None, f"the text {value} stands for null"
+            return None, f"the text {value} is read as null"
         if value is None:
             return None, ""
         try:
@@ -271,14 +261,14 @@ class Work:
         return value, remark
 
     def wrong(self, key: str, value: Any, why: str, fix: str = "") -> None:
-        """Add what is wrong by the system's own rules."""
+        """Add a violation of the system's own rules."""
         line = self._line_of(key)
         self.problems.append(Problem(f"line {line}: {key}" if line else key, value, why, fix))
 
-    def say(
+    def report(
         self, key: str, kind: Kind, note: str = "", setting: str = "", value: Any = UNSET
     ) -> None:
-        """Say what became of a key, in the lines that are there or in a new one."""
+        """Report what became of a key, in its line or in a new one."""
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = Line(key, None, kind)
@@ -289,17 +279,24 @@ class Work:
             line.became = value
 
     def put(self, key: str, kind: Kind, note: str, **changes: Any) -> None:
-        """Set settings of ours (`__` for a dot) that follow from a key, and say so."""
+        """Set settings of ours (`__` for a dot) that follow from a key, and report them."""
         for name, value in changes.items():
             setting = name.replace("__", ".")
             self.settings[setting] = value
-            self.say(key, kind, note, setting, value)
+            self.report(key, kind, note, setting, value)
+
+    def drop_default(self, key: str) -> None:
+        """Drop a default of theirs, and the setting that came from it; a given key stays."""
+        line = self.lines.get(key)
+        if line is not None and line.kind == "defaulted":
+            self.settings.pop(line.setting, None)
+            del self.lines[key]
 
     def finish(self) -> tuple[Config, Report]:
         """Return the config and the report.
 
         Raises:
-            ConfigError: Their rules or ours are broken; it holds every problem found.
+            ConfigError: Their rules or ours are broken; the error lists all problems.
         """
         for line in self.lines.values():
             if line.setting and _setting(line.setting) is None:
@@ -329,11 +326,11 @@ class Work:
         )
         if report.functions:
             names = ", ".join(report.functions)
-            report.remarks.append(f"Reading the rows runs code of yours: {names}.")
+            report.remarks.append(f"Reading the rows runs your own code: {names}.")
         return config, report
 
     def _find_files(self) -> None:
-        """Write the whole path of a file of rows or of functions that stands beside the config."""
+        """Write the full path of files of rows or functions found beside the config."""
         for setting, value in self.settings.items():
             is_path = setting.endswith("].path")
             if not isinstance(value, str) or not (is_path or setting.endswith("_func")):
@@ -342,11 +339,11 @@ class Work:
             file = Path(where if is_path else f"{where.removesuffix('.py')}.py")
             if file.is_file() or not (self.folder / file).is_file():
                 continue
-            found = f"{self.folder / where}{colon}{name}"
-            self.settings[setting] = found
+            full = f"{self.folder / where}{colon}{name}"
+            self.settings[setting] = full
             for line in self.lines.values():
                 if line.setting == setting:
-                    line.became = found
+                    line.became = full
                     line.note = "; ".join(t for t in (line.note, "found beside the file") if t)
                     line.kind = "converted" if line.kind in ("taken", "renamed") else line.kind
 
@@ -361,7 +358,7 @@ class Work:
         near = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)
         nearest = close[0] if close else last[near[0]] if near else ""
         what = f"{self.system.title} has no such key; " + (
-            "it refuses the file" if self.system.is_strict else "it drops it without a word"
+            "it rejects the file" if self.system.is_strict else "it ignores it silently"
         )
         return f"{what}. Did you mean {nearest}?" if nearest else what
 
@@ -370,7 +367,7 @@ class Work:
 
 
 def leaves(tree: Mapping[str, Any], found: System) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of a file with their values; a block that the table takes whole is one."""
+    """Yield the keys of a file with their values; a block that is one key in the table stays whole."""
     yield from _leaves(tree, "", found)
 
 
@@ -389,7 +386,7 @@ def _leaves(value: Any, place: str, found: System) -> Iterator[tuple[str, Any]]:
 
 
 def find(found: System, key: str) -> tuple[Entry, tuple[str, ...]] | None:
-    """Return the entry for a key, and what stands for its `<split>` and `[]`."""
+    """Return the entry for a key, and the values of its placeholders `<split>` and `[]`."""
     exact, patterns = _paths(found.name)
     if key in exact:
         return exact[key], ()
@@ -421,8 +418,8 @@ def _paths(name: str) -> tuple[dict[str, Entry], dict[str, tuple[str, str, Entry
     return exact, patterns
 
 
-def _filled(path: str, parts: Iterable[str]) -> str:
-    """Write what was found for `<split>` and `[]` into a path."""
+def filled(path: str, parts: Iterable[str]) -> str:
+    """Fill the placeholders `<split>` and `[]` of a path."""
     rest = iter(parts)
     return _MARK.sub(lambda m: next(rest, m[0]), path)
 
@@ -433,21 +430,21 @@ def _known_settings() -> dict[str, Any]:
 
 
 def _setting(path: str) -> Any:
-    """Return the setting of ours at a path, or the block of free keys that it lies in."""
+    """Return the setting of ours at a path, or the block of free keys that contains it."""
     known = _known_settings()
     plain = io.without_indices(path.replace("<split>", "train"))
     plain = re.sub(r"^data\.(validation|test)\.", "data.train.", plain)
     while plain:
         if plain in known:
-            found = known[plain]
+            setting = known[plain]
             is_own = plain == io.without_indices(path.replace("<split>", "train"))
-            return found if is_own or found.type is dict or plain.startswith("data.") else None
+            return setting if is_own or setting.type is dict or plain.startswith("data.") else None
         plain = plain.rpartition(".")[0]
     return None
 
 
 def tree_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree of dotted settings; blocks and lists grow as they are named."""
+    """Return the tree of dotted settings; blocks and lists are created as needed."""
     tree: dict[str, Any] = {}
     for path, value in changes.items():
         place: Any = tree
@@ -471,29 +468,29 @@ def tree_of(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed(value: Any, wanted: Any, choices: tuple[Any, ...] = ()) -> tuple[Any, str]:
-    """Return a value as the type that is wanted, and how it was read where that is not plain.
+    """Convert a value to a type, with a remark if that is not obvious.
 
     Raises:
-        ValueError: It cannot be read so; says what it is not.
+        ValueError: It cannot be converted.
 
     >>> typed("5e-5", float)
-    (5e-05, 'YAML 1.1 reads 5e-5 as text; taken as the number')
+    (5e-05, 'YAML 1.1 reads 5e-5 as text; read as a number')
     >>> typed(False, str, ("no", "steps"))
-    ('no', 'YAML 1.1 reads no as false; taken as the word')
+    ('no', 'YAML 1.1 reads no as false; read as text')
     """
     if wanted is str and isinstance(value, bool):
         word = next((w for w in (("yes", "on"), ("no", "off"))[not value] if w in choices), None)
         if word:
-            return word, f"YAML 1.1 reads {word} as {str(value).lower()}; taken as the word"
+            return word, f"YAML 1.1 reads {word} as {str(value).lower()}; read as text"
         raise ValueError("is not text")
     if wanted in (int, float) and isinstance(value, str):
         try:
-            number = float(value.replace(",", "")) if "," not in value else float("x")
+            number = float(value)
         except ValueError:
             raise ValueError("is not a number") from None
-        why = f"YAML 1.1 reads {value} as text; taken as the number"
+        why = f"YAML 1.1 reads {value} as text; read as a number"
         if not re.search(r"\de", value):
-            why = f"the text {value} is taken as the number"
+            why = f"the text {value} is read as a number"
         is_whole = math.isfinite(number) and number == int(number)
         return (int(number) if wanted is int and is_whole else number), why
     if wanted in (int, float) and isinstance(value, bool):
@@ -509,10 +506,10 @@ def typed(value: Any, wanted: Any, choices: tuple[Any, ...] = ()) -> tuple[Any, 
             raise ValueError("is not a number")
         return float(value), ""
     if wanted is bool and isinstance(value, str) and value.lower() in _SWITCHES:
-        return _SWITCHES[value.lower()], f"the text {value} is taken as the switch"
+        return _SWITCHES[value.lower()], f"the text {value} is read as true or false"
     if wanted is bool and not isinstance(value, bool):
         if value in (0, 1):
-            return bool(value), f"{value} is taken as the switch"
+            return bool(value), f"{value} is read as true or false"
         raise ValueError("is neither true nor false")
     if wanted is dict and not isinstance(value, dict):
         raise ValueError("is not a block of keys")
@@ -533,38 +530,29 @@ def _among(value: Any, choices: tuple[Any, ...]) -> bool:
 def _within(value: Any, entry: Entry) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return True
-    if entry.low is not None and (value < entry.low or (entry.beyond_low and value == entry.low)):
-        return False
-    return entry.high is None or not (
-        value > entry.high or (entry.beyond_high and value == entry.high)
+    return not (
+        (entry.gt is not None and value <= entry.gt)
+        or (entry.ge is not None and value < entry.ge)
+        or (entry.lt is not None and value >= entry.lt)
+        or (entry.le is not None and value > entry.le)
     )
 
 
 def range_text(entry: Entry) -> str:
     """Write the range that a system allows: "1 to 32", "above 0 and below 1"."""
-    low = None if entry.low is None else limit_text(entry.low)
-    high = None if entry.high is None else limit_text(entry.high)
-    if low and high and not (entry.beyond_low or entry.beyond_high):
-        return f"{low} to {high}"
-    parts = []
-    if low:
-        parts.append(f"above {low}" if entry.beyond_low else f"at least {low}")
-    if high:
-        parts.append(f"below {high}" if entry.beyond_high else f"at most {high}")
-    return " and ".join(parts)
-
-
-def _in_words(value: Any) -> str:
-    from nbft.interop.report import shown
-
-    return shown(value)
+    if entry.ge is not None and entry.le is not None:
+        return f"{limit_text(entry.ge)} to {limit_text(entry.le)}"
+    limits = {"above": entry.gt, "at least": entry.ge, "below": entry.lt, "at most": entry.le}
+    return " and ".join(
+        f"{word} {limit_text(limit)}" for word, limit in limits.items() if limit is not None
+    )
 
 
 # Our own files, and files of rows
 
 
-def _strange(tree: Mapping[str, Any]) -> int:
-    """Return how many keys of a tree are no settings of ours."""
+def _count_unknown(tree: Mapping[str, Any]) -> int:
+    """Return how many keys of a tree are not settings of ours."""
     tree = dict(tree)
     if isinstance(tree.get("data"), dict):
         tree["data"] = written_out(tree["data"])
@@ -576,7 +564,7 @@ def _strange(tree: Mapping[str, Any]) -> int:
 def _is_ours(document: Document) -> bool:
     if document.language not in ("yaml", "json") or not document.tree:
         return False
-    return not _strange(document.tree) and not Config.parse(document.tree)[1]
+    return not _count_unknown(document.tree) and not Config.parse(document.tree)[1]
 
 
 def _ours(document: Document) -> tuple[Config, Report]:
@@ -585,7 +573,9 @@ def _ours(document: Document) -> tuple[Config, Report]:
         Line(key, value, "taken", key, value, line=document.lines.get(key))
         for key, value in io.flatten(document.tree, _known_settings()).items()
     ]
-    note = "It is a config of nbft's own. Where it is another's, say so: --from oumi."
+    note = (
+        "This is a config of nbft. If it belongs to another system, name it, such as --from oumi."
+    )
     return config, Report("nbft", "nbft", str(document.path), lines, [note])
 
 
@@ -596,23 +586,23 @@ def is_theirs(path: Path) -> bool:
         ConfigError: It cannot be read.
     """
     if path.suffix.lower() in (".yaml", ".yml", ".json") and not path.is_file():
-        return False  # ours says what is there instead
+        return False  # reading it as ours gives the error
     document = read_document(path)
     if document.language not in ("yaml", "json"):
         return True
-    strange = _strange(document.tree)
-    if not strange:
+    unknown = _count_unknown(document.tree)
+    if not unknown:
         return False
     try:
         found = recognise(document)
     except ConfigError:
         return False
     keys = [key for key, _ in leaves(document.tree, found)]
-    return sum(find(found, key) is None for key in keys) < strange
+    return sum(find(found, key) is None for key in keys) < unknown
 
 
 def _rows(document: Document) -> tuple[Config, Report]:
-    """A file of rows: a config that trains on it."""
+    """Return a config that trains on a file of rows."""
     from nbft.config.data import Dataset
     from nbft.data.formats import recognise as recognise_rows
     from nbft.data.sources import columns_of, load_rows
@@ -628,7 +618,7 @@ def _rows(document: Document) -> tuple[Config, Report]:
     config = Config(data={"path": path})
     setting = "data.train.datasets[0].path"
     lines = [Line("the file", path, "taken", setting, path, f"{len(rows):,} rows to train on")]
-    note = f"recognised as {known.name}; {known.trained_on}" if known else "no shape that is known"
+    note = f"recognised as {known.name}; {known.trained_on}" if known else "no known format"
     kind: Kind = "taken" if known else "impossible"
     lines += [Line(name, None, kind, note=note) for name in names]
     return config, Report("rows", "A file of rows", path, lines)

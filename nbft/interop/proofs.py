@@ -1,7 +1,4 @@
-"""Which test proves that a setting does what it says: `proofs.yaml`, read.
-
-A test of tests/unit/interop sees that each of the tests exists.
-"""
+"""Which test proves the effect of a setting, from `proofs.yaml`."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from nbft.interop.table import Status
 
 @dataclass(frozen=True)
 class Proof:
-    """A test, and how far it goes.
+    """A test, and what it covers.
 
     Attributes:
         test: As pytest takes it.
         status: effect, hardware, refused or planned.
-        reason: What it needs, or why not.
+        reason: What the setting needs, or why it is refused.
     """
 
     test: str

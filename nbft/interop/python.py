@@ -1,7 +1,7 @@
 """A config as a plain Python cell of transformers, TRL and PEFT that runs without nbft.
 
 It trains the same model on the same rows with the same arguments, and so gives the same losses.
-Rows that were in memory have to be put there by hand. Called by `Config.to_python`.
+Rows from memory have to be inserted by hand. Called by `Config.to_python`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from nbft.models.load import model_arguments
 from nbft.models.templates import template_of
 
 _EVEN_IF_NONE = {"max_length"}
-"""Arguments whose default is another value than None."""
+"""Arguments with a default other than None."""
 
 _ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level"}
 
 
 def to_python(config: Config) -> Exported:
-    """Return the cell's text, which names what it does not do."""
+    """Return the text of the cell, which begins with the settings that it ignores."""
     method, decisions, old_adapter = method_of(config), decide(config), _old_adapter(config)
     adapter = None if old_adapter else adapter_arguments(config)
     data = _data(config)
@@ -74,7 +74,7 @@ def to_python(config: Config) -> Exported:
     reasons = absent(config, _FORMAT_OF)
     left_out = {path: value_of(config, path) for path in reasons}
     head = "".join(
-        f"# Not in this cell: {path}={shown(value)}; {reasons[path]}.\n"
+        f"# Ignored by this cell: {path}={shown(value)}; {reasons[path]}.\n"
         for path, value in left_out.items()
     )
     text = Exported(f"{head}{_imports(config, decisions, body)}\n\n\n{body}")
@@ -83,13 +83,13 @@ def to_python(config: Config) -> Exported:
 
 
 def _old_adapter(config: Config) -> str | None:
-    """Return the folder, or the name on the hub, of the adapter that the run goes on with."""
+    """Return the folder or Hub name of the adapter that the run continues to train."""
     found = adapter_of(config)
     return str(found.path) if found else config.model.adapter_name_or_path
 
 
 def _own_parts(config: Config) -> str:
-    """Return the text of the small modules that a run uses and no library has."""
+    """Return the source of the small modules of nbft that the run uses."""
     model = config.model
     parts = []
     if model.freeze_layers:
@@ -106,7 +106,7 @@ def _own_parts(config: Config) -> str:
 
 
 def _text_of(module: str) -> str:
-    """Return a module's text with its first docstring as a comment."""
+    """Return the source of a module, with its docstring as a comment."""
     text = (Path(__file__).parents[1] / module).read_text(encoding="utf-8")
     about, rest = re.fullmatch(r'"""(.*?)"""\n(.*)', text, re.DOTALL).groups()  # type: ignore[union-attr]
     about = re.sub(r"\s*Called by [^.]*(\.\w[^.]*)*\.", "", about)
@@ -203,7 +203,7 @@ _OF_FLOAT8 = {"apply_hadamard": "apply_hadamard", "apply_online_actscale_step": 
 
 
 class _Code(str):
-    """Text that is written as it is, not in quotes."""
+    """Text written without quotes."""
 
     __slots__ = ()
 
@@ -256,7 +256,7 @@ def _data(config: Config) -> str:
 
 
 def _is_mixture(config: Config) -> bool:
-    """Whether rows are drawn from several sets by their proportions."""
+    """Whether rows are sampled from several datasets by their proportions."""
     sets = config.data.train.datasets
     return bool(sets) and sets[0].mixture_proportion is not None
 
@@ -276,7 +276,7 @@ def _seed(config: Config) -> str:
 
 
 def _streamed(dataset: Dataset, number: int) -> list[str]:
-    """Return the lines of a generator of the examples of one set, which reads row by row."""
+    """Return the lines of a generator that reads the examples of a dataset row by row."""
     lines, example, only = _reading(dataset, "train", lazily=True)
     keep = [f"        if not ({only}):", "            continue"] if only else []
     return [
@@ -289,7 +289,7 @@ def _streamed(dataset: Dataset, number: int) -> list[str]:
 
 
 def _stream(config: Config) -> list[str]:
-    """Return the lines that make one stream of the sets, mixed and shuffled."""
+    """Return the lines that mix and shuffle the datasets into one stream."""
     sets = len(config.data.train.datasets)
     names = ", ".join(f"read_{number}" for number in range(sets))
     lines = [f"sets = [IterableDataset.from_generator(read) for read in [{names}]]"]
@@ -304,7 +304,7 @@ def _stream(config: Config) -> list[str]:
 
 
 def _trained_rows(config: Config) -> str:
-    """Return the lines that make what the trainer trains on: shuffled, packed, or a stream."""
+    """Return the lines that prepare the training rows: shuffled, packed, or streamed."""
     data = config.data
     if data.train.stream:
         made = _STREAMED.strip()
@@ -327,7 +327,7 @@ def _trained_rows(config: Config) -> str:
 
 _STREAMED = '''
 def streamed():
-    """Yield the rows of the stream as tokens; one that ends begins again."""
+    """Yield the rows of the stream as tokens, and start again at its end."""
     for epoch in itertools.count():
         stream.set_epoch(epoch)
         yield from rows_of(item["example"] for item in stream)
@@ -358,7 +358,7 @@ def _reading(dataset: Dataset, split: str, *, lazily: bool = False) -> tuple[lis
     Args:
         dataset: The dataset.
         split: train or validation.
-        lazily: Whether the rows are read one by one, in the order in which they stand.
+        lazily: Whether the rows are read one by one, in their order.
     """
     lines = _rows(dataset, split, lazily=lazily)
     opened, closed = "()" if lazily else "[]"
@@ -412,14 +412,14 @@ _FORMAT_OF = {
     "alpaca": "instructions",
     "text": "plain text",
 }
-"""Names of data.train.datasets[].dataset_type, and the shapes that they stand for."""
+"""Formats of rows by data.train.datasets[].dataset_type."""
 
 
 def _rows(dataset: Dataset, split: str, *, lazily: bool = False) -> list[str]:
     """Return the lines that read the rows of a dataset into `rows`: a list, or one by one."""
     ready = READY.get(dataset.dataset_name or "") if not dataset.subset else None
     if dataset.rows is not None:
-        return ["rows = []  # put your rows here: they were in memory"]
+        return ["rows = []  # insert your rows here: they were in memory"]
     if dataset.path is not None:
         return _file(dataset.path, lazily=lazily)
     if ready:
@@ -428,7 +428,7 @@ def _rows(dataset: Dataset, split: str, *, lazily: bool = False) -> list[str]:
             {0: ready.hub_name, 1: ready.subset} if ready.subset else {0: ready.hub_name}
         )
         return [
-            f"# a sample that comes with nbft; the whole of it: load_dataset({whole.lstrip(', ')})",
+            f"# a sample shipped with nbft; the full dataset: load_dataset({whole.lstrip(', ')})",
             *_file(str(sample_path(str(dataset.dataset_name), own))),
         ]
     named = [repr(dataset.dataset_name), *([repr(dataset.subset)] if dataset.subset else [])]
@@ -473,7 +473,7 @@ def _begins_with_an_object(path: str) -> bool:
 
 
 def _format(dataset: Dataset, split: str) -> tuple[str, list[str]]:
-    """Return the format and the columns of rows that are on this machine; "" and none else."""
+    """Return the format and columns of local rows; "" and [] for others."""
     if dataset.rows is None and dataset.path is None:
         return "", []
     try:
@@ -486,7 +486,7 @@ def _format(dataset: Dataset, split: str) -> tuple[str, list[str]]:
 
 
 def _part(dataset: Dataset, part: str) -> tuple[str | None, list[str]]:
-    """Return the expression of a prompt or completion, and the lines that it needs before."""
+    """Return the expression of a prompt or completion, and the lines that must precede it."""
     template = getattr(dataset, f"{part}_template")
     function = getattr(dataset, f"{part}_func")
     ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
@@ -507,7 +507,7 @@ def _part(dataset: Dataset, part: str) -> tuple[str | None, list[str]]:
 
 
 def _filled(template: str) -> str:
-    """Write a template as a sum of texts and columns.
+    """Write a template as a concatenation of text and columns.
 
     >>> _filled("Q: {question} {{1}}")
     "'Q: ' + text(row.get('question')) + ' {1}'"
@@ -525,7 +525,7 @@ def _filled(template: str) -> str:
 
 _ALPACA = '''
 def alpaca_prompt(row):
-    """Return the prompt of an instruction, with its input where it has one."""
+    """Return the prompt of an instruction, with its input if there is one."""
     given = f"### Input:\\n{row['input']}\\n\\n" if row.get("input") else ""
     return f"### Instruction:\\n{row['instruction']}\\n\\n{given}### Response:\\n"
 '''
@@ -537,11 +537,11 @@ _CHATS = {
     "prompt and completion in messages": "turns(row['prompt']) + turns(row['completion'])",
     "preference pairs": "chosen(row)",
 }
-"""Of a format of conversations, the expression that makes messages of a row."""
+"""The expression for the messages of a row, by format."""
 
 _TURNS = '''
 def turns(value):
-    """Return turns of any speaker's name as messages."""
+    """Return turns with any role names as messages."""
     roles = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
     roles |= {"observation": "tool", "function_response": "tool"}
     found = []
@@ -555,7 +555,7 @@ def turns(value):
 
 _CHOSEN = '''
 def chosen(row):
-    """Return the better answer of a pair, with what it answers."""
+    """Return the better answer of a pair, with its prompt."""
     given = row.get("conversations") or row.get("messages") or row.get("prompt") or []
     if isinstance(given, str) and isinstance(row["chosen"], str):
         return given, row["chosen"]
@@ -567,7 +567,7 @@ def chosen(row):
 
 _CHAT = '''
 def of_messages(messages):
-    """Cut a conversation into tokens; the turns of the assistant are learnt."""
+    """Tokenize a conversation; only the assistant's turns are trained on."""
     whole, labels, done = [], [], ""
     for n, message in enumerate(messages):
         if message["role"] == "assistant":
@@ -575,10 +575,10 @@ def of_messages(messages):
                 messages[:n], tokenize=False, add_generation_prompt=True
             )
             answered = tokenizer.apply_chat_template(messages[: n + 1], tokenize=False)
-            for piece, learnt in ((asked[len(done) :], False), (answered[len(asked) :], True)):
+            for piece, is_trained in ((asked[len(done) :], False), (answered[len(asked) :], True)):
                 found = ids(piece, special=False)
                 whole += found
-                labels += found if learnt else [-100] * len(found)
+                labels += found if is_trained else [-100] * len(found)
             done = answered
     if tokenizer.eos_token_id not in whole[-2:]:
         whole.append(tokenizer.eos_token_id)
@@ -587,7 +587,7 @@ def of_messages(messages):
 
 
 def of_example(example):
-    """Cut messages, or a pair of prompt and completion, into tokens."""
+    """Tokenize messages, or a pair of prompt and completion."""
     return of_messages(example) if isinstance(example, list) else of_pair(*example)
 '''
 
@@ -596,22 +596,22 @@ ADDS_AN_END = tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
 
 
 def ids(text, special=True):
-    """Cut a text into tokens, without the end that some tokenizers add."""
+    """Tokenize a text, without the end token that some tokenizers add."""
     found = tokenizer(text, add_special_tokens=special)["input_ids"]
     return found[:-1] if special and ADDS_AN_END else found
 
 
 def of_pair(prompt, completion):
-    """Cut a prompt and its completion into tokens; -100 marks what is not learnt."""
+    """Tokenize a prompt and its completion; -100 marks what is not trained on."""
     before, whole = ids(prompt), ids(prompt + completion)
-    if whole[: len(before)] != before:  # a token would cross the boundary: cut them apart
+    if whole[: len(before)] != before:  # a token would cross the boundary: tokenize them apart
         whole = before + ids(completion, special=False)
     whole = whole + [tokenizer.eos_token_id]
     return whole, [-100] * len(before) + whole[len(before) :]
 
 
 def rows_of(examples):
-    """Yield examples as tokens, without those that leave nothing to learn."""
+    """Yield examples as tokens, without those that have nothing to train on."""
     for example in examples:
         {whole}
         labels = {labels}[:MAX_LENGTH]
@@ -675,7 +675,7 @@ def _training(config: Config, decisions: Decisions) -> str:
 
 
 def _inline(arguments: dict[Any, Any]) -> str:
-    """Write arguments after others; a number as name stands for an argument by position."""
+    """Write arguments after others; a number as name marks a positional argument."""
     return "".join(
         f", {name}={value!r}" if isinstance(name, str) else f", {value!r}"
         for name, value in arguments.items()

@@ -1,7 +1,7 @@
-"""Other systems' files as plain trees: YAML, JSON, Python and notebooks, read and never run.
+"""Read other systems' files (YAML, JSON, Python, notebooks) as plain trees without running them.
 
-YAML is read as version 1.1, as their loaders do: `5e-5` is text and `no` is false. Nothing in a
-file is executed: Python is parsed, tags that construct objects are refused. Called by `importer`.
+YAML is read as version 1.1, as in their loaders: `5e-5` is text and `no` is false. Nothing in a
+file is executed: Python is only parsed, and tags that construct objects are rejected. Called by `importer`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nbft.errors import ConfigError
 from nbft.syntax import goes_on_after_json, invalid, json_problem, position, yaml_problem
 
 LARGEST_BYTES = 1_000_000
-"""Of a file that can be a config. Their longest examples have 10 kB."""
+"""Size limit for configs. The longest examples have 10 kB."""
 
 _DEEPEST = 40
 _MOST_VALUES = 20_000
@@ -28,7 +28,7 @@ _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "timestamp", "value")
 
 @dataclass(frozen=True)
 class Code:
-    """An expression of a Python file that would have to be run to know its value."""
+    """A Python expression whose value is unknown without running it."""
 
     text: str
 
@@ -38,15 +38,15 @@ class Code:
 
 @dataclass
 class Document:
-    """What a file says.
+    """The content of a file.
 
     Attributes:
         path: The file.
         language: yaml, json, python, shell or rows.
-        tree: Its keys; of a Python file the keywords of each call, by the name that is called.
+        tree: Its keys; for Python the keyword arguments of each call, by the name of the function.
         lines: Line of a key, by dotted path.
-        remarks: What a reader should know, such as a key that stands twice.
-        text: The file as it stands.
+        remarks: Notes for the reader, such as a duplicate key.
+        text: The content as text.
     """
 
     path: Path
@@ -61,7 +61,7 @@ def read_document(path: Path) -> Document:
     """Read a file of another system.
 
     Raises:
-        ConfigError: It is missing, too large, no such file, or holds what is not plain data.
+        ConfigError: It is missing, too large, invalid, or contains more than plain data.
     """
     if path.suffix.lower() in _ROWS:
         if not path.is_file():
@@ -118,12 +118,12 @@ def _block(tree: Any, path: Path) -> dict[str, Any]:
     if tree is None:
         raise ConfigError(f"{path}: is empty.")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds no keys, so it is no config.")
+        raise ConfigError(f"{path}: has no keys, so it is not a config.")
     return tree
 
 
 class _Yaml:
-    """A tree from the events of a YAML parser, so that nothing is built that was not looked at."""
+    """Builds a tree from the events of a YAML parser, so that every value is checked first."""
 
     def __init__(self, path: Path, text: str) -> None:
         import yaml
@@ -148,12 +148,12 @@ class _Yaml:
                     tree = self._value(next(self._events), "", 0)
                     next(self._events)
                     if type(next(self._events)).__name__ != "StreamEndEvent":
-                        raise ConfigError(f"{self._path}: holds several documents. Keep one.")
+                        raise ConfigError(f"{self._path}: contains several documents. Keep one.")
                     return tree
             return None
         except self._yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            # The parser looks ahead, and may give up before the first of many brackets is seen here.
+            # The parser looks ahead and may fail before the brackets are counted here.
             if mark is not None and _open_brackets(self._text[: mark.index]) > _DEEPEST:
                 place = f"{self._path} {position(mark.line + 1, mark.column + 1)}"
                 why = f"is nested deeper than {_DEEPEST} levels."
@@ -167,7 +167,7 @@ class _Yaml:
     def _count(self, event: Any, more: int = 1) -> None:
         self._values += more
         if self._values > _MOST_VALUES:
-            why = f"expands to more than {_MOST_VALUES:,} values: no config has so many."
+            why = f"expands to more than {_MOST_VALUES:,} values, too many for a config."
             raise self._refuse(event, why)
 
     def _value(self, event: Any, place: str, depth: int) -> Any:
@@ -199,13 +199,15 @@ class _Yaml:
             raise self._refuse(event, f"the alias *{event.anchor} has no anchor.")
         value, size = self._anchors[event.anchor]
         if size < 0:
-            raise self._refuse(event, f"*{event.anchor} holds itself.")
+            raise self._refuse(event, f"*{event.anchor} contains itself.")
         self._count(event, size)
         return value
 
     def _tagged(self, event: Any) -> ConfigError:
         shown = str(event.tag).replace("tag:yaml.org,2002:", "!!")
-        return self._refuse(event, f"the tag {shown} makes objects; only plain data is read.")
+        return self._refuse(
+            event, f"the tag {shown} constructs objects; only plain data is allowed."
+        )
 
     def _scalar(self, event: Any) -> Any:
         yaml, tag = self._yaml, event.tag
@@ -226,16 +228,16 @@ class _Yaml:
             raise self._refuse(event, f"{event.value[:40]!r} is not a valid {name}.") from None
 
     def _mapping(self, place: str, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         while type(event := next(self._events)).__name__ != "MappingEndEvent":
             if type(event).__name__ != "ScalarEvent":
-                raise self._refuse(event, "a key is no text.")
+                raise self._refuse(event, "a key is not text.")
             key, inner = event.value, f"{place}.{event.value}".lstrip(".")
-            if key in found:
+            if key in result:
                 line = event.start_mark.line + 1
                 self.remarks.append(
-                    f"{inner} stands twice (lines {self.lines.get(inner, '?')} and {line}); the "
+                    f"{inner} appears twice (lines {self.lines.get(inner, '?')} and {line}); the "
                     "last one counts, as in their loader."
                 )
             self.lines[inner] = event.start_mark.line + 1
@@ -243,23 +245,23 @@ class _Yaml:
             if key == "<<" and event.implicit[0]:
                 for block in value if isinstance(value, list) else [value]:
                     if not isinstance(block, dict):
-                        raise self._refuse(event, "<< takes a block of keys.")
+                        raise self._refuse(event, "<< needs a block of keys.")
                     merged |= {name: item for name, item in block.items() if name not in merged}
             else:
-                found[key] = value
-        return found | {name: item for name, item in merged.items() if name not in found}
+                result[key] = value
+        return result | {name: item for name, item in merged.items() if name not in result}
 
     def _sequence(self, place: str, depth: int) -> list[Any]:
-        found: list[Any] = []
+        result: list[Any] = []
         while type(event := next(self._events)).__name__ != "SequenceEndEvent":
-            inner = f"{place}[{len(found)}]"
+            inner = f"{place}[{len(result)}]"
             self.lines[inner] = event.start_mark.line + 1
-            found.append(self._value(event, inner, depth + 1))
-        return found
+            result.append(self._value(event, inner, depth + 1))
+        return result
 
 
 def _open_brackets(text: str) -> int:
-    """Count the brackets that are still open at the end of a text.
+    """Count the brackets left open at the end of a text.
 
     >>> _open_brackets("a: [1, {b: [2]")
     2
@@ -276,7 +278,7 @@ def _json(path: Path, text: str) -> Document:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in items]
         for name in dict.fromkeys(n for n in names if names.count(n) > 1):
-            remarks.append(f"{name} stands twice; the last one counts, as in their loader.")
+            remarks.append(f"{name} appears twice; the last one counts, as in their loader.")
         return dict(items)
 
     try:
@@ -324,12 +326,12 @@ def _notebook(path: Path, text: str) -> Document:
         cells = json.loads(text)["cells"]
         sources = ["".join(c["source"]) for c in cells if c.get("cell_type") == "code"]
     except (ValueError, TypeError, KeyError):
-        raise ConfigError(f"{path}: is no notebook.") from None
+        raise ConfigError(f"{path}: is not a notebook.") from None
     code = "\n".join(sources)
     if len(code) > LARGEST_BYTES:
-        raise ConfigError(f"{path}: {len(code):,} characters of code are too many to read.")
+        raise ConfigError(f"{path}: {len(code):,} characters of code are too many.")
     kept = [
-        "pass" if line.lstrip()[:1] in ("!", "%", "?") else line  # not Python but IPython's own
+        "pass" if line.lstrip()[:1] in ("!", "%", "?") else line  # IPython syntax
         for line in code.split("\n")
     ]
     return _python(path, "\n".join(kept))
@@ -340,7 +342,7 @@ def _python(path: Path, text: str) -> Document:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in their texts
+            warnings.simplefilter("ignore")  # about escape sequences
             module = ast.parse(text)
     except SyntaxError as error:
         place = position(error.lineno or 1, error.offset or 1)
@@ -392,7 +394,7 @@ _SUMS: dict[type, Callable[[Any, Any], Any]] = {
 
 
 def _evaluated(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """Return the value of a constant expression, or its code where it would have to be run."""
+    """Return the value of a constant expression, or else its code."""
     if isinstance(node, ast.Name) and node.id in names:
         return names[node.id]
     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch":

@@ -1,4 +1,4 @@
-"""What became of every key of another system's file: one line each, none left out.
+"""The report of an import: one line for every key of the file.
 
 Called by `importer`; shown by the form, the notebook and `nbft import`.
 """
@@ -19,10 +19,10 @@ MEANING = {
     "taken": "the same name and value",
     "renamed": "the same value under another name",
     "converted": "another value that does the same",
-    "defaulted": "not in the file; their default is kept where ours differs",
-    "deviates": "done otherwise than there, on purpose",
-    "impossible": "cannot be done here",
-    "unknown": "no key of that system",
+    "defaulted": "not in the file; their default is kept because ours differs",
+    "deviates": "different from that system, on purpose",
+    "impossible": "not supported by nbft",
+    "unknown": "not a key of that system",
 }
 
 
@@ -68,14 +68,14 @@ def shown(value: Any) -> str:
 
 @dataclass
 class Report:
-    """What became of every key of a file, in the order of the file; defaults come last.
+    """What became of every key, in the order of the file; defaults come last.
 
     Attributes:
         system: Name of the system: qefficient, oumi, …
         title: The same as people write it.
         source: The file.
         lines: One for each key.
-        remarks: What else a reader should know.
+        remarks: Further notes for the reader.
     """
 
     system: str
@@ -96,7 +96,7 @@ class Report:
 
     @property
     def functions(self) -> list[str]:
-        """Functions of a person's own that a run will import, which runs their code."""
+        """Functions of the user that a run will import, which runs their code."""
         return [
             str(line.became)
             for line in self.lines
@@ -107,19 +107,19 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Lines of each kind, those that there are."""
-        found = Counter(line.kind for line in self.lines)
-        return {kind: found[kind] for kind in KINDS if found[kind]}
+        """Number of lines of each kind that occurs."""
+        numbers = Counter(line.kind for line in self.lines)
+        return {kind: numbers[kind] for kind in KINDS if numbers[kind]}
 
     @property
     def summary(self) -> str:
-        """One sentence: the system, the keys, and how many became what."""
+        """One sentence with the system, the number of keys, and the counts."""
         keys = sum(line.kind != "defaulted" for line in self.lines)
         counts = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
         return f"{self.title}: {keys} keys read; {counts or 'nothing to report'}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
+        """Return the report as JSON-compatible data."""
         return {
             "system": self.system,
             "source": self.source,
@@ -147,9 +147,9 @@ class Report:
             f'<th scope="col" style="{_CELL}width:{width};font-weight:600">{text}</th>'
             for text, width in heads
         )
-        remarks = "".join(f"<p>{_text(text)}</p>" for text in self.remarks)
+        remarks = "".join(f"<p>{html.escape(text)}</p>" for text in self.remarks)
         return (
-            f'<div style="color:{_INK};max-width:1200px"><p>{_text(self.summary)}</p>{remarks}'
+            f'<div style="color:{_INK};max-width:1200px"><p>{html.escape(self.summary)}</p>{remarks}'
             '<div tabindex="0" style="overflow:auto;max-height:32em">'
             '<table style="border-collapse:collapse;table-layout:fixed;width:100%;'
             f'font-size:inherit;color:{_INK}"><thead><tr>{head}</tr></thead>'
@@ -158,11 +158,11 @@ class Report:
 
 
 class Exported(str):
-    """The text of a file, with what it could not say.
+    """The text of an exported file, with the settings left out.
 
     Attributes:
         system: Its system.
-        left_out: Our settings that the file does not hold, with their values.
+        left_out: Our settings that the file cannot express, with their values.
     """
 
     system: str
@@ -184,17 +184,15 @@ _COLOUR = {
 
 def _theirs(line: Line) -> str:
     place = f'<br><span style="color:{_SOFT}">line {line.line}</span>' if line.line else ""
-    return f"<code>{_text(line.key)}</code> {_text(shown(line.value))}{place}"
+    return f"<code>{html.escape(line.key)}</code> {html.escape(shown(line.value))}{place}"
 
 
 def _ours(line: Line) -> str:
-    ours = f"<code>{_text(line.setting)}</code> {_text(shown(line.became))}" * bool(line.setting)
-    note = f'<span style="color:{_SOFT}">{_text(line.note)}</span>' * bool(line.note)
+    ours = f"<code>{html.escape(line.setting)}</code> {html.escape(shown(line.became))}" * bool(
+        line.setting
+    )
+    note = f'<span style="color:{_SOFT}">{html.escape(line.note)}</span>' * bool(line.note)
     return "<br>".join(part for part in (ours, note) if part)
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
 
 
 def _plain(value: Any) -> Any:

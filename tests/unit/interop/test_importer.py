@@ -150,7 +150,7 @@ def test_their_defaults_are_kept_where_ours_differ(imported):
 
 
 def test_values_are_read_as_the_type_that_is_wanted():
-    assert typed("8", int) == (8, "the text 8 is taken as the number")
+    assert typed("8", int) == (8, "the text 8 is read as a number")
     assert typed(3.0, int) == (3, "")
     assert typed("True", bool)[0] is True
     for value, kind in ((2.5, int), ("fast", float), (True, int), ("maybe", bool), ("a", list)):
@@ -188,7 +188,7 @@ WRONG = {
         ("model: {peft_config: {peft_type: PREFIX}}", "LORA or IA3"),
     ],
     "oumi": [
-        ("peft: {lora_target_modules: all-linear}", "is no list"),
+        ("peft: {lora_target_modules: all-linear}", "must be a list"),
         ("peft: {lora_r: 2.5}", "is not a whole number"),
         ("training: {optimizer: adamww}", "Did you mean adamw?"),
         (
@@ -211,7 +211,7 @@ WRONG = {
                 "data: {train: {datasets: [{dataset_name: a/b, mixture_proportion: 0.5}, "
                 "{dataset_name: c/d, mixture_proportion: 0.4}]}}"
             ),
-            "must add to 1, not 0.9",
+            "must add up to 1, not 0.9",
         ),
         ("data: {train: {datasets: [{subset: x}]}}", "Oumi: is required"),
     ],
@@ -226,7 +226,7 @@ WRONG = {
     "peft_studio": [
         ("rank: 128", "must be 4 to 64"),
         ("quantization: int2", "is not one of int4, int8, nf4, none"),
-        ("double_quantization: true\nalgorithm: lora", "belongs to qlora"),
+        ("double_quantization: true\nalgorithm: lora", "needs qlora"),
         ("format_version: '1.0'\nconfiguration: {rank: 8}", "its import needs metadata"),
         ("experiment_tracker: excel", "is not one of wandb, cometml, phoenix"),
     ],
@@ -270,7 +270,7 @@ def test_systems_are_recognised_by_their_keys():
 
 
 def test_a_file_of_no_system_names_its_keys(imported):
-    with pytest.raises(ConfigError, match=r"is of no system that is known; its keys are colour"):
+    with pytest.raises(ConfigError, match=r"is not a file of a known system; its keys are colour"):
         imported("colour: red\nsize: 3\n")
 
 
@@ -299,10 +299,10 @@ def test_a_slip_in_a_config_of_ours_does_not_make_it_theirs(tmp_path):
 
 def test_the_four_samples_of_qefficient_have_a_note_for_each_repair():
     words = {
-        "alpaca": ["fails on a path with slashes", "only the split train"],
+        "alpaca": ["fails on a path with slashes", "only a train split"],
         "samsum": ["quotes inside the braces"],
         "gsm8k": ["quotes inside the braces", "cannot be loaded without one"],
-        "grammar": ["YAML knows no f-strings", "quotes inside the braces"],
+        "grammar": ["YAML has no f-strings", "quotes inside the braces"],
     }
     for name, notes in words.items():
         config, report = import_file(EXAMPLES / "qefficient" / f"{name}.yaml")
@@ -328,7 +328,7 @@ def test_the_functions_of_qefficient(tmp_path):
     assert dataset.prompt_func == f"{tmp_path}/preprocess/own:prompt"
     assert dataset.completion_func == "package.module:answer"
     assert report.functions == [dataset.prompt_func, "package.module:answer"]
-    assert "runs code of yours" in report.remarks[0]
+    assert "runs your own code" in report.remarks[0]
 
 
 def test_a_split_of_the_hub_for_evaluation():

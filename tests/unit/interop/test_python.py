@@ -194,7 +194,7 @@ def test_formats_that_are_recognised(tmp_path, row):
 
 def test_rows_in_memory_have_to_be_put_there():
     config = Config(data={"rows": ROWS, **PAIR})
-    assert "rows = []  # put your rows here" in config.to_python()
+    assert "rows = []  # insert your rows here" in config.to_python()
 
 
 def test_settings_of_the_model_reach_the_cell(tiny_model):
@@ -436,7 +436,7 @@ def test_what_is_left_out_is_listed_as_for_other_systems():
     cell = config.export("python")
     assert cell.left_out == {"optimizer.moment_dtype": "bfloat16"}
     assert cell.system == "python"
-    assert cell.startswith("# Not in this cell: optimizer.moment_dtype=bfloat16; a mechanism of")
+    assert cell.startswith("# Ignored by this cell: optimizer.moment_dtype=bfloat16; a mechanism of")
     assert Config(data={"dataset_name": "a/b"}).export("python").left_out == {}
 
 
@@ -459,7 +459,7 @@ def test_what_of_the_data_the_cell_cannot_say(tmp_path):
         cell = to_python(Config(data=data))
     finally:
         registry.collators.unregister("own")
-    head = [line for line in cell.splitlines() if line.startswith("# Not in this cell")]
+    head = [line for line in cell.splitlines() if line.startswith("# Ignored by this cell")]
     assert [line.split(": ")[1].split("=")[0].split(";")[0] for line in head] == [
         "data.train.datasets[0].dataset_type",
         "data.collate_fn",

@@ -34,7 +34,7 @@ def test_a_key_that_stands_twice_is_said_and_the_last_counts(read):
     found = read("a.yaml", "a: 1\nb: 2\na: 3\n")
     assert found.tree == {"a": 3, "b": 2}
     assert found.remarks == [
-        "a stands twice (lines 1 and 3); the last one counts, as in their loader."
+        "a appears twice (lines 1 and 3); the last one counts, as in their loader."
     ]
 
 
@@ -51,9 +51,9 @@ REFUSED = {
         "a: !!python/object/apply:os.system [ls]",
         "the tag !!python/object/apply:os.s",
     ),
-    "own.yaml": ("a: !mine 1", "the tag !mine makes objects"),
-    "itself.yaml": ("a: &a [*a]", r"\*a holds itself"),
-    "mapping.yaml": ("a: &a {b: *a}", r"\*a holds itself"),
+    "own.yaml": ("a: !mine 1", "the tag !mine constructs objects"),
+    "itself.yaml": ("a: &a [*a]", r"\*a contains itself"),
+    "mapping.yaml": ("a: &a {b: *a}", r"\*a contains itself"),
     "deep.yaml": ("[" * 100_000, "nested deeper than 40 levels"),
     "deeper.yaml": ("- " * 100_000, "nested deeper than 40 levels"),
     "deep.json": ("[" * 100_000, "nested too deeply"),
@@ -64,11 +64,11 @@ REFUSED = {
     "twice.yaml": ("a: 1\n---\nb: 2\n", "several documents"),
     "no.yaml": ("a: [1", r"line 1, column 6: is not valid YAML \("),
     "tab.yaml": ("a:\n\tb: 1", r"line 2, column 1: is not valid YAML \("),
-    "list.yaml": ("- 1\n- 2", "holds no keys"),
+    "list.yaml": ("- 1\n- 2", "has no keys"),
     "empty.yaml": ("", "is empty"),
     "no.json": ('{"a": }', r"line 1, column 7: is not valid JSON \("),
     "no.py": ("x = = 1", r"line 1, column 5: is not valid Python \("),
-    "no.ipynb": ("{}", "is no notebook"),
+    "no.ipynb": ("{}", "is not a notebook"),
     "int.yaml": ("a: !!int x", r"line 1, column 4: 'x' is not a valid int\.$"),
     "digits.yaml": ("a: " + "9" * 5000, r"is not a valid int\.$"),
 }
@@ -127,7 +127,7 @@ def test_a_shell_script(read):
 def test_json_keys_have_lines_and_doubles_are_said(read):
     found = read("a.json", '{\n "a": 1,\n "b": 2,\n "a": 3}')
     assert (found.tree["a"], found.lines["b"]) == (3, 3)
-    assert found.remarks == ["a stands twice; the last one counts, as in their loader."]
+    assert found.remarks == ["a appears twice; the last one counts, as in their loader."]
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "lines.json"])
