@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nbft.config import Config
+from nbft.data import tokens
 from nbft.data.doctor import checks, measure
 from nbft.data.doctor.checks import CHECKS, findings
 from nbft.data.tokens import encode
@@ -223,7 +224,7 @@ def test_what_cannot_be_read_says_why(found_in, write):
 
 def test_next_to_nothing_is_trained(found_in, good_rows, monkeypatch):
     rows = [{"prompt": " ".join(WORDS * 8) + f" {n}\n", "completion": "7"} for n in range(30)]
-    monkeypatch.setattr(checks, "LEARNT_SHARE", 0.05)  # the tiny model reads rows this long only
+    monkeypatch.setattr(checks, "TRAINED_SHARE", 0.05)  # the tiny model reads rows this long only
     found = found_in(rows)["masked"]
     assert found.level == "warning"
     assert found.unit == "token"
@@ -282,7 +283,7 @@ def test_a_length_beyond_what_the_model_reads_is_not_proposed(config_of, tokeniz
     seen.context_tokens = 512
     found = {one.name: one for one in findings(seen)}["cut"]
     assert not found.has_fix
-    assert found.fix == "The model reads no more: shorten the rows."
+    assert found.fix == "The model cannot read more: shorten the rows."
 
 
 def test_bad_answers_that_are_left_out_are_said(found_in, good_rows):
@@ -331,7 +332,7 @@ def test_an_end_that_is_masked_with_the_padding(found_in, good_rows, tokenizer, 
     tokenizer.pad_token = tokenizer.eos_token
     assert "pad_is_end" not in found_in(good_rows, tokenizer=tokenizer), "only where it is masked"
     tokenizer.add_special_tokens({"unk_token": "<|start|>"})
-    monkeypatch.setattr(measure, "encode", _masking_padding)
+    monkeypatch.setattr(tokens, "encode", _masking_padding)
     found = found_in(good_rows, tokenizer=tokenizer)
     assert "end_not_trained" not in found, "said once"
     found = found["pad_is_end"]
@@ -341,8 +342,8 @@ def test_an_end_that_is_masked_with_the_padding(found_in, good_rows, tokenizer, 
     assert "pad_is_end" not in found_in(good_rows, tokenizer=tokenizer)
 
 
-def test_an_end_that_is_not_learnt(found_in, good_rows, tokenizer, monkeypatch):
-    def half_learnt(examples, *arguments, **keywords):
+def test_an_end_that_is_not_trained_on(found_in, good_rows, tokenizer, monkeypatch):
+    def half_trained(examples, *arguments, **keywords):
         """Leave the last two tokens of the first rows out, as some template might."""
         found = encode(examples, *arguments, **keywords)
         first = {row["prompt"] for row in good_rows[:5]}
@@ -354,7 +355,7 @@ def test_an_end_that_is_not_learnt(found_in, good_rows, tokenizer, monkeypatch):
         ]
 
     assert "end_not_trained" not in found_in(good_rows)
-    monkeypatch.setattr(measure, "encode", half_learnt)
+    monkeypatch.setattr(tokens, "encode", half_trained)
     found = found_in(good_rows)["end_not_trained"]
     assert (found.level, found.count) == ("warning", 5)
     assert {place.row for place in found.places} == {1, 2, 3, 4, 5}
