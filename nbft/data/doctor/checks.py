@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -167,7 +167,7 @@ def _barely_trained(seen: Seen) -> Finding | None:
         trained,
         total,
         "token",
-        _places(seen, rows[np.argsort(seen.trained[rows] / kept, kind="stable")]),
+        _places(seen, rows[np.argsort(seen.trained[rows] / kept, kind="stable")], {}),
     )
 
 
@@ -362,23 +362,24 @@ def empty_completions(seen: Seen) -> Finding | None:
 def empty_columns(seen: Seen) -> Finding | None:
     """Columns hold nothing in any row."""
     empty = [(f, n) for f, n in _columns(seen) if seen.columns[f][n].filled == 0]
-    used = [(field, name) for field, name in empty if name in _used(seen, field)]
+    is_used = False
     changes: dict[str, Any] = {}
-    for field, name in used:
+    for field, name in empty:
         pattern = r"\{\s*['\"]?" + re.escape(name) + r"['\"]?\s*\}"
         for part in ("prompt_template", "completion_template"):
             path = f"{field}.{part}"
             template = changes.get(path, getattr(_dataset(seen, field), part)) or ""
+            is_used |= name in _placeholders(template)
             bare = re.sub(pattern, "", template)
             if bare != template and _placeholders(bare):
                 changes[path] = bare
     return _of_columns(
         seen,
         empty,
-        "warning" if used else "note",
+        "warning" if is_used else "note",
         "empty in every row",
         "The template leaves a gap where this column should be."
-        if used
+        if is_used
         else "Nothing is trained on it; its values may have been lost on the way.",
         "Remove it from the template."
         if changes
@@ -440,11 +441,6 @@ def _columns(seen: Seen) -> Iterator[tuple[str, str]]:
 def _placeholders(template: str | None) -> set[str]:
     names = (name for _, name, _, _ in string.Formatter().parse(template or ""))
     return {name.strip().strip("'\"") for name in names if name is not None}
-
-
-def _used(seen: Seen, field: str) -> set[str]:
-    dataset = _dataset(seen, field)
-    return _placeholders(dataset.prompt_template) | _placeholders(dataset.completion_template)
 
 
 # Rows that appear more than once
@@ -805,22 +801,7 @@ def _of_rows(
     rewrite: Rewrite | None = None,
     texts: Mapping[int, str] | None = None,
 ) -> Finding | None:
-    """Return a finding about rows, or None without any.
-
-    Args:
-        seen: What was recorded.
-        level: How serious it is.
-        rows: Rows of the table.
-        what: What they are; their number follows.
-        why: Why it matters.
-        fix: What to do.
-        detail: Further sentences, after the number.
-        number: How many there are, where they are not all in the table.
-        total: Of how many; of all in the table when None.
-        changes: Settings that fix it.
-        rewrite: New data files that fix it; a stream has none.
-        texts: What to show of some rows.
-    """
+    """Return a finding about rows of the table, or None without any; `detail` follows the numbers."""
     number = len(rows) if number is None else number
     if not number:
         return None
@@ -834,18 +815,15 @@ def _of_rows(
         number,
         total,
         "row",
-        _places(seen, rows, texts),
+        _places(seen, rows, texts or {}),
         changes or {},
         None if seen.is_stream else rewrite,
     )
 
 
-def _places(
-    seen: Seen, rows: Iterable[int] | np.ndarray, texts: Mapping[int, str] | None = None
-) -> tuple[Place, ...]:
+def _places(seen: Seen, rows: np.ndarray, texts: Mapping[int, str]) -> tuple[Place, ...]:
     """Return the places of the first rows, or of those whose texts are given."""
-    shown = [*texts] if texts else [int(row) for row in [*rows][:EXAMPLES]]
-    return tuple(seen.place(row, (texts or {}).get(row)) for row in shown)
+    return tuple(seen.place(row, texts.get(row)) for row in texts or rows[:EXAMPLES].tolist())
 
 
 def _without(seen: Seen, rows: np.ndarray, suffix: str) -> Rewrite:

@@ -155,11 +155,6 @@ class Seen:
         return len(self.number)
 
     @property
-    def is_sample(self) -> bool:
-        """Whether only some of the rows were checked."""
-        return len(self) < sum(map(len, self.examples.values()))
-
-    @property
     def is_stream(self) -> bool:
         """Whether these are the first rows of a stream."""
         return any(examples.is_stream for examples in self.examples.values())
@@ -282,7 +277,7 @@ def _table(
     """Return an empty table of the rows to check: each row of a file once."""
     total = sum(map(len, examples.values()))
     fields: list[str] = []
-    columns: list[list[np.ndarray]] = [[], [], [], []]
+    parts = [np.zeros((0, 4), np.int64)]
     for code, split_examples in enumerate(examples.values()):
         size = len(split_examples)
         numbers = spread(size, size if sample is None else -(-sample * size // max(total, 1)))
@@ -295,18 +290,11 @@ def _table(
         _, once = np.unique((origins[:, 0] << 40) | origins[:, 1], return_index=True)
         once.sort()
         numbers, origins = numbers[once], origins[once]
-        named, first = np.unique(origins[:, 0], return_index=True)
-        begin = len(fields)
-        fields += [""] * (int(named[-1]) + 1)
-        for dataset, at in zip(named, first, strict=True):
-            fields[begin + int(dataset)] = split_examples.field(int(numbers[at]))
-        columns[0].append(np.full(len(numbers), code, np.uint8))
-        columns[1].append(numbers)
-        columns[2].append(begin + origins[:, 0])
-        columns[3].append(origins[:, 1])
-    split, number, dataset, row = (
-        np.concatenate(column) if column else np.zeros(0, np.int64) for column in columns
-    )
+        codes = np.full(len(numbers), code)
+        datasets, rows = len(fields) + origins[:, 0], origins[:, 1]
+        parts.append(np.stack([codes, numbers, datasets, rows], axis=1))
+        fields += [part.field for part in split_examples.parts]
+    split, number, dataset, row = np.ascontiguousarray(np.concatenate(parts).T)
     return Seen(config, tokenizer, examples, [], [], split, number, dataset, row, fields)
 
 

@@ -158,7 +158,7 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
         (
             "a.txt",
             "x",
-            ("has the ending .txt. Known are .json, .jsonl, .ndjson, .csv, .tsv, .parquet."),
+            ("has the ending .txt. Use one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet."),
         ),
         (
             "a.csv",
@@ -241,7 +241,7 @@ def test_a_file_that_may_not_be_read_says_so(write, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", refuse)
     assert words(path=path) == [
         (
-            f"data.train.datasets[0].path={path!r}: may not be read by you. Change its rights, or "
+            f"data.train.datasets[0].path={path!r}: may not be read by you. Change its permissions, or "
             "those of its folder."
         )
     ]
@@ -250,7 +250,7 @@ def test_a_file_that_may_not_be_read_says_so(write, monkeypatch):
 def test_a_folder_without_rights_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     (said,) = words(path=str(tmp_path / "a.jsonl"))
-    assert said.endswith("may not be read by you. Change its rights, or those of its folder.")
+    assert said.endswith("may not be read by you. Change its permissions, or those of its folder.")
     monkeypatch.undo()
 
     def refuse(*_, **__):
@@ -258,7 +258,7 @@ def test_a_folder_without_rights_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.exists", refuse)
     (said,) = words(path="secret/a.jsonl")
-    assert said.endswith("may not be read by you. Change its rights, or those of its folder.")
+    assert said.endswith("may not be read by you. Change its permissions, or those of its folder.")
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_it_is_not_found_where_it_is_not(name, found_in, good_rows):
 def test_a_placeholder_says_the_nearest_column_and_is_mended(found_in, good_rows):
     templates = {"prompt_template": "{promt}", "completion_template": "{completion}"}
     found = found_in(good_rows, **templates)["placeholder"]
-    assert "{promt} is no column." in found.what
+    assert "{promt} is not a column." in found.what
     assert found.fix == "Did you mean {prompt}?"
     assert found.changes == {"data.train.datasets[0].prompt_template": "{prompt}"}
 
