@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -45,18 +45,6 @@ ROWS_CHECKED = 10_000
 
 STREAM_ROWS = 2_000
 """Rows at the start of a stream that are checked before training."""
-
-
-class Origin(NamedTuple):
-    """Where an example comes from.
-
-    Attributes:
-        dataset: Number of the dataset in its split, from 0.
-        row: Number of the row in its file or list, from 1.
-    """
-
-    dataset: int
-    row: int
 
 
 @dataclass
@@ -144,16 +132,12 @@ class Examples(Sequence[Example]):
         part, place = self._place(number)
         return self.parts[part].rows[int(self.parts[part].numbers[place])]
 
-    def origin(self, number: int) -> Origin:
-        """Return where an example comes from."""
+    def origin(self, number: int) -> tuple[int, int]:
+        """Return the dataset of an example, from 0, and its row in the file or list, from 1."""
         part, place = self._place(number)
         row = int(self.parts[part].numbers[place])
         taken = getattr(self.parts[part].rows, "numbers", None)
-        return Origin(part, (row if taken is None else int(taken[row])) + 1)
-
-    def field(self, number: int) -> str:
-        """Return the dotted name of the dataset that an example comes from."""
-        return self.parts[self._place(number)[0]].field
+        return part, (row if taken is None else int(taken[row])) + 1
 
     def _place(self, number: int) -> tuple[int, int]:
         """Return the part that holds an example, and its number there."""

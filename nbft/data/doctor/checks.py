@@ -617,8 +617,8 @@ def _oddity(seen: Seen, kind: str) -> Finding | None:
         oddity.what,
         oddity.why,
         oddity.fix,
-        rewrite=_rewrite(seen, rows, suffix, mend=oddity.mend)
-        if oddity.mend
+        rewrite=_rewrite(seen, rows, suffix, clean=oddity.clean)
+        if oddity.clean
         else _without(seen, rows, suffix),
         texts=hits.texts,
     )
@@ -701,7 +701,7 @@ def special_tokens_in_text(seen: Seen) -> Finding | None:
         "The tokenizer reads them as markers, not as text: a conversation may end in its middle.",
         "Remove them.",
         rewrite=_rewrite(
-            seen, rows, "without-special-tokens", mend=lambda text: pattern.sub("", text)
+            seen, rows, "without-special-tokens", clean=lambda text: pattern.sub("", text)
         ),
         texts=seen.special.texts,
     )
@@ -716,7 +716,7 @@ def _to_messages(seen: Seen, rows: np.ndarray, family: Family) -> Rewrite:
     """Return what removes the markers of a family from conversations, or makes them of texts."""
     if seen.is_chat[rows].any():
         marks = re.compile("|".join(map(re.escape, family.marks)))
-        return _rewrite(seen, rows, "without-marks", mend=lambda text: marks.sub("", text).strip())
+        return _rewrite(seen, rows, "without-marks", clean=lambda text: marks.sub("", text).strip())
 
     def as_messages(prompt: str, completion: str) -> list[dict[str, str]]:
         if turns := turns_in(prompt + completion, family):

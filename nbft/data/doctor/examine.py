@@ -42,7 +42,6 @@ def doctor(
         raise TypeError(f"config is a {type(config).__name__}. Give an nbft.Config.")
     if sample is not None and sample < 1:
         raise ConfigError(f"sample={sample}: is not at least 1. Leave it out to check all rows.")
-    base = Path(folder) if folder is not None else None
     is_shown = say is None and (sys.stdout.isatty() or "ipykernel" in sys.modules)
     width = 0
 
@@ -54,29 +53,27 @@ def doctor(
             sys.stdout.flush()
             width = len(text)
 
+    say = say or show
     began = time.monotonic()
-    report = _report(config, sample, base, say or show)
+    say("Loading the tokenizer …")
+    from nbft.models.find import find_model
+    from nbft.models.load import load_tokenizer
+
+    base = Path(folder) if folder is not None else None
+    model = find_model(config.model.model_name, config.model.model_revision, say).path
+    tokenizer = load_tokenizer(config, model, base)
+    # It would warn of a row longer than the model reads; that is what `cut` is for.
+    tokenizer.model_max_length = sys.maxsize
+    say("Reading the rows …")
+    seen = measure(config, tokenizer, folder=base, sample=sample, say=say)
+    seen.context_tokens = _context_tokens(model)
+    say("Comparing the rows …")
+    report = Report.of(seen, findings(seen), base)
     report.seconds = time.monotonic() - began
     show(f"Checked {count(report.looked_at, 'row')} in {duration(report.seconds)}.")
     if is_shown:
         sys.stdout.write("\n")
     return report
-
-
-def _report(config: Config, sample: int | None, folder: Path | None, say: Say) -> Report:
-    say("Loading the tokenizer …")
-    from nbft.models.find import find_model
-    from nbft.models.load import load_tokenizer
-
-    model = find_model(config.model.model_name, config.model.model_revision, say).path
-    tokenizer = load_tokenizer(config, model, folder)
-    # It would warn of a row longer than the model reads; that is what `cut` is for.
-    tokenizer.model_max_length = sys.maxsize
-    say("Reading the rows …")
-    seen = measure(config, tokenizer, folder=folder, sample=sample, say=say)
-    seen.context_tokens = _context_tokens(model)
-    say("Comparing the rows …")
-    return Report.of(seen, findings(seen), folder)
 
 
 def _context_tokens(model: Path) -> int | None:

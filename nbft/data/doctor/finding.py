@@ -23,7 +23,7 @@ class Rewrite:
     Attributes:
         suffix: Put into the name of the new file: gsm8k.without-duplicates.jsonl.
         drops: Rows to leave out, by dataset: numbers in its file, from 1.
-        mend: Returns the fixed text; None to keep texts as they are.
+        clean: Returns the fixed text; None to keep texts as they are.
         fields: Datasets to write although they lose no row.
         as_messages: Returns the messages of a row's prompt and completion; they replace all
             columns.
@@ -31,7 +31,7 @@ class Rewrite:
 
     suffix: str
     drops: Mapping[str, np.ndarray] = field(default_factory=dict)
-    mend: Callable[[str], str] | None = None
+    clean: Callable[[str], str] | None = None
     fields: tuple[str, ...] = ()
     as_messages: Callable[[str, str], list[dict[str, str]]] | None = None
 

@@ -75,7 +75,7 @@ def _rows(
     dropped = {*np.asarray(rewrite.drops.get(field, ())).tolist()}
     for number, row in enumerate(load_rows(raw, section, field, folder=folder), start=1):
         if number not in dropped:
-            yield _fixed(row, rewrite.mend) if rewrite.mend else row
+            yield _fixed(row, rewrite.clean) if rewrite.clean else row
 
 
 def _conversations(

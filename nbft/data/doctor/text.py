@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 # A byte from 128 on, read as a character of Windows-1252 or Latin-1.
 _BYTE = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 
@@ -21,12 +23,12 @@ class Oddity:
 
     Attributes:
         pattern: What to look for.
-        mend: Returns a text without it; None where the text cannot be recovered.
+        clean: Returns a text without it; None where the text cannot be recovered.
         what: What rows with it are called; then why it matters and how to fix it, as in `Finding`.
     """
 
     pattern: re.Pattern[str]
-    mend: Callable[[str], str] | None
+    clean: Callable[[str], str] | None
     what: str
     why: str
     fix: str
@@ -149,17 +151,10 @@ class Family:
     is_special: bool = True
 
 
-def _families() -> tuple[Family, ...]:
-    import yaml
-
-    text = Path(__file__).with_name("families.yaml").read_text(encoding="utf-8")
-    return tuple(
-        Family(**{**known, "turn": re.compile(known["turn"], re.DOTALL)})
-        for known in yaml.safe_load(text)
-    )
-
-
-FAMILIES = _families()
+FAMILIES = tuple(
+    Family(**{**family, "turn": re.compile(family["turn"], re.DOTALL)})
+    for family in yaml.safe_load(Path(__file__).with_name("families.yaml").read_text("utf-8"))
+)
 
 _ANY_MARK = re.compile("|".join(re.escape(mark) for one in FAMILIES for mark in one.marks))
 _ROLES = {"model": "assistant", "human": "user", "gpt": "assistant"}

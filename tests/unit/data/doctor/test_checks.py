@@ -543,7 +543,7 @@ def test_special_tokens_in_a_conversation(found_in, good_rows, tokenizer):
     rows[4]["messages"][0]["content"] += "<|end|>"
     found = found_in(rows)["special_tokens_in_text"]
     assert (found.count, found.places[0].row) == (1, 5)
-    assert found.rewrite.mend("a<|end|>b") == "ab"
+    assert found.rewrite.clean("a<|end|>b") == "ab"
 
 
 def test_plain_marks_are_a_note_and_need_a_template(found_in, good_rows, tokenizer):
@@ -563,7 +563,7 @@ def test_marks_in_a_conversation_are_taken_out(found_in, good_rows):
     rows = chat(good_rows)
     rows[4]["messages"][0]["content"] = "[INST] Add. [/INST]"
     found = found_in(rows)["wrong_chat_template"]
-    assert found.rewrite.mend("[INST] Add. [/INST]") == "Add."
+    assert found.rewrite.clean("[INST] Add. [/INST]") == "Add."
 
 
 @pytest.mark.parametrize(
