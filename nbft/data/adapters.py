@@ -1,7 +1,7 @@
-"""Ways to read a row by name, for `dataset_type`: `auto` would recognise most of them by itself.
+"""Row formats by name, for `dataset_type`; `auto` recognises most of them by itself.
 
-Each takes a row and returns an `Example`. To add one, put it into `nbft.registry.datasets`; one
-registered by a person may also return a pair of texts. Called by `examples`.
+Each function takes a row and returns an `Example`. To add one, put it into `nbft.registry.datasets`;
+a user's own may also return a pair of texts. Called by `examples`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nbft.data import formats
-from nbft.data.formats import Example, Row, RowError, Turn
+from nbft.data.formats import Example, Row, RowError, Turn, to_text
 
 
 def _needs(row: Row, columns: Sequence[str], name: str) -> None:
@@ -25,7 +25,7 @@ def _needs(row: Row, columns: Sequence[str], name: str) -> None:
 def prompt_completion(row: Row) -> Example:
     """Take the columns prompt and completion."""
     _needs(row, ("prompt", "completion"), "prompt_completion")
-    return Example(_text(row["prompt"]), _text(row["completion"]))
+    return Example(to_text(row["prompt"]), to_text(row["completion"]))
 
 
 def messages(row: Row) -> Example:
@@ -41,50 +41,43 @@ def sharegpt(row: Row) -> Example:
 
 
 def alpaca(row: Row) -> Example:
-    """Take instruction, input (may be empty) and output, in the words of Stanford Alpaca."""
+    """Take instruction, input (may be empty) and output, with the prompt of Stanford Alpaca."""
     _needs(row, ("instruction", "output"), "alpaca")
     return formats.instruction(row)
 
 
 def text(row: Row) -> Example:
-    """Learn all of the column text."""
+    """Train on all of the column text."""
     _needs(row, ("text",), "text")
-    return Example(completion=_text(row["text"]))
+    return Example(completion=to_text(row["text"]))
 
 
 def erniekit(row: Row) -> Example:
     """Take ERNIEKit's src and tgt: lists of questions and answers by turns.
 
-    `label` says of each answer whether it is learnt (1) or only read (0). Of a pair of answers
-    (`response` and `sort`) the better one is learnt.
+    `label` marks each answer as trained on (1) or only read (0). Of a pair of answers (`response`
+    and `sort`) the better one is trained on.
     """
     _needs(row, ("src",), "erniekit")
     asked, answered = _list(row["src"]), _list(row.get("tgt"))
     if row.get("response") is not None:
-        answered = [*answered, *_list(_better(row))]
+        ranks = row.get("sort") or [1, 0]
+        best = max(range(len(row["response"])), key=lambda n: ranks[n])
+        answered = [*answered, *_list(row["response"][best])]
     if len(asked) != len(answered) or not asked:
         raise RowError(
             f"src has {len(asked)} turns and tgt {len(answered)}.",
             "Each question needs its answer.",
         )
-    learnt = row.get("label") or [1] * len(answered)
-    found: list[Turn] = []
+    labels = row.get("label") or [1] * len(answered)
+    turns: list[Turn] = []
     if row.get("system"):
-        found.append({"role": "system", "content": str(row["system"])})
-    for question, answer, label in zip(asked, answered, learnt, strict=False):
-        found.append({"role": "user", "content": question})
+        turns.append({"role": "system", "content": str(row["system"])})
+    for question, answer, label in zip(asked, answered, labels, strict=False):
+        turns.append({"role": "user", "content": question})
         turn = {"role": "assistant", "content": answer}
-        found.append(turn if label else {**turn, "learnt": "no"})
-    return formats.chat(tuple(found))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _better(row: Row) -> Any:
-    answers, ranks = row["response"], row.get("sort") or [1, 0]
-    return answers[max(range(len(answers)), key=lambda n: ranks[n])]
+        turns.append(turn if label else {**turn, "trained": "no"})
+    return formats.chat(tuple(turns))
 
 
 def _list(value: Any) -> list[str]:
@@ -94,23 +87,23 @@ def _list(value: Any) -> list[str]:
 
 
 def of_columns(inputs: Sequence[str], target: str | None) -> Callable[[Row], Example]:
-    """Return what joins columns: to a text that is learnt, or to the prompt of a target column."""
+    """Return a function that joins columns: to a text, or to the prompt of a target column."""
 
     def make(row: Row) -> Example:
         joined = "\n".join(str(row[name]) for name in inputs if row.get(name) is not None)
         if target is None:
             return Example(completion=joined)
-        return Example(f"{joined}\n" if joined else "", _text(row.get(target)))
+        return Example(f"{joined}\n" if joined else "", to_text(row.get(target)))
 
     return make
 
 
 def of_function(function: Callable[[Mapping[str, Any]], Any]) -> Callable[[Row], Example]:
-    """Return what makes an example with a person's function: it may return a pair of texts."""
+    """Return a function that makes an example with a user's function."""
 
     def make(row: Row) -> Example:
         try:
-            made = function(dict(row))  # it may change its row, which others read too
+            made = function(dict(row))  # it may change its row, which is shared
         except RowError:
             raise
         except Exception as error:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def token_batches(
     lengths: Sequence[int], max_tokens: int, *, is_padded: bool = False
 ) -> list[list[int]]:
-    """Put consecutive rows into batches; a row above the limit is a batch by itself.
+    """Group consecutive rows into batches; a row above the limit is a batch by itself.
 
     Args:
         lengths: Tokens of each row.

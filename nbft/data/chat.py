@@ -1,4 +1,4 @@
-"""Conversations as text, through the chat template: what is asked, and what is learnt.
+"""Conversations as text, through the chat template: what is asked, and what is trained on.
 
 Called by `tokens`.
 """
@@ -13,7 +13,7 @@ from nbft.errors import DataError, Problem
 
 
 class Segment(NamedTuple):
-    """A stretch of a conversation, cut into tokens on its own."""
+    """A part of a conversation, tokenised on its own."""
 
     text: str
     is_trained: bool
@@ -24,8 +24,8 @@ def chat_segments(
 ) -> list[Segment]:
     """Return a conversation as segments, through the chat template.
 
-    The text up to each answer is rendered as it will be when the model is asked, so the model
-    learns exactly what it will have to write. Turns after the last answer are left out.
+    The text up to each answer is rendered as it will be when the model is used, so the model is
+    trained on exactly what it will have to write. Turns after the last answer are left out.
 
     Args:
         messages: Turns with role and content, an answer among them.
@@ -36,25 +36,20 @@ def chat_segments(
     Raises:
         DataError: The tokenizer has no chat template, or the template refuses the conversation.
     """
-    _see_template(tokenizer, split)
+    _require_template(tokenizer, split)
     try:
         return _segments([messages], tokenizer)[0]
     except Exception as error:
-        raise DataError(
-            Problem(
-                f"data.{split}",
-                None,
-                f"row {number + 1}: the chat template refuses the messages ({error}).",
-                "Roles are usually system, user, assistant, by turns.",
-            )
-        ) from None
+        why = f"row {number + 1}: the chat template refuses the messages ({error})."
+        fix = "Roles are usually system, user, assistant, by turns."
+        raise DataError(Problem(f"data.{split}", None, why, fix)) from None
 
 
 def all_segments(
     conversations: Sequence[Sequence[Turn]], tokenizer: Any, split: str, numbers: Sequence[int]
 ) -> list[list[Segment]]:
     """Return conversations as `chat_segments` does each, in half the time."""
-    _see_template(tokenizer, split)
+    _require_template(tokenizer, split)
     try:
         return _segments(conversations, tokenizer)
     except Exception:  # a template may raise anything; find the conversation
@@ -65,28 +60,22 @@ def all_segments(
 
 
 def unanswered(conversation: Sequence[Turn]) -> int:
-    """Return how many turns stand after the last answer.
+    """Return how many turns come after the last answer.
 
     >>> unanswered([{"role": "user"}, {"role": "assistant"}, {"role": "user"}])
     1
     """
-    for n, turn in enumerate(reversed(conversation)):
-        if turn["role"] == "assistant":
-            return n
-    return len(conversation)
+    turns = enumerate(reversed(conversation))
+    return next((n for n, turn in turns if turn["role"] == "assistant"), len(conversation))
 
 
-def _see_template(tokenizer: Any, split: str) -> None:
+def _require_template(tokenizer: Any, split: str) -> None:
     if not tokenizer.chat_template:
-        raise DataError(
-            Problem(
-                f"data.{split}",
-                None,
-                'has "messages", but the model has no chat template.',
-                "Choose an instruct model, set model.chat_template_path, or give prompt and "
-                "completion.",
-            )
+        why = 'has "messages", but the model has no chat template.'
+        fix = (
+            "Choose an instruct model, set model.chat_template_path, or give prompt and completion."
         )
+        raise DataError(Problem(f"data.{split}", None, why, fix))
 
 
 def _segments(conversations: Sequence[Sequence[Turn]], tokenizer: Any) -> list[list[Segment]]:
@@ -100,13 +89,13 @@ def _segments(conversations: Sequence[Sequence[Turn]], tokenizer: Any) -> list[l
     answered = [list(conversations[place][: end + 1]) for place, end in answers]
     before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     after = tokenizer.apply_chat_template(answered, tokenize=False, add_generation_prompt=False)
-    found: list[list[Segment]] = [[] for _ in conversations]
+    segments: list[list[Segment]] = [[] for _ in conversations]
     done = [""] * len(conversations)
     for (place, end), question, whole in zip(answers, before, after, strict=True):
         if not whole.startswith(question) or not question.startswith(done[place]):
             raise ValueError("the template changes earlier turns when one is added")
-        is_trained = conversations[place][end].get("learnt") != "no"  # an answer only to be read
-        found[place].append(Segment(question[len(done[place]) :], False))
-        found[place].append(Segment(whole[len(question) :], is_trained))
+        is_trained = conversations[place][end].get("trained") != "no"  # an answer only to be read
+        segments[place].append(Segment(question[len(done[place]) :], False))
+        segments[place].append(Segment(whole[len(question) :], is_trained))
         done[place] = whole
-    return found
+    return segments

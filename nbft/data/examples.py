@@ -1,15 +1,15 @@
-"""From rows to examples: what is prompt and what is to be learnt.
+"""From rows to examples: what is the prompt and what is trained on.
 
 An `Example` is a prompt and a completion, or chat messages. It comes from templates or functions,
-from a ready name, or from the shape of the rows (`formats`). Nothing here loads a model; chat
-messages wait for the tokenizer's template. Called by `tokens`, `nbft.plan`, the lens, the doctor
-and the form.
+from a bundled sample's own template, or from the format of the rows (`formats`). Nothing here loads a
+model. Called by `tokens`, `nbft.plan`, the lens, the doctor and the form.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from nbft import registry
 from nbft.config import Config
 from nbft.config.data import Dataset, Split
 from nbft.data import adapters, formats
-from nbft.data.formats import Example, RowError
+from nbft.data.formats import Example, RowError, to_text
 from nbft.data.ready import READY
 from nbft.data.sources import Rows, load_rows, resolve, spread, stream_rows
 from nbft.errors import DataError, Problem
@@ -38,24 +38,13 @@ from nbft.methods.method import Kind
 __all__ = ["Example", "Examples", "load_examples", "preview", "stream_examples"]
 
 Render = Callable[[Mapping[str, Any]], str]
+Make = Callable[[Mapping[str, Any]], Example]
 
 ROWS_CHECKED = 10_000
-"""Rows of a dataset that are read before the training; of more, so many spread over all."""
+"""Rows of a dataset that are checked before training; of more, this many spread over all."""
 
 STREAM_ROWS = 2_000
-"""Rows at the beginning of a stream that are looked at before the training."""
-
-
-class Origin(NamedTuple):
-    """Where an example comes from.
-
-    Attributes:
-        dataset: Number of the dataset in its split, from 0.
-        row: Number of the row in its file or list, from 1.
-    """
-
-    dataset: int
-    row: int
+"""Rows at the start of a stream that are checked before training."""
 
 
 @dataclass
@@ -63,19 +52,19 @@ class Part:
     """One dataset: its rows, and how each becomes an example.
 
     Attributes:
-        rows: All that were read.
-        numbers: The numbers of those that are trained on, in order.
+        rows: All rows that were read.
+        numbers: Numbers of the rows that are trained on, in order.
         make: Makes the example of a row.
-        field: Its dotted name.
-        format: How the rows were understood.
-        kind: What the first of them holds.
+        field: Dotted name of the dataset.
+        format: Name of the format of its rows.
+        kind: What the first row holds.
         made: All examples, where they are few.
         keeps: Whether a row is trained on at all; None when every row is.
     """
 
     rows: Rows
     numbers: np.ndarray
-    make: Callable[[Mapping[str, Any]], Example]
+    make: Make
     field: str
     format: str
     kind: Kind
@@ -91,12 +80,11 @@ class Part:
 
 
 class Examples(Sequence[Example]):
-    """The examples of a split. Those of a large file are made when they are asked for.
+    """The examples of a split. Those of a large file are made when they are needed.
 
     Attributes:
-        formats: How the rows of each dataset were understood: "template", "ShareGPT
-            conversations", …
-        recognised: Sentences about those that were recognised without being told.
+        formats: Format of each dataset's rows: "template", "ShareGPT conversations", …
+        recognised: Sentences on how rows were recognised.
         is_stream: Whether these are only the first rows of a stream.
         parts: The datasets that they come from.
     """
@@ -140,26 +128,22 @@ class Examples(Sequence[Example]):
     __hash__ = None  # type: ignore[assignment]
 
     def row(self, number: int) -> Mapping[str, Any]:
-        """Return the row that an example is made of, its columns renamed as the config says."""
+        """Return the row that an example is made of, with its columns renamed."""
         part, place = self._place(number)
         return self.parts[part].rows[int(self.parts[part].numbers[place])]
 
-    def origin(self, number: int) -> Origin:
-        """Return where an example comes from."""
+    def origin(self, number: int) -> tuple[int, int]:
+        """Return the dataset of an example, from 0, and its row in the file or list, from 1."""
         part, place = self._place(number)
         row = int(self.parts[part].numbers[place])
         taken = getattr(self.parts[part].rows, "numbers", None)
-        return Origin(part, (row if taken is None else int(taken[row])) + 1)
-
-    def field(self, number: int) -> str:
-        """Return the dotted name of the dataset that an example comes from."""
-        return self.parts[self._place(number)[0]].field
+        return part, (row if taken is None else int(taken[row])) + 1
 
     def _place(self, number: int) -> tuple[int, int]:
         """Return the part that holds an example, and its number there."""
-        one = int(self._order[number])
-        part = int(np.searchsorted(self._begins, one, side="right")) - 1
-        return part, one - int(self._begins[part])
+        place = int(self._order[number])
+        part = int(np.searchsorted(self._begins, place, side="right")) - 1
+        return part, place - int(self._begins[part])
 
 
 def load_examples(
@@ -167,8 +151,8 @@ def load_examples(
 ) -> tuple[Examples, list[str]]:
     """Read a split and make its examples.
 
-    Where no validation rows are named, rows drawn by `training.seed` are held out of the training
-    rows, so that the two never share a row; both keep the order of the file. Datasets with a
+    Without validation datasets, rows drawn by `training.seed` are held out of the training rows, so
+    that the two never share a row; both keep the order of the file. Datasets with a
     mixture_proportion are mixed after that.
 
     Args:
@@ -177,7 +161,7 @@ def load_examples(
         folder: Folder of the config file, for relative paths.
 
     Returns:
-        The examples, and sentences about what a person should know (empty completions, …).
+        The examples, and sentences on what a person should know (empty completions, …).
 
     Raises:
         DataError: Every problem found in the files and templates of the split.
@@ -186,37 +170,31 @@ def load_examples(
     if split == "test" and "test" not in splits:
         return Examples([], np.arange(0)), []
     section = split if split in splits else "train"
-    block = splits[section]
+    block, field = splits[section], f"data.{section}.datasets"
     if not block.datasets:
-        raise DataError(
-            Problem(
-                f"data.{section}.datasets",
-                None,
-                "names no rows.",
-                f"Give a path or a dataset_name, for example data.{section}.datasets[0]."
-                "dataset_name=alpaca.",
-            )
-        )
+        fix = f"Give a path or a dataset_name, for example {field}[0].dataset_name=alpaca."
+        raise DataError(Problem(field, None, "names no rows.", fix))
+    method = method_of(config)
     parts: list[Part] = []
     problems: list[str | Problem] = []
     remarks: list[str] = []
     for number, dataset in enumerate(block.datasets):
-        field = f"data.{section}.datasets[{number}]"
+        name = f"{field}[{number}]"
         try:
-            rows = _rows(config, section, dataset, field, folder)
+            rows = _rows(config, section, dataset, name, folder)
             if not block.stream and dataset.sample_count and len(rows) < dataset.sample_count:
                 remarks.append(
-                    f"{field}.sample_count={dataset.sample_count}: there are only {len(rows):,} "
+                    f"{name}.sample_count={dataset.sample_count}: there are only {len(rows):,} "
                     "rows; all are taken."
                 )
-            parts.append(_part(rows, method_of(config), dataset, field, folder, remarks))
+            parts.append(_part(rows, method, dataset, name, folder, remarks))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
     recognised = [
         f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
-        f"{method_of(config).trained_on(part.kind) or known.trained_on}."
+        f"{method.trained_on(part.kind) or known.trained_on}."
         for part in parts
         for known in formats.FORMATS
         if part.format == known.name
@@ -227,12 +205,10 @@ def load_examples(
 
 
 def held_out(config: Config, train: Examples) -> Examples:
-    """Return the rows that are held out of the training rows, where no others are named.
-
-    The same as `load_examples` gives for validation, without reading again.
+    """Return what `load_examples` returns for validation, without reading the rows again.
 
     Args:
-        config: The config.
+        config: A config without validation datasets.
         train: Its training examples.
     """
     order = _order(config, train.parts, "validation", "train", is_stream=train.is_stream)
@@ -244,31 +220,26 @@ def _rows(config: Config, section: str, dataset: Dataset, field: str, folder: Pa
     if not config.data.splits()[section].stream:
         return load_rows(dataset, section, field, seed=seed, folder=folder)
     most = STREAM_ROWS if section == "train" else dataset.sample_count
-    return _streamed(stream_rows(dataset, section, field, folder=folder), field, dataset, most)
-
-
-def _streamed(
-    stream: Iterable[Mapping[str, Any]], field: str, dataset: Dataset, most: int | None
-) -> Rows:
+    where = (f"{field}.path", dataset.path)
     try:
+        stream = stream_rows(dataset, section, field, folder=folder)
         rows = list(itertools.islice(stream, most))
     except UnicodeDecodeError:
-        why = "is not UTF-8 text."
-        raise DataError(Problem(f"{field}.path", dataset.path, why, "Save it as UTF-8.")) from None
+        raise DataError(Problem(*where, "is not UTF-8 text.", "Save it as UTF-8.")) from None
     except OSError as error:
         why = f"cannot be read: {(error.strerror or type(error).__name__).lower()}."
-        raise DataError(Problem(f"{field}.path", dataset.path, why, "")) from None
+        raise DataError(Problem(*where, why)) from None
     except ValueError as error:
-        raise DataError(Problem(f"{field}.path", dataset.path, str(error), "Fix it.")) from None
+        raise DataError(Problem(*where, str(error), "Fix it.")) from None
     if not rows:
-        raise DataError(Problem(f"{field}.path", dataset.path, "holds no rows.", "Name another."))
+        raise DataError(Problem(*where, "holds no rows.", "Name another."))
     return rows
 
 
 def _order(
     config: Config, parts: list[Part], split: str, section: str, *, is_stream: bool
 ) -> np.ndarray:
-    """Return the numbers of the examples of a split, among those of all parts, in order."""
+    """Return which examples of all parts belong to a split, in order."""
     lengths = [len(part.numbers) for part in parts]
     order = np.arange(sum(lengths))
     if section == "train" and config.data.validation is None and not is_stream:
@@ -277,33 +248,36 @@ def _order(
         return order[:0]
     block: Split = config.data.splits()[section]
     if split == "train" and block.datasets[0].mixture_proportion is not None:
+        import datasets
+
         begins = np.cumsum([0, *lengths])
         sets = [order[(order >= a) & (order < b)] for a, b in itertools.pairwise(begins)]
-        order = _mixed(sets, block, _seed(block, config))
+        numbered = [datasets.Dataset.from_dict({"number": numbers}) for numbers in sets]
+        mixture = _interleaved(numbered, block, config).with_format("numpy")
+        order = np.asarray(mixture["number"][:])
     return order
 
 
 def _share(total: int, config: Config, split: str) -> np.ndarray:
-    """Return the part of all examples that a split gets when the other is cut from it."""
+    """Return the examples of one split where validation is held out of the training rows."""
     numbers = np.random.default_rng(config.training.seed).permutation(total)
-    held_out = round(total * (1 - config.data.split_ratio))
+    validation_rows = round(total * (1 - config.data.split_ratio))
     if config.data.split_ratio < 1 and total > 1:
-        held_out = min(max(held_out, 1), total - 1)
-    cut = total - held_out
+        validation_rows = min(max(validation_rows, 1), total - 1)
+    cut = total - validation_rows
     return np.sort(numbers[:cut] if split == "train" else numbers[cut:])
 
 
-def _mixed(sets: list[np.ndarray], block: Split, seed: int) -> np.ndarray:
+def _interleaved(sets: list[Any], block: Split, config: Config) -> Any:
     """Draw from several sets by their proportions until one, or each, has run out."""
     import datasets
 
-    mixture = datasets.interleave_datasets(
-        [datasets.Dataset.from_dict({"number": numbers}) for numbers in sets],
+    return datasets.interleave_datasets(
+        sets,
         probabilities=[float(d.mixture_proportion or 0) for d in block.datasets],
-        seed=seed,
+        seed=_seed(block, config),
         stopping_strategy=block.mixture_strategy,
     )
-    return np.asarray(mixture.with_format("numpy")["number"][:])
 
 
 def _seed(block: Split, config: Config) -> int:
@@ -311,12 +285,12 @@ def _seed(block: Split, config: Config) -> int:
 
 
 def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[Example]:
-    """Yield the training examples of a stream, mixed and shuffled as the config says, for ever.
+    """Yield the training examples of a stream without end, mixed and shuffled.
 
-    A stream that ends begins again, so that `training.max_steps` alone says how long to train.
+    A stream that ends starts again, so that `training.max_steps` alone limits the training.
 
     Raises:
-        DataError: A row cannot be understood.
+        DataError: An example cannot be made of a row.
     """
     import datasets
 
@@ -328,15 +302,10 @@ def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[E
         part = _part(first, method_of(config), dataset, field, folder, [])
         makers.append((part.make, field))
         rows = stream_rows(dataset, "train", field, folder=folder)
-        numbered = _Numbered(rows, number, dataset.sample_count, part.keeps)
-        sources.append(datasets.IterableDataset.from_generator(numbered.__iter__))
+        numbered = functools.partial(_numbered, rows, number, dataset.sample_count, part.keeps)
+        sources.append(datasets.IterableDataset.from_generator(numbered))
     if len(sources) > 1 and block.datasets[0].mixture_proportion is not None:
-        stream = datasets.interleave_datasets(
-            sources,
-            probabilities=[float(d.mixture_proportion or 0) for d in block.datasets],
-            seed=_seed(block, config),
-            stopping_strategy=block.mixture_strategy,
-        )
+        stream = _interleaved(sources, block, config)
     else:
         stream = datasets.concatenate_datasets(sources) if len(sources) > 1 else sources[0]
     if config.data.shuffle:
@@ -348,26 +317,20 @@ def stream_examples(config: Config, *, folder: Path | None = None) -> Iterator[E
             yield _made(make, item["row"], item["number"], field)
 
 
-class _Numbered:
-    """Rows with the number of their set and their own, as `datasets` wants them."""
-
-    def __init__(
-        self,
-        rows: Iterable[Mapping[str, Any]],
-        number: int,
-        most: int | None,
-        keeps: Callable[[Mapping[str, Any]], bool] | None,
-    ) -> None:
-        self._rows, self._number, self._most, self._keeps = rows, number, most, keeps
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(itertools.islice(self._rows, self._most), start=1):
-            if self._keeps is None or self._keeps(row):
-                yield {"set": self._number, "number": number, "row": row}
+def _numbered(
+    rows: Iterable[Mapping[str, Any]],
+    dataset: int,
+    most: int | None,
+    keeps: Callable[[Mapping[str, Any]], bool] | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield rows with the number of their dataset and their own."""
+    for number, row in enumerate(itertools.islice(rows, most), start=1):
+        if keeps is None or keeps(row):
+            yield {"set": dataset, "number": number, "row": row}
 
 
 def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> list[dict[str, str]]:
-    """Return the first training rows as {"prompt", "completion"}, as they will be learnt.
+    """Return the first training rows as {"prompt", "completion"}, as they will be trained on.
 
     Raises:
         DataError: As `load_examples`.
@@ -391,95 +354,84 @@ def _part(
     folder: Path | None,
     remarks: list[str],
 ) -> Part:
-    """Understand the rows of a dataset, and see that they can be understood."""
-    looked_at = spread(len(rows), ROWS_CHECKED).tolist()
-    held = _held(rows, looked_at)
-    columns = list(getattr(rows, "column_names", held))
+    """Determine the format of a dataset's rows, and check a sample of them."""
+    checked = spread(len(rows), ROWS_CHECKED).tolist()
+    contents = _contents(rows, checked)
+    columns = list(getattr(rows, "column_names", contents))
     numbers, keeps = np.arange(len(rows)), None
-    named = _named_way(dataset, columns, field)
-    prompt, completion = (None, None) if named else _renderers(dataset, columns, field, folder)
-    if named:
-        name, make, texts = named
-    elif prompt and completion:
-        texts = prompt[1] | completion[1]
-        name = "template"
-
-        def make(row: Mapping[str, Any]) -> Example:
-            return Example(_called(prompt[0], row), _called(completion[0], row))
-    else:
-        known = formats.recognise(columns, rows[0])
-        if known is None:
-            raise DataError(_unknown(columns, field))
+    if way := _configured(dataset, columns, field, folder):
+        name, make, texts = way
+    elif known := formats.recognise(columns, rows[0]):
         texts, name, make = {*known.texts} & {*columns}, known.name, known.make
         keeps = None if method.uses_labels else known.label
         if keeps is not None:
-            numbers = np.flatnonzero(
-                np.fromiter((keeps(row) for row in rows), dtype=bool, count=len(rows))
-            )
-            if gone := len(rows) - len(numbers):
+            numbers = np.flatnonzero([keeps(row) for row in rows])
+            if dropped := len(rows) - len(numbers):
                 remarks.append(
-                    f"{field}: {gone:,} of {len(rows):,} rows are left out: they are "
+                    f"{field}: {dropped:,} of {len(rows):,} rows are left out: they are "
                     "labelled as bad answers."
                 )
-            looked_at = numbers[spread(len(numbers), ROWS_CHECKED)].tolist()
-    _same_types({name: held[name] for name in sorted(texts) if name in held}, field)
-    made: list[Example] | None = [] if len(looked_at) == len(numbers) else None
+            checked = numbers[spread(len(numbers), ROWS_CHECKED)].tolist()
+    else:
+        raise DataError(_unknown(columns, field))
+    _check_types({name: contents[name] for name in sorted(texts) if name in contents}, field)
+    made: list[Example] | None = [] if len(checked) == len(numbers) else None
     empty, kind = 0, None
-    for n in looked_at:
+    for n in checked:
         example = _made(make, rows[n], n + 1, field)
         kind = kind or example.kind
         empty += not example.messages and not example.completion.strip()
-        if made is not None:
+        if made is not None:  # of a large file no examples are held
             made.append(example)
     if kind is not None and kind not in method.accepts:
         raise DataError(Problem(field, None, *method.refusal(kind)))
-    if empty == len(looked_at):
-        raise DataError(
-            Problem(
-                f"{field}.completion_template",
-                dataset.completion_template,
-                f"gives nothing to learn in any of the {empty:,} rows.",
-                "Name the column that holds the answer.",
-            )
-        )
+    if empty == len(checked):
+        why = f"gives nothing to train on in any of the {empty:,} rows."
+        fix = "Name the column that holds the answer."
+        setting = f"{field}.completion_template"
+        raise DataError(Problem(setting, dataset.completion_template, why, fix))
     if empty:
         remarks.append(
-            f"{field}: {empty:,} of {len(looked_at):,} rows have an empty completion; they teach the "
+            f"{field}: {empty:,} of {len(checked):,} rows have an empty completion; they teach the "
             "model to say nothing."
         )
     return Part(rows, numbers, make, field, name, kind or "pair", made, keeps)
 
 
-def _named_way(
-    dataset: Dataset, columns: list[str], field: str
-) -> tuple[str, Callable[[Mapping[str, Any]], Example], set[str]] | None:
-    """Return how rows are read where dataset_type or input_columns say it, and what they need."""
+_Way = tuple[str, Make, set[str]]  # name, how an example is made, columns that it needs
+
+
+def _configured(
+    dataset: Dataset, columns: list[str], field: str, folder: Path | None
+) -> _Way | None:
+    """Return how examples are made where the config determines it, or None."""
+    if way := _named_way(dataset, columns, field):
+        return way
+    prompt, completion = _renderers(dataset, columns, field, folder)
+    if not prompt or not completion:
+        return None
+
+    def make(row: Mapping[str, Any]) -> Example:
+        return Example(_called(prompt[0], row), _called(completion[0], row))
+
+    return "template", make, prompt[1] | completion[1]
+
+
+def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
+    """Return how examples are made where dataset_type or input_columns determine it."""
+    target = dataset.target_column
     if dataset.input_columns:
-        wanted = [
-            *dataset.input_columns,
-            *([dataset.target_column] if dataset.target_column else []),
-        ]
+        wanted = [*dataset.input_columns, *([target] if target else [])]
         if missing := [name for name in wanted if name not in columns]:
-            which = "target_column" if missing[0] == dataset.target_column else "input_columns"
-            raise DataError(
-                Problem(
-                    f"{field}.{which}",
-                    getattr(dataset, which),
-                    f"{missing[0]} is no column; found {', '.join(columns)}.",
-                    "Name columns of the rows.",
-                )
-            )
-        make = adapters.of_columns(dataset.input_columns, dataset.target_column)
-        return "columns", make, set(wanted)
-    if dataset.target_column:
-        raise DataError(
-            Problem(
-                f"{field}.target_column",
-                dataset.target_column,
-                "stands without input_columns, so there is no prompt.",
-                "Name them, or write a completion_template.",
-            )
-        )
+            which = "target_column" if missing[0] == target else "input_columns"
+            why = f"{missing[0]} is not a column; found {', '.join(columns)}."
+            fix = "Name columns of the rows."
+            raise DataError(Problem(f"{field}.{which}", getattr(dataset, which), why, fix))
+        return "columns", adapters.of_columns(dataset.input_columns, target), set(wanted)
+    if target:
+        why = "is set without input_columns, so there is no prompt."
+        fix = "Name them, or write a completion_template."
+        raise DataError(Problem(f"{field}.target_column", target, why, fix))
     if dataset.dataset_type in ("auto", "seq_completion"):
         return None
     function = registry.datasets.get(dataset.dataset_type)
@@ -489,21 +441,13 @@ def _named_way(
 def _unknown(columns: list[str], field: str) -> Problem:
     found = ", ".join(f'"{name}"' for name in columns)
     pair = f'{{"prompt": "{columns[0]}", "completion": "{columns[-1]}"}}' if columns else "{…}"
-    return Problem(
-        field,
-        None,
-        f'no "prompt" and "completion", no "messages" and no "text"; found {found}.',
-        f"Write prompt_template and completion_template, or map columns: columns={pair}.",
-    )
+    why = f'no "prompt" and "completion", no "messages" and no "text"; found {found}.'
+    fix = f"Write prompt_template and completion_template, or map columns: columns={pair}."
+    return Problem(field, None, why, fix)
 
 
-def _made(
-    make: Callable[[Mapping[str, Any]], Example],
-    row: Mapping[str, Any],
-    number: int,
-    field: str,
-) -> Example:
-    """Make the example of a row, or say what is wrong with it."""
+def _made(make: Make, row: Mapping[str, Any], number: int, field: str) -> Example:
+    """Make the example of a row; number it in errors."""
     try:
         return make(row)
     except RowError as error:
@@ -516,26 +460,20 @@ _Renderer = tuple[Render, set[str]]  # the function, and the columns that it is 
 def _renderers(
     dataset: Dataset, columns: list[str], field: str, folder: Path | None
 ) -> tuple[_Renderer | None, _Renderer | None]:
-    """Return what makes prompt and completion where the config says it; else (None, None)."""
+    """Return what makes prompt and completion where the config names it; else (None, None)."""
     ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
     names = [f"{part}_{kind}" for part in ("prompt", "completion") for kind in ("template", "func")]
     if not ready and all(getattr(dataset, name) is None for name in names):
         return None, None
-    made: dict[str, _Renderer | None] = {}
+    made: dict[str, _Renderer | None] = dict.fromkeys(("prompt", "completion"))
     problems: list[str | Problem] = []
-    for part in ("prompt", "completion"):
+    for part in made:
         template = getattr(dataset, f"{part}_template")
         function = getattr(dataset, f"{part}_func")
         if template is not None and function is not None:
-            problems.append(
-                Problem(
-                    f"{field}.{part}_template",
-                    template,
-                    f"stands beside {part}_func={function!r}.",
-                    "Keep one of the two.",
-                    {f"{field}.{part}_func": None},
-                )
-            )
+            why = f"is set beside {part}_func={function!r}."
+            setting, changes = f"{field}.{part}_template", {f"{field}.{part}_func": None}
+            problems.append(Problem(setting, template, why, "Keep one of the two.", changes))
             continue
         if ready and template is None and function is None:
             template = getattr(ready, f"{part}_template", "") or None
@@ -546,21 +484,14 @@ def _renderers(
             elif function is not None:
                 made[part] = (load_function(function, f"{field}.{part}_func", folder), set())
             elif part in columns:
-                made[part] = (lambda row, part=part: _text(row[part]), {part})  # type: ignore[misc]
-            else:
-                made[part] = None
+                made[part] = (lambda row, part=part: to_text(row[part]), {part})  # type: ignore[misc]
         except DataError as error:
             problems += error.problems
     if not problems and (made["prompt"] is None) != (made["completion"] is None):
         have, lack = ("prompt", "completion") if made["prompt"] else ("completion", "prompt")
-        problems.append(
-            Problem(
-                f"{field}.{lack}_template",
-                None,
-                f"is missing, while {have}_template or {have}_func is given.",
-                f"Write one; the columns are {', '.join(columns)}.",
-            )
-        )
+        why = f"is missing, while {have}_template or {have}_func is given."
+        fix = f"Write one; the columns are {', '.join(columns)}."
+        problems.append(Problem(f"{field}.{lack}_template", None, why, fix))
     if problems:
         raise DataError(problems)
     return made["prompt"], made["completion"]
@@ -576,15 +507,13 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
         field: Name of the setting, for messages.
 
     Raises:
-        DataError: A placeholder is no column, or a brace is not closed.
+        DataError: A placeholder is not a column, or a brace is not closed.
     """
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError:
         why = "has a brace that is not closed, or not opened."
-        raise DataError(
-            Problem(field, template, why, "Write {{ and }} for braces that are no column.")
-        ) from None
+        raise DataError(Problem(field, template, why, _LITERAL_BRACES)) from None
     pieces: list[tuple[str, str | None]] = []
     problems: list[str | Problem] = []
     for text, name, spec, conversion in parsed:
@@ -592,38 +521,35 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
         if name is not None:
             column = name.strip().strip("'\"")
             if spec or conversion:
-                more = f"{{{name}{'!' + conversion if conversion else ':' + (spec or '')}}}"
-                fix = f"Write {{{column}}} alone, or {{{{ and }}}} for braces that are no column."
-                problems.append(Problem(field, template, f"{more} is no column.", fix))
+                written = f"{{{name}{'!' + conversion if conversion else ':' + (spec or '')}}}"
+                fix = f"Write {{{column}}} alone, or {{{{ and }}}} for literal braces."
+                problems.append(Problem(field, template, f"{written} is not a column.", fix))
             elif column not in columns:
                 problems.append(_no_column(name, column, template, columns, field))
         pieces.append((text, column))
     if problems:
         raise DataError(problems)
     if not any(column for _, column in pieces):
-        raise DataError(
-            Problem(
-                field,
-                template,
-                "names no column, so every row would be the same.",
-                f"Put a column in braces: {', '.join(f'{{{c}}}' for c in columns)}.",
-            )
-        )
+        why = "names no column, so every row would be the same."
+        fix = f"Put a column in braces: {', '.join(f'{{{c}}}' for c in columns)}."
+        raise DataError(Problem(field, template, why, fix))
 
     def render(row: Mapping[str, Any]) -> str:
-        return "".join(text + (_text(row.get(col)) if col else "") for text, col in pieces)
+        return "".join(text + (to_text(row.get(col)) if col else "") for text, col in pieces)
 
     return render, {column for _, column in pieces if column}
 
 
+_LITERAL_BRACES = "Write {{ and }} for literal braces."
+
+
 def _no_column(written: str, name: str, template: str, columns: list[str], field: str) -> Problem:
-    why = f"{{{name}}} is no column."
+    why = f"{{{name}}} is not a column."
     if close := difflib.get_close_matches(name, columns, n=1, cutoff=0.5):
-        mended = template.replace(f"{{{written}}}", f"{{{close[0]}}}")
-        return Problem(field, template, why, f"Did you mean {{{close[0]}}}?", {field: mended})
-    fix = f"The columns are {', '.join(columns)}."
-    if "\n" in name or " " in name:
-        fix = "Write {{ and }} for braces that are no column."
+        fixed = template.replace(f"{{{written}}}", f"{{{close[0]}}}")
+        return Problem(field, template, why, f"Did you mean {{{close[0]}}}?", {field: fixed})
+    is_prose = "\n" in name or " " in name
+    fix = _LITERAL_BRACES if is_prose else f"The columns are {', '.join(columns)}."
     return Problem(field, template, why, fix)
 
 
@@ -631,18 +557,17 @@ def load_function(written: str, field: str, folder: Path | None) -> Render:
     """Import a function written as path/to/file:function or package.module:function.
 
     Args:
-        written: The text of the setting.
+        written: Value of the setting.
         field: Name of the setting, for messages.
-        folder: Folder of the config; a file is looked for there first, then here.
+        folder: Folder of the config, where a file is looked for first; then the working folder.
 
     Raises:
         DataError: There is no such file, module or function, or importing it fails.
     """
     where, colon, name = written.rpartition(":")
     if not colon or not where or not name:
-        raise DataError(
-            Problem(field, written, "names no function.", "Write path/to/file:function.")
-        )
+        fix = "Write path/to/file:function."
+        raise DataError(Problem(field, written, "names no function.", fix))
     file = resolve(where if where.endswith(".py") else f"{where}.py", folder)
     try:
         if file.is_file():
@@ -662,8 +587,7 @@ def load_function(written: str, field: str, folder: Path | None) -> Render:
     except DataError:
         raise
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        why = f"{where} could not be imported ({reason})."
+        why = f"{where} could not be imported ({type(error).__name__}: {error})."
         fix = "Write path/to/file:function or package.module:function."
         raise DataError(Problem(field, written, why, fix)) from None
     function = getattr(module, name, None)
@@ -677,7 +601,7 @@ def load_function(written: str, field: str, folder: Path | None) -> Render:
 
 def _called(render: Render, row: Mapping[str, Any]) -> str:
     try:
-        text = render(dict(row))  # a function may change its row, which others read too
+        text = render(dict(row))  # a function may change its row, which is shared
     except Exception as error:
         raise RowError(
             f"the prompt or completion function failed with {type(error).__name__}: {error}.",
@@ -691,18 +615,14 @@ def _called(render: Render, row: Mapping[str, Any]) -> str:
     return text
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
 @dataclass
-class _Held:
-    """What a column holds in the rows that were looked at.
+class _Content:
+    """What a column holds in the checked rows.
 
     Attributes:
-        of: How many they are.
-        rows: How many have it.
-        first_without: The first that has not, counted from 1; 0 when all have it.
+        of: How many rows were checked.
+        rows: How many have the column.
+        first_without: The first that does not, counted from 1; 0 when all have it.
         kinds: By kind of value, how many there are and the first row that holds one.
     """
 
@@ -712,63 +632,43 @@ class _Held:
     kinds: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
 
-def _held(rows: Rows, numbers: Sequence[int]) -> dict[str, _Held]:
-    """Return what each column holds, in the order of the first row that has it.
-
-    Args:
-        rows: The rows, each of which is read once.
-        numbers: Those to look at.
-    """
-    found: dict[str, _Held] = {}
+def _contents(rows: Rows, numbers: Sequence[int]) -> dict[str, _Content]:
+    """Return what each column holds in the given rows, in the order of the first row that has it."""
+    columns: dict[str, _Content] = {}
     for place, number in enumerate(numbers):
         row = rows[number]
         for name, value in row.items():
-            column = found.get(name)
+            column = columns.get(name)
             if column is None:
                 first_without = numbers[0] + 1 if place else 0
-                column = found[name] = _Held(len(numbers), first_without=first_without)
+                column = columns[name] = _Content(len(numbers), first_without=first_without)
             column.rows += 1
             if value is not None:
                 kind = _KINDS.get(type(value), "objects")
                 column.kinds.setdefault(kind, [0, number + 1])[0] += 1
-        if len(row) < len(found):
-            for name in found.keys() - row.keys():
-                found[name].first_without = found[name].first_without or number + 1
-    return found
+        if len(row) < len(columns):
+            for name in columns.keys() - row.keys():
+                columns[name].first_without = columns[name].first_without or number + 1
+    return columns
 
 
-def _same_types(columns: Mapping[str, _Held], field: str) -> None:
-    """Refuse a column that is text in some rows and something else in others.
-
-    Args:
-        columns: The columns that matter.
-        field: Name of the dataset, for messages.
-    """
+def _check_types(columns: Mapping[str, _Content], field: str) -> None:
+    """Raise where a column is missing in some rows, or not of one type in all."""
     problems: list[str | Problem] = []
-    for name, held in columns.items():
-        if held.rows < held.of:
-            problems.append(
-                Problem(
-                    field,
-                    None,
-                    f'{held.of - held.rows:,} of {held.of:,} rows have no "{name}" (the first is '
-                    f"row {held.first_without:,}).",
-                    "Add it, or leave those rows out.",
-                )
+    for name, content in columns.items():
+        if content.rows < content.of:
+            why = (
+                f'{content.of - content.rows:,} of {content.of:,} rows have no "{name}" (the first '
+                f"is row {content.first_without:,})."
             )
-        if len(held.kinds) > 1:
+            problems.append(Problem(field, None, why, "Add it, or leave those rows out."))
+        if len(content.kinds) > 1:
             parts = [
                 f"{rows:,} {kind} (first in row {first:,})"
-                for kind, (rows, first) in held.kinds.items()
+                for kind, (rows, first) in content.kinds.items()
             ]
-            problems.append(
-                Problem(
-                    field,
-                    None,
-                    f'column "{name}" mixes {" and ".join(parts)}.',
-                    "Make it one type in all rows.",
-                )
-            )
+            why = f'column "{name}" mixes {" and ".join(parts)}.'
+            problems.append(Problem(field, None, why, "Make it one type in all rows."))
     if problems:
         raise DataError(problems)
 

@@ -1,11 +1,12 @@
-"""Names for files and tokenizers, the same only if all that matters is; for what is kept in the cache.
+"""Fingerprints of files, tokenizers and values, which name what is in the cache.
 
-Called by `tokens` and `prepared`.
+Called by `tokens` and `token_cache`.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import marshal
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,22 +14,19 @@ from typing import Any
 
 
 def file_key(path: Path) -> str:
-    """Return a hash of what a file holds; it is read once as long as its size and time stay."""
+    """Return a hash of a file's content; it is read again only when its size or time changes."""
     stat = path.stat()
     return _file_key(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
 def _file_key(path: Path, size_bytes: int, changed_at: int) -> str:
-    digest = _hash()
     with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return str(digest.hexdigest())
+        return hashlib.file_digest(file, _hash).hexdigest()
 
 
 def tokenizer_key(tokenizer: Any) -> str:
-    """Return a hash of all that says how a tokenizer cuts texts and writes conversations."""
+    """Return a hash of all that determines how a tokenizer splits texts and renders chats."""
     import tokenizers
     import transformers
 
@@ -45,7 +43,7 @@ def tokenizer_key(tokenizer: Any) -> str:
         how += sorted(tokenizer.get_vocab().items())
     elif not (tokenizer.name_or_path and file.is_file()):
         how += [backend.to_str()]
-    else:  # to write the vocabulary out takes 30 times as long as to read the file it came from
+    else:  # serialising the vocabulary takes 30 times as long as reading the file it came from
         parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
         how += [
             file_key(file),
@@ -58,11 +56,11 @@ def tokenizer_key(tokenizer: Any) -> str:
 
 
 def key_of(values: Iterable[Any]) -> str:
-    """Return a hash of values: plain ones by their bytes, others by their texts in Python."""
+    """Return a hash of values: plain ones by their bytes, others by their repr."""
     digest = _hash()
     for value in values:
         try:
-            # As 0 writes it, it is the same whichever objects hold it; a fifth of repr's time.
+            # Version 0 does not depend on object identity; it takes a fifth of repr's time.
             written = marshal.dumps(value, 0)
         except ValueError:
             written = repr(value).encode()
@@ -71,6 +69,6 @@ def key_of(values: Iterable[Any]) -> str:
 
 
 def _hash() -> Any:
-    import xxhash  # as `datasets` has it; ten times as fast as those of hashlib
+    import xxhash  # a dependency of `datasets`; ten times as fast as hashlib
 
     return xxhash.xxh3_128()

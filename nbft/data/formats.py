@@ -1,8 +1,7 @@
-"""The shapes that rows come in, recognised by their columns.
+"""Row formats, recognised by their columns.
 
-Each `Format` says in words what it is and makes an `Example` of a row; the first that fits is
-taken. Templates, functions and ready names come before all of them (`examples`). To know another
-shape, add it to `FORMATS`.
+Each `Format` makes an `Example` of a row; the first that fits is used. Templates, functions and
+bundled samples take precedence (`examples`). To support another format, add it to `FORMATS`.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ Turn = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Example:
-    """What one row gives.
+    """A row as a method trains on it.
 
     Attributes:
         prompt: Text that the model is given; "" for plain text.
         completion: Text that it is trained to answer with.
         messages: Chat turns instead of both, for the model's chat template; () otherwise.
-        rejected: A worse completion, or the turns of a worse conversation; None where there is
-            none.
-        label: Whether the answer is a good one; None where nobody says.
+        rejected: A worse completion, or the turns of a worse conversation; None without one.
+        label: Whether the answer is a good one; None without a label.
     """
 
     prompt: str = ""
@@ -41,7 +39,7 @@ class Example:
 
     @property
     def kind(self) -> Kind:
-        """What it holds; methods say which kinds they accept."""
+        """What it holds; each method accepts some kinds."""
         if self.rejected is not None:
             return "preference"
         if self.label is not None:
@@ -52,7 +50,7 @@ class Example:
 
 
 class RowError(Exception):
-    """What is wrong with a row, and what to do, in two sentences."""
+    """A row cannot be used; says why and what to do, in two sentences."""
 
     def __init__(self, why: str, fix: str) -> None:
         super().__init__(why, fix)
@@ -61,16 +59,16 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Format:
-    """A shape of rows.
+    """A row format.
 
     Attributes:
-        name: What it is called, in words.
-        columns: Columns that a row needs; of a group written "a|b", one.
+        name: Its name, in words.
+        columns: Columns that a row needs; "a|b" stands for either of the two.
         make: Makes the example of a row; raises RowError.
         trained_on: What of a row is trained on, in words.
-        texts: The columns that must be text, or empty when `make` sees to it.
-        when: Whether a row has it, where the columns alone do not tell; None when they do.
-        label: The verdict on a row's answer; None where the rows have none.
+        texts: The columns that must be text; empty when `make` checks them.
+        when: Whether a row has the format, where the columns alone do not tell.
+        label: Whether a row's answer is a good one; None where the rows have no label.
     """
 
     name: str
@@ -82,9 +80,9 @@ class Format:
     label: Callable[[Row], bool] | None = None
 
     def fits(self, columns: Sequence[str], row: Row) -> bool:
-        """Whether rows with these columns, such as this one, have this shape."""
+        """Whether rows with these columns, such as this one, have this format."""
         return (self.when is None or self.when(row)) and all(
-            any(one in columns for one in group.split("|")) for group in self.columns
+            any(name in columns for name in group.split("|")) for group in self.columns
         )
 
 
@@ -93,7 +91,7 @@ def recognise(columns: Sequence[str], row: Row) -> Format | None:
 
     Args:
         columns: The names of the columns.
-        row: One of the rows, for shapes that differ in what a column holds.
+        row: One of the rows, for formats that differ in what a column holds.
 
     >>> recognise(["conversations"], {"conversations": []}).name
     'ShareGPT conversations'
@@ -101,32 +99,25 @@ def recognise(columns: Sequence[str], row: Row) -> Format | None:
     return next((known for known in FORMATS if known.fits(columns, row)), None)
 
 
-def _text(value: Any) -> str:
+def to_text(value: Any) -> str:
+    """Return a value of a column as text; "" where it is missing."""
     return "" if value is None else str(value)
 
 
 def _first(row: Row, names: str) -> str:
     """Return the text of the first of some columns that a row has."""
-    return next((_text(row[name]) for name in names.split("|") if row.get(name)), "")
+    return next((to_text(row[name]) for name in names.split("|") if row.get(name)), "")
 
 
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "system": "system",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool": "tool",
+_SPEAKERS = {
+    "user": ("human", "user", "prompter"),
+    "assistant": ("gpt", "chatgpt", "bing", "bard", "model", "assistant", "function_call"),
+    "system": ("system",),
+    "tool": ("observation", "function_response", "tool"),
 }
-"""Names of the speakers, by their names in messages. Source: ShareGPT exports; LLaMA-Factory."""
+"""Names of the speakers, by their roles. Source: ShareGPT exports; LLaMA-Factory."""
+
+_ROLES = {speaker: role for role, speakers in _SPEAKERS.items() for speaker in speakers}
 
 
 def turns(value: Any, column: str) -> tuple[Turn, ...]:
@@ -134,14 +125,14 @@ def turns(value: Any, column: str) -> tuple[Turn, ...]:
 
     Args:
         value: A list of turns with role and content (OpenAI), or from and value (ShareGPT).
-        column: Where it stands, for messages.
+        column: Name of the column, for messages.
 
     Raises:
-        RowError: It is no such list, a speaker is unknown, or nobody answers.
+        RowError: It is not such a list, or a speaker is unknown.
     """
     if isinstance(value, Mapping):
         value = [value]
-    found: list[Turn] = []
+    conversation: list[Turn] = []
     for turn in value if isinstance(value, list) else [None]:
         role, text = None, None
         if isinstance(turn, Mapping):
@@ -149,30 +140,30 @@ def turns(value: Any, column: str) -> tuple[Turn, ...]:
             text = turn.get("content", turn.get("value"))
             if role is None and turn.get("from"):
                 raise RowError(
-                    f'"{column}" has a turn from {turn["from"]!r}, which is no known speaker.',
-                    "Known are human, gpt, system and tool.",
+                    f'"{column}" has a turn from {turn["from"]!r}, which is not a known speaker.',
+                    "Use human, gpt, system or tool.",
                 )
         if not role or not isinstance(text, str):
             raise RowError(
                 f'"{column}" is not a list of turns with role and content.',
                 'Write [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].',
             )
-        found.append({"role": str(role), "content": text})
-    return tuple(found)
+        conversation.append({"role": str(role), "content": text})
+    return tuple(conversation)
 
 
-def chat(found: tuple[Turn, ...]) -> Example:
+def chat(conversation: tuple[Turn, ...]) -> Example:
     """Return the example of a conversation.
 
     Raises:
         RowError: Nobody answers in it.
     """
-    if not any(turn["role"] == "assistant" for turn in found):
+    if not any(turn["role"] == "assistant" for turn in conversation):
         raise RowError(
             'no message has the role "assistant", so there would be nothing to train on.',
             "Add the answer.",
         )
-    return Example(messages=found)
+    return Example(messages=conversation)
 
 
 def _messages(row: Row) -> Example:
@@ -189,10 +180,10 @@ def _feedback(row: Row) -> Example:
 
 def sharegpt(row: Row) -> Example:
     """Return the example of a conversation as ShareGPT exports it."""
-    found = turns(row.get("conversations"), "conversations")
-    if row.get("system") and found[0]["role"] != "system":
-        found = ({"role": "system", "content": str(row["system"])}, *found)
-    return chat(found)
+    conversation = turns(row.get("conversations"), "conversations")
+    if row.get("system") and conversation[0]["role"] != "system":
+        conversation = ({"role": "system", "content": str(row["system"])}, *conversation)
+    return chat(conversation)
 
 
 def _message_pair(row: Row) -> Example:
@@ -235,15 +226,15 @@ def _preference(row: Row) -> Example:
 
 
 def instruction(row: Row) -> Example:
-    """Return the example of an instruction, in the words of Stanford Alpaca."""
-    given = {"instruction": _text(row["instruction"]), "input": _first(row, "input|context")}
+    """Return the example of an instruction, with the prompt of Stanford Alpaca."""
+    given = {"instruction": to_text(row["instruction"]), "input": _first(row, "input|context")}
     return Example(alpaca_prompt(given), _first(row, "output|response"))
 
 
 def templates(format_name: str, columns: Sequence[str]) -> tuple[str, str] | None:
     """Return the prompt and completion templates of a format, for rows with these columns.
 
-    None for a format that no template can say.
+    None for a format that no template expresses.
 
     >>> templates("inputs and outputs", ["input", "target"])[1]
     '{target}'
@@ -285,7 +276,7 @@ _PAIRS = {
     ),
     "inputs and outputs": ("{input}\n", "{output|target}"),
 }
-"""Formats that are a template each, the column being the first of a group that there is."""
+"""Formats that are a template each; of a group of columns, the first that exists is used."""
 
 FORMATS = (
     Format(
@@ -298,16 +289,11 @@ FORMATS = (
     Format(
         "prompt and completion",
         ("prompt", "completion"),
-        lambda row: Example(_text(row.get("prompt")), _text(row.get("completion"))),
+        lambda row: Example(to_text(row.get("prompt")), to_text(row.get("completion"))),
         "the completion is trained on",
         frozenset({"prompt", "completion"}),
     ),
-    Format(
-        "preference pairs",
-        ("chosen", "rejected"),
-        _preference,
-        "both answers are trained on",
-    ),
+    Format("preference pairs", ("chosen", "rejected"), _preference, "both answers are trained on"),
     Format(
         "feedback on messages",
         ("messages", "label"),
@@ -315,18 +301,8 @@ FORMATS = (
         "the assistant's turns are trained on",
         label=_labelled,
     ),
-    Format(
-        "messages",
-        ("messages",),
-        _messages,
-        "the assistant's turns are trained on",
-    ),
-    Format(
-        "ShareGPT conversations",
-        ("conversations",),
-        sharegpt,
-        "gpt's turns are trained on",
-    ),
+    Format("messages", ("messages",), _messages, "the assistant's turns are trained on"),
+    Format("ShareGPT conversations", ("conversations",), sharegpt, "gpt's turns are trained on"),
     Format(
         "ERNIEKit conversations",
         ("src", "tgt"),
@@ -348,9 +324,9 @@ FORMATS = (
     Format(
         "plain text",
         ("text",),
-        lambda row: Example(completion=_text(row.get("text"))),
+        lambda row: Example(completion=to_text(row.get("text"))),
         "all of it is trained on",
         frozenset({"text"}),
     ),
 )
-"""The shapes that are known, the most telling first."""
+"""The known formats, the most specific first."""

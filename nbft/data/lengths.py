@@ -1,4 +1,4 @@
-"""How long a row may be so that most rows stay whole: one answer for the plan, the doctor and a run."""
+"""The maximum length that keeps most rows whole: one answer for the plan, the doctor and a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 KEPT_SHARES = (0.95, 0.99)
-"""Shares of rows kept whole for which a maximum length is named."""
+"""Shares of rows to keep whole, for which a maximum length is given."""
 
 
 def enough_for(lengths: Sequence[int] | np.ndarray, share: float) -> int:
@@ -20,11 +20,11 @@ def enough_for(lengths: Sequence[int] | np.ndarray, share: float) -> int:
 
 
 def enough_in_words(lengths: Sequence[int] | np.ndarray, about: str = "") -> str:
-    """Say which maximum lengths keep most rows whole.
+    """Describe which maximum lengths keep most rows whole.
 
     Args:
-        lengths: Tokens of the rows, at least one.
-        about: A word before each number, where they are estimates.
+        lengths: Tokens of the rows, at least one row.
+        about: A word before each number, such as "about " for estimates.
 
     >>> enough_in_words([10, 20, 30, 400])
     '400 keep 95% whole, 400 keep 99% whole; the longest has 400 tokens.'

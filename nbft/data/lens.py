@@ -1,7 +1,7 @@
-"""One row as the model will see it: its tokens, which of them are learnt, and what is cut off.
+"""One row as the model will see it: its tokens, which of them are trained on, and what is cut off.
 
-The tokens are those of `tokens.encode`, with which the training works; nothing is tokenised here,
-and nothing is drawn. Called by `nbft.widgets.lens`.
+The tokens come from `tokens.encode`, as in training; nothing is tokenised or drawn here. Called by
+`nbft.widgets.lens`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Kind = Literal["prompt", "trained", "special", "cut"]
 KINDS: dict[Kind, str] = {
     "prompt": "not trained: the model reads it",
     "trained": "trained: the model learns to write it",
-    "special": "special: a mark of the tokenizer or of the chat template",
+    "special": "special: a marker of the tokenizer or of the chat template",
     "cut": "cut off: the model never sees it",
 }
-"""What each kind of token is, in words."""
+"""Descriptions of the kinds of tokens."""
 
 ORDERS = {
     "share": "least trained first",
     "length": "longest first",
     "cut": "most cut first",
 }
-"""Ways to put the worst rows first."""
+"""Orders that put the worst rows first."""
 
 
 class LensToken(NamedTuple):
@@ -39,9 +39,9 @@ class LensToken(NamedTuple):
 
     Attributes:
         ids: Its id; several for the pieces of one character.
-        text: What it stands for.
-        kind: What the training does with it. A special token may be learnt: then it has a label.
-        label: What its position shall predict: its own id, or -100 for nothing.
+        text: Its text.
+        kind: What the training does with it. A special token with a label is trained on.
+        label: What is predicted at its position: its own id, or -100 for nothing.
     """
 
     ids: tuple[int, ...]
@@ -51,13 +51,13 @@ class LensToken(NamedTuple):
 
 
 class LensPart(NamedTuple):
-    """A stretch of a row: the prompt, the completion, or one message of a conversation.
+    """A part of a row: the prompt, the completion, or one message of a conversation.
 
     Attributes:
         name: "prompt", "completion", "text", or the role of a message.
         is_trained: Whether the model learns to write it.
-        text: What it says; without what the tokenizer and the chat template add.
-        tokens: Its tokens; empty as long as there is no tokenizer.
+        text: Its text, without what the tokenizer and the chat template add.
+        tokens: Its tokens; empty until there is a tokenizer.
     """
 
     name: str
@@ -67,12 +67,12 @@ class LensPart(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """What there is to know about a row without looking at its tokens.
+    """The numbers of a row.
 
     Attributes:
         length: Tokens of the whole row.
         kept: Those that the model sees.
-        trained: Those that it learns. The first token of a row is never predicted.
+        trained: Those that add to the loss. The first token of a row is never predicted.
     """
 
     length: int
@@ -86,7 +86,7 @@ class Measure(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Trained tokens of those that the model sees."""
+        """Trained share of the tokens that the model sees."""
         return self.trained / self.kept if self.kept else 0.0
 
 
@@ -99,10 +99,10 @@ class LensRow:
 
     Attributes:
         parts: Its parts, in order.
-        measure: Its numbers; None as long as there is no tokenizer.
-        end: What becomes of the end-of-sequence token: "trained", "not trained", "cut off" or
+        measure: Its numbers; None until there is a tokenizer.
+        end: What happens to the end-of-sequence token: "trained", "not trained", "cut off" or
             "missing".
-        is_merged: Whether a token across prompt and completion was kept apart.
+        is_merged: Whether a token across prompt and completion was avoided.
         unanswered: Turns after the last answer, which are left out.
     """
 
@@ -119,7 +119,7 @@ class LensRow:
 
     @property
     def facts(self) -> list[Fact]:
-        """The row in a few words, each of them good, bad or neither."""
+        """Short facts about the row, each good, bad or neither."""
         if self.measure is None:
             return [(count(sum(len(part.text) for part in self.parts), "character"), "")]
         length, kept, trained = self.measure
@@ -128,7 +128,7 @@ class LensRow:
         if trained:
             facts.append((f"{count(trained)} trained ({self.measure.share:.0%})", ""))
         else:
-            why = "its prompt fills data.max_length" if cut else "there is nothing to learn"
+            why = "its prompt fills data.max_length" if cut else "there is nothing to train on"
             facts.append((f"left out of the training: {why}", "bad"))
         facts.append((f"end of sequence {self.end}", "good" if self.end == "trained" else "bad"))
         if self.unanswered:
@@ -138,7 +138,7 @@ class LensRow:
 
 
 def as_text(texts: Mapping[str, Example], *, completion_only: bool = True) -> LensRow:
-    """Return an example as text, for as long as there is no tokenizer.
+    """Return an example as text, for use without a tokenizer.
 
     Args:
         texts: The text of each named sequence of the example.
@@ -165,9 +165,9 @@ def as_tokens(
 
     Args:
         texts: The text of each named sequence of the example.
-        row: The same as `encode_rows` cuts it.
-        tokenizer: The tokenizer that cut it.
-        max_length: Tokens of a sequence that the model sees.
+        row: The same sequences from `encode_rows`.
+        tokenizer: The tokenizer that made them.
+        max_length: Most tokens of a sequence that the model sees.
         completion_only: Whether only answers add to the loss.
     """
     parts: list[LensPart] = []
@@ -185,7 +185,7 @@ def as_tokens(
 
 
 def _named(sequence: str, part: str, texts: Mapping[str, Example]) -> str:
-    """Return the name of a part, with that of its sequence where there are several."""
+    """Return the name of a part, prefixed with its sequence where there are several."""
     return part if len(texts) == 1 else f"{sequence}: {part}"
 
 
@@ -202,17 +202,12 @@ def _sequence_parts(
     place = at = 0
     for number, (ids, text) in enumerate(pieces):
         last = at + len(ids) - 1
-        is_special = ids[0] in special or number in is_template
         label = ids[-1] if encoded.loss_mask[last] and last < max_length else IGNORE_INDEX
-        kind: Kind = (
-            "cut"
-            if last >= max_length
-            else "special"
-            if is_special
-            else "trained"
-            if label != IGNORE_INDEX and last
-            else "prompt"
-        )
+        kind: Kind = "trained" if label != IGNORE_INDEX and last else "prompt"
+        if last >= max_length:
+            kind = "cut"
+        elif ids[0] in special or number in is_template:
+            kind = "special"
         while place + 1 < len(starts) and starts[place + 1] <= number:
             place += 1
         parts[place].tokens.append(LensToken(ids, text, kind, label))
@@ -221,7 +216,7 @@ def _sequence_parts(
 
 
 def measure(row: Sequences, max_length: int) -> Measure:
-    """Return the numbers of a row, all its sequences together.
+    """Return the numbers of a row, summed over its sequences.
 
     >>> measure({"completion": Encoded([5, 6, 7, 2], [False, False, True, True], 2, False)}, 3)
     Measure(length=4, kept=3, trained=1)
@@ -235,7 +230,7 @@ def measure(row: Sequences, max_length: int) -> Measure:
 
 
 def worst_first(measures: Sequence[Measure | None], order: str) -> list[int]:
-    """Return the numbers of rows from the worst to the best; unreadable ones (None) come first.
+    """Return row numbers from the worst to the best row; unreadable ones (None) come first.
 
     >>> worst_first([Measure(9, 9, 3), Measure(12, 10, 9), None], "cut")
     [2, 1, 0]
@@ -247,19 +242,19 @@ def worst_first(measures: Sequence[Measure | None], order: str) -> list[int]:
     }
 
     def key(number: int) -> tuple[bool, float]:
-        one = measures[number]
-        return (True, keys[order](one)) if one else (False, 0.0)
+        measure = measures[number]
+        return (True, keys[order](measure)) if measure else (False, 0.0)
 
     return sorted(range(len(measures)), key=key)
 
 
 class Piece(NamedTuple):
-    """What a sequence holds of one row.
+    """The part of a row in a packed sequence.
 
     Attributes:
-        row: Place of the row in the lengths that were given.
-        begin: Its first token that is here.
-        end: The token after the last that is here.
+        row: Index of the row in the given lengths.
+        begin: Index of its first token in the sequence.
+        end: Index after its last token in the sequence.
     """
 
     row: int
@@ -268,12 +263,12 @@ class Piece(NamedTuple):
 
 
 def sequences(lengths: Sequence[int], max_length: int, strategy: str) -> list[list[Piece]]:
-    """Return how rows lie in packed sequences.
+    """Return the pieces of rows in each packed sequence.
 
     Args:
         lengths: Tokens of each row, at most max_length.
         max_length: Longest sequence, in tokens.
-        strategy: As data.packing_strategy.
+        strategy: data.packing_strategy.
 
     >>> sequences([3, 4], 5, "wrapped")
     [[Piece(row=0, begin=0, end=3), Piece(row=1, begin=0, end=2)], [Piece(row=1, begin=2, end=4)]]
@@ -283,19 +278,19 @@ def sequences(lengths: Sequence[int], max_length: int, strategy: str) -> list[li
             [Piece(row, 0, lengths[row]) for row in rows]
             for rows in bins(lengths, max_length, strategy)
         ]
-    found: list[list[Piece]] = []
+    packed: list[list[Piece]] = []
     room = 0
     for row, length in enumerate(lengths):
         begin = 0
         while begin < length:
             if not room:
-                found.append([])
+                packed.append([])
                 room = max_length
             end = min(length, begin + room)
-            found[-1].append(Piece(row, begin, end))
+            packed[-1].append(Piece(row, begin, end))
             room -= end - begin
             begin = end
-    return found
+    return packed
 
 
 def _texts(example: Example) -> Iterator[tuple[str, bool, str]]:
@@ -325,21 +320,21 @@ def _special_ids(tokenizer: Any) -> set[int]:
 
 
 def _pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Yield ids with their text; those that only together make a character are kept together."""
+    """Yield ids with their text; ids that only together make a character stay together."""
     special = _special_ids(tokenizer)
     step = _steps(tokenizer)
     held: list[int] = []
-    for one in ids:
-        if one in special:
+    for token in ids:
+        if token in special:
             if held:
                 yield tuple(held), tokenizer.decode(held)
                 held, step = [], _steps(tokenizer)
-            yield (one,), tokenizer.convert_ids_to_tokens(one)
+            yield (token,), tokenizer.convert_ids_to_tokens(token)
             continue
-        held.append(one)
+        held.append(token)
         try:
-            text = step(one)
-        except Exception:  # the stream of some tokenizers loses its place
+            text = step(token)
+        except Exception:  # the stream of some tokenizers fails
             text, step = tokenizer.decode(held), _steps(tokenizer)
         if text is not None:
             yield tuple(held), text
@@ -349,14 +344,14 @@ def _pieces(ids: Sequence[int], tokenizer: Any) -> Iterator[tuple[tuple[int, ...
 
 
 def _steps(tokenizer: Any) -> Callable[[int], str | None]:
-    """Return a function from the next id to its text; None while a character is not whole."""
+    """Return a function from the next id to its text; None while a character is incomplete."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return lambda one: tokenizer.decode([one])
+        return lambda token: tokenizer.decode([token])
     from tokenizers.decoders import DecodeStream
 
     stream = DecodeStream(skip_special_tokens=False)
-    return lambda one: stream.step(backend, one)
+    return lambda token: stream.step(backend, token)
 
 
 def _of_prompt(
@@ -378,7 +373,7 @@ def _of_template(
     pieces: Sequence[tuple[tuple[int, ...], str]],
     tokenizer: Any,
 ) -> tuple[list[int], set[int]]:
-    """Return the pieces at which the messages begin, and those that the template has written."""
+    """Return the pieces at which the messages begin, and those that the template adds."""
     whole = "".join(text for _, text in pieces)
     contents = list(_contents(messages, whole))
     bounds = [0]
@@ -399,7 +394,7 @@ def _of_template(
 
 
 def _contents(messages: Sequence[Mapping[str, str]], whole: str) -> Iterator[tuple[int, int]]:
-    """Yield where in the rendered text each message says its own; ends at one that is not there."""
+    """Yield the span of each message's content in the rendered text; stop at one that is absent."""
     at = 0
     for message in messages:
         text = message["content"].strip()  # some templates trim
@@ -411,7 +406,7 @@ def _contents(messages: Sequence[Mapping[str, str]], whole: str) -> Iterator[tup
 
 
 def _rendered_length(messages: Sequence[Mapping[str, str]], whole: str, tokenizer: Any) -> int:
-    """Return the length of the first messages in the rendered text, or -1 if it begins otherwise."""
+    """Return the length of the first messages in the rendered text; -1 if it differs from them."""
     try:
         text = tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=False

@@ -1,7 +1,7 @@
-"""Rows of a large file, read one at a time, so that the file never enters memory.
+"""Rows of a large file, read one at a time, so that the file is never held in memory.
 
-JSON Lines are indexed where they lie; a large file of another kind is written once as JSON Lines
-into nbft's cache. Called by `sources` for files above `LARGE_BYTES`.
+JSON Lines files are indexed; other large files are converted once to JSON Lines in nbft's cache.
+Called by `sources` for files above `LARGE_BYTES`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGE_BYTES = 32 * 2**20
 """Files above this are not held in memory: parsed JSON takes about ten times the file."""
 
 _BLOCK_BYTES = 16 * 2**20
-_BLANK_BYTES = 2  # a line of at most so many bytes, its end included, holds no object
+_BLANK_BYTES = 2  # a line of at most this many bytes, its end included, holds no object
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -36,10 +36,10 @@ class LineRows:
     Args:
         path: The file.
         field: Setting that names it, for messages.
-        written: The file as the setting has it.
+        written: The path as written in the setting.
 
     Raises:
-        DataError: From `[]` and iteration: a line is no JSON object.
+        DataError: From `[]` and iteration: a line is not a JSON object.
     """
 
     def __init__(self, path: Path, field: str, written: str) -> None:
@@ -79,18 +79,18 @@ class LineRows:
 def _spans(path: Path, size_bytes: int, changed_at: int) -> tuple[np.ndarray, np.ndarray]:
     """Return where the lines begin and end, in bytes, [n] each; blank lines are left out.
 
-    A file is searched once as long as its size and its time stay; both splits share what is found.
+    A file is searched again only when its size or time changes; both splits share the result.
     """
-    found: list[np.ndarray] = []
+    line_ends: list[np.ndarray] = []
     size = 0
     first = b""
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             first = first or block[: len(_BOM)]
             newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
-            found.append(newlines + size + 1)
+            line_ends.append(newlines + size + 1)
             size += len(block)
-    ends = np.concatenate([*found, [size]])
+    ends = np.concatenate([*line_ends, [size]])
     begins = np.concatenate([[len(_BOM) if first == _BOM else 0], ends[:-1]])
     is_filled = ends - begins > _BLANK_BYTES
     return begins[is_filled], ends[is_filled]
@@ -99,11 +99,10 @@ def _spans(path: Path, size_bytes: int, changed_at: int) -> tuple[np.ndarray, np
 def as_lines(path: Path) -> Path:
     """Return a JSON Lines file with the rows of a JSON array, CSV, TSV or Parquet file.
 
-    It lies in nbft's cache, under a name made of the file's place, size and time, and is written
-    only once.
+    It is in nbft's cache, named after the file's path, size and time, and is written only once.
 
     Raises:
-        ValueError: The file breaks off or is of another kind than its ending says.
+        ValueError: The file is truncated, or of another format than its ending.
     """
     stat = path.stat()
     key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
@@ -123,10 +122,10 @@ def as_lines(path: Path) -> Path:
 
 
 def stream(path: Path) -> Iterator[Any]:
-    """Yield the rows of a file from its beginning, holding one piece of it at a time.
+    """Yield the rows of a file from its start, one part in memory at a time.
 
     Raises:
-        ValueError: With a sentence: the file breaks off, or is not what its ending says.
+        ValueError: As a sentence: the file is truncated, or of another format than its ending.
         UnicodeDecodeError: The file is not UTF-8 text.
     """
     kind = path.suffix.lower()
@@ -154,7 +153,7 @@ def stream(path: Path) -> Iterator[Any]:
             try:
                 yield from ijson.items(file, "item", use_float=True)
             except ijson.JSONError as error:
-                raise ValueError(f"breaks off, or {invalid('JSON', error)}") from None
+                raise ValueError(f"is truncated, or {invalid('JSON', error)}") from None
     else:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):

@@ -1,8 +1,7 @@
 """Packing: several rows in one sequence, without padding.
 
-A packed sequence keeps `seq_lengths`, the lengths of its pieces. The collator restarts the positions
-at each piece, so that no row attends to another. Called by `nbft.training` and, for the numbers, by
-`plan` and the lens.
+A packed sequence has `seq_lengths`, the lengths of its pieces. The collator restarts the positions
+at each piece, so that no row attends to another. Called by `nbft.training`, `plan` and the lens.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def packed_dataset(rows: datasets.Dataset, max_length: int, strategy: str) -> da
 def pack(
     rows: Iterable[Mapping[str, Any]], max_length: int, strategy: str
 ) -> Iterator[dict[str, list[int]]]:
-    """Yield sequences made of rows, as `packed_dataset` describes."""
+    """Yield rows packed into sequences, as `packed_dataset` does."""
     import pyarrow
 
     table = pyarrow.Table.from_pylist([{name: row[name] for name in _COLUMNS} for row in rows])
@@ -50,7 +49,7 @@ def pack(
 
 
 def bins(lengths: Sequence[int], max_length: int, strategy: str) -> list[list[int]]:
-    """Return which rows share a sequence: each goes where it leaves the least room.
+    """Return which rows share a sequence: each goes where it leaves the least space.
 
     Args:
         lengths: Tokens of each row, at most max_length.

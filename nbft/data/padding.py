@@ -18,7 +18,7 @@ _MEGABATCH = 50
 
 @dataclass(frozen=True)
 class Padding:
-    """Share of the computed tokens that are padding, by how rows are put into batches.
+    """Share of the computed tokens that are padding, by how batches are formed.
 
     Attributes:
         batch_size: Rows in a batch.
@@ -43,7 +43,6 @@ def padding_shares(
     max_length: int,
     *,
     multiple_of: int | None = None,
-    seed: int = 42,
 ) -> Padding:
     """Return the share of padding for rows in random batches, grouped by length, and packed.
 
@@ -52,13 +51,12 @@ def padding_shares(
         batch_size: Rows in a batch on one device.
         max_length: Tokens in a packed sequence; longer rows count as truncated.
         multiple_of: Batches are padded to a multiple of this many tokens.
-        seed: Seed of the random order.
 
     >>> padding_shares([100, 20, 80, 100, 20, 80], batch_size=2, max_length=100).packed
     0.0
     """
     tokens = np.minimum(np.asarray(lengths, dtype=np.int64), max_length)
-    order = np.random.default_rng(seed).permutation(len(tokens))
+    order = np.random.default_rng(42).permutation(len(tokens))
     sequences = len(bins(tokens[tokens > 0].tolist(), max_length, "bfd"))
     return Padding(
         batch_size=batch_size,

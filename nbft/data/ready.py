@@ -1,7 +1,7 @@
-"""Datasets with a ready name: where their rows are, and how a row becomes a prompt.
+"""Bundled samples by name: the dataset they stand for, and how a row becomes a prompt.
 
-Each name stands for the sample that is bundled, so that it works without a network; `hub_name`
-says where the whole dataset is.
+A name stands for the bundled sample, so that it works without a network; `hub_name` is the whole
+dataset.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ready:
-    """A dataset with a ready name.
+    """A bundled sample.
 
     Attributes:
         hub_name: The whole dataset on the hub.
-        completion_template: Text to be learnt.
+        completion_template: Text to train on.
         prompt_template: Text of the prompt; "" where prompt_func makes it.
         prompt_func: Function from a row to its prompt; "" where prompt_template makes it.
-        subset: Configuration to take on the hub.
-        metrics: Scores that suit it, as evaluation.metrics names them.
+        subset: Its subset on the hub.
+        metrics: Suitable scores, as in evaluation.metrics.
     """
 
     hub_name: str

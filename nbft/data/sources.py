@@ -1,7 +1,7 @@
 """Rows from files, the hub, memory and the bundled samples.
 
 Reads and checks rows; knows nothing of prompts or tokens. Called by `examples`, `nbft.plan` and
-`nbft.runs`. Files are read without loading `datasets`; large ones stay on the disk (`lines`).
+`nbft.runs`. Files are read without loading `datasets`; large ones stay on disk (`lines`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from nbft.data import lines
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.errors import DataError, Problem
-from nbft.syntax import goes_on_after_json, invalid, json_problem
+from nbft.syntax import goes_on_after_json, json_problem
 
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 HUB_SECONDS = 3.0
-"""How long the hub may take to say that it has a dataset."""
+"""How long the hub may take to answer whether it has a dataset."""
 
 _PROBLEMS_SHOWN = 5
 _ROWS_LOOKED_AT = 10_000
-"""Rows that are read to learn which columns there are."""
+"""Rows that are read to find all columns."""
 
 
 class Rows(Protocol):
@@ -42,12 +42,12 @@ class Rows(Protocol):
 
 
 def resolve(path: str, folder: Path | None) -> Path:
-    """Return where a path of a config leads: from the config's folder, else from here.
+    """Return the absolute path of a config's path: in the config's folder, else in the working one.
 
-    A file that is in neither is said to be missing from the config's folder.
+    A file that is in neither is reported missing from the config's folder.
 
     Args:
-        path: As written, absolute or not; ~ is understood.
+        path: Absolute or relative; ~ is expanded.
         folder: The folder of the config file, or None for a config made in Python.
     """
     given = Path(path).expanduser()
@@ -56,48 +56,42 @@ def resolve(path: str, folder: Path | None) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder, as far as this person may know."""
+    """Whether there is such a file or folder, as far as this user may see."""
     try:
         return path.exists()
-    except OSError:  # no rights, or a name that is too long
+    except OSError:  # no permission, or a name that is too long
         return False
 
 
 def load_rows(
     dataset: Dataset, split: str, field: str, *, seed: int = 42, folder: Path | None = None
 ) -> Rows:
-    """Read the rows of one dataset, with columns renamed, shuffled and limited as it says.
+    """Read the rows of one dataset, with columns renamed, shuffled and limited by its settings.
 
     Args:
-        dataset: Where the rows are.
+        dataset: The dataset's settings.
         split: train, validation or test: what to take where the dataset has several splits.
         field: Dotted name of the dataset in the config, for messages.
         seed: Seed of the shuffle where the dataset has none of its own.
         folder: Folder of the config file.
 
     Raises:
-        DataError: Naming the file, the line, what is wrong and what to do.
+        DataError: The rows cannot be read; names the file, the line, the problem and a fix.
     """
     if dataset.rows is not None:
         rows = _from_memory(dataset.rows, f"{field}.rows")
     elif dataset.path is not None:
         rows = _from_file(resolve(dataset.path, folder), f"{field}.path", dataset.path)
     elif dataset.dataset_name in READY and not dataset.subset:
-        own_split = "train" if (dataset.split or split) == "train" else "test"
-        rows = _from_file(sample_path(dataset.dataset_name, own_split), field, "")
+        rows = _from_file(bundled_file(dataset, split), field, "")
     elif dataset.dataset_name is not None:
         rows = _from_hub(dataset, split, field)
     else:
-        raise DataError(
-            Problem(
-                field,
-                None,
-                "names no rows.",
-                "Give path, dataset_name, or rows from Python.",
-            )
-        )
+        fix = "Give path, dataset_name, or rows from Python."
+        raise DataError(Problem(field, None, "names no rows.", fix))
     if len(rows) == 0:
-        name, value = _named(dataset)
+        name = next(n for n in ("rows", "path", "dataset_name") if getattr(dataset, n) is not None)
+        value = None if name == "rows" else getattr(dataset, name)
         raise DataError(Problem(f"{field}.{name}", value, "holds no rows.", "Name another."))
     if dataset.columns:
         rows = _Renamed(rows, dataset.columns, field)
@@ -105,16 +99,22 @@ def load_rows(
     return rows if numbers is None else _Taken(rows, numbers)
 
 
+def bundled_file(dataset: Dataset, split: str) -> Path:
+    """Return the file of a bundled sample; every split but train is its test file."""
+    wanted = "train" if (dataset.split or split) == "train" else "test"
+    return sample_path(str(dataset.dataset_name), wanted)
+
+
 def stream_rows(
     dataset: Dataset, split: str, field: str, *, folder: Path | None = None
 ) -> Iterable[Mapping[str, Any]]:
-    """Return the rows of one dataset to be read from its beginning, as often as wanted.
+    """Return the rows of one dataset, which each loop over them reads from the start.
 
     Arguments and errors as in `load_rows`; the rows are not counted, shuffled or limited.
     """
     if dataset.path is not None:
         path = resolve(dataset.path, folder)
-        _see_file(path, f"{field}.path", dataset.path)
+        _check_file(path, f"{field}.path", dataset.path)
         return _Streamed(path, dataset.columns)
     if dataset.dataset_name is not None and dataset.dataset_name not in READY:
         rows = _from_hub(dataset, split, field, stream=True)
@@ -123,7 +123,7 @@ def stream_rows(
 
 
 class _Streamed:
-    """Rows of a file, read anew by every loop over them."""
+    """Rows of a file, read again by every loop over them."""
 
     def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
         self._path, self._columns = path, columns
@@ -133,94 +133,73 @@ class _Streamed:
             yield rename(row, self._columns)
 
 
-def _named(dataset: Dataset) -> tuple[str, str | None]:
-    """Return the setting that says where the rows are, and its value."""
-    if dataset.rows is not None:
-        return "rows", None
-    name = "path" if dataset.path is not None else "dataset_name"
-    return name, getattr(dataset, name)
-
-
 def columns_of(rows: Rows) -> list[str]:
     """Return the names of the columns, in the order of the first row that has them."""
     if hasattr(rows, "column_names"):
         return list(rows.column_names)
-    some = spread(len(rows), _ROWS_LOOKED_AT)
-    return list(dict.fromkeys(name for number in some for name in rows[int(number)]))
+    numbers = spread(len(rows), _ROWS_LOOKED_AT).tolist()
+    return list(dict.fromkeys(name for number in numbers for name in rows[number]))
 
 
 def spread(total: int, most: int) -> np.ndarray:
-    """Return the numbers of at most so many rows, spread evenly over all, the first among them.
+    """Return the numbers of at most `most` rows, spread evenly over all, the first included.
 
     >>> spread(10, 4)
     array([0, 2, 5, 7])
     """
-    if total <= most:
-        return np.arange(total)
-    return np.arange(most) * total // most
+    return np.arange(total) if total <= most else np.arange(most) * total // most
 
 
 def _from_memory(rows: Any, field: str) -> Rows:
     if hasattr(rows, "column_names") and hasattr(rows, "select"):
         return rows  # type: ignore[no-any-return]
     if isinstance(rows, Mapping):
-        raise DataError(
-            Problem(
-                field,
-                None,
-                f"is a mapping with the keys {', '.join(map(str, rows))}.",
-                "Give a list of dicts or one split of it.",
-            )
-        )
+        why = f"is a mapping with the keys {', '.join(map(str, rows))}."
+        raise DataError(Problem(field, None, why, "Give a list of dicts or one split of it."))
     if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise DataError(
-            Problem(
-                field,
-                None,
-                f"is of the type {type(rows).__name__}, not a list of rows.",
-                "Give a list of dicts or a datasets.Dataset.",
-            )
-        )
+        why = f"is of the type {type(rows).__name__}, not a list of rows."
+        raise DataError(Problem(field, None, why, "Give a list of dicts or a datasets.Dataset."))
     return _checked(list(rows), field, None, "item")
 
 
 class _FileRows(list[Any]):
-    """The rows of a file, which unlike a list can be held weakly."""
+    """The rows of a file; unlike a list, it can be referenced weakly."""
 
 
 _IN_USE: weakref.WeakValueDictionary[tuple[Path, int, int], _FileRows] = (
     weakref.WeakValueDictionary()
 )
-"""Files whose rows somebody holds, by place, size and time: both splits of a file, its plan and its
-scores share what was read once, and nothing is held longer than it is used."""
+"""Rows of files in use, by path, size and time: both splits of a file, its plan and its scores share
+what was read once, and nothing stays in memory longer than it is used."""
 
 
 def _from_file(path: Path, field: str, written: str) -> Rows:
-    with _file_errors(field, written or path.name):
-        _see_file(path, field, written or path.name)
+    name = written or path.name
+    with _file_errors(field, name):
+        _check_file(path, field, name)
         stat = path.stat()
         if stat.st_size > lines.LARGE_BYTES:
             return _large(path, field, written)
         key = (path, stat.st_size, stat.st_mtime_ns)
-        if (known := _IN_USE.get(key)) is not None:
-            return known
-        rows, places = _read(path, field, written or path.name)
-    _IN_USE[key] = found = _FileRows(_checked(rows, field, written or path.name, places))
-    return found
+        if (in_use := _IN_USE.get(key)) is not None:
+            return in_use
+        content, unit = _read(path, field, name)
+    _IN_USE[key] = rows = _FileRows(_checked(content, field, name, unit))
+    return rows
 
 
 def _large(path: Path, field: str, written: str) -> Rows:
     try:
-        kept = path if lines.is_lines(path) else lines.as_lines(path)
+        file = path if lines.is_lines(path) else lines.as_lines(path)
     except UnicodeDecodeError:
         raise
     except ValueError as error:
         raise DataError(Problem(field, written, str(error), "Write it again.")) from None
-    return lines.LineRows(kept, field, written)
+    return lines.LineRows(file, field, written)
 
 
-def _see_file(path: Path, field: str, written: str) -> None:
-    """Refuse what is no file of rows."""
+def _check_file(path: Path, field: str, written: str) -> None:
+    """Raise unless a path is a file of a known format."""
     with _file_errors(field, written):
         if path.is_dir():
             why, fix = "is a folder.", f"Name a file in it ({', '.join(FORMATS)})."
@@ -228,7 +207,7 @@ def _see_file(path: Path, field: str, written: str) -> None:
             why, fix = _missing(path)
         elif path.suffix.lower() not in FORMATS:
             why = f"has the ending {path.suffix or 'none'}."
-            fix = f"Known are {', '.join(FORMATS)}."
+            fix = f"Use one of {', '.join(FORMATS)}."
         elif path.stat().st_size == 0:
             why, fix = "is empty (0 bytes).", "Name a file with rows."
         else:
@@ -238,13 +217,12 @@ def _see_file(path: Path, field: str, written: str) -> None:
 
 @contextlib.contextmanager
 def _file_errors(field: str, written: str) -> Iterator[None]:
-    """Say in a sentence why a file could not be read."""
-    why, fix = "may not be read by you.", "Change its rights, or those of its folder."
+    """Turn the errors of reading a file into sentences."""
     try:
         yield
         return
     except PermissionError:
-        pass
+        why, fix = "may not be read by you.", "Change its permissions, or those of its folder."
     except UnicodeDecodeError:
         why, fix = "is not UTF-8 text.", "Save it as UTF-8."
     except OSError as error:
@@ -262,22 +240,17 @@ def _missing(path: Path) -> tuple[str, str]:
         raise PermissionError
     names = [f.name for f in folder.iterdir() if f.suffix.lower() in FORMATS]
     close = difflib.get_close_matches(path.name, names, n=1)
-    beside = f"Did you mean {close[0]}?" if close else f"Looked in {folder}."
-    return "does not exist.", beside
+    return "does not exist.", f"Did you mean {close[0]}?" if close else f"Looked in {folder}."
 
 
 def _read(path: Path, field: str, written: str) -> tuple[list[Any], str]:
-    """Return the rows of a file, and what its rows are called ("line", "row", "item")."""
+    """Return the rows of a file, and what to call one in messages ("line", "row", "item")."""
     kind = path.suffix.lower()
     if kind == ".parquet":
-        import pyarrow.lib
-        import pyarrow.parquet
-
         try:
-            return pyarrow.parquet.read_table(path).to_pylist(), "row"
-        except pyarrow.lib.ArrowInvalid as error:
-            why = invalid("Parquet", error)
-            raise DataError(Problem(field, written, why, "Write it again.")) from None
+            return list(lines.stream(path)), "row"
+        except ValueError as error:
+            raise DataError(Problem(field, written, str(error), "Write it again.")) from None
     with path.open(encoding="utf-8-sig", newline="") as file:
         if kind in (".csv", ".tsv"):
             return _read_csv(file, field, written, "\t" if kind == ".tsv" else ","), "row"
@@ -300,11 +273,11 @@ def _read(path: Path, field: str, written: str) -> tuple[list[Any], str]:
 _BLANK = object()
 
 
-def _read_lines(lines: Any, field: str, written: str) -> list[Any]:
+def _read_lines(file: Any, field: str, written: str) -> list[Any]:
     rows, problems = [], []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(file, start=1):
         if not line.strip():
-            rows.append(_BLANK)  # keeps the line numbers; taken out by _checked
+            rows.append(_BLANK)  # keeps the line numbers; removed by _checked
             continue
         try:
             rows.append(json.loads(line))
@@ -334,19 +307,19 @@ def _read_csv(file: Any, field: str, written: str, delimiter: str) -> list[Any]:
 
 def _raise_some(problems: list[Problem]) -> None:
     if len(problems) > _PROBLEMS_SHOWN:
-        more = len(problems) - _PROBLEMS_SHOWN
-        raise DataError([*problems[:_PROBLEMS_SHOWN], f"… and {more:,} more like these."])
+        hidden = len(problems) - _PROBLEMS_SHOWN
+        raise DataError([*problems[:_PROBLEMS_SHOWN], f"… and {hidden:,} more like these."])
     if problems:
         raise DataError(problems)
 
 
-def _checked(rows: list[Any], field: str, written: str | None, place: str) -> list[Any]:
-    """Return the rows, all of them objects, or say which are not."""
+def _checked(rows: list[Any], field: str, written: str | None, unit: str) -> list[Any]:
+    """Return the rows without blank lines; raise where some are not objects."""
     problems = [
         Problem(
             field,
             written,
-            f"{place} {number}: is {_kind(row)}, not an object with columns.",
+            f"{unit} {number}: is {_kind(row)}, not an object with columns.",
             'Write {"column": "text"}.',
         )
         for number, row in enumerate(rows, start=1)
@@ -367,11 +340,11 @@ def _from_hub(dataset: Dataset, split: str, field: str, *, stream: bool = False)
     wanted = [dataset.split] if dataset.split else _SPLITS[split]
     try:
         with _no_waiting(str(dataset.dataset_name)):
-            more = dataset.dataset_kwargs
-            known = datasets.get_dataset_split_names(dataset.dataset_name, dataset.subset, **more)
+            how = dataset.dataset_kwargs
+            known = datasets.get_dataset_split_names(dataset.dataset_name, dataset.subset, **how)
             for name in wanted:
                 if name.partition("[")[0] in known:
-                    how = {**more, "streaming": True} if stream else more
+                    how = {**how, "streaming": True} if stream else how
                     return datasets.load_dataset(  # type: ignore[no-any-return]
                         dataset.dataset_name, dataset.subset, split=name, **how
                     )
@@ -386,9 +359,9 @@ def _from_hub(dataset: Dataset, split: str, field: str, *, stream: bool = False)
 
 @contextlib.contextmanager
 def _no_waiting(name: str) -> Iterator[None]:
-    """Ask the hub once; while it does not answer, let `datasets` look in its cache only.
+    """Ask the hub once; where it does not answer, let `datasets` use its cache only.
 
-    Without this a machine without a network waits for six tries of each file, 45 seconds in all.
+    Without this, a machine without a network waits 45 seconds for six attempts at each file.
     """
     import huggingface_hub
     from huggingface_hub import constants, errors
@@ -398,7 +371,7 @@ def _no_waiting(name: str) -> Iterator[None]:
         if not before:
             huggingface_hub.HfApi().dataset_info(name, timeout=HUB_SECONDS)
     except errors.HfHubHTTPError:
-        pass  # it answers, and `datasets` says what is wrong
+        pass  # it answers, and `datasets` reports what is wrong
     except Exception:
         constants.HF_HUB_OFFLINE = True
     try:
@@ -418,18 +391,13 @@ class _Renamed:
     """Rows with columns renamed: {new: old}."""
 
     def __init__(self, rows: Rows, columns: Mapping[str, str], field: str) -> None:
-        found = columns_of(rows)
-        if missing := [old for old in columns.values() if old not in found]:
-            raise DataError(
-                Problem(
-                    f"{field}.columns",
-                    dict(columns),
-                    f"no column {', '.join(missing)}; found {', '.join(found)}.",
-                    "Write {new name: name in the file}.",
-                )
-            )
+        known = columns_of(rows)
+        if missing := [old for old in columns.values() if old not in known]:
+            why = f"no column {', '.join(missing)}; found {', '.join(known)}."
+            fix = "Write {new name: name in the file}."
+            raise DataError(Problem(f"{field}.columns", dict(columns), why, fix))
         self._rows, self._columns = rows, columns
-        self.column_names = list(rename(dict.fromkeys(found), columns))
+        self.column_names = list(rename(dict.fromkeys(known), columns))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -449,14 +417,13 @@ def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, A
     """
     if not columns:
         return row
+    renamed = {new: row[old] for new, old in columns.items() if old in row}
     gone = {*columns, *columns.values()}  # a column that had a name now given to another goes too
-    return {new: row[old] for new, old in columns.items() if old in row} | {
-        name: value for name, value in row.items() if name not in gone
-    }
+    return renamed | {name: value for name, value in row.items() if name not in gone}
 
 
 class _Taken:
-    """Some of the rows, in an order of their own."""
+    """Some of the rows, in a given order."""
 
     def __init__(self, rows: Rows, numbers: np.ndarray) -> None:
         self._rows, self.numbers = rows, numbers
@@ -472,7 +439,7 @@ class _Taken:
 
 
 def _taken(total: int, dataset: Dataset, seed: int) -> np.ndarray | None:
-    """Return the numbers of the rows to take, in order; None for all as they stand."""
+    """Return the numbers of the rows to take, in order; None for all in their own order."""
     if dataset.shuffle:
         own = dataset.seed if dataset.seed is not None else seed
         return np.random.default_rng(own).permutation(total)[: dataset.sample_count]

@@ -1,7 +1,7 @@
-"""A tiny model with random weights, built on the spot: for tests and for trying things out.
+"""A tiny model with random weights, for tests and experiments.
 
-It has the shape of Llama, a byte-level tokenizer made from the bundled rows, and a chat template.
-It answers nonsense; everything else works as with a real model.
+It has the architecture of Llama, a byte-level tokenizer trained on the bundled rows, and a chat
+template. It answers nonsense; everything else works as with a real model.
 """
 
 from __future__ import annotations

@@ -1,19 +1,21 @@
 """From examples to named token sequences, each with ids and a loss mask.
 
-A method says which sequences an example gives: its completion, or a chosen and a rejected answer.
+The method determines the sequences of an example: its completion, or a chosen and a rejected answer.
 Prompt and completion are tokenised so that no token crosses the boundary between them; the
-end-of-sequence token is trained on; a label of -100 is not. Tokens are cached by content. Called by
-`nbft.training`, the lens and the doctor.
+end-of-sequence token is trained on. Tokens are cached by content. Called by `nbft.training`, the lens
+and the doctor.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,26 +40,26 @@ if TYPE_CHECKING:
     import pyarrow
 
 CACHE_BYTES = 4 * 2**30
-"""Most bytes of tokens that are kept; the ones used longest ago go first."""
+"""Most bytes of cached tokens; the least recently used go first."""
 
 _BATCH = 1000
 _FEW = 16
-"""Texts that the tokenizer cuts by itself; of more, so many are cut in both ways and compared."""
+"""Texts left to the tokenizer alone; of more, so many are tokenised in both ways and compared."""
 
-_VERSION = 3  # of the way that tokens are cut; a change of it forgets what is kept
+_VERSION = 3  # of the tokens; changing it invalidates the cache
 
 
 class Encoded(NamedTuple):
-    """One sequence as tokens, whole.
+    """One sequence as tokens, not yet cut to data.max_length.
 
     Attributes:
         ids: Token ids, the end-of-sequence token included, [s].
         loss_mask: Which of them add to the loss, [s].
         prompt_tokens: Tokens before the first answer, whether they add to the loss or not.
-        is_merged: Whether the tokenizer would have joined the end of the prompt and the beginning
-            of the completion to one token; it was kept apart.
-        unanswered: Turns after the last answer of a conversation. They are not among the tokens:
-            there is nothing to train on in a question without an answer.
+        is_merged: Whether the tokenizer alone would have merged the end of the prompt and the
+            start of the completion into one token.
+        unanswered: Turns after the last answer of a conversation. They are left out, because a
+            question without an answer has nothing to train on.
     """
 
     ids: list[int]
@@ -78,15 +80,15 @@ class Tokenised:
     Attributes:
         dataset: For each row the input_ids and labels of every named sequence, [s] each, with
             prompt_tokens (tokens before the first answer); and example, the number of the example.
-            Columns are named by `Method.column`. It lies in a file.
+            Columns are named by `Method.column`. Backed by a file.
         method: Names the sequences.
-        key: Its name in nbft's cache.
-        cut: Examples that are kept but lost their end at `data.max_length`.
+        key: Name in nbft's cache.
+        cut: Examples that are kept but lose their end at `data.max_length`.
         left_out: Examples left out because their prompt alone fills `data.max_length`.
         empty: Examples left out because they hold no text.
         merged: Examples whose prompt and completion would have shared a token.
         unanswered: Examples that lose the turns after their last answer.
-        tokens: Tokens of all rows, all sequences together.
+        tokens: Tokens of all sequences of all rows.
         trained_tokens: Tokens that add to the loss. The first of a sequence is never predicted.
         longest: Tokens of the longest sequence.
     """
@@ -129,36 +131,36 @@ class Tokenised:
 def tokenise(
     examples: Sequence[Example], tokenizer: Any, config: Config, split: str = "train"
 ) -> Tokenised:
-    """Tokenise examples and say which tokens add to the loss.
+    """Tokenise examples, cut to data.max_length, or take their tokens from the cache.
 
     Args:
         examples: Prompts and completions, or chat messages.
         tokenizer: A transformers tokenizer.
-        config: Names the method; its data section says max_length, completion_only_loss and
-            dataset_num_proc.
+        config: The config: training.method, data.max_length, data.completion_only_loss and
+            data.dataset_num_proc matter.
         split: Name of the split, for messages.
 
     Raises:
-        DataError: Messages were given to a tokenizer without a chat template, or no example leaves
-            anything to learn.
+        DataError: Messages were given to a tokenizer without a chat template, or no example holds
+            anything to train on.
     """
     method = method_of(config)
     key = _key(examples, tokenizer, config, method)
-    if (kept := kept_tokens(key, method)) is not None:
-        return kept
+    if (cached := cached_tokens(key, method)) is not None:
+        return cached
     _write(tokens_folder() / key, examples, tokenizer, config, method, split)
-    found = kept_tokens(key, method)
-    assert found is not None
-    return found
+    written = cached_tokens(key, method)
+    assert written is not None
+    return written
 
 
 def tokens_folder() -> Path:
-    """Return the folder of all tokens that are kept: one folder in it for each set of rows."""
+    """Return the folder of all cached tokens; it has one folder for each set of rows."""
     return cache_folder() / "tokens"
 
 
-def kept_tokens(key: str, method: Method) -> Tokenised | None:
-    """Return what was kept under a key, or None."""
+def cached_tokens(key: str, method: Method) -> Tokenised | None:
+    """Return the tokens that are cached under a key, or None."""
     import datasets
 
     folder = tokens_folder() / key
@@ -166,7 +168,7 @@ def kept_tokens(key: str, method: Method) -> Tokenised | None:
         counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    os.utime(folder)  # it is in use: others are let go before it
+    os.utime(folder)  # recently used: others are deleted before it
     rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
     return Tokenised(rows, method, key, **counts)
 
@@ -180,24 +182,12 @@ def encode_rows(
     completion_only: bool = True,
     first: int = 0,
 ) -> list[Sequences]:
-    """Return the named token sequences of examples, whole.
-
-    Args:
-        examples: The examples.
-        tokenizer: A transformers tokenizer.
-        method: Says which sequences there are.
-        split: Name of the split, for messages.
-        completion_only: Whether only answers add to the loss; all tokens otherwise.
-        first: Number of the first of these examples, for messages.
-
-    Raises:
-        DataError: Messages were given to a tokenizer without a chat template.
-    """
+    """Return the named token sequences that a method makes of examples; as `encode` otherwise."""
     named = {
         name: encode(texts, tokenizer, split, completion_only=completion_only, first=first)
         for name, texts in method.texts(examples).items()
     }
-    return [dict(zip(named, one, strict=True)) for one in zip(*named.values(), strict=True)]
+    return [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
 
 
 def encode(
@@ -208,7 +198,7 @@ def encode(
     completion_only: bool = True,
     first: int = 0,
 ) -> list[Encoded]:
-    """Tokenise prompts with their completions, or conversations, whole.
+    """Tokenise prompts with their completions, or conversations, without cutting them.
 
     Args:
         examples: Prompts and completions, or chat messages.
@@ -220,12 +210,17 @@ def encode(
     Raises:
         DataError: Messages were given to a tokenizer without a chat template.
     """
-    found = _encoded(examples, tokenizer, split, first)
-    return found if completion_only else [e._replace(loss_mask=[True] * len(e.ids)) for e in found]
+    pairs = _pairs([e for e in examples if not e.messages], tokenizer)
+    chats = {first + n: e.messages for n, e in enumerate(examples) if e.messages}
+    conversations = _conversations(chats, tokenizer, split) if chats else iter(())
+    encoded = [next(conversations if e.messages else pairs) for e in examples]
+    if completion_only:
+        return encoded
+    return [one._replace(loss_mask=[True] * len(one.ids)) for one in encoded]
 
 
 def cut_to(encoded: Encoded, max_length: int) -> tuple[list[int], list[int]] | None:
-    """Return (ids, labels) of at most so many tokens, or None where no token adds to the loss."""
+    """Return (ids, labels) of at most max_length tokens; None where no token adds to the loss."""
     ids, loss_mask = encoded.ids[:max_length], encoded.loss_mask[:max_length]
     if not any(loss_mask[1:]):
         return None
@@ -242,14 +237,8 @@ def cut_row(row: Sequences, method: Method, max_length: int) -> dict[str, list[i
     return columns
 
 
-_COUNTS = (
-    *("cut", "left_out", "empty", "merged", "unanswered"),
-    *("tokens", "trained_tokens", "longest"),
-)
-
-
 def _key(examples: Sequence[Example], tokenizer: Any, config: Config, method: Method) -> str:
-    """Return a name for the tokens of these examples: the same only if all that matters is."""
+    """Return the name of the tokens of these examples in the cache."""
     how = {
         "version": _VERSION,
         "tokenizer": tokenizer_key(tokenizer),
@@ -272,24 +261,24 @@ def _write(
     method: Method,
     split: str,
 ) -> None:
-    """Tokenise examples and keep them in a folder, which appears when it is whole."""
+    """Tokenise examples into a folder, which appears only when it is complete."""
     import pyarrow
 
     _make_room(folder.parent)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     partial.mkdir()
-    counts = dict.fromkeys(_COUNTS, 0)
+    counts: Counter[str] = Counter()
     lengths: list[int] = []
     try:
         with pyarrow.ipc.new_stream(str(partial / "rows.arrow"), _schema(method)) as stream:
             for rows in _in_batches(examples, tokenizer, method, split, config.data):
                 first = len(lengths)
-                lengths += [max(len(one.ids) for one in row.values()) for row in rows]
+                lengths += [max(len(encoded.ids) for encoded in row.values()) for row in rows]
                 stream.write_batch(_arrow(rows, method, first, config.data.max_length, counts))
         if not counts["tokens"]:
             raise DataError(_nothing_left(lengths, config.data.max_length, split))
         (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
-        if not folder.exists():  # another run may have been quicker
+        if not folder.exists():  # another run may have been faster
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -307,32 +296,31 @@ def _schema(method: Method) -> pyarrow.Schema:
 
 
 def _arrow(
-    rows: list[Sequences], method: Method, first: int, max_length: int, counts: dict[str, int]
+    rows: list[Sequences], method: Method, first: int, max_length: int, counts: Counter[str]
 ) -> pyarrow.RecordBatch:
     """Return rows cut as `cut_row` cuts them, without those that leave nothing to train on.
 
     Args:
-        rows: Some of the examples.
+        rows: The sequences of consecutive examples.
         method: Names the sequences.
-        first: Number of the first of them.
+        first: Number of the first example.
         max_length: Most tokens of a sequence.
-        counts: What happened to them is added here.
+        counts: The counts of `Tokenised`, which these rows are added to.
     """
     import pyarrow
 
     cuts = [_Cut([row[name] for row in rows], max_length) for name in method.sequences]
     is_cut = np.logical_or.reduce([cut.is_cut for cut in cuts])
     stays = np.logical_and.reduce([cut.trained > 0 for cut in cuts])
-    for name, number in (
-        ("cut", (is_cut & stays).sum()),
-        ("left_out", (is_cut & ~stays).sum()),
-        ("empty", (~is_cut & ~stays).sum()),
-        ("merged", sum(any(one.is_merged for one in row.values()) for row in rows)),
-        ("unanswered", sum(any(one.unanswered for one in row.values()) for row in rows)),
-        ("tokens", sum(cut.size[stays].sum() for cut in cuts)),
-        ("trained_tokens", sum(cut.trained[stays].sum() for cut in cuts)),
-    ):
-        counts[name] += int(number)
+    counts.update(
+        cut=int((is_cut & stays).sum()),
+        left_out=int((is_cut & ~stays).sum()),
+        empty=int((~is_cut & ~stays).sum()),
+        merged=sum(any(one.is_merged for one in row.values()) for row in rows),
+        unanswered=sum(any(one.unanswered for one in row.values()) for row in rows),
+        tokens=sum(int(cut.size[stays].sum()) for cut in cuts),
+        trained_tokens=sum(int(cut.trained[stays].sum()) for cut in cuts),
+    )
     longest = max(int(cut.size[stays].max(initial=0)) for cut in cuts)
     counts["longest"] = max(counts["longest"], longest)
     columns = [column for cut in cuts for column in cut.columns(stays)]
@@ -344,8 +332,8 @@ class _Cut:
     """One named sequence of some rows, cut.
 
     Attributes:
-        is_cut: Whether a row lost its end, [rows].
-        size: Tokens of each that are left, [rows].
+        is_cut: Whether each row lost its end, [rows].
+        size: Tokens left of each row, [rows].
         trained: Those that add to the loss, [rows].
     """
 
@@ -359,9 +347,8 @@ class _Cut:
             np.int32,
             self.size.sum(),
         )
-        # A bytearray, because it is written to below.
         masks = bytearray().join(bytes(one.loss_mask[:max_length]) for one in encoded)
-        loss_mask = np.frombuffer(masks, bool)
+        loss_mask = np.frombuffer(masks, bool)  # writable, as a bytearray is
         self._labels = np.where(loss_mask, self._ids, np.int32(IGNORE_INDEX))
         loss_mask[begins[self.size > 0]] = False  # nothing predicts the first token of a row
         sums = np.concatenate([[0], np.cumsum(loss_mask)])
@@ -369,7 +356,7 @@ class _Cut:
         self._prompts = np.minimum([one.prompt_tokens for one in encoded], self.size)
 
     def columns(self, stays: np.ndarray) -> list[pyarrow.Array]:
-        """Return ids, labels and tokens of the prompts, of the rows that stay."""
+        """Return ids, labels and prompt lengths of the rows that stay."""
         import pyarrow
 
         tokens, size = np.repeat(stays, self.size), self.size[stays]
@@ -382,132 +369,107 @@ class _Cut:
 
 
 def _make_room(folder: Path) -> None:
-    """Let go of the tokens that were used longest ago, down to `CACHE_BYTES`."""
+    """Delete the least recently used tokens, down to `CACHE_BYTES`."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime, reverse=True)
     total = 0
-    for one in kept:
-        total += sum(f.stat().st_size for f in one.rglob("*") if f.is_file())
+    for entry in sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime, reverse=True):
+        total += sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
         if total > CACHE_BYTES:
-            shutil.rmtree(one, ignore_errors=True)
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
-    """Say what happened to the rows of a split, with numbers; nothing when nothing happened."""
+    """Describe which rows of a split were cut or left out; nothing where none were."""
+    limit = f"data.max_length={config.data.max_length}"
     total = len(tokenised) + tokenised.left_out + tokenised.empty
-    said = []
-    if tokenised.unanswered:
-        said.append(
-            f"{split}: {tokenised.unanswered:,} of {total:,} conversations go on after their last "
-            "answer; those turns are left out, because there is nothing to train on in them."
-        )
-    if tokenised.left_out:
-        said.append(
-            f"{split}: {tokenised.left_out:,} of {total:,} rows are left out: their prompt alone "
-            f"fills data.max_length={config.data.max_length}, so there is nothing to train on in them."
-        )
-    if tokenised.empty:
-        said.append(f"{split}: {tokenised.empty:,} of {total:,} rows are left out: they are empty.")
-    if tokenised.cut:
-        said.append(
-            f"{split}: {tokenised.cut:,} of {total:,} rows lose their end at data.max_length="
-            f"{config.data.max_length}; the model does not learn to stop there."
-        )
-    return said
+    affected = {
+        "conversations go on after their last answer; those turns are left out, because they have "
+        "nothing to train on.": tokenised.unanswered,
+        f"rows are left out: their prompt alone fills {limit}, so they have nothing to train on.": (
+            tokenised.left_out
+        ),
+        "rows are left out: they are empty.": tokenised.empty,
+        f"rows lose their end at {limit}; the model does not learn to stop there.": tokenised.cut,
+    }
+    return [f"{split}: {n:,} of {total:,} {what}" for what, n in affected.items() if n]
 
 
 def _nothing_left(lengths: list[int], max_length: int, split: str) -> Problem:
-    longest = max(lengths, default=0)
-    if longest <= max_length:
-        return Problem(f"data.{split}", None, "no row leaves anything to learn.", "Look at it.")
+    if max(lengths, default=0) <= max_length:
+        why = "no row holds anything to train on."
+        return Problem(f"data.{split}", None, why, "Check the rows.")
     enough = enough_for(lengths, KEPT_SHARES[-1])
     return Problem(
         "data.max_length",
         max_length,
-        f"cuts every completion away: nothing is left to learn in {len(lengths):,} {split} rows. "
-        f"{enough_in_words(lengths)}",
+        f"cuts every completion away: nothing is left to train on in {len(lengths):,} {split} "
+        f"rows. {enough_in_words(lengths)}",
         f"Use {enough}.",
         {"data.max_length": enough},
     )
 
 
 _ROWS_A_PROCESS = 10_000
-"""Conversations that make another process worth its start. Plain text gains nothing by processes:
-the tokenizer works on all cores by itself, twice as fast as two processes on two cores."""
+"""Conversations that make another process worth starting. Plain text gains nothing from processes:
+the tokenizer uses all cores by itself, twice as fast as two processes on two cores."""
 
 
 def _in_batches(
     examples: Sequence[Example], tokenizer: Any, method: Method, split: str, data: Data
 ) -> Iterator[list[Sequences]]:
-    """Tokenise examples, some at a time; in several processes where there are many."""
+    """Tokenise examples in batches; in several processes where there are many."""
     wanted = data.dataset_num_proc or 1
     if data.dataset_num_proc is None and examples and examples[0].messages:
         wanted = min(len(examples) // _ROWS_A_PROCESS, usable_cores() // 2)
-    work = _Work(tokenizer, method, split, data.completion_only_loss)
-    pieces = (
-        (first, examples[first : first + _BATCH]) for first in range(0, len(examples), _BATCH)
+    work = functools.partial(
+        _encode_batch,
+        tokenizer=tokenizer,
+        method=method,
+        split=split,
+        completion_only=data.completion_only_loss,
     )
+    batches = ((n, examples[n : n + _BATCH]) for n in range(0, len(examples), _BATCH))
     if wanted <= 1:
-        yield from map(work, pieces)
+        yield from map(work, batches)
         return
     import multiprocess
 
     with multiprocess.Pool(wanted) as pool:
-        yield from pool.imap(work, pieces)
+        yield from pool.imap(work, batches)
 
 
-class _Work:
-    """What a process does with its share of the examples."""
-
-    def __init__(self, tokenizer: Any, method: Method, split: str, completion_only: bool) -> None:
-        self._how = tokenizer, method, split
-        self._only = completion_only
-
-    def __call__(self, piece: tuple[int, Sequence[Example]]) -> list[Sequences]:
-        first, examples = piece
-        return encode_rows(examples, *self._how, completion_only=self._only, first=first)
+def _encode_batch(batch: tuple[int, Sequence[Example]], **how: Any) -> list[Sequences]:
+    first, examples = batch
+    return encode_rows(examples, first=first, **how)
 
 
-def _encoded(examples: Sequence[Example], tokenizer: Any, split: str, first: int) -> list[Encoded]:
-    plain = [n for n, e in enumerate(examples) if not e.messages]
-    found: dict[int, Encoded] = {}
-    if plain:
-        prompts = _ids([examples[n].prompt for n in plain], tokenizer, special=True)
-        wholes = _ids(
-            [examples[n].prompt + examples[n].completion for n in plain], tokenizer, special=True
-        )
-        clean = [w[: len(p)] == p for p, w in zip(prompts, wholes, strict=True)]
-        apart = _ids(
-            [examples[n].completion for n, ok in zip(plain, clean, strict=True) if not ok],
-            tokenizer,
-            special=False,
-        )
-        rest = iter(apart)
-        for n, prompt, whole, ok in zip(plain, prompts, wholes, clean, strict=True):
-            completion = whole[len(prompt) :] if ok else next(rest)
-            completion = [*completion, tokenizer.eos_token_id]
-            loss_mask = [False] * len(prompt) + [True] * len(completion)
-            found[n] = Encoded(prompt + completion, loss_mask, len(prompt), not ok)
-    chats = [n for n, e in enumerate(examples) if e.messages]
-    conversations = [examples[n].messages for n in chats]
-    numbers = [first + n for n in chats]
-    found |= zip(chats, _chats(conversations, tokenizer, split, numbers), strict=True)
-    return [found[n] for n in range(len(examples))]
+def _pairs(examples: Sequence[Example], tokenizer: Any) -> Iterator[Encoded]:
+    """Tokenise prompts and completions."""
+    prompts = _ids([e.prompt for e in examples], tokenizer, special=True)
+    wholes = _ids([e.prompt + e.completion for e in examples], tokenizer, special=True)
+    is_clean = [whole[: len(p)] == p for p, whole in zip(prompts, wholes, strict=True)]
+    merged = [e.completion for e, clean in zip(examples, is_clean, strict=True) if not clean]
+    apart = iter(_ids(merged, tokenizer, special=False))
+    end = tokenizer.eos_token_id
+    for prompt, whole, clean in zip(prompts, wholes, is_clean, strict=True):
+        completion = [*(whole[len(prompt) :] if clean else next(apart)), end]
+        loss_mask = [False] * len(prompt) + [True] * len(completion)
+        yield Encoded(prompt + completion, loss_mask, len(prompt), not clean)
 
 
 def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     """Return the token ids of texts, with what the tokenizer puts before a text, but no end."""
-    if len(texts) > _FEW and (words := _pretokenizer(tokenizer, special=special)):
-        with contextlib.suppress(UnicodeEncodeError):  # half a character; the tokenizer says so
-            found = words.cut(texts)
-            some = slice(None, None, -(-len(texts) // _FEW))
-            if found[some] == _asked(texts[some], tokenizer, special=special):
-                return found
-    return _asked(texts, tokenizer, special=special)
+    if len(texts) > _FEW and (pretokenizer := _pretokenizer(tokenizer, special=special)):
+        with contextlib.suppress(UnicodeEncodeError):  # half a character: the tokenizer reports it
+            ids = pretokenizer.cut(texts)
+            checked = slice(None, None, -(-len(texts) // _FEW))
+            if ids[checked] == _tokenizer_ids(texts[checked], tokenizer, special=special):
+                return ids
+    return _tokenizer_ids(texts, tokenizer, special=special)
 
 
 def _pretokenizer(tokenizer: Any, *, special: bool) -> Pretokenizer | None:
-    """Return what cuts texts faster than the tokenizer, where there is such a thing."""
+    """Return what tokenises faster than the tokenizer itself, or None."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or getattr(tokenizer, "split_special_tokens", False):
         return None
@@ -516,38 +478,31 @@ def _pretokenizer(tokenizer: Any, *, special: bool) -> Pretokenizer | None:
     return splitter(backend)
 
 
-def _asked(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
+def _tokenizer_ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     if not texts:
         return []
-    found: list[list[int]] = tokenizer(
-        texts, add_special_tokens=special, return_attention_mask=False
-    )["input_ids"]
-    end = tokenizer.eos_token_id
-    if special and tokenizer("a")["input_ids"][-1:] == [end]:  # this tokenizer appends the end
-        return [ids[:-1] for ids in found]
-    return found
+    tokenised = tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
+    ids: list[list[int]] = tokenised["input_ids"]
+    if special and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+        return [row[:-1] for row in ids]  # this tokenizer appends the end by itself
+    return ids
 
 
-def _chats(
-    conversations: Sequence[Sequence[Turn]],
-    tokenizer: Any,
-    split: str,
-    numbers: Sequence[int],
+def _conversations(
+    conversations: Mapping[int, Sequence[Turn]], tokenizer: Any, split: str
 ) -> Iterator[Encoded]:
-    """Cut conversations into tokens through the chat template; the assistant's turns add to the loss."""
-    if not conversations:
-        return
-    segments = all_segments(conversations, tokenizer, split, numbers)
-    texts = [segment.text for one in segments for segment in one]
+    """Tokenise conversations, by their number, through the chat template."""
+    segments = all_segments([*conversations.values()], tokenizer, split, [*conversations])
+    texts = [segment.text for of_one in segments for segment in of_one]
     pieces = iter(_ids(texts, tokenizer, special=False))
     end = tokenizer.eos_token_id
-    for conversation, one in zip(conversations, segments, strict=True):
+    for conversation, of_one in zip(conversations.values(), segments, strict=True):
         ids: list[int] = []
         loss_mask: list[bool] = []
-        for (_, is_trained), piece in zip(one, pieces, strict=False):
+        for (_, is_trained), piece in zip(of_one, pieces, strict=False):
             ids += piece
             loss_mask += [is_trained] * len(piece)
-        if end not in ids[-2:]:  # a template may end in <end of turn> and a new line
+        if end not in ids[-2:]:  # a template may end in <end of turn> and a line break
             ids.append(end)
             loss_mask.append(True)
         prompt_tokens = loss_mask.index(True) if any(loss_mask) else len(ids)

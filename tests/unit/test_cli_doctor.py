@@ -43,7 +43,7 @@ def write(folder, rows, name="rows.jsonl"):
 def test_good_rows_exit_with_0(folder, look, name):
     done = look(write(folder, PAIRS, name))
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("30 rows (27 to train on, 3 held out): nothing was found.\n")
+    assert done.stdout.startswith("30 rows (27 to train on, 3 held out): no problems found.\n")
 
 
 def test_a_warning_exits_with_1_only_if_strict(folder, look):
@@ -97,7 +97,7 @@ def test_json_and_a_sample(folder, look):
         ),
         (
             ["rows.jsonl", "--sample", "0"],
-            "sample=0: is not at least 1. Leave it out to look at all rows.",
+            "sample=0: is not at least 1. Leave it out to check all rows.",
         ),
     ],
 )

@@ -1,7 +1,7 @@
 """The data doctor: what is wrong with rows before anything is trained on them.
 
-`doctor` reads every row once (`measure`), looks at what was seen (`checks`) and returns a
-`Report` of `Finding`s, each with a fix. To look for something else, add one function to `checks`.
+`doctor` reads every row once (`measure`), runs the `checks` and returns a `Report` of `Finding`s,
+each with a fix. To add a check, add one function to `checks`.
 """
 
 from nbft.data.doctor.examine import doctor

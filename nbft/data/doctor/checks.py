@@ -1,15 +1,16 @@
 """What can be wrong with rows. Each finding is one function; its name is the finding's name.
 
-A check looks at what `measure` saw and returns a `Finding` or None; `findings` runs them all.
+A check takes what `measure` recorded and returns a `Finding` or None; `findings` runs them all.
 Thresholds are constants with their reason.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,10 @@ from nbft.errors import Problem
 from nbft.formatting import count
 
 MASKED_SHARE = 0.5
-"""From this share of rows without anything to learn on, the set is not what was meant: an error."""
+"""From this share of rows without a trained token, the dataset is not what was meant: an error."""
 
-LEARNT_SHARE = 0.01
-"""Below this share of learnt tokens a step computes a hundred tokens to learn from one."""
+TRAINED_SHARE = 0.01
+"""Below this share of trained tokens, a step computes a hundred tokens to learn from one."""
 
 CUT_SHARE = 0.01
 """Cut rows teach the model not to stop. Up to one in a hundred is the usual price of a limit."""
@@ -48,7 +49,7 @@ PADDING_SHARE = 0.2
 """Padding below a fifth of what is computed is not worth a change of settings."""
 
 ALMOST_SHARE = 0.05
-"""From this share of near duplicates on, a set repeats itself enough to be memorised: a warning."""
+"""From this share of near duplicates on, a dataset repeats itself enough to be memorised."""
 
 Check = Callable[[Seen], "Finding | None"]
 CHECKS: dict[str, Check] = {}
@@ -56,12 +57,13 @@ CHECKS: dict[str, Check] = {}
 
 
 def findings(seen: Seen) -> list[Finding]:
-    """Run every check, and return what was found: errors first, then warnings, then notes."""
-    found = []
-    for name, check in CHECKS.items():
-        if finding := check(seen):
-            found.append(dataclasses.replace(finding, name=name))
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    """Run every check, and return the findings: errors first, then warnings, then notes."""
+    named = [
+        dataclasses.replace(finding, name=name)
+        for name, check in CHECKS.items()
+        if (finding := check(seen))
+    ]
+    return sorted(named, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _check(function: Check) -> Check:
@@ -74,36 +76,27 @@ def _check(function: Check) -> Check:
 
 @_check
 def placeholder(seen: Seen) -> Finding | None:
-    """A placeholder of a template is no column."""
-    wrong = [p for p in seen.problems if p.field.endswith("_template")]
-    return _of_problems(
-        wrong,
-        "The rows cannot be made: a template names what is not there.",
-        "template",
-    )
+    """A placeholder of a template is not a column."""
+    problems = [p for p in seen.problems if p.field.endswith("_template")]
+    why = "No row can be built: a template names a column that does not exist."
+    return _of_problems(problems, why, "template")
 
 
 @_check
 def unreadable(seen: Seen) -> Finding | None:
     """Rows cannot be read."""
-    wrong = [p for p in seen.problems if not p.field.endswith("_template")]
-    return _of_problems(wrong, "Nothing can be trained on rows that cannot be read.", "problem")
+    problems = [p for p in seen.problems if not p.field.endswith("_template")]
+    return _of_problems(problems, "Rows that cannot be read cannot be trained on.", "problem")
 
 
 def _of_problems(problems: list[Problem], why: str, unit: str) -> Finding | None:
     if not problems:
         return None
     changes = {path: value for p in problems for path, value in p.changes.items()}
-    what = " ".join(f"{_named(p)}{p.why}" for p in problems)
+    what = " ".join(str(dataclasses.replace(p, fix="")) if p.field else p.why for p in problems)
     fix = " ".join(dict.fromkeys(p.fix for p in problems if p.fix))
     number = len(problems)
     return Finding("", "error", what, why, fix, number, number, unit, changes=changes)
-
-
-def _named(problem: Problem) -> str:
-    if not problem.field:
-        return ""
-    return str(dataclasses.replace(problem, why="", fix="")).rstrip() + " "
 
 
 @_check
@@ -112,88 +105,87 @@ def refused(seen: Seen) -> Finding | None:
     rows = np.array(sorted(seen.refused), np.int64)
     if not len(rows):
         return None
-    reasons = list(dict.fromkeys(seen.refused[row] for row in rows.tolist()))
     rewrite = None if len(rows) == len(seen) else _without(seen, rows, "without-refused")
-    return _found(
+    return _of_rows(
         seen,
         "error",
         rows,
-        "Rows that cannot be cut into tokens",
-        "A run ends at the first of them.",
-        "Leave them out, or mend them." if rewrite else "Mend them, or choose another model.",
-        more=f"The first: {reasons[0]}",
+        "Rows that cannot be tokenised",
+        "The run would stop at the first of them.",
+        "Leave them out, or fix them." if rewrite else "Fix them, or choose another model.",
+        detail=f"The first: {seen.refused[rows[0]]}",
         rewrite=rewrite,
         texts={row: seen.refused[row] for row in rows[:EXAMPLES].tolist()},
     )
 
 
-# What is learnt
+# What is trained on
 
 
 @_check
 def masked(seen: Seen) -> Finding | None:
-    """Nothing, or next to nothing, is learnt."""
-    return _masked_split(seen) or _barely_learnt(seen)
+    """No token, or hardly any, is trained on."""
+    return _masked_split(seen) or _barely_trained(seen)
 
 
 def _masked_split(seen: Seen) -> Finding | None:
     for split in seen.names:
-        rows = seen.of(split) & _read(seen)
+        rows = seen.of(split) & seen.is_tokenised
         empty = rows & (seen.trained == 0)
         if not rows.any() or empty.sum() < MASKED_SHARE * rows.sum():
             continue
         longer, _ = _longer(seen, empty & (seen.tokens > seen.config.data.max_length))
-        return _found(
+        return _of_rows(
             seen,
             "error",
             np.flatnonzero(empty),
-            f"Rows of {split} that leave nothing to learn, because every label is masked",
-            "A masked token adds nothing to the loss: such a row is left out.",
+            f"Rows of {split} with nothing to train on, because every label is masked",
+            "A masked token adds nothing to the loss, so such a row is left out.",
             f"Use data.max_length={longer}."
             if longer
-            else "Look at the rows: is the answer in the column that is learnt?",
+            else "Look at the rows: is the answer in the column that is trained on?",
             total=int(rows.sum()),
             changes={"data.max_length": longer} if longer else {},
         )
     return None
 
 
-def _barely_learnt(seen: Seen) -> Finding | None:
-    rows = np.flatnonzero(seen.of("train") & _read(seen))
+def _barely_trained(seen: Seen) -> Finding | None:
+    rows = np.flatnonzero(seen.of("train") & seen.is_tokenised)
     kept = np.minimum(seen.tokens[rows], seen.config.data.max_length)
-    learnt, shown = int(seen.trained[rows].sum()), int(kept.sum())
-    if learnt >= LEARNT_SHARE * shown:
+    trained, total = int(seen.trained[rows].sum()), int(kept.sum())
+    if trained >= TRAINED_SHARE * total:
         return None
     return Finding(
         "",
         "warning",
-        f"{percent(learnt / shown)} of the training tokens are learnt: {count(learnt)} of "
-        f"{count(shown)}.",
+        f"Only {percent(trained / total)} of the training tokens add to the loss: "
+        f"{count(trained)} of {count(total)}.",
         "Nearly all labels are masked: each step computes many tokens to learn from few.",
-        "If the answers are meant to be this short, all is well; else look at what the template "
-        "puts into the completion.",
-        learnt,
-        shown,
+        "If the answers are meant to be this short, nothing is wrong; otherwise check what the "
+        "template puts into the completion.",
+        trained,
+        total,
         "token",
-        _places(seen, rows[np.argsort(seen.trained[rows] / kept, kind="stable")]),
+        _places(seen, rows[np.argsort(seen.trained[rows] / kept, kind="stable")], {}),
     )
 
 
 @_check
 def pad_is_end(seen: Seen) -> Finding | None:
-    """The end of the sequence is masked, as padding is that shares its token."""
+    """The end of the sequence is masked, because padding uses the same token."""
     tokenizer = seen.tokenizer
-    if tokenizer.pad_token_id != tokenizer.eos_token_id or not seen.end_is_masked.any():
+    if tokenizer.pad_token_id != tokenizer.eos_token_id:
         return None
     others = [t for t in tokenizer.all_special_tokens if t != tokenizer.eos_token]
     token = tokenizer.unk_token or (others[-1] if others else None)
-    return _found(
+    return _of_rows(
         seen,
-        _error_if_many(seen.end_is_masked, seen),
+        _error_if_many(seen.end_is_masked),
         np.flatnonzero(seen.end_is_masked),
-        f"Rows that do not learn their end, because {tokenizer.eos_token} is the padding token too "
+        f"Rows whose end is not trained on, because {tokenizer.eos_token} is the padding token too "
         "and is masked with the padding",
-        "A model that never learns the end of an answer does not stop.",
+        "A model that is never trained on the end of an answer does not stop.",
         f"Use {token} for padding." if token else "Choose another padding token.",
         changes={"model.pad_token": token} if token else {},
     )
@@ -201,46 +193,41 @@ def pad_is_end(seen: Seen) -> Finding | None:
 
 @_check
 def end_not_trained(seen: Seen) -> Finding | None:
-    """The end of the sequence is not learnt."""
-    rows = _read(seen) & ~seen.end_is_trained & (seen.trained > 0)
+    """The end of the sequence is not trained on."""
+    rows = seen.is_tokenised & ~seen.end_is_trained & (seen.trained > 0)
     if seen.tokenizer.pad_token_id == seen.tokenizer.eos_token_id:
         rows &= ~seen.end_is_masked  # that is pad_is_end
-    if not rows.any():
-        return None
-    return _found(
+    return _of_rows(
         seen,
-        _error_if_many(rows, seen),
+        _error_if_many(rows),
         np.flatnonzero(rows),
-        f"Rows that do not learn their end, {seen.tokenizer.eos_token}",
-        "A model that never learns the end of an answer does not stop.",
-        "See that the chat template ends an answer in that token, or choose another with "
+        f"Rows whose end, {seen.tokenizer.eos_token}, is not trained on",
+        "A model that is never trained on the end of an answer does not stop.",
+        "Check that the chat template ends an answer with that token, or choose another with "
         "model.chat_template_path.",
     )
 
 
 @_check
 def boundary_merged(seen: Seen) -> Finding | None:
-    """The tokenizer would join the end of the prompt and the beginning of the completion."""
+    """The tokenizer would merge the end of the prompt with the start of the completion."""
     rows = np.flatnonzero(seen.is_merged)
-    if not len(rows):
-        return None
     changes: dict[str, Any] = {}
-    fix = "End the prompt in a line break, or begin the completion with the space."
-    for field in dict.fromkeys(seen.fields[seen.dataset[row]] for row in rows.tolist()):
-        mine = [row for row in rows.tolist() if seen.fields[seen.dataset[row]] == field]
-        changes |= _clean_boundary(seen, field, mine[:: max(1, len(mine) // 50)])
-    if changes:
-        shown = "; ".join(f"{path}={value!r}" for path, value in changes.items())
-        fix = f"Use {shown}."
-    return _found(
+    for field in dict.fromkeys(seen.fields[dataset] for dataset in seen.dataset[rows].tolist()):
+        of_field = [row for row in rows.tolist() if seen.fields[seen.dataset[row]] == field]
+        changes |= _clean_boundary(seen, field, of_field[:: max(1, len(of_field) // 50)])
+    settings = "; ".join(f"{path}={value!r}" for path, value in changes.items())
+    return _of_rows(
         seen,
         "warning",
         rows,
         "Rows that would have a token across the boundary of prompt and completion",
-        "When the model is asked, the prompt ends before the boundary, so it must go on from a "
-        "token that is rare there. Here the two are kept apart, at the price of an unusual first "
-        "token.",
-        fix,
+        "When the model is used, the prompt ends before the boundary, so the model would have to "
+        "go on from a token that is rare there. Here the two are kept apart, at the price of an "
+        "unusual first token.",
+        f"Use {settings}."
+        if changes
+        else "End the prompt with a line break, or start the completion with the space.",
         changes=changes,
     )
 
@@ -250,23 +237,20 @@ def _clean_boundary(seen: Seen, field: str, rows: list[int]) -> dict[str, str]:
     templates = _templates(seen, field)
     if templates is None:
         return {}
-    prompt, completion = templates
+    spaces = len(templates[0]) - len(templates[0].rstrip(" "))
+
+    def move_spaces(prompt: str, completion: str) -> tuple[str, str]:
+        return prompt[:-spaces], prompt[-spaces:] + completion
+
+    def add_line_break(prompt: str, completion: str) -> tuple[str, str]:
+        return prompt + "\n", completion
+
     examples = [seen.example(row) for row in rows]
-    tries = []
-    if spaces := len(prompt) - len(prompt.rstrip(" ")):
-        tries.append(
-            (
-                (prompt[:-spaces], prompt[-spaces:] + completion),
-                [Example(e.prompt[:-spaces], e.prompt[-spaces:] + e.completion) for e in examples],
-            )
-        )
-    tries.append(
-        ((prompt + "\n", completion), [Example(e.prompt + "\n", e.completion) for e in examples])
-    )
-    for mended, tried in tries:
-        if not any(one.is_merged for one in encode(tried, seen.tokenizer)):
+    for change in (move_spaces, add_line_break) if spaces else (add_line_break,):
+        changed = [Example(*change(e.prompt, e.completion)) for e in examples]
+        if not any(one.is_merged for one in encode(changed, seen.tokenizer)):
             names = (f"{field}.prompt_template", f"{field}.completion_template")
-            return dict(zip(names, mended, strict=True))
+            return dict(zip(names, change(*templates), strict=True))
     return {}
 
 
@@ -275,10 +259,8 @@ def cut(seen: Seen) -> Finding | None:
     """Completions are cut off by data.max_length."""
     limit = seen.config.data.max_length
     rows = (seen.tokens > limit) & (seen.trained > 0)
-    if not rows.any():
-        return None
-    longer, words = _longer(seen, rows)
-    return _found(
+    longer, lengths = _longer(seen, rows)
+    return _of_rows(
         seen,
         "warning" if rows.sum() >= CUT_SHARE * len(seen) else "note",
         np.flatnonzero(rows),
@@ -286,69 +268,60 @@ def cut(seen: Seen) -> Finding | None:
         "A row without its end teaches the model to go on where it should stop.",
         f"Use data.max_length={longer}; memory and time grow with it."
         if longer
-        else "The model reads no more: shorten the rows.",
-        more=words,
+        else "The model cannot read more: shorten the rows.",
+        detail=lengths,
         changes={"data.max_length": longer} if longer else {},
     )
 
 
 def _longer(seen: Seen, rows: np.ndarray) -> tuple[int | None, str]:
-    """Return the maximum length that keeps 99% of the rows whole (all, if 99% are), and words.
+    """Return the maximum length that keeps 99% of all rows whole, with a sentence on lengths.
 
-    It is None where nothing of these rows would be gained.
+    The length keeps all rows whole where 99% are already, and is None where none of the given rows
+    would gain from it.
     """
     if not rows.any():
         return None, ""
-    lengths = seen.tokens[_read(seen)]
+    lengths = seen.tokens[seen.is_tokenised]
     enough, longest = enough_for(lengths, KEPT_SHARES[-1]), int(lengths.max())
-    words = enough_in_words(lengths)
+    sentence = enough_in_words(lengths)
     limit = seen.config.data.max_length
     wanted = next((length for length in (enough, longest) if length > limit), None)
     if wanted is not None and seen.context_tokens and wanted > seen.context_tokens:
         wanted = seen.context_tokens if seen.context_tokens > limit else None
-        words = f"{words[:-1]}; the model reads {seen.context_tokens:,} at most."
-    return wanted, words
+        sentence = f"{sentence[:-1]}; the model reads {seen.context_tokens:,} at most."
+    return wanted, sentence
 
 
 @_check
 def dropped(seen: Seen) -> Finding | None:
     """Rows are left out of the training."""
     limit = seen.config.data.max_length
-    read = _read(seen)
-    without = read & (seen.trained == 0)
+    without = seen.is_tokenised & (seen.trained == 0)
     long = without & (seen.tokens > limit)
-    labelled = seen.left_out
-    reasons = []
-    if long.any():
-        reasons.append(
-            f"{count(long.sum())} because the prompt alone fills data.max_length={limit}"
-        )
-    if short := int((without & ~long).sum()):
-        reasons.append(f"{count(short)} because they hold nothing to learn")
-    if labelled:
-        reasons.append(f"{count(labelled)} because they are labelled as bad answers")
-    if not reasons:
-        return None
+    reasons = {
+        f"because the prompt alone fills data.max_length={limit}": int(long.sum()),
+        "because they hold nothing to train on": int((without & ~long).sum()),
+        "because they are labelled as bad answers": seen.left_out,
+    }
     longer, _ = _longer(seen, long)
     rows = np.flatnonzero(without)
-    total = len(seen) + labelled
-    fix = "They are not missed; training on bad answers needs a preference method."
+    fix = "Nothing needs fixing; training on bad answers needs a preference method."
     rewrite = None
     if longer:
         fix = f"Use data.max_length={longer}."
     elif len(rows):
         fix, rewrite = "Leave them out of the file.", _without(seen, rows, "without-empty-rows")
-    number = len(rows) + labelled
-    return _found(
+    return _of_rows(
         seen,
         "warning" if len(rows) else "note",
         rows,
         "Rows that are not trained on",
-        "Fewer rows are learnt than the file holds.",
+        "Fewer rows are trained on than the file holds.",
         fix,
-        more=f"{', '.join(reasons)}.",
-        number=number,
-        total=total,
+        detail=", ".join(f"{count(n)} {reason}" for reason, n in reasons.items() if n) + ".",
+        number=len(rows) + seen.left_out,
+        total=len(seen) + seen.left_out,
         changes={"data.max_length": longer} if longer else {},
         rewrite=rewrite,
     )
@@ -357,26 +330,21 @@ def dropped(seen: Seen) -> Finding | None:
 @_check
 def unanswered_turns(seen: Seen) -> Finding | None:
     """Conversations go on after their last answer."""
-    rows = np.flatnonzero(seen.is_unanswered)
-    if not len(rows):
-        return None
-    return _found(
+    return _of_rows(
         seen,
         "note",
-        rows,
+        np.flatnonzero(seen.is_unanswered),
         "Conversations that go on after their last answer",
-        "Those turns are left out: nothing is learnt from a question without an answer.",
-        "They are not missed, unless the answers were lost on the way.",
+        "Those turns are left out: a question without an answer has nothing to train on.",
+        "Nothing needs fixing, unless the answers were lost on the way.",
     )
 
 
 @_check
 def empty_completions(seen: Seen) -> Finding | None:
-    """Rows have nothing to learn but the end."""
-    rows = np.flatnonzero(_read(seen) & seen.answer_is_empty & (seen.trained > 0))
-    if not len(rows):
-        return None
-    return _found(
+    """Rows have nothing to train on but the end."""
+    rows = np.flatnonzero(seen.is_tokenised & seen.answer_is_empty & (seen.trained > 0))
+    return _of_rows(
         seen,
         "warning",
         rows,
@@ -393,30 +361,29 @@ def empty_completions(seen: Seen) -> Finding | None:
 @_check
 def empty_columns(seen: Seen) -> Finding | None:
     """Columns hold nothing in any row."""
-    empty = [c for c in _columns(seen) if seen.columns[c[0]][c[1]].filled == 0]
-    used = [(field, name) for field, name in empty if name in _used(seen, field)]
+    empty = [(f, n) for f, n in _columns(seen) if seen.columns[f][n].filled == 0]
+    is_used = False
     changes: dict[str, Any] = {}
-    for field, name in used:
-        dataset = _dataset(seen, field)
+    for field, name in empty:
+        pattern = r"\{\s*['\"]?" + re.escape(name) + r"['\"]?\s*\}"
         for part in ("prompt_template", "completion_template"):
             path = f"{field}.{part}"
-            template = changes.get(path, getattr(dataset, part))
-            bare = template and re.sub(
-                r"\{\s*['\"]?" + re.escape(name) + r"['\"]?\s*\}", "", template
-            )
-            if template and bare != template and _placeholders(bare):
+            template = changes.get(path, getattr(_dataset(seen, field), part)) or ""
+            is_used |= name in _placeholders(template)
+            bare = re.sub(pattern, "", template)
+            if bare != template and _placeholders(bare):
                 changes[path] = bare
     return _of_columns(
         seen,
         empty,
-        "warning" if used else "note",
+        "warning" if is_used else "note",
         "empty in every row",
-        "A template shows the model a gap where this column stands."
-        if used
-        else "Nothing is trained on it; it may have lost its values on the way.",
-        "Take it out of the template."
+        "The template leaves a gap where this column should be."
+        if is_used
+        else "Nothing is trained on it; its values may have been lost on the way.",
+        "Remove it from the template."
         if changes
-        else "Nothing needs it. See that it is not the column that was meant.",
+        else "Nothing needs it. Check that it is not the column you meant.",
         changes,
     )
 
@@ -440,10 +407,10 @@ def constant_columns(seen: Seen) -> Finding | None:
         "the same in every row",
         "The model can learn nothing from it: every answer is the same."
         if answers
-        else "It says nothing about a row.",
+        else "It carries no information.",
         "Name another column in completion_template."
         if answers
-        else "Nothing needs to be done where it is not in a template.",
+        else "Nothing needs fixing unless a template uses it.",
         {},
     )
 
@@ -460,53 +427,39 @@ def _of_columns(
     if not columns:
         return None
     names = ", ".join(f'"{name}"' for _, name in columns[:EXAMPLES])
-    more = ", …" if len(columns) > EXAMPLES else ""
-    many = len(columns) > 1
-    what = f"The column{'s' * many} {names}{more} {'are' if many else 'is'} {are}."
+    ellipsis = ", …" if len(columns) > EXAMPLES else ""
+    subject, verb = ("columns", "are") if len(columns) > 1 else ("column", "is")
+    what = f"The {subject} {names}{ellipsis} {verb} {are}."
     total = sum(map(len, seen.columns.values()))
     return Finding("", level, what, why, fix, len(columns), total, "column", changes=changes)
 
 
 def _columns(seen: Seen) -> Iterator[tuple[str, str]]:
-    for field, columns in seen.columns.items():
-        for name in columns:
-            yield field, name
+    return ((field, name) for field, columns in seen.columns.items() for name in columns)
 
 
 def _placeholders(template: str | None) -> set[str]:
-    if not template:
-        return set()
-    names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
-    return {name.strip().strip("'\"") for name in names}
+    names = (name for _, name, _, _ in string.Formatter().parse(template or ""))
+    return {name.strip().strip("'\"") for name in names if name is not None}
 
 
-def _used(seen: Seen, field: str) -> set[str]:
-    dataset = _dataset(seen, field)
-    return _placeholders(dataset.prompt_template) | _placeholders(dataset.completion_template)
-
-
-# Rows that stand there more than once
+# Rows that appear more than once
 
 
 @_check
 def duplicates(seen: Seen) -> Finding | None:
-    """Rows stand twice in a split."""
+    """Rows appear twice in a split."""
     rows, firsts = _repeats(seen)
-    if not len(rows):
-        return None
-    return _found(
+    return _of_rows(
         seen,
         "warning",
         rows,
         "Rows that repeat an earlier row of their split word for word",
-        "A row that stands there ten times weighs ten times as much, and is learnt by heart.",
+        "A row that appears ten times weighs ten times as much, and is memorised.",
         "Keep the first of each.",
         rewrite=_without(seen, rows, "without-duplicates"),
         texts=_beside(seen, rows, firsts, "same as"),
     )
-
-
-_ALIKE = f"They have {minhash.SIMILARITY:.0%} or more of their runs of three tokens in common."
 
 
 @_check
@@ -514,41 +467,36 @@ def near_duplicates(seen: Seen) -> Finding | None:
     """Rows of a split are nearly the same."""
     first, second, likeness = seen.similar
     within = seen.split[first] == seen.split[second]
-    rows, place = np.unique(second[within], return_index=True)
-    if not len(rows):
-        return None
-    texts = _beside(seen, rows, first[within][place], "like", likeness[within][place])
-    return _found(
+    rows, pairs = np.unique(second[within], return_index=True)
+    return _of_rows(
         seen,
         "warning" if len(rows) >= ALMOST_SHARE * len(seen) else "note",
         rows,
         "Rows that are nearly the same as an earlier row of their split",
         "Rows that differ in a word or two weigh more than they should.",
         "Look at them; leave out the later of each pair if they say the same.",
-        more=_ALIKE,
+        detail=f"They share {minhash.SIMILARITY:.0%} or more of their runs of three tokens.",
         rewrite=_without(seen, rows, "without-near-duplicates"),
-        texts=texts,
+        texts=_beside(seen, rows, first[within][pairs], "like", likeness[within][pairs]),
     )
 
 
 @_check
 def held_out_in_training(seen: Seen) -> Finding | None:
-    """Held-out rows stand in the training rows."""
+    """Held-out rows are among the training rows."""
     hashes = seen.prompt_hash.copy()
     prompts, times = np.unique(hashes, return_counts=True)
     general = prompts[times > max(PROMPT_ROWS, PROMPT_SHARE * len(seen))]
     shared = np.isin(hashes, general)
     hashes[shared] = seen.text_hash[shared]
-    held, inside, beside = _leaks(seen, hashes)
-    if not len(held):
-        return None
+    held, inside, partners = _leaks(seen, hashes)
     return _of_leaks(
         seen,
         held,
         inside,
-        "that an earlier split has too, by their prompt",
+        "that share their prompt with a row of an earlier split",
         "without-held-out-rows",
-        _beside(seen, held, beside, "same prompt as"),
+        _beside(seen, held, partners, "same prompt as"),
     )
 
 
@@ -556,18 +504,16 @@ def held_out_in_training(seen: Seen) -> Finding | None:
 def nearly_held_out_in_training(seen: Seen) -> Finding | None:
     """Held-out rows are nearly the same as training rows."""
     first, second, likeness = seen.similar
-    across = seen.split[first] < seen.split[second]  # the splits stand in order
+    across = seen.split[first] < seen.split[second]  # the splits come in order
     across &= seen.prompt_hash[first] != seen.prompt_hash[second]
-    held, place = np.unique(second[across], return_index=True)
-    if not len(held):
-        return None
+    held, pairs = np.unique(second[across], return_index=True)
     return _of_leaks(
         seen,
         held,
         np.unique(first[across]),
         "that are nearly the same as a row of an earlier split",
         "without-nearly-held-out-rows",
-        _beside(seen, held, first[across][place], "like", likeness[across][place]),
+        _beside(seen, held, first[across][pairs], "like", likeness[across][pairs]),
     )
 
 
@@ -578,18 +524,17 @@ def _of_leaks(
     what: str,
     suffix: str,
     texts: dict[int, str],
-) -> Finding:
-    named = [name for name in seen.names[1:] if seen.of(name)[held].any()]
-    total = sum(int(seen.of(name).sum()) for name in seen.names[1:])
-    return _found(
+) -> Finding | None:
+    splits = [name for name in seen.names[1:] if seen.of(name)[held].any()]
+    return _of_rows(
         seen,
         "warning",
         held,
-        f"Rows of {' and '.join(named)} {what}",
-        "The held-out loss and the scores then say how well the model remembers, not how well it "
-        "has learnt.",
+        f"Rows of {' and '.join(splits)} {what}",
+        "The held-out loss and the scores then show how well the model remembers, not how well it "
+        "has learned.",
         f"Leave {count(len(inside), 'row')} out of the earlier split.",
-        total=total,
+        total=sum(int(seen.of(name).sum()) for name in seen.names[1:]),
         rewrite=_without(seen, inside, suffix),
         texts=texts,
     )
@@ -605,7 +550,7 @@ def _leaks(seen: Seen, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
         return order, order, order
     begins = np.flatnonzero(np.diff(group, prepend=-1))
     ends = np.append(begins[1:], len(order)) - 1
-    first, last = order[begins][group], order[ends][group]  # rows stand split by split
+    first, last = order[begins][group], order[ends][group]  # rows are ordered by split
     leaks = seen.split[order] > seen.split[first]
     inside = (seen.split[first] != seen.split[last]) & (order != last)
     if seen.config.data.validation is None:
@@ -633,9 +578,9 @@ def _repeats(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _groups(seen: Seen, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows ordered by hash, then as they stand, and the number of each one's group."""
-    read = np.flatnonzero(_read(seen))
-    order = read[np.argsort(hashes[read], kind="stable")]
+    """Return the rows ordered by hash, then by row, and the number of each one's group."""
+    rows = np.flatnonzero(seen.is_tokenised)
+    order = rows[np.argsort(hashes[rows], kind="stable")]
     return order, np.cumsum(np.diff(hashes[order], prepend=hashes[order[:1]]) != 0)
 
 
@@ -643,80 +588,43 @@ def _beside(
     seen: Seen,
     rows: np.ndarray,
     others: np.ndarray,
-    word: str,
+    relation: str,
     likeness: np.ndarray | None = None,
 ) -> dict[int, str]:
-    """Return the texts of some rows, with the rows that they resemble."""
+    """Return the texts of the first rows, with the rows that they resemble."""
     texts = {}
-    for place, (row, other) in enumerate(zip(rows[:EXAMPLES], others[:EXAMPLES], strict=True)):
-        alike = "" if likeness is None else f" ({likeness[place]:.0%})"
+    for n, (row, other) in enumerate(zip(rows[:EXAMPLES], others[:EXAMPLES], strict=True)):
+        share = "" if likeness is None else f" ({likeness[n]:.0%})"
         split = seen.names[seen.split[other]]
         where = f"{split} row" if seen.split[other] != seen.split[row] else "row"
-        about = f"{word} {where} {count(seen.row[other])}{alike}"
+        about = f"{relation} {where} {count(seen.row[other])}{share}"
         texts[int(row)] = f"{about}: {seen.place(int(row)).text}"
     return texts
 
 
 # Characters
 
-_ODD_WORDS: dict[str, tuple[str, str, str]] = {
-    "replacement_characters": (
-        "Rows with U+FFFD or half a character, where text was lost when it was read",
-        "The model learns to write the gap.",
-        "Read the source again with its right encoding, or leave these rows out.",
-    ),
-    "mojibake": (
-        "Rows with UTF-8 that was read as Windows-1252, such as Ã© for é",
-        "The model learns to write it so.",
-        "Turn it back into what was meant.",
-    ),
-    "control_characters": (
-        "Rows with control characters, such as NUL",
-        "They cost tokens, and nobody sees them. A form feed before “rac” was \\frac.",
-        "Take them out; those that were LaTeX become LaTeX again.",
-    ),
-    "invisible_characters": (
-        "Rows with characters of no width, soft hyphens or marks of direction",
-        "They break words into unusual tokens, and nobody sees them.",
-        "Take them out.",
-    ),
-    "html_entities": (
-        "Rows with HTML entities, such as &amp; for &",
-        "The model learns to write them where it should write the character.",
-        "Write the characters; unless the rows are about HTML.",
-    ),
-}
+
+def _oddity(seen: Seen, kind: str) -> Finding | None:
+    if (hits := seen.odd.get(kind)) is None:
+        return None
+    oddity, rows = ODDITIES[kind], np.sort(hits.rows)
+    suffix = f"without-{kind.replace('_', '-')}"
+    return _of_rows(
+        seen,
+        "warning" if kind in ("replacement_characters", "mojibake") else "note",
+        rows,
+        oddity.what,
+        oddity.why,
+        oddity.fix,
+        rewrite=_rewrite(seen, rows, suffix, clean=oddity.clean)
+        if oddity.clean
+        else _without(seen, rows, suffix),
+        texts=hits.texts,
+    )
 
 
-def _odd_check(kind: str) -> Check:
-    def check(seen: Seen) -> Finding | None:
-        hits = seen.odd.get(kind)
-        if hits is None:
-            return None
-        what, why, fix = _ODD_WORDS[kind]
-        rows = np.array(hits.rows, np.int64)
-        mend = ODDITIES[kind].mend
-        suffix = f"without-{kind.replace('_', '-')}"
-        return _found(
-            seen,
-            "warning" if kind in ("replacement_characters", "mojibake") else "note",
-            rows,
-            what,
-            why,
-            fix,
-            rewrite=_rewrite(seen, rows, suffix, mend=mend)
-            if mend
-            else _without(seen, rows, suffix),
-            texts=hits.texts,
-        )
-
-    check.__name__ = kind
-    check.__doc__ = f"{_ODD_WORDS[kind][0]}."
-    return check
-
-
-for _kind in ODDITIES:
-    _check(_odd_check(_kind))
+CHECKS |= {kind: functools.partial(_oddity, kind=kind) for kind in ODDITIES}
 
 
 # Chat templates
@@ -726,34 +634,32 @@ for _kind in ODDITIES:
 def wrong_chat_template(seen: Seen) -> Finding | None:
     """Texts are written in the template of another family of models."""
     has_template = bool(seen.tokenizer.chat_template)
-    families = {family.name: family for family in FAMILIES}
-    found = {
-        name: hits
-        for name, hits in seen.foreign.items()
-        if has_template or families[name].is_special
-    }
-    if not found:
+    candidates = [
+        family
+        for family in FAMILIES
+        if family.name in seen.foreign and (has_template or family.is_special)
+    ]
+    if not candidates:
         return None
-    name = max(found, key=lambda name: len(found[name].rows))
-    family, hits = families[name], found[name]
-    rows = np.array(sorted(hits.rows), np.int64)
+    family = max(candidates, key=lambda family: len(seen.foreign[family.name].rows))
+    hits = seen.foreign[family.name]
+    rows = np.sort(hits.rows)
     own = _own_family(seen)
-    marks = " and ".join(family.marks[:2])
-    rewrite, fix = None, f"Choose a model of the family {name}, or write the rows anew."
+    rewrite, fix = None, f"Choose a model of the family {family.name}, or rewrite the rows."
     if has_template:
-        fix = "Write the turns as messages, which the model's own template then marks."
+        fix = "Write the turns as messages; the model's own template then adds its markers."
         rewrite = _to_messages(seen, rows, family)
-    return _found(
+    return _of_rows(
         seen,
         "warning" if family.is_special else "note",
         rows,
-        f"Rows with the marks of {name} ({marks})",
-        f"To this model {family.marks[0]} is not one token but ordinary text: it learns another "
-        "way of asking beside its own."
+        f"Rows with the markers of {family.name} ({' and '.join(family.marks[:2])})",
+        f"To this model {family.marks[0]} is not one token but ordinary text: it learns a second "
+        "prompt format beside its own."
         if family.is_special
-        else "The model learns this way of asking beside its own. Fine, if you will ask it so.",
+        else "The model learns this prompt format beside its own. That is fine if you will use it.",
         fix,
-        more=f"The model knows those of {own}." if own else "",
+        detail=f"The model knows those of {own.name}." if own else "",
         rewrite=rewrite,
         texts=hits.texts,
     )
@@ -762,57 +668,55 @@ def wrong_chat_template(seen: Seen) -> Finding | None:
 @_check
 def templated_text(seen: Seen) -> Finding | None:
     """Texts are written in the model's own template already."""
-    hits = seen.templated
-    if not hits.rows:
+    family = _own_family(seen)
+    if not seen.templated.rows or family is None:
         return None
-    rows = np.array(sorted(hits.rows), np.int64)
-    family = next(one for one in FAMILIES if one.name == _own_family(seen))
-    return _found(
+    rows = np.sort(seen.templated.rows)
+    return _of_rows(
         seen,
         "note",
         rows,
-        f"Rows written in the model's own template ({family.name}) already",
-        "They are trained as they stand, and end twice: in the template's mark and in the end "
-        "that is added. Without a prompt column, what the user says is learnt too.",
-        "Write the turns as messages: the template marks them, and only answers are learnt.",
+        f"Rows that are already written in the model's own template ({family.name})",
+        "They are trained on as they are, and end twice: with the template's marker and with the "
+        "end that is added. Without a prompt column, the user's turns are trained on too.",
+        "Write the turns as messages: the template adds the markers, and only answers are trained "
+        "on.",
         rewrite=_to_messages(seen, rows, family),
-        texts=hits.texts,
+        texts=seen.templated.texts,
     )
 
 
 @_check
 def special_tokens_in_text(seen: Seen) -> Finding | None:
-    """Special tokens of the model stand in a text."""
-    hits = seen.special
-    if not hits.rows:
-        return None
-    rows = np.array(sorted(hits.rows), np.int64)
+    """A text contains special tokens of the model."""
     pattern = special_tokens(seen.tokenizer.all_special_tokens)
-    assert pattern is not None
-    return _found(
+    if not seen.special.rows or pattern is None:
+        return None
+    rows = np.sort(seen.special.rows)
+    return _of_rows(
         seen,
         "warning",
         rows,
         "Rows with special tokens of the model in their text",
-        "The tokenizer reads them as marks, not as text: a conversation may end in its middle.",
-        "Take them out.",
+        "The tokenizer reads them as markers, not as text: a conversation may end in its middle.",
+        "Remove them.",
         rewrite=_rewrite(
-            seen, rows, "without-special-tokens", mend=lambda text: pattern.sub("", text)
+            seen, rows, "without-special-tokens", clean=lambda text: pattern.sub("", text)
         ),
-        texts=hits.texts,
+        texts=seen.special.texts,
     )
 
 
-def _own_family(seen: Seen) -> str:
+def _own_family(seen: Seen) -> Family | None:
     template = str(seen.tokenizer.chat_template or "")
-    return next((one.name for one in FAMILIES if any(m in template for m in one.marks)), "")
+    return next((one for one in FAMILIES if any(m in template for m in one.marks)), None)
 
 
 def _to_messages(seen: Seen, rows: np.ndarray, family: Family) -> Rewrite:
-    """Return what takes the marks of a family out of conversations, or makes them of texts."""
+    """Return what removes the markers of a family from conversations, or makes them of texts."""
     if seen.is_chat[rows].any():
         marks = re.compile("|".join(map(re.escape, family.marks)))
-        return _rewrite(seen, rows, "without-marks", mend=lambda text: marks.sub("", text).strip())
+        return _rewrite(seen, rows, "without-marks", clean=lambda text: marks.sub("", text).strip())
 
     def as_messages(prompt: str, completion: str) -> list[dict[str, str]]:
         if turns := turns_in(prompt + completion, family):
@@ -843,52 +747,46 @@ def padding(seen: Seen) -> Finding | None:
     now = shares.grouped if is_grouped else shares.random
     if now < PADDING_SHARE:
         return None
-    is_free = not data.pad_to_multiple_of
-    change = (
-        {"data.padding_free": True}
-        if is_free
-        else {"data.train_sampling_strategy": "group_by_length"}
-    )
-    if is_grouped and not is_free:
-        change = {}
+    changes: dict[str, Any] = {}
+    if not data.pad_to_multiple_of:
+        changes = {"data.padding_free": True}
+        fix = (
+            "Turn data.padding_free on: the same batches and steps, without padding. data.packing "
+            "saves the same and makes fewer, larger steps."
+        )
+    elif not is_grouped:
+        changes = {"data.train_sampling_strategy": "group_by_length"}
+        fix = "Group the rows by length."
+    else:
+        fix = "Use a smaller batch with more accumulation."
     lengths = np.minimum(seen.tokens[rows], data.max_length)
     computed = float(lengths.sum()) / (1 - now)
-    middle, long = (int(np.quantile(lengths, q)) for q in (0.5, 0.95))
-    saved = "" if is_grouped else f"; grouped by length {percent(shares.grouped)}"
+    median, long = (int(np.quantile(lengths, q)) for q in (0.5, 0.95))
+    grouped = "" if is_grouped else f"; grouped by length {percent(shares.grouped)}"
     return Finding(
         "",
         "note",
         f"{percent(now)} of what a step computes is padding, in batches of "
-        f"{count(shares.batch_size, 'row')}{saved}, packed {percent(shares.packed)} in "
-        f"{count(shares.sequences, 'sequence')}. Half of the rows have at most {middle:,} tokens, "
+        f"{count(shares.batch_size, 'row')}{grouped}, packed {percent(shares.packed)} in "
+        f"{count(shares.sequences, 'sequence')}. Half of the rows have at most {median:,} tokens, "
         f"one in twenty has more than {long:,}.",
         "Padding takes time and memory and teaches nothing.",
-        "Turn data.padding_free on: the same batches and steps, without padding. data.packing "
-        "saves the same and makes fewer, larger steps."
-        if is_free
-        else "Group the rows by length."
-        if change
-        else "Use a smaller batch with more accumulation.",
+        fix,
         round(computed - lengths.sum()),
         round(computed),
         "token",
-        changes=change,
+        changes=changes,
     )
 
 
-# What the checks share
+# Shared by the checks
 
 
-def _read(seen: Seen) -> np.ndarray:
-    """Return the rows that could be cut into tokens."""
-    return seen.tokens > 0
+def _error_if_many(rows: np.ndarray) -> Level:
+    return "error" if rows.sum() >= MASKED_SHARE * len(rows) else "warning"
 
 
-def _error_if_many(rows: np.ndarray, seen: Seen) -> Level:
-    return "error" if rows.sum() >= MASKED_SHARE * len(seen) else "warning"
-
-
-def _found(
+def _of_rows(
     seen: Seen,
     level: Level,
     rows: np.ndarray,
@@ -896,38 +794,36 @@ def _found(
     why: str,
     fix: str,
     *,
-    more: str = "",
+    detail: str = "",
     number: int | None = None,
     total: int | None = None,
     changes: Mapping[str, Any] | None = None,
     rewrite: Rewrite | None = None,
     texts: Mapping[int, str] | None = None,
-) -> Finding:
-    """Return a finding about rows: what they are, how many, and more in further sentences."""
+) -> Finding | None:
+    """Return a finding about rows of the table, or None without any; `detail` follows the numbers."""
     number = len(rows) if number is None else number
+    if not number:
+        return None
     total = len(seen) if total is None else total
-    share = percent(number / total if total else 0)
     return Finding(
         "",
         level,
-        f"{what}: {count(number)} of {count(total)} ({share}). {more}".rstrip(),
+        f"{what}: {count(number)} of {count(total)} ({percent(number / total)}). {detail}".rstrip(),
         why,
         fix,
         number,
         total,
         "row",
-        _places(seen, rows, texts),
+        _places(seen, rows, texts or {}),
         changes or {},
         None if seen.is_stream else rewrite,
     )
 
 
-def _places(
-    seen: Seen, rows: Iterable[int] | np.ndarray, texts: Mapping[int, str] | None = None
-) -> tuple[Place, ...]:
+def _places(seen: Seen, rows: np.ndarray, texts: Mapping[int, str]) -> tuple[Place, ...]:
     """Return the places of the first rows, or of those whose texts are given."""
-    shown = [*texts] if texts else [int(row) for row in [*rows][:EXAMPLES]]
-    return tuple(seen.place(row, (texts or {}).get(row)) for row in shown)
+    return tuple(seen.place(row, texts.get(row)) for row in texts or rows[:EXAMPLES].tolist())
 
 
 def _without(seen: Seen, rows: np.ndarray, suffix: str) -> Rewrite:
@@ -938,7 +834,7 @@ def _without(seen: Seen, rows: np.ndarray, suffix: str) -> Rewrite:
 
 
 def _rewrite(seen: Seen, rows: np.ndarray, suffix: str, **how: Any) -> Rewrite:
-    """Return the files that hold some rows, with their texts mended."""
+    """Return the files that hold some rows, with their texts fixed."""
     fields = dict.fromkeys(seen.fields[d] for d in seen.dataset[rows].tolist())
     return Rewrite(suffix, fields=tuple(fields), **how)
 
@@ -948,7 +844,7 @@ def _dataset(seen: Seen, field: str) -> Dataset:
 
 
 def _templates(seen: Seen, field: str) -> tuple[str, str] | None:
-    """Return the templates of a dataset, or those that say the same; None for functions."""
+    """Return the templates of a dataset, or equivalent ones; None for functions."""
     dataset = _dataset(seen, field)
     if dataset.prompt_func or dataset.completion_func:
         return None

@@ -1,4 +1,4 @@
-"""`Finding`: one thing that was found in the rows, with what mends it. Plain data."""
+"""`Finding`: a problem in the rows, with its fix. Plain data."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A new data file that mends what was found; the old one stays as it is.
+    """A new data file in which a finding is fixed; the old one stays as it is.
 
     Attributes:
         suffix: Put into the name of the new file: gsm8k.without-duplicates.jsonl.
         drops: Rows to leave out, by dataset: numbers in its file, from 1.
-        mend: Returns a text without what was found; None to keep texts as they are.
+        clean: Returns the fixed text; None to keep texts as they are.
         fields: Datasets to write although they lose no row.
-        as_messages: Returns the messages that a row's prompt and completion hold; they replace all
+        as_messages: Returns the messages of a row's prompt and completion; they replace all
             columns.
     """
 
     suffix: str
     drops: Mapping[str, np.ndarray] = field(default_factory=dict)
-    mend: Callable[[str], str] | None = None
+    clean: Callable[[str], str] | None = None
     fields: tuple[str, ...] = ()
     as_messages: Callable[[str, str], list[dict[str, str]]] | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """A problem in the rows.
 
     Attributes:
-        name: What `Report.apply` calls it.
+        name: As `Report.apply` takes it.
         level: An "error" spoils the training, a "warning" makes it worse, a "note" is to know.
-        what: What was found, in a sentence with its numbers.
+        what: The problem, in a sentence with its numbers.
         why: Why it matters.
         fix: What to do; a sentence.
-        count: How many were found.
+        count: How many there are.
         total: Of how many.
         unit: What is counted, in the singular.
         places: Some of the rows.
-        changes: Settings that mend it, by dotted path.
-        rewrite: New data files that mend it.
+        changes: Settings that fix it, by dotted path.
+        rewrite: New data files that fix it.
     """
 
     name: str
@@ -68,35 +68,28 @@ class Finding:
 
     @property
     def share(self) -> float:
-        """The share of all that were looked at."""
+        """The share of all that were checked."""
         return self.count / self.total if self.total else 0.0
 
     @property
     def has_fix(self) -> bool:
-        """Whether `Report.apply` can mend it."""
+        """Whether `Report.apply` can fix it."""
         return bool(self.changes) or self.rewrite is not None
 
     @property
     def rows_text(self) -> str:
-        """The row numbers of the examples in words; empty without any."""
+        """The row numbers of the places in words; empty without any."""
         if not self.places:
             return ""
         numbers = ", ".join(count(place.row) for place in self.places)
-        more = ", …" if self.count > len(self.places) and self.unit == "row" else ""
-        return f"{'Row' if len(self.places) == 1 else 'Rows'} {numbers}{more}"
+        ellipsis = ", …" if self.count > len(self.places) and self.unit == "row" else ""
+        return f"{'Row' if len(self.places) == 1 else 'Rows'} {numbers}{ellipsis}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as JSON values."""
-        return {
-            "name": self.name,
-            "level": self.level,
-            "what": self.what,
-            "why": self.why,
-            "fix": self.fix,
-            "count": self.count,
-            "total": self.total,
+        fields = ("name", "level", "what", "why", "fix", "count", "total", "unit")
+        return {name: getattr(self, name) for name in fields} | {
             "share": round(self.share, 6),
-            "unit": self.unit,
             "rows": [dataclasses.asdict(place) for place in self.places],
             "changes": dict(self.changes),
             "writes_file": self.rewrite is not None,
@@ -104,7 +97,7 @@ class Finding:
 
 
 def percent(share: float) -> str:
-    """Write a share with two digits that say something.
+    """Write a share with two significant digits.
 
     >>> [percent(s) for s in (0, 0.00014, 0.0123, 0.5, 0.999, 1)]
     ['0%', '0.014%', '1.2%', '50%', '99.9%', '100%']

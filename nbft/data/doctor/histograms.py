@@ -1,4 +1,4 @@
-"""How long the rows are and how much of each is trained on: counted in bars, and in words."""
+"""How long the rows are and how much of each is trained on: as bars, and in words."""
 
 from __future__ import annotations
 
@@ -59,13 +59,11 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
 
 
 def lengths_in_words(tokens: np.ndarray, max_length: int) -> str:
-    """Say how long rows are.
+    """Describe how long rows are.
 
     >>> lengths_in_words(np.array([10, 20, 30]), 25)
     'Lengths of 3 training rows: 10 to 30 tokens, half of them up to 20, 95% up to 30, 99% up to 30; data.max_length=25 cuts 1 row.'
     """
-    if not len(tokens):
-        return ""
     shares = ", ".join(
         f"{share:.0%} up to {count(enough_for(tokens, share))}" for share in KEPT_SHARES
     )
@@ -79,15 +77,13 @@ def lengths_in_words(tokens: np.ndarray, max_length: int) -> str:
 
 
 def trained_in_words(shares: np.ndarray) -> str:
-    """Say how much of each row is trained on.
+    """Describe how much of each row is trained on.
 
     >>> trained_in_words(np.array([0.25, 0.5, 0.75]))
     'Trained on in each row: 25% to 75% of its tokens, half of the rows up to 50%.'
     """
-    if not len(shares):
-        return ""
-    low, middle, high = (float(np.quantile(shares, q)) for q in (0, 0.5, 1))
+    low, median, high = np.quantile(shares, (0, 0.5, 1))
     return (
         f"Trained on in each row: {low:.0%} to {high:.0%} of its tokens, half of the rows up to "
-        f"{middle:.0%}."
+        f"{median:.0%}."
     )

@@ -1,15 +1,16 @@
-"""One pass over all rows, which leaves numbers only: what the checks look at.
+"""One pass over all rows that keeps only numbers, for the checks.
 
-Rows are read, cut into tokens and forgotten, a thousand at a time; of each stay its lengths, two
-hashes, a signature and a few flags: about 200 bytes. Called by `examine`.
+Rows are read, tokenised and dropped, a thousand at a time; about 200 bytes of each remain: its
+lengths, two hashes, a signature and a few flags. Called by `examine`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from nbft.config import Config
 from nbft.config.data import SPLITS
 from nbft.data.doctor import minhash
-from nbft.data.doctor.text import Family, excerpt, family_in, odd_in, special_tokens
+from nbft.data.doctor.text import excerpt, family_in, odd_in, special_tokens
 from nbft.data.examples import Example, Examples, load_examples
 from nbft.data.sources import spread
 from nbft.data.tokens import Encoded, Sequences, encode_rows
@@ -56,13 +57,13 @@ class Place:
 
 @dataclass
 class Hits:
-    """The rows of the table in which something was found, and where in the first few."""
+    """The rows of the table that contain something, and where in the first few."""
 
     rows: list[int] = field(default_factory=list)
     texts: dict[int, str] = field(default_factory=dict)
 
     def add(self, row: int, text: str, place: int) -> None:
-        """Note that something stands at a place of a row's text."""
+        """Record a row, and what surrounds a place of its text."""
         self.rows.append(row)
         if len(self.texts) < EXAMPLES:
             self.texts[row] = excerpt(text, place)
@@ -85,32 +86,32 @@ class Column:
 
 @dataclass
 class Seen:
-    """What was seen in the rows. Arrays have one place for each row that was looked at.
+    """What was recorded of the rows. Arrays have one element for each checked row.
 
     Attributes:
         config: The config whose rows these are.
         tokenizer: The model's tokenizer.
         examples: The examples by split, those that could be read.
-        problems: What was wrong where they could not.
-        remarks: What else was said on reading them.
+        problems: Why the others could not be read.
+        remarks: Other messages from reading them.
         split: Split of each row, a number in `names`.
         number: Number of each row in its split.
         dataset: Dataset of each row, a number in `fields`.
         row: Number of each row in its file, from 1.
         tokens: Tokens of each row, whole.
-        trained: Tokens of each row that are learnt at data.max_length.
+        trained: Tokens of each row that add to the loss at data.max_length.
         is_merged, is_chat: Whether a token would cross the boundary; whether it is messages.
-        end_is_trained, end_is_masked: Whether the end-of-sequence token is learnt; whether it is
-            not, although the token before it is.
-        answer_is_empty: Whether there is nothing to learn but the end.
+        end_is_trained, end_is_masked: Whether the end-of-sequence token is trained on; whether it
+            is not, although the token before it is.
+        answer_is_empty: Whether there is nothing to train on but the end.
         is_unanswered: Whether turns come after the last answer.
         text_hash, prompt_hash: Of prompt and completion; of the prompt, or of both without one.
-        signature: Of `near`, [rows, 64].
+        signature: Of `minhash`, [rows, 64].
         odd: Rows with odd characters, by kind.
-        foreign: Rows with the marks of another chat template, by its family.
+        foreign: Rows with the markers of another chat template, by its family.
         templated: Rows whose text is written in the model's own chat template.
         special: Rows with other special tokens of the model in their text.
-        refused: What the tokenizer or template said of rows that it refuses.
+        refused: Why the tokenizer or template refuses rows, by row.
         columns: By dataset and column.
         read: Rows read of each dataset.
         context_tokens: Most tokens that the model reads; None where it does not say.
@@ -154,24 +155,24 @@ class Seen:
         return len(self.number)
 
     @property
-    def is_sample(self) -> bool:
-        """Whether only some of the rows were looked at."""
-        return len(self) < sum(map(len, self.examples.values()))
-
-    @property
     def is_stream(self) -> bool:
         """Whether these are the first rows of a stream."""
-        return any(found.is_stream for found in self.examples.values())
+        return any(examples.is_stream for examples in self.examples.values())
+
+    @property
+    def is_tokenised(self) -> np.ndarray:
+        """Which rows could be tokenised."""
+        return self.tokens > 0
 
     @property
     def left_out(self) -> int:
-        """Rows that are no examples at all, because they are labelled as bad answers."""
-        parts = {part.field: part for found in self.examples.values() for part in found.parts}
+        """Rows that are not examples, because they are labelled as bad answers."""
+        parts = {part.field: part for split in self.examples.values() for part in split.parts}
         return sum(len(part.rows) - len(part.numbers) for part in parts.values())
 
     @functools.cached_property
     def similar(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The earlier and the later row of pairs that are nearly the same, and how much so."""
+        """The earlier and the later row of pairs that are nearly the same, and their similarity."""
         first, second, likeness = minhash.similar_pairs(self.signature)
         differ = self.text_hash[first] != self.text_hash[second]
         return first[differ], second[differ], likeness[differ]
@@ -188,12 +189,14 @@ class Seen:
         return self.examples[self.names[self.split[row]]][int(self.number[row])]
 
     def place(self, row: int, text: str | None = None) -> Place:
-        """Return where a row stands, with a part of its text."""
-        if text is None:
-            text = excerpt(text_of(self.example(row)))
-        split = self.names[self.split[row]]
-        field_ = self.fields[self.dataset[row]]
-        return Place(split, int(self.number[row]), field_, int(self.row[row]), text)
+        """Return where a row comes from, with a part of its text."""
+        return Place(
+            self.names[self.split[row]],
+            int(self.number[row]),
+            self.fields[self.dataset[row]],
+            int(self.row[row]),
+            excerpt(text_of(self.example(row))) if text is None else text,
+        )
 
 
 def measure(
@@ -210,23 +213,23 @@ def measure(
         config: The config.
         tokenizer: Its model's tokenizer.
         folder: Folder of the config file, for relative paths.
-        sample: Look at this many rows, spread evenly over all; at all of them when None.
-        say: Told once a second how far it is.
+        sample: Check about this many rows, spread evenly over all; all of them when None.
+        say: Told the progress once a second.
     """
     examples: dict[str, Examples] = {}
     problems: list[Problem] = []
     remarks: list[str] = []
     for split in SPLITS:
         try:
-            found, said = load_examples(config, split, folder=folder)
+            of_split, messages = load_examples(config, split, folder=folder)
         except DataError as error:
             problems += [
                 p if isinstance(p, Problem) else Problem("", None, p) for p in error.problems
             ]
             continue
-        if len(found):
-            examples[split] = found
-        remarks += [*found.recognised, *said]
+        if len(of_split):
+            examples[split] = of_split
+        remarks += [*of_split.recognised, *messages]
     progress = _Progress(say)
     seen = _table(config, tokenizer, examples, sample, progress)
     seen.problems = list({str(problem): problem for problem in problems}.values())
@@ -243,7 +246,7 @@ def text_of(example: Example) -> str:
 
 
 def parts_of(example: Example) -> tuple[str, str]:
-    """Return what stands before the last answer, and that answer."""
+    """Return what comes before the last answer, and that answer."""
     if not example.messages:
         return example.prompt, example.completion
     turns = example.messages
@@ -253,7 +256,7 @@ def parts_of(example: Example) -> tuple[str, str]:
 
 
 class _Progress:
-    """Says something, but at most once a second."""
+    """Passes messages on, but at most once a second."""
 
     def __init__(self, say: Say) -> None:
         self._say, self._last = say, time.monotonic()
@@ -271,34 +274,27 @@ def _table(
     sample: int | None,
     progress: _Progress,
 ) -> Seen:
-    """Return an empty table with a place for each row to look at: each row of a file once."""
+    """Return an empty table of the rows to check: each row of a file once."""
     total = sum(map(len, examples.values()))
     fields: list[str] = []
-    columns: list[list[np.ndarray]] = [[], [], [], []]
-    for code, found in enumerate(examples.values()):
-        most = len(found) if sample is None else -(-sample * len(found) // max(total, 1))
-        numbers = spread(len(found), most)
+    parts = [np.zeros((0, 4), np.int64)]
+    for code, split_examples in enumerate(examples.values()):
+        size = len(split_examples)
+        numbers = spread(size, size if sample is None else -(-sample * size // max(total, 1)))
         origins = np.empty((len(numbers), 2), np.int64)
-        for place, number in enumerate(numbers.tolist()):
-            origins[place] = found.origin(number)
-            if place % _CHUNK == 0:
-                progress(f"Found {place:,} of {total:,} rows")
+        for n, number in enumerate(numbers.tolist()):
+            origins[n] = split_examples.origin(number)
+            if n % _CHUNK == 0:
+                progress(f"Found {n:,} of {total:,} rows")
         # A mixture may repeat rows; that is meant.
         _, once = np.unique((origins[:, 0] << 40) | origins[:, 1], return_index=True)
         once.sort()
         numbers, origins = numbers[once], origins[once]
-        named, first = np.unique(origins[:, 0], return_index=True)
-        begin = len(fields)
-        fields += [""] * (int(named[-1]) + 1)
-        for dataset, at in zip(named, first, strict=True):
-            fields[begin + int(dataset)] = found.field(int(numbers[at]))
-        columns[0].append(np.full(len(numbers), code, np.uint8))
-        columns[1].append(numbers)
-        columns[2].append(begin + origins[:, 0])
-        columns[3].append(origins[:, 1])
-    split, number, dataset, row = (
-        np.concatenate(column) if column else np.zeros(0, np.int64) for column in columns
-    )
+        codes = np.full(len(numbers), code)
+        datasets, rows = len(fields) + origins[:, 0], origins[:, 1]
+        parts.append(np.stack([codes, numbers, datasets, rows], axis=1))
+        fields += [part.field for part in split_examples.parts]
+    split, number, dataset, row = np.ascontiguousarray(np.concatenate(parts).T)
     return Seen(config, tokenizer, examples, [], [], split, number, dataset, row, fields)
 
 
@@ -309,50 +305,43 @@ class _Pass:
         self._seen, self._progress = seen, progress
         self._end = seen.tokenizer.eos_token_id
         self._max_length = seen.config.data.max_length
-        self._completion_only = seen.config.data.completion_only_loss
-        self._method = method_of(seen.config)
         self._special = special_tokens(seen.tokenizer.all_special_tokens)
         self._common: np.ndarray | None = None
 
     def run(self) -> None:
-        """Look at every row."""
+        """Check every row."""
         total, done = len(self._seen), 0
         chunks = -(-total // _CHUNK)
         for start in range(chunks):
-            # Every n-th row: the first chunk shows already what all rows have in common.
+            # Every n-th row, so that the first chunk shows what all rows have in common.
             rows = np.arange(start, total, chunks)
-            for part in self._by_split(rows):
-                self._look(part)
+            for code, split in enumerate(self._seen.names):
+                of_split = rows[self._seen.split[rows] == code]
+                if len(of_split):
+                    self._record(of_split, split)
             done += len(rows)
             self._progress(f"Checked {done:,} of {total:,} rows")
 
-    def _by_split(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        for code in range(len(self._seen.names)):
-            part = rows[self._seen.split[rows] == code]
-            if len(part):
-                yield part
-
-    def _look(self, rows: np.ndarray) -> None:
-        """Look at some rows of one split."""
+    def _record(self, rows: np.ndarray, split: str) -> None:
+        """Record some rows of one split."""
         seen = self._seen
-        split = seen.names[seen.split[rows[0]]]
-        examples = seen.examples[split]
-        kept, found = [], []
+        kept, examples = [], []
         for row in rows.tolist():
             number = int(seen.number[row])
             try:
-                example = examples[number]
-                self._columns(seen.fields[seen.dataset[row]], examples.row(number))
+                example = seen.examples[split][number]
+                self._columns(seen.fields[seen.dataset[row]], seen.examples[split].row(number))
             except DataError as error:
                 seen.refused[row] = _sentence(error)
                 continue
             self._text(row, example)
             kept.append(row)
-            found.append(example)
-        kept, encoded = self._encoded(kept, found, split)
+            examples.append(example)
+        kept, encoded = self._encoded(kept, examples, split)
         for row, one in zip(kept, encoded, strict=True):
             self._tokens(row, one)
-        hashes, counts = minhash.shingles([_all_ids(one) for one in encoded])
+        ids = [list(itertools.chain(*(s.ids for s in one.values()))) for one in encoded]
+        hashes, counts = minhash.shingles(ids)
         if self._common is None:
             self._common = minhash.common_shingles(hashes, counts)
         seen.signature[kept] = minhash.signatures(hashes, counts, self._common)
@@ -360,9 +349,13 @@ class _Pass:
     def _encoded(
         self, rows: list[int], examples: list[Example], split: str
     ) -> tuple[list[int], list[Sequences]]:
-        """Cut examples into tokens; of some that are refused together, those that are not alone."""
+        """Tokenise examples; where one is refused, halve them until it is alone."""
+        config, tokenizer = self._seen.config, self._seen.tokenizer
+        only = config.data.completion_only_loss
         try:
-            return rows, self._encode(examples, split)
+            return rows, encode_rows(
+                examples, tokenizer, method_of(config), split, completion_only=only
+            )
         except Exception as error:  # a template or tokenizer may raise anything
             if len(rows) > 1:
                 half = len(rows) // 2
@@ -372,17 +365,11 @@ class _Pass:
             self._seen.refused[rows[0]] = _sentence(error)
             return [], []
 
-    def _encode(self, examples: Sequence[Example], split: str) -> list[Sequences]:
-        tokenizer, only = self._seen.tokenizer, self._completion_only
-        return encode_rows(examples, tokenizer, self._method, split, completion_only=only)
-
     def _columns(self, dataset: str, row: Mapping[str, Any]) -> None:
         columns = self._seen.columns.setdefault(dataset, {})
         self._seen.read[dataset] = self._seen.read.get(dataset, 0) + 1
         for name, value in row.items():
-            column = columns.get(name)
-            if column is None:
-                column = columns[name] = Column(first=value)
+            column = columns.setdefault(name, Column(first=value))
             column.filled += not _is_empty(value)
             column.is_constant = column.is_constant and value == column.first
 
@@ -396,21 +383,18 @@ class _Pass:
         seen.prompt_hash[row] = _hash(prompt if prompt.strip() else f"{prompt}\0{answer}")
         for kind, place in odd_in(text).items():
             seen.odd.setdefault(kind, Hits()).add(row, text, place)
-        marked = family_in(text)
-        is_ours = marked is not None and self._is_ours(marked[0])
-        if marked and not is_ours:
+        is_own = False
+        if marked := family_in(text):
             family, place = marked
-            seen.foreign.setdefault(family.name, Hits()).add(row, text, place)
+            template = str(seen.tokenizer.chat_template or "")
+            if not (is_own := any(mark in template for mark in family.marks)):
+                seen.foreign.setdefault(family.name, Hits()).add(row, text, place)
         if self._special and (match := self._special.search(text)):
-            is_templated = is_ours and not example.messages
+            is_templated = is_own and not example.messages
             (seen.templated if is_templated else seen.special).add(row, text, match.start())
 
-    def _is_ours(self, family: Family) -> bool:
-        template = self._seen.tokenizer.chat_template or ""
-        return any(mark in str(template) for mark in family.marks)
-
     def _tokens(self, row: int, sequences: Sequences) -> None:
-        seen, every = self._seen, sequences.values()
+        seen, every = self._seen, list(sequences.values())
         seen.tokens[row] = max(len(one.ids) for one in every)
         seen.trained[row] = sum(sum(one.loss_mask[1 : self._max_length]) for one in every)
         seen.is_merged[row] = any(one.is_merged for one in every)
@@ -429,11 +413,6 @@ def _end_of_sequence(one: Encoded, end: int) -> str:
     if one.loss_mask[last]:
         return "trained"
     return "masked" if one.loss_mask[last - 1 : last] == [True] else ""
-
-
-def _all_ids(sequences: Sequences) -> list[int]:
-    first, *others = (one.ids for one in sequences.values())
-    return first + [i for ids in others for i in ids] if others else first
 
 
 def _is_empty(value: Any) -> bool:

@@ -3,8 +3,8 @@
 A row is the set of its shingles: runs of three tokens. Their minimum under each of 64 hash
 functions is a signature; the share of equal places of two signatures estimates the share of
 shingles that two rows have in common (the Jaccard index), with a standard error of 0.05 at 0.8.
-Rows are compared that agree in four places in a row somewhere: of two with 0.8 in common, 9,998
-in 10,000 are. A signature takes 128 bytes, so a million rows take 128 MB.
+Only rows that agree in four consecutive places are compared: of pairs with 0.8 in common, 9,998 in
+10,000 are. A signature takes 128 bytes, so a million rows take 128 MB.
 
 Source: Broder, On the resemblance and containment of documents, 1997; Leskovec, Rajaraman and
 Ullman, Mining of Massive Datasets, chapter 3.
@@ -37,13 +37,13 @@ _MASKS = _random.integers(0, 2**32, _HASHES, dtype=np.uint32)
 
 
 def shingles(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hashed shingles of rows of token ids, end to end, and how many each row has.
+    """Return the hashed shingles of all rows, concatenated, and how many each row has.
 
     Args:
         rows: Token ids of each row.
 
     Returns:
-        Hashes [all shingles] as uint32, and their number by row [b].
+        Hashes as uint32, [all shingles], and their number by row, [b].
     """
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     counts = np.maximum(lengths - _SHINGLE_TOKENS + 1, 0)
@@ -66,7 +66,7 @@ def shingles(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def common_shingles(hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the shingles that so many rows have that they must come from a template, sorted.
+    """Return the shingles of so many rows that they must come from a template, sorted.
 
     Args:
         hashes: Shingles of a sample of the rows, as from `shingles`.
@@ -83,7 +83,7 @@ def signatures(hashes: np.ndarray, counts: np.ndarray, common: np.ndarray) -> np
     """Return the signature of each row [b, 64]; zeros for rows that are too short to compare.
 
     Args:
-        hashes: Shingles of the rows, end to end.
+        hashes: Shingles of the rows, concatenated.
         counts: Shingles of each row.
         common: Sorted shingles that are not counted.
     """
@@ -95,7 +95,7 @@ def signatures(hashes: np.ndarray, counts: np.ndarray, common: np.ndarray) -> np
         hashes, counts = hashes[kept], np.bincount(row[kept], minlength=len(counts))
     begins = np.cumsum([0, *counts])
     long = np.flatnonzero(counts >= FEWEST_SHINGLES)
-    # The shingles of a few rows at a time, so that what is worked on stays in the cache.
+    # The shingles of a few rows at a time, so that the work stays in the processor's cache.
     start = 0
     while start < len(long):
         taken = np.cumsum(counts[long[start:]])

@@ -1,6 +1,6 @@
-"""`Report`: what the doctor found, as values, as JSON, and as configs in which it is fixed.
+"""`Report`: the doctor's findings, as values, as JSON, and as configs in which they are fixed.
 
-`nbft.pages.findings` lays it out as HTML and as text.
+`nbft.pages.findings` renders it as HTML and as text.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _SPLITS = {"train": "to train on", "validation": "held out", "test": "for the te
 
 @dataclass(repr=False)
 class Report(Presented):
-    """What the doctor found in the rows of a config.
+    """The doctor's findings in the rows of a config.
 
     Attributes:
         config: The config.
         findings: Errors first, then warnings, then notes.
-        rows: Rows of each split that there are.
-        looked_at: Rows that were looked at.
+        rows: All rows of each split.
+        looked_at: Rows that were checked.
         tokens: Tokens of each training row, whole.
         trained_share: Share of each training row that is trained on, at data.max_length.
-        remarks: How the rows were recognised, and what was said on reading them.
+        remarks: How the rows were recognised, and other messages from reading them.
         folder: Folder of the config file, for relative paths.
         seconds: How long it took.
     """
@@ -57,13 +57,13 @@ class Report(Presented):
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, seen: Seen, found: list[Finding], folder: Path | None) -> Report:
-        """Return the report of what was seen and found."""
-        rows = seen.of("train") & (seen.tokens > 0)
+    def of(cls, seen: Seen, findings: list[Finding], folder: Path | None) -> Report:
+        """Return the report of what was recorded and found."""
+        rows = seen.of("train") & seen.is_tokenised
         kept = np.minimum(seen.tokens[rows], seen.config.data.max_length)
         return cls(
             config=seen.config,
-            findings=found,
+            findings=findings,
             rows={name: len(examples) for name, examples in seen.examples.items()},
             looked_at=len(seen),
             tokens=seen.tokens[rows],
@@ -74,7 +74,7 @@ class Report(Presented):
 
     @property
     def is_sample(self) -> bool:
-        """Whether only some of the rows were looked at."""
+        """Whether only some of the rows were checked."""
         return self.looked_at < sum(self.rows.values())
 
     def of_level(self, level: Level) -> list[Finding]:
@@ -106,13 +106,14 @@ class Report(Presented):
     ) -> Config:
         """Return a config in which a finding is fixed.
 
-        Settings are changed, or a new data file is written without what was found; the old file
-        stays. A report on a sample looks at all rows before it writes one.
+        Settings are changed, or a new data file is written; the old file stays. A report on a
+        sample checks all rows before it writes one.
 
         Args:
             name: Of the finding.
-            folder: Where a new file goes; beside the old one, or here where that is not allowed.
-            say: Told once a second how far it is.
+            folder: Where a new file goes; beside the old one when None, or into the working folder
+                where that cannot be written to.
+            say: Told the progress once a second.
 
         Raises:
             DataError: There is no such finding, nothing fixes it, or a file cannot be written.
@@ -134,15 +135,15 @@ class Report(Presented):
 
     @property
     def headline(self) -> str:
-        """How many rows, and how much was found in them; a sentence or two."""
+        """The number of rows and of findings, in a sentence."""
         splits = ", ".join(f"{count(number)} {_SPLITS[name]}" for name, number in self.rows.items())
         total = sum(self.rows.values())
         rows = f"{count(total, 'row')} ({splits})" if self.rows else "No rows could be read"
         if self.is_sample:
-            rows += f", of which {count(self.looked_at)} were looked at"
+            rows += f", of which {count(self.looked_at)} were checked"
         levels = [(level, len(self.of_level(level))) for level in LEVELS]
-        said = ", ".join(count(number, level) for level, number in levels if number)
-        return f"{rows}: {said or 'nothing was found'}."
+        counts = ", ".join(count(number, level) for level, number in levels if number)
+        return f"{rows}: {counts or 'no problems found'}."
 
     @property
     def histograms(self) -> tuple[Histogram, ...]:

@@ -1,11 +1,11 @@
-"""Data files without what was found: written beside the old ones, which stay as they are."""
+"""Data files in which a finding is fixed: written beside the old ones, which stay as they are."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,16 @@ _TEMPLATES = ("prompt_template", "completion_template", "prompt_func", "completi
 def rewritten(
     config: Config, rewrite: Rewrite, *, folder: Path | None = None, into: Path | None = None
 ) -> Config:
-    """Write the files that mend a finding, and return the config that names them.
+    """Write the files that fix a finding, and return the config that names them.
 
     Rows in memory are replaced by rows in memory.
 
     Args:
         config: The config whose rows they are.
-        rewrite: What to leave out and to mend.
+        rewrite: What to leave out and to fix.
         folder: Folder of the config file, for relative paths.
-        into: Where to write; beside each old file when None, or here where that is not allowed.
+        into: Where to write; beside each old file when None, or into the working folder where that
+            cannot be written to.
 
     Raises:
         DataError: A file cannot be written.
@@ -64,19 +65,17 @@ def rewritten(
 def _rows(
     config: Config, field: str, dataset: Dataset, rewrite: Rewrite, folder: Path | None
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of the new file: all those of the old, in its order, but what is mended."""
+    """Yield the rows of the new file: those of the old, in its order, fixed."""
     section = field.split(".")[1]
     whole = dataset.model_copy(update={"sample_count": None, "shuffle": False})
     if rewrite.as_messages:
         yield from _conversations(config, section, whole, rewrite, folder)
         return
     raw = whole.model_copy(update={"columns": {}})
-    dropped = np.asarray(rewrite.drops.get(field, ()), np.int64)
-    gone = {*dropped.tolist()}
+    dropped = {*np.asarray(rewrite.drops.get(field, ())).tolist()}
     for number, row in enumerate(load_rows(raw, section, field, folder=folder), start=1):
-        if number in gone:
-            continue
-        yield _mended(row, rewrite.mend) if rewrite.mend else row
+        if number not in dropped:
+            yield _fixed(row, rewrite.clean) if rewrite.clean else row
 
 
 def _conversations(
@@ -100,13 +99,13 @@ def _conversations(
         yield {"messages": messages or rewrite.as_messages(example.prompt, example.completion)}
 
 
-def _mended(value: Any, mend: Any) -> Any:
-    """Return a value with every text in it mended."""
+def _fixed(value: Any, fix: Callable[[str], str]) -> Any:
+    """Return a value with every text in it fixed."""
     if isinstance(value, str):
-        return mend(value)
+        return fix(value)
     if isinstance(value, Mapping):
-        return {name: _mended(item, mend) for name, item in value.items()}
-    return [_mended(item, mend) for item in value] if isinstance(value, list) else value
+        return {name: _fixed(item, fix) for name, item in value.items()}
+    return [_fixed(item, fix) for item in value] if isinstance(value, list) else value
 
 
 def _templates_of_ready(dataset: Dataset, field: str) -> dict[str, str]:
@@ -129,15 +128,15 @@ def _target(
     """Return where to write, and how the config names it."""
     old = resolve(dataset.path, folder) if dataset.path else None
     name = old.stem if old else str(dataset.dataset_name).replace("/", "--")
-    place = into or (old.parent if old else Path.cwd())
-    if into is None and not os.access(place, os.W_OK):
-        place = Path.cwd()
-    target = place / f"{name}.{suffix}.jsonl"
+    parent = into or (old.parent if old else Path.cwd())
+    if into is None and not os.access(parent, os.W_OK):
+        parent = Path.cwd()
+    target = parent / f"{name}.{suffix}.jsonl"
     number = 2
     while target.exists():
-        target = place / f"{name}.{suffix}-{number}.jsonl"
+        target = parent / f"{name}.{suffix}-{number}.jsonl"
         number += 1
-    if old and place == old.parent:
+    if old and parent == old.parent:
         return target, Path(str(dataset.path)).with_name(target.name).as_posix()
     return target, target.absolute().as_posix()
 
@@ -149,7 +148,12 @@ def _write(target: Path, rows: Iterator[Mapping[str, Any]], field: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
             for row in rows:
-                file.write(_line(row))
+                text = json.dumps(dict(row), ensure_ascii=False, default=str)
+                try:
+                    text.encode()
+                except UnicodeEncodeError:  # half a character: only an escape can write it
+                    text = json.dumps(dict(row), default=str)
+                file.write(text + "\n")
         partial.replace(target)
     except OSError as error:
         why = f"{target} cannot be written: {(error.strerror or str(error)).lower()}."
@@ -157,13 +161,3 @@ def _write(target: Path, rows: Iterator[Mapping[str, Any]], field: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    text = json.dumps(dict(row), ensure_ascii=False, default=str)
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # half a character: only an escape can write it
-            text = json.dumps(dict(row), default=str)
-    return text + "\n"

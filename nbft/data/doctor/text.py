@@ -1,7 +1,6 @@
-"""What is odd in a text: damaged encodings, characters nobody sees, markup, another chat's marks.
+"""Oddities in a text: damaged encodings, invisible characters, markup, another model's chat markers.
 
-Each kind of oddity says where it first stands and, where it can, mends it. Called by `measure` for
-every row, so a text without any costs one or two searches.
+Called by `measure` for every row, so a text without any costs one or two searches.
 """
 
 from __future__ import annotations
@@ -10,6 +9,9 @@ import html
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 # A byte from 128 on, read as a character of Windows-1252 or Latin-1.
 _BYTE = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
@@ -17,15 +19,19 @@ _BYTE = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜
 
 @dataclass(frozen=True)
 class Oddity:
-    """A kind of characters that should not stand in a text.
+    """A kind of characters that should not be in a text.
 
     Attributes:
         pattern: What to look for.
-        mend: Returns a text without it; None where the text cannot be known any more.
+        clean: Returns a text without it; None where the text cannot be recovered.
+        what: What rows with it are called; then why it matters and how to fix it, as in `Finding`.
     """
 
     pattern: re.Pattern[str]
-    mend: Callable[[str], str] | None
+    clean: Callable[[str], str] | None
+    what: str
+    why: str
+    fix: str
 
 
 def unmangled(text: str) -> str:
@@ -49,7 +55,7 @@ def _decoded(mangled: str) -> str:
 
 
 # The first bytes of Latin letters and signs (Â, Ã), of punctuation (â and a sign), of Cyrillic and
-# Greek (two letters at least) and of emoji. More would take “Spaß“ for damage.
+# Greek (at least two letters) and of emoji. A wider pattern would take “Spaß“ for damage.
 _MOJIBAKE = re.compile(f"[ÂÃ]{_BYTE}|â[€„†‚™œˆ‰]{_BYTE}|(?:[ÐÑÎÏ]{_BYTE}){{2,}}|ðŸ{_BYTE}{{2}}|ï»¿")
 
 
@@ -67,7 +73,7 @@ _ESCAPES = {"\a": "\\a", "\b": "\\b", "\v": "\\v", "\f": "\\f"}
 _LATEX = re.compile("[\a\b\v\f](?=[a-zA-Z])")
 # Tab, line feed and carriage return belong into texts. 0x80 to 0x9f are controls of Latin-1.
 _CONTROL = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]")
-# Zero-width space and its like, soft hyphens, and marks that turn the direction of the text. The
+# Zero-width spaces, soft hyphens and marks that change the direction of the text. The
 # joiners U+200C and U+200D stay: Persian, Indian scripts and emoji are written with them.
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]")
 _ENTITY = re.compile(
@@ -76,12 +82,41 @@ _ENTITY = re.compile(
 )
 
 ODDITIES: Mapping[str, Oddity] = {
-    # With half of a surrogate pair: what was cut in two says as little, and tokenizers refuse it.
-    "replacement_characters": Oddity(re.compile("[\ufffd\ud800-\udfff]"), None),
-    "mojibake": Oddity(_MOJIBAKE, unmangled),
-    "control_characters": Oddity(_CONTROL, without_controls),
-    "invisible_characters": Oddity(_INVISIBLE, lambda text: _INVISIBLE.sub("", text)),
-    "html_entities": Oddity(_ENTITY, lambda text: _ENTITY.sub(lambda e: html.unescape(e[0]), text)),
+    "replacement_characters": Oddity(
+        re.compile("[\ufffd\ud800-\udfff]"),  # tokenizers refuse half of a surrogate pair
+        None,
+        "Rows with U+FFFD or half a character, where text was lost when it was read",
+        "The model learns to write the gap.",
+        "Read the source again with the right encoding, or leave these rows out.",
+    ),
+    "mojibake": Oddity(
+        _MOJIBAKE,
+        unmangled,
+        "Rows with UTF-8 that was read as Windows-1252, such as Ã© for é",
+        "The model learns to write it that way.",
+        "Restore the original characters.",
+    ),
+    "control_characters": Oddity(
+        _CONTROL,
+        without_controls,
+        "Rows with control characters, such as NUL",
+        "They cost tokens and are invisible. A form feed before “rac” was \\frac.",
+        "Remove them; those that were LaTeX become LaTeX again.",
+    ),
+    "invisible_characters": Oddity(
+        _INVISIBLE,
+        lambda text: _INVISIBLE.sub("", text),
+        "Rows with zero-width characters, soft hyphens or direction marks",
+        "They break words into unusual tokens and are invisible.",
+        "Remove them.",
+    ),
+    "html_entities": Oddity(
+        _ENTITY,
+        lambda text: _ENTITY.sub(lambda entity: html.unescape(entity[0]), text),
+        "Rows with HTML entities, such as &amp; for &",
+        "The model learns to write them instead of the characters.",
+        "Write the characters, unless the rows are about HTML.",
+    ),
 }
 """Kinds of odd characters, by the name of their finding."""
 
@@ -89,7 +124,7 @@ _ASCII = ("control_characters", "html_entities")  # the others need a character 
 
 
 def odd_in(text: str) -> dict[str, int]:
-    r"""Return which kinds of odd characters stand in a text, with the place of the first.
+    r"""Return which kinds of odd characters a text contains, with the place of the first.
 
     >>> odd_in("A\x00B &amp; C"), odd_in("Persian ‌ and Spaß“ are fine")
     ({'control_characters': 1, 'html_entities': 4}, {})
@@ -97,10 +132,10 @@ def odd_in(text: str) -> dict[str, int]:
     found = {}
     for name in _ASCII if text.isascii() else ODDITIES:
         if match := ODDITIES[name].pattern.search(text):
-            mended = unmangled(text)
-            if name == "mojibake" and mended == text:
+            restored = unmangled(text)
+            if name == "mojibake" and restored == text:
                 continue
-            if name == "control_characters" and not _CONTROL.search(mended):
+            if name == "control_characters" and not _CONTROL.search(restored):
                 continue  # it is the last byte of something mangled
             found[name] = match.start()
     return found
@@ -108,96 +143,25 @@ def odd_in(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Family:
-    """The marks of a chat template, as they stand in a text.
-
-    Attributes:
-        name: Whose template it is.
-        marks: Texts that only this family writes; one is enough.
-        turn: Finds a turn; its groups are named after the roles of messages, or role and content.
-        is_special: Whether the marks are single tokens of the models of the family.
-    """
+    """The markers of a chat template; `families.yaml` says what each field means."""
 
     name: str
-    marks: tuple[str, ...]
+    marks: list[str]
     turn: re.Pattern[str]
     is_special: bool = True
 
 
-def _turn(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.DOTALL)
-
-
-FAMILIES = (
-    Family(
-        "ChatML",
-        ("<|im_start|>", "<|im_end|>"),
-        _turn(r"<\|im_start\|>(?P<role>\w+)\n(?P<content>.*?)(?:<\|im_end\|>|(?=<\|im_start)|$)"),
-    ),
-    Family(
-        "Llama 3",
-        ("<|start_header_id|>", "<|eot_id|>"),
-        _turn(
-            r"<\|start_header_id\|>(?P<role>\w+)<\|end_header_id\|>\s*(?P<content>.*?)"
-            r"(?:<\|eot_id\|>|(?=<\|start_header)|$)"
-        ),
-    ),
-    Family(
-        "Llama 2 and Mistral",
-        ("[INST]", "[/INST]", "<<SYS>>"),
-        _turn(
-            r"\[INST\]\s*(?:<<SYS>>\s*(?P<system>.*?)\s*<</SYS>>\s*)?(?P<user>.*?)\s*\[/INST\]"
-            r"\s*(?P<assistant>.*?)\s*(?:</s>|(?=\[INST\])|$)"
-        ),
-    ),
-    Family(
-        "Gemma",
-        ("<start_of_turn>", "<end_of_turn>"),
-        _turn(
-            r"<start_of_turn>(?P<role>\w+)\n(?P<content>.*?)(?:<end_of_turn>|(?=<start_of_turn)|$)"
-        ),
-    ),
-    Family(
-        "Zephyr and Phi-3",
-        ("<|user|>", "<|assistant|>"),
-        _turn(
-            r"<\|(?P<role>user|assistant|system)\|>\s*(?P<content>.*?)"
-            r"\s*(?:</s>|<\|end\|>|(?=<\|(?:user|assistant|system)\|>)|$)"
-        ),
-    ),
-    Family(
-        "DeepSeek",
-        ("<｜User｜>", "<｜Assistant｜>"),
-        _turn(
-            r"<｜(?P<role>User|Assistant)｜>(?P<content>.*?)"
-            r"(?:<｜end▁of▁sentence｜>|(?=<｜(?:User|Assistant)｜>)|$)"
-        ),
-    ),
-    Family(
-        "Alpaca",
-        ("### Instruction:", "### Response:"),
-        _turn(
-            r"### Instruction:\s*(?P<user>.*?)\s*### Response:\s*(?P<assistant>.*?)\s*"
-            r"(?=### Instruction:|$)"
-        ),
-        is_special=False,
-    ),
-    Family(
-        "Guanaco",
-        ("### Human:", "### Assistant:"),
-        _turn(
-            r"### Human:\s*(?P<user>.*?)\s*### Assistant:\s*(?P<assistant>.*?)\s*(?=### Human:|$)"
-        ),
-        is_special=False,
-    ),
+FAMILIES = tuple(
+    Family(**{**family, "turn": re.compile(family["turn"], re.DOTALL)})
+    for family in yaml.safe_load(Path(__file__).with_name("families.yaml").read_text("utf-8"))
 )
-"""Chat templates whose marks are known. Sources: the templates of the models they are named after."""
 
 _ANY_MARK = re.compile("|".join(re.escape(mark) for one in FAMILIES for mark in one.marks))
 _ROLES = {"model": "assistant", "human": "user", "gpt": "assistant"}
 
 
 def family_in(text: str) -> tuple[Family, int] | None:
-    """Return the family whose mark stands first in a text, and where; None without any.
+    """Return the family whose marker comes first in a text, and where; None without any.
 
     >>> family, place = family_in("Hi <|im_start|>user")
     >>> family.name, place
@@ -210,7 +174,7 @@ def family_in(text: str) -> tuple[Family, int] | None:
 
 
 def turns_in(text: str, family: Family) -> list[dict[str, str]]:
-    r"""Return the turns that a text holds in the marks of a family; empty where it has no answer.
+    r"""Return the turns that a text holds in the markers of a family; empty where it has no answer.
 
     >>> turns_in("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>", FAMILIES[0])
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Yo'}]

@@ -75,9 +75,9 @@ def test_a_target_of_zero_is_trained_and_null_is_nothing():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"input_columns": ["texts"]}, "texts is no column; found instruction"),
-        ({"input_columns": ["text"], "target_column": "label"}, "label is no column"),
-        ({"target_column": "output"}, "stands without input_columns"),
+        ({"input_columns": ["texts"]}, "texts is not a column; found instruction"),
+        ({"input_columns": ["text"], "target_column": "label"}, "label is not a column"),
+        ({"target_column": "output"}, "is set without input_columns"),
     ],
 )
 def test_columns_that_are_not_there(settings, words):

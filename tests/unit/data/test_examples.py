@@ -92,7 +92,7 @@ F = "data.train.datasets[0]"
             {"prompt_template": "{qestion}", "completion_template": "{answer}"},
             [
                 (
-                    f"{F}.prompt_template='{{qestion}}': {{qestion}} is no column. Did you mean "
+                    f"{F}.prompt_template='{{qestion}}': {{qestion}} is not a column. Did you mean "
                     "{question}?"
                 )
             ],
@@ -101,7 +101,7 @@ F = "data.train.datasets[0]"
             {"prompt_template": "{zzz}", "completion_template": "{answer}"},
             [
                 (
-                    f"{F}.prompt_template='{{zzz}}': {{zzz}} is no column. The columns are question, "
+                    f"{F}.prompt_template='{{zzz}}': {{zzz}} is not a column. The columns are question, "
                     "answer."
                 )
             ],
@@ -110,12 +110,12 @@ F = "data.train.datasets[0]"
             {"prompt_template": "{question:>10}", "completion_template": "{answer!r}"},
             [
                 (
-                    f"{F}.prompt_template='{{question:>10}}': {{question:>10}} is no column. Write "
-                    "{question} alone, or {{ and }} for braces that are no column."
+                    f"{F}.prompt_template='{{question:>10}}': {{question:>10}} is not a column. Write "
+                    "{question} alone, or {{ and }} for literal braces."
                 ),
                 (
-                    f"{F}.completion_template='{{answer!r}}': {{answer!r}} is no column. Write {{answer}} "
-                    "alone, or {{ and }} for braces that are no column."
+                    f"{F}.completion_template='{{answer!r}}': {{answer!r}} is not a column. Write {{answer}} "
+                    "alone, or {{ and }} for literal braces."
                 ),
             ],
         ),
@@ -123,7 +123,7 @@ F = "data.train.datasets[0]"
             {"prompt_template": "def f() { return }", "completion_template": "{answer}"},
             [
                 (
-                    f"{F}.prompt_template='def f() {{ return }}': {{return}} is no column. The columns "
+                    f"{F}.prompt_template='def f() {{ return }}': {{return}} is not a column. The columns "
                     "are question, answer."
                 )
             ],
@@ -133,7 +133,7 @@ F = "data.train.datasets[0]"
             [
                 (
                     f"{F}.prompt_template='{{question': has a brace that is not closed, or not opened. Write {{{{ and "
-                    "}} for braces that are no column."
+                    "}} for literal braces."
                 )
             ],
         ),
@@ -159,11 +159,11 @@ F = "data.train.datasets[0]"
             {"prompt_template": "{question}", "prompt_func": "a:b", "completion_template": "{x}"},
             [
                 (
-                    f"{F}.prompt_template='{{question}}': stands beside prompt_func='a:b'. Keep one of "
+                    f"{F}.prompt_template='{{question}}': is set beside prompt_func='a:b'. Keep one of "
                     "the two."
                 ),
                 (
-                    f"{F}.completion_template='{{x}}': {{x}} is no column. The columns are question, "
+                    f"{F}.completion_template='{{x}}': {{x}} is not a column. The columns are question, "
                     "answer."
                 ),
             ],
@@ -224,7 +224,7 @@ def test_template_beside_function_is_mended_by_what_is_proposed():
             [{"question": "q", "answer": ""}, {"question": "q", "answer": None}],
             [
                 (
-                    f"{F}.completion_template='{{answer}}': gives nothing to learn in any of the 2 rows. "
+                    f"{F}.completion_template='{{answer}}': gives nothing to train on in any of the 2 rows. "
                     "Name the column that holds the answer."
                 )
             ],
@@ -255,8 +255,8 @@ def test_the_words_of_rows_that_do_not_fit(rows, said):
         (
             [{"role": "user", "content": "u"}],
             (
-                'row 1: no message has the role "assistant", so there would be nothing'
-                " to train on. Add the answer."
+                'row 1: no message has the role "assistant", so there would be nothing to train on. '
+                "Add the answer."
             ),
         ),
     ],

@@ -128,8 +128,8 @@ def test_answers_labelled_as_bad_are_left_out_and_counted():
         (
             {"conversations": [{"from": "dog", "value": "Wuff"}]},
             (
-                "row 1: \"conversations\" has a turn from 'dog', which is no known speaker. Known are "
-                "human, gpt, system and tool."
+                "row 1: \"conversations\" has a turn from 'dog', which is not a known speaker. Use "
+                "human, gpt, system or tool."
             ),
         ),
         (

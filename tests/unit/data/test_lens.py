@@ -100,7 +100,7 @@ def test_what_is_cut_off_is_said(tokenizer):
 
 def test_a_row_without_anything_to_learn_is_left_out(tokenizer):
     row = look(Example("", ""), tokenizer)
-    assert row.facts[1] == ("left out of the training: there is nothing to learn", "bad")
+    assert row.facts[1] == ("left out of the training: there is nothing to train on", "bad")
 
 
 def test_the_prompt_may_be_learnt_too_and_its_first_token_never_is(tokenizer):

@@ -86,7 +86,7 @@ def test_rows_reach_another_process(tmp_path):
         ),
         ("jsonl", '{"text": "a"}\n' + "[" * 100_000, "row 2: is nested too deeply. Fix or"),
         ("jsonl", '{"text": "a"}\n["a", "b"]\n', "row 2: is list, not an object with columns."),
-        ("json", '[{"text": "a"}, {"text": "b"', "breaks off, or is not valid JSON"),
+        ("json", '[{"text": "a"}, {"text": "b"', "is truncated, or is not valid JSON"),
     ],
 )
 def test_the_words_of_a_broken_file(tmp_path, ending, text, said):

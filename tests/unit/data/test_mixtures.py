@@ -69,7 +69,7 @@ def test_an_example_knows_its_row_and_set():
     for n in range(len(examples)):
         dataset, row = examples.origin(n)
         assert examples[n].prompt == f"{'ab'[dataset]}{row - 1}" == examples.row(n)["prompt"]
-        assert examples.field(n) == f"data.train.datasets[{dataset}]"
+        assert examples.parts[dataset].field == f"data.train.datasets[{dataset}]"
 
 
 @pytest.mark.parametrize(

@@ -109,9 +109,9 @@ def test_many_rows_are_cut_as_by_the_tokenizer(tiny_tokenizer, monkeypatch):
     rows = [Example(f"Add {n} and '{n}'.\n", f"It's {n * 2} — 語") for n in range(300)]
     expected = [tokens.encode([row], tiny_tokenizer)[0] for row in rows]
     asked = []
-    one = tokens._asked
+    one = tokens._tokenizer_ids
     monkeypatch.setattr(
-        tokens, "_asked", lambda t, *a, **k: asked.append(len(t)) or one(t, *a, **k)
+        tokens, "_tokenizer_ids", lambda t, *a, **k: asked.append(len(t)) or one(t, *a, **k)
     )
     assert tokens.encode(rows, tiny_tokenizer) == expected
     assert max(asked) <= 16, "only some are cut by the tokenizer, to compare"

@@ -158,7 +158,7 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
         (
             "a.txt",
             "x",
-            ("has the ending .txt. Known are .json, .jsonl, .ndjson, .csv, .tsv, .parquet."),
+            ("has the ending .txt. Use one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet."),
         ),
         (
             "a.csv",
@@ -247,7 +247,7 @@ def test_a_file_that_may_not_be_read_says_so(write, monkeypatch):
             Problem(
                 "data.train.datasets[0].path",
                 path,
-                "may not be read by you. Change its rights, or those of its folder.",
+                "may not be read by you. Change its permissions, or those of its folder.",
             )
         )
     ]
@@ -256,7 +256,7 @@ def test_a_file_that_may_not_be_read_says_so(write, monkeypatch):
 def test_a_folder_without_rights_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     (said,) = words(path=str(tmp_path / "a.jsonl"))
-    assert said.endswith("may not be read by you. Change its rights, or those of its folder.")
+    assert said.endswith("may not be read by you. Change its permissions, or those of its folder.")
     monkeypatch.undo()
 
     def refuse(*_, **__):
@@ -264,7 +264,7 @@ def test_a_folder_without_rights_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.exists", refuse)
     (said,) = words(path="secret/a.jsonl")
-    assert said.endswith("may not be read by you. Change its rights, or those of its folder.")
+    assert said.endswith("may not be read by you. Change its permissions, or those of its folder.")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_what_follows_the_last_answer_is_left_out(tokenizer):
     assert remarks(done, config_of(), "train") == [
         (
             "train: 1 of 2 conversations go on after their last answer; those turns are left out, "
-            "because there is nothing to train on in them."
+            "because they have nothing to train on."
         )
     ]
 
@@ -131,7 +131,7 @@ def test_a_conversation_that_begins_with_an_answer_is_understood(tokenizer):
 
 
 def test_answers_that_are_only_read_leave_nothing_to_learn(tokenizer):
-    read = tuple({**m, "learnt": "no"} for m in CHAT.messages)
+    read = tuple({**m, "trained": "no"} for m in CHAT.messages)
     done = tokenise([Example(messages=read), CHAT], tokenizer, config_of())
     assert (len(done), done.empty) == (1, 1)
 
@@ -273,8 +273,8 @@ def test_rows_are_cut_left_out_and_counted(tokenizer):
     assert done.labels[1][-1] != tokenizer.eos_token_id
     assert remarks(done, config, "train") == [
         (
-            "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so there is "
-            "nothing to train on in them."
+            "train: 1 of 4 rows are left out: their prompt alone fills data.max_length=20, so they "
+            "have nothing to train on."
         ),
         "train: 1 of 4 rows are left out: they are empty.",
         (
@@ -300,7 +300,7 @@ def test_a_limit_that_cuts_every_completion_says_the_length_that_would_do(tokeni
     kept = sum(length <= enough for length in lengths) / len(lengths)
     assert kept >= 0.99
     assert str(problem) == (
-        "data.max_length=8: cuts every completion away: nothing is left to learn in 40 train rows. "
+        "data.max_length=8: cuts every completion away: nothing is left to train on in 40 train rows. "
         f"{lengths[37]} keep 95% whole, {enough} keep 99% whole; the longest has {lengths[-1]} "
         f"tokens. Use {enough}."
     )

@@ -211,7 +211,7 @@ def test_it_is_not_found_where_it_is_not(name, found_in, good_rows):
 def test_a_placeholder_says_the_nearest_column_and_is_mended(found_in, good_rows):
     templates = {"prompt_template": "{promt}", "completion_template": "{completion}"}
     found = found_in(good_rows, **templates)["placeholder"]
-    assert "{promt} is no column." in found.what
+    assert "{promt} is not a column." in found.what
     assert found.fix == "Did you mean {prompt}?"
     assert found.changes == {"data.train.datasets[0].prompt_template": "{prompt}"}
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_read_says_why(found_in, write):
 
 def test_next_to_nothing_is_trained(found_in, good_rows, monkeypatch):
     rows = [{"prompt": " ".join(WORDS * 8) + f" {n}\n", "completion": "7"} for n in range(30)]
-    monkeypatch.setattr(checks, "LEARNT_SHARE", 0.05)  # the tiny model reads rows this long only
+    monkeypatch.setattr(checks, "TRAINED_SHARE", 0.05)  # the tiny model reads rows this long only
     found = found_in(rows)["masked"]
     assert found.level == "warning"
     assert found.unit == "token"
@@ -282,7 +282,7 @@ def test_a_length_beyond_what_the_model_reads_is_not_proposed(config_of, tokeniz
     seen.context_tokens = 512
     found = {one.name: one for one in findings(seen)}["cut"]
     assert not found.has_fix
-    assert found.fix == "The model reads no more: shorten the rows."
+    assert found.fix == "The model cannot read more: shorten the rows."
 
 
 def test_bad_answers_that_are_left_out_are_said(found_in, good_rows):
@@ -349,8 +349,8 @@ def test_an_end_that_is_masked_with_the_padding(found_in, good_rows, tokenizer, 
     assert "pad_is_end" not in found_in(good_rows, tokenizer=tokenizer)
 
 
-def test_an_end_that_is_not_learnt(found_in, good_rows, tokenizer, monkeypatch):
-    def half_learnt(examples, *arguments, **keywords):
+def test_an_end_that_is_not_trained_on(found_in, good_rows, tokenizer, monkeypatch):
+    def half_trained(examples, *arguments, **keywords):
         """Leave the last two tokens of the first rows out, as some template might."""
         found = encode_rows(examples, *arguments, **keywords)
         first = {row["prompt"] for row in good_rows[:5]}
@@ -362,7 +362,7 @@ def test_an_end_that_is_not_learnt(found_in, good_rows, tokenizer, monkeypatch):
         ]
 
     assert "end_not_trained" not in found_in(good_rows)
-    monkeypatch.setattr(measure, "encode_rows", half_learnt)
+    monkeypatch.setattr(measure, "encode_rows", half_trained)
     found = found_in(good_rows)["end_not_trained"]
     assert (found.level, found.count) == ("warning", 5)
     assert {place.row for place in found.places} == {1, 2, 3, 4, 5}
@@ -550,7 +550,7 @@ def test_special_tokens_in_a_conversation(found_in, good_rows, tokenizer):
     rows[4]["messages"][0]["content"] += "<|end|>"
     found = found_in(rows)["special_tokens_in_text"]
     assert (found.count, found.places[0].row) == (1, 5)
-    assert found.rewrite.mend("a<|end|>b") == "ab"
+    assert found.rewrite.clean("a<|end|>b") == "ab"
 
 
 def test_plain_marks_are_a_note_and_need_a_template(found_in, good_rows, tokenizer):
@@ -570,7 +570,7 @@ def test_marks_in_a_conversation_are_taken_out(found_in, good_rows):
     rows = chat(good_rows)
     rows[4]["messages"][0]["content"] = "[INST] Add. [/INST]"
     found = found_in(rows)["wrong_chat_template"]
-    assert found.rewrite.mend("[INST] Add. [/INST]") == "Add."
+    assert found.rewrite.clean("[INST] Add. [/INST]") == "Add."
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_report_says_it_all(report):
 
 def test_good_rows_say_so(config_of, good_rows):
     report = doctor(config_of(good_rows), say=lambda _: None)
-    assert report.headline == "40 rows (36 to train on, 4 held out): nothing was found."
+    assert report.headline == "40 rows (36 to train on, 4 held out): no problems found."
     assert "<table" not in report._repr_html_()
 
 
@@ -124,7 +124,7 @@ def test_a_sample_looks_at_all_rows_before_it_writes_any(config_of, good_rows):
     report = doctor(config, sample=20, say=lambda _: None)
     assert report.is_sample
     assert report.looked_at == 20
-    assert "of which 20 were looked at" in report.headline
+    assert "of which 20 were checked" in report.headline
     assert report["duplicates"].count == 10
     assert report.apply("duplicates").data.train.datasets[0].rows == good_rows
 

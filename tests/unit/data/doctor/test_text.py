@@ -43,8 +43,8 @@ def test_what_was_mangled_comes_back(meant):
 def test_what_is_fine_is_left_alone(fine):
     assert odd_in(fine) == {}
     for oddity in ODDITIES.values():
-        if oddity.mend:
-            assert oddity.mend(fine) == fine
+        if oddity.clean:
+            assert oddity.clean(fine) == fine
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_what_is_fine_is_left_alone(fine):
 )
 def test_each_kind_is_found_and_mended(kind, text, mended, place):
     assert odd_in(text) == {kind: place}
-    mend = ODDITIES[kind].mend
-    assert (mend(text) if mend else None) == mended
-    if mend:
-        assert odd_in(mend(text)) == {}
+    clean = ODDITIES[kind].clean
+    assert (clean(text) if clean else None) == mended
+    if clean:
+        assert odd_in(clean(text)) == {}
 
 
 ASKED, ANSWERED = "What is 2 + 2?", "It is 4.\nTruly."
