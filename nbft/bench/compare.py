@@ -290,11 +290,7 @@ def _read(clock: dict[str, Any]) -> Trained:
 
 
 def _compared(
-    what: str,
-    peer: str,
-    ours: list[Trained],
-    theirs: list[Trained],
-    machine: dict[str, Any],
+    what: str, peer: str, ours: list[Trained], theirs: list[Trained], machine: dict[str, Any]
 ) -> Comparison:
     agree = all(losses_agree(a, b) for a, b in zip(ours, theirs, strict=True))
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs, strict=True)]

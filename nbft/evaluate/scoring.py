@@ -20,12 +20,7 @@ from nbft.data.tokens import Encoded, encode
 from nbft.errors import ConfigError, Problem
 from nbft.evaluate import metrics
 from nbft.evaluate.forecast import LONGEST_ANSWER_TOKENS, metrics_of, own_metric, reference_of
-from nbft.evaluate.generate import (
-    generate,
-    in_precision,
-    own_random_numbers,
-    token_losses,
-)
+from nbft.evaluate.generate import generate, in_precision, own_random_numbers, token_losses
 from nbft.formatting import count
 
 _ROWS_KEPT = 256

@@ -176,10 +176,7 @@ def _start_thread(run: Run) -> None:
 
 
 def train(
-    config: Config | str | Path,
-    *,
-    show: bool | None = None,
-    resume: Literal["auto"] | None = None,
+    config: Config | str | Path, *, show: bool | None = None, resume: Literal["auto"] | None = None
 ) -> Run:
     """Train here and wait for the end; an interrupt stops gracefully, with everything saved.
 

@@ -97,11 +97,7 @@ class ActivationScale:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        scale: torch.Tensor,
-        largest: torch.Tensor,
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, largest: torch.Tensor
     ) -> Any:
         ctx.save_for_backward(weight, scale)
         rounded, own = to_float8(x, largest)

@@ -97,8 +97,7 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
         folder = own if is_here else find_model(settings.tokenizer_name, say=lambda _: None).path
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder,
-            **{"trust_remote_code": settings.trust_remote_code, **settings.tokenizer_kwargs},
+            folder, **{"trust_remote_code": settings.trust_remote_code, **settings.tokenizer_kwargs}
         )
     except Exception as error:
         raise ModelError(_cannot_load("tokenizer", settings.model_name, error)) from error

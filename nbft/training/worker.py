@@ -27,9 +27,9 @@ from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.processes import process_start_time
+from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
-from nbft.training.log import run_log
 
 if TYPE_CHECKING:
     from nbft.evaluate.scoring import Scorer
@@ -149,7 +149,6 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     job.say("Loading the libraries …")
     import_libraries(owns_process=owns_process)
     from nbft.models.load import quiet
-    from nbft.training.environment import environment
 
     config = job.config
     with quiet():
@@ -223,9 +222,9 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
         return [{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)]
 
     reporting = ReportingCallback(job.run, loaded.decisions.device.value, sample)
-    scorers = _scorers(job, loaded)
-    asked = sample if prompts else None
-    return reporting, ScoringCallback(config, scorers, asked, reporting, release_memory)
+    return reporting, ScoringCallback(
+        config, _scorers(job, loaded), sample if prompts else None, reporting
+    )
 
 
 def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
@@ -301,11 +300,11 @@ def _say_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | Non
         dtype_reason=decisions.dtype.reason,
         mixed_precision=decisions.mixed_precision.value,
         model_source=loaded.found.source,
-        rows=None if rows.is_stream else len(rows.looked_at),
+        rows=None if rows.is_stream else len(rows.known),
         eval_rows=len(rows.held_out) if rows.held_out else 0,
-        tokens=rows.looked_at.tokens,
-        longest=rows.looked_at.longest,
-        trained_tokens=rows.looked_at.trained_tokens,
+        tokens=rows.known.tokens,
+        longest=rows.known.longest,
+        trained_tokens=rows.known.trained_tokens,
         total_steps=total,
         warmup_steps=warmup_steps(config, total),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),

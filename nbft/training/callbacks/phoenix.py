@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 
 class PhoenixCallback(TrainerCallback):
@@ -27,23 +27,14 @@ class PhoenixCallback(TrainerCallback):
         self._name, self._tags = run_name or "nbft run", tags
         self._span: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Open the span of the run."""
         self._span = self._provider.get_tracer("nbft").start_span(self._name)
         self._span.set_attribute("tags", list(self._tags))
         for name in ("learning_rate", "max_steps", "per_device_train_batch_size", "seed"):
             self._span.set_attribute(f"training.{name}", getattr(args, name))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, *_: Any, logs: Any = None, **__: Any) -> None:
         """Add the numbers of a step."""
         if self._span is not None:
             numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from nbft.errors import ConfigError, Problem
 from nbft.hardware import device_of
@@ -60,12 +60,7 @@ class ProfilerCallback(TrainerCallback):
         self._running: Any = None
 
     def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, *_: Any, model: Any = None, **__: Any
     ) -> None:
         """Start before the first of the steps."""
         if self._running is None and self._first <= state.global_step + 1 <= self._last:

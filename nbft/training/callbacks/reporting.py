@@ -72,12 +72,7 @@ class ReportingCallback(TrainerCallback):
         self._step_began = time.monotonic()
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Measure the step, then do what was asked."""
         took = time.monotonic() - self._step_began
@@ -91,12 +86,7 @@ class ReportingCallback(TrainerCallback):
         self._wait_for_room(state.global_step, control, model)
 
     def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """See that there is room for the checkpoint of an epoch."""
         self._wait_for_room(state.global_step, control, model)
@@ -191,12 +181,7 @@ class ReportingCallback(TrainerCallback):
                 self._obey(command, step, control, model)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
         """Write every number that the trainer logs of its steps."""
         if not logs or "loss" not in logs:
@@ -214,21 +199,14 @@ class ReportingCallback(TrainerCallback):
         self.say("log", step=state.global_step, **fields)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, *_: Any, metrics: Any = None, **__: Any
     ) -> None:
         """Write every number that the trainer measures on the held-out rows."""
         self.last_eval_step = state.global_step
         self.say("eval", step=state.global_step, **_numbers(metrics or {}))
         self._logged_at = time.monotonic()
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Say where a checkpoint lies."""
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         mark_whole(path)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from nbft import events
 from nbft.training.callbacks.profiling import check_range
@@ -172,9 +172,7 @@ class OpByOpVerifierCallback(TrainerCallback):
         self._steps: list[int] = []
         self._said = False
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         """Catch operators from here on."""
         step = state.global_step + 1
         done = self._stop_at_first and self._mode.differences
@@ -184,11 +182,7 @@ class OpByOpVerifierCallback(TrainerCallback):
             self._steps.append(step)
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
         """Let go before the optimiser, which writes in place, and say what was found."""
         if self._stack is None:

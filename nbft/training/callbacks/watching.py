@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from nbft import events
 from nbft.errors import RunError
@@ -57,12 +57,7 @@ class WatchingCallback(TrainerCallback):
         self._said: set[str] = set()
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
         """Look at the numbers of one log.
 
@@ -115,12 +110,7 @@ class WatchingCallback(TrainerCallback):
         self._lowest = min(self._lowest, loss)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, *_: Any, metrics: Any = None, **__: Any
     ) -> None:
         """Look whether the held-out loss rises again."""
         loss = float((metrics or {}).get("eval_loss", math.nan))
@@ -140,7 +130,7 @@ class WatchingCallback(TrainerCallback):
             )
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
         """Look whether the loss fell at all; what was said before explains itself."""
         losses = [float(log["loss"]) for log in state.log_history if "loss" in log]

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 _BAR_CHARS = 30
 
@@ -48,19 +48,12 @@ class ProgressBarCallback(_FileCallback):
         self._first = 0
         self._numbers: dict[str, float] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         """Start the clock."""
         self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
         """Take the numbers along."""
         names = ("loss", "mean_token_accuracy", "eval_loss", "grad_norm", "learning_rate")
@@ -93,12 +86,7 @@ class PrinterCallback(_FileCallback):
         super().__init__(file)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
         """Write a line."""
         shown = {k: v for k, v in (logs or {}).items() if k != "total_flos"}
@@ -117,12 +105,7 @@ class JsonLoggerCallback(_FileCallback):
         super().__init__(file)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
         """Write a line."""
         line = {"step": state.global_step, "time": time.time(), **(logs or {})}

@@ -219,8 +219,5 @@ def _no_plain_head() -> Problem:
         True,
         "needs a head that is one matrix without bias, adapter, scale or cap.",
         "Use use_sparse_head_and_loss_fn.",
-        {
-            "memory.use_fused_head_and_loss_fn": False,
-            "memory.use_sparse_head_and_loss_fn": True,
-        },
+        {"memory.use_fused_head_and_loss_fn": False, "memory.use_sparse_head_and_loss_fn": True},
     )
