@@ -1,7 +1,7 @@
-"""Batches for a model with an encoder and a decoder: prompts go in, completions are learnt.
+"""Batches for encoder-decoder models: the encoder reads the prompt, the decoder learns the completion.
 
-A row is [prompt, completion] with -100 as the labels of the prompt; the encoder reads the prompt and
-the end token, the decoder learns the rest. Source: T5, arXiv:1910.10683, section 2.4.
+A row is [prompt, completion] with -100 as the labels of the prompt. The encoder also reads an end
+token. Source: T5, arXiv:1910.10683, section 2.4.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 import transformers
 
-_IGNORED = -100
+from nbft.methods import IGNORE_INDEX
 
 
 class Seq2SeqCollator:
     """Makes a batch of rows.
 
     Args:
-        tokenizer: Its padding and end tokens count.
-        model: Shifts the labels for its decoder where it wants to.
+        tokenizer: Its padding and end tokens are used.
+        model: May shift the labels for its decoder.
         pad_to_multiple_of: As in data.pad_to_multiple_of.
     """
 
@@ -28,7 +28,7 @@ class Seq2SeqCollator:
         self._pad = transformers.DataCollatorForSeq2Seq(
             tokenizer,
             model=model,
-            label_pad_token_id=_IGNORED,
+            label_pad_token_id=IGNORE_INDEX,
             pad_to_multiple_of=pad_to_multiple_of,
         )
 
@@ -37,6 +37,6 @@ class Seq2SeqCollator:
         split = []
         for row in rows:
             ids, labels = row["input_ids"], row["labels"]
-            begin = next(n for n, label in enumerate(labels) if label != _IGNORED)
+            begin = next(n for n, label in enumerate(labels) if label != IGNORE_INDEX)
             split.append({"input_ids": [*ids[:begin], self._end], "labels": labels[begin:]})
         return self._pad(split)
