@@ -1,7 +1,7 @@
-"""A run as spans of OpenTelemetry, for Arize Phoenix; needs arize-phoenix-otel.
+"""A run as an OpenTelemetry span for Arize Phoenix; needs arize-phoenix-otel.
 
-One span for the run, with its settings, and one event in it for each log. transformers has no
-callback for Phoenix. Asked for with tracking.report_to: [phoenix].
+The span has the run's settings and one event per log. transformers has no callback for Phoenix.
+Enabled by tracking.report_to: [phoenix].
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 
 class PhoenixCallback(TrainerCallback):
-    """Reports to Phoenix; where it listens is in PHOENIX_COLLECTOR_ENDPOINT.
+    """Reports to Phoenix at PHOENIX_COLLECTOR_ENDPOINT.
 
     Args:
-        project: Project there.
+        project: Phoenix project.
         run_name: Name of the span.
         tags: Labels of the run.
     """
@@ -41,7 +41,7 @@ class PhoenixCallback(TrainerCallback):
             self._span.add_event("log", {"step": state.global_step, **numbers})
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Close the span and send what is left."""
+        """Close the span and send the rest."""
         if self._span is not None:
             self._span.end()
             self._span = None
