@@ -1,7 +1,7 @@
 """Starting a run: in this kernel, where the worker is a thread, or in the background.
 
 `train` waits for the end, `train_async` waits without blocking, `start` does not wait; `submit`
-hands the run to a process that outlives this one, and `resume` goes on with an old run.
+starts a process that outlives this one, and `resume` continues an old run.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _threads: dict[Path, threading.Thread] = {}
 
 
 def start(config: Config | str | Path) -> Run:
-    """Start a run in this kernel and return it at once; it waits for its device if need be.
+    """Start a run in this kernel and return it at once; it waits for its device if necessary.
 
     Args:
-        config: The config, or a path of one.
+        config: The config, or its path.
 
     Raises:
         ConfigError: Every problem that would stop the run.
@@ -50,7 +50,7 @@ def submit(config: Config | str | Path) -> Run:
     It survives this kernel, the page and the Jupyter server; `nbft.attach` shows it from anywhere.
 
     Args:
-        config: The config, or a path of one.
+        config: The config, or its path.
 
     Raises:
         ConfigError: Every problem that would stop the run.
@@ -64,7 +64,7 @@ def submit(config: Config | str | Path) -> Run:
 
 
 def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
-    """Go on with a run in the background; see `Run.resume`."""
+    """Continue a run in the background; see `Run.resume`."""
     if not (run.is_over or run.status == "paused"):
         raise RunError(f"{run.id}: is {run.status}; there is nothing to resume.")
     from nbft.runs.checkpoints import last_whole
@@ -86,7 +86,7 @@ _LENGTH = ("training.max_steps", "training.num_train_epochs", "training.stop_on_
 
 
 def _change(run: Run, changes: Mapping[str, Any]) -> None:
-    """Change the settings of a run that is to go on, as far as its trajectory stays its own."""
+    """Change settings of a resumed run that do not affect its earlier steps."""
     refused = [path for path in changes if not (path.startswith(CHANGEABLE) or path in _LENGTH)]
     if refused:
         raise RunError(
@@ -109,12 +109,12 @@ def _read(config: Config | str | Path) -> tuple[Path | None, Config]:
 
 
 def _supervise(run: Run) -> None:
-    """Start the supervisor of a run and wait until it has said that it is there.
+    """Start the supervisor of a run and wait for its first event.
 
-    Two that start the same run folder are told apart by a lock: one starts it, the other is told.
+    A lock keeps two processes from starting the same run.
 
     Raises:
-        RunError: The run was started by somebody else, or the supervisor did not start.
+        RunError: Another process is starting the run, or the supervisor did not start.
     """
     lock = run.path / "starting"
     try:

@@ -246,7 +246,9 @@ def test_a_loss_that_is_no_number_is_said_and_stops(train, tiny_model, tmp_path)
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     run = train(model__model_name=str(broken))
     assert run.status == "failed"
-    assert run.problems[0].startswith("The loss is nan at step 1, so nothing is learnt any more.")
+    assert run.problems[0].startswith(
+        "The loss is nan at step 1, so training is useless from here on."
+    )
     assert "training.learning_rate=0.0002" in run.problems[0]
     note = next(e for e in run.events() if e["event"] == "note")
     assert note["step"] == 1
