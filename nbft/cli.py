@@ -267,7 +267,7 @@ def bench(
     A side whose losses differ gets no speed.
     """
     import tempfile
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from nbft.bench.compare import check_peers
     from nbft.bench.compare import compare as measure
@@ -313,7 +313,7 @@ def bench(
             )
             if as_json:
                 for pair in comparisons[what].pairs:
-                    typer.echo(json.dumps(pair.to_dict() | {"rows": rows}))
+                    typer.echo(json.dumps(asdict(pair) | {"rows": rows}))
             else:
                 typer.echo(f"\n{what}: {_described(point, rows)}\n{comparisons[what]}\n")
         if picture is not None:

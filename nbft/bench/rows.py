@@ -77,17 +77,6 @@ def write_rows_of_lengths(
 
 
 def write_equal_rows(path: Path, source: Path, model: str, tokens: int, number: int) -> None:
-    """Write rows of one length, half of it completion.
-
-    Args:
-        path: Where to write.
-        source: File of rows whose text is used.
-        model: Folder of the tokenizer.
-        tokens: Tokens of each row, the end token included.
-        number: How many rows.
-
-    Raises:
-        NbftError: The text is too short, or cannot be cut so that the tokens stay the same.
-    """
+    """Write `number` rows of `tokens` tokens, half of them completion; see `write_rows_of_lengths`."""
     halves = (tokens // 2, tokens - tokens // 2)
     write_rows_of_lengths(path, source, model, [halves] * number)
