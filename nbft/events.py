@@ -310,7 +310,7 @@ def _named(read_item: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return read_items
 
 
-def _values(value: Any) -> list[float | int | None] | None:
+def _values(value: Any) -> Any:
     """Read a list of numbers; None if it has anything else."""
     numbers = [number(item) for item in value] if isinstance(value, list) else [None]
     return None if None in numbers else numbers

@@ -172,7 +172,8 @@ def own_metric(written: str, folder: Path | None = None) -> Function:
     """
     if written in registry.metrics:
         return registry.metrics.get(written)  # type: ignore[no-any-return]
-    return load_function(written, "evaluation.metric_function", folder)
+    own: Any = load_function(written, "evaluation.metric_function", folder)
+    return own  # type: ignore[no-any-return]
 
 
 def scoring_problems(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from nbft import events, facade
 from nbft.config import Config
 from nbft.errors import ConfigError, RunError
 from nbft.launchers import spare
+from nbft.launchers.supervisor import report_waiting
 from nbft.runs.folder import Run, list_runs
 from nbft.runs.queue import say_queued, turn
 
@@ -75,7 +77,7 @@ def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
             'run.resume({"training.max_steps": …}).'
         )
     if last_whole(run.path) is None and run.step:
-        raise RunError(f"{run.id}: has no whole checkpoint to go on from. Start it anew.")
+        raise RunError(f"{run.id}: has no complete checkpoint to resume from. Start a new run.")
     _change(run, dict(changes or {}))
     _supervise(run)
     return run
@@ -121,7 +123,7 @@ def _supervise(run: Run) -> None:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         if time.time() - lock.stat().st_mtime < _STARTING_SECONDS:
-            raise RunError(f"{run.id}: is being started by somebody else.") from None
+            raise RunError(f"{run.id}: is being started by another process.") from None
         lock.touch()
     try:
         reader = events.EventReader(run.events_path)
@@ -154,16 +156,13 @@ def _start_thread(run: Run) -> None:
     device = str(run.plan.get("device", {}).get("value", "cpu"))
     commands = say_queued(run.path, device)
 
-    def waiting(ahead: str) -> None:
-        text = f"Waiting for {ahead}, which has {device}."
-        events.append(run.events_path, "stage", stage="queued", text=text)
-
     def work_in_turn() -> None:
         from nbft.training.worker import work
 
         def give_up() -> bool:
             return any(command["event"] in ("stop", "cancel") for command in commands.read())
 
+        waiting = functools.partial(report_waiting, run.events_path, device)
         with turn(device, run.path, waiting, give_up) as ticket:
             if ticket is None:
                 events.append(run.events_path, "cancelled", step=0, text="Left the queue.")
@@ -183,12 +182,12 @@ def train(
     In a notebook the cell shows the run live. Elsewhere nothing is printed.
 
     Args:
-        config: The config, or a path of one.
+        config: The config, or its path.
         show: Show the run live; in notebooks when None.
-        resume: "auto" goes on with the newest run of the same settings that did not complete.
+        resume: "auto" continues the newest run of the same settings that did not complete.
 
     Returns:
-        The run, over: its status says how.
+        The finished run.
 
     Raises:
         ConfigError: Every problem that would stop the run; nothing was started.
@@ -204,7 +203,7 @@ def train(
 
 
 def _interrupted(config: Config | str | Path) -> Run | None:
-    """Return the newest run of the same settings that is over, did not complete and can go on."""
+    """Return the newest run of the same settings that ended early and can be resumed."""
     from nbft.runs.checkpoints import last_whole
     from nbft.runs.folder import self_contained
 
@@ -212,10 +211,13 @@ def _interrupted(config: Config | str | Path) -> Run | None:
     wanted = self_contained(config, None, folder).to_dict(full=True)
     for run in list_runs(config.training.output_dir):
         with contextlib.suppress(ConfigError):
-            found = run.config.to_dict(full=True)
-            found["training"]["run_name"] = wanted["training"]["run_name"]
-            same = found == wanted
-            if same and run.status in ("stopped", "failed", "lost") and last_whole(run.path):
+            settings = run.config.to_dict(full=True)
+            settings["training"]["run_name"] = wanted["training"]["run_name"]
+            if (
+                settings == wanted
+                and run.status in ("stopped", "failed", "lost")
+                and last_whole(run.path)
+            ):
                 return run
     return None
 
@@ -268,7 +270,7 @@ async def train_async(config: Config | str | Path, *, show: bool | None = None) 
 def _monitor(run: Run, *, interactive: bool = False) -> Any:
     monitor = facade.monitor(run, interactive=interactive)
     monitor.show()
-    run._is_shown = True  # as the value of the same cell it need not be shown again
+    run._is_shown = True  # as the value of the same cell it is not shown again
     return monitor
 
 

@@ -9,6 +9,7 @@ a worker that imports its libraries, and waits for a run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -38,18 +39,22 @@ def supervise(run: Path, spare: subprocess.Popen[bytes] | None = None) -> None:
     device = _device(run)
     commands = say_queued(run, device)
 
-    def waiting(ahead: str) -> None:
-        text = f"Waiting for {ahead}, which has {device}."
-        events.append(path, "stage", stage="queued", text=text)
-
     def cancelled() -> bool:
         return any(c["event"] in ("cancel", "stop") for c in commands.read())
 
+    waiting = functools.partial(report_waiting, path, device)
     with turn(device, run, waiting, cancelled) as ticket:
         if ticket is None:
             events.append(path, "cancelled", step=0, seconds=0.0, text="Left the queue.")
             return
         _watch(run, path, commands, ticket, spare)
+
+
+def report_waiting(path: Path, device: str, ahead: str) -> None:
+    """Report in the events at `path` that the run `ahead` is using the device."""
+    name = "the CPU" if device == "cpu" else device
+    text = f"Waiting for run “{ahead}”, which is using {name}."
+    events.append(path, "stage", stage="queued", text=text)
 
 
 def wait_with_spare() -> None:
@@ -138,8 +143,8 @@ def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
         )
     if -code == signal.SIGKILL:
         return (
-            f"The worker was killed after step {step} by somebody (signal SIGKILL), not by the "
-            "system for memory. Resume the run to go on from its last checkpoint."
+            f"The worker was killed after step {step} (signal SIGKILL), but not by the system for "
+            "memory. Resume the run to continue from its last checkpoint."
         )
     return f"The worker ended with signal {name} after step {step}. See log.txt."
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import transformers
 
-from nbft.methods import IGNORE_INDEX
+_IGNORED = -100
 
 
 class Seq2SeqCollator:
@@ -28,7 +28,7 @@ class Seq2SeqCollator:
         self._pad = transformers.DataCollatorForSeq2Seq(
             tokenizer,
             model=model,
-            label_pad_token_id=IGNORE_INDEX,
+            label_pad_token_id=_IGNORED,
             pad_to_multiple_of=pad_to_multiple_of,
         )
 
@@ -37,6 +37,6 @@ class Seq2SeqCollator:
         split = []
         for row in rows:
             ids, labels = row["input_ids"], row["labels"]
-            begin = next(n for n, label in enumerate(labels) if label != IGNORE_INDEX)
+            begin = next(n for n, label in enumerate(labels) if label != _IGNORED)
             split.append({"input_ids": [*ids[:begin], self._end], "labels": labels[begin:]})
         return self._pad(split)

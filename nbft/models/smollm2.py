@@ -64,11 +64,11 @@ def _download(folder: Path, say: Say) -> Path:
         # pip downloads to TMPDIR: the size of the files there is the progress.
         environment = {**os.environ, "TMPDIR": str(folder)}
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        said = time.monotonic()
+        reported = time.monotonic()
         while process.poll() is None:
             time.sleep(0.1)
-            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
+            if time.monotonic() - reported > _SECONDS_BETWEEN_LINES:
+                reported = time.monotonic()
                 size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
                 say(f"  {min(size / WHEEL_BYTES, 1):.0%} of {WHEEL_BYTES / 1e6:.0f} MB")
         log.seek(0)
