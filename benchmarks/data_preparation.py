@@ -180,7 +180,7 @@ def _nbft(folder: Path, rows: str, kind: str) -> tuple[float, float, dict[str, A
     wall, cpu = time.perf_counter(), time.process_time()
     tokens = read_rows(
         config, tokenizer, lambda _: None, lambda _: None, padding_free=True
-    ).looked_at.dataset
+    ).known.dataset
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     names = ("input_ids", "labels", "example")
     return wall, cpu, {name: tokens[name][:] for name in names}

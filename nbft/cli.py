@@ -2,9 +2,8 @@
 
 `nbft demo | train | submit | attach | runs | compare | evaluate | doctor | bench | import |
 export | compatibility | config show|check|new|create|presets`,
-and what can be asked of a run: `nbft stop | pause | continue | save | sample | cancel | resume
-RUN`. A person's mistake is printed as its sentences and exits with 2; a run that failed exits
-with 1.
+and requests to a run: `nbft stop | pause | continue | save | sample | cancel | resume RUN`. Exit
+codes: 2 for a user's mistake, 1 for a failed run.
 """
 
 from __future__ import annotations
@@ -13,30 +12,55 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nbft.config import Config, io, presets, settings
 from nbft.errors import NbftError
-from nbft.events import FINAL_KINDS
+from nbft.events import FINAL_KINDS, EventReader
+from nbft.formatting import count, duration, number, size
 
 if TYPE_CHECKING:
     from nbft.bench.task import Task
+    from nbft.runs import Run
+
+
+class _Commands(TyperGroup):
+    """Prints the sentences of an `NbftError` instead of a traceback, and exits with 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except NbftError as error:
+            _print_problems(error.problems)
+            raise typer.Exit(2) from None
+
+
+def _print_problems(problems: Iterable[object]) -> None:
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Fine-tune a language model, here or from a notebook.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Show, check or write config files.", no_args_is_help=True)
+config_app = typer.Typer(
+    cls=_Commands, help="Show, check or write config files.", no_args_is_help=True
+)
 app.add_typer(config_app, name="config")
 
 _Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings that win: training.learning_rate=5e-5 …")
+    list[str] | None,
+    typer.Argument(help="Settings that take precedence: training.learning_rate=5e-5 …"),
 ]
 _File = Annotated[Path, typer.Argument(help="Config file (YAML or JSON).")]
 _Name = Annotated[str, typer.Argument(help="Name or folder of a run.")]
@@ -44,15 +68,10 @@ _Folder = Annotated[Path, typer.Option("--folder", help="Folder that holds the r
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@contextlib.contextmanager
-def _mistakes_are_sentences() -> Iterator[None]:
-    """Print the sentences of an error instead of a traceback, and exit with 2."""
-    try:
-        yield
-    except NbftError as error:
-        for problem in error.problems:
-            typer.echo(str(problem), err=True)
-        raise typer.Exit(2) from None
+def _attached(run: str, folder: Path) -> Run:
+    from nbft.runs import attach
+
+    return attach(run, folder)
 
 
 @app.command()
@@ -60,14 +79,12 @@ def train(file: _File, overrides: _Overrides = None) -> None:
     """Train the run that a config file describes, and wait for its end."""
     from nbft.launchers import start
 
-    with _mistakes_are_sentences():
-        config = _checked(file, overrides or [])
-        run = start(config)
+    config = _checked(file, overrides or [])
+    run = start(config)
     _watch(run)
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Report: {run.path / 'report.html'}")
-    for problem in run.problems:
-        typer.echo(problem, err=True)
+    _print_problems(run.problems)
     if run.status == "failed":
         raise typer.Exit(1)
 
@@ -78,8 +95,6 @@ def demo(
     steps: Annotated[int, typer.Option(help="Steps; -1 for the whole preset.")] = -1,
 ) -> None:
     """Fine-tune the default model on bundled rows, and show what changed."""
-    from nbft.evaluate.compare import Comparison
-    from nbft.formatting import duration, size
     from nbft.hardware import peak_memory_bytes
     from nbft.launchers import start
     from nbft.models import find_model
@@ -89,23 +104,20 @@ def demo(
     config = Config.preset("two-minute-try").apply(
         {"training.output_dir": str(folder), "training.max_steps": steps}
     )
-    with _mistakes_are_sentences():
-        typer.echo("1. The model")
-        find_model(config.model.model_name, say=lambda text: typer.echo(f"   {text}"))
-        model_seconds = time.monotonic() - began
-        typer.echo("2. The training")
-        run = start(config)
+    typer.echo("1. The model")
+    find_model(config.model.model_name, say=lambda text: typer.echo(f"   {text}"))
+    model_seconds = time.monotonic() - began
+    typer.echo("2. The training")
+    run = start(config)
     _watch(run)
     if run.status == "failed":
-        for problem in run.problems:
-            typer.echo(problem, err=True)
+        _print_problems(run.problems)
         raise typer.Exit(1)
     picture = run.path / "curves.png"
     run.curves().savefig(picture)
     typer.echo("3. The answers")
     with contextlib.suppress(NbftError):
-        comparison: Comparison = run.compare()
-        typer.echo(str(comparison))
+        typer.echo(str(run.compare()))
     seconds, peak = (run.state.end or {}).get("seconds"), peak_memory_bytes("cpu")
     typer.echo(f"\n{in_words(run.state)}")
     typer.echo(
@@ -123,8 +135,7 @@ def submit(file: _File, overrides: _Overrides = None) -> None:
     """Train the run that a config file describes in the background, and return at once."""
     from nbft.launchers import submit as submit_run
 
-    with _mistakes_are_sentences():
-        run = submit_run(_checked(file, overrides or []))
+    run = submit_run(_checked(file, overrides or []))
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Watch it with: nbft attach {run.path}")
 
@@ -132,42 +143,31 @@ def submit(file: _File, overrides: _Overrides = None) -> None:
 @app.command()
 def attach(run: _Name, folder: _Folder = Path("runs")) -> None:
     """Show a run, old or running, from its beginning; Ctrl-C leaves it alone."""
-    from nbft.runs import attach as attach_run
-
-    with _mistakes_are_sentences():
-        found = attach_run(run, folder)
+    attached = _attached(run, folder)
     progress = _Progress()
     with contextlib.suppress(KeyboardInterrupt):
-        for event in found.follow():
+        for event in attached.follow():
             progress.show(event)
-    typer.echo(f"Run: {found.path} ({found.status})")
+    typer.echo(f"Run: {attached.path} ({attached.status})")
 
 
-def _ask(name: str, about: str) -> None:
+def _add_request(name: str, about: str) -> None:
     """Add the command `nbft NAME RUN`, which asks a run for something."""
 
-    def ask(run: _Name, folder: _Folder = Path("runs")) -> None:
-        from nbft.runs import attach as attach_run
-
-        with _mistakes_are_sentences():
-            found = attach_run(run, folder)
-            getattr(found, "continue_" if name == "continue" else name)()
-        typer.echo(f"{found.id}: asked to {name}.")
-
-    ask.__doc__ = about
-    app.command(name)(ask)
+    @app.command(name, help=about)
+    def request(run: _Name, folder: _Folder = Path("runs")) -> None:
+        attached = _attached(run, folder)
+        getattr(attached, "continue_" if name == "continue" else name)()
+        typer.echo(f"{attached.id}: asked to {name}.")
 
 
-for _name, _about_it in (
-    ("stop", "Ask a run to stop after its step, with everything saved."),
-    ("pause", "Ask a run to wait after its step."),
-    ("continue", "Let a paused run go on."),
-    ("save", "Ask a run to save a checkpoint."),
-    ("sample", "Ask a run to answer its fixed prompts now."),
-    ("cancel", "End a run at once, saving nothing."),
-    ("resume", "Go on with a run in the background, from its last whole checkpoint."),
-):
-    _ask(_name, _about_it)
+_add_request("stop", "Ask a run to stop after its step, with everything saved.")
+_add_request("pause", "Ask a run to wait after its step.")
+_add_request("continue", "Continue a paused run.")
+_add_request("save", "Ask a run to save a checkpoint.")
+_add_request("sample", "Ask a run to answer its fixed prompts now.")
+_add_request("cancel", "End a run at once, saving nothing.")
+_add_request("resume", "Resume a run in the background from its last complete checkpoint.")
 
 
 @app.command()
@@ -175,16 +175,17 @@ def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
     """List the runs in a folder, the newest first."""
     from nbft.runs import list_runs
 
-    found = [_about(run) for run in list_runs(folder)]
+    summaries = [_about(run) for run in list_runs(folder)]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    elif not found:
+        typer.echo(json.dumps(summaries, indent=2))
+        return
+    if not summaries:
         typer.echo(f"No runs in {folder}. Start one with: nbft train FILE, or nbft demo.")
-    for one in [] if as_json else found:
-        loss = "" if one["loss"] is None else f"loss {one['loss']:.3g}"
+    for run in summaries:
+        loss = "" if run["loss"] is None else f"loss {run['loss']:.3g}"
         typer.echo(
-            f"{one['id']:<24} {one['status']:<10} step {one['step']:>6,} of {one['total_steps']:>6,}"
-            f"  {loss:<12} {one['model']}"
+            f"{run['id']:<24} {run['status']:<10} step {run['step']:>6,} of {run['total_steps']:>6,}"
+            f"  {loss:<12} {run['model']}"
         )
 
 
@@ -197,10 +198,7 @@ def compare(
     folder: _Folder = Path("runs"),
 ) -> None:
     """Show the answers of the base model and of the tuned one, side by side."""
-    from nbft.runs import attach
-
-    with _mistakes_are_sentences():
-        typer.echo(str(attach(run, folder).compare(prompts or None)))
+    typer.echo(str(_attached(run, folder).compare(prompts or None)))
 
 
 @app.command()
@@ -216,10 +214,7 @@ def evaluate(
     as_json: _Json = False,
 ) -> None:
     """Score the base model and the tuned one on rows that were not trained on."""
-    from nbft.runs import attach
-
-    with _mistakes_are_sentences():
-        scores = attach(run, folder).evaluate(split, metrics=metric, rows=rows)
+    scores = _attached(run, folder).evaluate(split, metrics=metric, rows=rows)
     typer.echo(json.dumps(list(scores), indent=2) if as_json else str(scores))
     for sentence in [] if as_json else scores.sentences:
         typer.echo(sentence)
@@ -230,20 +225,19 @@ def doctor(
     file: Annotated[Path, typer.Argument(help="Config file, or a file of rows.")],
     overrides: _Overrides = None,
     as_json: _Json = False,
-    sample: Annotated[int | None, typer.Option(help="Look at about so many rows.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Check about this many rows.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
 ) -> None:
-    """Look for what is wrong with rows; exits with 1 on errors, with 2 on a wrong config.
+    """Check rows for problems; exits with 1 on errors, with 2 on an invalid config.
 
-    A file of rows is looked at with the default settings and model.
+    A file of rows is checked with the default settings and model.
     """
     from nbft.data.doctor import doctor as look
 
-    with _mistakes_are_sentences():
-        tree, folder = _config_or_rows(file)
-        config = Config(**io.overridden(tree, overrides or []))
-        with _progress_line() as say:
-            report = look(config, sample=sample, folder=folder, say=say)
+    tree, folder = _config_or_rows(file)
+    config = Config(**io.overridden(tree, overrides or []))
+    with _progress_line() as say:
+        report = look(config, sample=sample, folder=folder, say=say)
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
     if report.of_level("error") or (strict and report.of_level("warning")):
         raise typer.Exit(1)
@@ -273,7 +267,7 @@ def bench(
     A side whose losses differ gets no speed.
     """
     import tempfile
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from nbft.bench.compare import check_peers
     from nbft.bench.compare import compare as measure
@@ -282,7 +276,7 @@ def bench(
     from nbft.bench.scaling import points
     from nbft.bench.task import make_task
 
-    with _mistakes_are_sentences(), tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name:
         if file is not None and "=" in str(file):  # no file, but the first of the overrides
             file, overrides = None, [str(file), *(overrides or [])]
         if picture is not None:
@@ -319,7 +313,7 @@ def bench(
             )
             if as_json:
                 for pair in comparisons[what].pairs:
-                    typer.echo(json.dumps(pair.to_dict() | {"rows": rows}))
+                    typer.echo(json.dumps(asdict(pair) | {"rows": rows}))
             else:
                 typer.echo(f"\n{what}: {_described(point, rows)}\n{comparisons[what]}\n")
         if picture is not None:
@@ -333,7 +327,6 @@ _NAMES_ROWS = ("data.path=", "data.dataset_name=", "data.train")
 def _described(task: Task, rows: str) -> str:
     """Name what decides the speeds of a task: method, batch, device and rows."""
     from nbft.bench.compare import about_machine
-    from nbft.formatting import count
 
     machine = about_machine(task.device)
     method = f"LoRA r={task.r}" if task.method == "lora" else "full fine-tuning"
@@ -362,10 +355,10 @@ def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
         return io.read(file), folder
     if not file.is_file():
         raise NbftError(f"{file}: no such file. Looked in {folder}.")
-    with contextlib.suppress(ValueError, OSError):  # lines of rows are no JSON as a whole
+    with contextlib.suppress(ValueError, OSError):  # JSON Lines is not JSON as a whole
         if file.suffix.lower() == ".json" and _begins_an_object(file):
-            found = json.loads(file.read_text(encoding="utf-8-sig"))
-            if {*found} & {*Config.model_fields}:
+            keys = {*json.loads(file.read_text(encoding="utf-8-sig"))}
+            if keys & {*Config.model_fields}:
                 return io.read(file), folder
     return _rows(file), folder
 
@@ -383,7 +376,7 @@ def _begins_an_object(file: Path) -> bool:
 
 @contextlib.contextmanager
 def _progress_line() -> Iterator[Callable[[str], None]]:
-    """Give what shows a line that is written over, on a terminal; it is gone at the end."""
+    """Yield a function that overwrites one line on a terminal; the line is cleared at the end."""
     is_shown = sys.stderr.isatty()
 
     def say(text: str) -> None:
@@ -404,24 +397,23 @@ def import_(
         typer.Option(
             "--from",
             help="qefficient, oumi, erniekit, peft_studio, unsloth, llama_factory or axolotl; "
-            "recognised by the file's keys without.",
+            "detected from the file's keys by default.",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write our config file here.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Read another system's file, and say what becomes of each of its keys."""
-    with _mistakes_are_sentences():
-        config, report = Config.import_file(file, system)
-        if as_json:
-            typer.echo(json.dumps(report.to_dict() | {"config": config.to_dict()}, indent=2))
-        else:
-            typer.echo(str(report))
-        if output is not None:
-            config.save(output)
-            typer.echo(f"Wrote {output}. Train it with: nbft train {output}", err=as_json)
-        elif not as_json:
-            typer.echo(f"\n{config.to_yaml()}", nl=False)
+    """Import another system's file, with a note on each of its keys."""
+    config, report = Config.import_file(file, system)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict() | {"config": config.to_dict()}, indent=2))
+    else:
+        typer.echo(str(report))
+    if output is not None:
+        config.save(output)
+        typer.echo(f"Wrote {output}. Train it with: nbft train {output}", err=as_json)
+    elif not as_json:
+        typer.echo(f"\n{config.to_yaml()}", nl=False)
 
 
 @app.command()
@@ -432,12 +424,11 @@ def export(
     ],
     overrides: _Overrides = None,
 ) -> None:
-    """Print a config as the file of another system; what it cannot say goes to standard error."""
-    with _mistakes_are_sentences():
-        text = Config.load(file, overrides or []).export(system)
+    """Print a config as another system's file; settings it lacks are listed on standard error."""
+    text = Config.load(file, overrides or []).export(system)
     typer.echo(text, nl=False)
     for path, value in getattr(text, "left_out", {}).items():
-        typer.echo(f"Cannot be said there: {path}={value}", err=True)
+        typer.echo(f"Not supported there: {path}={value}", err=True)
 
 
 @app.command()
@@ -451,14 +442,13 @@ def compatibility(
     """List every parameter of the five systems: our setting, and what it does here."""
     from nbft.interop.compatibility import rows, summary
 
-    with _mistakes_are_sentences():
-        found = rows(system)
+    parameters = rows(system)
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in found], indent=2))
+        typer.echo(json.dumps([row.to_dict() for row in parameters], indent=2))
         return
-    for row in found:
+    for row in parameters:
         typer.echo(str(row))
-    typer.echo(f"\n{summary(found)}")
+    typer.echo(f"\n{summary(parameters)}")
 
 
 @config_app.command("show")
@@ -469,8 +459,7 @@ def config_show(
     comments: Annotated[bool, typer.Option(help="Say what each setting does.")] = False,
 ) -> None:
     """Show a config, or every setting there is."""
-    with _mistakes_are_sentences():
-        config = Config.load(file, overrides or []) if file else Config()
+    config = Config.load(file, overrides or []) if file else Config()
     if file or comments:
         typer.echo(config.to_yaml(full=everything or not file, comments=comments))
         return
@@ -483,12 +472,10 @@ def config_show(
 
 @config_app.command("check")
 def config_check(file: _File, overrides: _Overrides = None) -> None:
-    """Check a config file and say what it will lead to; exits with 2 when it cannot run."""
-    from nbft.formatting import count, duration, size
+    """Check a config file and show its plan; exits with 2 if it cannot run."""
     from nbft.plan import make_plan
 
-    with _mistakes_are_sentences():
-        config = _checked(file, overrides or [])
+    config = _checked(file, overrides or [])
     plan = make_plan(config, folder=file.absolute().parent)
     for remark in plan.remarks:
         typer.echo(f"Note: {remark}")
@@ -513,12 +500,10 @@ def config_new(
     comments: Annotated[bool, typer.Option(help="Say what each setting does.")] = True,
 ) -> None:
     """Write a config file to start from."""
-    with _mistakes_are_sentences():
-        if file.exists():
-            raise NbftError(f"{file}: is there already. Name another file, or remove it.")
-        Config.preset(preset).save(file, comments=comments)
-    titles = ", ".join(presets())
-    typer.echo(f"Wrote {file} from the preset {preset} (there are {titles}).")
+    if file.exists():
+        raise NbftError(f"{file}: is there already. Name another file, or remove it.")
+    Config.preset(preset).save(file, comments=comments)
+    typer.echo(f"Wrote {file} from the preset {preset} (available: {', '.join(presets())}).")
     typer.echo(f"Train it with: nbft train {file}")
 
 
@@ -548,26 +533,24 @@ def config_create(
         "data": data,
         "method": method if method != "auto" else None,
     }
-    with _mistakes_are_sentences():
-        if output.exists():  # said before seven steps are gone through
-            raise NbftError(f"{output}: is there already. Name another file, or remove it.")
-        changes, reasons = wizard.create(
-            this_machine(),
-            given={path: value for path, value in given.items() if value is not None},
-            ask=None if yes else ask,
-            say=typer.echo,
-        )
-        folder = output.absolute().parent
-        plan = make_plan(wizard.write(changes, reasons, output), folder=folder)
-        typer.echo("")
-        for item in checklist(plan, folder=folder):
-            typer.echo(f"  {item}")
-        for problem in plan.warnings:
-            typer.echo(f"Note: {problem}")
+    if output.exists():  # before asking seven questions
+        raise NbftError(f"{output}: is there already. Name another file, or remove it.")
+    changes, reasons = wizard.create(
+        this_machine(),
+        given={path: value for path, value in given.items() if value is not None},
+        ask=None if yes else ask,
+        say=typer.echo,
+    )
+    folder = output.absolute().parent
+    plan = make_plan(wizard.write(changes, reasons, output), folder=folder)
+    typer.echo("")
+    for item in checklist(plan, folder=folder):
+        typer.echo(f"  {item}")
+    for problem in plan.warnings:
+        typer.echo(f"Note: {problem}")
     typer.echo(f"\nWrote {output}. Train it with: nbft train {output}")
     if plan.errors:
-        for problem in plan.errors:
-            typer.echo(str(problem), err=True)
+        _print_problems(plan.errors)
         raise typer.Exit(2)
     if not yes and typer.confirm("Train it now?", default=False):
         train(output)
@@ -581,12 +564,11 @@ def config_presets() -> None:
 
 
 def _checked(file: Path, overrides: list[str]) -> Config:
-    """Load a config and refuse it with every problem there is, in its settings and beyond.
+    """Load a config and check its settings and its plan.
 
     Raises:
-        ConfigError: Nothing is to be trained as it stands.
+        ConfigError: Every problem that would stop the run.
     """
-    from nbft.config import io
     from nbft.errors import ConfigError
     from nbft.plan import make_plan
     from nbft.runs.folder import self_contained
@@ -609,17 +591,12 @@ def _watch(run: Any) -> None:
     """Print a progress line until a run is over; Ctrl-C stops it gracefully."""
     from nbft.launchers.launch import join
 
-    progress = _Progress()
-    from nbft import events
-
-    reader = events.EventReader(run.events_path)
+    progress, reader = _Progress(), EventReader(run.events_path)
     while True:
         try:
             for event in reader.read():
                 progress.show(event)
-            if progress.state.end is not None:
-                break
-            if run.is_over:  # the process ended without a word
+            if progress.state.end is not None or run.is_over:  # its process may have been killed
                 break
             time.sleep(0.2)
         except KeyboardInterrupt:
@@ -630,7 +607,7 @@ def _watch(run: Any) -> None:
 
 
 class _Progress:
-    """Prints a line for each event that is for people; on a terminal steps share one line."""
+    """Prints a line for each event that matters to people; on a terminal steps share one line."""
 
     def __init__(self) -> None:
         from nbft.runs.state import RunState
@@ -641,7 +618,7 @@ class _Progress:
         self._printed_at = 0.0
 
     def show(self, event: dict[str, Any]) -> None:
-        """Print what an event says."""
+        """Print an event."""
         self.state.take(event)
         kind, step, text = event["event"], event.get("step"), event.get("text")
         at = "" if step is None else f" at step {step:,}"
@@ -661,7 +638,9 @@ class _Progress:
         elif kind == "checkpoint" and event.get("path"):
             self._line(f"   saved {event['path']}")
         elif kind in FINAL_KINDS:
-            self._line(f"   {_end(event)}")
+            seconds = event.get("seconds")
+            after = "" if seconds is None else f" after {duration(seconds)}"
+            self._line(f"   {kind.capitalize()}{after}.")
 
     def _step(self, text: str, *, last: bool) -> None:
         if self._terminal:
@@ -678,8 +657,6 @@ class _Progress:
 
 def _prepared(event: dict[str, Any]) -> str:
     """Describe what is about to be trained."""
-    from nbft.formatting import count
-
     parts = [", ".join(event[name] for name in ("device", "dtype") if event.get(name))]
     if event.get("rows") is not None:
         parts.append(count(event["rows"], "row"))
@@ -691,8 +668,6 @@ def _prepared(event: dict[str, Any]) -> str:
 
 def _step(event: dict[str, Any], total: int | None) -> str:
     """Return the numbers of a step in one line."""
-    from nbft.formatting import duration, number
-
     step, loss, left = event.get("step"), event.get("loss"), event.get("seconds_left")
     of = f" of {total:,}" if total else ""
     return " · ".join(
@@ -703,15 +678,6 @@ def _step(event: dict[str, Any], total: int | None) -> str:
             "? left" if left is None else f"{duration(left)} left",
         ]
     )
-
-
-def _end(event: dict[str, Any]) -> str:
-    """Say how a run ended."""
-    from nbft.formatting import duration
-
-    seconds = event.get("seconds")
-    after = "" if seconds is None else f" after {duration(seconds)}"
-    return f"{event['event'].capitalize()}{after}."
 
 
 def _scores_in_words(event: dict[str, Any]) -> str:
@@ -726,15 +692,9 @@ def _about(run: Any) -> dict[str, Any]:
     from nbft.runs.summary import summary
 
     about = summary(run)
-    return {
-        "id": about["id"],
-        "path": about["path"],
-        "status": about["status"],
-        "step": about["step"],
-        "total_steps": about["total_steps"] or 0,
-        "loss": about["loss"],
-        "model": about["model"],
-    }
+    about["total_steps"] = about["total_steps"] or 0
+    names = ("id", "path", "status", "step", "total_steps", "loss", "model")
+    return {name: about[name] for name in names}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""The devices that nbft knows by itself; others come by `nbft.registry.devices`. Loads no torch.
+"""The built-in devices; `nbft.registry.devices` takes others. Loads no torch.
 
-A device that torch cannot name before a plugin is imported is made known by `load`. Called by
-`nbft.hardware` and the worker.
+Called by `nbft.hardware` and the worker.
 """
 
 from __future__ import annotations
@@ -29,33 +28,33 @@ PEAK_TFLOPS = {
 
 
 class Device:
-    """A kind of device; inherit from it for one of your own.
+    """A kind of device; inherit from it for your own.
 
     Attributes:
-        backend: What several processes talk through on it (torch.distributed).
-        absent: What to say where it is asked for and not there.
+        backend: Backend of torch.distributed.
+        absent: Advice if the device is requested but missing.
     """
 
     backend = "gloo"
     absent = "Use auto."
 
     def found(self) -> str:
-        """Return what was found, as in "an Intel GPU was found", or "" where there is none."""
+        """Return a description such as "an Intel GPU was found", or "" if there is none."""
         raise NotImplementedError
 
     def load(self) -> None:
-        """Make torch know the device."""
+        """Make the device known to torch, for example by importing a plugin."""
 
     def has_bfloat16(self) -> bool:
         """Whether it computes in bfloat16."""
         return False
 
     def free_memory_bytes(self) -> int | None:
-        """Return the memory that is free on it, or None where it has none of its own."""
+        """Return its free memory, or None if it uses main memory."""
         return None
 
     def used_memory_bytes(self) -> int | None:
-        """Return the memory that this process has used there, or None."""
+        """Return the memory that this process has used on it, or None."""
         return None
 
     def profile(self, **arguments: Any) -> Any:
@@ -86,7 +85,7 @@ class Cuda(Device):
     backend = "nccl"
 
     def found(self) -> str:
-        """Ask torch where it is loaded, else the driver."""
+        """Ask torch if it is loaded, else the driver."""
         from nbft.hardware import nvidia_gpus
 
         if torch := _torch():
@@ -102,7 +101,7 @@ class Xpu(Device):
     backend = "xccl"
 
     def found(self) -> str:
-        """Ask torch, where it is loaded."""
+        """Ask torch if it is loaded."""
         torch = _torch()
         there = torch and getattr(torch, "xpu", None) is not None and torch.xpu.is_available()
         return "an Intel GPU was found" if there else ""
@@ -112,7 +111,7 @@ class Mps(Device):
     """Apple's GPUs."""
 
     def found(self) -> str:
-        """Ask torch where it is loaded, else the system."""
+        """Ask torch if it is loaded, else the system."""
         if torch := _torch():
             there = torch.backends.mps.is_available()
         else:
@@ -130,7 +129,7 @@ class Qaic(Device):
     )
 
     def found(self) -> str:
-        """Look for the plugin; with torch loaded, ask it for a card."""
+        """Look for the plugin, and ask torch for a card if it is loaded."""
         if importlib.util.find_spec("torch_qaic") is None:
             return ""
         if torch := _torch():
@@ -150,12 +149,12 @@ class Qaic(Device):
 
 
 def peak_flops(device: str, peak_tflops: float | None, name: str = "") -> float | None:
-    """Return the most FLOPs a second that a device makes, or None where nobody said.
+    """Return a device's peak FLOP/s, or None if unknown.
 
     Args:
         device: "cuda" or another.
-        peak_tflops: compute.peak_tflops, which wins.
-        name: What the device is called, such as "NVIDIA A100-SXM4-80GB".
+        peak_tflops: compute.peak_tflops, which takes precedence.
+        name: Product name, such as "NVIDIA A100-SXM4-80GB".
 
     >>> peak_flops("cuda", None, "Tesla T4 was found")
     65000000000000.0

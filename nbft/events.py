@@ -1,9 +1,9 @@
-"""Events: the JSON lines a worker writes, and the only thing it says.
+"""Events: the JSON lines that a worker writes, its only output.
 
-A run's `events.jsonl` holds one JSON object a line, each with `event` (its kind), `time` (seconds
-since the epoch) and the fields of that kind, listed in `KINDS`. Commands to a worker travel the
-same way, through `commands.jsonl`. Numbers that JSON lacks are written as the strings "NaN",
-"Infinity" and "-Infinity" (as in the JSON mapping of protocol buffers) and read back as floats.
+A run's `events.jsonl` has one JSON object per line, each with `event` (its kind), `time` (seconds
+since the epoch) and the fields of that kind, listed in `KINDS`. Commands to a worker are written the
+same way to `commands.jsonl`. Numbers that JSON lacks are written as the strings "NaN", "Infinity" and
+"-Infinity" (as in the JSON mapping of protocol buffers) and read back as floats.
 
 Called by `nbft.training` (writes), `nbft.runs` and `nbft.widgets` (read).
 """
@@ -52,11 +52,11 @@ KINDS = {
     "stopped": "step, seconds, adapter",
     "failed": "step, problems (sentences), error (name of the exception), out_of_memory",
 }
-"""Every kind of event and its fields. `step` counts optimiser steps; `*_bytes`, `seconds_*` are
-what they say; `tokens_per_second` counts tokens that are not padding."""
+"""Every kind of event and its fields. `step` counts optimiser steps; `tokens_per_second` does not
+count padding."""
 
 FINAL_KINDS = frozenset({"completed", "stopped", "failed", "cancelled"})
-"""After one of these a worker says nothing more."""
+"""After one of these a worker writes no more events."""
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -64,17 +64,17 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 def append(path: Path, event: str, /, **fields: Any) -> Event:
     """Append one event to a file and return it.
 
-    The line goes out in one write to a descriptor opened for appending, so lines of two writers
-    never mix. A torn line that a crash left behind is closed first. On a full disk the reserve of
-    the folder, if there is one, is given up for the event.
+    The line is written at once to a descriptor opened for appending, so lines of two writers never
+    mix. An incomplete line left by a crash is ended first. On a full disk the folder's reserve, if
+    there is one, is used for the event.
 
     Args:
         path: The `events.jsonl` or `commands.jsonl`.
-        event: The kind; a command's file uses the command's name.
-        **fields: What the event says. Values are JSON, or numbers that are not finite.
+        event: The kind, or the name of a command.
+        **fields: Values are JSON, or numbers that are not finite.
 
     Raises:
-        OSError: The file cannot be written, for example because the disk is full; it is as before.
+        OSError: The file cannot be written, for example because the disk is full; it is unchanged.
     """
     record: Event = {"event": event, "time": time.time(), **fields}
     line = (json.dumps(_encode(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -92,7 +92,7 @@ def append(path: Path, event: str, /, **fields: Any) -> Event:
 
 
 def _write(path: Path, line: bytes) -> None:
-    """Append a line whole, or leave the file as it was."""
+    """Append a complete line, or leave the file unchanged."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(descriptor).st_size
@@ -100,8 +100,8 @@ def _write(path: Path, line: bytes) -> None:
             line = b"\n" + line
         written = os.write(descriptor, line)
         if written < len(line):
-            # A disk takes what still fits. Where another writer was quicker nothing is cut: the
-            # torn line is closed by whoever writes next.
+            # The disk took what still fitted. If another writer has appended since, nothing is
+            # truncated: the next writer ends the incomplete line.
             if os.fstat(descriptor).st_size == size + written:
                 os.ftruncate(descriptor, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -110,21 +110,17 @@ def _write(path: Path, line: bytes) -> None:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether an error says that the disk, or a person's share of it, is full."""
+    """Whether an error means that the disk, or the user's quota, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def keep_reserve(folder: Path) -> bool:
-    """Keep room for a run's words on a full disk: `append` gives it up for its event there.
-
-    Returns:
-        Whether there was room for it.
-    """
+    """Reserve disk space for a run's events, and return whether there is any."""
     reserve = folder / _RESERVE
     if reserve.exists():
         return True
     try:
-        # Random, because a disk that compresses would keep no room for zeros.
+        # Random, because a compressing file system would reserve nothing for zeros.
         reserve.write_bytes(os.urandom(_RESERVE_BYTES))
     except OSError:
         free_reserve(folder)
@@ -133,7 +129,7 @@ def keep_reserve(folder: Path) -> bool:
 
 
 def free_reserve(folder: Path) -> None:
-    """Give the reserve up."""
+    """Release the reserved disk space."""
     with contextlib.suppress(OSError):
         (folder / _RESERVE).unlink()
 
@@ -143,11 +139,10 @@ _RESERVE_BYTES = 64 * 1024
 
 
 class EventReader:
-    """Reads a growing file of events, giving each event once.
+    """Reads a growing file of events, returning each event once.
 
-    A line that is not finished yet is left for the next call; a line that holds no event, such as
-    one that a crash tore, is skipped and counted in `torn_lines`. A file that does not exist yet
-    holds no events.
+    An unfinished line is left for the next call; a line without an event, such as one cut off by a
+    crash, is skipped and counted in `torn_lines`. A missing file has no events.
 
     Args:
         path: The file.
@@ -171,7 +166,7 @@ class EventReader:
         return events
 
     def read_lines(self) -> list[bytes]:
-        """Return the finished lines appended since the last call, without the empty ones."""
+        """Return the finished, non-empty lines appended since the last call."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset_bytes)
@@ -184,10 +179,10 @@ class EventReader:
 
 
 def parse(line: bytes) -> Event | None:
-    """Return the event in a line; None if it holds none.
+    """Return the event in a line, or None.
 
-    Whatever the line says, the fields named in `KINDS` have their types in what is returned or are
-    missing, and every text can be encoded: readers only have to expect that a field is absent.
+    Whatever the line contains, the fields named in `KINDS` have their types or are missing, and
+    every text can be encoded: readers only have to expect missing fields.
 
     >>> parse(b'{"event": "log", "step": "7", "loss": "NaN", "problems": "Why?"}')
     {'event': 'log', 'loss': nan, 'problems': ['Why?']}
@@ -203,13 +198,13 @@ def parse(line: bytes) -> Event | None:
     except (ValueError, RecursionError):
         return None
     if _SURROGATE.search(line):
-        # Half of a pair is no character; nothing could write it out again.
+        # Half of a surrogate pair cannot be encoded again.
         event = json.loads(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace"))
     return checked(event)
 
 
 def checked(event: Event) -> Event:
-    """Return an event with its known fields in their types, without those that have another.
+    """Return an event without those known fields that have the wrong type.
 
     Numbers that JSON lacks are read back as floats.
     """
@@ -217,7 +212,7 @@ def checked(event: Event) -> Event:
     for name, value in event.items():
         read = _FIELDS.get(name)
         if read is not None:
-            if read is not _number or type(value) is not float:  # as most fields of a log are
+            if read is not _number or type(value) is not float:  # most fields of a log are floats
                 value = read(value)
             if value is _ABSENT:
                 continue
@@ -247,10 +242,7 @@ def read(path: Path) -> list[Event]:
 
 
 def current(found: list[Event]) -> list[Event]:
-    """Return the events without what a resumed run did again.
-
-    A run that goes on from a checkpoint repeats the steps after it; of those the later count.
-    """
+    """Return the events without those of steps that a resumed run repeated later."""
     kept: list[Event] = []
     for event in found:
         last = event.get("resumed_step")
@@ -261,10 +253,10 @@ def current(found: list[Event]) -> list[Event]:
 
 
 OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note"})
-"""Kinds that a run which goes on from a checkpoint says again."""
+"""Kinds that a run repeats when it resumes from a checkpoint."""
 
-_DEEPEST = 50  # levels of lists and objects in one another; serialisers refuse some hundreds
-_LARGEST = 2**53  # whole numbers that every reader of JSON keeps exactly
+_DEEPEST = 50  # levels of nested lists and objects; serialisers refuse some hundreds
+_LARGEST = 2**53  # integers below it are exact in every JSON reader
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ABSENT = object()
 
@@ -306,43 +298,31 @@ def _texts(value: Any) -> Any:
     return [item for item in values if isinstance(item, str)]
 
 
-def _numbers(value: Any) -> Any:
-    """Read {name: number}."""
-    if not isinstance(value, dict):
-        return _ABSENT
-    pairs = ((name, number(item)) for name, item in value.items())
-    return {name: item for name, item in pairs if item is not None}
+def _named(read_item: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a reader of {name: item} that leaves out items of another type."""
+
+    def read_items(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return _ABSENT
+        items = ((name, read_item(item)) for name, item in value.items())
+        return {name: item for name, item in items if item is not None and item is not _ABSENT}
+
+    return read_items
 
 
-def _rows(value: Any) -> Any:
-    """Read {name: [number of each row]}; of a list that holds anything else nothing is kept."""
-    if not isinstance(value, dict):
-        return _ABSENT
-    lists = {
-        name: [number(item) for item in items]
-        for name, items in value.items()
-        if isinstance(items, list)
-    }
-    return {name: items for name, items in lists.items() if None not in items}
-
-
-def _names(value: Any) -> Any:
-    """Read {name: text}."""
-    if not isinstance(value, dict):
-        return _ABSENT
-    return {name: item for name, item in value.items() if isinstance(item, str)}
+def _values(value: Any) -> Any:
+    """Read a list of numbers; None if it has anything else."""
+    numbers = [number(item) for item in value] if isinstance(value, list) else [None]
+    return None if None in numbers else numbers
 
 
 def _answers(value: Any) -> Any:
     """Read [{prompt, text}]."""
     if not isinstance(value, list):
         return _ABSENT
+    answers = [item for item in value if isinstance(item, dict)]
     return [
-        one
-        for one in value
-        if isinstance(one, dict)
-        and isinstance(one.get("prompt"), str)
-        and isinstance(one.get("text"), str)
+        a for a in answers if isinstance(a.get("prompt"), str) and isinstance(a.get("text"), str)
     ]
 
 
@@ -357,13 +337,13 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_NUMBERS.split(), _number),
     **dict.fromkeys(_TEXTS.split(), _text),
     "problems": _texts,
-    "scores": _numbers,
-    "values": _rows,
-    "verdicts": _names,
-    "versions": _names,
+    "scores": _named(number),
+    "values": _named(_values),
+    "verdicts": _named(_text),
+    "versions": _named(_text),
     "samples": _answers,
 }
-"""How a field is read, by its name; `_ABSENT` where it has another type."""
+"""Reader of each field; it returns `_ABSENT` for values of another type."""
 
 
 def _encode(value: Any) -> Any:

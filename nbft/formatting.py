@@ -1,4 +1,4 @@
-"""Numbers as people say them, for the form, the monitor, the command line and reports."""
+"""Formats numbers for the form, the monitor, the command line and reports."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def count(number: float, noun: str = "") -> str:
-    """Write a whole number with thousands separators, and what it counts.
+    """Format a whole number with thousands separators, and what it counts.
 
     Args:
-        number: How many.
+        number: The number.
         noun: What is counted, in the singular; its plural ends in "s".
 
     >>> count(41200), count(1, "row"), count(300, "row")
@@ -24,7 +24,7 @@ def count(number: float, noun: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """Write a measured value with three significant digits.
+    """Format a measured value with three significant digits.
 
     >>> [number(v) for v in (1.4, 0.8, 238, 12345, 2e-4, 0, float("nan"))]
     ['1.40', '0.800', '238', '12,345', '2e-4', '0', 'not a number']
@@ -42,7 +42,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time span in its two largest units.
+    """Format a time span in its two largest units.
 
     >>> [duration(s) for s in (0.42, 7, 112, 7500, 100_000)]
     ['0.4 s', '7 s', '1 min 52 s', '2 h 5 min', '1 d 3 h']
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def size(size_bytes: float) -> str:
-    """Write an amount of memory or disk.
+    """Format an amount of memory or disk space.
 
     >>> [size(n) for n in (0, 512, 1024, 2_040_109_466, 80 * 2**30)]
     ['0 B', '512 B', '1.0 KiB', '1.9 GiB', '80 GiB']

@@ -1,7 +1,7 @@
-"""What this machine has: devices, number types, memory.
+"""This machine's devices, number types and memory.
 
-Asks torch where torch is loaded already (in a worker), else the system, so that a form can be
-drawn without it. Called by `nbft.plan` and `nbft.training`.
+Asks torch if it is loaded (in a worker), else the system, so that the form needs no torch. Called
+by `nbft.plan` and `nbft.training`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nbft.limits import available_bytes
 
 @dataclass(frozen=True)
 class Choice:
-    """A value that was chosen, and why."""
+    """A chosen value and its reason."""
 
     value: str
     reason: str
@@ -39,9 +39,9 @@ class Gpu:
     """One NVIDIA GPU.
 
     Attributes:
-        name: As its maker calls it.
-        free_bytes: Memory that nobody uses.
-        capability: Compute capability, (8, 0) and up has bfloat16.
+        name: Its product name.
+        free_bytes: Free memory.
+        capability: Compute capability; bfloat16 from (8, 0) on.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Gpu:
 
 
 def available_devices() -> dict[str, str]:
-    """Return the devices there are, each with what was found."""
-    found = {"cpu": processor_name()}
+    """Return the available devices, each with a description."""
+    descriptions = {"cpu": processor_name()}
     for key in registry.devices:
-        if (device := device_of(key)) and (what := device.found()):
-            found[key] = what
-    return found
+        if (device := device_of(key)) and (description := device.found()):
+            descriptions[key] = description
+    return descriptions
 
 
 @functools.cache
@@ -64,14 +64,14 @@ def _made(kind: type) -> Any:
 
 
 def device_of(key: str) -> Any:
-    """Return the device behind a key, like `nbft.devices.Device`; None for auto."""
+    """Return the `nbft.devices.Device` of a key; None for auto."""
     kind = registry.devices.get(key)
     return kind and _made(kind)
 
 
 @functools.cache
 def nvidia_gpus() -> tuple[Gpu, ...]:
-    """Return the NVIDIA GPUs that the driver lists; none where there is no driver."""
+    """Return the NVIDIA GPUs that the driver lists."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ()
@@ -96,7 +96,7 @@ def nvidia_gpus() -> tuple[Gpu, ...]:
 
 @functools.cache
 def processor_name() -> str:
-    """Return what the system calls its processor."""
+    """Return the processor's name."""
     for line in _cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -111,12 +111,17 @@ def _cpuinfo() -> tuple[str, ...]:
         return ()
 
 
+def _cuda() -> Any:
+    """Return torch.cuda if torch is loaded and finds a GPU, else None."""
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+    return cuda if cuda is not None and cuda.is_available() else None
+
+
 def has_bfloat16(device: str) -> Choice:
-    """Say whether a device computes in bfloat16: "yes" or "no", and why."""
-    torch: Any = sys.modules.get("torch")
+    """Return "yes" or "no" for whether a device computes in bfloat16, and why."""
     if device == "cuda":
-        if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
-            capability = torch.cuda.get_device_capability(0)
+        if cuda := _cuda():
+            capability = cuda.get_device_capability(0)
         else:
             gpus = nvidia_gpus()
             capability = gpus[0].capability if gpus else (0, 0)
@@ -132,8 +137,8 @@ def has_bfloat16(device: str) -> Choice:
             return Choice("yes", "macOS has it from 14 on")
         return Choice("no", f"macOS {release} lacks bfloat16 on the GPU")
     if device != "cpu":
-        there = device_of(device).has_bfloat16()
-        return Choice("yes" if there else "no", f"as the plugin of {device} says")
+        has_it = device_of(device).has_bfloat16()
+        return Choice("yes" if has_it else "no", f"reported by the plugin of {device}")
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
     for flag in ("amx_bf16", "avx512_bf16"):
         if f" {flag}" in flags:
@@ -144,29 +149,28 @@ def has_bfloat16(device: str) -> Choice:
 
 
 def free_memory_bytes(device: str) -> int:
-    """Return the memory that a training could take on a device, now."""
+    """Return the memory that is available to a training on a device."""
     import psutil
 
-    torch: Any = sys.modules.get("torch")
     if device == "cuda":
-        if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
-            return int(torch.cuda.mem_get_info()[0])
+        if cuda := _cuda():
+            return int(cuda.mem_get_info()[0])
         if gpus := nvidia_gpus():
             return gpus[0].free_bytes
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)
-    granted = available_bytes()
-    return int(psutil.virtual_memory().available) if granted is None else granted
+    available = available_bytes()
+    return int(psutil.virtual_memory().available) if available is None else available
 
 
 def used_memory_bytes(device: str) -> int:
-    """Return the memory that this process holds on a device."""
+    """Return the memory that this process uses on a device."""
     import psutil
 
+    if device == "cuda" and (cuda := _cuda()):
+        return int(cuda.max_memory_allocated())
     torch: Any = sys.modules.get("torch")
-    if device == "cuda" and torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
     if device == "mps" and torch is not None and torch.backends.mps.is_available():
         return int(torch.mps.driver_allocated_memory())
     own = device_of(device).used_memory_bytes() if device in registry.devices else None
@@ -176,7 +180,7 @@ def used_memory_bytes(device: str) -> int:
 
 
 def peak_memory_bytes(device: str) -> int | None:
-    """Return the most memory that this process has held on a device; None where nobody counts."""
+    """Return this process's peak memory on a device; None if the system does not report it."""
     if device != "cpu":
         return used_memory_bytes(device)
     with contextlib.suppress(OSError, IndexError):  # Linux; getrusage counts the parent's as well
@@ -191,11 +195,10 @@ def peak_memory_bytes(device: str) -> int | None:
 
 
 def release_memory() -> None:
-    """Free what a training held: Python's garbage, the GPU's cache, the allocator's heap."""
+    """Free Python's garbage, the GPU's cache and the allocator's heap after a training."""
     gc.collect()
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if cuda := _cuda():
+        cuda.empty_cache()
     if platform.system() == "Linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,7 +1,6 @@
-"""Describe what is wrong with a YAML, JSON or Python text: its place and a sentence.
+"""Describes syntax errors in YAML, JSON and Python with their position.
 
-The parser's own message follows in parentheses. It changes with the parser's version, so neither
-code nor tests depend on it.
+The parser's own message, in parentheses, varies with its version, so nothing depends on it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 
 def position(line: int, column: int) -> str:
-    """Name a place in a text, both numbers from 1.
+    """Describe a position in a text, both numbers from 1.
 
     >>> position(3, 5)
     'line 3, column 5'
@@ -20,21 +19,21 @@ def position(line: int, column: int) -> str:
 
 
 def invalid(language: str, message: object) -> str:
-    """Say that a text is not of a language, and what the parser said.
+    """Return that a text is not valid, with the parser's message.
 
     >>> invalid("YAML", "expected a key")
     'is not valid YAML (expected a key).'
     """
-    said = str(message or "").strip().split("\n")[0].rstrip(".: ")
-    return f"is not valid {language} ({said})." if said else f"is not valid {language}."
+    reason = str(message or "").strip().split("\n")[0].rstrip(".: ")
+    return f"is not valid {language} ({reason})." if reason else f"is not valid {language}."
 
 
 def yaml_problem(error: Exception, text: str, source: str) -> str:
     """Describe an error of ruamel.yaml or PyYAML.
 
     Args:
-        error: What the parser raised.
-        text: What it was reading.
+        error: The parser's error.
+        text: The parsed text.
         source: Name of the text.
     """
     if isinstance(error, RecursionError):
@@ -42,11 +41,11 @@ def yaml_problem(error: Exception, text: str, source: str) -> str:
     mark: Any = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     offset = getattr(error, "position", None)
     if isinstance(offset, int) and offset < len(text):
-        place = position(text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset))
-        return f"{source} {place}: YAML allows no character U+{ord(text[offset]):04X}. Remove it."
+        where = position(text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset))
+        return f"{source} {where}: YAML allows no character U+{ord(text[offset]):04X}. Remove it."
     if mark is not None:
         lines = text.split("\n")
-        is_inside = mark.line < len(lines)  # PyYAML says the end of a text is a line below it
+        is_inside = mark.line < len(lines)  # PyYAML reports the end of a text one line below it
         line, column = (mark.line, mark.column) if is_inside else (len(lines) - 1, len(lines[-1]))
         source += f" {position(line + 1, column + 1)}"
     return f"{source}: {invalid('YAML', getattr(error, 'problem', None) or error)}"
@@ -56,8 +55,8 @@ def json_problem(error: Exception, place: str = "", source: str = "") -> str:
     """Describe an error of `json.loads`.
 
     Args:
-        error: What it raised.
-        place: Where the text stands if it is a single line, such as "row 3".
+        error: Its error.
+        place: Position of the text if it is a single line, such as "row 3".
         source: Name of the file, if the message names it.
     """
     why = invalid("JSON", getattr(error, "msg", error))

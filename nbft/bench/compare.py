@@ -6,6 +6,7 @@ nbft's gets no speed. Called by `nbft bench` and by the repository's benchmarks.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -99,10 +100,6 @@ class Comparison:
     ours: Trained
     theirs: Trained
     machine: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -216,10 +213,11 @@ def _progress(name: str, results: Mapping[str, list[Trained]]) -> str:
     text = f"{count(last.tokens_per_second)} tokens/s, {size(last.peak_bytes)}"
     if name == "nbft":
         return f"{text}."
-    ours = results["nbft"]
-    if not all(losses_agree(a, b) for a, b in zip(ours, results[name], strict=True)):
+    rounds = list(zip(results["nbft"], results[name], strict=True))
+    if not all(losses_agree(ours, theirs) for ours, theirs in rounds):
         return f"{text}; its losses differ from nbft's."
-    return f"{text}; nbft is {_speed_ratio(ours, results[name]):.2f} × as fast."
+    ratio = statistics.median(a.tokens_per_second / b.tokens_per_second for a, b in rounds)
+    return f"{text}; nbft is {ratio:.2f} × as fast."
 
 
 def _time_left(queue: Sequence[str], seconds: Mapping[str, float]) -> str:
@@ -233,13 +231,6 @@ def _time_left(queue: Sequence[str], seconds: Mapping[str, float]) -> str:
     mean = statistics.mean(seconds.values())
     about = "About" if set(queue) <= set(seconds) else "At least"
     return f" {about} {duration(sum(seconds.get(name, mean) for name in queue))} left."
-
-
-def _speed_ratio(ours: Sequence[Trained], theirs: Sequence[Trained]) -> float:
-    return median_ratio(
-        [result.tokens_per_second for result in ours],
-        [result.tokens_per_second for result in theirs],
-    )
 
 
 def train_side(name: str, task: Task, python: str | None = None) -> Trained:
@@ -290,25 +281,19 @@ def _read(clock: dict[str, Any]) -> Trained:
 
 
 def _compared(
-    what: str,
-    peer: str,
-    ours: list[Trained],
-    theirs: list[Trained],
-    machine: dict[str, Any],
+    what: str, peer: str, ours: list[Trained], theirs: list[Trained], machine: dict[str, Any]
 ) -> Comparison:
-    agree = all(losses_agree(a, b) for a, b in zip(ours, theirs, strict=True))
-    ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs, strict=True)]
+    rounds = list(zip(ours, theirs, strict=True))
+    agree = all(losses_agree(a, b) for a, b in rounds)
+    ratios = [a.tokens_per_second / b.tokens_per_second for a, b in rounds]
+    cpu_ratios = [a.tokens_per_cpu_second / b.tokens_per_cpu_second for a, b in rounds]
     return Comparison(
         what=what,
         peer=peer,
         ratio=statistics.median(ratios) if agree else None,
         spread=(min(ratios), max(ratios)) if agree else None,
-        cpu_ratio=median_ratio(
-            [a.tokens_per_cpu_second for a in ours], [b.tokens_per_cpu_second for b in theirs]
-        )
-        if agree
-        else None,
-        memory_ratio=median_ratio([a.peak_bytes for a in ours], [b.peak_bytes for b in theirs]),
+        cpu_ratio=statistics.median(cpu_ratios) if agree else None,
+        memory_ratio=statistics.median(a.peak_bytes / b.peak_bytes for a, b in rounds),
         losses_agree=agree,
         ours=ours[-1],
         theirs=theirs[-1],
@@ -331,8 +316,6 @@ def losses_agree(ours: Trained, theirs: Trained) -> bool:
 
 def about_machine(device: str) -> dict[str, Any]:
     """Return the hardware and the versions that a comparison ran on."""
-    import importlib.metadata
-
     packages = ("torch", "transformers", "trl", "peft")
     return {
         "device": device,

@@ -12,10 +12,7 @@ from nbft.errors import NbftError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OURS, _THEIRS = (
-    "#0072B2",
-    "#8c8c8c",
-)  # distinct for colour-blind readers; each bar is also labelled
+_OURS, _THEIRS = "#0072B2", "#8c8c8c"  # distinct for colour-blind readers
 
 _KINDS = (".png", ".svg", ".pdf")
 

@@ -12,19 +12,8 @@ from pathlib import Path
 
 from nbft.errors import NbftError
 
-ALPACA_LENGTHS: tuple[tuple[int, int], ...] = (
-    *((18, 403), (18, 320), (21, 38), (27, 81), (48, 88), (20, 34), (29, 356), (34, 15)),
-    *((17, 259), (18, 258), (34, 463), (20, 85), (26, 330), (43, 14), (34, 24), (15, 342)),
-    *((17, 125), (21, 374), (31, 84), (40, 21), (17, 125), (19, 97), (48, 37), (17, 305)),
-    *((26, 329), (24, 105), (42, 4), (35, 268), (16, 390), (17, 10), (45, 216), (50, 2)),
-    *((32, 191), (53, 4), (22, 376), (18, 291), (23, 125), (26, 121), (21, 162), (48, 223)),
-    *((19, 253), (39, 37), (46, 22), (25, 18), (21, 213), (20, 166), (17, 193), (30, 102)),
-    *((19, 387), (20, 298), (23, 178), (18, 392), (37, 212), (20, 41), (23, 277), (37, 15)),
-    *((16, 429), (25, 92), (17, 293), (17, 279), (22, 439), (31, 28), (27, 221), (19, 91)),
-    *((24, 362), (75, 44), (30, 235), (34, 8), (36, 68), (33, 7), (21, 216), (19, 189)),
-    *((24, 15), (20, 203), (37, 11), (21, 226), (22, 476), (28, 218), (30, 60), (16, 15)),
-    *((37, 14), (21, 72), (41, 99), (25, 64), (26, 98), (38, 10), (24, 117), (21, 45)),
-    *((37, 357), (27, 10), (22, 237), (16, 115), (18, 26), (35, 23), (20, 173), (19, 126)),
+ALPACA_LENGTHS: list[tuple[int, int]] = json.loads(
+    Path(__file__).with_name("alpaca_lengths.json").read_text(encoding="utf-8")
 )
 """Tokens of prompt and completion of the first 96 rows of Alpaca, the end token included.
 
@@ -88,17 +77,6 @@ def write_rows_of_lengths(
 
 
 def write_equal_rows(path: Path, source: Path, model: str, tokens: int, number: int) -> None:
-    """Write rows of one length, half of it completion.
-
-    Args:
-        path: Where to write.
-        source: File of rows whose text is used.
-        model: Folder of the tokenizer.
-        tokens: Tokens of each row, the end token included.
-        number: How many rows.
-
-    Raises:
-        NbftError: The text is too short, or cannot be cut so that the tokens stay the same.
-    """
+    """Write `number` rows of `tokens` tokens, half of them completion; see `write_rows_of_lengths`."""
     halves = (tokens // 2, tokens - tokens // 2)
     write_rows_of_lengths(path, source, model, [halves] * number)

@@ -55,10 +55,8 @@ def points(task: Task, dimension: str) -> Iterator[tuple[str, Task]]:
         given = Path(task.rows).read_text(encoding="utf-8").splitlines()
         for number in _ROWS:
             path = folder / f"rows-{number}.jsonl"
-            path.write_text(
-                "".join(f"{r}\n" for r in itertools.islice(itertools.cycle(given), number)),
-                encoding="utf-8",
-            )
+            lines = itertools.islice(itertools.cycle(given), number)
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
             yield f"{number:,} rows in total", replace(task, rows=str(path))
 
 

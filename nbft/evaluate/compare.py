@@ -21,7 +21,7 @@ class Comparison(Presented):
 
     Args:
         rows: Prompt, base answer and tuned answer of each.
-        tuned: What to call the tuned answers.
+        tuned: Heading of the tuned answers.
 
     >>> print(Comparison([("Say hi.", "No no.", "Hi.")]))
     prompt      Say hi.
@@ -41,8 +41,8 @@ class Comparison(Presented):
         tuned: str = "tuned",
     ) -> Comparison:
         """Pair two lists of {prompt, text}, as `sample` events hold them, by their prompts."""
-        before = {one["prompt"]: one["text"] for one in base}
-        after = {one["prompt"]: one["text"] for one in latest}
+        before = {sample["prompt"]: sample["text"] for sample in base}
+        after = {sample["prompt"]: sample["text"] for sample in latest}
         return cls(
             [(prompt, before.get(prompt, ""), text) for prompt, text in after.items()]
             + [(prompt, text, "") for prompt, text in before.items() if prompt not in after],

@@ -1,4 +1,4 @@
-"""What a run will measure, when, and at what cost: before anything is trained.
+"""What a run will measure, when, and at what cost, before anything is trained.
 
 Loads no library. Called by `nbft.plan` and by `nbft.evaluate.scoring`.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nbft import registry
 from nbft.config import Config
@@ -18,17 +17,17 @@ from nbft.evaluate.metrics import METRICS, SCORES, Function, form_of
 from nbft.formatting import count, duration
 
 LONGEST_ANSWER_TOKENS = 256
-"""Longest answer where evaluation.score_max_new_tokens does not say another."""
+"""Longest answer if evaluation.score_max_new_tokens is empty."""
 
 _CPU_BYTES_PER_SECOND = 4e9
-"""Weights that a CPU reads in a second while it answers: each new token of a batch reads them all.
-Measured with SmolLM2-135M in bfloat16, 8 prompts at a time, on 2 cores: 70 ms a token."""
+"""Weights that a CPU reads per second in generation: each new token of a batch reads them all.
+Measured with SmolLM2-135M in bfloat16, 8 prompts at a time, on 2 cores: 70 ms per token."""
 
-_ROWS_LOOKED_AT = 200
+_CHECKED_ROWS = 200
 
 
 def metrics_of(config: Config) -> tuple[str, ...]:
-    """Return what is measured: what is asked for, or what suits the held-out rows.
+    """Return the metrics of the config, or those that suit the held-out rows.
 
     >>> metrics_of(Config(data={"dataset_name": "samsum"}))
     ('rouge',)
@@ -44,7 +43,7 @@ def metrics_of(config: Config) -> tuple[str, ...]:
         else ()
         for d in datasets
     ]
-    shared = [name for name in suits[0] if all(name in one for one in suits)] if suits else []
+    shared = [name for name in suits[0] if all(name in names for names in suits)] if suits else []
     if config.evaluation.format_pattern and "format" not in shared:
         shared.append("format")
     return tuple(shared)
@@ -54,7 +53,7 @@ def scored_steps(config: Config, total_steps: int, steps_per_epoch: int) -> list
     """Return the steps after which a run is scored; 0 is the base model.
 
     Args:
-        config: Its evaluation section says when.
+        config: Its evaluation section applies.
         total_steps: Optimiser steps of the run.
         steps_per_epoch: Optimiser steps of an epoch.
 
@@ -76,7 +75,7 @@ def scored_steps(config: Config, total_steps: int, steps_per_epoch: int) -> list
 
 
 def best_by_score(config: Config) -> bool:
-    """Whether a score, and not the held-out loss, says which checkpoint is best."""
+    """Whether a score, and not the held-out loss, decides which checkpoint is best."""
     keep = config.checkpoint
     counts = keep.load_best_model_at_end or keep.save_strategy == "best"
     by_trainer = ("loss", "mean_token_accuracy", "entropy", "num_tokens", "runtime")
@@ -87,10 +86,10 @@ def best_by_score(config: Config) -> bool:
 def scoring_seconds(
     config: Config, parameters: int, device: str, dtype: str, answer_tokens: int
 ) -> float | None:
-    """Estimate how long it takes to score once; None where nothing was measured.
+    """Estimate the time of scoring once; None without measurements for the device.
 
     Args:
-        config: Its evaluation section says how many rows, and how many at a time.
+        config: Its evaluation section has the number of rows and the batch size.
         parameters: Parameters of the model.
         device: Only "cpu" is known.
         dtype: Number type of the weights.
@@ -104,10 +103,8 @@ def scoring_seconds(
     token = parameters * (4 if dtype == "float32" else 2) / _CPU_BYTES_PER_SECOND
     seconds = batches * answer_tokens * token if written else 0.0
     if "perplexity" in metrics_of(config):
-        seconds += (
-            evaluation.score_rows * 3 * token
-        )  # about 3 tokens are written while a row is read
-    if config.evaluation.sample_count:
+        seconds += evaluation.score_rows * 3 * token  # reading a row takes as long as 3 new tokens
+    if evaluation.sample_count:
         seconds += evaluation.sample_max_new_tokens * token
     return seconds
 
@@ -120,49 +117,40 @@ def scoring_remark(
     device: str,
     dtype: str,
 ) -> list[str]:
-    """Say in a sentence what is scored, how often and how long that takes; none where nothing is.
+    """Return a sentence about what is scored, how often and how long that takes, or nothing.
 
     Args:
         config: The config.
         held_out: The held-out examples.
-        steps: After which steps, as `scored_steps` says.
-        parameters: Parameters of the model, where they are known.
-        device: The device that was chosen.
-        dtype: The number type that was chosen.
+        steps: Result of `scored_steps`.
+        parameters: Parameters of the model, if known.
+        device: The chosen device.
+        dtype: The chosen number type.
     """
     evaluation = config.evaluation
-    names = [SCORES[name].label for one in metrics_of(config) for name in METRICS[one].scores]
+    names = [SCORES[s].label for metric in metrics_of(config) for s in METRICS[metric].scores]
     if evaluation.metric_function:
         names.append(evaluation.metric_function.rpartition(":")[2])
     if not names or not held_out or not steps:
         return []
     rows = count(min(evaluation.score_rows, len(held_out)), "held-out row")
     text = f"Scores: {', '.join(names)} of {rows}, {count(len(steps), 'time')}: before step 1"
-    text += f", {_between(steps)} and after step {steps[-1]:,}."
+    between = len(steps) - 2
+    times = "once" if between == 1 else f"{between:,} times"
+    during = f"{times} on the way" if between > 0 else "never on the way"
+    text += f", {during} and after step {steps[-1]:,}."
     if parameters:
-        answer = evaluation.score_max_new_tokens or _longest_answer_tokens(held_out)
+        longest = max(len(reference_of(example)) for example in held_out[:_CHECKED_ROWS])
+        estimate = min(LONGEST_ANSWER_TOKENS, longest // 4 + 1)  # a token has about 4 characters
+        answer = evaluation.score_max_new_tokens or estimate
         once = scoring_seconds(config, parameters, device, dtype, answer)
         if once is not None:
             text += f" About {duration(max(once, 1) * len(steps))} in all."
     return [text]
 
 
-def _between(steps: Sequence[int]) -> str:
-    between = len(steps) - 2
-    if between <= 0:
-        return "never on the way"
-    return "once on the way" if between == 1 else f"{between:,} times on the way"
-
-
-def _longest_answer_tokens(held_out: Sequence[Example]) -> int:
-    """Estimate the tokens of the longest reference from the characters of some."""
-    some = held_out[:_ROWS_LOOKED_AT]
-    longest = max((len(reference_of(example)) for example in some), default=0)
-    return min(LONGEST_ANSWER_TOKENS, longest // 4 + 1)
-
-
 def reference_of(example: Example) -> str:
-    """Return the answer that is wanted: the completion, or the first of the assistant's turns.
+    """Return the reference answer: the completion, or the first of the assistant's turns.
 
     >>> reference_of(Example("Say hi.", " Hi. "))
     'Hi.'
@@ -172,7 +160,7 @@ def reference_of(example: Example) -> str:
 
 
 def own_metric(written: str, folder: Path | None = None) -> Function:
-    """Return the function of evaluation.metric_function: a registered one, or one in a file.
+    """Return the function of evaluation.metric_function.
 
     Args:
         written: A key of nbft.registry.metrics, path/to/file:function or package.module:function.
@@ -182,22 +170,20 @@ def own_metric(written: str, folder: Path | None = None) -> Function:
         DataError: There is no such function.
         ConfigError: Its package cannot be imported.
     """
-    found: Any
     if written in registry.metrics:
-        found = registry.metrics.get(written)
-    else:
-        found = load_function(written, "evaluation.metric_function", folder)
-    return found  # type: ignore[no-any-return]
+        return registry.metrics.get(written)  # type: ignore[no-any-return]
+    own: Any = load_function(written, "evaluation.metric_function", folder)
+    return own  # type: ignore[no-any-return]
 
 
 def scoring_problems(
     config: Config, held_out: Sequence[Example] | None, *, folder: Path | None = None
 ) -> list[Problem]:
-    """Say what in the settings of the scores does not go together.
+    """Return what is wrong with the settings of the scores.
 
     Args:
         config: The config.
-        held_out: The held-out examples; None where they could not be read.
+        held_out: The held-out examples; None if they could not be read.
         folder: Folder of the config file, for relative paths.
     """
     evaluation = config.evaluation
@@ -210,57 +196,40 @@ def scoring_problems(
     asked = evaluation.metrics or evaluation.metric_function
     if asked and held_out is not None and not held_out and config.data.test is None:
         name = "metrics" if evaluation.metrics else "metric_function"
-        problems.append(
-            Problem(
-                f"evaluation.{name}",
-                getattr(evaluation, name),
-                "has no rows to score: none are held out.",
-                "Use data.split_ratio 0.9, or name rows in data.validation or data.test.",
-                {} if config.data.train.stream else {"data.split_ratio": 0.9},
-            )
-        )
+        why = "has no rows to score: none are held out."
+        fix = "Use data.split_ratio 0.9, or name rows in data.validation or data.test."
+        changes = {} if config.data.train.stream else {"data.split_ratio": 0.9}
+        problems.append(Problem(f"evaluation.{name}", asked, why, fix, changes))
     every = evaluation.score_every_n_steps
     prompts = evaluation.sample_prompts or (evaluation.sample_count and held_out)
     if every and held_out is not None and not (metrics_of(config) or asked or prompts):
-        problems.append(
-            Problem(
-                "evaluation.score_every_n_steps",
-                every,
-                "has nothing to score: no metrics, no metric_function and no prompts are given.",
-                "Leave it empty, or name some metrics.",
-                {"evaluation.score_every_n_steps": None},
-            )
-        )
+        field = "evaluation.score_every_n_steps"
+        why = "has nothing to score: no metrics, no metric_function and no prompts are given."
+        fix = "Leave it empty, or name some metrics."
+        problems.append(Problem(field, every, why, fix, {field: None}))
     return [*problems, *_best(config)]
 
 
 def _best(config: Config) -> list[Problem]:
-    """See that the score that decides which checkpoint is best is measured, and which way it goes."""
+    """Check that the score that decides which checkpoint is best is measured, and its direction."""
     if not best_by_score(config):
         return []
     field, name = "checkpoint.metric_for_best_model", config.checkpoint.metric_for_best_model
-    score, given = name.removeprefix("eval_"), metrics_of(config)
-    gives = next((one for one, metric in METRICS.items() if score in metric.scores), None)
-    if gives is None and not config.evaluation.metric_function:
-        known = [*SCORES, "loss"]
-        fix = f"Use one of {', '.join(f'eval_{one}' for one in known)}."
-        return [Problem(field, name, "is no score.", fix, {field: "eval_loss"})]
-    if gives is not None and gives not in given:
-        change = {"evaluation.metrics": [*given, gives]}
-        why = f"is not measured: evaluation.metrics does not name {gives}."
-        return [Problem(field, name, why, f"Add {gives} to the metrics.", change)]
-    larger = config.checkpoint.greater_is_better is not False
-    if gives is not None and larger != SCORES[score].greater_is_better:
-        better = SCORES[score].greater_is_better
-        return [
-            Problem(
-                "checkpoint.greater_is_better",
-                config.checkpoint.greater_is_better,
-                f"the {'larger' if larger else 'smaller'} {name} would count as better.",
-                f"Use {str(better).lower()}.",
-                {"checkpoint.greater_is_better": better},
-            )
-        ]
+    score, measured = name.removeprefix("eval_"), metrics_of(config)
+    metric = next((key for key, metric in METRICS.items() if score in metric.scores), None)
+    if metric is None and not config.evaluation.metric_function:
+        fix = f"Use one of {', '.join(f'eval_{known}' for known in (*SCORES, 'loss'))}."
+        return [Problem(field, name, "is not a score.", fix, {field: "eval_loss"})]
+    if metric is not None and metric not in measured:
+        change = {"evaluation.metrics": [*measured, metric]}
+        why = f"is not measured: evaluation.metrics does not name {metric}."
+        return [Problem(field, name, why, f"Add {metric} to the metrics.", change)]
+    given = config.checkpoint.greater_is_better
+    larger = given is not False
+    if metric is not None and larger != (better := SCORES[score].greater_is_better):
+        field, fix = "checkpoint.greater_is_better", f"Use {str(better).lower()}."
+        why = f"the {'larger' if larger else 'smaller'} {name} would count as better."
+        return [Problem(field, given, why, fix, {field: better})]
     return []
 
 
@@ -270,7 +239,7 @@ def _sampling(config: Config) -> list[Problem]:
         Problem(
             f"evaluation.{name}",
             getattr(evaluation, name),
-            "counts only when tokens are drawn, and evaluation.do_sample is false.",
+            "applies only when tokens are drawn, and evaluation.do_sample is false.",
             "Turn do_sample on, or leave this empty.",
             {"evaluation.do_sample": True},
         )
@@ -280,30 +249,20 @@ def _sampling(config: Config) -> list[Problem]:
 
 
 def _format(config: Config, held_out: Sequence[Example] | None) -> list[Problem]:
-    evaluation, found = config.evaluation, []
-    is_measured = "format" in metrics_of(config)
-    if evaluation.format_pattern and not is_measured:
-        found.append(
-            Problem(
-                "evaluation.format_pattern",
-                evaluation.format_pattern,
-                "is not looked at: evaluation.metrics does not name format.",
-                "Add format to the metrics.",
-                {"evaluation.metrics": [*metrics_of(config), "format"]},
-            )
-        )
-    if is_measured and not evaluation.format_pattern and held_out:
-        references = [reference_of(example) for example in held_out[:_ROWS_LOOKED_AT]]
+    pattern, measured = config.evaluation.format_pattern, list(metrics_of(config))
+    if pattern and "format" not in measured:
+        why = "is not used: evaluation.metrics does not name format."
+        changes = {"evaluation.metrics": [*measured, "format"]}
+        fix = "Add format to the metrics."
+        return [Problem("evaluation.format_pattern", pattern, why, fix, changes)]
+    if "format" in measured and not pattern and held_out:
+        references = [reference_of(example) for example in held_out[:_CHECKED_ROWS]]
         if form_of(references) is None:
-            found.append(
-                Problem(
-                    "evaluation.metrics",
-                    list(metrics_of(config)),
-                    "names format, but the references share no form that is known.",
-                    "Write the form as a regular expression in evaluation.format_pattern, or leave "
-                    "format out.",
-                    {"evaluation.metrics": [m for m in metrics_of(config) if m != "format"]},
-                    level="warning",
-                )
+            why = "names format, but the references share no known form."
+            fix = (
+                "Write the form as a regular expression in evaluation.format_pattern, or leave "
+                "format out."
             )
-    return found
+            changes = {"evaluation.metrics": [name for name in measured if name != "format"]}
+            return [Problem("evaluation.metrics", measured, why, fix, changes, level="warning")]
+    return []

@@ -1,4 +1,4 @@
-"""Answers of a model to prompts. Called by `nbft.training` and `nbft.runs`; torch comes loaded."""
+"""Answers of a model to prompts. Called by `nbft.training` and `nbft.runs`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ def generate(
 ) -> list[str]:
     """Answer prompts.
 
-    Greedy unless told otherwise: always the likeliest next token, so that answers can be compared.
-    What the model's own generation_config says of sampling and penalties does not count, so that
-    two models are asked alike. Prompts of like length share a batch, the longest come first; a
-    batch that does not fit into memory is halved.
+    Greedy by default, so that answers can be compared. Sampling and penalties in the model's
+    generation_config are ignored, so that two models are treated alike. Prompts of similar length
+    share a batch, the longest first; a batch that does not fit into memory is halved.
 
     Args:
-        model: A causal language model, left in the mode it was in.
+        model: A causal language model; its mode is restored.
         tokenizer: Its tokenizer.
         prompts: Token ids of each prompt, at least one each.
         max_new_tokens: Longest answer.
         batch_size: Prompts answered at a time.
-        do_sample: Draw tokens by their likelihood, from torch's random numbers.
-        temperature: As in transformers' GenerationConfig, 1 when None.
-        top_p: As there, 1 when None.
+        do_sample: Draw tokens by their probability, with torch's random numbers.
+        temperature: As in transformers' GenerationConfig; 1 when None.
+        top_p: As in transformers' GenerationConfig; 1 when None.
 
     Returns:
-        The answers, in the order of the prompts, without the prompt and without the end.
+        The answers, in the order of the prompts, without prompt and end token.
     """
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
@@ -54,18 +53,18 @@ def generate(
         while todo:
             batch = todo[:batch_size]
             try:
-                found = _answer(model, tokenizer, [prompts[n] for n in batch], settings)
+                batch_ids = _answer(model, tokenizer, [prompts[n] for n in batch], settings)
             except RuntimeError as error:
                 if len(batch) == 1 or not should_reduce_batch_size(error):
                     raise
-                found = None
-            if found is None:  # past the except block, which held what is to be freed
+                batch_ids = None
+            if batch_ids is None:  # after the except block, which keeps memory alive
                 clear_device_cache(garbage_collection=True)
                 batch_size = len(batch) // 2
                 continue
-            for number, ids in zip(batch, found, strict=True):
-                text = tokenizer.decode(_until(ids, ends), skip_special_tokens=True)
-                answers[number] = text.strip()
+            for number, ids in zip(batch, batch_ids, strict=True):
+                end = next((n for n, token in enumerate(ids) if token in ends), len(ids))
+                answers[number] = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
             todo = todo[len(batch) :]
     finally:
         model.train(was_training)
@@ -106,11 +105,11 @@ def _settings(
 def _answer(
     model: Any, tokenizer: Any, prompts: Sequence[list[int]], settings: Any
 ) -> list[list[int]]:
-    """Answer one batch; the padding stands on the left, where the model does not look."""
+    """Answer one batch, padded and masked on the left."""
     import torch
 
     decodes_apart = getattr(model.config, "is_encoder_decoder", False)
-    if decodes_apart:  # the encoder reads an end, as in training
+    if decodes_apart:  # the encoder reads an end token, as in training
         prompts = [[*prompt, tokenizer.eos_token_id] for prompt in prompts]
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
@@ -122,37 +121,31 @@ def _answer(
     return out[:, 1 if decodes_apart else width :].tolist()  # type: ignore[no-any-return]
 
 
-def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
-    return ids[: next((n for n, i in enumerate(ids) if i in ends), len(ids))]
-
-
 def token_losses(model: Any, rows: Sequence[tuple[list[int], list[bool]]]) -> list[list[float]]:
-    """Return the loss of every trained token: how much the model wonders at it, in nats.
-
-    One row at a time, so that nothing is padded and the least memory is held.
+    """Return the loss of every trained token in nats, one row at a time to save memory.
 
     Args:
-        model: A language model, left in the mode it was in.
-        rows: Token ids of each row and which of them count, [s] each. The first is never predicted.
+        model: A language model; its mode is restored.
+        rows: Token ids and loss mask of each row, [s] each. The first token is never predicted.
     """
     import torch
 
     was_training = model.training
     model.eval()
-    found = []
+    losses = []
     try:
         for ids, loss_mask in rows:
             with torch.no_grad():
-                logits, wanted = _predictions(model, ids, loss_mask)
-                losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
-            found.append([float(loss) for loss in losses.tolist()])
+                logits, targets = _predictions(model, ids, loss_mask)
+                of_row = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            losses.append([float(loss) for loss in of_row.tolist()])
     finally:
         model.train(was_training)
-    return found
+    return losses
 
 
 def _predictions(model: Any, ids: list[int], loss_mask: list[bool]) -> tuple[Any, Any]:
-    """Return what a model expects at the trained tokens [n, vocabulary], and what stands there [n]."""
+    """Return the logits of the trained tokens [n, vocabulary], and their ids [n]."""
     import torch
 
     device = next(model.parameters()).device
@@ -162,17 +155,13 @@ def _predictions(model: Any, ids: list[int], loss_mask: list[bool]) -> tuple[Any
         wanted = torch.tensor([ids[begin:]], device=device)
         return model(input_ids=given, labels=wanted).logits[0].float(), wanted[0]
     given = torch.tensor([ids], device=device)
-    places = [n for n, on in enumerate(loss_mask) if on and n > 0]
-    return model(input_ids=given).logits[0, [n - 1 for n in places]].float(), given[0, places]
+    positions = [n for n, on in enumerate(loss_mask) if on and n > 0]
+    logits = model(input_ids=given).logits[0, [n - 1 for n in positions]]
+    return logits.float(), given[0, positions]
 
 
 def in_precision(model: Any, mixed_precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Compute as the training does, so that base and tuned model are asked in the same numbers.
-
-    Args:
-        model: Where it lies says on which device.
-        mixed_precision: bf16, fp16 or no.
-    """
+    """Compute with the training's mixed precision: bf16, fp16 or no."""
     import torch
 
     numbers = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
@@ -182,10 +171,7 @@ def in_precision(model: Any, mixed_precision: str) -> contextlib.AbstractContext
 
 @contextlib.contextmanager
 def own_random_numbers(seed: int) -> Iterator[None]:
-    """Draw from a seed of one's own; afterwards all go on as if nothing had been drawn.
-
-    Python's, NumPy's and torch's random numbers, on the CPU and on the GPUs.
-    """
+    """Use a separate seed, then restore the random numbers of Python, NumPy and torch."""
     import numpy as np
     import torch
 

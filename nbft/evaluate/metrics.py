@@ -1,8 +1,8 @@
-"""Scores of answers: texts in, numbers out. Nothing here knows a model or a run.
+"""Scores of answers: texts in, numbers out.
 
-`METRICS` names the metrics that a config can ask for, `SCORES` the numbers that come of them. A
-metric is a function from answers and their references to a value for each row; the score is the
-mean of the values. To add one, add it to both tables.
+`METRICS` has the metrics that a config can name, `SCORES` the numbers they give. A metric is a
+function from answers and references to a value for each row; the score is the mean of the values.
+To add one, add it to both tables.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Values = dict[str, list[float]]
 """A value for each row, by the name of the score."""
 
 Function = Callable[[Sequence[str], Sequence[str], Sequence[Mapping[str, Any]]], Any]
-"""A person's own metric: (answers, references, rows) -> a number or a dict of numbers."""
+"""A user's metric: (answers, references, rows) -> a number or a dict of numbers."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Something that a config can ask for.
+    """A metric that a config can name.
 
     Attributes:
-        values: Scores answers against their references; None where the losses do.
-        scores: Names of the scores that it gives.
+        values: Scores answers against their references; None if it is computed from losses.
+        scores: Names of its scores.
     """
 
     values: Callable[[Sequence[str], Sequence[str]], Values] | None
@@ -37,12 +37,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """What there is to know about a number.
+    """How to present a score.
 
     Attributes:
-        label: What it is called.
-        greater_is_better: Which way is up.
-        is_yes_or_no: Whether a row has it or has it not, so that rows can be counted.
+        label: Its name for people.
+        greater_is_better: Its direction.
+        is_yes_or_no: Whether its value is 1 or 0 for each row, so that rows can be counted.
     """
 
     label: str
@@ -59,9 +59,8 @@ _NUMBER_ALONE = re.compile(rf"\s*{_NUMBER}\s*%?\.?\s*")
 def final_number(text: str) -> Decimal | None:
     r"""Return the number that an answer ends in.
 
-    It is the number after the first "####", as in GSM8K; where there is none, the last number of
-    the text. Commas between digits, a dollar sign, a percent sign and a dot at the end are no part
-    of it.
+    It is the number after the first "####", as in GSM8K, or else the last number of the text.
+    Commas between digits, dollar and percent signs and a final dot are ignored.
 
     Source: grade-school-math, dataset.py, `extract_answer`, for the first rule; the "flexible"
     extraction of GSM8K in lm-evaluation-harness for the second.
@@ -73,25 +72,20 @@ def final_number(text: str) -> Decimal | None:
     >>> final_number("none")
     """
     stated = _AFTER_HASHES.search(text)
-    if stated:
-        return _decimal(stated[1])
-    found = _ANY_NUMBER.findall(text)
-    return _decimal(found[-1]) if found else None
-
-
-def _decimal(written: str) -> Decimal | None:
-    plain = re.sub(r"[\s$,]", "", written).replace("\u2212", "-")
+    numbers = [stated[1]] if stated else _ANY_NUMBER.findall(text)
+    if not numbers:
+        return None
     try:
-        return Decimal(plain)
+        return Decimal(re.sub(r"[\s$,]", "", numbers[-1]).replace("\u2212", "-"))
     except InvalidOperation:
         return None
 
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> Values:
-    r"""Say of each answer whether it is right: 1 or 0.
+    r"""Return 1 for each right answer and 0 for the others.
 
-    Where the reference ends in "#### n", or is a number alone, the final numbers are compared
-    (`final_number`); elsewhere the whole texts, but for spaces and line breaks.
+    If the reference ends in "#### n" or is only a number, the final numbers are compared
+    (`final_number`); otherwise the whole texts, ignoring spaces and line breaks.
 
     >>> exact_match(["I think it is 1,072", "71"], ["50 + 1022 = 1072\n#### 1072", "72"])
     {'exact_match': [1.0, 0.0]}
@@ -113,8 +107,8 @@ def _is_right(answer: str, reference: str) -> bool:
 def rouge(answers: Sequence[str], references: Sequence[str]) -> Values:
     """Measure the words that answers share with their references: ROUGE-1, -2 and -L, as F1.
 
-    ROUGE-1 counts single words, ROUGE-2 pairs of neighbours, ROUGE-L the longest sequence that both
-    have in this order. Words are stemmed. Text in ASCII gives what rouge-score gives with
+    ROUGE-1 counts single words, ROUGE-2 pairs of neighbours, ROUGE-L the longest common
+    subsequence. Words are stemmed. For ASCII text the values equal those of rouge-score with
     use_stemmer; other alphabets, which rouge-score drops, are counted by words, Chinese and
     Japanese by characters.
 
@@ -128,8 +122,8 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> Values:
 
     names = list(METRICS["rouge"].scores)
     scorer = RougeScorer(names, tokenizer=_Words())
-    found = [scorer.score(r, a) for a, r in zip(answers, references, strict=True)]
-    return {name: [float(one[name].fmeasure) for one in found] for name in names}
+    rows = [scorer.score(r, a) for a, r in zip(answers, references, strict=True)]
+    return {name: [float(row[name].fmeasure) for row in rows] for name in names}
 
 
 class _Words:
@@ -150,10 +144,10 @@ class _Words:
 
 @dataclass(frozen=True)
 class Form:
-    """A form that answers have.
+    """A form of answers.
 
     Attributes:
-        name: What it is, in words that follow "the answer".
+        name: Its description, which follows "the answer".
         fits: Whether a text has it.
     """
 
@@ -162,7 +156,7 @@ class Form:
 
 
 def pattern_form(pattern: str) -> Form:
-    """Return the form of the texts that a regular expression matches from end to end.
+    """Return the form of the texts that a regular expression matches as a whole.
 
     >>> pattern_form("yes|no").fits(" no "), pattern_form("yes|no").fits("no way")
     (True, False)
@@ -172,7 +166,7 @@ def pattern_form(pattern: str) -> Form:
 
 
 def form_of(references: Sequence[str]) -> Form | None:
-    r"""Return the first form that all references have; None where they share none.
+    r"""Return the first form that all references share, or None.
 
     >>> form_of(["2 + 2 = 4\n#### 4", "#### 1,000"]).name
     'ends in #### and a number'
@@ -203,21 +197,21 @@ _FORMS = (
     Form("is a number alone", lambda text: bool(_NUMBER_ALONE.fullmatch(text))),
     Form("is one line", lambda text: bool(text.strip()) and "\n" not in text.strip()),
 )
-"""The forms that are known, the most telling first."""
+"""Known forms, the most specific first."""
 
 
 def format_adherence(
     answers: Sequence[str], references: Sequence[str], form: Form | None = None
 ) -> Values:
-    r"""Say of each answer whether it has the form that it should have: 1 or 0.
+    r"""Return 1 for each answer in the right form and 0 for the others.
 
     Args:
         answers: The answers.
-        references: What they should look like.
-        form: The form that counts instead of that of the references.
+        references: Examples of the form.
+        form: The form; that of the references when None.
 
     Raises:
-        ValueError: The references share no form that is known.
+        ValueError: The references share no known form.
 
     >>> format_adherence(["so it is 4\n#### 4", "It is 4."], ["#### 4", "#### 4"])
     {'format': [1.0, 0.0]}
@@ -226,16 +220,16 @@ def format_adherence(
     """
     form = form or form_of(references)
     if form is None:
-        raise ValueError("the references share no form that is known")
+        raise ValueError("the references share no known form")
     return {"format": [float(form.fits(answer)) for answer in answers]}
 
 
 def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> float:
-    """Return how many tokens the model hesitates between: exp of the mean loss of a token.
+    """Return the perplexity: exp of the mean loss per token.
 
     Args:
-        losses: Mean loss of the learnt tokens of each row, in nats.
-        tokens: Learnt tokens of each row.
+        losses: Mean loss of the trained tokens of each row, in nats.
+        tokens: Trained tokens of each row.
 
     Source: Jelinek and others, Perplexity: a measure of the difficulty of speech recognition tasks
     (1977); transformers, "Perplexity of fixed-length models".
@@ -257,25 +251,24 @@ def own_scores(
     references: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
-    """Return what a person's own function says, as {name: number}.
+    """Return the scores of a user's function, as {name: number}.
 
     Args:
         function: Called with copies of the three lists.
-        name: What to call a number that comes alone.
+        name: Name of the score if the function returns one number.
         answers: The answers.
-        references: What they should be.
-        rows: The rows, whole.
+        references: The reference answers.
+        rows: The complete rows.
 
     Raises:
-        ValueError: It returned something else than numbers, or took the name of another score.
+        ValueError: It did not return numbers, or used the name of another score.
 
     >>> own_scores(lambda answers, references, rows: len(answers) / 2, "half", ["a"], ["b"], [{}])
     {'half': 0.5}
     """
-    said = function(list(answers), list(references), list(rows))
-    found = said if isinstance(said, Mapping) else {name: said}
+    result = function(list(answers), list(references), list(rows))
     scores: dict[str, float] = {}
-    for key, value in found.items():
+    for key, value in (result if isinstance(result, Mapping) else {name: result}).items():
         if str(key) in SCORES:
             raise ValueError(f"called a score {key}, which is the name of one of nbft's")
         try:
@@ -292,7 +285,7 @@ METRICS: dict[str, Metric] = {
     "format": Metric(format_adherence, ("format",)),
     "perplexity": Metric(None, ("perplexity",)),
 }
-"""What `evaluation.metrics` can name."""
+"""The metrics that `evaluation.metrics` can name."""
 
 SCORES: dict[str, Score] = {
     "rouge1": Score("ROUGE-1"),
@@ -302,4 +295,4 @@ SCORES: dict[str, Score] = {
     "format": Score("format", is_yes_or_no=True),
     "perplexity": Score("perplexity", greater_is_better=False),
 }
-"""The numbers that come of them."""
+"""The scores that the metrics give."""

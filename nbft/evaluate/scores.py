@@ -1,4 +1,4 @@
-"""The scores of a run: the base model beside the tuned one, and what to make of it.
+"""The scores of a run: the base model next to the tuned one, with verdicts.
 
 Reads `scores` events, computes nothing new and loads no library. Called by `nbft.training`, the
 report, the Monitor and people.
@@ -17,10 +17,10 @@ from nbft.formatting import count, number
 from nbft.presented import Presented
 
 _ALIKE = ("split", "rows", "max_new_tokens", "do_sample", "form")
-"""What must be equal for two scores to compare."""
+"""Fields that must be equal for two scores to be comparable."""
 
 SHARES = "scores, 0 to 1"
-"""Title of the chart of those scores that have one scale."""
+"""Title of the chart of scores that share a scale."""
 
 _STANDARD_ERRORS = 2.0
 """A mean difference of fewer standard errors over the rows may be chance (about 1 in 20)."""
@@ -31,12 +31,12 @@ class Compared(NamedTuple):
 
     Attributes:
         score: Its name, as in the events.
-        label: What to call it.
+        label: Its name for people.
         split: validation or test.
-        rows: Rows that were scored.
-        base: Of the base model; None where it was not scored.
-        last: The last one that was measured.
-        step: Its step.
+        rows: Number of scored rows.
+        base: Score of the base model; None if it was not scored.
+        last: The last score.
+        step: Step of the last score.
         verdict: better, worse or the same, and whether that may be chance; "" without a base.
         history: Every (step, score), the base at step 0.
     """
@@ -56,8 +56,8 @@ class Scores(Presented, Sequence[dict[str, Any]]):
     """The scores of a run, each as {score, label, split, rows, base, last, step, verdict, history}.
 
     Args:
-        found: Events of a run; those that are no scores are passed over.
-        remarks: What a person should know about the rows; sentences.
+        events: Events of a run; only `scores` are used.
+        remarks: Sentences about the rows.
 
     >>> base = {"event": "scores", "step": 0, "rows": 4, "scores": {"exact_match": 0.0}}
     >>> last = {"event": "scores", "step": 9, "rows": 4, "scores": {"exact_match": 0.75}}
@@ -66,11 +66,11 @@ class Scores(Presented, Sequence[dict[str, Any]]):
     exact match  0% (0 of 4)  75% (3 of 4)  +3 rows: better
     """
 
-    def __init__(self, found: Iterable[Event], remarks: Iterable[str] = ()) -> None:
+    def __init__(self, events: Iterable[Event], remarks: Iterable[str] = ()) -> None:
         self.compared: list[Compared] = []
         self.remarks = list(remarks)
         by_split: dict[str, list[Event]] = {}
-        for event in found:
+        for event in events:
             if event["event"] == "scores" and event.get("scores"):
                 by_split.setdefault(event.get("split") or "validation", []).append(event)
         for split, own in by_split.items():
@@ -90,15 +90,12 @@ class Scores(Presented, Sequence[dict[str, Any]]):
 
     @property
     def sentences(self) -> list[str]:
-        """What became of the scores, a sentence for each split; honest where nothing did."""
+        """A sentence for each split about how the scores changed."""
         return [sentence for own in self.by_split() if (sentence := _in_words(own))]
 
     @property
     def charts(self) -> list[tuple[ChartSpec, list[tuple[float | None, ...]]]]:
-        """Return the charts of the held-out rows, one for each scale, and their rows.
-
-        A row is (step, value or None of each curve), as in `RunState.rows`.
-        """
+        """The charts of the held-out rows, one per scale, with rows as in `RunState.rows`."""
         by_name = {one.score: dict(one.history) for one in self.compared if one.split != "test"}
         charts = []
         for title, names in chart_groups(by_name):
@@ -127,14 +124,14 @@ class Scores(Presented, Sequence[dict[str, Any]]):
 
 
 def verdicts(base: Event, last: Event) -> dict[str, str]:
-    """Say of each score of two events whether it became better, worse, or stayed the same.
+    """Return for each score of two events whether it is better, worse or the same.
 
-    Where the value of each row is known, a mean difference below two standard errors of the
-    differences of the rows "may be chance". Scores that were measured otherwise do not compare.
+    If the value of each row is known, a mean difference below two standard errors of the rows'
+    differences "may be chance". Scores that were measured differently are not comparable.
 
     Args:
-        base: The event of the base model.
-        last: A later one.
+        base: Event of the base model.
+        last: A later event.
     """
     if not base or any(base.get(name) != last.get(name) for name in _ALIKE):
         return {}
@@ -143,7 +140,7 @@ def verdicts(base: Event, last: Event) -> dict[str, str]:
 
 
 def shown(name: str, value: float, rows: int) -> str:
-    """Write a score: rows that have it are counted.
+    """Format a score, counting rows if it is a yes-or-no score.
 
     >>> shown("exact_match", 0.25, 16), shown("rougeL", 0.21, 16)
     ('25% (4 of 16)', '0.210')
@@ -154,7 +151,7 @@ def shown(name: str, value: float, rows: int) -> str:
 
 
 def chart_groups(names: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Sort scores into charts of one scale each: (title, names).
+    """Group scores into charts of one scale each: (title, names).
 
     >>> chart_groups(["rouge1", "perplexity", "mine", "format"])
     [('scores, 0 to 1', ['rouge1', 'format']), ('perplexity', ['perplexity']), ('mine', ['mine'])]
@@ -166,7 +163,7 @@ def chart_groups(names: Iterable[str]) -> list[tuple[str, list[str]]]:
 
 
 def label_of(name: str) -> str:
-    """Return what to call a score.
+    """Return the name of a score for people.
 
     >>> label_of("rougeL"), label_of("my_score")
     ('ROUGE-L', 'my_score')
@@ -179,16 +176,16 @@ def _about(name: str) -> Score:
 
 
 def _compared(events: Sequence[Event], split: str) -> list[Compared]:
-    by_step = {e["step"]: e for e in events}  # of what was measured twice the later counts
+    by_step = {e["step"]: e for e in events}  # later events replace earlier ones
     ordered = [by_step[step] for step in sorted(by_step)]
     base = by_step.get(0, {})
-    # In the order of the file: a run may end with an earlier checkpoint, the best one.
+    # In the order of the file: a run may end with an earlier checkpoint if it is the best.
     last = next((e for e in reversed(events) if e["step"]), base)
-    said = {} if base is last else verdicts(base, last) | (last.get("verdicts") or {})
-    found = []
+    known = {} if base is last else verdicts(base, last) | (last.get("verdicts") or {})
+    compared = []
     for name, value in last["scores"].items():
         history = tuple((e["step"], e["scores"][name]) for e in ordered if name in e["scores"])
-        found.append(
+        compared.append(
             Compared(
                 name,
                 label_of(name),
@@ -197,11 +194,11 @@ def _compared(events: Sequence[Event], split: str) -> list[Compared]:
                 base.get("scores", {}).get(name),
                 value,
                 last["step"],
-                said.get(name, ""),
+                known.get(name, ""),
                 history,
             )
         )
-    return found
+    return compared
 
 
 def _verdict(name: str, base: Event, last: Event) -> str:
@@ -221,7 +218,7 @@ def _verdict(name: str, base: Event, last: Event) -> str:
 
 
 def _is_chance(before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether the mean difference of the same rows is too small to tell from none."""
+    """Whether the mean difference of the same rows is within the standard errors."""
     differences = [b - a for a, b in zip(before, after, strict=True)]
     rows = len(differences)
     if rows < 2:
@@ -241,7 +238,7 @@ _WORDS = {
 
 
 def _in_words(own: Sequence[Compared]) -> str:
-    """Say in a sentence what became of the scores of one split; "" where nothing is known."""
+    """Return a sentence about how the scores of one split changed; "" if unknown."""
     parts = []
     for verdict, words in _WORDS.items():
         labels = [one.label for one in own if one.verdict == verdict]
@@ -254,7 +251,7 @@ def _in_words(own: Sequence[Compared]) -> str:
 
 
 def rows_scored(one: Compared) -> str:
-    """Say how many rows a score is of, and which: "16 held-out rows"."""
+    """Return the scored rows of a score, as in "16 held-out rows"."""
     return count(one.rows, _row_noun(one.split))
 
 
@@ -263,13 +260,13 @@ def _row_noun(split: str) -> str:
 
 
 def head(own: Sequence[Compared]) -> tuple[str, str, str, str]:
-    """Return what stands above the cells of a table."""
+    """Return the column headings of a table."""
     step = own[0].step
     return "score", "base model", f"after step {step:,}" if step else "tuned", "difference"
 
 
 def cells(one: Compared) -> tuple[str, str, str, str]:
-    """Return a score as texts: its label, before, after, and the difference."""
+    """Return a row of a table: label, before, after, and the difference."""
     base = "not scored" if one.base is None else shown(one.score, one.base, one.rows)
     last = shown(one.score, one.last, one.rows)
     if one.step == 0:

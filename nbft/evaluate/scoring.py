@@ -1,7 +1,6 @@
-"""Scores a model on held-out rows: the same rows each time, so that the numbers compare.
+"""Scores a model on held-out rows: the same rows each time, so that scores are comparable.
 
-`Scorer` draws the rows once and says nothing; what to do with the numbers is the business of
-`nbft.training` and `nbft.runs`, which call it. torch comes loaded.
+Called by `nbft.training` and `nbft.runs`, which report the scores.
 """
 
 from __future__ import annotations
@@ -20,18 +19,13 @@ from nbft.data.tokens import Encoded, encode
 from nbft.errors import ConfigError, Problem
 from nbft.evaluate import metrics
 from nbft.evaluate.forecast import LONGEST_ANSWER_TOKENS, metrics_of, own_metric, reference_of
-from nbft.evaluate.generate import (
-    generate,
-    in_precision,
-    own_random_numbers,
-    token_losses,
-)
+from nbft.evaluate.generate import generate, in_precision, own_random_numbers, token_losses
 from nbft.formatting import count
 
 _ROWS_KEPT = 256
-"""Rows up to which the value of each is kept, to tell a difference from chance."""
+"""Most rows whose individual values are kept, to tell a difference from chance."""
 
-_ROWS_CUT = 32  # into tokens at a time
+_ENCODED_ROWS = 32  # at a time
 
 
 @dataclass(frozen=True)
@@ -39,11 +33,11 @@ class _Asked:
     """One row that is scored.
 
     Attributes:
-        ids: Its token ids, cut at data.max_length, [s].
+        ids: Its token ids, truncated to data.max_length, [s].
         loss_mask: Which of them belong to the completion, [s].
         prompt: Token ids of the prompt.
-        reference: The answer that is wanted.
-        row: The row, whole.
+        reference: The reference answer.
+        row: The complete row.
     """
 
     ids: list[int]
@@ -57,18 +51,18 @@ class Scorer:
     """Scores a model on rows drawn once.
 
     Args:
-        config: Its evaluation section says how.
+        config: Its evaluation section applies.
         tokenizer: The tokenizer.
         examples: The rows to draw from.
-        split: Where they are from: validation or test.
+        split: validation or test.
         folder: Folder of the config file, for relative paths.
-        context_tokens: Most tokens that the model can read; None where it does not say.
-        mixed_precision: bf16, fp16 or no, as in the training.
+        context_tokens: Longest input of the model; None if unknown.
+        mixed_precision: bf16, fp16 or no, as in training.
 
     Attributes:
         metrics: What is measured.
         max_new_tokens: Longest answer.
-        remarks: What a person should know about the rows; sentences.
+        remarks: Sentences about the rows.
 
     Raises:
         DataError: The function of evaluation.metric_function cannot be loaded.
@@ -102,12 +96,12 @@ class Scorer:
         self._form = self._chosen_form() if self._asked and "format" in self.metrics else None
 
     def __len__(self) -> int:
-        """Return how many rows are scored; 0 where nothing is to be measured."""
+        """Return the number of scored rows; 0 if nothing is measured."""
         return len(self._asked)
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What is measured and how; equal for scores that compare."""
+        """What is measured and how; equal for comparable scores."""
         return {
             "split": self.split,
             "metrics": self.metrics,
@@ -120,13 +114,13 @@ class Scorer:
         }
 
     def score(self, model: Any) -> dict[str, Any]:
-        """Score a model, and leave its mode and every random number as they were.
+        """Score a model; its mode and all random numbers are restored.
 
         Returns:
-            What `asked` says, with scores, values (of each row, where rows are few) and seconds.
+            The fields of `asked`, with scores, values (of each row, if rows are few) and seconds.
 
         Raises:
-            ConfigError: A person's own function failed.
+            ConfigError: The user's own function failed.
         """
         began = time.monotonic()
         scores: dict[str, float] = {}
@@ -174,13 +168,13 @@ class Scorer:
 
     def _values(self, answers: Sequence[str]) -> metrics.Values:
         references = [one.reference for one in self._asked]
-        found: metrics.Values = {}
+        values: metrics.Values = {}
         for name in self.metrics:
             if name == "format" and self._form:
-                found |= metrics.format_adherence(answers, references, self._form)
+                values |= metrics.format_adherence(answers, references, self._form)
             elif measure := metrics.METRICS[name].values:
-                found |= measure(answers, references)
-        return found
+                values |= measure(answers, references)
+        return values
 
     def _own_scores(self, answers: Sequence[str]) -> dict[str, float]:
         if self._function is None:
@@ -191,15 +185,12 @@ class Scorer:
             name = written.rpartition(":")[2]
             return metrics.own_scores(self._function, name, answers, references, rows)
         except Exception as error:
-            raise ConfigError(
-                Problem(
-                    "evaluation.metric_function",
-                    written,
-                    f"failed with {type(error).__name__}: {error}.",
-                    "It is called with (answers, references, rows), lists of one length, and "
-                    "returns a number or a dict of numbers.",
-                )
-            ) from error
+            why = f"failed with {type(error).__name__}: {error}."
+            fix = (
+                "It is called with (answers, references, rows), lists of one length, and "
+                "returns a number or a dict of numbers."
+            )
+            raise ConfigError(Problem("evaluation.metric_function", written, why, fix)) from error
 
     def _chosen_form(self) -> metrics.Form | None:
         pattern = self.config.evaluation.format_pattern
@@ -215,45 +206,41 @@ class Scorer:
         return form
 
     def _draw(self, examples: Examples, context_tokens: int | None) -> list[_Asked]:
-        """Draw rows by the seed, in their order; those that cannot be asked are passed by."""
+        """Draw rows by the seed, in their order; those that cannot be scored are skipped."""
         evaluation, limit = self.config.evaluation, self.config.data.max_length
         room = limit
         if context_tokens and self._wants_answers:
             longest = evaluation.score_max_new_tokens or LONGEST_ANSWER_TOKENS
             room = min(limit, context_tokens - longest)
-        found: dict[int, _Asked] = {}
+        drawn: dict[int, _Asked] = {}
         too_long = no_prompt = 0
-        for number, example, one in self._encoded(examples):
+        for number, example, encoded in self._encoded(examples):
             reference = reference_of(example)
             if not reference:
                 continue
-            if one.prompt_tokens >= room or not any(one.loss_mask[1:limit]):
+            ids, loss_mask = encoded.ids[:limit], encoded.loss_mask[:limit]
+            if encoded.prompt_tokens >= room or not any(loss_mask[1:]):
                 too_long += 1
-            elif self._wants_answers and not one.prompt_tokens:
+            elif self._wants_answers and not encoded.prompt_tokens:
                 no_prompt += 1
             else:
-                found[number] = _Asked(
-                    one.ids[:limit],
-                    one.loss_mask[:limit],
-                    one.ids[: one.prompt_tokens],
-                    reference,
-                    examples.row(number),
-                )
-            if len(found) == evaluation.score_rows:
+                prompt, row = ids[: encoded.prompt_tokens], examples.row(number)
+                drawn[number] = _Asked(ids, loss_mask, prompt, reference, row)
+            if len(drawn) == evaluation.score_rows:
                 break
-        for passed_by, why in (
+        for skipped, why in (
             (too_long, f"a prompt of {room:,} tokens or more leaves no room for the answer"),
             (no_prompt, "there is no prompt to answer"),
         ):
-            if passed_by:
-                rows = count(passed_by, "held-out row" if self.split != "test" else "test row")
-                self.remarks.append(f"scores: {rows} passed by: {why}.")
-        return [found[number] for number in sorted(found)]
+            if skipped:
+                rows = count(skipped, "held-out row" if self.split != "test" else "test row")
+                self.remarks.append(f"scores: {rows} skipped: {why}.")
+        return [drawn[number] for number in sorted(drawn)]
 
     def _encoded(self, examples: Examples) -> Iterator[tuple[int, Example, Encoded]]:
-        """Yield examples in the order of the draw, as tokens; only as many are cut as are taken."""
+        """Yield encoded examples in random order; only those that are used get encoded."""
         order = np.random.default_rng(self.config.training.seed).permutation(len(examples))
-        for start in range(0, len(order), _ROWS_CUT):
-            numbers = order[start : start + _ROWS_CUT].tolist()
+        for start in range(0, len(order), _ENCODED_ROWS):
+            numbers = order[start : start + _ENCODED_ROWS].tolist()
             texts = [examples[number] for number in numbers]
             yield from zip(numbers, texts, encode(texts, self._tokenizer, self.split), strict=True)

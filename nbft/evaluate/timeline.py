@@ -8,38 +8,41 @@ from typing import NamedTuple
 from nbft.events import Event
 from nbft.presented import Presented
 
+_TITLE_CHARS = 100
+
 
 class Told(NamedTuple):
-    """One prompt and what was answered, as (step, answer); step 0 is the base model."""
+    """One prompt and its answers as (step, answer); step 0 is the base model."""
 
     prompt: str
     answers: list[tuple[int, str]]
 
     @property
     def title(self) -> str:
-        """Return the end of the prompt on one line: beginnings are often the same."""
-        return _short(self.prompt)
+        """The end of the prompt on one line, since beginnings are often the same."""
+        line = one_line(self.prompt)
+        return line if len(line) <= _TITLE_CHARS else "…" + line[-_TITLE_CHARS:]
 
 
 class Timeline(Presented):
     """The same prompts' answers over the steps.
 
     Args:
-        found: Events of a run; those that are no answers are passed over.
+        events: Events of a run; only `sample` events are used.
 
-    >>> said = [{"event": "sample", "step": s, "samples": [{"prompt": "Hi.", "text": t}]}
+    >>> samples = [{"event": "sample", "step": s, "samples": [{"prompt": "Hi.", "text": t}]}
     ...         for s, t in ((0, "No."), (9, "Hello."))]
-    >>> print(Timeline(said))
+    >>> print(Timeline(samples))
     Hi.
       base model  No.
       step 9      Hello.
     """
 
-    def __init__(self, found: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[Event]) -> None:
         by_prompt: dict[str, dict[int, str]] = {}
-        for event in found:
-            for one in event.get("samples", ()) if event["event"] == "sample" else ():
-                by_prompt.setdefault(one["prompt"], {})[event["step"]] = one["text"]
+        for event in events:
+            for sample in event.get("samples", ()) if event["event"] == "sample" else ():
+                by_prompt.setdefault(sample["prompt"], {})[event["step"]] = sample["text"]
         self.prompts = [
             Told(prompt, sorted(answers.items())) for prompt, answers in by_prompt.items()
         ]
@@ -54,15 +57,10 @@ class Timeline(Presented):
 
 
 def when(step: int) -> str:
-    """Return what to call the model at a step."""
+    """Return the name of the model at a step."""
     return f"step {step:,}" if step else "base model"
 
 
 def one_line(text: str) -> str:
-    """Return a text with its line breaks taken out."""
+    """Return a text without its line breaks."""
     return " ".join(text.split())
-
-
-def _short(prompt: str, most: int = 100) -> str:
-    line = one_line(prompt)
-    return line if len(line) <= most else "…" + line[-most:]

@@ -94,7 +94,7 @@ def _optimizer_and_scheduler(config: Config) -> dict[str, Any]:
     """Return the arguments that depend on several settings or on a key of our own."""
     kind, more = shape_of(config)
     found: dict[str, Any] = {"lr_scheduler_type": kind, "lr_scheduler_kwargs": more}
-    if registry.schedulers.is_own(kind):  # nbft.training.scheduler builds it
+    if registry.schedulers.is_own(kind):  # nbft.training.optim builds it
         found = {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {}}
     ours = config.optimizer
     if registry.optimizers.is_own(ours.optim) or ours.optim == "adam":

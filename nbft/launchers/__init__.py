@@ -1,6 +1,6 @@
-"""Launchers: what starts a worker, in this kernel or in the background.
+"""Launchers start a worker in this kernel or in the background.
 
-Every name is imported when it is first used, so that the supervisor stays small.
+Names are imported on first use, so that the supervisor stays small.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Starting a run: in this kernel, where the worker is a thread, or in the background.
 
 `train` waits for the end, `train_async` waits without blocking, `start` does not wait; `submit`
-hands the run to a process that outlives this one, and `resume` goes on with an old run.
+starts a process that outlives this one, and `resume` continues an old run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from nbft import events, facade
 from nbft.config import Config
 from nbft.errors import ConfigError, RunError
 from nbft.launchers import spare
+from nbft.launchers.supervisor import report_waiting
 from nbft.runs.folder import Run, list_runs
 from nbft.runs.queue import say_queued, turn
 
@@ -30,10 +32,10 @@ _threads: dict[Path, threading.Thread] = {}
 
 
 def start(config: Config | str | Path) -> Run:
-    """Start a run in this kernel and return it at once; it waits for its device if need be.
+    """Start a run in this kernel and return it at once; it waits for its device if necessary.
 
     Args:
-        config: The config, or a path of one.
+        config: The config, or its path.
 
     Raises:
         ConfigError: Every problem that would stop the run.
@@ -50,7 +52,7 @@ def submit(config: Config | str | Path) -> Run:
     It survives this kernel, the page and the Jupyter server; `nbft.attach` shows it from anywhere.
 
     Args:
-        config: The config, or a path of one.
+        config: The config, or its path.
 
     Raises:
         ConfigError: Every problem that would stop the run.
@@ -64,7 +66,7 @@ def submit(config: Config | str | Path) -> Run:
 
 
 def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
-    """Go on with a run in the background; see `Run.resume`."""
+    """Continue a run in the background; see `Run.resume`."""
     if not (run.is_over or run.status == "paused"):
         raise RunError(f"{run.id}: is {run.status}; there is nothing to resume.")
     from nbft.runs.checkpoints import last_whole
@@ -75,7 +77,7 @@ def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
             'run.resume({"training.max_steps": …}).'
         )
     if last_whole(run.path) is None and run.step:
-        raise RunError(f"{run.id}: has no whole checkpoint to go on from. Start it anew.")
+        raise RunError(f"{run.id}: has no complete checkpoint to resume from. Start a new run.")
     _change(run, dict(changes or {}))
     _supervise(run)
     return run
@@ -86,7 +88,7 @@ _LENGTH = ("training.max_steps", "training.num_train_epochs", "training.stop_on_
 
 
 def _change(run: Run, changes: Mapping[str, Any]) -> None:
-    """Change the settings of a run that is to go on, as far as its trajectory stays its own."""
+    """Change settings of a resumed run that do not affect its earlier steps."""
     refused = [path for path in changes if not (path.startswith(CHANGEABLE) or path in _LENGTH)]
     if refused:
         raise RunError(
@@ -109,19 +111,19 @@ def _read(config: Config | str | Path) -> tuple[Path | None, Config]:
 
 
 def _supervise(run: Run) -> None:
-    """Start the supervisor of a run and wait until it has said that it is there.
+    """Start the supervisor of a run and wait for its first event.
 
-    Two that start the same run folder are told apart by a lock: one starts it, the other is told.
+    A lock keeps two processes from starting the same run.
 
     Raises:
-        RunError: The run was started by somebody else, or the supervisor did not start.
+        RunError: Another process is starting the run, or the supervisor did not start.
     """
     lock = run.path / "starting"
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         if time.time() - lock.stat().st_mtime < _STARTING_SECONDS:
-            raise RunError(f"{run.id}: is being started by somebody else.") from None
+            raise RunError(f"{run.id}: is being started by another process.") from None
         lock.touch()
     try:
         reader = events.EventReader(run.events_path)
@@ -154,16 +156,13 @@ def _start_thread(run: Run) -> None:
     device = str(run.plan.get("device", {}).get("value", "cpu"))
     commands = say_queued(run.path, device)
 
-    def waiting(ahead: str) -> None:
-        text = f"Waiting for {ahead}, which has {device}."
-        events.append(run.events_path, "stage", stage="queued", text=text)
-
     def work_in_turn() -> None:
         from nbft.training.worker import work
 
         def give_up() -> bool:
             return any(command["event"] in ("stop", "cancel") for command in commands.read())
 
+        waiting = functools.partial(report_waiting, run.events_path, device)
         with turn(device, run.path, waiting, give_up) as ticket:
             if ticket is None:
                 events.append(run.events_path, "cancelled", step=0, text="Left the queue.")
@@ -176,22 +175,19 @@ def _start_thread(run: Run) -> None:
 
 
 def train(
-    config: Config | str | Path,
-    *,
-    show: bool | None = None,
-    resume: Literal["auto"] | None = None,
+    config: Config | str | Path, *, show: bool | None = None, resume: Literal["auto"] | None = None
 ) -> Run:
     """Train here and wait for the end; an interrupt stops gracefully, with everything saved.
 
     In a notebook the cell shows the run live. Elsewhere nothing is printed.
 
     Args:
-        config: The config, or a path of one.
+        config: The config, or its path.
         show: Show the run live; in notebooks when None.
-        resume: "auto" goes on with the newest run of the same settings that did not complete.
+        resume: "auto" continues the newest run of the same settings that did not complete.
 
     Returns:
-        The run, over: its status says how.
+        The finished run.
 
     Raises:
         ConfigError: Every problem that would stop the run; nothing was started.
@@ -207,7 +203,7 @@ def train(
 
 
 def _interrupted(config: Config | str | Path) -> Run | None:
-    """Return the newest run of the same settings that is over, did not complete and can go on."""
+    """Return the newest run of the same settings that ended early and can be resumed."""
     from nbft.runs.checkpoints import last_whole
     from nbft.runs.folder import self_contained
 
@@ -215,10 +211,13 @@ def _interrupted(config: Config | str | Path) -> Run | None:
     wanted = self_contained(config, None, folder).to_dict(full=True)
     for run in list_runs(config.training.output_dir):
         with contextlib.suppress(ConfigError):
-            found = run.config.to_dict(full=True)
-            found["training"]["run_name"] = wanted["training"]["run_name"]
-            same = found == wanted
-            if same and run.status in ("stopped", "failed", "lost") and last_whole(run.path):
+            settings = run.config.to_dict(full=True)
+            settings["training"]["run_name"] = wanted["training"]["run_name"]
+            if (
+                settings == wanted
+                and run.status in ("stopped", "failed", "lost")
+                and last_whole(run.path)
+            ):
                 return run
     return None
 
@@ -271,7 +270,7 @@ async def train_async(config: Config | str | Path, *, show: bool | None = None) 
 def _monitor(run: Run, *, interactive: bool = False) -> Any:
     monitor = facade.monitor(run, interactive=interactive)
     monitor.show()
-    run._is_shown = True  # as the value of the same cell it need not be shown again
+    run._is_shown = True  # as the value of the same cell it is not shown again
     return monitor
 
 

@@ -1,9 +1,8 @@
-"""A spare background run that waits, its libraries imported, for the next `submit`.
+"""A spare supervisor and worker that wait, libraries imported, for the next `submit`.
 
-Importing takes most of the time to the first step, and a person fills in a form meanwhile. What
-waits is a supervisor with its worker; the run's folder is all that they still have to be told. They
-end when the kernel does, after ten idle minutes, or when memory gets short. Called by the form and
-by `nbft.launchers.launch`.
+Importing takes most of the time to the first step. The spare processes only need the run's folder.
+They end with the kernel, after ten idle minutes, or when memory is short. Called by the form and by
+`nbft.launchers.launch`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 from nbft.limits import available_bytes
 
 LEAST_FREE_BYTES = 3 * 2**30
-"""The libraries take 0.6 GB, and training has to find room as well."""
+"""The libraries take 0.6 GB, and training needs memory as well."""
 
 _IDLE_SECONDS = 600.0
 _LOOK_SECONDS = 5.0
@@ -30,7 +29,7 @@ _waiting: _Spare | None = None
 
 
 class _Spare:
-    """A supervisor that waits, and what it began with."""
+    """A waiting supervisor, and the environment it was started in."""
 
     def __init__(self) -> None:
         self.environment = _environment()
@@ -43,11 +42,11 @@ class _Spare:
         )
 
     def is_good(self) -> bool:
-        """Whether it still waits, and began as a new one would."""
+        """Whether it still waits, in the current environment."""
         return self.process.poll() is None and self.environment == _environment()
 
     def end(self) -> None:
-        """Let it end by itself: nobody will tell it a run any more."""
+        """Let it end by itself: it gets no run."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -55,7 +54,7 @@ class _Spare:
 
 
 def prepare() -> bool:
-    """Let a spare run wait, unless memory is short; returns whether one waits."""
+    """Start a spare supervisor unless memory is short, and return whether one waits."""
     global _waiting
     with _lock:
         if _waiting is not None:
@@ -71,7 +70,7 @@ def prepare() -> bool:
 
 
 def take(run: Path) -> subprocess.Popen[bytes] | None:
-    """Give the spare supervisor a run and return it; None when none waits that would do."""
+    """Give the spare supervisor a run and return it; None if there is no suitable one."""
     global _waiting
     with _lock:
         spare, _waiting = _waiting, None
@@ -84,7 +83,7 @@ def take(run: Path) -> subprocess.Popen[bytes] | None:
 
 
 def tell(waiting: subprocess.Popen[bytes], run: Path) -> bool:
-    """Give a process that waits its run; returns whether it could be told."""
+    """Give a waiting process its run, and return whether that worked."""
     assert waiting.stdin is not None
     try:
         waiting.stdin.write(f"{run}\n".encode())
@@ -99,7 +98,7 @@ def _environment() -> tuple[Path, dict[str, str]]:
 
 
 def wait_for_run(idle_seconds: float = _IDLE_SECONDS) -> Path | None:
-    """Wait until standard input names a run, in a process that waits; None when none will come."""
+    """Wait in a spare process until standard input names a run; None if none will come."""
     until = time.monotonic() + idle_seconds
     while time.monotonic() < until and not _is_short(LEAST_FREE_BYTES // 3):
         if select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
@@ -109,7 +108,7 @@ def wait_for_run(idle_seconds: float = _IDLE_SECONDS) -> Path | None:
 
 
 def log_to(run: Path) -> None:
-    """Send what this process and its children print to a run's log."""
+    """Redirect the output of this process and its children to a run's log."""
     with (run / "log.txt").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

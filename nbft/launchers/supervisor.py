@@ -1,14 +1,15 @@
 """The supervisor of a background run: a small process that outlives the kernel and the server.
 
-It waits for the device, starts the worker in a session of its own, waits for its end, and writes
-the last event when the worker could not. Knows no torch and no settings, so that it stays small.
-Started by `nbft.launchers.launch.submit` as `python -m nbft.launchers.supervisor RUN`; without a run it
-starts a worker that imports its libraries, and waits with it until it is told one.
+It waits for the device, starts the worker in its own session, waits for its end, and writes the last
+event if the worker could not. It imports neither torch nor settings, so that it stays small. Started
+by `nbft.launchers.launch.submit` as `python -m nbft.launchers.supervisor RUN`; without a run it starts
+a worker that imports its libraries, and waits for a run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -28,23 +29,20 @@ _LOG_LINES = 20
 
 
 def supervise(run: Path, spare: subprocess.Popen[bytes] | None = None) -> None:
-    """See a run through, from its place in the queue to its last event.
+    """Supervise a run from the queue to its last event.
 
     Args:
         run: The run's folder.
-        spare: A worker that waits for its run; one is started when None.
+        spare: A waiting worker; a new one is started when None.
     """
     path = run / "events.jsonl"
     device = _device(run)
     commands = say_queued(run, device)
 
-    def waiting(ahead: str) -> None:
-        text = f"Waiting for {ahead}, which has {device}."
-        events.append(path, "stage", stage="queued", text=text)
-
     def cancelled() -> bool:
         return any(c["event"] in ("cancel", "stop") for c in commands.read())
 
+    waiting = functools.partial(report_waiting, path, device)
     with turn(device, run, waiting, cancelled) as ticket:
         if ticket is None:
             events.append(path, "cancelled", step=0, seconds=0.0, text="Left the queue.")
@@ -52,8 +50,15 @@ def supervise(run: Path, spare: subprocess.Popen[bytes] | None = None) -> None:
         _watch(run, path, commands, ticket, spare)
 
 
+def report_waiting(path: Path, device: str, ahead: str) -> None:
+    """Report in the events at `path` that the run `ahead` is using the device."""
+    name = "the CPU" if device == "cpu" else device
+    text = f"Waiting for run “{ahead}”, which is using {name}."
+    events.append(path, "stage", stage="queued", text=text)
+
+
 def wait_with_spare() -> None:
-    """Start a worker that imports its libraries, wait for a run with it, and see the run through."""
+    """Start a worker that imports its libraries, wait for a run, and supervise it."""
     with _worker() as spare:
         run = wait_for_run()
         if run is not None:
@@ -62,7 +67,7 @@ def wait_with_spare() -> None:
 
 
 def _worker(*run: str) -> subprocess.Popen[bytes]:
-    """Start a worker, of a run or without one; it prints where this process does."""
+    """Start a worker, with or without a run; it shares this process's output."""
     return subprocess.Popen(
         [sys.executable, "-m", "nbft.launchers.worker", *run],
         stdin=subprocess.DEVNULL if run else subprocess.PIPE,
@@ -80,9 +85,9 @@ def _watch(
     began = time.monotonic()
     kills_before = _memory_kills()
     worker = spare if spare and tell(spare, run) else _worker(str(run))
-    # Should this process be killed, the worker keeps the device, and the status stays true.
+    # If this process is killed, the worker keeps the device, and the status stays correct.
     ticket.hand_to(worker.pid)
-    with contextlib.suppress(OSError):  # a full disk: the worker waits for room, and says it then
+    with contextlib.suppress(OSError):  # on a full disk the worker waits and reports it
         began_at = process_start_time(worker.pid)
         about = {"pid": worker.pid, "process_start_time": began_at}
         events.append(path, "stage", stage="starting", text="Starting the worker …", **about)
@@ -94,10 +99,10 @@ def _watch(
             cancelled = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
-    said = events.read(path)
-    if _has_ended(said, worker.pid):
+    written = events.read(path)
+    if _has_ended(written, worker.pid):
         return
-    step = max((e.get("step", 0) for e in said), default=0)
+    step = max((e.get("step", 0) for e in written), default=0)
     seconds = round(time.monotonic() - began, 1)
     if cancelled:
         events.append(path, "cancelled", step=step, seconds=seconds)
@@ -117,17 +122,17 @@ def _watch(
     )
 
 
-def _has_ended(said: list[events.Event], pid: int) -> bool:
-    """Whether a worker has said its last word; another attempt may have begun since."""
-    words = iter(said)
-    for event in words:
+def _has_ended(written: list[events.Event], pid: int) -> bool:
+    """Whether a worker has written its last event; another attempt may have begun since."""
+    remaining = iter(written)
+    for event in remaining:
         if event["event"] == "started" and event["pid"] == pid:
             break
-    return any(e["event"] in events.FINAL_KINDS or e.get("released") for e in words)
+    return any(e["event"] in events.FINAL_KINDS or e.get("released") for e in remaining)
 
 
 def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
-    """Say how a worker ended that did not say so itself."""
+    """Describe how a worker ended that wrote no last event."""
     if code >= 0:
         return f"The worker ended by itself with exit code {code} after step {step}. See log.txt."
     name = signal.Signals(-code).name
@@ -138,8 +143,8 @@ def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
         )
     if -code == signal.SIGKILL:
         return (
-            f"The worker was killed after step {step} by somebody (signal SIGKILL), not by the "
-            "system for memory. Resume the run to go on from its last checkpoint."
+            f"The worker was killed after step {step} (signal SIGKILL), but not by the system for "
+            "memory. Resume the run to continue from its last checkpoint."
         )
     return f"The worker ended with signal {name} after step {step}. See log.txt."
 

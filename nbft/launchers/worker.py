@@ -16,11 +16,11 @@ from nbft.training.worker import work
 
 
 def _spare() -> Path:
-    """Import the libraries, wait for a run and return it; ends when none will come."""
+    """Import the libraries, wait for a run and return it; exit if none will come."""
     import_libraries(owns_process=True)
     run = wait_for_run()
     if run is None:
-        os._exit(0)  # at once: a run that comes later must find the pipe closed
+        os._exit(0)  # at once: a later run must find the pipe closed
     log_to(run)
     return run
 
@@ -29,4 +29,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     work(Path(sys.argv[1]) if sys.argv[1:] else _spare(), owns_process=True)
     logging.shutdown()
-    os._exit(0)  # everything is written; the libraries' farewell would hold the device for seconds
+    os._exit(0)  # everything is written; the libraries' cleanup would hold the device for seconds

@@ -1,4 +1,4 @@
-"""Adapters that exist already: where one lies, and what its files say. Loads no library."""
+"""Existing adapters: finding one and reading its config. Loads no library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.errors import ModelError, Problem
-from nbft.models.find import find_local, find_model
+from nbft.models.find import find_local, find_model, first_line
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FoundAdapter:
     Attributes:
         path: Folder with adapter_config.json and the weights.
         field: The setting that named it.
-        about: What adapter_config.json says.
+        about: Contents of adapter_config.json.
     """
 
     path: Path
@@ -29,22 +29,22 @@ class FoundAdapter:
 
     @property
     def method(self) -> str:
-        """How it was made, as peft.method writes it."""
+        """Its kind, as in peft.method."""
         return str(self.about.get("peft_type", "")).lower()
 
     @property
     def base(self) -> str | None:
-        """Name of the model that it belongs to, as its maker wrote it."""
+        """Name of its base model, as written in its config."""
         return self.about.get("base_model_name_or_path")
 
 
 def adapter_of(
     config: Config, find: Callable[[str], Path | None] | None = None
 ) -> FoundAdapter | None:
-    """Return the adapter that a run goes on training, or None where it begins a new one.
+    """Return the adapter that a run continues to train, or None for a new one.
 
     Args:
-        config: Its model section says which.
+        config: Its model section names the adapter.
         find: Finds a folder by name; looks on this machine only when None.
     """
     find = find or _local
@@ -64,34 +64,24 @@ def adapter_of(
 
 
 def base_name(config: Config) -> str:
-    """Return the name of the base model: model_name, or what the adapter of that name is for."""
-    found = adapter_of(config)
-    if found is not None and found.field == "model.model_name" and found.base:
-        return found.base
+    """Return the name of the base model: model_name, or the base of the adapter of that name."""
+    adapter = adapter_of(config)
+    if adapter is not None and adapter.field == "model.model_name" and adapter.base:
+        return adapter.base
     return config.model.model_name
 
 
 def fetch_adapter(config: Config, say: Callable[[str], None]) -> FoundAdapter | None:
-    """Return the adapter to go on with, fetched from the hub where it is not here.
+    """Return the adapter to continue with, downloaded from the hub if it is not on this machine.
 
     Raises:
-        ModelError: The adapter that was asked for is nowhere.
+        ModelError: The adapter cannot be found.
     """
-
-    def find(name: str) -> Path | None:
-        return find_model(name, say=say).path
-
-    found = adapter_of(config, find)
-    if found is None and config.model.adapter_name_or_path:
-        raise ModelError(
-            Problem(
-                "model.adapter_name_or_path",
-                config.model.adapter_name_or_path,
-                "holds no adapter_config.json.",
-                "Name the folder of an adapter.",
-            )
-        )
-    return found
+    adapter = adapter_of(config, lambda name: find_model(name, say=say).path)
+    if adapter is None and (name := config.model.adapter_name_or_path):
+        why, fix = "holds no adapter_config.json.", "Name the folder of an adapter."
+        raise ModelError(Problem("model.adapter_name_or_path", name, why, fix))
+    return adapter
 
 
 def load_adapter(model: Any, found: FoundAdapter) -> Any:
@@ -105,15 +95,9 @@ def load_adapter(model: Any, found: FoundAdapter) -> Any:
     try:
         return peft.PeftModel.from_pretrained(model, str(found.path), is_trainable=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise ModelError(
-            Problem(
-                found.field,
-                str(found.path),
-                f"does not fit the model ({type(error).__name__}: {reason[:200]}).",
-                f"It was made for {found.base}." if found.base else "Name another adapter.",
-            )
-        ) from error
+        why = f"does not fit the model ({first_line(error)})."
+        fix = f"It was made for {found.base}." if found.base else "Name another adapter."
+        raise ModelError(Problem(found.field, str(found.path), why, fix)) from error
 
 
 def _local(name: str) -> Path | None:

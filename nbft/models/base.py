@@ -1,4 +1,4 @@
-"""The base class of a model of your own, which `nbft.registry.models` knows by its key."""
+"""The base class of your own model; register it in `nbft.registry.models`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class BaseModel:
-    """How a model is loaded; inherit, and register the class under the key of model.model_type.
+    """Loads a model; inherit from it and register the class under a key for model.model_type.
 
     @nbft.registry.models.register("mine")
     class Mine(nbft.models.BaseModel): ...
@@ -15,10 +15,10 @@ class BaseModel:
 
     @classmethod
     def from_pretrained(cls, folder: Path, **arguments: Any) -> Any:
-        """Return a torch module whose forward pass takes input_ids and labels and gives a loss.
+        """Return a torch module whose forward pass takes input_ids and labels and returns a loss.
 
         Args:
-            folder: The folder that model.model_name stands for; holds config.json.
-            **arguments: dtype, and what else the settings ask of transformers' from_pretrained.
+            folder: Folder of model.model_name, with config.json.
+            **arguments: dtype and other arguments of transformers' from_pretrained.
         """
         raise NotImplementedError(f"{cls.__name__} does not say how it is loaded.")

@@ -1,10 +1,10 @@
-"""Dropout on the attention weights and on the hidden states of a model that has loaded.
+"""Dropout on the attention weights and on the hidden states of a loaded model.
 
-Attention: the share that the model's own layers read at each forward pass. Hidden states: dropout
-on what attention and feed-forward give to the residual stream, before they are added,
+Attention: the probability that the model's own layers read at each forward pass. Hidden states:
+dropout on the outputs of attention and feed-forward before they are added to the residual stream,
 h + dropout(f(h)) (Attention Is All You Need, arXiv:1706.03762, section 5.4); models such as Llama
-have none, so theirs comes by a hook. With a warm-up, in step t of T and layer n of N, counted from
-0, each share is p * min(1, t / T) * n / N, as ERNIEKit's LayerwiseDropoutCallback does it.
+have none, so theirs is added by a hook. With a warm-up, in step t of T and layer n of N, counted from
+0, each probability is p * min(1, t / T) * n / N, as in ERNIEKit's LayerwiseDropoutCallback.
 """
 
 from __future__ import annotations
@@ -14,50 +14,47 @@ from typing import Any
 import torch
 import transformers
 
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _FEED_FORWARD = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 _OF_ATTENTION = ("attn_dropout", "attention_dropout")
 _OF_RESULTS = ("resid_dropout", "residual_dropout", "hidden_dropout", "resid_attn_dropout")
 
 
 def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the layers that are stacked: those of the longest list whose items hold attention."""
-    found = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
-    stacks = [list(m) for m in found if len(m) and _child(m[0], _ATTENTION) is not None]
+    """Return the stacked layers: those of the longest list whose items have attention."""
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
+    stacks = [list(m) for m in lists if len(m) and _child(m[0], ATTENTION) is not None]
     return max(stacks, key=len, default=[])
 
 
-def set_dropout(
-    model: torch.nn.Module, attention: float | None, hidden: float | None, *, rise: float = 1.0
-) -> None:
-    """Set the two shares in every layer; None leaves what the model has.
+def set_dropout(model: torch.nn.Module, attention: float | None, hidden: float | None) -> None:
+    """Set both probabilities in every layer; None leaves those of the model.
 
     Args:
         model: A model of transformers.
         attention: Share of the attention weights that is dropped.
-        hidden: Share of what each block adds that is dropped.
-        rise: Factor of both.
+        hidden: Share of each block's output that is dropped.
 
     Raises:
-        ValueError: The model's layers, or the share that its attention drops, cannot be found.
+        ValueError: The model's layers, or the dropout of its attention, cannot be found.
     """
     layers = decoder_layers(model)
-    found = [_set_in_layer(layer, attention, hidden, rise) for layer in layers]
-    if not layers or (attention is not None and not all(found)):
+    is_set = [_set_in_layer(layer, attention, hidden, 1.0) for layer in layers]
+    if not layers or (attention is not None and not all(is_set)):
         raise ValueError("its layers have no dropout that could be set")
 
 
 def set_warming_dropout(
     model: torch.nn.Module, attention: float | None, hidden: float | None, step: int, steps: int
 ) -> None:
-    """Set the shares of one step of the warm-up, more in later layers.
+    """Set the probabilities of one step of the warm-up, higher in later layers.
 
     Args:
         model: A model of transformers.
         attention: As in `set_dropout`, at the end.
         hidden: As in `set_dropout`, at the end.
         step: Optimiser steps done.
-        steps: Steps of the warm-up; 0 is the end at once.
+        steps: Steps of the warm-up; 0 skips it.
     """
     layers = decoder_layers(model)
     rise = min(1.0, step / steps) if steps else 1.0
@@ -66,22 +63,22 @@ def set_warming_dropout(
 
 
 class DropoutWarmup(transformers.TrainerCallback):
-    """Sets the shares before each step."""
+    """Sets the probabilities before each step."""
 
     def __init__(self, attention: float | None, hidden: float | None, steps: int) -> None:
         self._how = attention, hidden
         self._steps = steps
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the shares for the step that begins."""
+        """Set the probabilities for the coming step."""
         set_warming_dropout(kwargs["model"], *self._how, state.global_step, self._steps)
 
 
 def _set_in_layer(
     layer: torch.nn.Module, attention: float | None, hidden: float | None, rise: float
 ) -> bool:
-    """Set the shares in one layer, and return whether its attention has one to set."""
-    block, forward = _child(layer, _ATTENTION), _child(layer, _FEED_FORWARD)
+    """Set the probabilities in one layer, and return whether its attention has one to set."""
+    block, forward = _child(layer, ATTENTION), _child(layer, _FEED_FORWARD)
     has_own = False
     if attention is not None and block is not None:
         for module in block.modules():
@@ -100,7 +97,7 @@ def _set_in_layer(
 
 
 def _set_share(module: torch.nn.Module, name: str, share: float) -> bool:
-    """Set a share that a module has under a name, as a number or as a layer of its own."""
+    """Set a probability that a module has under a name, as a number or as a dropout layer."""
     own = getattr(module, name, None)
     if isinstance(own, torch.nn.Dropout):
         own.p = share
@@ -110,7 +107,7 @@ def _set_share(module: torch.nn.Module, name: str, share: float) -> bool:
 
 
 def _drop_result(module: torch.nn.Module, given: Any, result: Any) -> Any:
-    """Drop from what a block gives; attention gives its weights too."""
+    """Apply dropout to a block's output; attention returns its weights too."""
     if isinstance(result, tuple):
         return (_drop_result(module, given, result[0]), *result[1:])
     share = float(module.result_dropout)  # type: ignore[arg-type]
@@ -118,5 +115,5 @@ def _drop_result(module: torch.nn.Module, given: Any, result: Any) -> Any:
 
 
 def _child(layer: torch.nn.Module, names: tuple[str, ...]) -> torch.nn.Module | None:
-    found = (getattr(layer, name, None) for name in names)
-    return next((m for m in found if isinstance(m, torch.nn.Module)), None)
+    children = (getattr(layer, name, None) for name in names)
+    return next((m for m in children if isinstance(m, torch.nn.Module)), None)

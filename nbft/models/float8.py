@@ -1,9 +1,9 @@
-"""Linear layers whose products are those of float8 (e4m3) numbers.
+"""Linear layers that multiply float8 (e4m3) numbers.
 
 Weights W and inputs x are rounded to float8 with a scale each, s = max|.| / 448, so that the largest
-number is the largest that float8 has; y = (x / s_x)(W / s_W)^T s_x s_W. The gradient to x takes the
-rounding as the identity; W is frozen. Source: FP8 Formats for Deep Learning, arXiv:2209.05433.
-A GPU with float8 multiplies so by itself; elsewhere the same numbers are multiplied in x's type.
+number becomes float8's largest; y = (x / s_x)(W / s_W)^T s_x s_W. The gradient of x treats rounding
+as the identity; W is frozen. Source: FP8 Formats for Deep Learning, arXiv:2209.05433.
+GPUs with float8 do this in hardware; elsewhere the same numbers are multiplied in x's type.
 
 A Hadamard transform tames outliers: with H a Hadamard matrix of orthonormal columns,
 x W' = (x H)(W H)'. The product is the same, and an outlier in x is spread over a block, so that fewer
@@ -85,7 +85,7 @@ class ActivationScale:
         self.largest: torch.Tensor | None = None
 
     def __call__(self, x: torch.Tensor, *, is_training: bool) -> torch.Tensor:
-        """Return the magnitude of x that becomes float8's largest number."""
+        """Return the magnitude that becomes float8's largest number."""
         now = x.detach().abs().amax()
         if self.largest is not None and self.step >= self.online_steps:
             return self.largest
@@ -97,11 +97,7 @@ class ActivationScale:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        scale: torch.Tensor,
-        largest: torch.Tensor,
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, largest: torch.Tensor
     ) -> Any:
         ctx.save_for_backward(weight, scale)
         rounded, own = to_float8(x, largest)
@@ -151,7 +147,7 @@ class Float8Linear(torch.nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """The weights that the layer stands for, as PEFT asks for them."""
+        """The dequantised weights, for PEFT."""
         weight = (self.rounded.float() * self.scale).to(self.dtype)
         return transform(weight) if self.apply_hadamard else weight
 
@@ -175,7 +171,7 @@ def use_float8(
         online_steps: As of `Float8Linear`.
 
     Returns:
-        The scale of each layer's input; the training tells them the step.
+        The scale of each layer's input; training tells them the step.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     scales = []

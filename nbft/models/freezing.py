@@ -1,7 +1,7 @@
-"""Layers that stay as they are: their parameters get no gradient.
+"""Frozen layers: their parameters get no gradient.
 
-A name means a layer and all inside it, whole or by its end, with * for any text and ? for one
-character, as in Oumi's model.freeze_layers. Loads no library.
+A name, whole or its end, means a layer and everything inside it; * stands for any text and ? for
+one character, as in Oumi's model.freeze_layers. Loads no library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def frozen_pattern(names: Sequence[str]) -> str:
-    """Return a regular expression for the layers that are meant, and those inside them.
+    """Return a regular expression for the named layers and those inside them.
 
     >>> pattern = frozen_pattern(["layers.0", "*.mlp"])
     >>> [bool(re.fullmatch(pattern, name)) for name in (
@@ -24,7 +24,7 @@ def frozen_pattern(names: Sequence[str]) -> str:
 
 
 def freeze(model: Any, names: Sequence[str]) -> None:
-    """Take the named layers of a torch model out of the training."""
+    """Freeze the named layers of a torch model."""
     pattern = re.compile(frozen_pattern(names))
     for name, module in model.named_modules():
         if names and pattern.fullmatch(name):

@@ -14,25 +14,25 @@ from nbft import registry
 from nbft.config import Config
 from nbft.errors import ModelError, Problem
 from nbft.hardware import available_devices
+from nbft.models.find import find_model, first_line
 from nbft.models.templates import template_of, template_problem
 
 IMPORTING = threading.RLock()
-"""Held while transformers is imported: it replaces itself on the way, and a second thread that
-imports it then gets the half of it and an ImportError."""
+"""Held while transformers is imported: it replaces itself meanwhile, so a second thread importing it
+would get half a module and an ImportError."""
 
 
 _QUIET = threading.Lock()
 _quiet_depth = 0
-_loud = contextlib.ExitStack()  # what brings the noise back, when the last one is done
+_loud = contextlib.ExitStack()  # restores the output when the last thread is done
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the progress bars and advice of transformers and datasets off the screen.
 
-    Text from a training thread lands in whatever cell is running, so what these libraries say
-    goes to the run's log instead. Several threads may be quiet at once: all is as before when the
-    last of them is done.
+    Text from a training thread lands in whatever cell is running, so it goes to the run's log
+    instead. Several threads may be quiet at once; the last one restores everything.
     """
     global _quiet_depth
     with IMPORTING:
@@ -43,7 +43,7 @@ def quiet() -> Iterator[None]:
             _silence(_loud)
         _quiet_depth += 1
         logger = logging.getLogger("transformers")
-        logger.propagate = not logger.handlers  # those that are left write a run's log
+        logger.propagate = not logger.handlers  # the remaining ones write a run's log
     try:
         yield
     finally:
@@ -54,7 +54,7 @@ def quiet() -> Iterator[None]:
 
 
 def _silence(undo: contextlib.ExitStack) -> None:
-    """Turn bars and advice off, and note how to turn on again what was on."""
+    """Turn bars and advice off, and add to `undo` what turns them on again."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
@@ -68,7 +68,7 @@ def _silence(undo: contextlib.ExitStack) -> None:
         undo.callback(root.addHandler, own)
         root.removeHandler(own)
     undo.callback(setattr, root, "propagate", root.propagate)
-    # PEFT still uses the old name; a person can do nothing about it.
+    # PEFT still uses the old name; users can do nothing about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -78,15 +78,13 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
     """Return the tokenizer, with a padding token and the chosen chat template.
 
     Args:
-        config: Its model section says which.
+        config: Its model section applies.
         folder: Folder of the model.
         base: Folder of the config file, for relative paths.
 
     Raises:
         ModelError: The folder holds no tokenizer, or a setting does not fit it.
     """
-    from nbft.models.find import find_model
-
     with IMPORTING:
         from transformers import AutoTokenizer
 
@@ -97,31 +95,20 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
         folder = own if is_here else find_model(settings.tokenizer_name, say=lambda _: None).path
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder,
-            **{"trust_remote_code": settings.trust_remote_code, **settings.tokenizer_kwargs},
+            folder, **{"trust_remote_code": settings.trust_remote_code, **settings.tokenizer_kwargs}
         )
     except Exception as error:
         raise ModelError(_cannot_load("tokenizer", settings.model_name, error)) from error
     if settings.pad_token:
         if settings.pad_token not in tokenizer.get_vocab():
-            raise ModelError(
-                Problem(
-                    "model.pad_token",
-                    settings.pad_token,
-                    "is no token of this model.",
-                    f"Leave it empty to use {tokenizer.pad_token or tokenizer.eos_token}.",
-                )
-            )
+            why = "is not a token of this model."
+            fix = f"Leave it empty to use {tokenizer.pad_token or tokenizer.eos_token}."
+            raise ModelError(Problem("model.pad_token", settings.pad_token, why, fix))
         tokenizer.pad_token = settings.pad_token
     if tokenizer.eos_token is None:
-        raise ModelError(
-            Problem(
-                "model.model_name",
-                settings.model_name,
-                "has a tokenizer without an end-of-sequence token, so it could not learn to stop.",
-                "Name another tokenizer in model.tokenizer_name.",
-            )
-        )
+        why = "has a tokenizer without an end-of-sequence token, so it could not learn to stop."
+        fix = "Name another tokenizer in model.tokenizer_name."
+        raise ModelError(Problem("model.model_name", settings.model_name, why, fix))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if settings.chat_template:
@@ -133,25 +120,21 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
         try:
             tokenizer.chat_template = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise ModelError(
-                Problem(
-                    "model.chat_template_path",
-                    settings.chat_template_path,
-                    f"cannot be read: {(error.strerror or str(error)).lower()}.",
-                    "Name a file with a Jinja template.",
-                )
-            ) from None
+            field, why = "model.chat_template_path", (error.strerror or str(error)).lower()
+            fix = "Name a file with a Jinja template."
+            problem = Problem(field, settings.chat_template_path, f"cannot be read: {why}.", fix)
+            raise ModelError(problem) from None
     return tokenizer
 
 
 def load_model(config: Config, folder: Path, dtype: str, device: str) -> Any:
-    """Return the base model in evaluation mode: on the CPU, or where its settings put it.
+    """Return the base model in evaluation mode, on the CPU or where its settings put it.
 
     Args:
-        config: Its model and quantization sections say how.
+        config: Its model and quantization sections apply.
         folder: Folder of the model.
         dtype: "bfloat16", "float16", "float32" or "float64".
-        device: The device that was chosen.
+        device: The chosen device.
 
     Raises:
         ModelError: The weights cannot be loaded.
@@ -179,16 +162,15 @@ def load_model(config: Config, folder: Path, dtype: str, device: str) -> Any:
             name = "hidden" if settings.attention_dropout is None else "attention"
             value = getattr(settings, f"{name}_dropout")
             why = f"cannot be set in this model: {error}."
-            raise ModelError(
-                Problem(f"model.{name}_dropout", value, why, "Leave it empty.")
-            ) from None
+            problem = Problem(f"model.{name}_dropout", value, why, "Leave it empty.")
+            raise ModelError(problem) from None
     return model
 
 
 def model_arguments(config: Config, dtype: str, device: str) -> dict[str, Any]:
-    """Return the arguments of from_pretrained but the number type, as plain values.
+    """Return the arguments of from_pretrained except dtype, as plain values.
 
-    A value of quantization_config stands for the arguments of BitsAndBytesConfig.
+    quantization_config holds the arguments of BitsAndBytesConfig.
     """
     from nbft.models.quantize import bitsandbytes_arguments
 
@@ -199,7 +181,7 @@ def model_arguments(config: Config, dtype: str, device: str) -> dict[str, Any]:
     }
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
-    if settings.device_map:  # a run on the CPU does not land on a GPU that is there
+    if settings.device_map:  # keeps a run on the CPU off an existing GPU
         stays = device == "cpu" and len(available_devices()) > 1
         arguments["device_map"] = {"": "cpu"} if stays else settings.device_map
     if quantized := bitsandbytes_arguments(config, dtype):
@@ -209,14 +191,14 @@ def model_arguments(config: Config, dtype: str, device: str) -> dict[str, Any]:
 
 
 def place(model: Any, device: str) -> Any:
-    """Move a model to a device, unless it was put in its places when it was loaded."""
+    """Move a model to a device, unless loading placed it already."""
     import torch
 
     return model if getattr(model, "hf_device_map", None) else model.to(torch.device(device))
 
 
 def _of_transformers(config: Config, folder: Path, arguments: dict[str, Any]) -> Any:
-    """Load by the Auto class that was chosen, or make the same shape with random weights."""
+    """Load with the chosen Auto class, or build the same architecture with random weights."""
     import torch
     import transformers
 
@@ -233,10 +215,5 @@ def _of_transformers(config: Config, folder: Path, arguments: dict[str, Any]) ->
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> Problem:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    return Problem(
-        "model.model_name",
-        name,
-        f"the {what} cannot be loaded ({type(error).__name__}: {reason[:200]}).",
-        "The whole message is in log.txt.",
-    )
+    why = f"the {what} cannot be loaded ({first_line(error)})."
+    return Problem("model.model_name", name, why, "The whole message is in log.txt.")

@@ -13,7 +13,7 @@ from nbft.config import Config
 
 
 def bitsandbytes_arguments(config: Config, dtype: str) -> dict[str, Any]:
-    """Return the arguments of BitsAndBytesConfig; none where transformers does not quantise."""
+    """Return the arguments of BitsAndBytesConfig; {} if transformers does not quantise."""
     settings = config.quantization
     if settings.load_in_4bit:
         return {
@@ -29,8 +29,8 @@ def bitsandbytes_arguments(config: Config, dtype: str) -> dict[str, Any]:
 
 
 def quantize(model: Any, config: Config) -> None:
-    """Quantise a loaded model where transformers does not do it on loading."""
-    # It says at every layer and step that float32 is cast, which fills the log.
+    """Quantise a loaded model if transformers has not done it on loading."""
+    # It reports at every layer and step that float32 is cast, which fills the log.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if config.quantization.weight_quantize_algo == "fp8_linear":
         from nbft.models.float8 import use_float8
@@ -45,7 +45,7 @@ def quantize(model: Any, config: Config) -> None:
 
 
 def _mix(model: Any, config: Config) -> None:
-    """Put experts into 4 bits and the other linear layers but the head into 8."""
+    """Quantise experts to 4 bits and other linear layers except the head to 8."""
     import torch
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
 
@@ -68,7 +68,7 @@ def _mix(model: Any, config: Config) -> None:
 
 
 def _in_bits(linear: Any, bits: int, four: dict[str, Any]) -> Any:
-    """Return a linear layer of bitsandbytes with the weights of another."""
+    """Return a bitsandbytes layer with the weights of a linear layer."""
     import bitsandbytes.nn.modules as bnb
 
     shape = (linear.in_features, linear.out_features, linear.bias is not None)

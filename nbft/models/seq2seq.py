@@ -1,7 +1,7 @@
-"""Batches for a model with an encoder and a decoder: prompts go in, completions are learnt.
+"""Batches for encoder-decoder models: the encoder reads the prompt, the decoder learns the completion.
 
-A row is [prompt, completion] with -100 as the labels of the prompt; the encoder reads the prompt and
-the end token, the decoder learns the rest. Source: T5, arXiv:1910.10683, section 2.4.
+A row is [prompt, completion] with -100 as the labels of the prompt. The encoder also reads an end
+token. Source: T5, arXiv:1910.10683, section 2.4.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Seq2SeqCollator:
     """Makes a batch of rows.
 
     Args:
-        tokenizer: Its padding and end tokens count.
-        model: Shifts the labels for its decoder where it wants to.
+        tokenizer: Its padding and end tokens are used.
+        model: May shift the labels for its decoder.
         pad_to_multiple_of: As in data.pad_to_multiple_of.
     """
 

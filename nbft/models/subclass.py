@@ -1,7 +1,7 @@
-"""Giving one module a class of its own, in the way of torch's `fully_shard`.
+"""Giving one module a class of its own, as torch's `fully_shard` does.
 
-A function that is put on an instance stays bound to it: a `deepcopy` of the module then computes
-with the weights of the original. A subclass moves with the copy.
+A function set on an instance stays bound to it: a `deepcopy` of the module would compute with the
+weights of the original. A subclass is copied with it.
 """
 
 from __future__ import annotations

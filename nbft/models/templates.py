@@ -1,69 +1,33 @@
-"""Chat templates by name: how a conversation is written as text, in Jinja.
+"""Chat templates by name, in Jinja, for base models that have none.
 
-For base models, which bring none. Each writes a message as soon as it is there and never changes it
-afterwards, so that the answers can be told from the rest. Loads no library.
+Each template writes a message once and never changes it afterwards, so that answers can be told
+from the rest. Loads no library.
 """
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
+
 from nbft.errors import Problem
 from nbft.syntax import invalid
 
-
-def _marked(begin: str, after_role: str, end: str) -> str:
-    """Return a template that writes every message between marks that name its role."""
-    return (
-        "{% for message in messages %}"
-        f"{begin}{{{{ message['role'] }}}}{after_role}{{{{ message['content'] }}}}{end}"
-        "{% endfor %}{% if add_generation_prompt %}"
-        f"{begin}assistant{after_role}"
-        "{% endif %}"
-    )
-
-
-_ALPACA = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-    "{% elif message['role'] == 'user' %}"
-    "{{ '### Instruction:\\n' + message['content'] + '\\n\\n' }}"
-    "{% else %}{{ '### Response:\\n' + message['content'] + eos_token + '\\n\\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"
-)
-
-_MISTRAL = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
-    "{% else %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% endif %}"
-    "{% endfor %}"
-)
-
-_GEMMA = (
-    "{% for message in messages %}"
-    "{% set role = 'model' if message['role'] == 'assistant' else 'user' %}"
-    "{{ '<start_of_turn>' + role + '\\n' + message['content'] + '<end_of_turn>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
-)
-
+_NAMES = ("chatml", "llama3", "zephyr", "alpaca", "mistral", "gemma")
+_FOLDER = Path(__file__).with_name("chat_templates")
 TEMPLATES = {
-    "chatml": _marked("<|im_start|>", "\n", "<|im_end|>\n"),
-    "llama3": _marked("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>"),
-    "zephyr": _marked("<|", "|>\n", "{{ eos_token }}\n"),
-    "alpaca": _ALPACA,
-    "mistral": _MISTRAL,
-    "gemma": _GEMMA,
+    name: (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8").removesuffix("\n")
+    for name in _NAMES
 }
 """Name → template."""
 
 
 def template_of(given: str) -> str:
-    """Return the template of a name, or the text itself where it is Jinja."""
+    """Return the template of a name, or the text itself if it is Jinja."""
     return TEMPLATES.get(given, given)
 
 
 def template_problem(given: str) -> Problem | None:
     """Return what is wrong with a name or text, or None."""
-    import difflib
-
     if given in TEMPLATES:
         return None
     names = ", ".join(TEMPLATES)
@@ -81,10 +45,6 @@ def template_problem(given: str) -> Problem | None:
     try:
         jinja2.Environment(autoescape=True).parse(given)
     except jinja2.TemplateSyntaxError as error:
-        return Problem(
-            "model.chat_template",
-            given,
-            f"line {error.lineno}: {invalid('Jinja', error.message)}",
-            f"Fix it, or use one of {names}.",
-        )
+        why = f"line {error.lineno}: {invalid('Jinja', error.message)}"
+        return Problem("model.chat_template", given, why, f"Fix it, or use one of {names}.")
     return None

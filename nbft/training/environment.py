@@ -1,6 +1,6 @@
-"""What a run needs around it: variables that trackers read, levels of loggers, a device's plugin.
+"""What surrounds a run: its log file, environment variables, log levels, a device's plugin.
 
-All is put back afterwards, as a run may share its process with a notebook. Called by
+Everything is restored afterwards, since a run may share its process with a notebook. Called by
 `nbft.training.worker`.
 """
 
@@ -10,7 +10,9 @@ import contextlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
@@ -28,37 +30,57 @@ def variables(config: Config, device: str) -> dict[str, str]:
     >>> variables(Config(logging={"logging_dir": "tb"}), "cpu")
     {'TENSORBOARD_LOGGING_DIR': 'tb'}
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     tracking = config.tracking
     if config.logging.logging_dir:
-        found["TENSORBOARD_LOGGING_DIR"] = config.logging.logging_dir
+        values["TENSORBOARD_LOGGING_DIR"] = config.logging.logging_dir
     if tracking.report_to:
         for name in ("WANDB_PROJECT", "COMET_PROJECT_NAME", "MLFLOW_EXPERIMENT_NAME"):
-            found[name] = tracking.project
+            values[name] = tracking.project
     if tracking.report_to and tracking.tags:
         for name in ("WANDB_TAGS", "COMET_START_EXPERIMENT_TAGS"):
-            found[name] = ",".join(tracking.tags)
-        found["MLFLOW_TAGS"] = json.dumps(dict.fromkeys(tracking.tags, "true"))
+            values[name] = ",".join(tracking.tags)
+        values["MLFLOW_TAGS"] = json.dumps(dict.fromkeys(tracking.tags, "true"))
     if device not in _BUILT_IN:
-        found["ACCELERATE_TORCH_DEVICE"] = device
-    return found
+        values["ACCELERATE_TORCH_DEVICE"] = device
+    return values
+
+
+@contextlib.contextmanager
+def run_log(path: Path) -> Iterator[logging.Logger]:
+    """Send what nbft and the libraries log, and Python's warnings, to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("nbft", *LIBRARIES, "py.warnings")]
+    propagated, shown = [logger.propagate for logger in loggers], warnings.showwarning
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    logging.getLogger("nbft").setLevel(logging.INFO)
+    try:
+        yield logging.getLogger("nbft")
+    finally:
+        for logger, before in zip(loggers, propagated, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = before
+        logging.captureWarnings(False)
+        warnings.showwarning = shown
+        handler.close()
 
 
 @contextlib.contextmanager
 def environment(config: Config, device: str) -> Iterator[None]:
-    """Set up what a run needs, and put everything back after it.
-
-    Args:
-        config: The config.
-        device: The device that was chosen.
-    """
-    asked = variables(config, device)
-    environment = {name: os.environ.get(name) for name in asked}
+    """Set up what a run needs on its device, and restore everything after it."""
+    wanted, ours = variables(config, device), config.logging
+    environment = {name: os.environ.get(name) for name in wanted}
     levels = {name: logging.getLogger(name).level for name in (*LIBRARIES, "nbft")}
-    os.environ.update(asked)
+    os.environ.update(wanted)
     try:
         device_of(device).load()
-        _set_levels(config)
+        logging.getLogger("nbft").setLevel(ours.log_level.upper())
+        for name in LIBRARIES if ours.dep_log_level else ():
+            logging.getLogger(name).setLevel(str(ours.dep_log_level).upper())
         with _determinism(config), _threads():
             yield
     finally:
@@ -71,17 +93,9 @@ def environment(config: Config, device: str) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _set_levels(config: Config) -> None:
-    ours = config.logging
-    logging.getLogger("nbft").setLevel(ours.log_level.upper())
-    if ours.dep_log_level:
-        for name in LIBRARIES:
-            logging.getLogger(name).setLevel(ours.dep_log_level.upper())
-
-
 @contextlib.contextmanager
 def _threads() -> Iterator[None]:
-    """Compute with no more threads than cores are granted; torch counts those of the machine."""
+    """Use no more threads than usable cores; torch counts those of the machine."""
     import torch
 
     before, granted = torch.get_num_threads(), usable_cores()
@@ -95,7 +109,7 @@ def _threads() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _determinism(config: Config) -> Iterator[None]:
-    """Put torch's switches back: transformers leaves them on."""
+    """Restore torch's switches: transformers leaves them on."""
     if not config.training.full_determinism:
         yield
         return

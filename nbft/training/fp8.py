@@ -2,7 +2,7 @@
 
 A tensor x is scaled so that its largest number is float8's largest, rounded to e4m3, scaled back and
 multiplied in the type of the computation: the error is that of FP8 hardware, the speed is not. The
-gradient takes the rounding as the identity, so the weights can be trained, unlike those of
+gradient treats rounding as the identity, so the weights can be trained, unlike those of
 `nbft.models.float8`, which are stored as float8.
 
 Source: FP8 Formats for Deep Learning, arXiv:2209.05433, section 3.
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from transformers import TrainerCallback, TrainerState
 
-from nbft.models import float8
 from nbft.models.float8 import LARGEST, ActivationScale, clipped_to_float8, transform
 
 
@@ -58,26 +58,13 @@ def _straight_through(x: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
     return x + (round_to_float8(x.detach(), largest) - x).detach()
 
 
-def use_float8(
-    model: torch.nn.Module, *, apply_hadamard: bool, online_steps: int
-) -> list[ActivationScale]:
-    """Let the linear layers of a model, except the head and adapters, compute in float8.
+class StepCount(TrainerCallback):
+    """Tells the scales of a model which step it is."""
 
-    Returns:
-        The scale of each layer's input, for `count_steps`.
-    """
-    return float8.use_float8(
-        model, FakeFloat8Linear, apply_hadamard=apply_hadamard, online_steps=online_steps
-    )
+    def __init__(self, scales: list[ActivationScale]) -> None:
+        self._scales = scales
 
-
-def count_steps(scales: list[ActivationScale]) -> Any:
-    """Return a callback that tells the scales which step it is."""
-    from transformers import TrainerCallback
-
-    class StepCount(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            for scale in scales:
-                scale.step = state.global_step
-
-    return StepCount()
+    def on_step_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Pass the step on."""
+        for scale in self._scales:
+            scale.step = state.global_step

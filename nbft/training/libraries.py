@@ -1,4 +1,4 @@
-"""Importing what every run needs. Called by `nbft.training.worker` and a spare worker."""
+"""Importing the libraries of every run. Called by `nbft.training.worker` and a spare worker."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _LIBRARIES = (
 
 
 def import_libraries(*, owns_process: bool = False) -> None:
-    """Import what every run needs; seconds, the first time.
+    """Import what every run needs; takes seconds the first time.
 
     Args:
-        owns_process: Whether this process does nothing else, so that the garbage collector need
-            never go through them.
+        owns_process: As in `uncollected`.
     """
     with IMPORTING, uncollected(owns_process=owns_process):
         for name in _LIBRARIES:
@@ -34,11 +33,15 @@ def import_libraries(*, owns_process: bool = False) -> None:
 
 @contextlib.contextmanager
 def uncollected(*, owns_process: bool = False) -> Iterator[None]:
-    """Import without collecting garbage: half a million objects are made, and all of them stay.
+    """Import without collecting garbage.
 
-    To go through them again and again takes a fifth of the time of the imports. In a process of its
-    own they are never looked through again, which makes the first step quicker too; in a kernel
-    somebody's garbage may be among them.
+    Half a million permanent objects are created; traversing them again and again takes a fifth of
+    the time of the imports.
+
+    Args:
+        owns_process: Whether this process does nothing else. The objects are then never traversed
+            again, which speeds up the first step too; in a kernel, user's garbage may be among
+            them.
     """
     was_enabled = gc.isenabled()
     gc.disable()

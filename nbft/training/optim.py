@@ -1,4 +1,6 @@
-"""Optimisers that transformers lacks: Adam, bfloat16 moments, offloading, layer-wise learning rates.
+"""Optimisers and schedulers that transformers lacks.
+
+Adam, bfloat16 moments, offloading, layer-wise learning rates, and registered schedules.
 
 Layer-wise decay: with n layers, layer i (from 0) has the rate · decay^(n - i), the embeddings
 rate · decay^(n + 1), and everything above the layers the rate itself.
@@ -17,6 +19,7 @@ from torch.optim import Optimizer
 from nbft import registry
 from nbft.config import Config
 from nbft.decisions import Decisions
+from nbft.plan.schedule import shape_of, warmup_steps
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 _BELOW_THE_LAYERS = re.compile(r"(?:^|\.)(?:embed\w*|wte|wpe|word_embeddings\w*)(?:\.|$)")
@@ -43,8 +46,8 @@ class BfloatAdamW(Optimizer):
     w ← w (1 - lr λ) - lr (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
 
     Rounding is stochastic: rounding to nearest would drop the small additions to v, since 1 - β₂ is
-    below half of bfloat16's step of 2⁻⁸. It draws from a generator of its own, so that the training's
-    random numbers stay the same.
+    below half of bfloat16's step of 2⁻⁸. It has its own generator, so that the training's random
+    numbers stay the same.
 
     Source: Decoupled Weight Decay Regularization, arXiv:1711.05101, algorithm 2; stochastic
     rounding, arXiv:2010.06192, section 3.
@@ -106,16 +109,16 @@ class BfloatAdamW(Optimizer):
 
 
 class OffloadedOptimizer(Optimizer):
-    """An optimiser whose state and copies of the weights are in the computer's memory.
+    """An optimiser whose state and copies of the weights are in main memory.
 
-    Gradients are copied there, the step is taken there, and the new weights are copied back.
+    Gradients are copied there, the step is computed there, and the new weights are copied back.
     Source: ZeRO-Offload, arXiv:2101.06840, section 4.
 
     Args:
         groups: Parameter groups, on the device.
-        build: Makes the optimiser of groups of copies.
-        dtype: Number type of the copies; that of each parameter when None. With float32 copies
-            of 16-bit weights this is the master copy of mixed precision (O2).
+        build: Builds the optimiser of groups of copies.
+        dtype: Number type of the copies; that of each parameter when None. float32 copies of
+            16-bit weights are the master copy of mixed precision (O2).
         device: Device of the copies; that of each parameter when None.
     """
 
@@ -138,15 +141,19 @@ class OffloadedOptimizer(Optimizer):
             copies.append({**group, "params": mine})
         self.inner = build(copies)
         super().__init__(groups, self.inner.defaults)
-        for outer, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
-            outer.update({key: value for key, value in inner.items() if key != "params"})
+        self._copy_settings(self.inner, self)
+
+    @staticmethod
+    def _copy_settings(source: Optimizer, target: Optimizer) -> None:
+        """Copy learning rates and the like from group to group."""
+        for old, new in zip(source.param_groups, target.param_groups, strict=True):
+            new.update({key: value for key, value in old.items() if key != "params"})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step on the copies and copy the weights back."""
         loss = closure() if closure else None
-        for outer, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
-            inner.update({key: value for key, value in outer.items() if key != "params"})
+        self._copy_settings(self, self.inner)
         for p, copy in self._pairs:
             copy.grad = None if p.grad is None else p.grad.to(copy.device, copy.dtype)
         self.inner.step()
@@ -157,10 +164,10 @@ class OffloadedOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner optimiser's state, and the copies if they are more precise."""
-        found = self.inner.state_dict()
+        state = self.inner.state_dict()
         if any(p.dtype != copy.dtype for p, copy in self._pairs):
-            found["masters"] = [copy.detach() for _, copy in self._pairs]
-        return found
+            state["masters"] = [copy.detach() for _, copy in self._pairs]
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; without copies in it, they are made from the weights."""
@@ -170,12 +177,11 @@ class OffloadedOptimizer(Optimizer):
         with torch.no_grad():
             for (_, copy), master in zip(self._pairs, masters, strict=True):
                 copy.copy_(master)
-        for outer, inner in zip(self.param_groups, self.inner.param_groups, strict=True):
-            outer.update({key: value for key, value in inner.items() if key != "params"})
+        self._copy_settings(self.inner, self)
 
 
 def layer_of(name: str, layers: int) -> int:
-    """Return how far below the top a parameter lies: 0 above all layers, layers + 1 under them.
+    """Return a parameter's depth: 0 above all layers, layers + 1 below them.
 
     >>> [layer_of(n, 2) for n in ("lm_head.weight", "model.layers.1.mlp.w", "model.layers.0.q.w")]
     [0, 1, 2]
@@ -193,7 +199,7 @@ def parameter_groups(model: Any, decayed: Iterable[str], config: Config) -> list
     Args:
         model: The model.
         decayed: Names of the parameters that weight decay applies to.
-        config: Says rate, decay by layer and weight decay.
+        config: Its learning rate, layer-wise decay and weight decay apply.
     """
     decayed = set(decayed)
     rate, factor = config.training.learning_rate, config.optimizer.layerwise_lr_decay
@@ -269,3 +275,25 @@ class OwnOptimizer:
             return BfloatAdamW(groups, **_of_adam(config))
         kind, more = self.get_optimizer_cls_and_kwargs(self.args, model)  # type: ignore[attr-defined]
         return kind(groups, **more)  # type: ignore[no-any-return]
+
+
+class OwnScheduler:
+    """Part of a trainer: the learning rate follows a registered shape, if scheduler names one."""
+
+    nbft_config: Config
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Build the scheduler once."""
+        trainer: Any = self
+        kind, more = shape_of(self.nbft_config)
+        if not registry.schedulers.is_own(kind):
+            return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+        if trainer.lr_scheduler is None:
+            share = registry.schedulers.get(kind)
+            warmup = warmup_steps(self.nbft_config, num_training_steps)
+            trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or trainer.optimizer,
+                lambda step: float(share(step, warmup, num_training_steps, **more)),
+            )
+            trainer._created_lr_scheduler = True
+        return trainer.lr_scheduler

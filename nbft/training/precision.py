@@ -2,7 +2,7 @@
 
 O1 is accelerate's autocast: float32 weights, 16-bit products. Under O2 the weights themselves are
 16-bit and the optimiser holds a float32 master copy of each (`optim.OffloadedOptimizer`). An
-operator of the black list gets its inputs in float32, one of the white list in 16 bits, whatever
+operator on the black list gets its inputs in float32, one on the white list in 16 bits, whatever
 autocast would do.
 
 Source: Mixed Precision Training, arXiv:1710.03740, sections 3.1 and 3.2. Called by
@@ -64,7 +64,7 @@ class OperatorLists(TorchFunctionMode):
 def _name(func: Callable[..., Any]) -> str:
     """Return the operator behind a function or a sign: div of `torch.Tensor.__truediv__`.
 
-    One that writes in place (`mul_`) keeps its name, which no list has: a copy would take it all.
+    In-place operators (`mul_`) keep their names, which are on no list: a copy would take the result.
     """
     name = getattr(func, "__name__", "")
     if name.startswith("__") and name.endswith("__"):
@@ -91,25 +91,20 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterable[torch.Te
 
 
 def low_weights(model: torch.nn.Module, low: str, *, master_grad: bool) -> None:
-    """Turn the weights to 16 bits, as O2 wants them.
+    """Convert the weights to 16 bits for O2.
 
     Args:
         model: The model; changed in place.
         low: "bf16" or "fp16".
-        master_grad: Add gradients up in float32.
+        master_grad: Accumulate gradients in float32.
 
     Raises:
         ConfigError: This torch cannot keep gradients of another type than the weights.
     """
     if master_grad and not hasattr(torch.Tensor, "grad_dtype"):
-        raise ConfigError(
-            Problem(
-                "precision.amp_master_grad",
-                True,
-                f"needs torch 2.10, and this is {torch.__version__}.",
-                "Turn it off, or upgrade torch.",
-            )
-        )
+        why = f"needs torch 2.10, and this is {torch.__version__}."
+        fix = "Turn it off, or upgrade torch."
+        raise ConfigError(Problem("precision.amp_master_grad", True, why, fix))
     for p in model.parameters():
         if p.dtype == torch.float32:
             p.data = p.data.to(_DTYPES[low])
@@ -117,8 +112,8 @@ def low_weights(model: torch.nn.Module, low: str, *, master_grad: bool) -> None:
             p.grad_dtype = torch.float32
 
 
-class OperatorPrecision:
-    """Part of a trainer: the operator lists, inside whatever accelerate's autocast does."""
+class OwnPrecision:
+    """Part of a trainer: operator lists inside accelerate's autocast, and fp16's first loss scale."""
 
     nbft_config: Config
     nbft_decisions: Decisions
@@ -135,13 +130,6 @@ class OperatorPrecision:
             OperatorLists(ours.amp_custom_white_list, ours.amp_custom_black_list, low)
         )
         return stack
-
-
-class FirstLossScale:
-    """Part of a trainer: the scale that fp16 begins with."""
-
-    nbft_config: Config
-    nbft_decisions: Decisions
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         from accelerate.utils import GradScalerKwargs

@@ -1,7 +1,7 @@
 """Gradient checkpointing of less than whole layers: of attention modules, or of their core.
 
-full is transformers' own. full_attn keeps what the MLP needs and computes each attention module
-again in the backward pass; core_attn computes only softmax(q k' / √d) v again, whose memory grows
+full is transformers' own. full_attn keeps the activations of the MLP and recomputes each attention
+module in the backward pass; core_attn recomputes only softmax(q k' / √d) v, whose memory grows
 fastest. Source: Reducing Activation Recomputation, arXiv:2205.05198, section 5. Called by
 `nbft.training.trainer`.
 """
@@ -19,13 +19,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nbft.errors import ModelError, Problem
+from nbft.models.dropout import ATTENTION
 
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _NAME = "nbft_again_"
 
 
 def use_granularity(model: torch.nn.Module, granularity: str, arguments: dict[str, Any]) -> None:
-    """Make a model compute its attention again in the backward pass.
+    """Make a model recompute its attention in the backward pass.
 
     Args:
         model: The model, with its adapter; changed in place.
@@ -33,13 +33,13 @@ def use_granularity(model: torch.nn.Module, granularity: str, arguments: dict[st
         arguments: Those of torch.utils.checkpoint.
 
     Raises:
-        ModelError: The model has no attention that could be found.
+        ModelError: No attention was found in the model.
     """
     arguments = {"use_reentrant": False, **arguments}
     if granularity == "core_attn":
         _recompute_core(model, arguments)
         return
-    modules = [m for name, m in model.named_modules() if name.rpartition(".")[2] in _ATTENTION]
+    modules = [m for name, m in model.named_modules() if name.rpartition(".")[2] in ATTENTION]
     if not modules:
         raise ModelError(_none_found(granularity))
     for kind in {type(module) for module in modules}:
@@ -50,7 +50,7 @@ def use_granularity(model: torch.nn.Module, granularity: str, arguments: dict[st
 
 
 class _Recomputed:
-    """Comes before the class of an attention module and computes the module again."""
+    """Comes before the class of an attention module and recomputes the module."""
 
     checkpoint_arguments: dict[str, Any]
     training: bool
@@ -68,10 +68,10 @@ def _recomputed(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Call a function so that the backward pass calls it again instead of keeping its insides."""
+    """Call a function so that the backward pass recomputes its activations."""
     if not (is_training and torch.is_grad_enabled()):
         return function(*args, **kwargs)
-    if arguments["use_reentrant"]:  # takes no keywords, and gives no gradient to tensors in them
+    if arguments["use_reentrant"]:  # takes no keywords, and no gradients flow through them
         names = [name for name, value in kwargs.items() if isinstance(value, torch.Tensor)]
         rest = {name: value for name, value in kwargs.items() if name not in names}
         tensors = [kwargs[name] for name in names]
@@ -107,7 +107,7 @@ def _none_found(granularity: str) -> Problem:
     return Problem(
         "memory.recompute_granularity",
         granularity,
-        "finds no attention in this model that it could compute again.",
+        "finds no attention in this model that it could recompute.",
         "Use full.",
         {"memory.recompute_granularity": "full"},
     )

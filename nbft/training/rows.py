@@ -1,4 +1,4 @@
-"""The rows of a run as the trainer wants them: cut, shuffled, packed, or as a stream.
+"""The rows of a run for the trainer: truncated, shuffled, packed, or as a stream.
 
 Called by `nbft.training.worker`.
 """
@@ -20,9 +20,9 @@ from nbft.data.examples import Examples, load_examples, stream_examples
 from nbft.data.packing import pack, packed_dataset
 from nbft.data.token_cache import prepare
 from nbft.data.tokens import Tokenised, cut_row, encode_rows, remarks
+from nbft.errors import DataError, Problem
 from nbft.evaluate.forecast import metrics_of
-from nbft.methods import method_of
-from nbft.training.grouping import lengths_of
+from nbft.methods import IGNORE_INDEX, method_of
 
 _STREAMED_BATCH = 64
 
@@ -34,17 +34,17 @@ class TrainingRows:
     Attributes:
         train: The method's columns of token ids and labels, [s] each, and seq_lengths where they
             are packed.
-        looked_at: The training rows as tokens; of a stream the first ones.
+        known: The training rows as tokens; the first ones of a stream.
         held_out: The held-out rows as tokens, or None.
-        is_stream: Whether `train` is read on the way, so that nobody knows how many rows come.
-        batches: Rows of each batch, by place, where data.max_tokens_per_batch makes them.
-        lengths: What counts as the length of each training row, or None for its tokens.
-        scored: The held-out rows before they were cut, where they were read and are scored. As
-            long as they are held, scores need not read their file again.
+        is_stream: Whether `train` is read during training, so that the number of rows is unknown.
+        lengths: Length of each training row for grouping; None means its tokens.
+        scored: The held-out rows as text, if they are scored; kept so that their file is not read
+            again.
+        batches: Row numbers of each batch, with data.max_tokens_per_batch.
     """
 
     train: datasets.Dataset | datasets.IterableDataset
-    looked_at: Tokenised
+    known: Tokenised
     held_out: Tokenised | None
     is_stream: bool
     lengths: list[int] | None = None
@@ -53,10 +53,10 @@ class TrainingRows:
 
     @property
     def sequences(self) -> int:
-        """Sequences that an epoch takes: rows, or what they are packed or batched into."""
+        """Sequences per epoch: rows, or what they are packed or batched into."""
         if self.batches is not None:
             return len(self.batches)
-        return len(self.looked_at) if self.is_stream else len(self.train)
+        return len(self.known) if self.is_stream else len(self.train)
 
 
 def read_rows(
@@ -72,33 +72,33 @@ def read_rows(
     Args:
         config: The config.
         tokenizer: A transformers tokenizer.
+        say: Called with how rows were recognised.
+        warn: Called with warnings about the rows.
         padding_free: Whether the rows of a batch are joined instead of padded.
-        say: Told how rows were recognised.
-        warn: Told what a person should know about the rows.
 
     Raises:
-        DataError: The rows cannot be read or leave nothing to learn.
+        DataError: The rows cannot be read or leave nothing to train on.
     """
-    found = prepare(config, tokenizer)
-    for split, one in found.items():
-        for text in one.recognised if split == "train" else ():
+    splits = prepare(config, tokenizer)
+    for name, split in splits.items():
+        for text in split.recognised if name == "train" else ():
             say(text)
-        for text in [*one.said, *(remarks(one.rows, config, split) if one.rows else ())]:
+        for text in [*split.said, *(remarks(split.rows, config, name) if split.rows else ())]:
             warn(text)
-    train, held_out = found["train"].rows, found["validation"].rows
+    train, held_out = splits["train"].rows, splits["validation"].rows
     assert train is not None
-    if found["train"].is_stream:
+    if splits["train"].is_stream:
         stream = datasets.IterableDataset.from_generator(
             _streamed, gen_kwargs={"config": config, "tokenizer": tokenizer}
         )
         return TrainingRows(stream, train, held_out, is_stream=True)
     lengths = None
     if config.data.train_sampling_strategy == "group_by_length":
-        examples = found["train"].examples or load_examples(config, "train")[0]
+        examples = splits["train"].examples or load_examples(config, "train")[0]
         lengths = lengths_of(config, train, examples)
     prepared, lengths = _prepared(train, config, lengths)
     is_scored = metrics_of(config) or config.evaluation.metric_function is not None
-    scored = found["validation"].examples if is_scored else None
+    scored = splits["validation"].examples if is_scored else None
     batches = None
     if (budget := config.data.max_tokens_per_batch) is not None:
         table = prepared.with_format("arrow")[:]
@@ -114,15 +114,15 @@ def read_rows(
 def _prepared(
     rows: Tokenised, config: Config, lengths: list[int] | None
 ) -> tuple[datasets.Dataset, list[int] | None]:
-    """Return the rows as the trainer wants them, and their lengths in the same order."""
-    found = rows.dataset.select_columns(rows.method.columns)
+    """Return the rows, shuffled and packed, and their lengths in the same order."""
+    dataset = rows.dataset.select_columns(rows.method.columns)
     if config.data.shuffle:
-        order = np.random.default_rng(config.training.seed).permutation(len(found))
-        found = found.select(order)
+        order = np.random.default_rng(config.training.seed).permutation(len(dataset))
+        dataset = dataset.select(order)
         lengths = lengths and [lengths[n] for n in order]
     if config.data.packing:
-        found = packed_dataset(found, config.data.max_length, config.data.packing_strategy)
-    return found, lengths
+        dataset = packed_dataset(dataset, config.data.max_length, config.data.packing_strategy)
+    return dataset, lengths
 
 
 def _streamed(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
@@ -144,3 +144,30 @@ def _cut(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
             if kept := cut_row(row, method, config.data.max_length):
                 yield kept
         done += len(batch)
+
+
+def lengths_of(config: Config, rows: Tokenised, examples: Examples) -> list[int] | None:
+    """Return the length of each row by data.length_column_name; None means its tokens.
+
+    transformers groups by the number of tokens; this also by trained tokens or a column of the rows.
+
+    Raises:
+        DataError: It names no column, or one that holds neither numbers, text nor lists.
+    """
+    name, data = config.data.length_column_name, config.data
+    if data.train_sampling_strategy != "group_by_length" or data.packing or name == "input_ids":
+        return None
+    if name == "labels":
+        return [int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in rows.labels]
+    return [_length(examples.row(int(n)), name) for n in rows.dataset["example"]]
+
+
+def _length(row: Any, name: str) -> int:
+    value = row.get(name)
+    if isinstance(value, (str, list)):
+        return len(value)
+    if isinstance(value, (int, float)):
+        return round(value)
+    why = f"is no column with a text or a number; found {', '.join(row)}."
+    fix = "Name one, or input_ids for the tokens."
+    raise DataError(Problem("data.length_column_name", name, why, fix))

@@ -1,7 +1,7 @@
-"""Other ways through the rows: epochs of another length, batches by their tokens, rows by length.
+"""Other samplers: virtual epochs, batches by tokens, rows grouped by length.
 
-Virtual epochs: epoch e takes the n places from e·n on in an endless row of shuffles, so that no row
-comes twice before all came once. Called by `nbft.training.trainer`.
+Virtual epochs: epoch e takes the n positions from e·n on in an endless sequence of shuffles, so that
+no row is repeated before all have been used. Called by `nbft.training.trainer`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from nbft.training.rows import TrainingRows
 
 
 class VirtualEpochSampler(torch.utils.data.Sampler[int]):
-    """Draws so many rows an epoch.
+    """Draws a given number of rows per epoch.
 
     Args:
-        rows: How many there are.
-        samples: How many an epoch has.
-        seed: Seed of the shuffles; None keeps the rows in their order.
+        rows: Number of rows.
+        samples: Rows per epoch.
+        seed: Seed of the shuffles; None keeps the rows in order.
     """
 
     def __init__(self, rows: int, samples: int, seed: int | None) -> None:
@@ -30,30 +30,30 @@ class VirtualEpochSampler(torch.utils.data.Sampler[int]):
         self._epoch = 0
 
     def __len__(self) -> int:
-        """Return how many rows an epoch has."""
+        """Return the number of rows per epoch."""
         return self._samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes, counted from 0, so that a resumed run draws the same."""
+        """Set the next epoch, counted from 0, so that a resumed run draws the same."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the places of the rows of this epoch."""
+        """Yield the row numbers of this epoch."""
         begin = self._epoch * self._samples
-        for place in range(begin, begin + self._samples):
-            turn, within = divmod(place, self._rows)
-            if within == 0 or place == begin:
-                order = _order(self._rows, self._seed, turn)
-            yield order[within]
+        for position in range(begin, begin + self._samples):
+            shuffle, index = divmod(position, self._rows)
+            if index == 0 or position == begin:
+                order = _order(self._rows, self._seed, shuffle)
+            yield order[index]
         self._epoch += 1
 
 
-def _order(number: int, seed: int | None, turn: int) -> list[int]:
-    """Return so many places in the order of a turn, counted from 0; None keeps them in theirs."""
+def _order(length: int, seed: int | None, shuffle: int) -> list[int]:
+    """Return the numbers below `length` in the order of a shuffle, counted from 0."""
     if seed is None:
-        return list(range(number))
-    generator = torch.Generator().manual_seed(seed + turn)
-    return torch.randperm(number, generator=generator).tolist()
+        return list(range(length))
+    generator = torch.Generator().manual_seed(seed + shuffle)
+    return torch.randperm(length, generator=generator).tolist()
 
 
 def _seed(config: Config) -> int | None:
@@ -64,24 +64,24 @@ def _seed(config: Config) -> int | None:
 
 
 class TokenBatchSampler(BatchRebalanceSampler):
-    """Yields batches that were made before, in another order each epoch.
+    """Yields prepared batches, in another order each epoch.
 
-    The Trainer takes a sampler of this class as one of whole batches; nothing else of it is used.
+    The Trainer recognises a sampler of whole batches by its base class; nothing else of it is used.
 
     Args:
-        batches: The places of the rows of each batch.
-        seed: Seed of the orders; None keeps the batches in theirs.
+        batches: The row numbers of each batch.
+        seed: Seed of the shuffles; None keeps the batches in order.
     """
 
     def __init__(self, batches: list[list[int]], seed: int | None) -> None:
         self._batches, self._seed, self._epoch = batches, seed, 0
 
     def __len__(self) -> int:
-        """Return how many batches an epoch has."""
+        """Return the number of batches per epoch."""
         return len(self._batches)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes, counted from 0, so that a resumed run draws the same."""
+        """Set the next epoch, counted from 0, so that a resumed run draws the same."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -91,7 +91,7 @@ class TokenBatchSampler(BatchRebalanceSampler):
 
 
 class OwnSampling:
-    """Part of a trainer: draws its rows in one of these ways, where one is asked for."""
+    """Part of a trainer: uses one of these samplers if a setting asks for it."""
 
     nbft_config: Config
     nbft_rows: TrainingRows

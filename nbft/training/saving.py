@@ -1,8 +1,8 @@
-"""How the optimiser is saved and loaded: by name in one file, in several, in 8 bits, or not at all.
+"""Saving and loading the optimiser: by name in one or several files, in 8 bits, or not at all.
 
-Unified: tensors under `<parameter>/<state>` in optimizer.safetensors, so that they find their
-parameter whatever the order and grouping. In 8 bits a moment is cut into blocks of 128: the first
-by round(127 m / max|m|), an error of at most max|m| / 254; the second, which is never negative and
+Unified: tensors are stored as `<parameter>/<state>` in optimizer.safetensors, independently of order
+and grouping. In 8 bits a moment is cut into blocks of 128: the first is stored as
+round(127 m / max|m|), an error of at most max|m| / 254; the second, which is never negative and
 spans many powers of ten, on 254 even steps of log v, a relative error of at most
 (max v / min v)^(1/508) - 1, and 0 stays 0.
 
@@ -29,7 +29,7 @@ _SHARDED = "distributed_checkpoint"
 
 
 def to_8_bits(moment: torch.Tensor, *, is_second: bool) -> dict[str, torch.Tensor]:
-    """Return a moment as codes and two numbers a block; codes [blocks, 128].
+    """Return a moment as codes [blocks, 128] and two numbers per block.
 
     Args:
         moment: Any shape.
@@ -73,17 +73,15 @@ def restored(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _each(state: dict[str, Any], *, quantise: bool) -> dict[str, Any]:
-    found = dict(state)
+    converted = dict(state)
     for name in _MOMENTS:
         value = state.get(name)
         if quantise and isinstance(value, torch.Tensor):
-            found[name] = {
-                **to_8_bits(value, is_second=name == "exp_avg_sq"),
-                "shape": torch.tensor(list(value.shape)),
-            }
+            codes = to_8_bits(value, is_second=name == "exp_avg_sq")
+            converted[name] = codes | {"shape": torch.tensor(list(value.shape))}
         elif not quantise and isinstance(value, dict):
-            found[name] = from_8_bits(value, value["shape"].tolist())
-    return found
+            converted[name] = from_8_bits(value, value["shape"].tolist())
+    return converted
 
 
 def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: int) -> None:
@@ -93,10 +91,10 @@ def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: i
         folder: The checkpoint.
         state: The state dict.
         names: Names of the parameters in the order of the groups.
-        files: Files to cut it into; a part is built when its turn comes.
+        files: Number of files; only one part is built at a time.
     """
     keys = [names[n] for n in state["state"]]
-    place_of: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     for number in range(files):
         part: dict[str, torch.Tensor] = {}
         for n, name in list(zip(state["state"], keys, strict=True))[number::files]:
@@ -105,13 +103,13 @@ def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: i
         if files > 1:
             file = f"optimizer-{number + 1:05}-of-{files:05}.safetensors"
         save_file({key: value.contiguous() for key, value in part.items()}, folder / file)
-        place_of |= dict.fromkeys(part, file)
+        file_of |= dict.fromkeys(part, file)
     groups, begin = [], 0
     for group in state["param_groups"]:
         end = begin + len(group["params"])
         groups.append({**group, "params": names[begin:end]})
         begin = end
-    index = {"weight_map": place_of, "param_groups": groups}
+    index = {"weight_map": file_of, "param_groups": groups}
     (folder / _INDEX).write_text(json.dumps(index, default=float), encoding="utf-8")
     if "masters" in state:
         masters = dict(zip(names, state["masters"], strict=True))
@@ -119,21 +117,21 @@ def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: i
 
 
 def _flat(state: dict[str, Any], prefix: str = "") -> list[tuple[str, torch.Tensor]]:
-    found: list[tuple[str, torch.Tensor]] = []
+    pairs: list[tuple[str, torch.Tensor]] = []
     for key, value in state.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{key}.")
+            pairs += _flat(value, f"{prefix}{key}.")
         else:
-            found.append((f"{prefix}{key}", torch.as_tensor(value)))
-    return found
+            pairs.append((f"{prefix}{key}", torch.as_tensor(value)))
+    return pairs
 
 
 def load_by_name(folder: Path, now: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Return what `save_by_name` saved as a state dict for an optimiser of now.
+    """Return what `save_by_name` saved as a state dict for the current optimiser.
 
     Args:
         folder: The checkpoint.
-        now: State dict of that optimiser: its groups are kept, whatever they were then.
+        now: State dict of the current optimiser, whose groups are kept.
         names: Names of its parameters in the order of its groups.
     """
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
@@ -144,17 +142,17 @@ def load_by_name(folder: Path, now: dict[str, Any], names: list[str]) -> dict[st
             name, _, kind = key.rpartition("/")
             if name not in number_of:
                 continue
-            of_one = state.setdefault(number_of[name], {})
+            of_parameter = state.setdefault(number_of[name], {})
             first, _, second = kind.partition(".")
             if second:
-                of_one.setdefault(first, {})[second] = value
+                of_parameter.setdefault(first, {})[second] = value
             else:
-                of_one[kind] = value
-    found = {**now, "state": state}
+                of_parameter[kind] = value
+    loaded = {**now, "state": state}
     if (folder / "masters.safetensors").is_file():
         masters = load_file(folder / "masters.safetensors")
-        found["masters"] = [masters[name] for name in names]
-    return found
+        loaded["masters"] = [masters[name] for name in names]
+    return loaded
 
 
 def _go_on(scheduler: Any, saved: dict[str, Any]) -> None:
@@ -173,7 +171,7 @@ def _go_on(scheduler: Any, saved: dict[str, Any]) -> None:
 
 
 class OwnSaving:
-    """Part of a trainer: saves and loads the optimiser as the checkpoint settings say."""
+    """Part of a trainer: saves and loads the optimiser according to the checkpoint settings."""
 
     nbft_config: Config
 

@@ -1,14 +1,15 @@
-"""What a run can say about itself: its layers, its tokens, its share of the device's peak.
+"""Measures of a run: its layers, its tokens, its share of the device's peak.
 
 Model FLOPs utilisation: a token costs 2 N FLOPs forward, 2 N backward through the activations and
 2 N_t for the gradients of the trained weights, and attention 12 L H T more (4 of it forward); MFU is
-what that makes a second over the device's peak. Source: PaLM, arXiv:2204.02311, appendix B, where
-all is trained and N_t = N. Called by `nbft.training.trainer` and the worker.
+these FLOPs per second over the device's peak. Source: PaLM, arXiv:2204.02311, appendix B, where all
+weights are trained and N_t = N. Called by `nbft.training.trainer` and the worker.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from nbft.config import Config
@@ -18,19 +19,21 @@ from nbft.methods import IGNORE_INDEX
 def summary(model: Any) -> str:
     """Return the layers of a model as a table: name, class, parameters, trained ones."""
     lines = [f"{'parameters':>14} {'trained':>12}  layer"]
-    total = trained = 0
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
         if not own:
             continue
-        many = sum(p.numel() for p in own)
-        learns = sum(p.numel() for p in own if p.requires_grad)
-        lines.append(f"{many:>14,} {learns:>12,}  {name or '(model)'} ({type(module).__name__})")
-    for p in model.parameters():
-        total += p.numel()
-        trained += p.numel() * p.requires_grad
-    lines.append(f"{total:>14,} {trained:>12,}  all, shared ones once")
+        size, trained = _parameters(own)
+        lines.append(f"{size:>14,} {trained:>12,}  {name or '(model)'} ({type(module).__name__})")
+    size, trained = _parameters(model.parameters())
+    lines.append(f"{size:>14,} {trained:>12,}  all, shared ones once")
     return "\n".join(lines) + "\n"
+
+
+def _parameters(parameters: Iterable[Any]) -> tuple[int, int]:
+    """Return the number of weights, and of those that are trained."""
+    sizes = [(p.numel(), p.numel() * p.requires_grad) for p in parameters]
+    return sum(size for size, _ in sizes), sum(trained for _, trained in sizes)
 
 
 def flops_per_token(
@@ -39,11 +42,11 @@ def flops_per_token(
     """Return the FLOPs that a token of training costs.
 
     Args:
-        parameters: Of the model, without the embeddings that are only looked up.
-        trained: Those that learn.
-        layers: How many layers it has.
+        parameters: Parameters of the model, without the input embeddings.
+        trained: Trained parameters.
+        layers: Number of layers.
         hidden_size: Width of its attention.
-        row_tokens: Tokens of a row.
+        row_tokens: Tokens per row.
 
     >>> f"{flops_per_token(100, 100, 0, 0, 0):.0f}"
     '600'
@@ -52,34 +55,30 @@ def flops_per_token(
 
 
 class Throughput:
-    """Part of a trainer: adds token statistics and MFU to each log.
-
-    Only the forward and backward passes are on its clock.
-    """
+    """Part of a trainer: adds token statistics and MFU of forward and backward pass to each log."""
 
     nbft_config: Config
     nbft_peak_flops: float | None
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Count a batch and its time, where somebody asks for it."""
+        """Count a batch and its time if a setting asks for it."""
         ours = self.nbft_config.logging
         if not (ours.include_performance_metrics or ours.include_mfu):
             return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         self._count(inputs)
         began = time.monotonic()
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        loss.item()  # a GPU computes on while Python goes ahead
+        loss.item()  # waits for the GPU
         self._seen["seconds"] += time.monotonic() - began
         return loss
 
     def _count(self, inputs: Any) -> None:
         if not hasattr(self, "_seen"):
-            self._seen = dict.fromkeys(("rows", "tokens", "places", "trained", "seconds"), 0.0)
+            self._seen = dict.fromkeys(("rows", "tokens", "padded", "trained", "seconds"), 0.0)
         ids, seen = inputs["input_ids"], self._seen
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-        ends = int((positions == 0).sum()) if positions is not None else len(ids)
-        seen["rows"] += ends
-        seen["places"] += ids.numel()
+        seen["rows"] += int((positions == 0).sum()) if positions is not None else len(ids)
+        seen["padded"] += ids.numel()
         seen["tokens"] += int(mask.sum()) if mask is not None else ids.numel()
         seen["trained"] += int((inputs["labels"] != IGNORE_INDEX).sum())
 
@@ -92,15 +91,15 @@ class Throughput:
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _numbers(self, seen: dict[str, float]) -> dict[str, float]:
-        found: dict[str, float] = {}
+        numbers: dict[str, float] = {}
         seconds = max(seen["seconds"], 1e-9)
         if self.nbft_config.logging.include_performance_metrics:
-            found |= {
+            numbers |= {
                 "rows_per_second": seen["rows"] / seconds,
                 "compute_tokens_per_second": seen["tokens"] / seconds,
                 "tokens_per_row": seen["tokens"] / seen["rows"],
                 "trained_share": seen["trained"] / seen["tokens"],
-                "padding_share": 1 - seen["tokens"] / seen["places"],
+                "padding_share": 1 - seen["tokens"] / seen["padded"],
             }
         if self.nbft_config.logging.include_mfu and self.nbft_peak_flops:
             model: Any = self.model  # type: ignore[attr-defined]
@@ -113,6 +112,6 @@ class Throughput:
                 shape.hidden_size,
                 seen["tokens"] / seen["rows"],
             )
-            found["model_flops_per_second"] = a_token * seen["tokens"] / seconds
-            found["mfu"] = found["model_flops_per_second"] / self.nbft_peak_flops
-        return found
+            numbers["model_flops_per_second"] = a_token * seen["tokens"] / seconds
+            numbers["mfu"] = numbers["model_flops_per_second"] / self.nbft_peak_flops
+        return numbers

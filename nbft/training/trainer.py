@@ -1,6 +1,6 @@
 """From a config and its decisions to a ready trainer.
 
-There is one subclass of each method's trainer. Its parts stand in files of their own, each with its
+Each method's trainer has one subclass. Its parts are in files of their own, each with its
 mathematics, and leave everything to the library unless a setting asks for them. Called by
 `nbft.training.worker`.
 """
@@ -16,7 +16,7 @@ import peft
 import torch
 import transformers
 from peft.optimizers import create_loraplus_optimizer
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl
 
 from nbft import registry
 from nbft.config import Config
@@ -26,41 +26,25 @@ from nbft.errors import ConfigError, Problem
 from nbft.hardware import available_devices
 from nbft.interop.huggingface import adapter_arguments, training_arguments
 from nbft.methods import method_of
+from nbft.models.float8 import use_float8
 from nbft.models.freezing import freeze
 from nbft.models.subclass import extend
 from nbft.training.fast import attention
 from nbft.training.fast.head import use_loss_head
 from nbft.training.fast.lora import use_lean_adapters
 from nbft.training.fast.norm import use_lean_norms
-from nbft.training.fp8 import count_steps, use_float8
-from nbft.training.optim import OwnOptimizer
-from nbft.training.precision import FirstLossScale, OperatorPrecision, low_weights
+from nbft.training.fp8 import FakeFloat8Linear, StepCount
+from nbft.training.optim import OwnOptimizer, OwnScheduler
+from nbft.training.precision import OwnPrecision, low_weights
 from nbft.training.recompute import use_granularity
 from nbft.training.rows import TrainingRows
 from nbft.training.sampling import OwnSampling
 from nbft.training.saving import OwnSaving
-from nbft.training.scheduler import OwnScheduler
 from nbft.training.throughput import Throughput
 
 
-class OwnTrainer(
-    Throughput,
-    OwnOptimizer,
-    OwnScheduler,
-    OwnSampling,
-    OwnSaving,
-    OperatorPrecision,
-    FirstLossScale,
-):
-    """What nbft adds to a trainer.
-
-    Args:
-        *args: Arguments of the trainer.
-        config: The config.
-        decisions: What it leads to on this machine.
-        rows: What it trains on.
-        **kwargs: Arguments of the trainer.
-    """
+class OwnTrainer(Throughput, OwnOptimizer, OwnScheduler, OwnSampling, OwnSaving, OwnPrecision):
+    """What nbft adds to a trainer; other arguments are those of the trainer."""
 
     def __init__(
         self, *args: Any, config: Config, decisions: Decisions, rows: TrainingRows, **kwargs: Any
@@ -78,14 +62,14 @@ class OwnTrainer(
         return int(model.num_parameters(exclude_embeddings=True))
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Return the operations of a batch; counting 2,500 modules each time takes milliseconds."""
+        """Return the operations of a batch; counting parameters each time would take milliseconds."""
         ids = inputs.get("input_ids")
         if ids is None or not hasattr(self.model, "num_parameters"):  # type: ignore[attr-defined]
             return int(super().floating_point_ops(inputs))  # type: ignore[misc]
         return int(6 * ids.numel() * self._parameters_but_embeddings)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log numbers; not the entropy, which our head does not compute, so that it would be 0."""
+        """Log numbers without the entropy, which our head does not compute."""
         if _head(self.nbft_config, self.nbft_decisions) is not None:
             for measured in getattr(self, "_metrics", {}).values():  # SFTTrainer's
                 measured.pop("entropy", None)
@@ -114,13 +98,13 @@ def build_trainer(
     Args:
         config: The config.
         decisions: What it leads to on this machine.
-        model: The base model; gains an adapter unless all of it is trained.
+        model: The base model; gets an adapter unless all of it is trained.
         tokenizer: Its tokenizer.
-        rows: What to train and to measure on.
+        rows: Training and held-out rows.
         output_dir: Folder of the checkpoints.
-        callbacks: Added to those that the config asks for.
-        resumed: Whether it continues from a checkpoint, so that the measurement before the first
-            step is done already.
+        callbacks: Added to those of the config.
+        resumed: Whether it continues from a checkpoint, so that the evaluation before the first
+            step has been done.
     """
     method = method_of(config)
     arguments = training_arguments(config, decisions)
@@ -163,15 +147,15 @@ def _measured(rows: TrainingRows, config: Config) -> Any:
     """Return the held-out rows, at most as many as evaluation.max_eval_steps batches hold."""
     if rows.held_out is None:
         return None
-    found = rows.held_out.dataset.select_columns(rows.held_out.method.columns)
+    held_out = rows.held_out.dataset.select_columns(rows.held_out.method.columns)
     if (steps := config.evaluation.max_eval_steps) is None:
-        return found
+        return held_out
     most = steps * config.evaluation.per_device_eval_batch_size
-    return found.select(range(min(len(found), most)))
+    return held_out.select(range(min(len(held_out), most)))
 
 
 def _prepare_model(model: Any, decisions: Decisions) -> None:
-    """Do to the base model what must be done before the trainer gets it."""
+    """Change the base model before the trainer gets it."""
     if decisions.uses("row_attention"):
         attention.register()
         model.set_attn_implementation(attention.NAME)
@@ -180,7 +164,7 @@ def _prepare_model(model: Any, decisions: Decisions) -> None:
 
 
 def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
-    """Do to the model, adapter included, and to its optimiser what no argument asks for."""
+    """Change the model, adapter included, and its optimiser where no argument does it."""
     model, memory, precision = trainer.model, config.memory, config.precision
     if head := _head(config, decisions):
         inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
@@ -202,11 +186,12 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
     if precision.fp8:
         scales += use_float8(
             model,
+            FakeFloat8Linear,
             apply_hadamard=precision.apply_hadamard,
             online_steps=precision.apply_online_actscale_step,
         )
     if scales:
-        trainer.add_callback(count_steps(scales))
+        trainer.add_callback(StepCount(scales))
     if memory.gradient_checkpointing and memory.recompute_granularity != "full":
         use_granularity(model, memory.recompute_granularity, memory.gradient_checkpointing_kwargs)
     if not memory.release_grads:
@@ -218,7 +203,7 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
 
 
 def _head(config: Config, decisions: Decisions) -> dict[str, bool] | None:
-    """Return how the loss is made of the hidden states; None where the library does it."""
+    """Return how the loss is computed from hidden states; None leaves it to the library."""
     memory = config.memory
     sparse, fused = memory.use_sparse_head_and_loss_fn, memory.use_fused_head_and_loss_fn
     if sparse or fused:
@@ -227,9 +212,9 @@ def _head(config: Config, decisions: Decisions) -> dict[str, bool] | None:
 
 
 class _SwitchesOnce:
-    """Part of a model's class: `train` is called before each batch, and walks over all modules.
+    """Part of a model's class: `train`, called before each batch, skips modules already in its mode.
 
-    With 2,500 of them that takes milliseconds.
+    Visiting 2,500 modules takes milliseconds.
 
     Attributes:
         switched_layers: The model and all its layers; none is added later.
@@ -238,7 +223,7 @@ class _SwitchesOnce:
     switched_layers: Sequence[torch.nn.Module]
 
     def train(self, mode: bool = True) -> Any:
-        """Switch to training or back, where a layer is not so already."""
+        """Switch to training or back."""
         if all(layer.training == mode for layer in self.switched_layers):
             return self
         return super().train(mode)  # type: ignore[misc]
@@ -253,7 +238,7 @@ class _KeepsGradients:
 
 
 def _loraplus_optimizer(trainer: Any, ratio: float) -> torch.optim.Optimizer:
-    """Make the trainer's own optimiser, with a learning rate so many times as high for LoRA's B."""
+    """Build the trainer's own optimiser with the learning rate of LoRA's B times `ratio`."""
     kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
     return create_loraplus_optimizer(
         trainer.model,
@@ -265,11 +250,9 @@ def _loraplus_optimizer(trainer: Any, ratio: float) -> torch.optim.Optimizer:
 
 
 class SaveOnEpochEnd(TrainerCallback):
-    """Saves at the end of each epoch, beside the steps of save_strategy."""
+    """Saves at the end of each epoch, in addition to the steps of save_strategy."""
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         """Ask for a checkpoint."""
         control.should_save = True
 
@@ -284,27 +267,23 @@ def asked_callbacks(config: Config) -> list[TrainerCallback]:
     asked = dict(ours.callbacks)
     if not config.logging.disable_tqdm:
         asked.setdefault("enhanced_progressbar", {})
-    found = [_made(key, arguments) for key, arguments in asked.items()]
+    callbacks = [_made(key, arguments) for key, arguments in asked.items()]
     if "phoenix" in config.tracking.report_to:
         from nbft.training.callbacks.phoenix import PhoenixCallback
 
         tracking = config.tracking
-        found.append(PhoenixCallback(tracking.project, config.training.run_name, tracking.tags))
+        callbacks.append(PhoenixCallback(tracking.project, config.training.run_name, tracking.tags))
     if (patience := ours.early_stopping_patience) is not None:
-        found.append(transformers.EarlyStoppingCallback(patience, ours.early_stopping_threshold))
-    return found
+        early = transformers.EarlyStoppingCallback(patience, ours.early_stopping_threshold)
+        callbacks.append(early)
+    return callbacks
 
 
 def _made(key: str, arguments: dict[str, Any]) -> TrainerCallback:
     try:
         return registry.callbacks.get(key)(**arguments)  # type: ignore[no-any-return]
     except (TypeError, ValueError, RuntimeError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            Problem(
-                f"callbacks.callbacks.{key}",
-                arguments or None,
-                f"cannot be made: {reason.rstrip('.')}.",
-                "Correct its arguments, or leave it out.",
-            )
-        ) from error
+        why = f"cannot be created: {str(error).splitlines()[0].rstrip('.')}."
+        fix = "Correct its arguments, or leave it out."
+        field = f"callbacks.callbacks.{key}"
+        raise ConfigError(Problem(field, arguments or None, why, fix)) from error

@@ -1,7 +1,7 @@
-"""The worker: trains one run, from its `config.yaml` to its adapter, and says so in events.
+"""The worker: trains one run, from its `config.yaml` to its adapter, and reports it in events.
 
-It only reads and writes the run's folder, in a thread of the kernel or in a process of its own.
-Called by `nbft.launchers`.
+It reads and writes only the run's folder, in a thread of the kernel or in its own process. Called
+by `nbft.launchers`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.processes import process_start_time
+from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
-from nbft.training.log import run_log
 
 if TYPE_CHECKING:
     from nbft.evaluate.scoring import Scorer
@@ -42,7 +42,7 @@ _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "d
 
 
 def work(run: Path, *, owns_process: bool = False) -> None:
-    """Train a run. Never raises: how it ended is its last event, and the whole story in log.txt.
+    """Train a run. Never raises: the last event tells how it ended, and log.txt has the details.
 
     Args:
         run: The run's folder, with config.yaml.
@@ -54,7 +54,7 @@ def work(run: Path, *, owns_process: bool = False) -> None:
         try:
             _wait_for_room(run, path)
             config = Config.load(run / "config.yaml")
-            _say_started(path, config)
+            _report_start(path, config)
             ending = _train(_Job(run, config), owns_process=owns_process)
         except BaseException as error:
             log.error("%s", traceback.format_exc())
@@ -78,14 +78,14 @@ def work(run: Path, *, owns_process: bool = False) -> None:
 
 
 def _wait_for_room(run: Path, path: Path) -> None:
-    """Pause while the disk is full, as later in a run, and keep room for what is to be said."""
+    """Pause while the disk is full, and reserve room for events."""
 
     def is_full() -> bool:
         return shutil.disk_usage(run).free < LEAST_FREE_BYTES
 
     if is_full():
         step = last_step(path)
-        text = f"The disk with {run} is full. Free some room, and the run goes on by itself."
+        text = f"The disk with {run} is full. Free some space, and the run continues by itself."
         with contextlib.suppress(OSError):
             events.append(path, "paused", step=step, released=False, text=text)
         while is_full():
@@ -94,7 +94,7 @@ def _wait_for_room(run: Path, path: Path) -> None:
     events.keep_reserve(run)
 
 
-def _say_started(path: Path, config: Config) -> None:
+def _report_start(path: Path, config: Config) -> None:
     pid = os.getpid()
     versions = {"python": platform.python_version()}
     for package in _VERSIONS_OF:
@@ -114,7 +114,7 @@ def _say_started(path: Path, config: Config) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """A run that is being trained, and its two ways to say something."""
+    """A run that is being trained."""
 
     run: Path
     config: Config
@@ -124,12 +124,12 @@ class _Job:
         return self.run / "events.jsonl"
 
     def say(self, text: str) -> None:
-        """Say what is being done."""
+        """Report what is being done."""
         events.append(self.events_path, "stage", stage="preparing", text=text)
         logging.getLogger("nbft").info(text)
 
     def warn(self, text: str) -> None:
-        """Say what a person should know."""
+        """Report a warning."""
         events.append(self.events_path, "warning", text=text)
 
 
@@ -137,7 +137,7 @@ class _Job:
 class _Loaded:
     """What a run trains, and on what."""
 
-    found: FoundModel
+    source: str
     decisions: Decisions
     tokenizer: Any
     rows: TrainingRows
@@ -149,7 +149,8 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     job.say("Loading the libraries …")
     import_libraries(owns_process=owns_process)
     from nbft.models.load import quiet
-    from nbft.training.environment import environment
+    from nbft.training.callbacks.watching import WatchingCallback
+    from nbft.training.trainer import build_trainer
 
     config = job.config
     with quiet():
@@ -160,8 +161,21 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             reporting, scoring = _callbacks(job, loaded)
             scoring.before(loaded.model, events.read(job.events_path))
             checkpoint = last_whole(job.run) or resume_point(config, job.run)
-            trainer = _build(job, loaded, [reporting, scoring], checkpoint)
-            _say_prepared(job, loaded, trainer.model, checkpoint)
+            trainer = build_trainer(
+                config,
+                decisions,
+                loaded.model,
+                loaded.tokenizer,
+                loaded.rows,
+                output_dir=job.run / "checkpoints",
+                callbacks=[
+                    reporting,
+                    scoring,
+                    WatchingCallback(job.run, stop_on_nan=config.training.stop_on_nan),
+                ],
+                resumed=checkpoint is not None,
+            )
+            _report_prepared(job, loaded, trainer.model, checkpoint)
             if config.training.do_train:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if reporting.ending in ("paused", "cancelled"):
@@ -175,8 +189,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
 def _decisions(job: _Job, found: FoundModel) -> Decisions:
     """Return what the plan decided.
 
-    It is decided again where the plan did not have the model yet, or where the run goes on in
-    another place, without the device.
+    Decide again if the plan was made without the model, or if its device is not on this machine.
     """
     with contextlib.suppress(OSError, ValueError):
         plan = json.loads((job.run / "plan.json").read_text(encoding="utf-8"))
@@ -187,7 +200,7 @@ def _decisions(job: _Job, found: FoundModel) -> Decisions:
 
 
 def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
-    """Read the rows and load the model, on its device."""
+    """Read the rows and load the model onto its device."""
     from transformers import set_seed
 
     from nbft.models.adapters import fetch_adapter, load_adapter
@@ -196,19 +209,19 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
 
     config, device = job.config, decisions.device.value
     tokenizer = load_tokenizer(config, found.path)
-    job.say("Reading the rows and cutting them into tokens …")
+    job.say("Reading and tokenising the rows …")
     rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
     job.say(f"Loading {config.model.model_name} …")
     set_seed(config.training.seed)
     model = load_model(config, found.path, decisions.dtype.value, device)
     if adapter := fetch_adapter(config, job.say):
-        job.say(f"Going on with the adapter {adapter.path} …")
+        job.say(f"Loading the adapter {adapter.path} …")
         model = load_adapter(model, adapter)
-    return _Loaded(found, decisions, tokenizer, rows, place(model, device))
+    return _Loaded(found.source, decisions, tokenizer, rows, place(model, device))
 
 
 def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCallback]:
-    """Return what reports a training and what scores it."""
+    """Return the callbacks that report and score the training."""
     from nbft.evaluate.generate import generate, in_precision
     from nbft.training.callbacks.reporting import ReportingCallback
     from nbft.training.callbacks.scoring import ScoringCallback
@@ -223,13 +236,13 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
         return [{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)]
 
     reporting = ReportingCallback(job.run, loaded.decisions.device.value, sample)
-    scorers = _scorers(job, loaded)
-    asked = sample if prompts else None
-    return reporting, ScoringCallback(config, scorers, asked, reporting, release_memory)
+    return reporting, ScoringCallback(
+        config, _scorers(job, loaded), sample if prompts else None, reporting
+    )
 
 
 def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
-    """Return what measures the held-out rows, and the test rows where some are named."""
+    """Return the scorers of the held-out rows and of the test rows, if any."""
     from nbft.data.examples import load_examples
     from nbft.evaluate.forecast import metrics_of
     from nbft.evaluate.scoring import Scorer
@@ -240,7 +253,7 @@ def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
     context_tokens = getattr(loaded.model.config, "max_position_embeddings", None)
     scorers = []
     for split in ("validation", "test"):
-        examples, said = load_examples(config, split)
+        examples, remarks = load_examples(config, split)
         scorer = Scorer(
             config,
             loaded.tokenizer,
@@ -250,7 +263,7 @@ def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
             mixed_precision=loaded.decisions.mixed_precision.value,
         )
         scorers.append(scorer)
-        for text in [*(said if split == "test" else ()), *scorer.remarks]:
+        for text in [*(remarks if split == "test" else ()), *scorer.remarks]:
             job.warn(text)
     return scorers
 
@@ -258,7 +271,7 @@ def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
 def _sample_prompts(
     config: Config, tokenizer: Any, held_out: Any
 ) -> tuple[list[list[int]], list[str]]:
-    """Return the prompts to answer before and after, as ids and as texts."""
+    """Return the prompts to answer before and after, as token ids and as text."""
     if given := config.evaluation.sample_prompts:
         return tokenizer(given)["input_ids"], list(given)
     if held_out is None:
@@ -267,26 +280,8 @@ def _sample_prompts(
     return ids, [tokenizer.decode(p, skip_special_tokens=False) for p in ids]
 
 
-def _build(job: _Job, loaded: _Loaded, callbacks: list[Any], checkpoint: Path | None) -> Any:
-    """Return the trainer."""
-    from nbft.training.callbacks.watching import WatchingCallback
-    from nbft.training.trainer import build_trainer
-
-    watching = WatchingCallback(job.run, stop_on_nan=job.config.training.stop_on_nan)
-    return build_trainer(
-        job.config,
-        loaded.decisions,
-        loaded.model,
-        loaded.tokenizer,
-        loaded.rows,
-        output_dir=job.run / "checkpoints",
-        callbacks=[*callbacks, watching],
-        resumed=checkpoint is not None,
-    )
-
-
-def _say_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | None) -> None:
-    """Say what will be trained, now that all of it is there."""
+def _report_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | None) -> None:
+    """Report what will be trained."""
     from nbft.plan.schedule import total_steps, warmup_steps
     from nbft.training.throughput import summary
 
@@ -300,12 +295,12 @@ def _say_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | Non
         dtype=decisions.dtype.value,
         dtype_reason=decisions.dtype.reason,
         mixed_precision=decisions.mixed_precision.value,
-        model_source=loaded.found.source,
-        rows=None if rows.is_stream else len(rows.looked_at),
+        model_source=loaded.source,
+        rows=None if rows.is_stream else len(rows.known),
         eval_rows=len(rows.held_out) if rows.held_out else 0,
-        tokens=rows.looked_at.tokens,
-        longest=rows.looked_at.longest,
-        trained_tokens=rows.looked_at.trained_tokens,
+        tokens=rows.known.tokens,
+        longest=rows.known.longest,
+        trained_tokens=rows.known.trained_tokens,
         total_steps=total,
         warmup_steps=warmup_steps(config, total),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -313,13 +308,13 @@ def _say_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | Non
         **({"resumed_step": step_of(checkpoint)} if checkpoint else {}),
     )
     if checkpoint:
-        job.say(f"Going on from step {step_of(checkpoint):,} …")
+        job.say(f"Resuming from step {step_of(checkpoint):,} …")
     if config.logging.log_model_summary:
         (job.run / "model.txt").write_text(summary(model), encoding="utf-8")
 
 
 def _save(job: _Job, trainer: Any, tokenizer: Any, scoring: ScoringCallback) -> dict[str, str]:
-    """Save what was trained and score it; return where it lies, by what it is."""
+    """Save the result and score it; return {"adapter" or "model": its folder}."""
     config = job.config
     if not (config.checkpoint.save_final_model and config.training.do_train):
         return {}
@@ -328,12 +323,8 @@ def _save(job: _Job, trainer: Any, tokenizer: Any, scoring: ScoringCallback) -> 
     job.say("Saving …")
     trainer.save_model(str(target))
     tokenizer.save_pretrained(target)
-    scoring.after(trainer.model, _trained_to(config, trainer.state))
+    best, step = trainer.state.best_model_checkpoint, int(trainer.state.global_step)
+    if config.checkpoint.load_best_model_at_end and best:
+        step = step_of(Path(best))
+    scoring.after(trainer.model, step)
     return {what: target.name}
-
-
-def _trained_to(config: Config, state: Any) -> int:
-    """Return the step of the model that is saved: the last, or that of the best checkpoint."""
-    if config.checkpoint.load_best_model_at_end and state.best_model_checkpoint:
-        return step_of(Path(state.best_model_checkpoint))
-    return int(state.global_step)

@@ -139,8 +139,10 @@ def test_the_queue_is_in_order_and_a_dead_holder_frees_the_device(submitted):
     third = submitted(training__max_steps=1)
     until(
         lambda: (
-            f"Waiting for {first.id}, which has cpu." in [e.get("text") for e in third.events()]
-            or f"Waiting for {first.id}, which has cpu." in [e.get("text") for e in second.events()]
+            f"Waiting for run “{first.id}”, which is using the CPU."
+            in [e.get("text") for e in third.events()]
+            or f"Waiting for run “{first.id}”, which is using the CPU."
+            in [e.get("text") for e in second.events()]
         ),
         "the waiting",
     )
@@ -216,7 +218,7 @@ def test_two_that_start_the_same_run_are_told_apart(submitted):
     run = submitted(training__max_steps=3)
     run.wait()
     (run.path / "starting").touch()
-    with pytest.raises(nbft.RunError, match="is being started by somebody else"):
+    with pytest.raises(nbft.RunError, match="is being started by another process"):
         run.resume({"training.max_steps": 5})
 
 
@@ -246,7 +248,9 @@ def test_a_loss_that_is_no_number_is_said_and_stops(train, tiny_model, tmp_path)
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     run = train(model__model_name=str(broken))
     assert run.status == "failed"
-    assert run.problems[0].startswith("The loss is nan at step 1, so nothing is learnt any more.")
+    assert run.problems[0].startswith(
+        "The loss is nan at step 1, so training is useless from here on."
+    )
     assert "training.learning_rate=0.0002" in run.problems[0]
     note = next(e for e in run.events() if e["event"] == "note")
     assert note["step"] == 1

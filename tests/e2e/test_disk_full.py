@@ -83,7 +83,7 @@ def test_a_full_disk_pauses_a_run_and_room_continues_it(submitted, train, disk):
     assert run.status == "paused"
     said = run.events()[-1]
     assert f"The disk with {run.path} is full: " in said["text"]
-    assert "Free some room, and the run goes on by itself." in said["text"]
+    assert "Free some space, and the run continues by itself." in said["text"]
     assert run.events_path.read_bytes().startswith(before)
     others.unlink()
     assert run.wait().status == "completed", run.problems

@@ -282,7 +282,7 @@ def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_c
     assert prepared["total_steps"] == 2 * len(rows.batches)
     tokens = [sum(len(rows.train[n]["input_ids"]) for n in batch) for batch in rows.batches]
     assert max(tokens) <= 90
-    assert sum(tokens) == rows.looked_at.tokens
+    assert sum(tokens) == rows.known.tokens
     cut = nbft.train(config.apply({"training.max_steps": 3}), show=False)
     cut.resume({"training.max_steps": -1}).wait()
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-5)

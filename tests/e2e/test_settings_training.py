@@ -1113,7 +1113,7 @@ def test_the_profiler_sees_the_steps_of_its_range(fit, tmp_path):
     assert len(steps) == 2
     assert "aten::mm" in (folder / "steps-2-3.txt").read_text()
     assert losses(trainer) == losses(fit(training__max_steps=5))
-    with pytest.raises(nbft.ConfigError, match="is no range of steps"):
+    with pytest.raises(nbft.ConfigError, match="is not a range of steps"):
         ProfilerCallback(3, 2)
 
 

@@ -159,7 +159,7 @@ def test_one_run_at_a_time_on_a_device(make_config):
     wait_for(first, "log")
     second = start(make_config(training__max_steps=2))
     said = wait_for(second, "stage")
-    assert said["text"] == f"Waiting for {first.id}, which has cpu."
+    assert said["text"] == f"Waiting for run “{first.id}”, which is using the CPU."
     assert second.status == "queued"
     first.stop()
     join(first)

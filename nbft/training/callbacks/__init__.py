@@ -1,1 +1,1 @@
-"""What watches a training from inside."""
+"""Callbacks of transformers' Trainer."""

@@ -1,7 +1,7 @@
-"""The profiler over a range of steps: torch's on CPU and CUDA, the plugin's own on another device.
+"""The profiler over a range of steps: torch's on CPU and CUDA, the plugin's on other devices.
 
-Writes profile/steps-<first>-<last>.json, a trace for chrome://tracing or Perfetto, and a table of
-the operators that took longest beside it. Registered as `profiler`.
+Writes profile/steps-<first>-<last>.json, a trace for chrome://tracing or Perfetto, and next to it a
+table of the operators that took longest. Registered as `profiler`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from nbft.errors import ConfigError, Problem
 from nbft.hardware import device_of
@@ -17,30 +17,25 @@ from nbft.training.callbacks.writing import run_folder
 
 
 def check_range(key: str, first_step: int, last_step: int) -> None:
-    """See that a range of steps is one.
+    """Check a range of steps.
 
     Raises:
         ConfigError: It begins before step 1 or ends before it begins.
     """
     if not 1 <= first_step <= last_step:
-        raise ConfigError(
-            Problem(
-                f"callbacks.callbacks.{key}",
-                [first_step, last_step],
-                "is no range of steps: first_step is at least 1 and last_step no less.",
-                "Use first_step: 2, last_step: 4.",
-            )
-        )
+        why = "is not a range of steps: first_step must be at least 1 and at most last_step."
+        fix = "Use first_step: 2, last_step: 4."
+        raise ConfigError(Problem(f"callbacks.callbacks.{key}", [first_step, last_step], why, fix))
 
 
 class ProfilerCallback(TrainerCallback):
     """Profiles some steps.
 
     Args:
-        first_step: First step that is profiled, counted from 1; the first of all is slower.
+        first_step: First step that is profiled, counted from 1; step 1 is slower than the others.
         last_step: Last step that is profiled.
-        record_shapes: Note the shapes of the inputs.
-        profile_memory: Note what memory is taken.
+        record_shapes: Record the shapes of the inputs.
+        profile_memory: Record memory use.
         rows: Operators in the table.
     """
 
@@ -60,12 +55,7 @@ class ProfilerCallback(TrainerCallback):
         self._running: Any = None
 
     def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, *_: Any, model: Any = None, **__: Any
     ) -> None:
         """Start before the first of the steps."""
         if self._running is None and self._first <= state.global_step + 1 <= self._last:
@@ -86,7 +76,7 @@ class ProfilerCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
-        """Stop where the run ends earlier."""
+        """Stop if the run ends earlier."""
         if self._running is not None:
             self._stop(args, state)
 

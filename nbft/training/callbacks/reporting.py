@@ -1,4 +1,4 @@
-"""The callback that turns a trainer's life into events, and commands into control.
+"""The callback that writes a training's events and carries out commands to it.
 
 Called by transformers' Trainer between steps; the only place where commands are read.
 """
@@ -24,17 +24,17 @@ from nbft.runs.checkpoints import mark_whole
 _OF_THE_EVENT = ("event", "time", "step")
 _POLL_SECONDS = 0.1
 _ROOM_BYTES = 1024 * 1024
-"""Free room below which a run pauses: events of thousands of steps."""
+"""Free space below which a run pauses: enough for the events of thousands of steps."""
 
 _SAVED_BYTES_A_PARAMETER = 16
-"""A checkpoint holds each trained parameter and AdamW's two moments, in 4 bytes each; the adapter
-that is saved at the end holds it once more."""
+"""A checkpoint has each trained parameter and AdamW's two moments, 4 bytes each; the adapter saved
+at the end has each parameter once more."""
 
 _SAVED_BYTES = 16 * 1024 * 1024
-"""Of the tokenizer and the state of the trainer; of SmolLM2 they are 4 MiB a checkpoint."""
+"""Tokenizer and trainer state; 4 MiB per checkpoint for SmolLM2."""
 
 _SPEED_MEMORY = 0.9
-"""Weight of the past in the moving average of the seconds a step takes."""
+"""Weight of the past in the moving average of seconds per step."""
 
 
 class ReportingCallback(TrainerCallback):
@@ -42,8 +42,8 @@ class ReportingCallback(TrainerCallback):
 
     Args:
         run: Folder of the run.
-        device: Where the memory is measured.
-        sample: Answers the fixed prompts with the model as it is now.
+        device: Device whose memory is measured.
+        sample: Answers the fixed prompts with the current model.
     """
 
     def __init__(
@@ -68,18 +68,13 @@ class ReportingCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
-        """Start the clock of a step: evaluating and saving between steps do not count."""
+        """Start the clock of a step; evaluating and saving between steps do not count."""
         self._step_began = time.monotonic()
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """Measure the step, then do what was asked."""
+        """Measure the step, then carry out commands."""
         took = time.monotonic() - self._step_began
         past = self._seconds_a_step
         self._seconds_a_step = (
@@ -91,20 +86,15 @@ class ReportingCallback(TrainerCallback):
         self._wait_for_room(state.global_step, control, model)
 
     def on_epoch_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """See that there is room for the checkpoint of an epoch."""
+        """Make sure that there is room for the checkpoint of an epoch."""
         self._wait_for_room(state.global_step, control, model)
 
     def _wait_for_room(self, step: int, control: TrainerControl, model: Any) -> None:
-        """Pause while the disk is too full for what comes next; a cancel is heard meanwhile.
+        """Pause while the disk is too full to continue, unless the run is cancelled meanwhile.
 
-        A save that would not fit is never begun, so no checkpoint is torn by a full disk.
+        A save that would not fit is never started, so a full disk leaves no incomplete checkpoint.
         """
         needed = _ROOM_BYTES
         if control.should_save:
@@ -120,7 +110,7 @@ class ReportingCallback(TrainerCallback):
                 step=step,
                 released=False,
                 text=f"The disk with {self._run} is full: {size(free)} are free, {size(needed)} "
-                "are needed. Free some room, and the run goes on by itself.",
+                "are needed. Free some space, and the run continues by itself.",
             )
         while self.ending is None and not self._has_room(needed):
             time.sleep(_POLL_SECONDS)
@@ -128,12 +118,12 @@ class ReportingCallback(TrainerCallback):
             for command in [c for c in self._pending if c["event"] == "cancel"]:
                 self._pending.remove(command)
                 self._obey(command, step, control, model)
-        self._logged_at = time.monotonic()
+        self.restart_clock()
         if self.ending is None:
             self.say("continued", step=step)
 
     def restart_clock(self) -> None:
-        """Leave out of the speed what was done between two steps."""
+        """Leave the time since the last log out of the speed."""
         self._logged_at = time.monotonic()
 
     def _has_room(self, needed_bytes: int) -> bool:
@@ -167,7 +157,7 @@ class ReportingCallback(TrainerCallback):
         elif name == "continue":
             answer("The run is not paused.")
         else:
-            answer(f"{name}: is no command that this run knows.")
+            answer(f"{name}: unknown command.")
 
     def _end(self, ending: str, control: TrainerControl, *, save: bool = True) -> None:
         self.ending = ending
@@ -175,7 +165,7 @@ class ReportingCallback(TrainerCallback):
         control.should_save = save
 
     def _pause(self, step: int, control: TrainerControl, model: Any) -> None:
-        """Wait, with everything kept in memory, until somebody says how to go on."""
+        """Wait for the next command, with everything kept in memory."""
         self.say("paused", step=step, released=False)
         while self.ending is None:
             self._pending += self._commands.read()
@@ -185,22 +175,17 @@ class ReportingCallback(TrainerCallback):
             command = self._pending.popleft()
             if command["event"] == "continue":
                 self.say("continued", step=step)
-                self._logged_at = time.monotonic()
+                self.restart_clock()
                 return
             if command["event"] != "pause" or command.get("release"):
                 self._obey(command, step, control, model)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
-        """Write every number that the trainer logs of its steps."""
+        """Write every number that the trainer logs for its steps."""
         if not logs or "loss" not in logs:
-            return  # of the held-out rows, which `on_evaluate` writes, or the totals at the end
+            return  # held-out numbers, which `on_evaluate` writes, or the totals at the end
         now = time.monotonic()
         tokens = float(logs.get("num_tokens") or state.num_input_tokens_seen or 0)
         fields: dict[str, Any] = _numbers(logs)
@@ -214,29 +199,22 @@ class ReportingCallback(TrainerCallback):
         self.say("log", step=state.global_step, **fields)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, *_: Any, metrics: Any = None, **__: Any
     ) -> None:
         """Write every number that the trainer measures on the held-out rows."""
         self.last_eval_step = state.global_step
         self.say("eval", step=state.global_step, **_numbers(metrics or {}))
-        self._logged_at = time.monotonic()
+        self.restart_clock()
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Say where a checkpoint lies."""
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Report the path of a checkpoint."""
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         mark_whole(path)
         self.say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
-        self._logged_at = time.monotonic()
+        self.restart_clock()
 
     def say(self, event: str, **fields: Any) -> None:
-        """Write an event, waiting for room where the disk is full."""
+        """Write an event, waiting while the disk is full."""
         while True:
             try:
                 events.append(self._events, event, **fields)
@@ -244,7 +222,7 @@ class ReportingCallback(TrainerCallback):
             except OSError as error:
                 if not events.is_disk_full(error):
                     raise
-            time.sleep(_POLL_SECONDS)  # the reserve is used up: what happened must not be lost
+            time.sleep(_POLL_SECONDS)  # the reserve is used up, and no event may be lost
 
 
 def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """Checks a device's operators one by one: each is run again on a reference device and compared.
 
-Over a range of steps every operator of the forward and backward pass is caught, its inputs are
+Over a range of steps every operator of the forward and backward pass is intercepted, its inputs are
 copied to the reference device before it runs (it may write into them), and the two results are
-compared: the error is max |a - b| / (1 + max |b|). The first difference goes into the run's events
-with the operator, its inputs' shapes and the error; all into verifier.json. Operators that draw
-random numbers or leave memory uninitialised are passed over. Registered as `op_by_op_verifier`.
+compared: the error is max |a - b| / (1 + max |b|). The first difference is reported in the run's
+events with the operator, its inputs' shapes and the error; all go into verifier.json. Operators that
+draw random numbers or leave memory uninitialised are skipped. Registered as `op_by_op_verifier`.
 """
 
 from __future__ import annotations
@@ -16,33 +16,26 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from nbft import events
 from nbft.training.callbacks.profiling import check_range
 from nbft.training.callbacks.writing import run_folder
 
-_NOT_COMPARED = (
-    "empty",
-    "new_empty",
-    "rand",
-    "randn",
-    "randint",
-    "randperm",
-    "bernoulli",
-    "dropout",
-)
+_NOT_COMPARED = ("empty", "new_empty", "rand", "bernoulli", "dropout")
+"""Beginnings of the names of operators that are skipped."""
+
 _TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-9}
 _USUAL_TOLERANCE = 1e-4
 
 
 class OpByOp(TorchDispatchMode):
-    """Runs each operator twice and notes where the results differ.
+    """Runs each operator twice and records where the results differ.
 
     Args:
         reference: Device of the second run.
-        dtype: Type that numbers are turned to there; their own when None.
-        tolerance: Largest error; by the type of the result when None.
+        dtype: Number type there; that of the inputs when None.
+        tolerance: Largest error; chosen by the type of the result when None.
         operators: Only these, such as ["mm", "softmax"]; all when empty.
     """
 
@@ -69,8 +62,8 @@ class OpByOp(TorchDispatchMode):
         """Run one operator."""
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        skips = any(name.strip("_").startswith(word) for word in _NOT_COMPARED)
-        if skips or (self._operators and name not in self._operators) or func.is_view:
+        is_skipped = name.strip("_").startswith(_NOT_COMPARED)
+        if is_skipped or (self._operators and name not in self._operators) or func.is_view:
             return func(*args, **kwargs)
         copies = tree_map(self._copy, (args, {**kwargs}))
         result = func(*args, **kwargs)
@@ -88,7 +81,7 @@ class OpByOp(TorchDispatchMode):
     def _compare(self, name: str, func: Any, copies: Any, given: Any, result: Any) -> None:
         try:
             expected = self._again(func, *copies)
-        except (RuntimeError, NotImplementedError):  # not for the reference device
+        except (RuntimeError, NotImplementedError):  # not available on the reference device
             return
         outputs = zip(_tensors(result), _tensors(expected), strict=False)
         for number, (ours, theirs) in enumerate(outputs):
@@ -127,7 +120,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Return max |a - b| / (1 + max |b|); infinite where the shapes differ."""
+    """Return max |a - b| / (1 + max |b|); infinity if the shapes differ."""
     if ours.shape != theirs.shape:
         return float("inf")
     if ours.numel() == 0:
@@ -140,14 +133,14 @@ def _error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 class OpByOpVerifierCallback(TrainerCallback):
-    """Verifies the operators of some steps; each takes several times as long.
+    """Verifies the operators of some steps, which then take several times as long.
 
     Args:
         first_step: First step that is verified, counted from 1.
         last_step: Last step that is verified.
         reference_device: Where each operator runs again.
         reference_dtype: Number type there, such as float64; that of the run when None.
-        tolerance: Largest error; by the number type when None.
+        tolerance: Largest error; chosen by the number type when None.
         operators: Only these; all when empty.
         stop_at_first: Verify no more after the first difference.
     """
@@ -170,12 +163,10 @@ class OpByOpVerifierCallback(TrainerCallback):
         self._stack: contextlib.ExitStack | None = None
         self._stop_at_first = stop_at_first
         self._steps: list[int] = []
-        self._said = False
+        self._is_reported = False
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
-    ) -> None:
-        """Catch operators from here on."""
+    def on_step_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Start to intercept operators."""
         step = state.global_step + 1
         done = self._stop_at_first and self._mode.differences
         if self._stack is None and not done and self._first <= step <= self._last:
@@ -184,33 +175,29 @@ class OpByOpVerifierCallback(TrainerCallback):
             self._steps.append(step)
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
-        """Let go before the optimiser, which writes in place, and say what was found."""
+        """Stop before the optimiser, which writes in place, and report the differences."""
         if self._stack is None:
             return
         self._stack.close()
         self._stack = None
         folder, mode = run_folder(args), self._mode
-        found = {
+        report = {
             "steps": self._steps,
             "compared": mode.compared,
             "differences": len(mode.differences),
             "first": next(iter(mode.differences), None),
             "all": mode.differences[:1000],
         }
-        (folder / "verifier.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-        if mode.differences and not self._said:
-            self._said = True
-            one = mode.differences[0]
-            shapes = ", ".join(str(shape) for shape in one["shapes"])
+        (folder / "verifier.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        if mode.differences and not self._is_reported:
+            self._is_reported = True
+            first = mode.differences[0]
+            shapes = ", ".join(str(shape) for shape in first["shapes"])
             text = (
-                f"The operator {one['operator']} on inputs {shapes} differs from the reference by "
-                f"{one['error']:.3g} (at most {one['tolerance']:g} is allowed) in step "
+                f"The operator {first['operator']} on inputs {shapes} differs from the reference by "
+                f"{first['error']:.3g} (at most {first['tolerance']:g} is allowed) in step "
                 f"{self._steps[-1]}. All differences are in {folder / 'verifier.json'}."
             )
             events.append(

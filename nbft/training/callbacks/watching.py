@@ -1,7 +1,7 @@
-"""The callback that notices a training gone wrong, and says so at its step with the evidence.
+"""The callback that detects a training gone wrong, and reports it with the evidence.
 
-Called by transformers' Trainer after each log and each measurement of the held-out rows, and at the
-end; silence is its normal state. What to try is PEFT Studio's troubleshooting, where it has any.
+Called by transformers' Trainer after each log and each evaluation, and at the end. The advice is
+that of PEFT Studio's troubleshooting, if it has any.
 """
 
 from __future__ import annotations
@@ -10,42 +10,41 @@ import math
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from nbft import events
 from nbft.errors import RunError
 
 _STUCK_LOGS = 5
-"""Logs in a row before a loss of 0.0 or a rate of 0 is taken for a mistake."""
+"""Consecutive logs before a loss of 0.0 or a learning rate of 0 counts as a mistake."""
 
 _EXPLODED = 3.0
-"""A loss this many times the lowest so far, and still rising, does not come back by itself."""
-
+"""A loss this many times the lowest so far rarely recovers."""
 
 _RISEN_TIMES = 2
 _RISEN = 1.02
-"""Times in a row that the held-out loss is this many times its lowest before it is overfitting."""
+"""Consecutive evaluations with a held-out loss this many times its lowest that mean overfitting."""
 
 _JUDGED_LOGS = 20
-"""Logs from which the first quarter of the losses can be compared with the last."""
+"""Logs needed to compare the first quarter of the losses with the last."""
 
 _FLAT = 0.995
-"""A last quarter above this share of the first has hardly fallen."""
+"""A last quarter above this share of the first counts as flat."""
 
 
 class NotANumberError(RunError):
-    """The loss is not a number, and the run was told to stop then."""
+    """The loss is not a number, and training.stop_on_nan is on."""
 
 
 class WatchingCallback(TrainerCallback):
     """Writes `note` events: what went wrong, with the numbers and what to try.
 
     A loss that is NaN, explodes, is exactly 0, never falls, or rises again on the held-out rows;
-    a rate stuck at 0.
+    a learning rate that stays 0.
 
     Args:
         run: Folder of the run.
-        stop_on_nan: Whether to end the run at a loss that is not a number.
+        stop_on_nan: Whether to end the run when the loss is not a number.
     """
 
     def __init__(self, run: Path, *, stop_on_nan: bool) -> None:
@@ -57,17 +56,12 @@ class WatchingCallback(TrainerCallback):
         self._said: set[str] = set()
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
-        """Look at the numbers of one log.
+        """Check the numbers of one log.
 
         Raises:
-            NotANumberError: The loss is not a number and the run was told to stop then.
+            NotANumberError: The loss is not a number and training.stop_on_nan is on.
         """
         if not logs or "loss" not in logs:
             return
@@ -81,9 +75,9 @@ class WatchingCallback(TrainerCallback):
             self._note("nan", step, f"{what} at step {step}.", others)
             if self._stop_on_nan and not math.isfinite(loss):
                 raise NotANumberError(
-                    f"{what} at step {step}, so nothing is learnt any more. {lower} (it is "
-                    f"{args.learning_rate:g}), and resume from a checkpoint before it or start "
-                    "anew. training.stop_on_nan=false goes on regardless."
+                    f"{what} at step {step}, so training is useless from here on. {lower} (it is "
+                    f"{args.learning_rate:g}), and resume from an earlier checkpoint or start a new "
+                    "run. training.stop_on_nan=false continues regardless."
                 )
             return
         self._high = self._high + 1 if loss > _EXPLODED * max(self._lowest, 0.1) else 0
@@ -101,8 +95,8 @@ class WatchingCallback(TrainerCallback):
             self._note(
                 "zero",
                 step,
-                f"The loss has been exactly 0.0 for {_STUCK_LOGS} logs: no token is learnt.",
-                "Look at the data: every label may be masked. Raise data.max_length or mend the "
+                f"The loss has been exactly 0.0 for {_STUCK_LOGS} logs: no token is trained on.",
+                "Check the data: every label may be masked. Raise data.max_length or fix the "
                 "completion template.",
             )
         if self._still == _STUCK_LOGS:
@@ -110,19 +104,14 @@ class WatchingCallback(TrainerCallback):
                 "still",
                 step,
                 f"The learning rate has been 0 for {_STUCK_LOGS} logs.",
-                "Look at scheduler.warmup_steps and scheduler.lr_scheduler_type.",
+                "Check scheduler.warmup_steps and scheduler.lr_scheduler_type.",
             )
         self._lowest = min(self._lowest, loss)
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, *_: Any, metrics: Any = None, **__: Any
     ) -> None:
-        """Look whether the held-out loss rises again."""
+        """Check whether the held-out loss rises again."""
         loss = float((metrics or {}).get("eval_loss", math.nan))
         if not math.isfinite(loss):
             return
@@ -134,28 +123,28 @@ class WatchingCallback(TrainerCallback):
                 "overfit",
                 state.global_step,
                 f"The held-out loss was lowest at step {self._lowest_step} "
-                f"({self._lowest_held_out:.3g}) and is {loss:.3g}: the rows are learnt by heart.",
-                "Use fewer passes, more rows, callbacks.early_stopping_patience=3, or "
+                f"({self._lowest_held_out:.3g}) and is {loss:.3g}: the model is overfitting.",
+                "Use fewer epochs, more rows, callbacks.early_stopping_patience=3, or "
                 "checkpoint.load_best_model_at_end.",
             )
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
-        """Look whether the loss fell at all; what was said before explains itself."""
+        """Check whether the loss fell at all, unless an earlier note explains it."""
         losses = [float(log["loss"]) for log in state.log_history if "loss" in log]
         if self._said or len(losses) < _JUDGED_LOGS:
             return
         part = len(losses) // 4
-        first, last = (math.fsum(some) / part for some in (losses[:part], losses[-part:]))
+        first, last = math.fsum(losses[:part]) / part, math.fsum(losses[-part:]) / part
         if last >= _FLAT * first:
             self._note(
                 "flat",
                 state.global_step,
                 f"The loss has hardly fallen: {first:.3g} over the first quarter of the steps, "
                 f"{last:.3g} over the last.",
-                f"Try a learning_rate above {args.learning_rate:g}, a shorter warm-up, a look at "
-                "the rows (nbft.doctor), or another method.",
+                f"Try a learning_rate above {args.learning_rate:g}, a shorter warm-up, "
+                "checking the rows (nbft.doctor), or another method.",
             )
 
     def _note(self, kind: str, step: int, text: str, setting: str) -> None:

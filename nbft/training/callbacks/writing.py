@@ -1,7 +1,7 @@
-"""Callbacks that write what a run says into files of its folder, never onto the screen.
+"""Callbacks that write a run's progress into files of its folder, never onto the screen.
 
 Text from a training thread would land in whatever notebook cell is running. Registered as
-`enhanced_progressbar`, `printer` and `json_logger`; asked for in callbacks.callbacks.
+`enhanced_progressbar`, `printer` and `json_logger` for callbacks.callbacks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 _BAR_CHARS = 30
 
@@ -25,50 +25,43 @@ class _FileCallback(TrainerCallback):
     """Writes one file in the run's folder.
 
     Args:
-        file: Its name.
+        file: Name of the file; the default of the class when None.
     """
 
-    def __init__(self, file: str) -> None:
-        self._file = file
+    default_file: str
+
+    def __init__(self, file: str | None = None) -> None:
+        self._file = file or self.default_file
 
     def _path(self, args: TrainingArguments) -> Path:
         return run_folder(args) / self._file
 
 
 class ProgressBarCallback(_FileCallback):
-    """Keeps one line of progress in progress.txt: a bar, steps, time left, the last numbers.
+    """Keeps one line of progress in progress.txt: a bar, steps, time left, the last numbers."""
 
-    Args:
-        file: Name of the file.
-    """
+    default_file = "progress.txt"
 
-    def __init__(self, file: str = "progress.txt") -> None:
+    def __init__(self, file: str | None = None) -> None:
         super().__init__(file)
         self._began = time.monotonic()
         self._first = 0
         self._numbers: dict[str, float] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
         """Start the clock."""
         self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
-        """Take the numbers along."""
+        """Update the numbers."""
         names = ("loss", "mean_token_accuracy", "eval_loss", "grad_norm", "learning_rate")
         self._numbers |= {name: float(logs[name]) for name in names if logs and name in logs}
         self._write(args, state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._write(args, state)
 
     def _write(self, args: TrainingArguments, state: TrainerState) -> None:
@@ -83,22 +76,12 @@ class ProgressBarCallback(_FileCallback):
 
 
 class PrinterCallback(_FileCallback):
-    """Writes each log as a line of printer.txt, as transformers' own prints it.
+    """Writes each log as a line of printer.txt, as transformers' own prints it."""
 
-    Args:
-        file: Name of the file.
-    """
-
-    def __init__(self, file: str = "printer.txt") -> None:
-        super().__init__(file)
+    default_file = "printer.txt"
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
         """Write a line."""
         shown = {k: v for k, v in (logs or {}).items() if k != "total_flos"}
@@ -107,22 +90,12 @@ class PrinterCallback(_FileCallback):
 
 
 class JsonLoggerCallback(_FileCallback):
-    """Writes each log as one JSON object a line, with its step and the time.
+    """Writes each log as one JSON object a line, with its step and the time."""
 
-    Args:
-        file: Name of the file.
-    """
-
-    def __init__(self, file: str = "metrics.jsonl") -> None:
-        super().__init__(file)
+    default_file = "metrics.jsonl"
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
     ) -> None:
         """Write a line."""
         line = {"step": state.global_step, "time": time.time(), **(logs or {})}

@@ -1,8 +1,8 @@
-"""Attention of rows that lie end to end, each within itself, without a mask of tokens by tokens.
+"""Attention of rows joined without padding, each within itself, without a mask of tokens by tokens.
 
-Registered with transformers as an attention implementation; the collator says where rows begin
-(`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once, on a CPU one row comes
-after the other. Batches that are padded, as in generating, go to torch's own attention.
+Registered with transformers as an attention implementation; the collator passes where rows begin
+(`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once; on a CPU rows are computed
+one by one. Padded batches, as in generation, use torch's own attention.
 
 Source: rows attend within themselves, as in FlashAttention's varlen functions (arXiv:2307.08691).
 """
@@ -46,17 +46,17 @@ def attend_within_rows(
         query: [1, heads, s, d].
         key: [1, key heads, s, d].
         value: [1, key heads, s, d].
-        attention_mask: None where rows lie end to end.
+        attention_mask: None if rows are joined without padding.
         dropout: Share of the weights that are dropped.
-        scaling: Factor of the scores; one over the root of d when None.
-        sliding_window: Tokens that a token sees back, itself included; all when None.
-        cu_seq_lens_q: Where rows begin and the last ends, [rows + 1]; None where they do not lie
-            end to end, as in answering.
+        scaling: Factor of the scores; 1 / sqrt(d) when None.
+        sliding_window: Tokens that a token attends to, itself included; all when None.
+        cu_seq_lens_q: Where rows begin and the last ends, [rows + 1]; None if they are not joined,
+            as in generation.
         max_length_q: Tokens of the longest row.
         **kwargs: For torch's own attention.
 
     Returns:
-        What is attended to, [1, s, heads, d], and None for the weights.
+        The attention's output, [1, s, heads, d], and None for the weights.
     """
     if attention_mask is not None or cu_seq_lens_q is None:
         return sdpa_attention_forward(
@@ -64,7 +64,7 @@ def attend_within_rows(
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     device, dtype = query.device.type, query.dtype
-    if torch.is_autocast_enabled(device):  # rotated in float32, queries and keys come in it
+    if torch.is_autocast_enabled(device):  # rotary embeddings leave queries and keys in float32
         dtype = torch.get_autocast_dtype(device)
     if max_length_q is not None and not dropout and _takes_varlen(query, key, dtype):
         rows = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -86,7 +86,7 @@ def _row_by_row(
 ) -> torch.Tensor:
     query, key, _ = rows
     outputs = []
-    # Split, not sliced: the gradients of slices are each as large as all rows.
+    # Split, not sliced: the gradient of each slice would be as large as all rows.
     for q, k, v in zip(*(part.split(lengths, dim=2) for part in rows), strict=True):
         length = q.shape[2]
         window = sliding_window if sliding_window and sliding_window < length else None
@@ -143,15 +143,15 @@ def _takes_varlen(query: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) ->
 def _is_sound(
     device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int
 ) -> bool:
-    """Whether varlen attention works on a device, by trying it; the log says why not."""
+    """Whether varlen attention works on a device, by trying it; the reason if not is logged."""
     plain = torch.autocast(device.type, enabled=False)
     try:
         with torch.inference_mode(False), torch.enable_grad(), plain:
             _try_varlen(device, dtype, heads, key_heads, width)
-    except torch.OutOfMemoryError:  # says nothing of the kernel
+    except torch.OutOfMemoryError:  # not the kernel's fault
         raise
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        _log.warning("FlashAttention is not used: %s. Rows are taken one after the other.", error)
+        _log.warning("FlashAttention is not used: %s. Rows are computed one by one.", error)
         return False
     return True
 
@@ -159,7 +159,7 @@ def _is_sound(
 def _try_varlen(
     device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int
 ) -> None:
-    """Compare varlen attention with rows apart, forward and back, on 64 tokens.
+    """Compare varlen attention with separate rows, forward and backward, on 64 tokens.
 
     Raises:
         ValueError: They differ.
@@ -167,28 +167,28 @@ def _try_varlen(
     lengths, scaling = [5, 40, 19], width**-0.5
     begins = torch.tensor([0, 5, 45, 64], dtype=torch.int32, device=device)
 
-    def numbers(some: int, phase: float) -> torch.Tensor:
-        angles = torch.arange(some * 64 * width, device=device) * 0.7 + phase
-        return angles.sin().to(dtype).view(1, some, 64, width).requires_grad_()
+    def values(some_heads: int, phase: float) -> torch.Tensor:
+        angles = torch.arange(some_heads * 64 * width, device=device) * 0.7 + phase
+        return angles.sin().to(dtype).view(1, some_heads, 64, width).requires_grad_()
 
-    rows = numbers(heads, 0), numbers(key_heads, 1), numbers(key_heads, 2)
-    slope = numbers(heads, 3).detach().transpose(1, 2)
+    rows = values(heads, 0), values(key_heads, 1), values(key_heads, 2)
+    slope = values(heads, 3).detach().transpose(1, 2)
     for window in (None, 16):
         at_once = _by_varlen(rows, scaling, window, begins, max(lengths))
         apart = _row_by_row(rows, scaling, window, lengths)
-        for found, wanted in zip(
+        for actual, expected in zip(
             (at_once, *torch.autograd.grad(at_once, rows, slope)),
             (apart, *torch.autograd.grad(apart, rows, slope)),
             strict=True,
         ):
-            if not torch.allclose(found.float(), wanted.float(), rtol=0.05, atol=0.05):
-                raise ValueError("it gives other numbers than rows apart")
+            if not torch.allclose(actual.float(), expected.float(), rtol=0.05, atol=0.05):
+                raise ValueError("its results differ from those of separate rows")
 
 
 def _by_products(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int | None
 ) -> torch.Tensor:
-    """Attend by two products; the query heads that share a key head are one matrix."""
+    """Attend by two matrix products; query heads that share a key head form one matrix."""
     _, heads, length, width = query.shape
     groups = key.shape[1]
     scores = torch.bmm(query.reshape(groups, -1, width) * scaling, key[0].transpose(1, 2))
@@ -197,7 +197,7 @@ def _by_products(
 
 
 def _mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 where a token may look and minus infinity elsewhere, [length, length]."""
+    """Return 0 where a token may attend and minus infinity elsewhere, [length, length]."""
     return _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype)[:length, :length]
 
 
@@ -212,7 +212,7 @@ def _whole_mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Te
 def _row_mask(
     *, batch_size: int, q_length: int, kv_length: int, attention_mask: Any = None, **kwargs: Any
 ) -> torch.Tensor | None:
-    """Make no mask for rows that lie end to end; torch's for all else."""
+    """Return no mask for joined rows, and torch's mask otherwise."""
     if attention_mask is None and batch_size == 1 and q_length == kv_length:
         return None
     return sdpa_mask(
@@ -225,6 +225,6 @@ def _row_mask(
 
 
 def register() -> None:
-    """Make the implementation known to transformers."""
+    """Register the implementation with transformers."""
     AttentionInterface.register(NAME, attend_within_rows)
     AttentionMaskInterface.register(NAME, _row_mask)

@@ -1,9 +1,9 @@
-"""Head and loss where a token is trained on (sparse), and a few tokens at a time (fused).
+"""Head and loss for trained tokens only (sparse), and a few tokens at a time (fused).
 
 loss = -Σ log softmax(W h_t)[y_{t+1}] / n over the n trained tokens. Sparse: positions without a
-target never reach W. Fused: the logits of 256 tokens at most exist at once, and the gradient by the
-hidden states is made in the forward pass, while they are at hand:
-d log p(y) / dh = W[y] - softmax(h W') W. Losses and gradients are those of the whole logits.
+target never reach W. Fused: logits of at most 256 tokens exist at once, and the gradient of the
+hidden states is computed in the forward pass while they exist:
+d log p(y) / dh = W[y] - softmax(h W') W. Losses and gradients equal those of the full logits.
 
 Source: Cut Your Losses in Large-Vocabulary Language Models, arXiv:2411.09009, section 4, in plain
 torch. Called by `nbft.training.trainer`.
@@ -36,7 +36,7 @@ class _LogProbabilities(torch.autograd.Function):
         found = torch.empty(n, dtype=torch.float32, device=hidden.device)
         is_top = torch.empty(n, dtype=torch.bool, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # Made once: each chunk of its own would be new memory, which costs more than the sums.
+        # Allocated once: new memory for each chunk would cost more than the computation.
         scores = hidden.new_empty(min(n, FAST_CHUNK_TOKENS), len(weight))
         whole = torch.empty(
             EXACT_CHUNK_TOKENS, len(weight), dtype=torch.float32, device=hidden.device
@@ -75,7 +75,7 @@ class _LogProbabilities(torch.autograd.Function):
         gradient = gradients[0][:, None]
         of_hidden = None if slope is None else slope * gradient.neg().to(slope.dtype)
         of_weight = None
-        if ctx.needs_input_grad[1]:  # a head that is trained: its chunks are made once more
+        if ctx.needs_input_grad[1]:  # a trained head: its chunks are recomputed
             of_weight = torch.zeros_like(weight, dtype=torch.float32)
             for begin in range(0, len(targets), FAST_CHUNK_TOKENS):
                 chunk = slice(begin, begin + FAST_CHUNK_TOKENS)
@@ -105,15 +105,15 @@ def log_probabilities(
 
 
 class LossHead:
-    """Part of a causal language model's class: the loss of labels, without the whole logits.
+    """Part of a causal language model's class: the loss of labels, without the full logits.
 
-    SFTTrainer calls the model with `fused_lm_head=True` and makes the loss of log-probabilities;
-    transformers' Trainer gets the loss itself while the model trains. Called in another way, the
-    model is as before.
+    SFTTrainer calls the model with `fused_lm_head=True` and computes the loss from
+    log-probabilities; transformers' Trainer gets the loss itself during training. All other calls
+    are unchanged.
 
     Attributes:
-        is_sparse: Leave positions out that have no target.
-        is_fused: Make the logits a few at a time.
+        is_sparse: Skip positions without a target.
+        is_fused: Compute the logits a few at a time.
     """
 
     is_sparse = True
@@ -127,7 +127,7 @@ class LossHead:
         num_items_in_batch: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the log-probabilities of the labels, their loss, or what the model returns."""
+        """Return the log-probabilities of the labels, their loss, or the model's usual output."""
         model: Any = self
         if labels is None or not (fused_lm_head or model.training):
             more = {"labels": labels, "num_items_in_batch": num_items_in_batch}
@@ -148,7 +148,7 @@ class LossHead:
         return FusedCausalLMOutput(
             log_probs=spread,
             label_mask=is_trained,
-            entropy=torch.zeros_like(spread),  # not computed; the trainer leaves it out of its log
+            entropy=torch.zeros_like(spread),  # not computed; the trainer does not log it
             is_top1=torch.zeros_like(is_trained).masked_scatter(is_trained, is_top),
         )
 
@@ -169,10 +169,10 @@ class LossHead:
     def _sparse(
         self, targets: torch.Tensor, is_trained: torch.Tensor, args: Any, kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the same from logits, which the model may scale or cap."""
+        """Return the same from the model's logits, which it may scale or cap."""
         model: Any = self
-        places = torch.nn.functional.pad(is_trained, (0, 1))
-        with _head_sees(model.get_output_embeddings(), places):
+        positions = torch.nn.functional.pad(is_trained, (0, 1))
+        with _only_at(model.get_output_embeddings(), positions):
             logits = super().forward(*args, **kwargs).logits  # type: ignore[misc]
         wanted = targets[is_trained]
         found = logits.float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
@@ -180,9 +180,9 @@ class LossHead:
 
 
 @contextlib.contextmanager
-def _head_sees(head: torch.nn.Module, places: torch.Tensor) -> Iterator[None]:
-    """Let a head work on some places alone; places [b, s]."""
-    handle = head.register_forward_pre_hook(lambda _, given: (given[0][places], *given[1:]))
+def _only_at(head: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
+    """Apply a head to the positions where a mask [b, s] is true."""
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][positions], *args[1:]))
     try:
         yield
     finally:
@@ -190,19 +190,23 @@ def _head_sees(head: torch.nn.Module, places: torch.Tensor) -> Iterator[None]:
 
 
 def use_loss_head(model: Any, *, sparse: bool, fused: bool) -> None:
-    """Let a causal language model make its loss here.
+    """Let a causal language model compute its loss with `LossHead`.
 
     Args:
         model: The model, without an adapter around it.
-        sparse: Leave positions out that have no target.
-        fused: Make the logits a few at a time; needs a head that is one matrix.
+        sparse: Skip positions without a target.
+        fused: Compute the logits a few at a time; needs a head that is one matrix.
 
     Raises:
         ModelError: Fused, and the head is more than one matrix.
     """
     if fused and not _is_plain(model.get_output_embeddings(), model):
-        raise ModelError(_no_plain_head())
-    # SFTTrainer has put a forward of its own on the instance, which would come before the class.
+        memory = "memory.use_fused_head_and_loss_fn", "memory.use_sparse_head_and_loss_fn"
+        why = "needs a head that is one matrix without bias, adapter, scale or cap."
+        changes = dict(zip(memory, (False, True), strict=True))
+        fix = "Use use_sparse_head_and_loss_fn."
+        raise ModelError(Problem(memory[0], True, why, fix, changes))
+    # SFTTrainer has set a forward on the instance, which would take precedence over the class.
     vars(model).pop("forward", None)
     extend(model, LossHead)
     model.is_sparse, model.is_fused = sparse, fused
@@ -211,16 +215,3 @@ def use_loss_head(model: Any, *, sparse: bool, fused: bool) -> None:
 def _is_plain(head: Any, model: Any) -> bool:
     scales = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in HEAD_EXTRAS)
     return type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and not scales
-
-
-def _no_plain_head() -> Problem:
-    return Problem(
-        "memory.use_fused_head_and_loss_fn",
-        True,
-        "needs a head that is one matrix without bias, adapter, scale or cap.",
-        "Use use_sparse_head_and_loss_fn.",
-        {
-            "memory.use_fused_head_and_loss_fn": False,
-            "memory.use_sparse_head_and_loss_fn": True,
-        },
-    )

@@ -1,8 +1,8 @@
 """A LoRA layer on frozen weights as one step of the backward pass.
 
-y = x W' + s (x A') B', with W frozen: no gradient of W is made, x is kept once, and the adapter is
+y = x W' + s (x A') B', with W frozen: W gets no gradient, x is stored once, and the adapter is
 computed in the type of x while its weights stay in float32. PEFT's own layer does the rest: saving,
-merging, switching adapters off.
+merging, disabling adapters.
 
 Source: LoRA, arXiv:2106.09685, section 4.1; the gradients by hand as in Unsloth's published notes.
 """
@@ -21,7 +21,7 @@ from nbft.models.subclass import extend
 class _FrozenLora(torch.autograd.Function):
     """x [n, d_in], W [d_out, d_in], A [r, d_in], B [d_out, r] to y [n, d_out].
 
-    Without W only s (x A') B', for a frozen product that is made elsewhere.
+    Without W only s (x A') B', for a frozen product computed elsewhere.
     """
 
     @staticmethod
@@ -39,7 +39,7 @@ class _FrozenLora(torch.autograd.Function):
         inner = flat @ a.t()
         if weight is None:
             y = (inner @ b.t()).mul_(scaling)
-        else:  # in place: addmm would first copy what it adds to
+        else:  # in place: addmm would first copy its input
             y = functional.linear(flat, weight, bias).addmm_(inner, b.t(), alpha=scaling)
         ctx.save_for_backward(flat, inner, weight, a, b)
         ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, lora_a.dtype
@@ -62,7 +62,7 @@ class _FrozenLora(torch.autograd.Function):
 
 
 class FrozenLoraLinear(Linear):
-    """PEFT's LoRA layer, with one fused step where nothing special is asked of it."""
+    """PEFT's LoRA layer, with one fused step in the usual case."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return x W' + s (x A') B'; x [..., d_in]."""
@@ -75,7 +75,7 @@ class FrozenLoraLinear(Linear):
 
 
 def _plain_adapter(layer: Any, x: torch.Tensor) -> tuple[Any, Any, float] | None:
-    """Return A, B and the scaling of a layer; None where more than s (x A') B' is asked of it."""
+    """Return A, B and the scaling of a layer; None if it computes more than s (x A') B'."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or layer.merged or len(names) != 1:
         return None
@@ -110,11 +110,7 @@ class _LeanAdapter:
 
 
 def use_lean_adapters(model: torch.nn.Module) -> None:
-    """Let the adapters of a model go through here, on whole layers and on 4-bit ones.
-
-    Args:
-        model: A model with adapters.
-    """
+    """Use these layers for the adapters of a model, on 16-bit, 32-bit and 4-bit weights."""
     for module in model.modules():
         if type(module) is Linear:
             module.__class__ = FrozenLoraLinear

@@ -1,7 +1,7 @@
 """RMSNorm as one step of the backward pass.
 
-y = w x / sqrt(mean(x^2) + eps). Kept for the gradient are x and one number a token, where a norm
-written out in plain torch keeps several copies of x in float32; with x^ = x / sqrt(…) and
+y = w x / sqrt(mean(x^2) + eps). Only x and one number per token are kept for the gradient, while a
+norm in plain torch keeps several copies of x in float32; with x^ = x / sqrt(…) and
 g' = g w: dx = (g' - x^ mean(g' x^)) / sqrt(…), and dw = sum of g x^ over the tokens.
 
 Source: Root Mean Square Layer Normalization, arXiv:1910.07467, section 3.
@@ -43,28 +43,24 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def use_lean_norms(model: torch.nn.Module) -> int:
-    """Let the RMSNorm layers of a model go through here; returns how many do.
+    """Use this norm for the RMSNorm layers of a model, and return how many do.
 
-    A layer that is called so but computes something else, as Gemma's does, keeps its own way.
-
-    Args:
-        model: Any model.
+    A layer of that name that computes something else, such as Gemma's, stays as it is.
     """
-    found = 0
+    count = 0
     for module in model.modules():
         eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         if type(module).__name__.endswith("RMSNorm") and eps is not None and _is_plain(module, eps):
             extend(module, _LeanNorm)
             module.lean_eps = float(eps)  # type: ignore[assignment]
-            found += 1
-    return found
+            count += 1
+    return count
 
 
 class _LeanNorm:
-    """Part of a norm's class: the lean way while it trains.
+    """Part of a norm's class: the lean norm during training.
 
-    Otherwise the norm is the library's, so that scores are to the last digit those of the saved
-    model.
+    Otherwise the library's norm is used, so that scores equal those of the saved model exactly.
     """
 
     lean_eps: float
@@ -79,7 +75,7 @@ class _LeanNorm:
 
 
 def _is_plain(module: Any, eps: float) -> bool:
-    """Whether a layer computes what this one does, by trying it."""
+    """Whether a layer computes this norm, by trying it."""
     weight = module.weight
     x = torch.linspace(-2, 3, 2 * weight.numel(), device=weight.device, dtype=weight.dtype)
     x = x.view(2, -1)

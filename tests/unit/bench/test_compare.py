@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_sides_train_in_turn_and_the_median_of_the_rounds_counts(sides):
     assert (one.ratio, one.spread) == (4.0, (2.0, 9.0))
     assert one.cpu_ratio == 4.0
     assert one.memory_ratio == 1.0
-    assert json.loads(json.dumps(one.to_dict()))["peer"] == "TRL, its defaults"
+    assert json.loads(json.dumps(asdict(one)))["peer"] == "TRL, its defaults"
 
 
 @pytest.mark.parametrize(

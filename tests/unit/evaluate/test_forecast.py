@@ -106,7 +106,7 @@ def test_the_plan_says_it(tmp_path):
 def test_sampling_settings_without_sampling():
     (found,) = problems(temperature=0.7)
     assert str(found) == (
-        "evaluation.temperature=0.7: counts only when tokens are drawn, and evaluation.do_sample is "
+        "evaluation.temperature=0.7: applies only when tokens are drawn, and evaluation.do_sample is "
         "false. Turn do_sample on, or leave this empty."
     )
     assert found.changes == {"evaluation.do_sample": True}

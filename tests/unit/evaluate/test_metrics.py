@@ -118,7 +118,7 @@ def test_the_form_of_references(references, name):
 @pytest.mark.parametrize("references", [[], ["one", "two\nlines"], ["#### 4", "no\nnumber"], [""]])
 def test_references_without_a_common_form(references):
     assert form_of(references) is None
-    with pytest.raises(ValueError, match="share no form"):
+    with pytest.raises(ValueError, match="share no known form"):
         metrics.format_adherence(["a"] * len(references), references)
 
 

@@ -111,7 +111,7 @@ def test_rows_without_room_for_an_answer_are_passed_by_and_counted(make):
     assert len(scorer) == 3
     (remark,) = scorer.remarks
     assert remark == (
-        "scores: 1 held-out row passed by: a prompt of 256 tokens or more leaves no room for the "
+        "scores: 1 held-out row skipped: a prompt of 256 tokens or more leaves no room for the "
         "answer."
     )
     assert len(make(rows, metrics=["rouge"], max_length=1024)) == 4
@@ -125,7 +125,7 @@ def test_plain_text_has_perplexity_only(make, model):
     assert set(make(rows, metrics=["perplexity"]).score(model)["scores"]) == {"perplexity"}
     scorer = make(rows, metrics=["rouge"])
     assert len(scorer) == 0
-    assert scorer.remarks == ["scores: 4 held-out rows passed by: there is no prompt to answer."]
+    assert scorer.remarks == ["scores: 4 held-out rows skipped: there is no prompt to answer."]
 
 
 def test_a_conversation_is_asked_for_its_first_answer(make, model, tiny_tokenizer):

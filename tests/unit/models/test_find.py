@@ -145,7 +145,7 @@ def test_a_download_that_breaks_off_is_said(monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert "the hub: the download broke off (OSError: disk full)." in words("owner/name")
+    assert "the hub: the download failed (OSError: disk full)." in words("owner/name")
 
 
 def test_the_default_model_has_the_package_index_too(monkeypatch, empty_cache):

@@ -7,7 +7,7 @@ import torch
 
 from nbft.models import float8
 from nbft.models.float8 import hadamard, transform
-from nbft.training.fp8 import FakeFloat8Linear, round_to_float8, use_float8
+from nbft.training.fp8 import FakeFloat8Linear, round_to_float8
 
 
 @pytest.mark.parametrize("size", [1, 2, 32, 64])
@@ -107,18 +107,18 @@ def test_head_and_adapters_are_left_alone():
             return self.lm_head
 
     model = Model()
-    assert len(use_float8(model, apply_hadamard=True, online_steps=1)) == 1
+    assert len(float8.use_float8(model, FakeFloat8Linear, apply_hadamard=True, online_steps=1)) == 1
     x = torch.randn(2, 64)
     assert not torch.equal(
         model.q_proj(x), torch.nn.functional.linear(x, model.q_proj.weight, model.q_proj.bias)
     )
 
 
-@pytest.mark.parametrize("use", [use_float8, float8.use_float8])
-def test_a_copy_of_a_model_is_a_model_of_its_own(use):
+@pytest.mark.parametrize("kind", [FakeFloat8Linear, float8.Float8Linear])
+def test_a_copy_of_a_model_is_a_model_of_its_own(kind):
     model = torch.nn.Sequential(layer(), torch.nn.ReLU(), torch.nn.Linear(64, 8)).train()
     names = list(dict(model.named_modules()))
-    scales = use(model, apply_hadamard=False, online_steps=0)
+    scales = float8.use_float8(model, kind, apply_hadamard=False, online_steps=0)
     assert list(dict(model.named_modules())) == names
     assert not any("forward" in vars(module) for module in model.modules())
     x = torch.randn(4, 256)

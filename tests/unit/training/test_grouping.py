@@ -9,7 +9,7 @@ from nbft.config import Config
 from nbft.data.examples import load_examples
 from nbft.data.tokens import tokenise
 from nbft.errors import DataError
-from nbft.training.grouping import lengths_of
+from nbft.training.rows import lengths_of
 from nbft.training.sampling import OwnSampling
 
 ROWS = [

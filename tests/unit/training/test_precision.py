@@ -10,7 +10,7 @@ from nbft.config import Config
 from nbft.config.precision import OPERATORS
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
-from nbft.training.precision import FirstLossScale, OperatorLists, low_weights
+from nbft.training.precision import OperatorLists, OwnPrecision, low_weights
 
 A, B = torch.randn(4, 4), torch.randn(4, 4)
 
@@ -95,7 +95,7 @@ def test_the_first_loss_scale_reaches_the_scaler():
         def _build_accelerator_args(self, **kwargs):
             return {"kwargs_handlers": ["ddp"], **kwargs}
 
-    class Ours(FirstLossScale, Base):
+    class Ours(OwnPrecision, Base):
         nbft_config = Config(precision={"loss_scale": 1024})
         nbft_decisions = SimpleNamespace(mixed_precision=Choice("fp16", "as asked"))
 
