@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbft import events
+from nbft import charts, events
 from nbft.config import Config
 from nbft.evaluate.compare import Comparison
 from nbft.evaluate.timeline import Timeline
@@ -99,10 +98,8 @@ def _summary(config: Config, state: RunState) -> str:
 
 
 def _png(figure: Figure) -> str:
-    """Return a figure as PNG, written in base64."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    """Return a figure as PNG in base64."""
+    return base64.b64encode(charts.png(figure)).decode()
 
 
 def _answers(state: RunState) -> tuple[Comparison | None, Timeline | None]:

@@ -448,7 +448,7 @@ class Run:
             print(self)  # noqa: T201 - the plain value of a cell
             self._is_shown = False
         else:
-            facade.monitor(self).show()
+            facade.monitor(self, interactive=False).show()
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.status})"

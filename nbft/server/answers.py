@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,15 +25,7 @@ from nbft.runs.state import RunState, StateReader
 from nbft.runs.summary import summary
 from nbft.server.roots import Nbft
 
-COMMANDS: dict[str, Callable[[Run], Any]] = {
-    "stop": lambda run: run.stop(),
-    "pause": lambda run: run.pause(),
-    "continue": lambda run: run.continue_(),
-    "save": lambda run: run.save(),
-    "sample": lambda run: run.sample(),
-    "cancel": lambda run: run.cancel(),
-    "move_up": lambda run: run.move_up(),
-}
+COMMANDS = ("stop", "pause", "continue", "save", "sample", "cancel", "move_up")
 
 _EVENTS_BYTES = 1_000_000
 _STATE_EVENTS = 20_000
@@ -242,7 +234,7 @@ def command(nbft: Nbft, run_id: str, name: Any) -> dict[str, Any]:
     run = nbft.find(run_id)
     if not isinstance(name, str) or name not in COMMANDS:
         raise BadRequestError(f"command: is none of {', '.join(COMMANDS)}.")
-    COMMANDS[name](run)
+    getattr(run, "continue_" if name == "continue" else name)()
     return describe(nbft, run_id, run)
 
 
