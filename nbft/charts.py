@@ -66,7 +66,9 @@ class ChartSpec:
 
     def series(self) -> list[dict[str, Any]]:
         """Return name, label, style, smooth and colour of each curve, for a front end."""
-        described = [curve._asdict() | {"color": color_of(i)} for i, curve in enumerate(self.curves)]
+        described = [
+            curve._asdict() | {"color": color_of(i)} for i, curve in enumerate(self.curves)
+        ]
         return [{key: one[key] for key in one if key != "scale"} for one in described]
 
 

@@ -79,7 +79,6 @@ class Handler(APIHandler):
             raise HTTPError(400, f"{name}: is no whole number from {low:,} to {high:,}.")
         return int(text)
 
-
     def field(self, name: str) -> Any:
         """Return a field of the JSON body; None where there is none."""
         body = self.get_json_body()

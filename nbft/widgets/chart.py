@@ -144,6 +144,11 @@ class Chart(anywidget.AnyWidget):
         )
         self.on_msg(self._answer)
 
+    def close(self) -> None:
+        """Close it with its layout."""
+        self.layout.close()
+        super().close()
+
     def append(self, x: float, **values: float | None) -> None:
         """Add a point of one or more series; `flush` shows it.
 
