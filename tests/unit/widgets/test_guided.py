@@ -86,7 +86,7 @@ def test_each_step_says_its_number_what_it_is_about_what_was_chosen_and_why(form
         assert page.count("<b>Chosen: ") == len(chosen) > 0
         for answer in chosen:
             seen.add(answer.question.path)
-            assert answer.question.reason.replace("'", "&#x27;") in page
+            assert answer.question.reason.replace("'", "&#39;") in page
     assert {"method" if p.startswith("peft.method") else p for p in reasons} - seen == {
         f"{ROWS}.dataset_name"  # asked as "data"
     }
