@@ -1,4 +1,4 @@
-"""Scores of a run that is over, measured when somebody asks. Called by `Run.evaluate`."""
+"""Scores of a finished run, measured on request."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ def test_rows_in_memory_still_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     form = Form(Config(data={"rows": [{"prompt": "a", "completion": "b"}] * 4}))
     front_end = upload_of(form)
     front_end.send("rows.jsonl", ROWS)
-    assert "the rows that were given in Python win" in front_end.widget.said
+    assert "rows given in Python take precedence" in front_end.widget.said
 
 
 @pytest.mark.parametrize(
