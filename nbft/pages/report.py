@@ -32,7 +32,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
         ending: The last event, when it is not written yet.
 
     Raises:
-        OSError: There is no room for it; an earlier report is as it was.
+        OSError: The disk is full; an earlier report is unchanged.
     """
     state = read_state(run / "events.jsonl")
     if ending is not None:
@@ -42,7 +42,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
     partial = target.with_name("report.html.partial")
     try:
         partial.write_text(_page(run, config, state), encoding="utf-8")
-        partial.replace(target)  # a full disk leaves an earlier report as it was
+        partial.replace(target)  # a full disk leaves an earlier report unchanged
     except OSError:
         partial.unlink(missing_ok=True)
         raise
@@ -50,7 +50,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal, read in pieces."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,15 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from nbft.charts import (
-    LEARNING_RATE,
-    LOSS,
-    Curve,
-    color_of,
-    moving_average,
-    new_figure,
-    tidy,
-)
+from nbft.charts import LEARNING_RATE, LOSS, Curve, color_of, moving_average, new_figure, tidy
 from nbft.evaluate.scores import SHARES, chart_groups, shown
 from nbft.runs.state import Points, RunState
 

@@ -126,9 +126,7 @@ def move_up(run: Path) -> bool:
 
 def queue_folder() -> Path:
     """Return the folder of the queues: $NBFT_QUEUE, else queue in nbft's cache."""
-    if given := os.environ.get("NBFT_QUEUE"):
-        return Path(given)
-    return cache_folder() / "queue"
+    return Path(os.environ.get("NBFT_QUEUE") or cache_folder() / "queue")
 
 
 def _living(folder: Path) -> list[Path]:

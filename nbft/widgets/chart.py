@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -190,9 +189,10 @@ class Chart(anywidget.AnyWidget):
 
     def summary(self) -> str:
         """Describe the curves in text; the drawing has the same text as its label."""
+        x, *columns = self._table.columns
         curves = [
-            f"{one['label']}: {extent.in_words(self.x_label)}"
-            for one, extent in zip(self.series, self._table.extents, strict=True)
+            f"{series['label']}: {_in_words(self.x_label, x, column)}"
+            for series, column in zip(self.series, columns, strict=True)
         ]
         notes = [f"{mark['text']} at {self.x_label} {_count(mark['x'])}" for mark in self.marks]
         return "; ".join(curves + notes)
@@ -255,13 +255,11 @@ class _Table:
     Attributes:
         names: The series.
         rows: How many rows are filled.
-        extents: The range of each series.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self.rows = 0
-        self.extents = [_Extent() for _ in names]
         self._buffer = np.empty((1 + len(names), 1024))
 
     @property
@@ -273,7 +271,6 @@ class _Table:
         """Add a row, or add to the last one, or go back to x; return the first row changed."""
         row = int(np.searchsorted(self.columns[0], x))
         continues = row == self.rows - 1 and self._buffer[0, row] == x
-        replaces = row < self.rows and not continues
         if row == self._buffer.shape[1]:
             self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)], axis=1)
         self.rows = row + 1
@@ -281,59 +278,26 @@ class _Table:
             self._buffer[0, row] = x
             self._buffer[1:, row] = np.nan
         for name, value in values.items():
-            i = self.names.index(name)
-            replaces |= math.isfinite(self._buffer[1 + i, row])
-            self._buffer[1 + i, row] = math.nan if value is None else value
-            self.extents[i].add(x, self._buffer[1 + i, row])
-        if replaces:
-            x_column, *columns = self.columns
-            self.extents = [_Extent.of(x_column, column) for column in columns]
+            self._buffer[1 + self.names.index(name), row] = math.nan if value is None else value
         return row
 
 
-@dataclass
-class _Extent:
-    """The range of a series, kept up to date point by point."""
-
-    points: int = 0
-    first_x: float = math.nan
-    last_x: float = math.nan
-    last: float = math.nan
-    lowest_x: float = math.nan
-    lowest: float = math.inf
-
-    @classmethod
-    def of(cls, x: np.ndarray, values: np.ndarray) -> _Extent:
-        """Return the extent of a whole column."""
-        extent = cls()
-        for point in zip(x.tolist(), values.tolist(), strict=True):
-            extent.add(*point)
-        return extent
-
-    def add(self, x: float, value: float) -> None:
-        """Take in the next point; non-finite values are skipped."""
-        if not math.isfinite(value):
-            return
-        if self.points == 0:
-            self.first_x = x
-        if value < self.lowest:
-            self.lowest, self.lowest_x = value, x
-        self.points += 1
-        self.last_x, self.last = x, value
-
-    def in_words(self, x_label: str) -> str:
-        """Describe the number of points, their range, the last and the lowest."""
-        if self.points == 0:
-            return "no points yet"
-        if self.points == 1:
-            return f"{number(self.last)} at {x_label} {_count(self.last_x)}"
-        return (
-            f"{self.points:,} points, {x_label} {_count(self.first_x)} to {_count(self.last_x)}, "
-            f"last {number(self.last)}, "
-            f"lowest {number(self.lowest)} at {x_label} {_count(self.lowest_x)}"
-        )
+def _in_words(x_label: str, x: np.ndarray, values: np.ndarray) -> str:
+    """Describe the number of points [n] of a series, their range, the last and the lowest."""
+    has_value = np.isfinite(values)
+    x, values = x[has_value], values[has_value]
+    if not len(x):
+        return "no points yet"
+    last = number(float(values[-1]))
+    if len(x) == 1:
+        return f"{last} at {x_label} {_count(x[0])}"
+    lowest = int(values.argmin())
+    return (
+        f"{len(x):,} points, {x_label} {_count(x[0])} to {_count(x[-1])}, last {last}, "
+        f"lowest {number(float(values[lowest]))} at {x_label} {_count(x[lowest])}"
+    )
 
 
 def _count(x: float) -> str:
     """Write a position: whole numbers with thousands separators."""
-    return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
+    return f"{x:,.0f}" if float(x).is_integer() else f"{x:.4g}"

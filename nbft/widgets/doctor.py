@@ -182,7 +182,10 @@ class Findings:
         if finding.places:
 
             def toggle() -> None:
-                rows.show(*(() if rows.children else (lambda kit: self._rows(kit, finding),)))
+                if rows.children:
+                    rows.show()
+                else:
+                    rows.show(lambda kit: self._rows(kit, finding))
 
             about = f"{finding.name}: {finding.rows_text}"
             buttons.append(_button(kit, "Show the rows", about, toggle))

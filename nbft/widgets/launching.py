@@ -54,12 +54,10 @@ class Launching:
         self.run: Run | None = None
         self.is_locked = self.is_finished = False
         self.handles: list[Any] = []
+        train, submit = (functools.partial(self._launch, name) for name in ("start", "submit"))
         self.buttons = {
-            name: self.kit.button(name, action, css)
-            for name, css, action in (
-                ("Train here", "nbft-push nbft-primary", self._train),
-                ("Run in background", "nbft-push", self._submit),
-            )
+            "Train here": self.kit.button("Train here", train, "nbft-push nbft-primary"),
+            "Run in background": self.kit.button("Run in background", submit, "nbft-push"),
         }
 
     @functools.cached_property
@@ -117,26 +115,16 @@ class Launching:
         self._is_closed = True
 
     @guarded
-    def _train(self, _button: Any) -> None:
-        from nbft.launchers import start
-
-        self._launch(start)
-
-    @guarded
-    def _submit(self, _button: Any) -> None:
-        from nbft.launchers import submit
-
-        self._launch(submit)
-
-    def _launch(self, launch: Callable[[Config], Run]) -> None:
-        """Start a run, here or in the background, and show it below the form."""
+    def _launch(self, name: str, _button: Any) -> None:
+        """Start a run by a function of `nbft.launchers`, and show it below the form."""
+        from nbft import launchers
         from nbft.widgets import Monitor
 
         for button in self.buttons.values():
             button.disabled = True  # against a second click
         self.line.say("Starting…", "checking")
         try:
-            self.run = launch(self.tree.right())
+            self.run = getattr(launchers, name)(self.tree.right())
         except BaseException:
             self.show_state()
             raise
