@@ -1,15 +1,19 @@
 """The charts of a run: which curves each holds, and how those are named, coloured and smoothed.
 
-The monitor, the pictures, the reports and, through the server, the panel draw from these. Plain
-data; loads no library. A measure that is not named here gets a chart of its own.
+The monitor, the pictures, the reports and, through the server, the panel draw from these. A
+measure that is not named here gets a chart of its own. Loads no library until a figure is drawn.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PALETTE = ("#1f83c9", "#d55e00", "#00906a", "#c06a9a", "#808080", "#a6761d")
 """Blue, vermilion, green, purple, grey and brown: told apart with any colour vision, and at least
@@ -19,8 +23,8 @@ Source: Okabe and Ito, Color Universal Design (2008), blue and green moved in li
 from ColorBrewer's Dark2."""
 
 SMOOTHING = 0.8
-"""Weight of the past in the moving average: it remembers about 5 points. More would lag behind
-a loss that falls within the few dozen steps of a small run."""
+"""Weight of the past in the moving average, which spans about 5 points. More would lag behind a
+loss that falls within the few dozen steps of a small run."""
 
 Style = Literal["line", "marks"]
 
@@ -31,9 +35,9 @@ class Curve(NamedTuple):
     Attributes:
         name: Its name in the events.
         label: What the legend says.
-        style: A "line", or "marks" for values that come seldom.
+        style: A "line", or "marks" for infrequent values, such as `eval_loss`.
         smooth: Draw a moving average in front and the raw values faintly behind.
-        scale: What its values are multiplied by.
+        scale: Factor on its values.
     """
 
     name: str
@@ -57,34 +61,25 @@ class ChartSpec:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the measures."""
+        """Names of the measures."""
         return [curve.name for curve in self.curves]
 
     def series(self) -> list[dict[str, Any]]:
-        """Return the curves as the drawing in a front end takes them."""
-        return [
-            {
-                "name": curve.name,
-                "label": curve.label,
-                "color": color_of(i),
-                "style": curve.style,
-                "smooth": curve.smooth,
-            }
-            for i, curve in enumerate(self.curves)
+        """Return name, label, style, smooth and colour of each curve, for a front end."""
+        described = [
+            curve._asdict() | {"color": color_of(i)} for i, curve in enumerate(self.curves)
         ]
+        return [{key: one[key] for key in one if key != "scale"} for one in described]
 
 
-def color_of(place: int) -> str:
-    """Return the colour of the curve at a place of the legend, as #rrggbb."""
-    return PALETTE[place % len(PALETTE)]
+def color_of(number: int) -> str:
+    """Return the colour of the n-th curve of a chart, from 0, as #rrggbb."""
+    return PALETTE[number % len(PALETTE)]
 
 
 LOSS = ChartSpec(
     "loss",
-    (
-        Curve("loss", "train", smooth=True),
-        Curve("eval_loss", "held-out", style="marks"),
-    ),
+    (Curve("loss", "train", smooth=True), Curve("eval_loss", "held-out", style="marks")),
 )
 LEARNING_RATE = ChartSpec("learning rate", (Curve("learning_rate", "learning rate"),))
 STANDARD = (LOSS, LEARNING_RATE)
@@ -117,25 +112,25 @@ def other_charts(names: Iterable[str]) -> list[ChartSpec]:
         measure = name.removeprefix(_HELD_OUT)
         if name not in _DRAWN and measure not in _NOT_DRAWN:
             groups.setdefault(measure.partition("/")[0], []).append(name)
+
+    def curve(name: str) -> Curve:
+        measure = name.removeprefix(_HELD_OUT)
+        label = (measure.partition("/")[2] or measure).replace("_", " ")
+        if measure == name:
+            return Curve(name, label)
+        return Curve(name, f"{label}, held-out", style="marks")
+
     return [
-        ChartSpec(group.replace("_", " "), tuple(map(_curve, members)))
+        ChartSpec(group.replace("_", " "), tuple(map(curve, members)))
         for group, members in groups.items()
     ]
-
-
-def _curve(name: str) -> Curve:
-    measure = name.removeprefix(_HELD_OUT)
-    label = (measure.partition("/")[2] or measure).replace("_", " ")
-    if measure == name:
-        return Curve(name, label)
-    return Curve(name, f"{label}, held-out", style="marks")
 
 
 def moving_average(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
     """Smooth a curve by an exponential moving average that does not start at zero.
 
     Args:
-        values: Numbers [n]; those that are not finite are passed over.
+        values: Numbers [n]; non-finite ones are skipped.
         weight: Weight of the past, from 0 (no smoothing) to below 1.
 
     Returns:
@@ -154,3 +149,34 @@ def moving_average(values: Sequence[float], weight: float = SMOOTHING) -> list[f
             weights = weight * weights + (1 - weight)
         smooth.append(round(total / weights, 12) if weights else math.nan)
     return smooth
+
+
+def new_figure(width: float = 9, height: float = 3.2, dpi: int = 110) -> Figure:
+    """Return a Figure that a notebook shows as a picture, whether or not pyplot is loaded.
+
+    Args:
+        width: In inches, as the height.
+        height: In inches.
+        dpi: Pixels per inch.
+    """
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            return png(self)
+
+    size = (width, height)
+    return Picture(figsize=size, dpi=dpi, layout="constrained", facecolor="white")
+
+
+def png(figure: Figure, **options: Any) -> bytes:
+    """Return a figure as PNG; options go to `savefig`."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", **options)
+    return buffer.getvalue()
+
+
+def tidy(axes: Any) -> None:
+    """Draw a faint grid instead of a box around the axes."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,4 @@
-"""Values that show themselves: as HTML in a notebook, as text in a terminal.
-
-A value computes; `nbft.pages` lays it out.
-"""
+"""Values that are shown as HTML in a notebook and as text in a terminal, by `nbft.pages`."""
 
 from __future__ import annotations
 
@@ -9,14 +6,14 @@ from nbft import facade
 
 
 class Presented:
-    """A value whose page is in `nbft.pages`."""
+    """A value with a page in `nbft.pages`."""
 
     def __str__(self) -> str:
         """Return it as text for a terminal."""
-        return facade.text(self)
+        return str(facade.text(self))
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return facade.html(self)
+        return str(facade.html(self))

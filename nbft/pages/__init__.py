@@ -1,7 +1,6 @@
 """How values are laid out for people: as HTML by jinja2, with every value escaped, and as text.
 
-Metrics, findings and comparisons are plain values; here they become tables, drawings and the page
-of a run. One module per kind of value, one template per page.
+One module per kind of value, one template per page.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ _PAGES = {
     "nbft.evaluate.scores.Scores": "scores",
     "nbft.data.doctor.report.Report": "findings",
 }
-"""The module of each kind of value: it has `html` and `text`."""
+"""The module of each kind of value, which has `html` and `text`."""
 
 
 def html(value: Any) -> str:

@@ -1,7 +1,6 @@
 """Answers side by side: the words that differ marked as HTML, and a table for the terminal.
 
-Colour never says anything alone: a word that differs is also underlined. Styles stand on the
-elements, because notebook viewers drop style sheets.
+Colour is never the only mark: a word that differs is also underlined.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from nbft.pages.environment import render
 
 
 class Piece(NamedTuple):
-    """A stretch of words, all of them in the other text too or none of them."""
+    """Consecutive words, all of which the other text has, or none."""
 
     space: str
     words: str
@@ -49,22 +48,17 @@ def text(comparison: Comparison) -> str:
     blocks = []
     for row in comparison.rows:
         lines = []
-        for label, said in zip(labels, row, strict=True):
-            wrapped = [
-                piece
-                for line in said.strip().splitlines() or [""]
-                for piece in textwrap.wrap(line, width) or [""]
-            ]
-            lines += [
-                f"{label if i == 0 else '':{margin}}{piece}".rstrip()
-                for i, piece in enumerate(wrapped)
-            ]
+        for label, answer in zip(labels, row, strict=True):
+            for line in answer.strip().splitlines() or [""]:
+                for piece in textwrap.wrap(line, width) or [""]:
+                    lines.append(f"{label:{margin}}{piece}".rstrip())
+                    label = ""
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
 def difference(before: str, after: str) -> tuple[Markup, Markup]:
-    """Return both texts as HTML, with the words marked that the other does not have there.
+    """Return both texts as HTML, with the differing words marked.
 
     >>> difference("a big dog", "a dog")[0].count("<mark")
     1
@@ -76,18 +70,16 @@ def difference(before: str, after: str) -> tuple[Markup, Markup]:
 
 
 def differing(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
-    """Return both texts in pieces, those told apart that the other does not have there."""
+    """Return both texts in pieces, which either differ or do not."""
     old, new = re.findall(r"\s*\S+", before), re.findall(r"\s*\S+", after)
     matcher = difflib.SequenceMatcher(
         None, [word.strip() for word in old], [word.strip() for word in new], autojunk=False
     )
-    pieces_old, pieces_new = [], []
+    pieces_old: list[Piece] = []
+    pieces_new: list[Piece] = []
     for what, i, j, k, m in matcher.get_opcodes():
-        pieces_old.append(_piece("".join(old[i:j]), what != "equal"))
-        pieces_new.append(_piece("".join(new[k:m]), what != "equal"))
+        for pieces, text in ((pieces_old, "".join(old[i:j])), (pieces_new, "".join(new[k:m]))):
+            words = text.lstrip()
+            space = text[: len(text) - len(words)]
+            pieces.append(Piece(space, words, what != "equal" and bool(words)))
     return pieces_old, pieces_new
-
-
-def _piece(text: str, differs: bool) -> Piece:
-    words = text.lstrip()
-    return Piece(text[: len(text) - len(words)], words, differs and bool(words))

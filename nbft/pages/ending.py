@@ -1,4 +1,4 @@
-"""How a run ended: what became of it, the answers before and after, and what comes next."""
+"""The result of a run: how it ended, the answers before and after, and the next steps."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def success(
     """Show a run that completed or was stopped.
 
     Args:
-        headline: A sentence: which run, and how it ended.
-        score: The held-out loss before and after, in a sentence; empty if it was not measured.
-        notes: What was noted on the way; sentences.
-        answers: What the base model and the tuned one said.
-        scores: What was measured of their answers.
-        place: Where the adapter lies, in a sentence; empty if there is none.
+        headline: Which run, and how it ended; a sentence.
+        score: The held-out loss before and after; a sentence, empty if it was not measured.
+        notes: Notes of the run; sentences.
+        answers: The answers of the base model and of the tuned one.
+        scores: The scores of both.
+        place: Where the adapter is; a sentence, empty if there is none.
         load: One line of Python that loads it.
-        page: Where the page to share lies, or how to write it; a sentence.
+        page: Where the report is, or how to write it; a sentence.
     """
     html = render(
         "success",
@@ -53,8 +53,8 @@ def failure(headline: str, problems: Iterable[str], log: str = "") -> str:
     """Show a run that failed or was lost.
 
     Args:
-        headline: A sentence: which run, and at which step it ended.
+        headline: Which run, and at which step it ended; a sentence.
         problems: What happened and what to do; sentences.
-        log: The last lines of the log; they are folded.
+        log: The last lines of the log, shown folded.
     """
     return str(render("failure", headline=headline, problems=list(problems), log=log))

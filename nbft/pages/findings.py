@@ -1,4 +1,4 @@
-"""What the doctor found: as a table, one by one, and as text for the terminal."""
+"""The doctor's findings: as a table, one by one, and as text for the terminal."""
 
 from __future__ import annotations
 
@@ -29,19 +29,15 @@ def text(report: Report) -> str:
     lines = [report.headline, *report.remarks, ""]
     for found in report.findings:
         lines.append(f"{found.level:<8} {found.name}")
-        said = [found.what, found.why, _fix(found)]
-        lines += [line for sentence in said for line in _indented(sentence)]
+        fix = f'{found.fix} report.apply("{found.name}")' if found.has_fix else found.fix
+        for sentence in (found.what, found.why, fix):
+            lines += _indented(sentence)
         if found.places:
             lines += _indented(f"{found.rows_text}.")
             lines += _indented(f"“{found.places[0].text}”")
         lines.append("")
-    lines += [one.words for one in report.histograms]
+    lines += [histogram.words for histogram in report.histograms]
     return "\n".join(lines).rstrip()
-
-
-def _fix(found: Finding) -> str:
-    """Return what fixes a finding, and the call that does."""
-    return f'{found.fix} report.apply("{found.name}")' if found.has_fix else found.fix
 
 
 def _indented(text: str) -> list[str]:

@@ -1,11 +1,12 @@
 """Rows of the lens as a still picture: HTML for saved notebooks, plain text for terminals.
 
-A saved notebook has no widgets any more, and the sites that show one may drop every style: what
-is trained, special and cut off is told apart by the elements themselves. Called by the lens.
+A saved notebook has no widgets, and the sites that show one may drop every style: what is trained,
+special and cut off is told apart by the elements themselves.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
@@ -17,11 +18,11 @@ from nbft.pages.environment import render
 _MOST_CHARACTERS = 1_500  # of a part
 _TONES = {"good": " ✓", "bad": " ✗", "": ""}
 Seen = tuple[str, LensRow | None, Sequence[str]]
-"""The title of a row, what is seen of it, and what is wrong with it."""
+"""The title of a row, its content, and the problems with it."""
 
 
 def caption(name: str, *, is_trained: bool) -> str:
-    """Return the words above a part of a row.
+    """Return the caption of a part of a row.
 
     >>> caption("prompt", is_trained=False)
     'prompt (not trained)'
@@ -59,9 +60,9 @@ def html(rows: Sequence[Seen], sentences: Iterable[str], name: str) -> Markup:
     """Return rows as HTML.
 
     Args:
-        rows: What is seen of each.
-        sentences: What is said of all of them.
-        name: Id of the picture, by which the widget hides it as long as it is there.
+        rows: The rows.
+        sentences: Sentences about all of them.
+        name: Id of the picture, by which the widget hides it.
     """
     seen = [
         (headline(title, row), problems, _parts(row) if row else ())
@@ -82,13 +83,11 @@ def _parts(row: LensRow) -> Iterable[tuple[str, list[tuple[str, tuple[str, ...]]
         runs = [(token.text, _elements(token.kind, token.label >= 0)) for token in part.tokens]
         if not runs and part.text:
             runs = [(part.text, ("ins",) if part.is_trained else ())]
-        joined: list[tuple[str, tuple[str, ...]]] = []
-        for text, elements in runs:
-            if joined and joined[-1][1] == elements:
-                text = joined.pop()[0] + text
-            joined.append((text, elements))
-        if joined:
-            stretches = [(_shortened(text), elements) for text, elements in joined]
+        stretches = [
+            (_shortened("".join(text for text, _ in group)), elements)
+            for elements, group in itertools.groupby(runs, lambda run: run[1])
+        ]
+        if stretches:
             yield caption(part.name, is_trained=part.is_trained), stretches
 
 

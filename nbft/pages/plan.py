@@ -1,4 +1,4 @@
-"""What a run will be: the column "This run" beside the form. A plan in, HTML out."""
+"""The plan of a run as HTML: the column "This run" beside the form."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def summary(plan: Plan | None, waiting: str = "") -> Markup:
     """Return the column.
 
     Args:
-        plan: What will happen; None when it is not known yet.
-        waiting: Why the plan does not follow the fields just now; empty when it does.
+        plan: The plan; None when it is not known yet.
+        waiting: Why the plan is out of date; empty when it is not.
     """
     if plan is None:
         return render("plan", plan=None, waiting=waiting)
@@ -51,19 +51,16 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     if plan.tokens is not None:
         facts.append(("trained tokens", f"about {count(plan.tokens)}"))
     if plan.trainable_parameters is not None:
-        facts.append(("trainable", _trainable(plan)))
+        trained, total = plan.trainable_parameters, plan.total_parameters
+        share = f" ({number(100 * trained / total)}%)" if total else " parameters"
+        facts.append(("trainable", count(trained) + share))
     if plan.seconds is not None:
         facts.append(("time", f"about {duration(plan.seconds)}"))
     return facts
 
 
-def _trainable(plan: Plan) -> str:
-    trained, total = plan.trainable_parameters or 0, plan.total_parameters
-    return count(trained) + (f" ({number(100 * trained / total)}%)" if total else " parameters")
-
-
 def _memory(plan: Plan) -> tuple[str, int | None, bool]:
-    """Return the memory in words, its share of what is free in percent, and if it is too much."""
+    """Return the memory in words, its percentage of the free memory, and whether it is too much."""
     need, free = plan.memory_bytes, plan.free_memory_bytes
     if need is None:
         return "", None, False

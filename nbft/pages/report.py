@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbft import events
+from nbft import charts, events
 from nbft.config import Config
 from nbft.evaluate.compare import Comparison
 from nbft.evaluate.timeline import Timeline
@@ -33,7 +32,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
         ending: The last event, when it is not written yet.
 
     Raises:
-        OSError: There is no room for it; an earlier report is as it was.
+        OSError: The disk is full; an earlier report is unchanged.
     """
     state = read_state(run / "events.jsonl")
     if ending is not None:
@@ -43,7 +42,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
     partial = target.with_name("report.html.partial")
     try:
         partial.write_text(_page(run, config, state), encoding="utf-8")
-        partial.replace(target)  # a full disk leaves an earlier report as it was
+        partial.replace(target)  # a full disk leaves an earlier report unchanged
     except OSError:
         partial.unlink(missing_ok=True)
         raise
@@ -51,7 +50,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal, read in pieces."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -99,10 +98,8 @@ def _summary(config: Config, state: RunState) -> str:
 
 
 def _png(figure: Figure) -> str:
-    """Return a figure as PNG, written in base64."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    """Return a figure as PNG in base64."""
+    return base64.b64encode(charts.png(figure)).decode()
 
 
 def _answers(state: RunState) -> tuple[Comparison | None, Timeline | None]:

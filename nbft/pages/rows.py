@@ -1,4 +1,4 @@
-"""The first rows of a data file: as the model sees them, or as they stand in the file."""
+"""The first rows of a data file, as the model sees them or as they are in the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def as_examples(rows: Sequence[Mapping[str, str]]) -> Markup:
 
 
 def as_in_file(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """Return rows as they stand in their file, for want of knowing what is the prompt."""
+    """Return rows as they are in their file, for an unknown format."""
     texts = []
     for row in rows:
         short = {name: _shortened(value, _CELL_CHARACTERS) for name, value in row.items()}
@@ -32,6 +32,6 @@ def as_in_file(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _shortened(value: Any, most: int) -> Any:
-    """Return a text, or a value that is none, with its end cut off if it is long."""
+    """Return a value; a long text is cut off."""
     is_long = isinstance(value, str) and len(value) > most
     return f"{value[: most - 1]}…" if is_long else value

@@ -10,14 +10,14 @@ from nbft.pages.environment import render
 
 
 def html(timeline: Timeline) -> Markup:
-    """Return each prompt, and unfolded its answers; words that the answer before lacks are marked."""
+    """Return each prompt with its answers, folded; words new since the last answer are marked."""
     prompts = []
     for told in timeline.prompts:
         rows, before = [], None
-        for step, said in told.answers:
-            pieces = [Piece("", said, False)] if before is None else differing(before, said)[1]
+        for step, answer in told.answers:
+            pieces = [Piece("", answer, False)] if before is None else differing(before, answer)[1]
             rows.append((when(step), pieces))
-            before = said
+            before = answer
         prompts.append((told.title, told.prompt.strip(), rows))
     return render("timeline", prompts=prompts)
 
@@ -27,6 +27,6 @@ def text(timeline: Timeline) -> str:
     width = max((len(when(step)) for step in timeline.steps), default=0)
     blocks = []
     for told in timeline.prompts:
-        lines = [f"  {when(s):{width}}  {one_line(said)}" for s, said in told.answers]
+        lines = [f"  {when(s):{width}}  {one_line(answer)}" for s, answer in told.answers]
         blocks.append("\n".join([one_line(told.prompt), *lines]))
     return "\n\n".join(blocks)

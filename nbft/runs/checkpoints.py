@@ -1,7 +1,7 @@
-"""Checkpoints: which are whole. One that a crash cut short is passed over.
+"""Complete checkpoints; one that a crash cut short is skipped.
 
-A checkpoint is whole when the mark that is written after everything else names each of its files
-with its size, and all of them are there. Called by the worker (marks) and by `resume` (looks).
+A checkpoint is whole when all of the files listed in its mark, which is written last, exist with
+their sizes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MARK = "whole.json"
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Say that everything of a checkpoint is on the disk."""
+    """Record that everything of a checkpoint is on the disk."""
     sizes = {
         str(file.relative_to(checkpoint)): file.stat().st_size
         for file in sorted(checkpoint.rglob("*"))
@@ -32,7 +32,7 @@ def mark_whole(checkpoint: Path) -> None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint has all its files, in the sizes that they were written in."""
+    """Whether a checkpoint has all its files in their sizes."""
     try:
         sizes = json.loads((checkpoint / _MARK).read_text(encoding="utf-8"))
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
@@ -42,8 +42,9 @@ def is_whole(checkpoint: Path) -> bool:
 
 def last_whole(run: Path) -> Path | None:
     """Return the whole checkpoint of a run with the most steps, or None."""
-    found = [path for path in (run / "checkpoints").glob("checkpoint-*") if is_whole(path)]
-    return max(found, key=step_of, default=None)
+    return max(
+        filter(is_whole, (run / "checkpoints").glob("checkpoint-*")), key=step_of, default=None
+    )
 
 
 def resume_point(config: Config, run: Path) -> Path | None:
@@ -60,10 +61,9 @@ def resume_point(config: Config, run: Path) -> Path | None:
     if not asked:
         return None
     if asked == "auto":
-        found = [
-            last_whole(other) for other in run.parent.iterdir() if _is_like(other, run, config)
-        ]
-        return max(filter(None, found), key=lambda path: path.stat().st_mtime, default=None)
+        runs = [other for other in run.parent.iterdir() if _is_like(other, run, config)]
+        checkpoints = filter(None, map(last_whole, runs))
+        return max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     path = Path(asked).expanduser()
     if (path / "trainer_state.json").is_file() and path.name.rpartition("-")[2].isdigit():
         return path

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from nbft.charts import LEARNING_RATE, LOSS, Curve, color_of, moving_average
+from nbft.charts import LEARNING_RATE, LOSS, Curve, color_of, moving_average, new_figure, tidy
 from nbft.evaluate.scores import SHARES, chart_groups, shown
 from nbft.runs.state import Points, RunState
 
@@ -22,17 +21,17 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
     """Draw loss (raw, smoothed, held-out) and learning rate over the steps.
 
     Args:
-        state: Of a run.
-        title: Set above the picture.
+        state: State of a run.
+        title: Shown above the charts.
     """
-    figure = _figure()
+    figure = new_figure()
     for axes, chart in zip(figure.subplots(1, 2), (LOSS, LEARNING_RATE), strict=True):
         for place, curve in enumerate(chart.curves):
             _draw(axes, curve, state.curve(curve.name), color_of(place))
         axes.set(xlabel="step", ylabel=chart.title, title=chart.title)
         if len(chart.curves) > 1 and any(state.curve(name) for name in chart.names):
             axes.legend(frameon=False)
-        _plain(axes)
+        tidy(axes)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if title:
         figure.suptitle(_text(title))
@@ -41,78 +40,52 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
 
 def _draw(axes: Any, curve: Curve, points: Points, color: str) -> None:
     steps, values = list(points.steps), _drawable(points.values)
+    style = {"color": color, "label": curve.label}
     if curve.style == "marks":
-        axes.plot(steps, values, "D", color=color, markersize=6, label=curve.label)
-        return
-    if curve.smooth:
-        axes.plot(steps, values, color=color, alpha=0.35, linewidth=1, label=curve.label)
-        label = f"{curve.label}, smoothed"
-        axes.plot(steps, moving_average(values), color=color, linewidth=2, label=label)
-        return
-    axes.plot(steps, values, color=color, linewidth=2, label=curve.label)
+        axes.plot(steps, values, "D", markersize=6, **style)
+    elif curve.smooth:
+        axes.plot(steps, values, alpha=0.35, linewidth=1, **style)
+        style["label"] += ", smoothed"
+        axes.plot(steps, moving_average(values), linewidth=2, **style)
+    else:
+        axes.plot(steps, values, linewidth=2, **style)
 
 
 def draw_scores(state: RunState) -> Figure | None:
     """Draw the scores of the held-out rows over the steps; None where nothing was scored twice."""
-    scores = [one for one in state.scores.compared if one.split == "validation"]
-    scores = [one for one in scores if len(one.history) > 1]
+    scores = {
+        score.score: score
+        for score in state.scores.compared
+        if score.split == "validation" and len(score.history) > 1
+    }
     if not scores:
         return None
-    groups = chart_groups(one.score for one in scores)
-    figure = _figure()
-    by_name = {one.score: one for one in scores}
-    for axes, (title, names) in zip(
-        figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True
-    ):
+    groups = chart_groups(scores)
+    figure = new_figure()
+    all_axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (title, names) in zip(all_axes, groups, strict=True):
         for number, name in enumerate(names):
-            steps, values = zip(*by_name[name].history, strict=True)
-            style = {
-                "color": color_of(number),
-                "marker": _MARKERS[number % len(_MARKERS)],
-            }
-            axes.plot(
-                steps,
-                _drawable(values),
-                linewidth=1.5,
-                markersize=5,
-                label=_text(by_name[name].label),
-                **style,
-            )
+            steps, values = zip(*scores[name].history, strict=True)
+            style = {"color": color_of(number), "marker": _MARKERS[number % len(_MARKERS)]}
+            style["label"] = _text(scores[name].label)
+            axes.plot(steps, _drawable(values), linewidth=1.5, markersize=5, **style)
         axes.set(xlabel="step", title=_text(title))
         if title == SHARES:
             axes.set_ylim(bottom=0)
         if len(names) > 1:
             axes.legend(frameon=False)
-        _plain(axes)
+        tidy(axes)
     return figure
 
 
 def _drawable(values: Iterable[float]) -> list[float]:
-    """Return values with gaps in the place of those at which the ticks of an axis overflow."""
+    """Return values with gaps instead of those too large for the ticks of an axis."""
     return [value if abs(value) < _LARGEST else math.nan for value in values]
 
 
-def _figure() -> Figure:
-    """Return a Figure that a notebook shows as a picture, whether or not pyplot is loaded."""
-    from matplotlib.figure import Figure
-
-    class Curves(Figure):
-        def _repr_png_(self) -> bytes:
-            png = io.BytesIO()
-            self.savefig(png, format="png")
-            return png.getvalue()
-
-    return Curves(figsize=(9, 3.2), dpi=110, layout="constrained", facecolor="white")
-
-
 def _text(text: str) -> str:
-    """Return a text for matplotlib, which would read what stands between dollars as mathematics."""
+    """Escape the dollars of a text, which matplotlib would read as mathematics."""
     return text.replace("$", r"\$")
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def scores_in_words(state: RunState) -> str:

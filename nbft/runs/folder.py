@@ -43,8 +43,8 @@ ALLOWED: dict[Status, list[str]] = {
     "failed": ["resume", "delete"],
     "lost": ["resume", "delete"],
 }
-"""What may be asked of a run, by its status. Some ask for more: a checkpoint to resume from, a
-place in the queue to move up to. `Run.resume` also lengthens a completed run."""
+"""The commands that a run takes, by its status. Some have further conditions: a checkpoint to resume
+from, a place in the queue to move up to. `Run.resume` also lengthens a completed run."""
 
 _POLL_SECONDS = 0.2
 
@@ -67,7 +67,7 @@ class Run:
             raise RunError(f"{self.path}: is no run; it holds no config.yaml.")
         self._loaded: tuple[Any, Any] | None = None
         self._is_shown = False
-        self._reader: StateReader | None = None
+        self._reader = StateReader(self.events_path)
         self._reading = threading.Lock()
 
     @classmethod
@@ -75,10 +75,10 @@ class Run:
         """Make the folder of a new run and write its config and plan.
 
         Rows in memory are written to the run's data folder, and paths are made absolute, so that
-        the folder alone can repeat the run.
+        the folder is enough to repeat the run.
 
         Args:
-            config: What is asked for.
+            config: The config of the run.
             folder: Folder of the config file, for relative paths.
 
         Raises:
@@ -92,14 +92,9 @@ class Run:
         parent = Path(config.training.output_dir).expanduser().absolute()
         name = config.training.run_name or new_name(parent)
         if not _NAME.fullmatch(name):
-            raise ConfigError(
-                Problem(
-                    "training.run_name",
-                    name,
-                    "has characters that a folder name should not have.",
-                    "Use letters, digits, '.', '_' and '-'.",
-                )
-            )
+            what = "has characters that a folder name should not have."
+            fix = "Use letters, digits, '.', '_' and '-'."
+            raise ConfigError(Problem("training.run_name", name, what, fix))
         path = parent / name
         try:
             path.mkdir(parents=True)
@@ -108,11 +103,9 @@ class Run:
             (path / "plan.json").write_text(json.dumps(plan.to_dict(), indent=2), encoding="utf-8")
             saved.save(path / "config.yaml", full=True)
         except FileExistsError:
-            raise ConfigError(
-                Problem(
-                    "training.run_name", name, f"{path} is there already.", "Choose another name."
-                )
-            ) from None
+            what = f"{path} is there already."
+            problem = Problem("training.run_name", name, what, "Choose another name.")
+            raise ConfigError(problem) from None
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None
@@ -135,7 +128,7 @@ class Run:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What was expected of the run; {} where plan.json is missing."""
+        """The plan of the run; {} if plan.json is missing."""
         try:
             return json.loads((self.path / "plan.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         except (OSError, ValueError):
@@ -147,21 +140,19 @@ class Run:
 
     @property
     def state(self) -> RunState:
-        """What the events say so far; only those that are new are read."""
+        """The current state; only new events are read."""
         with self._reading:  # a click may come on another thread than the view
-            if self._reader is None:
-                self._reader = StateReader(self.events_path)
             self._reader.read()
             return self._reader.state
 
     @property
     def status(self) -> Status:
-        """How the run is: computed from its events and from whether its process lives."""
+        """The status of the run, from its events and from whether its process lives."""
         return self.state.status
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the run has ended."""
         return self.status not in ("created", "queued", "running", "paused")
 
     @property
@@ -172,19 +163,16 @@ class Run:
     @property
     def adapter(self) -> Path | None:
         """Folder of the trained adapter, or of the model after full training; None before."""
-        for name in ("adapter", "model"):
-            if (self.path / name / "config.json").is_file() or (
-                self.path / name / "adapter_config.json"
-            ).is_file():
-                return self.path / name
-        return None
+        folders = (self.path / "adapter", self.path / "model")
+        files = ("config.json", "adapter_config.json")
+        return next((f for f in folders if any((f / file).is_file() for file in files)), None)
 
     def stop(self) -> None:
-        """Ask the run to stop after the step it is at, with everything saved."""
+        """Ask the run to stop after the current step, with everything saved."""
         self._command("stop")
 
     def save(self) -> None:
-        """Ask the run to save a checkpoint after the step it is at."""
+        """Ask the run to save a checkpoint after the current step."""
         self._command("save")
 
     def sample(self) -> None:
@@ -192,7 +180,7 @@ class Run:
         self._command("sample")
 
     def pause(self, *, release: bool = False) -> None:
-        """Ask the run to wait after the step it is at.
+        """Ask the run to wait after the current step.
 
         Args:
             release: Save a checkpoint, end the process and free the device meanwhile; otherwise
@@ -201,20 +189,21 @@ class Run:
         self._command("pause", release=release)
 
     def continue_(self) -> Run:
-        """Let a paused run go on, where it stood or from its checkpoint."""
-        if self.status == "paused" and not self._has_process():
+        """Continue a paused run, from where it waits or from its checkpoint."""
+        worker = _process(self.state.started)
+        if self.status == "paused" and not (worker and lives(*worker)):
             return self.resume()
         self._command("continue")
         return self
 
     def cancel(self) -> None:
-        """End the run at once, saving nothing. The process is known by its pid and its start."""
+        """End the run at once, saving nothing."""
         self._command("cancel")
         supervisor, worker = _process(self.state.supervisor), _process(self.state.started)
         if supervisor is None or worker is None:
             return  # a thread of a kernel reads the command after its step, a queue at once
         if lives(*supervisor):
-            return  # it ends the worker and says so
+            return  # it ends the worker and reports it
         if kill(*worker):
             events.append(self.events_path, "cancelled", step=self.step)
 
@@ -226,11 +215,7 @@ class Run:
             events.append(self.path / "commands.jsonl", name, **more)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise RunError(f"{self.id}: {name} could not be written down: {reason}.") from None
-
-    def _has_process(self) -> bool:
-        worker = _process(self.state.started)
-        return worker is not None and lives(*worker)
+            raise RunError(f"{self.id}: {name} could not be written: {reason}.") from None
 
     @property
     def step(self) -> int:
@@ -260,7 +245,7 @@ class Run:
 
     @property
     def is_background(self) -> bool:
-        """Whether a supervisor sees the run through, and not the kernel that started it."""
+        """Whether a supervisor looks after the run, and not the kernel that started it."""
         waiting, training = _process(self.state.supervisor), _process(self.state.started)
         return not waiting or not training or waiting[0] != training[0]
 
@@ -268,8 +253,8 @@ class Run:
         """Start a new run with settings changed, beside this one.
 
         Args:
-            fix: Number of one of `fixes`, or settings by dotted path.
-            background: Whether it shall outlive this kernel; otherwise the kernel trains it.
+            fix: Index into `fixes`, or settings by dotted path.
+            background: Run it in a process that outlives this kernel, rather than in the kernel.
 
         Raises:
             RunError: There is no such fix.
@@ -279,18 +264,16 @@ class Run:
             fixes = self.fixes
             if not 0 <= fix < len(fixes):
                 raise RunError(f"{self.id}: has {len(fixes)} fixes; {fix} is none of them.")
-            changes: Mapping[str, Any] = fixes[fix].changes
-        else:
-            changes = fix
+            fix = fixes[fix].changes
         place = {"training.run_name": None, "training.output_dir": str(self.path.parent)}
         launch = facade.submit if background else facade.start
-        return launch(self.config.apply({**changes, **place}))  # type: ignore[no-any-return]
+        return launch(self.config.apply({**fix, **place}))  # type: ignore[no-any-return]
 
     def move_up(self) -> None:
         """Move one place up in the queue of the device.
 
         Raises:
-            RunError: The run does not wait, or is the first of those that do.
+            RunError: The run does not wait, or is the first in the queue.
         """
         from nbft.runs.queue import move_up
 
@@ -346,7 +329,7 @@ class Run:
         return self._loaded
 
     def generate(self, prompt: str, *, max_new_tokens: int = 64) -> str:
-        """Answer a prompt with the tuned model; always the likeliest next token.
+        """Answer a prompt with the tuned model, by greedy decoding.
 
         Args:
             prompt: Text as the model was trained on it.
@@ -409,7 +392,7 @@ class Run:
         return path
 
     def scores(self) -> Scores:
-        """Return the scores of the base model and of the last step, as a table and as dicts."""
+        """Return the scores of the base model and of the last step."""
         return self.state.scores
 
     def evaluate(
@@ -443,19 +426,19 @@ class Run:
         release_memory()
 
     def _ipython_display_(self) -> None:
-        """Show the run live; as a line where the cell has shown it already."""
+        """Show the run live; as a line if the cell has shown it already."""
         if self._is_shown:
             print(self)  # noqa: T201 - the plain value of a cell
             self._is_shown = False
         else:
-            facade.monitor(self).show()
+            facade.monitor(self, interactive=False).show()
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.status})"
 
 
 def _process(event: Event) -> tuple[int, float] | None:
-    """Return pid and start of the process that an event names; None where it names none."""
+    """Return pid and start of the process of an event; None if it has none."""
     pid, began = event.get("pid"), event.get("process_start_time")
     return None if pid is None or began is None else (pid, began)
 
@@ -463,9 +446,9 @@ def _process(event: Event) -> tuple[int, float] | None:
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """Return the runs in a folder, the newest first."""
     folder = Path(folder).expanduser()
-    found = [path.parent for path in folder.glob("*/config.yaml")]
-    found.sort(key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True)
-    return [Run(path) for path in found]
+    configs = folder.glob("*/config.yaml")
+    newest_first = sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True)
+    return [Run(path.parent) for path in newest_first]
 
 
 def attach(run: str | Path, folder: str | Path = "runs") -> Run:
@@ -473,18 +456,15 @@ def attach(run: str | Path, folder: str | Path = "runs") -> Run:
 
     Args:
         run: Name such as kind-otter-14, or the path of its folder.
-        folder: Where runs are looked for by name.
+        folder: Folder in which runs are found by name.
 
     Raises:
-        RunError: There is no such run; the nearest name is said.
+        RunError: There is no such run; the message has the nearest name.
     """
-    direct = Path(run).expanduser()
-    if (direct / "config.yaml").is_file():
-        return Run(direct)
-    named = Path(folder).expanduser() / str(run)
-    if (named / "config.yaml").is_file():
-        return Run(named)
-    known = [one.id for one in list_runs(folder)]
+    for path in (Path(run).expanduser(), Path(folder).expanduser() / str(run)):
+        if (path / "config.yaml").is_file():
+            return Run(path)
+    known = [other.id for other in list_runs(folder)]
     close = difflib.get_close_matches(str(run), known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise RunError(f"{run}: is no run in {Path(folder).absolute()} ({len(known)} there).{hint}")
@@ -495,7 +475,7 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
 
     Args:
         config: The config.
-        run: Folder of a run that shall keep the rows in memory; they stay where they are if None.
+        run: Folder of the run to write rows in memory to; they stay in memory if None.
         folder: Folder of the config file, for relative paths.
     """
     from nbft.data.sources import resolve
@@ -526,7 +506,7 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
 
 
 def _absolute_function(written: str | None, folder: Path | None) -> str | None:
-    """Return path/to/file:function with the whole path; anything else as it is."""
+    """Return path/to/file:function with the absolute path; anything else as it is."""
     from nbft.data.sources import resolve
 
     where, _, name = (written or "").rpartition(":")
@@ -535,16 +515,14 @@ def _absolute_function(written: str | None, folder: Path | None) -> str | None:
 
 
 def _load(run: Run) -> tuple[Any, Any]:
-    folder = run.adapter
+    from nbft.models.load import load_model, load_tokenizer
+
+    folder, config = run.adapter, run.config
     if folder is None:
         raise RunError(f"{run.id}: has no adapter yet; it is {run.status}.")
-    config = run.config
-    from nbft.models.load import load_tokenizer
-
     tokenizer = load_tokenizer(config.apply({"model.tokenizer_name": None}), folder)
     if folder.name == "model":
         from nbft.decisions import decide
-        from nbft.models.load import load_model
 
         decisions = decide(config)
         whole = config.apply({"model.load_pretrained_weights": True})
@@ -564,7 +542,7 @@ def _base_model(run: Run) -> Any:
     from nbft.models.load import load_model, place
 
     config = run.config
-    found = find_model(base_name(config), config.model.model_revision, lambda _: None)
-    decisions = decide(config, found.path)
+    path = find_model(base_name(config), config.model.model_revision, lambda _: None).path
+    decisions = decide(config, path)
     device = decisions.device.value
-    return place(load_model(config, found.path, decisions.dtype.value, device), device).eval()
+    return place(load_model(config, path, decisions.dtype.value, device), device).eval()

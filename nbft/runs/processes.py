@@ -1,18 +1,19 @@
-"""Which process is which: a pid alone may be somebody else's by now, so its start counts too."""
+"""Processes, identified by pid and start time, since a pid may be reused."""
 
 from __future__ import annotations
 
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 _SAME_START_SECONDS = 0.05
 
 
 def process_start_time(pid: int) -> float:
-    """Return when a process began, in seconds since the system did; 0 where there is none.
+    """Return when a process started, in seconds since boot; 0 if there is none.
 
-    The time since boot does not change when somebody sets the clock.
+    The time since boot does not change when the clock is set.
     """
     try:
         # Field 22 of proc_pid_stat(5); the name in brackets before it may hold anything.
@@ -30,12 +31,18 @@ def process_start_time(pid: int) -> float:
         return 0.0
 
 
+def identity(pid: int | None = None) -> dict[str, Any]:
+    """Return pid and process_start_time of a process, or of this one, as events record them."""
+    pid = os.getpid() if pid is None else pid
+    return {"pid": pid, "process_start_time": process_start_time(pid)}
+
+
 def lives(pid: int, start_time: float) -> bool:
-    """Whether the very process that was recorded lives; one that only waits to be buried does not.
+    """Whether exactly this process lives; a zombie does not.
 
     Args:
         pid: Its number.
-        start_time: What `process_start_time` said of it.
+        start_time: Its `process_start_time`.
     """
     if abs(process_start_time(pid) - start_time) > _SAME_START_SECONDS or not start_time:
         return False
@@ -53,7 +60,7 @@ def lives(pid: int, start_time: float) -> bool:
 
 
 def kill(pid: int, start_time: float) -> bool:
-    """Kill the very process that was recorded; returns whether it lived."""
+    """Kill exactly this process; return whether it lived."""
     if not lives(pid, start_time):
         return False
     try:

@@ -1,4 +1,4 @@
-"""How a run stands, in words: for the monitor, the command line and the reports."""
+"""The state of a run in words: for the monitor, the command line and the reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nbft.runs.state import Note, RunState
 
 
 def headline(state: RunState) -> str:
-    """Say how the run stands.
+    """Return the state of the run in words.
 
     >>> headline(RunState([{"event": "completed", "step": 9, "seconds": 192.0}]))
     'completed in 3 min 12 s'
@@ -66,7 +66,7 @@ def held_out(state: RunState) -> str:
 
 def answers(state: RunState) -> Comparison:
     """Return the base model's answers beside the latest."""
-    base = [one for one in state.samples if one["step"] == 0]
+    base = [event for event in state.samples if event["step"] == 0]
     latest = state.samples[-1] if state.samples else {}
     step = latest.get("step", 0)
     label = (

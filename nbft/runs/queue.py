@@ -2,7 +2,7 @@
 
 A ticket is a small file in the device's folder: `0-…` holds the device, `1-…` waits. It names its
 process, so the device is free again when that process dies. The queue is for one person on one
-machine. Called by the supervisor and by `start`; loads nothing heavy.
+machine. Loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from nbft import events
 from nbft.models.find import cache_folder
-from nbft.runs.processes import lives, process_start_time
+from nbft.runs.processes import identity, lives
 
 _POLL_SECONDS = 0.2
 
@@ -34,17 +34,12 @@ class Ticket:
         self._run = run
         self._folder = queue_folder() / device
         self._folder.mkdir(parents=True, exist_ok=True)
-        about = {
-            "pid": os.getpid(),
-            "process_start_time": process_start_time(os.getpid()),
-            "run": str(run),
-        }
         with _locked(self._folder):
             last = max((int(path.name[2:12]) for path in self._folder.glob("?-*.json")), default=0)
             # The number changes when others move up, so the ticket is found by the rest of its name.
             self._key = f"{run.name}-{os.getpid()}-{time.monotonic_ns()}"
             path = self._folder / f"1-{last + 1:010}-{self._key}.json"
-            path.write_text(json.dumps(about), encoding="utf-8")
+            path.write_text(json.dumps({**identity(), "run": str(run)}), encoding="utf-8")
 
     def take(self) -> str | None:
         """Take the device if it is this ticket's turn; else return the run to wait for."""
@@ -58,7 +53,7 @@ class Ticket:
 
     def hand_to(self, pid: int) -> None:
         """Hand the place to another process; it is kept while that process lives."""
-        about = {"pid": pid, "process_start_time": process_start_time(pid), "run": str(self._run)}
+        about = {**identity(pid), "run": str(self._run)}
         with _locked(self._folder):
             for path in self._folder.glob(f"?-*-{self._key}.json"):
                 partial = path.with_suffix(".partial")
@@ -87,12 +82,12 @@ def turn(
         The ticket that holds the device; None after giving up.
     """
     ticket = Ticket(device, run)
-    said: str | None = None
+    reported: str | None = None
     try:
         while (ahead := ticket.take()) is not None:
-            if ahead != said:
+            if ahead != reported:
                 waiting(ahead)
-                said = ahead
+                reported = ahead
             if give_up():
                 yield None
                 return
@@ -103,23 +98,16 @@ def turn(
 
 
 def say_queued(run: Path, device: str) -> events.EventReader:
-    """Write that this process looks after a run, and return the reader of its commands.
+    """Record that this process supervises a run, and return the reader of its commands.
 
-    Commands for an earlier attempt are skipped. Those written from now on count, even while the
-    worker is still loading.
+    Commands for an earlier attempt are skipped. Those written from now on are read, even while
+    the worker is still loading.
     """
     commands = run / "commands.jsonl"
     begin = commands.stat().st_size if commands.exists() else 0
-    pid = os.getpid()
     events.keep_reserve(run)
-    events.append(
-        run / "events.jsonl",
-        "queued",
-        pid=pid,
-        process_start_time=process_start_time(pid),
-        device=device,
-        commands_bytes=begin,
-    )
+    about = {**identity(), "device": device, "commands_bytes": begin}
+    events.append(run / "events.jsonl", "queued", **about)
     return events.EventReader(commands, begin)
 
 
@@ -130,19 +118,15 @@ def move_up(run: Path) -> bool:
             waiting = [path for path in _living(folder) if path.name.startswith("1-")]
             for before, path in zip(waiting, waiting[1:], strict=False):
                 if _about(path).get("run") == str(run):
-                    ahead = before.with_name(f"{path.name[:12]}{before.name[12:]}")
-                    behind = path.with_name(f"{before.name[:12]}{path.name[12:]}")
-                    before.rename(ahead)
-                    path.rename(behind)
+                    before.rename(before.with_name(f"{path.name[:12]}{before.name[12:]}"))
+                    path.rename(path.with_name(f"{before.name[:12]}{path.name[12:]}"))
                     return True
     return False
 
 
 def queue_folder() -> Path:
     """Return the folder of the queues: $NBFT_QUEUE, else queue in nbft's cache."""
-    if given := os.environ.get("NBFT_QUEUE"):
-        return Path(given)
-    return cache_folder() / "queue"
+    return Path(os.environ.get("NBFT_QUEUE") or cache_folder() / "queue")
 
 
 def _living(folder: Path) -> list[Path]:

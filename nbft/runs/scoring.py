@@ -1,4 +1,4 @@
-"""Scores of a run that is over, measured when somebody asks. Called by `Run.evaluate`."""
+"""Scores of a finished run, measured on request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from nbft.config import Config
     from nbft.runs.folder import Run
 
-_SPLITS = ("validation", "test")
-
 
 def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | None) -> Scores:
     """Score the base model and the tuned one of a run; see `Run.evaluate`."""
@@ -23,8 +21,8 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
     from nbft.models.load import quiet
     from nbft.runs.folder import _base_model
 
-    if split not in _SPLITS:
-        raise RunError(f"split={split!r}: is not one of {', '.join(_SPLITS)}.")
+    if split not in ("validation", "test"):
+        raise RunError(f"split={split!r}: is not one of validation, test.")
     config = _asking(run.config, metrics, rows)
     with quiet():
         examples, _ = load_examples(config, split)

@@ -1,16 +1,14 @@
-"""The state of a run: what its events say so far, worked out in one place for everybody.
+"""The state of a run, computed from its events in this one place.
 
-`RunState` takes events one after another; `StateReader` gives it those that were appended to a file
-since the last look, so that a look costs as much as is new. The list of runs, `Run`, the monitor,
-the command line, the reports and the server read from it. Loads no library.
+`RunState` takes events one after another; `StateReader` feeds it those that were appended to a file
+since the last read, so the cost of a read is proportional to what is new. Loads no library.
 """
 
 from __future__ import annotations
 
 import bisect
-import contextlib
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,17 +20,8 @@ from nbft.evaluate.timeline import Timeline
 from nbft.events import FINAL_KINDS, Event
 from nbft.runs.processes import lives
 
-Status = Literal[
-    "created",
-    "queued",
-    "running",
-    "paused",
-    "completed",
-    "stopped",
-    "cancelled",
-    "failed",
-    "lost",
-]
+_Ended = Literal["completed", "stopped", "cancelled", "failed", "lost"]
+Status = Literal["created", "queued", "running", "paused"] | _Ended
 
 _NO_MEASURES = frozenset(("event", "time", "step"))
 _MOST_CURVES = 100
@@ -44,8 +33,8 @@ class Note(NamedTuple):
     """Something that a person should know.
 
     Attributes:
-        text: What was seen, in sentences.
-        step: Where it was seen; None where it belongs to no step.
+        text: In sentences.
+        step: Its step; None if it belongs to none.
     """
 
     text: str
@@ -53,7 +42,7 @@ class Note(NamedTuple):
 
 
 class Points:
-    """The values of one measure, in the order of the steps; of a step said twice the later counts.
+    """The values of one measure by step; the last value reported for a step counts.
 
     Args:
         most: Keep fewer points than this, evenly spread; all if None.
@@ -71,18 +60,18 @@ class Points:
         self._seen = 0
         self.steps = array("q")
         self.values = array("d")
-        self._events = array("q")  # the number of the event that said it, ascending
+        self._events = array("q")  # the number of the event that reported it, ascending
 
     def __len__(self) -> int:
         return len(self.steps)
 
     @property
     def last(self) -> float | None:
-        """The last value; None where there is none."""
+        """The last value, or None."""
         return self.values[-1] if self.values else None
 
     def add(self, step: int, value: float, event: int) -> bool:
-        """Add a point that an event said, and return whether all before it stayed as it was."""
+        """Add a point of an event, and return whether all earlier points are unchanged."""
         steps = self.steps
         if not steps or step > steps[-1]:
             is_point = self._seen % self._every == 0
@@ -119,36 +108,36 @@ class Points:
         del self.steps[end:], self.values[end:], self._events[end:]
 
     def new_since(self, event: int) -> int:
-        """Return the place of the first point that a later event than the given number said."""
+        """Return the index of the first point reported after an event of this number."""
         return bisect.bisect_right(self._events, event)
 
 
 class FewPoints:
-    """A measure over the steps in a bounded number of points, the first and the last among them.
+    """A measure over the steps in a limited number of points, including the first and the last.
 
     Args:
-        most: So many points are kept.
+        most: Maximum number of points.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._points: list[list[float]] = []
         self._last: list[float] | None = None
-        self._every = 1  # of so many values one is a point
+        self._every = 1  # one of so many values is a point
         self._seen = 0
 
     @property
     def takes_next(self) -> bool:
-        """Whether the next value becomes a point; others are kept as the last one only."""
+        """Whether the next value becomes a point; others only count as the last value."""
         return self._seen % self._every == 0
 
     @property
     def last(self) -> float | None:
-        """The last value; None where there is none."""
+        """The last value, or None."""
         return self._last[1] if self._last else None
 
     def skip(self) -> None:
-        """Count a value that nobody looked at."""
+        """Count a value that was not parsed."""
         self._seen += 1
 
     def add(self, step: int, value: float) -> None:
@@ -164,7 +153,7 @@ class FewPoints:
                 self._halve()
 
     def expect(self, values: int) -> None:
-        """Make room for values to come, so that fewer of them have to be looked at."""
+        """Make room for values to come, so that fewer of them have to be parsed."""
         while (self._seen + values) // self._every >= self._most:
             self._halve()
 
@@ -186,38 +175,38 @@ class FewPoints:
 
 
 class RunState:
-    """What the events of a run say so far; what a resumed run does again replaces the earlier.
+    """The state of a run after its events; steps that a resumed run repeats are replaced.
 
     Args:
-        found: Events to begin with, as `nbft.events` reads them.
-        measures: Keep the points of these only; of every number that was logged if None.
+        found: Initial events, as `nbft.events` reads them.
+        measures: Keep all points of these measures only; of every logged number if None.
         most_other_points: Of each other measure keep fewer points than this; 0 for none.
-        most_points: For a list of many runs: of the loss so many points, and no other curves,
-            answers or scores.
+        most_points: For a list of many runs: keep at most so many points of the loss, and no
+            other curves, answers or scores.
 
     Attributes:
         started: The last `started` event; {} before it.
         prepared: The last `prepared` event of this attempt or an earlier one; {} before it.
-        supervisor: The last `queued` event; {} where no supervisor sees to the run.
-        stage: What the worker is doing while it does not train, in words; "" while it trains.
-        is_paused: Whether it waits for somebody to let it go on.
+        supervisor: The last `queued` event; {} if the run has no supervisor.
+        stage: What the worker does before training, in words; "" while it trains.
+        step: Optimiser steps done so far.
+        is_paused: Whether it waits for `continue`.
         end: The final event; None while the run goes on.
         log: The last `log` event; {} before it.
         curves: The points of each measure by its name.
-        samples: The `sample` events that count.
-        scored: The `scores` events that count.
+        samples: The `sample` events that were not replaced.
+        scored: The `scores` events that were not replaced.
         notes: Notes and warnings.
         answer: The last answer to a command, in words.
         checkpoint: The last checkpoint, relative to the run.
-        eval_loss: The last held-out loss; None where it was not measured.
-        few: The points of the loss, where `most_points` are kept.
-        counts: How many events of each kind were taken.
-        taken: How many events were taken; the number of the last one.
-        began: When the first event was written, in seconds since the epoch; None if unknown.
-        changed: By kind, the number of the last event that changed it, of "notes", "samples" and
-            "scored".
-        rewritten: The number of the last event that changed points before the last ones, or logged
-            an other measure for the first time.
+        eval_loss: The last held-out loss; None if it was not measured.
+        few: The points of the loss, if `most_points` is given.
+        counts: Number of events of each kind.
+        taken: Number of events, which is the number of the last one.
+        began: Time of the first event, in seconds since the epoch; None if unknown.
+        changed: Number of the last event that changed "notes", "samples" and "scored".
+        rewritten: Number of the last event that changed earlier points, or logged
+            another measure for the first time.
     """
 
     def __init__(
@@ -250,42 +239,38 @@ class RunState:
         self.eval_loss: float | None = None
         self._measures = measures
         self._most_other_points = most_other_points
-        self._step = 0
-        self._said: Status = "created"
+        self.step = 0
+        self._status: Status = "created"
         self._processes: list[tuple[int, float]] = []
         for event in found:
             self.take(event)
 
-    # What follows from it.
-
     @property
     def status(self) -> Status:
-        """How the run is: what it said last, or "lost" when neither worker nor supervisor lives."""
-        waits_without = self._said == "paused" and not self._processes  # for its device was freed
-        if self.end is not None or self._said == "created" or waits_without:
-            return self._said
-        return self._said if any(lives(*process) for process in self._processes) else "lost"
-
-    @property
-    def step(self) -> int:
-        """Optimiser steps done so far."""
-        return self._step
+        """The last reported status, or "lost" when neither worker nor supervisor lives."""
+        is_released = self._status == "paused" and not self._processes  # its device was freed
+        if self.end is not None or self._status == "created" or is_released:
+            return self._status
+        return self._status if any(lives(*process) for process in self._processes) else "lost"
 
     @property
     def total_steps(self) -> int | None:
-        """How many there will be; None before that is known."""
+        """Planned number of steps; None before it is known."""
         return self.prepared.get("total_steps")
 
     @property
+    def _failure(self) -> Event:
+        return self.end if self.end and self.end["event"] == "failed" else {}
+
+    @property
     def problems(self) -> list[str]:
-        """Why the run failed, in sentences; [] where it did not."""
-        return self.end.get("problems", []) if self.end and self.end["event"] == "failed" else []
+        """Why the run failed, in sentences; [] if it did not."""
+        return list(self._failure.get("problems", []))
 
     @property
     def is_out_of_memory(self) -> bool:
         """Whether the run failed because memory ran out."""
-        end = self.end or {}
-        return end.get("event") == "failed" and bool(end.get("out_of_memory"))
+        return bool(self._failure.get("out_of_memory"))
 
     @property
     def scores(self) -> Scores:
@@ -298,7 +283,7 @@ class RunState:
         return Timeline(self.samples)
 
     def curve(self, name: str) -> Points:
-        """Return the points of a measure; none where it was not logged."""
+        """Return the points of a measure; none if it was not logged."""
         return self.curves.get(name) or Points()
 
     def rows(
@@ -306,13 +291,13 @@ class RunState:
     ) -> list[tuple[float, ...]]:
         """Return the points of a chart's curves on one axis: (step, value or None of each).
 
-        The first row is the earliest that changed; what a reader has from there on is replaced.
-        Where `rewritten` is later than `since`, the reader starts anew at 0.
+        The first row is the earliest that changed; a reader replaces its rows from there on. If
+        `rewritten` is later than `since`, the reader starts again at 0.
 
         Args:
             chart: The chart.
-            since: Only what events after this number changed; 0 for all.
-            until: Only what events up to this number said; all if None.
+            since: Return the changes after this event; 0 for all.
+            until: Return the changes up to this event; all if None.
         """
         curves = [self.curves.get(name) for name in chart.names]
         new = [(curve, curve.new_since(since)) for curve in curves if curve is not None]
@@ -320,23 +305,18 @@ class RunState:
         if not begins:
             return []
         first = min(begins)
-        merged: dict[int, list[float | None]] = {}
+        merged: dict[int, list[float | None]] = defaultdict(lambda: [None] * len(curves))
         for column, (curve, spec) in enumerate(zip(curves, chart.curves, strict=True)):
             if curve is None:
                 continue
             begin = bisect.bisect_left(curve.steps, first)
             end = len(curve) if until is None else curve.new_since(until)
             for step, value in zip(curve.steps[begin:end], curve.values[begin:end], strict=True):
-                row = merged.get(step)
-                if row is None:
-                    row = merged[step] = [None] * len(curves)
-                row[column] = value * spec.scale
+                merged[step][column] = value * spec.scale
         return [(step, *merged[step]) for step in sorted(merged)]  # type: ignore[arg-type]
 
-    # How it is worked out.
-
     def take(self, event: Event) -> None:
-        """Take in the next event, as `nbft.events` reads it; none is refused."""
+        """Take in the next event, as `nbft.events` reads it."""
         kind = event["event"]
         step = event.get("step")
         self.taken += 1
@@ -345,7 +325,7 @@ class RunState:
             self.began = event.get("time")
         self._take_process(kind, event)
         if step is not None:
-            self._step = max(self._step, step)
+            self.step = max(self.step, step)
         if kind == "log":
             self.log, self.stage = event, ""
             self._measure(step, event)
@@ -372,10 +352,10 @@ class RunState:
             self._keep("scored", event)
 
     def _take_process(self, kind: str, event: Event) -> None:
-        """Take in what an event says of the processes and of how the run is."""
+        """Take in the processes and the status of an event."""
         pid, began = event.get("pid"), event.get("process_start_time")
         if kind in ("queued", "started"):
-            self._said = "queued" if kind == "queued" else "running"
+            self._status = "queued" if kind == "queued" else "running"
             self.end, self.is_paused = None, False  # it was resumed
             self.stage = "waiting for its turn" if kind == "queued" else ""
             if kind == "started":
@@ -383,17 +363,17 @@ class RunState:
             else:
                 self.supervisor, self._processes = event, []
         if pid is not None and began is not None:
-            # Of the supervisor; then of the worker, which both of them say.
-            self._said = "queued" if kind == "queued" else "running"
+            # Of the supervisor; then of the worker, which both of them report.
+            self._status = "queued" if kind == "queued" else "running"
             self._processes.append((pid, began))
         elif kind == "paused":
-            self._said, self.is_paused = "paused", True
+            self._status, self.is_paused = "paused", True
             if event.get("released"):
                 self._processes = []
         elif kind == "continued":
-            self._said, self.is_paused = "running", False
+            self._status, self.is_paused = "running", False
         elif kind in FINAL_KINDS:
-            self._said, self.end = kind, event  # type: ignore[assignment]
+            self._status, self.end = kind, event  # type: ignore[assignment]
             self._processes = []
 
     def _measure(self, step: int | None, event: Event) -> None:
@@ -427,10 +407,10 @@ class RunState:
         self.changed[name] = self.taken
 
     def _go_back(self, step: int | None) -> None:
-        """Forget what a run that goes on from a checkpoint does again."""
+        """Forget what a run that goes on from a checkpoint will repeat."""
         if step is None:
             return
-        self._step = step
+        self.step = step
         self.rewritten = self.taken
         for curve in self.curves.values():
             curve.drop_after(step)
@@ -438,8 +418,8 @@ class RunState:
             self.eval_loss = self.curves["eval_loss"].last
         if self.few is not None:
             self.few.drop_after(step)
-        self.samples = [one for one in self.samples if one["step"] <= step]
-        self.scored = [one for one in self.scored if one["step"] <= step]
+        self.samples = [event for event in self.samples if event["step"] <= step]
+        self.scored = [event for event in self.scored if event["step"] <= step]
         self.notes = [note for note in self.notes if (note.step or 0) <= step]
         self.changed = dict.fromkeys(self.changed, self.taken)
 
@@ -451,13 +431,13 @@ class StateReader:
         path: The `events.jsonl`.
         measures: As `RunState`.
         most_other_points: As `RunState`.
-        most_points: As `RunState`. Then a log line that is no point of the curve is not even
-            parsed: for 1,000 runs with 1,000 such lines each that takes 0.8 s instead of 7.6 s.
+        most_points: As `RunState`. Log lines that are no point of the curve are not even parsed:
+            for 1,000 runs with 1,000 such lines each this takes 0.8 s instead of 7.6 s.
 
     Attributes:
-        state: The state at the last look.
-        file: The number by which the system knows the file; 0 where there is none.
-        generation: How many other files lay under this name before.
+        state: The state at the last read.
+        file: The inode of the file; 0 if there is none.
+        generation: How often another file has taken its place.
     """
 
     def __init__(
@@ -483,11 +463,8 @@ class StateReader:
         self._reader = events.EventReader(self.path)
 
     def read(self) -> bool:
-        """Take in what was appended since the last look, and return whether there was anything."""
-        stamp: tuple[int, ...] = ()
-        with contextlib.suppress(OSError):
-            found = self.path.stat()
-            stamp = found.st_ino, found.st_size, found.st_mtime_ns
+        """Take in what was appended since the last read, and return whether there was anything."""
+        stamp = file_stamp(self.path)
         if stamp == self._stamp:
             return False
         if self._stamp and (stamp[:1] != self._stamp[:1] or stamp[1] < self._reader.offset_bytes):
@@ -507,7 +484,7 @@ class StateReader:
         return self.state.taken > before
 
     def _without_middle_logs(self, lines: Sequence[bytes]) -> Iterable[bytes]:
-        """Yield the lines but for logs that are neither a point of the curve nor the last."""
+        """Yield the lines without logs that are neither a point of the curve nor the last."""
         few = self.state.few
         assert few is not None
         logs = [i for i, line in enumerate(lines) if line.startswith(_LOG)]
@@ -520,13 +497,17 @@ class StateReader:
             yield line
 
 
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Return inode, size in bytes and modification time in ns of a file; () if there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def read_state(path: Path) -> RunState:
-    """Return the state that a file of events leads to."""
+    """Return the state after the events of a file."""
     reader = StateReader(path)
     reader.read()
     return reader.state
-
-
-def status_of(found: Iterable[Event]) -> Status:
-    """Return how a run is from its events and from whether its processes live."""
-    return RunState(found).status

@@ -1,7 +1,7 @@
-"""A run in a few lines: what a list of runs shows, read cheaply enough for a thousand of them.
+"""A run as a list of runs shows it, read cheaply enough for a thousand of them.
 
-Only what was appended since the last look is read, and of the loss no more points are kept than a
-small curve needs. Called by `nbft.server` and by the command line.
+Only what was appended since the last call is read, and only as many points of the loss are kept as
+a small curve needs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from nbft.runs.folder import ALLOWED, Run
-from nbft.runs.state import StateReader
+from nbft.runs.state import StateReader, file_stamp
 
 CURVE_POINTS = 60
 
@@ -20,48 +20,50 @@ _CACHED_RUNS = 20_000
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Return what a list shows of a run.
+    """Return a run as JSON values.
 
     Returns:
         id, path, status, name, model, method, data, rows, step, total_steps, loss, eval_loss,
         seconds_left, started and ended (epoch seconds), curve ([step, loss], at most 60), problems
-        and allowed. What is not known yet is None.
+        and allowed. Unknown values are None.
     """
     with _lock:
-        return _summary(run, _digest(run.path))
-
-
-def _summary(run: Run, digest: _Digest) -> dict[str, Any]:
-    state = digest.reader.state
-    status, few = state.status, state.few
-    assert few is not None
-    return {
-        "id": run.id,
-        "path": str(run.path),
-        "status": status,
-        "name": run.id,
-        **digest.settings,
-        "rows": state.prepared.get("rows"),
-        "step": state.step,
-        "total_steps": state.total_steps,
-        "loss": few.last,
-        "eval_loss": state.eval_loss,
-        "seconds_left": state.log.get("seconds_left") if status == "running" else None,
-        "started": state.began if state.began is not None else digest.config_time,
-        "ended": state.end.get("time") if state.end else None,
-        "curve": few.points(),
-        "problems": state.problems,
-        "allowed": ALLOWED[status],
-    }
+        if run.path not in _digests:
+            if len(_digests) >= _CACHED_RUNS:
+                _digests.clear()
+            _digests[run.path] = _Digest(run.path)
+        digest = _digests[run.path]
+        digest.refresh()
+        state = digest.reader.state
+        status, few = state.status, state.few
+        assert few is not None
+        return {
+            "id": run.id,
+            "path": str(run.path),
+            "status": status,
+            "name": run.id,
+            **digest.settings,
+            "rows": state.prepared.get("rows"),
+            "step": state.step,
+            "total_steps": state.total_steps,
+            "loss": few.last,
+            "eval_loss": state.eval_loss,
+            "seconds_left": state.log.get("seconds_left") if status == "running" else None,
+            "started": state.began if state.began is not None else digest.config_time,
+            "ended": state.end.get("time") if state.end else None,
+            "curve": few.points(),
+            "problems": state.problems,
+            "allowed": ALLOWED[status],
+        }
 
 
 class _Digest:
-    """What the files of one run say, kept up to date by reading what is new.
+    """The contents of the files of one run, kept up to date by reading what is new.
 
     Attributes:
         settings: Names of the model, the method and the data.
         config_time: When the config was written, in seconds since the epoch.
-        reader: Of the events.
+        reader: Reader of the events.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +75,7 @@ class _Digest:
 
     def refresh(self) -> None:
         """Read what was written since the last call."""
-        stamp = _stamp(self._config)
+        stamp = file_stamp(self._config)
         if stamp != self._config_stamp:
             self._config_stamp = stamp
             self.config_time = stamp[2] / 1e9 if stamp else 0.0
@@ -85,28 +87,10 @@ _digests: dict[Path, _Digest] = {}
 _lock = threading.Lock()  # a server asks from several threads
 
 
-def _digest(path: Path) -> _Digest:
-    digest = _digests.get(path)
-    if digest is None:
-        if len(_digests) >= _CACHED_RUNS:
-            _digests.clear()
-        digest = _digests[path] = _Digest(path)
-    digest.refresh()
-    return digest
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def _settings(text: str) -> dict[str, str | None]:
-    """Find model, method and data in a config as nbft writes it.
+    """Find model, method and data in a config written by nbft.
 
-    The text is searched, not parsed: reading a thousand configs whole takes 10 s.
+    The text is searched, not parsed: parsing a thousand configs takes 10 s.
     """
     sections = re.split(r"^(?=\w)", text, flags=re.MULTILINE)
     block = {part.partition(":")[0]: part for part in sections}
@@ -124,5 +108,5 @@ def _settings(text: str) -> dict[str, str | None]:
 
 
 def _values(block: str, key: str) -> list[str]:
-    found = re.findall(rf"^[ -]+{key}: (.*)$", block, flags=re.MULTILINE)
-    return [value.strip("'\"") for value in found if value != "null"]
+    values = re.findall(rf"^[ -]+{key}: (.*)$", block, flags=re.MULTILINE)
+    return [value.strip("'\"") for value in values if value != "null"]

@@ -1,15 +1,16 @@
-"""What each route answers, as plain data. Reads and commands runs; knows no HTTP.
+"""The answers of the routes, as JSON values. Knows no HTTP.
 
 Everything here may block on the disk; `handlers` calls it in a thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,28 +26,20 @@ from nbft.runs.state import RunState, StateReader
 from nbft.runs.summary import summary
 from nbft.server.roots import Nbft
 
-COMMANDS: dict[str, Callable[[Run], Any]] = {
-    "stop": lambda run: run.stop(),
-    "pause": lambda run: run.pause(),
-    "continue": lambda run: run.continue_(),
-    "save": lambda run: run.save(),
-    "sample": lambda run: run.sample(),
-    "cancel": lambda run: run.cancel(),
-    "move_up": lambda run: run.move_up(),
-}
+COMMANDS = ("stop", "pause", "continue", "save", "sample", "cancel", "move_up")
 
 _EVENTS_BYTES = 1_000_000
 _STATE_EVENTS = 20_000
-"""Events whose points one answer holds: about 1 MB."""
+"""Events whose points fit in one answer: about 1 MB."""
 
 _KEPT_STATES = 16
 _MEASURES = frozenset(name for chart in STANDARD for name in chart.names)
 _OTHER_POINTS = 2_000
 _LOG_BYTES = 256_000
 _COMPARED_RUNS = 6
-_AT_WORK = frozenset({"queued", "running", "paused"})
+_ACTIVE = frozenset({"queued", "running", "paused"})
 _HIDDEN = "(hidden)"
-# Tokens of Hugging Face, OpenAI, GitHub and GitLab as they look, and whatever is called one.
+# Tokens of Hugging Face, OpenAI, GitHub and GitLab by their form, and whatever is called a token.
 _SECRET = re.compile(
     r"\b(?:hf_|sk-|gh[pousr]_|glpat-)[\w-]{16,}"
     r"|(?<=[Bb]earer )[\w.~+/-]{8,}=*"
@@ -56,43 +49,39 @@ _SECRET_NAME = re.compile(r"(?:^|_)(?:token|secret|password|api_key)$")
 
 
 class BadRequestError(NbftError):
-    """What was asked for cannot be understood."""
+    """The request cannot be understood."""
 
 
 def list_runs(nbft: Nbft, search: str = "", limit: int = 200) -> dict[str, Any]:
-    """Return the runs, those at work first, then the newest.
+    """Return the runs, active ones first, then the newest.
 
     Args:
-        nbft: Where runs are.
-        search: Words that name, model, data, method or status shall hold, in any order.
-        limit: At most so many.
+        nbft: The folders of runs.
+        search: Words to find in name, model, data, method or status, in any order.
+        limit: Maximum number of runs.
     """
-    found = []
+    runs = []
     for run_id, run in nbft.runs().items():
-        try:
-            found.append(describe(nbft, run_id, run))
-        except OSError:  # deleted meanwhile
-            continue
-    total = len(found)
+        with contextlib.suppress(OSError):  # deleted meanwhile
+            runs.append(describe(nbft, run_id, run))
     words = search.casefold().split()
-    if words:
-        found = [one for one in found if _matches(one, words)]
-    found.sort(key=lambda one: (one["status"] not in _AT_WORK, -one["started"]))
+
+    def matches(run: dict[str, Any]) -> bool:
+        text = " ".join(str(run[key]) for key in ("name", "model", "data", "method", "status"))
+        return all(word in text.casefold() for word in words)
+
+    matching = list(filter(matches, runs))
+    matching.sort(key=lambda run: (run["status"] not in _ACTIVE, -run["started"]))
     return {
         "version": version("nbft"),
-        "total": total,
-        "matching": len(found),
-        "runs": found[:limit],
+        "total": len(runs),
+        "matching": len(matching),
+        "runs": matching[:limit],
     }
 
 
-def _matches(one: Mapping[str, Any], words: list[str]) -> bool:
-    text = " ".join(str(one[key]) for key in ("name", "model", "data", "method", "status"))
-    return all(word in text.casefold() for word in words)
-
-
 def describe(nbft: Nbft, run_id: str, run: Run) -> dict[str, Any]:
-    """Return a run's summary, by the id of the routes, with its folder as file browsers name it."""
+    """Return a run's summary, with the id of the routes and its folder relative to the root."""
     inside = run.path.is_relative_to(nbft.top)
     about = summary(run)
     about["problems"] = [_SECRET.sub(_HIDDEN, str(problem)) for problem in about["problems"]]
@@ -103,23 +92,26 @@ def describe(nbft: Nbft, run_id: str, run: Run) -> dict[str, Any]:
 
 
 def details(nbft: Nbft, run_id: str) -> dict[str, Any]:
-    """Return a run's summary, the settings that differ from the defaults, and what to mend."""
+    """Return a run's summary, the settings that differ from the defaults, and possible fixes."""
     run = nbft.find(run_id)
     about = describe(nbft, run_id, run)
-    return about | {"settings": _settings(run), "fixes": _fixes(run, about["status"])}
+    fixes = []
+    if about["status"] == "failed":
+        fixes = _fixes(run.path, run.events_path.stat().st_mtime_ns)
+    return about | {"settings": _settings(run), "fixes": fixes}
 
 
 def events(nbft: Nbft, run_id: str, after: int) -> dict[str, Any]:
-    """Return the events after a position in the file, as many as 1 MB holds.
+    """Return the events after a position in the file, up to 1 MB.
 
     Args:
-        nbft: Where runs are.
+        nbft: The folders of runs.
         run_id: The run.
-        after: `next` of the last answer, or 0. Beyond the end, the file is another one: the answer
-            begins anew, and says so by its own `after`.
+        after: `next` of the last answer, or 0. A position beyond the end means that the file was
+            replaced: the answer starts again, with `after` 0.
 
     Returns:
-        after, events, next (where to go on), more (whether there are more already).
+        after, events, next (the position to continue at), more (whether there are more already).
     """
     path = nbft.find(run_id).events_path
     try:
@@ -134,27 +126,23 @@ def events(nbft: Nbft, run_id: str, after: int) -> dict[str, Any]:
     except FileNotFoundError:
         return {"after": 0, "events": [], "next": 0, "more": False}
     end = block.rfind(b"\n") + 1
-    found = []
-    for line in block[:end].splitlines():
-        event = parse(line)
-        if event is not None:
-            found.append(event)
-    return {"after": after, "events": found, "next": after + end, "more": size > after + len(block)}
+    parsed = [event for event in map(parse, block[:end].splitlines()) if event is not None]
+    more = size > after + len(block)
+    return {"after": after, "events": parsed, "next": after + end, "more": more}
 
 
 def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
-    """Return what there is to draw of a run, as far as it changed.
+    """Return the changes of a run's curves, notes, scores and answers.
 
     Args:
-        nbft: Where runs are.
+        nbft: The folders of runs.
         run_id: The run.
         after: `next` of the last answer; "" for everything.
 
     Returns:
         whole (whether this replaces every earlier answer), next, more (whether there is more
-        already), said (how many events other than measurements there are), smoothing; charts, each with
-        its rows from the first that changed; notes, scores and answers, each None where it is as
-        it was.
+        already), said (number of events other than measurements), smoothing; charts, each with its
+        rows from the first that changed; notes, scores and answers, each None if unchanged.
     """
     reader, lock = _state_reader(nbft.find(run_id).events_path)
     with lock:
@@ -190,8 +178,8 @@ def _chart(spec: ChartSpec, rows: Iterable[Sequence[float | None]]) -> dict[str,
 
 
 def _scores(now: RunState) -> dict[str, Any]:
-    found = now.scores
-    return {"tables": found.tables(), "charts": [_chart(*chart) for chart in found.charts]}
+    scores = now.scores
+    return {"tables": scores.tables(), "charts": [_chart(*chart) for chart in scores.charts]}
 
 
 def _answers(now: RunState) -> list[dict[str, Any]]:
@@ -206,16 +194,16 @@ def _answers(now: RunState) -> list[dict[str, Any]]:
 
 
 def _state_reader(path: Path) -> tuple[StateReader, threading.Lock]:
-    """Return the reader of a run that somebody looks at, and what keeps others off it."""
+    """Return the reader of a run's state, and the lock to use it with."""
     with _states_lock:
-        kept = _states.pop(path, None) or (
+        reader = _states.pop(path, None) or (
             StateReader(path, measures=_MEASURES, most_other_points=_OTHER_POINTS),
             threading.Lock(),
         )
-        _states[path] = kept
+        _states[path] = reader
         while len(_states) > _KEPT_STATES:
             _states.popitem(last=False)
-        return kept
+        return reader
 
 
 _states: OrderedDict[Path, tuple[StateReader, threading.Lock]] = OrderedDict()
@@ -229,15 +217,15 @@ def log(nbft: Nbft, run_id: str, lines: int) -> dict[str, Any]:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _LOG_BYTES))
-            found = file.read(_LOG_BYTES).decode(errors="replace").splitlines()
+            tail = file.read(_LOG_BYTES).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return {"text": "", "truncated": False}
-    text = _SECRET.sub(_HIDDEN, "\n".join(found[-lines:]))
-    return {"text": text, "truncated": size > _LOG_BYTES or len(found) > lines}
+    text = _SECRET.sub(_HIDDEN, "\n".join(tail[-lines:]))
+    return {"text": text, "truncated": size > _LOG_BYTES or len(tail) > lines}
 
 
 def command(nbft: Nbft, run_id: str, name: Any) -> dict[str, Any]:
-    """Ask something of a run and return its summary.
+    """Send a command to a run and return its summary.
 
     Raises:
         BadRequestError: There is no such command.
@@ -246,12 +234,12 @@ def command(nbft: Nbft, run_id: str, name: Any) -> dict[str, Any]:
     run = nbft.find(run_id)
     if not isinstance(name, str) or name not in COMMANDS:
         raise BadRequestError(f"command: is none of {', '.join(COMMANDS)}.")
-    COMMANDS[name](run)
+    getattr(run, "continue_" if name == "continue" else name)()
     return describe(nbft, run_id, run)
 
 
 def resume(nbft: Nbft, run_id: str) -> dict[str, Any]:
-    """Let a run go on in the background from its last checkpoint, and return its summary."""
+    """Resume a run in the background from its last checkpoint, and return its summary."""
     run = nbft.find(run_id)
     run.resume()
     return describe(nbft, run_id, run)
@@ -261,7 +249,7 @@ def retry(nbft: Nbft, run_id: str, fix: Any) -> dict[str, Any]:
     """Start a new run in the background with a fix of another, and return its summary.
 
     Raises:
-        BadRequestError: The fix is no number.
+        BadRequestError: The fix is no integer.
         RunError: There is no such fix.
     """
     run = nbft.find(run_id)
@@ -322,8 +310,7 @@ def _losses(run_ids: list[str], runs: list[Run]) -> dict[str, Any]:
 
 
 def _settings(run: Run) -> dict[str, tuple[Any, Any]]:
-    path = run.path / "config.yaml"
-    return _settings_of(run.path, path.stat().st_mtime_ns)
+    return _settings_of(run.path, (run.path / "config.yaml").stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
@@ -332,19 +319,13 @@ def _settings_of(path: Path, _modified: int) -> dict[str, tuple[Any, Any]]:
     return {
         setting: (default, _without_secrets(setting, value))
         for setting, (default, value) in Run(path).config.diff().items()
-        if setting != "training.run_name"  # it is the name that stands above
+        if setting != "training.run_name"  # shown as the title
     }
 
 
-def _fixes(run: Run, status: str) -> list[str]:
-    """Say what a run may be started again with; it is worked out once for each failure."""
-    if status != "failed":
-        return []
-    return _fixes_of(run.path, run.events_path.stat().st_mtime_ns)
-
-
 @lru_cache(maxsize=64)
-def _fixes_of(path: Path, _modified: int) -> list[str]:
+def _fixes(path: Path, _modified: int) -> list[str]:
+    """Return the changes that a failed run may be started again with."""
     return [fix.offer for fix in Run(path).fixes]
 
 

@@ -1,15 +1,13 @@
 """The routes below `/nbft/api`; `openapi.yaml` describes them.
 
-Each refuses whoever has not logged in, and reads files in a thread, so that the server's other
+Each refuses unauthenticated requests, and reads files in a thread, so that the server's other
 answers do not wait. Errors become HTTP statuses in one place, `Handler.answer`.
 """
-
-# ruff: noqa: D102 - get, post and delete do what the docstring of their class says
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http.client import responses
 from importlib.metadata import version
 from typing import Any
@@ -28,18 +26,19 @@ _RUN = r"runs/([^/]+)"
 
 
 class Handler(APIHandler):
-    """What every route does."""
+    """Handles every route."""
 
     auth_resource = "nbft"
 
-    def initialize(self, nbft: Nbft) -> None:
-        self.nbft = nbft
+    def initialize(self, nbft: Nbft, actions: dict[str, Action]) -> None:
+        """Take the folders of runs, and what the route does by HTTP method."""
+        self.nbft, self.actions = nbft, actions
 
     def write_error(self, status_code: int, **about: Any) -> None:
-        """Answer with one sentence; what went wrong inside is in the server's log alone."""
+        """Answer with one sentence; internal errors are described in the server's log only."""
         error = about.get("exc_info", (None, None))[1]
-        said = error.log_message if isinstance(error, HTTPError) else None
-        message = (said or responses.get(status_code, "Unknown error")).replace("%%", "%")
+        reason = error.log_message if isinstance(error, HTTPError) else None
+        message = (reason or responses.get(status_code, "Unknown error")).replace("%%", "%")
         self.set_header("Content-Type", "application/json")
         self.finish({"message": message})
 
@@ -50,8 +49,8 @@ class Handler(APIHandler):
 
         Args:
             work: A function of `nbft.server.answers`.
-            *arguments: After the first, which is where runs are.
-            status_code: Of an answer; 204 has no body.
+            *arguments: Its arguments after the first, the folders of runs.
+            status_code: HTTP status of the answer; 204 has no body.
         """
         try:
             body = await asyncio.to_thread(work, self.nbft, *arguments)
@@ -70,135 +69,76 @@ class Handler(APIHandler):
         self.finish(None if status_code == 204 else to_json(body, inf_nan_mode="strings"))
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
-        """Return a whole number of the query.
+        """Return an integer of the query.
 
         Raises:
-            HTTPError: 400 when it is none, or out of its range.
+            HTTPError: 400 when it is no integer, or out of range.
         """
         text = self.get_query_argument(name, str(default))
         if not (text.isascii() and text.isdigit() and low <= int(text[:20]) <= high):
             raise HTTPError(400, f"{name}: is no whole number from {low:,} to {high:,}.")
         return int(text)
 
-
-class VersionHandler(Handler):
-    """Says which nbft this server runs."""
-
-    @authenticated
-    @authorized
-    async def get(self) -> None:
-        self.finish({"version": version("nbft")})
-
-
-class RunsHandler(Handler):
-    """Lists the runs."""
-
-    @authenticated
-    @authorized
-    async def get(self) -> None:
-        search = self.get_query_argument("search", "")
-        await self.answer(answers.list_runs, search, self.number("limit", 200, 1, 1_000))
-
-
-class RunHandler(Handler):
-    """Describes or deletes one run."""
-
-    @authenticated
-    @authorized
-    async def get(self, run_id: str) -> None:
-        await self.answer(answers.details, run_id)
-
-    @authenticated
-    @authorized
-    async def delete(self, run_id: str) -> None:
-        await self.answer(answers.delete, run_id, status_code=204)
-
-
-class EventsHandler(Handler):
-    """Gives the events of a run, piece by piece."""
-
-    @authenticated
-    @authorized
-    async def get(self, run_id: str) -> None:
-        await self.answer(answers.events, run_id, self.number("after", 0, 0, 2**53))
-
-
-class StateHandler(Handler):
-    """Gives what there is to draw of a run, as far as it changed."""
-
-    @authenticated
-    @authorized
-    async def get(self, run_id: str) -> None:
-        await self.answer(answers.state, run_id, self.get_query_argument("after", ""))
-
-
-class LogHandler(Handler):
-    """Gives the end of a run's log."""
-
-    @authenticated
-    @authorized
-    async def get(self, run_id: str) -> None:
-        await self.answer(answers.log, run_id, self.number("lines", 200, 1, 2_000))
-
-
-class CommandsHandler(Handler):
-    """Asks a run to stop, pause, continue, save, sample, cancel or move up."""
-
-    @authenticated
-    @authorized
-    async def post(self, run_id: str) -> None:
+    def field(self, name: str) -> Any:
+        """Return a field of the JSON body; None where there is none."""
         body = self.get_json_body()
-        name = body.get("command") if isinstance(body, dict) else None
-        await self.answer(answers.command, run_id, name, status_code=202)
+        return body.get(name) if isinstance(body, dict) else None
+
+    async def _handle(self, *run_id: str) -> None:
+        if self.request.method not in self.actions:
+            raise HTTPError(405)
+        await self.actions[self.request.method](self, *run_id)
+
+    get = post = delete = authenticated(authorized(_handle))
 
 
-class ResumeHandler(Handler):
-    """Lets a run go on from its last checkpoint."""
-
-    @authenticated
-    @authorized
-    async def post(self, run_id: str) -> None:
-        await self.answer(answers.resume, run_id, status_code=202)
+Action = Callable[..., Awaitable[None]]
+"""Called with the handler and, where the route has one, the id of a run."""
 
 
-class RetryHandler(Handler):
-    """Starts a new run with one of a run's fixes."""
-
-    @authenticated
-    @authorized
-    async def post(self, run_id: str) -> None:
-        body = self.get_json_body()
-        fix = body.get("fix") if isinstance(body, dict) else None
-        await self.answer(answers.retry, run_id, fix, status_code=202)
+def _list(handler: Handler) -> Awaitable[None]:
+    search, limit = handler.get_query_argument("search", ""), handler.number("limit", 200, 1, 1_000)
+    return handler.answer(answers.list_runs, search, limit)
 
 
-class CompareHandler(Handler):
-    """Sets runs side by side."""
-
-    @authenticated
-    @authorized
-    async def get(self) -> None:
-        ids = self.get_query_argument("ids", "")
-        await self.answer(answers.compare, [one for one in ids.split(",") if one])
+def _compare(handler: Handler) -> Awaitable[None]:
+    ids = handler.get_query_argument("ids", "").split(",")
+    return handler.answer(answers.compare, list(filter(None, ids)))
 
 
-ROUTES: list[tuple[str, type[Handler]]] = [
-    ("version", VersionHandler),
-    ("runs", RunsHandler),
-    (_RUN, RunHandler),
-    (f"{_RUN}/events", EventsHandler),
-    (f"{_RUN}/state", StateHandler),
-    (f"{_RUN}/log", LogHandler),
-    (f"{_RUN}/commands", CommandsHandler),
-    (f"{_RUN}/resume", ResumeHandler),
-    (f"{_RUN}/retry", RetryHandler),
-    ("compare", CompareHandler),
-]
+ROUTES: dict[str, dict[str, Action]] = {
+    "version": {"GET": lambda h: h.answer(lambda _: {"version": version("nbft")})},
+    "runs": {"GET": _list},
+    _RUN: {
+        "GET": lambda h, run: h.answer(answers.details, run),
+        "DELETE": lambda h, run: h.answer(answers.delete, run, status_code=204),
+    },
+    f"{_RUN}/events": {
+        "GET": lambda h, run: h.answer(answers.events, run, h.number("after", 0, 0, 2**53))
+    },
+    f"{_RUN}/state": {
+        "GET": lambda h, run: h.answer(answers.state, run, h.get_query_argument("after", ""))
+    },
+    f"{_RUN}/log": {
+        "GET": lambda h, run: h.answer(answers.log, run, h.number("lines", 200, 1, 2_000))
+    },
+    f"{_RUN}/commands": {
+        "POST": lambda h, run: h.answer(answers.command, run, h.field("command"), status_code=202)
+    },
+    f"{_RUN}/resume": {"POST": lambda h, run: h.answer(answers.resume, run, status_code=202)},
+    f"{_RUN}/retry": {
+        "POST": lambda h, run: h.answer(answers.retry, run, h.field("fix"), status_code=202)
+    },
+    "compare": {"GET": _compare},
+}
+"""What each route does, by HTTP method."""
 
 
 def add_routes(web_app: Any, nbft: Nbft) -> None:
     """Add the routes to the web application of a Jupyter server."""
     api = url_path_join(web_app.settings["base_url"], "nbft", "api")
-    given = {"nbft": nbft}
-    handlers = [(url_path_join(api, path), handler, given) for path, handler in ROUTES]
+    handlers = [
+        (url_path_join(api, path), Handler, {"nbft": nbft, "actions": actions})
+        for path, actions in ROUTES.items()
+    ]
     web_app.add_handlers(".*$", handlers)

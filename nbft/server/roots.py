@@ -1,4 +1,4 @@
-"""Where a server looks for runs, and how a route names one. Knows no HTTP."""
+"""The folders in which a server finds runs, and the ids of runs in routes. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Nbft(Configurable):
     """The folders whose runs the panel shows.
 
     They are `runs` in the server's root folder; the folders configured as `c.Nbft.roots`; and each
-    folder named `runs` at most `c.Nbft.search_depth` levels below the root folder, which is where
-    notebooks leave their runs. Hidden folders and links are not searched.
+    folder named `runs` at most `c.Nbft.search_depth` levels below the root folder, where notebooks
+    put their runs. Hidden folders and links are not searched.
     """
 
     roots = List(
@@ -80,8 +80,8 @@ class Nbft(Configurable):
         """Return the run of an id.
 
         Raises:
-            UnknownRunError: No folder of runs holds it; so for anything that is a path, a link, or
-                a folder with a file that leads elsewhere.
+            UnknownRunError: No folder of runs holds it, or it is a path, a link, or a folder with
+                a link among its files.
         """
         name, _, key = run_id.rpartition("~")
         folder = self.folders().get(key)
@@ -94,7 +94,7 @@ class Nbft(Configurable):
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a folder holds a run of which no file is a link."""
+    """Whether a folder holds a run without links among its files."""
     try:
         with os.scandir(path) as entries:
             files = {e.name: e.is_file(follow_symlinks=False) for e in entries if e.name in _FILES}

@@ -1,7 +1,7 @@
 """What people see in a notebook: forms, charts and buttons.
 
-Every name is imported when it is first used. The first import, in a cell, notes the kernel's
-main loop; see `kernel`.
+Names are imported on first use. The first import, in a cell, notes the kernel's main loop; see
+`kernel`.
 """
 
 from __future__ import annotations

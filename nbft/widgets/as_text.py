@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 
 import anywidget
 import ipywidgets
 import traitlets
+from markupsafe import Markup
 
 from nbft.config import Config
 from nbft.errors import Problem
@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 
 
 class CopyButton(anywidget.AnyWidget):
-    """A button that puts text on the clipboard, in the browser and without a network."""
+    """A button that copies text to the clipboard."""
 
     _esm = _HERE / "copy.js"
 
@@ -41,41 +41,42 @@ class Focus(anywidget.AnyWidget):
 
 
 class YamlView:
-    """The config as YAML: what is typed stays, and Apply changes the fields.
+    """The config as YAML: edits stay, and Apply changes the fields.
 
     Args:
         kit: Makes the widgets.
-        on_apply: Called with the text when Apply is pressed; returns what is wrong with it.
+        on_apply: Called with the text when Apply is pressed; returns the problems with it.
     """
 
     def __init__(self, kit: Kit, on_apply: Callable[[str], Sequence[str | Problem]]) -> None:
         self._shown = ""
         self.text = kit(ipywidgets.Textarea, "nbft-text", description="Settings as YAML", rows=18)
-        self.apply_button = kit(ipywidgets.Button, "nbft-push", description="Apply to the fields")
+        self.apply_button = kit.button(
+            "Apply to the fields",
+            lambda _: self.show_problems(on_apply(self.text.value)),
+            "nbft-push",
+        )
         self.copy = kit(CopyButton, name="Copy the YAML")
         self.problems = kit.html("", "nbft-problem")
         self.text.observe(lambda change: setattr(self.copy, "text", change["new"]), "value")
-        self.apply_button.on_click(lambda _: self.show_problems(on_apply(self.text.value)))
-        buttons = kit(ipywidgets.HBox, "nbft-row", children=(self.apply_button, self.copy))
-        self.widget = kit(
-            ipywidgets.VBox, "nbft-as-text", children=(self.text, buttons, self.problems)
-        )
+        children = (self.text, kit.row(self.apply_button, self.copy), self.problems)
+        self.widget = kit(ipywidgets.VBox, "nbft-as-text", children=children)
 
     def show(self, config: Config) -> None:
-        """Show a config, unless there is text that was edited and not applied yet."""
+        """Show a config, unless there are edits that were not applied yet."""
         if self.text.value == self._shown:
             self.write(config.to_yaml() or "# Every setting is at its default.\n")
 
     def write(self, text: str, *, is_applied: bool = True) -> None:
-        """Show this text, whatever stands there."""
+        """Replace the text."""
         self._shown = text if is_applied else ""
         self.text.value = text
         self.show_problems(())
 
     def show_problems(self, problems: Sequence[str | Problem]) -> None:
-        """List what is wrong with the text."""
-        items = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems)
-        self.problems.value = f'<ul role="alert">{items}</ul>' if items else ""
+        """List the problems with the text."""
+        items = Markup("").join(Markup("<li>{}</li>").format(str(p)) for p in problems)
+        self.problems.value = Markup('<ul role="alert">{}</ul>').format(items) if items else ""
 
 
 class PythonView:
@@ -90,8 +91,8 @@ class PythonView:
         """Show a config.
 
         Raises:
-            ConfigError: It cannot be said in Python.
+            ConfigError: It cannot be expressed in Python.
         """
         self.copy.text = config.to_python()
-        label = 'role="region" aria-label="Settings as Python"'
-        self.text.value = f'<pre tabindex="0" {label}>{escape(self.copy.text)}</pre>'
+        html = '<pre tabindex="0" role="region" aria-label="Settings as Python">{}</pre>'
+        self.text.value = Markup(html).format(self.copy.text)  # noqa: S704 - no value in it yet

@@ -1,4 +1,4 @@
-"""Work on a thread whose result is handed to the main one, which alone may touch widgets."""
+"""Work on a thread, with the result handed to the main one, which alone may touch widgets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nbft.widgets.kernel import call_soon, main_loop
 
 
 class Task:
-    """Work that is begun when the cell is done, so that what the cell shows is painted first.
+    """Work that starts when the cell is done, so that the output of the cell is painted first.
 
     Where no loop runs, as in a script, it is done at once.
 
     Args:
         work: Called on the thread.
-        then: Called on the main thread with what it returned.
-        fail: Called on the main thread with what it raised.
+        then: Called on the main thread with the result.
+        fail: Called on the main thread with the exception.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Task:
     ) -> None:
         self._work, self._then, self._fail = work, then, fail
         self._result: tuple[Callable[[Any], object], Any] | None = None
-        self._context = contextvars.copy_context()  # of the cell: what it displayed belongs to it
+        self._context = contextvars.copy_context()  # of the cell, for its displays
         self._thread: threading.Thread | None = None
         loop = main_loop()
         self._is_begun = loop is None
@@ -59,7 +59,7 @@ class Task:
     def _do(self) -> None:
         try:
             self._result = self._then, self._work()
-        except Exception as error:  # nobody sees what goes wrong on a thread
+        except Exception as error:  # a thread's exception would be lost
             self._result = self._fail, error
 
     def _hand_over(self) -> None:

@@ -1,17 +1,17 @@
 """The live chart: curves that grow while a run trains.
 
-`Chart` keeps the numbers, sends a front end only those it does not have yet, and says in words
-what the curves show. It reads no run and decides no pace: the monitor appends and flushes.
-The drawing is `extension/chart/chart.js`; where it was not built, the words are shown alone.
+`Chart` keeps the numbers, sends a front end only those it lacks, and describes the curves in text.
+It reads no run and decides no pace: the monitor appends and flushes. The drawing is
+`extension/chart/chart.js`; where that was not built, only the text is shown.
 
-What goes over the wire, all of it custom messages of the widget:
+The protocol, all of it custom messages of the widget:
 
     front end → kernel   {"type": "resync", "have": n}
     kernel → front end   {"type": "append", "start": n, "rows": m, "summary": "…"} and one
                          buffer, float64 [1 + series, m]: the column of x, then the series
 
-A front end that gets rows from `start` drops what it has from there on and appends them; if
-it lacks rows before `start`, it asks. So late views, reloads and lost messages all end well.
+A front end that gets rows from `start` on replaces its own from there; if it lacks rows before
+`start`, it asks. This covers late views, reloads and lost messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -27,7 +26,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from nbft.charts import SMOOTHING, Style, color_of, moving_average
+from nbft.charts import SMOOTHING, ChartSpec, Curve, Style, moving_average, new_figure, tidy
 from nbft.config.problems import nearest
 from nbft.formatting import number
 
@@ -47,14 +46,13 @@ def _reject_unknown(caller: str, unknown: Iterable[str], known: Sequence[str]) -
         raise TypeError(f"{caller} has no {name!r}. {nearest(name, known)}")
 
 
-@dataclass(frozen=True, init=False)
-class Series:
+class Series(Curve):
     """One curve of a chart.
 
     Args:
         name: Keyword under which `Chart.append` takes its values.
-        label: What the legend says; the name if None.
-        style: A "line", or "marks" for values that come seldom, such as `eval_loss`.
+        label: Its label in the legend; the name if None.
+        style: A "line", or "marks" for infrequent values, such as `eval_loss`.
         smooth: Draw a moving average in front and the raw values faintly behind.
 
     Raises:
@@ -62,44 +60,37 @@ class Series:
         ValueError: An unknown style.
     """
 
-    name: str
-    label: str
-    style: Style
-    smooth: bool
-
-    def __init__(
-        self,
+    def __new__(
+        cls,
         name: str,
         label: str | None = None,
         style: Style = "line",
         smooth: bool = False,
         **unknown: Any,
-    ) -> None:
+    ) -> Series:
+        """Return a checked curve."""
         _reject_unknown("Series", unknown, ("name", "label", "style", "smooth"))
         if style not in get_args(Style):
             raise ValueError(f"style={style!r}: must be 'line' or 'marks'.")
-        for field, value in zip(
-            ("name", "label", "style", "smooth"), (name, label or name, style, smooth), strict=True
-        ):
-            object.__setattr__(self, field, value)
+        return super().__new__(cls, name, label or name, style, smooth)
 
 
 class Chart(anywidget.AnyWidget):
     """Curves over a common x, drawn live in the notebook.
 
-    x ascends. A call with the last x again adds to its point; a smaller x means that the run
-    went back to a checkpoint, and what followed is replaced.
+    x ascends. Appending at the last x again adds to its point; a smaller x means that the run
+    went back to a checkpoint, and later points are replaced.
 
     Args:
         series: The curves, in the order of the legend and of the palette.
-        x_label: What x counts, in the singular.
-        y_label: What y measures, with its unit.
+        x_label: Unit of x, in the singular.
+        y_label: Label of the y axis, with the unit.
         title: Shown above the curves.
-        height_px: Height of the drawing, in CSS pixels; its width is that of the output.
+        height_px: Height of the drawing, in CSS pixels; it is as wide as the output.
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: No series, or two of one name.
+        ValueError: No series, or two with the same name.
 
     >>> chart = Chart([Series("loss", smooth=True), Series("eval_loss", style="marks")])
     >>> chart.append(1, loss=2.1)
@@ -126,7 +117,7 @@ class Chart(anywidget.AnyWidget):
 
     def __init__(
         self,
-        series: Sequence[Series],
+        series: Sequence[Curve],
         x_label: str = "step",
         y_label: str = "",
         title: str = "",
@@ -136,15 +127,15 @@ class Chart(anywidget.AnyWidget):
         _reject_unknown("Chart", unknown, ("series", "x_label", "y_label", "title", "height_px"))
         names = [one.name for one in series]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"series={names}: a chart needs at least one, each of its own name.")
+            raise ValueError(f"series={names}: a chart needs at least one, with distinct names.")
         self._table = _Table(names)
         self._sent_rows = 0
         self._sent_summary = ""
-        self._is_heard = False
-        self._whole_at = math.inf  # clock at which all rows go out although nobody has asked
+        self._is_heard = False  # whether a front end has asked for rows
+        self._whole_at = math.inf  # clock at which all rows are sent unasked
         self._whole_every_seconds = _HELLO_SECONDS
         super().__init__(
-            series=[{**asdict(one), "color": color_of(i)} for i, one in enumerate(series)],
+            series=ChartSpec(title, tuple(series)).series(),
             x_label=x_label,
             y_label=y_label,
             title=title,
@@ -152,12 +143,17 @@ class Chart(anywidget.AnyWidget):
         )
         self.on_msg(self._answer)
 
+    def close(self) -> None:
+        """Close it with its layout."""
+        self.layout.close()
+        super().close()
+
     def append(self, x: float, **values: float | None) -> None:
         """Add a point of one or more series; `flush` shows it.
 
         Args:
-            x: Where, in the unit of `x_label`.
-            **values: One number for each series that has one here.
+            x: Position, in the unit of `x_label`.
+            **values: The value of each series that has one there.
 
         Raises:
             TypeError: No series has this name.
@@ -171,12 +167,12 @@ class Chart(anywidget.AnyWidget):
         self.marks = [*self.marks, {"x": float(x), "text": text}]
 
     def flush(self) -> None:
-        """Send what no front end has yet; at most every 100 ms, which is the caller's business.
+        """Send the rows that no front end has yet. Call this at most every 100 ms.
 
-        Nothing goes out before a front end says that it is there, since the answer to it holds
-        every row. In a busy cell its word cannot arrive (ipykernel hands messages to widgets
-        between cells): after a second of silence all rows go out unasked, and again at
-        doubling intervals, because the first may come before the drawing is ready.
+        Nothing is sent before a front end asks, since the answer holds every row. In a busy cell
+        its request cannot arrive (ipykernel hands messages to widgets between cells): after a
+        second all rows are sent unasked, and again at doubling intervals, because the first may
+        arrive before the drawing is ready.
         """
         if self._is_heard:
             self._send_rows(self._sent_rows)
@@ -192,27 +188,23 @@ class Chart(anywidget.AnyWidget):
             self._send_rows(self._sent_rows)
 
     def summary(self) -> str:
-        """Say in words what the curves show; the drawing carries the same as its label."""
+        """Describe the curves in text; the drawing has the same text as its label."""
+        x, *columns = self._table.columns
         curves = [
-            f"{one['label']}: {extent.in_words(self.x_label)}"
-            for one, extent in zip(self.series, self._table.extents, strict=True)
+            f"{series['label']}: {_in_words(self.x_label, x, column)}"
+            for series, column in zip(self.series, columns, strict=True)
         ]
         notes = [f"{mark['text']} at {self.x_label} {_count(mark['x'])}" for mark in self.marks]
         return "; ".join(curves + notes)
 
     def figure(self) -> Figure:
-        """Draw the same curves as a still picture, for reports and saved notebooks.
-
-        Returns:
-            A matplotlib figure that no window and no backend knows of, on a white ground.
-        """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7.0, 2.8), layout="constrained", facecolor="white")
+        """Draw the same curves with matplotlib, for reports and saved notebooks."""
+        figure = new_figure(7.0, 2.8, dpi=100)
         axes = figure.subplots()
-        for one, column in zip(self.series, self._table.values, strict=True):
+        x_column, *columns = self._table.columns
+        for one, column in zip(self.series, columns, strict=True):
             has_value = np.isfinite(column)
-            x, y = self._table.x[has_value], column[has_value]
+            x, y = x_column[has_value], column[has_value]
             style = {"color": one["color"], "label": one["label"]}
             if one["style"] == "marks":
                 axes.plot(x, y, "o", markersize=5, zorder=3, **style)
@@ -234,20 +226,19 @@ class Chart(anywidget.AnyWidget):
             )
         axes.set(xlabel=self.x_label, ylabel=self.y_label, title=self.title)
         axes.set_yscale("log" if self.log_y else "linear")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         if len(self.series) > 1:
             axes.legend(frameon=False)
         return figure
 
     def _answer(self, _widget: Chart, message: Mapping[str, Any], _buffers: object) -> None:
-        """Give a front end the rows that it says it lacks."""
+        """Send a front end the rows that it lacks."""
         if message.get("type") == "resync":
             self._is_heard = True
             self._send_rows(min(int(message["have"]), self._table.rows), even_if_empty=True)
 
     def _send_rows(self, start: int, even_if_empty: bool = False) -> None:
-        """Send the rows from `start` on and the words, unless both are there already."""
+        """Send the rows from `start` on and the summary, unless both were sent already."""
         rows, summary = self._table.rows, self.summary()
         if start == rows and summary == self._sent_summary and not even_if_empty:
             return
@@ -264,35 +255,22 @@ class _Table:
     Attributes:
         names: The series.
         rows: How many rows are filled.
-        extents: What is worth saying about each series.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self.rows = 0
-        self.extents = [_Extent() for _ in names]
         self._buffer = np.empty((1 + len(names), 1024))
 
     @property
     def columns(self) -> np.ndarray:
-        """A view [1 + series, rows]; NaN where a series has no value."""
+        """A view [1 + series, rows] of x and the series; NaN where a series has no value."""
         return self._buffer[:, : self.rows]
-
-    @property
-    def x(self) -> np.ndarray:
-        """A view [rows] of x."""
-        return self._buffer[0, : self.rows]
-
-    @property
-    def values(self) -> np.ndarray:
-        """A view [series, rows] of the series."""
-        return self._buffer[1:, : self.rows]
 
     def append(self, x: float, values: Mapping[str, float | None]) -> int:
         """Add a row, or add to the last one, or go back to x; return the first row changed."""
-        row = int(np.searchsorted(self.x, x))
+        row = int(np.searchsorted(self.columns[0], x))
         continues = row == self.rows - 1 and self._buffer[0, row] == x
-        replaces = row < self.rows and not continues
         if row == self._buffer.shape[1]:
             self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)], axis=1)
         self.rows = row + 1
@@ -300,58 +278,26 @@ class _Table:
             self._buffer[0, row] = x
             self._buffer[1:, row] = np.nan
         for name, value in values.items():
-            i = self.names.index(name)
-            replaces |= math.isfinite(self._buffer[1 + i, row])
-            self._buffer[1 + i, row] = math.nan if value is None else value
-            self.extents[i].add(x, self._buffer[1 + i, row])
-        if replaces:
-            self.extents = [_Extent.of(self.x, column) for column in self.values]
+            self._buffer[1 + self.names.index(name), row] = math.nan if value is None else value
         return row
 
 
-@dataclass
-class _Extent:
-    """What is worth saying about a series, kept up to date point by point."""
-
-    points: int = 0
-    first_x: float = math.nan
-    last_x: float = math.nan
-    last: float = math.nan
-    lowest_x: float = math.nan
-    lowest: float = math.inf
-
-    @classmethod
-    def of(cls, x: np.ndarray, values: np.ndarray) -> _Extent:
-        """Look at a whole column."""
-        extent = cls()
-        for at, value in zip(x.tolist(), values.tolist(), strict=True):
-            extent.add(at, value)
-        return extent
-
-    def add(self, x: float, value: float) -> None:
-        """Take in the next point; one that is not finite is no point."""
-        if not math.isfinite(value):
-            return
-        if self.points == 0:
-            self.first_x = x
-        if value < self.lowest:
-            self.lowest, self.lowest_x = value, x
-        self.points += 1
-        self.last_x, self.last = x, value
-
-    def in_words(self, x_label: str) -> str:
-        """Say how many points, from where to where, the last and the lowest."""
-        if self.points == 0:
-            return "no points yet"
-        if self.points == 1:
-            return f"{number(self.last)} at {x_label} {_count(self.last_x)}"
-        return (
-            f"{self.points:,} points, {x_label} {_count(self.first_x)} to {_count(self.last_x)}, "
-            f"last {number(self.last)}, "
-            f"lowest {number(self.lowest)} at {x_label} {_count(self.lowest_x)}"
-        )
+def _in_words(x_label: str, x: np.ndarray, values: np.ndarray) -> str:
+    """Describe the number of points [n] of a series, their range, the last and the lowest."""
+    has_value = np.isfinite(values)
+    x, values = x[has_value], values[has_value]
+    if not len(x):
+        return "no points yet"
+    last = number(float(values[-1]))
+    if len(x) == 1:
+        return f"{last} at {x_label} {_count(x[0])}"
+    lowest = int(values.argmin())
+    return (
+        f"{len(x):,} points, {x_label} {_count(x[0])} to {_count(x[-1])}, last {last}, "
+        f"lowest {number(float(values[lowest]))} at {x_label} {_count(x[lowest])}"
+    )
 
 
 def _count(x: float) -> str:
     """Write a position: whole numbers with thousands separators."""
-    return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
+    return f"{x:,.0f}" if float(x).is_integer() else f"{x:.4g}"

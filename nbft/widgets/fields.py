@@ -1,8 +1,7 @@
 """One field of the form: a control, its help and range, and what is wrong with it.
 
-A field is made from a `Setting` and nothing else. Numbers are typed into text boxes and read by
-`read`, because number boxes change or drop what they do not understand without a word. What a
-value means for the others, and when a problem is shown, is the form's business.
+A field is made from a `Setting` alone. Numbers are typed into text boxes and read by `read`,
+because number boxes silently change or drop what they do not understand.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from html import escape
 from typing import Any
 
 import ipywidgets
 
 from nbft.config import Setting, io
 from nbft.errors import ConfigError, Problem
-from nbft.widgets.kit import Kit
+from nbft.pages.environment import render
+from nbft.widgets.kit import Kit, unobserved
 
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
@@ -28,13 +27,13 @@ class Field:
 
     Args:
         kit: Makes the widgets.
-        setting: What is set.
-        path: Where in the config; `setting.path` with its lists' items numbered.
+        setting: The setting.
+        path: Its path in the config: `setting.path` with numbered list items.
         on_change: Called with the path and the value when the person leaves the control.
-        on_fix: Called with the path and the changes of a problem whose button was pressed.
+        on_fix: Called with the path and the changes of a fix whose button was pressed.
 
     Attributes:
-        widget: All of it, to be shown.
+        widget: The whole field.
         control: The box, list or text that takes the value.
     """
 
@@ -48,14 +47,16 @@ class Field:
     ) -> None:
         self.setting, self.path = setting, path
         self._kit, self._on_change, self._on_fix = kit, on_change, on_fix
-        self._is_filling = False
         self._fix: dict[str, Any] = {}
         self._reset_button: Any = None
         self._problem: Any = None
         self._fix_button: Any = None
         self.control = self._make_control()
         self.control.observe(self._changed, "value")
-        self._note = self._make_note(_note(setting, path))
+        default = in_words(setting.default)
+        details = [setting.why, f"Default: {default} (source: {setting.source}).", f"Name: {path}"]
+        about = {"setting": setting, "range": range_words(setting), "details": details}
+        self._note = self._make_note(render("note", **about))
         self.widget = kit(
             ipywidgets.VBox, f"nbft-field {css_name(path)}", children=(self.control, self._note)
         )
@@ -66,8 +67,9 @@ class Field:
         if setting.type is bool and not setting.optional:
             return kit(ipywidgets.Checkbox, "nbft-control", indent=True, **about)
         if setting.type is bool or (setting.choices and setting.type is not list):
-            words = [("yes", True), ("no", False)] if setting.type is bool else []
-            options = words or [(str(choice), choice) for choice in setting.choices]
+            options = [(str(choice), choice) for choice in setting.choices]
+            if setting.type is bool:
+                options = [("yes", True), ("no", False)]
             unset = [("not set", None)] if setting.optional else []
             return kit(ipywidgets.Dropdown, "nbft-control", options=unset + options, **about)
         about["continuous_update"] = False
@@ -81,60 +83,56 @@ class Field:
         return self._kit.html(html, "nbft-note")
 
     def show(self, value: Any) -> None:
-        """Show a value without telling anybody that it changed."""
+        """Show a value without reporting a change."""
         if isinstance(self.control, ipywidgets.Dropdown):
-            known = [value_of for _, value_of in self.control.options]
+            known = [choice for _, choice in self.control.options]
             shown = value if value in known else self.setting.default
         elif isinstance(self.control, ipywidgets.Checkbox):
             shown = value if isinstance(value, bool) else self.setting.default
         else:
             shown = write(value)
-        self._is_filling = True
-        try:
+        with unobserved(self.control, self._changed):
             self.control.value = shown
-        finally:
-            self._is_filling = False
 
     def _changed(self, change: dict[str, Any]) -> None:
-        if not self._is_filling:
-            value = change["new"]
-            self._on_change(self.path, read(self.setting, value))
+        self._on_change(self.path, read(self.setting, change["new"]))
 
     def show_changed(self, is_changed: bool) -> None:
         """Mark whether the value differs from the default, with a button that resets it."""
         if is_changed and self._reset_button is None:
-            self._reset_button = self._kit(
-                ipywidgets.Button, "nbft-link nbft-reset", description=_reset_words(self.setting)
-            )
-            self._reset_button.on_click(
-                lambda _: self._on_fix(self.path, {self.path: self.setting.default})
+            default = in_words(self.setting.default)
+            self._reset_button = self._kit.button(
+                f"Reset to {default}" if len(default) <= 20 else "Reset",
+                lambda _: self._on_fix(self.path, {self.path: self.setting.default}),
+                "nbft-link nbft-reset",
             )
         self._mark("nbft-changed", is_changed)
         self._show_extras(self._reset_button, is_changed)
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
-        """Show what is wrong under the control, and the first fix as a button."""
+        """Show problems under the control, and the first fix as a button."""
         is_error = any(problem.level == "error" for problem in problems)
         self._mark("nbft-wrong", is_error)
         self._mark("nbft-doubtful", bool(problems) and not is_error)
         if problems and self._problem is None:
             self._problem = self._kit.html("", "nbft-problem")
-            self._fix_button = self._kit(ipywidgets.Button, "nbft-link nbft-fix")
-            self._fix_button.on_click(lambda _: self._on_fix(self.path, self._fix))
+            self._fix_button = self._kit.button(
+                "", lambda _: self._on_fix(self.path, self._fix), "nbft-link nbft-fix"
+            )
         if self._problem is None:
             return
-        sentences = "<br>".join(
-            f"{'✕' if problem.level == 'error' else '!'} {escape(said(problem))}"
+        sentences = [
+            f"{'✕' if problem.level == 'error' else '!'} {described(problem)}"
             for problem in problems
-        )
-        self._problem.value = f'<span role="alert">{sentences}</span>' if problems else ""
+        ]
+        self._problem.value = render("alert", sentences=sentences) if problems else ""
         self._fix = next((dict(p.changes) for p in problems if p.changes), {})
         self._fix_button.description = fix_words(self._fix)
         self._show_extras(self._problem, bool(problems))
         self._show_extras(self._fix_button, bool(self._fix))
 
     def lock(self, is_locked: bool) -> None:
-        """Take or give the person the hand over the value."""
+        """Lock or unlock the value."""
         for part in (self.control, self._reset_button, self._fix_button):
             if part is not None:
                 part.disabled = is_locked
@@ -144,7 +142,7 @@ class Field:
             (self.widget.add_class if is_on else self.widget.remove_class)(css)
 
     def _show_extras(self, part: Any, is_shown: bool) -> None:
-        # Added at the end only: a front end draws again whatever follows, and it loses the focus.
+        # Added at the end only: a front end redraws what follows, which then loses the focus.
         children = self.widget.children
         if part is not None and is_shown != (part in children):
             rest = tuple(child for child in children if child is not part)
@@ -161,7 +159,7 @@ def css_name(path: str) -> str:
 
 
 def read(setting: Setting, text: Any) -> Any:
-    """Read what was typed; what cannot be read stays as it is, for the config to refuse.
+    """Parse what was typed; what cannot be parsed is returned as it is, for the config to reject.
 
     >>> from nbft.config import settings
     >>> rate = next(s for s in settings() if s.name == "learning_rate")
@@ -213,7 +211,7 @@ def write(value: Any) -> str:
 
 
 def in_words(value: Any) -> str:
-    """Say a value in a sentence.
+    """Return a value as part of a sentence.
 
     >>> [in_words(v) for v in (True, None, 1024, 2e-4, "auto")]
     ['on', 'empty', '1,024', '2e-4', 'auto']
@@ -225,15 +223,15 @@ def in_words(value: Any) -> str:
     return write(value) or "empty"
 
 
-def said(problem: Problem) -> str:
-    """Say a problem under its field: the value, what is wrong and what to do."""
+def described(problem: Problem) -> str:
+    """Describe a problem under its field: the value, the problem and the remedy."""
     if problem.value is None or problem.value == "":
         return problem.sentence[:1].upper() + problem.sentence[1:]
     return f"{in_words(problem.value)}: {problem.sentence}"
 
 
 def fix_words(changes: dict[str, Any]) -> str:
-    """Say what a button does that applies changes.
+    """Return the label of a button that applies changes.
 
     >>> fix_words({"training.learning_rate": 2e-4})
     'Use 2e-4'
@@ -243,38 +241,19 @@ def fix_words(changes: dict[str, Any]) -> str:
     return "Use " + ", ".join(f"{p.rpartition('.')[2]} {in_words(v)}" for p, v in changes.items())
 
 
-def _reset_words(setting: Setting) -> str:
-    default = in_words(setting.default)
-    return f"Reset to {default}" if len(default) <= 20 else "Reset"
-
-
-def _note(setting: Setting, path: str) -> str:
-    """Return what stands with a control: the setting's own name, its help, and more on request."""
-    default = in_words(setting.default)
-    parts = [setting.why, f"Default: {default} (source: {setting.source}).", f"Name: {path}"]
-    more = "".join(f"<p>{escape(part)}</p>" for part in parts if part)
-    return (
-        f'<code class="nbft-name">{escape(setting.name).replace("_", "_<wbr>")}</code>'
-        f'{escape(setting.help)} <span class="nbft-range">{escape(range_words(setting))}</span>'
-        f' <details><summary>more<span class="nbft-hidden"> about {escape(setting.label)}</span>'
-        f"</summary>{more}</details>"
-    )
-
-
 def range_words(setting: Setting) -> str:
-    """Say what a setting takes: "1 to 65,536 rows; 1 to 64 is usual."."""
+    """Describe the range of a setting: "1 to 65,536 rows; 1 to 64 is usual."."""
     if setting.type is list:
         if setting.choices:
-            return f"Any of {', '.join(map(str, setting.choices))}; commas between."
-        examples = (
-            f", for example {', '.join(setting.suggestions[:3])}" if setting.suggestions else ""
-        )
-        return f"Commas between{examples}."
+            return f"Any of {', '.join(map(str, setting.choices))}, separated by commas."
+        examples = ", ".join(setting.suggestions[:3])
+        return f"Separated by commas{', for example ' if examples else ''}{examples}."
     if setting.type is dict:
         return "Written {key: value}."
     unit = f" {setting.unit}" if setting.unit else ""
-    said = f"{setting.range_text}{unit}" if setting.range_text else ""
+    parts = [f"{setting.range_text}{unit}"] if setting.range_text else []
     if setting.usual:
-        low, high = (in_words(limit) for limit in setting.usual)
-        said += f"{'; ' if said else ''}{low} to {high} is usual"
-    return f"{said[:1].upper()}{said[1:]}." if said else ""
+        low, high = map(in_words, setting.usual)
+        parts.append(f"{low} to {high} is usual")
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

@@ -1,9 +1,9 @@
-"""The form: every setting as a field, what the run will be beside it, and the button that starts.
+"""The form: every setting as a field, the plan of the run beside them, and a button to start it.
 
-Generated from `nbft.config.settings`; nothing is listed twice. Each part knows one thing: `Tree`
-what was typed and what is wrong with it, `Views` the pages and fields, `GuidedMode` the seven
-steps, `Opening` presets and files, `Checking` the problems and findings, `Launching` the run.
-Here they are put together, and whatever changes is brought to all of them (`_follow`).
+Generated from `nbft.config.settings`. `Tree` holds the settings as typed and their problems, `Views`
+the pages and fields, `GuidedMode` the seven steps, `Opening` presets and files, `Checking` the
+problems and findings, `Launching` the run. The form connects them, and updates all of them after a
+change (`_follow`).
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Form:
     """A form for a fine-tuning run.
 
     Args:
-        config: What it shows first; the preset "two-minute-try" if None.
-        guided: Lead through seven steps, with a default for each setting that the config leaves
-            open; the switch "Show" leads to the other views and back.
+        config: The initial settings; the preset "two-minute-try" if None.
+        guided: Start with the guided mode, which leads through seven steps and suggests a value
+            for each setting that the config does not set.
 
     Attributes:
         widget: The form itself, to be put into other widgets. Closing it closes the form.
@@ -72,7 +72,7 @@ class Form:
         self._show_state()
 
     def _build(self, preset: str, view: str) -> None:
-        """Make what is always there. Containers cost messages, so the root's CSS lays it out."""
+        """Make the permanent widgets. Containers cost messages, so the root's CSS lays them out."""
         self._kit = kit = Kit()
         tree = self._tree
         self.line = StateLine(kit)
@@ -114,12 +114,9 @@ class Form:
         )
         head = f"<style>{_CSS.read_text(encoding='utf-8')}</style><h2>Fine-tune a model</h2>"
         self._side = kit.html(summary(None), "nbft-side")
-        self._check_button = kit(ipywidgets.Button, "nbft-push", description="Check")
-        self._look_button = kit(ipywidgets.Button, "nbft-push", description="Look at the data")
-        self._reset_button = kit(ipywidgets.Button, "nbft-link", description="Reset all")
-        self._check_button.on_click(self._check)
-        self._look_button.on_click(self._look)
-        self._reset_button.on_click(self._reset_all)
+        self._check_button = kit.button("Check", self._check, "nbft-push")
+        self._look_button = kit.button("Look at the data", self._look, "nbft-push")
+        self._reset_button = kit.button("Reset all", self._reset_all)
         views = self._views
         self._top = (
             kit.html(head, "nbft-head"),
@@ -130,7 +127,7 @@ class Form:
         self.widget = kit(ipywidgets.Box, "nbft-form", children=(*self._top, self.line.widget))
         self.widget.observe(self._take_closed, "comm")
 
-    # The parts below are rarely wanted, so they are made when they are.
+    # These parts are not always needed, so they are made on first use.
 
     @functools.cached_property
     def _guided(self) -> GuidedMode:
@@ -157,18 +154,18 @@ class Form:
         """The settings as a config.
 
         Raises:
-            ConfigError: Some fields are wrong; it holds every problem found.
+            ConfigError: Some fields are wrong; it holds every problem.
         """
         return self._tree.right()
 
     @property
     def problems(self) -> list[Problem]:
-        """Everything wrong or doubtful: of the fields, or, when they are right, of the plan."""
+        """Every error and warning: of the fields, or, when these are valid, of the plan."""
         return self._tree.problems
 
     @property
     def plan(self) -> Plan:
-        """What the last settings that were right will lead to."""
+        """The plan of the last valid settings."""
         return self._tree.plan
 
     @property
@@ -178,7 +175,7 @@ class Form:
 
     @property
     def log(self) -> str:
-        """The traceback of the last thing that went wrong unexpectedly."""
+        """The traceback of the last unexpected error."""
         return self.line.log
 
     def close(self) -> None:
@@ -195,13 +192,13 @@ class Form:
         from IPython.display import HTML, display
 
         display(self.widget)
-        # A callback has no cell to show things in; what the run shows goes through these.
+        # A callback has no cell for its output; the run is shown in these.
         self._launching.handles = [display(HTML(""), display_id=True) for _ in range(2)]
         main_loop()
         self._launching.prepare(self._tree.config)
         self._show_plan()
 
-    # What changes, and what follows from it
+    # Changes
 
     @guarded
     def _take(self, path: str, value: Any) -> None:
@@ -229,14 +226,14 @@ class Form:
 
     @guarded
     def _reset_all(self, _button: Any) -> None:
-        """Reset everything but the rows, which have no default."""
+        """Reset everything except the rows, which have no default."""
         kept = self._tree.config.to_dict().get("data", {})
         data = {name: kept[name] for name in SPLITS if name in kept}
         self._replace(Config(data=data), keeps_rows=True)
         self._views.show(self._views.view)
 
     def _replace(self, config: Config, preset: str = OWN, *, keeps_rows: bool = False) -> None:
-        """Show another config, with the rows in memory of the one before if it is to keep them."""
+        """Show another config, with the earlier rows in memory if it keeps them."""
         self._tree.replace(config, keeps_rows=keeps_rows)
         self._tree.kept = set(config.diff()) if preset == OWN else set()
         self._fields.fill()
@@ -246,7 +243,7 @@ class Form:
         self._follow(preset)
 
     def _follow(self, preset: str = OWN) -> None:
-        """Bring everything on the screen in line with the tree; what is near the person first."""
+        """Update everything on the screen after a change; what is near the person first."""
         self._launching.is_finished = False
         self._tree.read()
         is_guided = self._views.view == "guided"
@@ -260,7 +257,7 @@ class Form:
             self._views.follow()
 
     def _show_plan(self) -> None:
-        """Work the plan out, if the fields are right, and show what it says."""
+        """Make the plan, if the fields are valid, and show it."""
         if wrong := len(self._tree.wrong):
             verb = "needs" if wrong == 1 else "need"
             waiting = f"{count(wrong, 'field')} {verb} fixing."
@@ -278,18 +275,18 @@ class Form:
         for control in (self._opening.control, self._reset_button):
             control.disabled = is_locked
 
-    # What the form says about itself
+    # The state of the form
 
     def _show_state(self) -> None:
-        """Say the state in words, and let those buttons work that can."""
+        """Show the state in words, and enable the buttons that can work."""
         tree, launching = self._tree, self._launching
         errors = tree.errors
         has_rows = bool(tree.config.data.train.datasets)
         self._check_button.disabled = launching.is_locked
         self._look_button.disabled = bool(tree.wrong) or not has_rows
-        is_said = launching.show(len(errors))
+        is_run_shown = launching.show(len(errors))
         self._lay_out()
-        if is_said:
+        if is_run_shown:
             return
         problems = count(len(errors), "problem")
         if tree.wrong:
@@ -308,25 +305,24 @@ class Form:
         elif tree.known_plan is None:
             self.line.say("Checking the settings…", "checking")
         else:
-            run = launching.run
+            run, plan = launching.run, tree.known_plan
             waits = ""
             if run is not None and launching.is_training:
                 waits = f" Train here waits: run {run.id} is training."
-            self.line.say(f"Ready: {_chosen(tree.known_plan)}.{waits}", "ready")
+            chosen = ", ".join(f"{c.value} ({c.reason})" for c in (plan.device, plan.dtype))
+            self.line.say(f"Ready: {chosen}.{waits}", "ready")
 
     def _lay_out(self) -> None:
-        """Put the buttons for a run, the line and the results in their places."""
+        """Place the buttons for a run, the state and the results."""
         results = (self._results,) if "_results" in self.__dict__ else ()
         children = (*self._top, *self._launching.extra_buttons, self.line.widget, *results)
         if self.widget.children != children:
             self.widget.children = children
 
     def _show_results(self, page: Page) -> None:
-        """Show something below the form, in place of what was there."""
+        """Replace the page below the form."""
         self._results.show(lambda kit: (self._views.focus, *page(kit)))
         self._lay_out()
-
-    # Checking and looking
 
     @guarded
     def _check(self, _button: Any = None) -> None:
@@ -338,7 +334,7 @@ class Form:
         self._show_results(self._checking.page)
 
     def _last_page(self, kit: Kit) -> Any:
-        """Return what the last of the guided steps shows."""
+        """Yield the page of the last guided step."""
         yield from self._checking.review(kit)
         if not self._tree.wrong:
             yield kit.html(f"<p>{ABOUT}</p>")
@@ -359,8 +355,3 @@ class Form:
         config = self._tree.right()
         self._show_results(lambda kit: [kit.own(Lens(config))])
         self._show_state()
-
-
-def _chosen(plan: Plan) -> str:
-    parts = (plan.device, plan.dtype)
-    return ", ".join(f"{part.value} ({part.reason})" for part in parts)

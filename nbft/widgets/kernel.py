@@ -1,7 +1,7 @@
-"""The one thread of a kernel that may touch widgets, and how its buttons are heard.
+"""The one thread of a kernel that may touch widgets, and how clicks reach it.
 
-ipykernel 7.0 to 7.3 calls the handlers of a click on another thread; a handler that wants to
-change what is shown asks the main loop to do it, through `call_soon`.
+ipykernel 7.0 to 7.3 calls the handlers of a click on another thread; such a handler changes the
+widgets on the main loop, through `call_soon`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def is_main_thread() -> bool:
-    """Say whether widgets may be touched here."""
+    """Whether widgets may be touched here."""
     return threading.current_thread() is threading.main_thread()
 
 
 def main_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the running loop of the main thread, as last seen; None where there is none.
+    """Return the loop of the main thread; None where there is none.
 
-    It is seen whenever this is called from a cell, first when `nbft.widgets` is imported.
+    It is noted whenever this is called from a cell, first when `nbft.widgets` is imported.
     """
     global _loop
     if is_main_thread():
@@ -50,9 +50,9 @@ def call_soon(function: Callable[..., object], *args: Any) -> None:
 def hear_while_busy(*widgets: Any) -> None:
     """Let clicks reach these widgets while a cell is running, on kernels that can.
 
-    ipykernel 7.4 sends what a widget receives back to the shell that opened it, which is the
-    busy one, instead of the subshell that the front end chose. Where that private method does
-    not exist nothing is changed.
+    ipykernel 7.4 sends a widget's messages to the shell that opened it, which is the busy one,
+    instead of the subshell that the front end chose. If that private method does not exist, nothing
+    is changed.
 
     Source: ipykernel 7.4.0, comm/comm.py, BaseComm._reply_subshell_for.
     """

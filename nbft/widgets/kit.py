@@ -1,13 +1,13 @@
 """How widgets are made and closed: one layout, one style per type, and an owner for each.
 
-A front end and the kernel hold a widget until it is closed. So whoever shows something makes it
-with a `Kit`, which closes what it made, and shows what changes in a `Slot`, which closes what it
-showed before.
+A front end and the kernel hold a widget until it is closed. So widgets are made with a `Kit`, which
+closes what it made, and replaced in a `Slot`, which closes what it showed before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
@@ -30,9 +30,9 @@ class Kit:
         """Return a new widget.
 
         Args:
-            kind: Its class.
-            css: Its CSS classes, separated by spaces.
-            **traits: Its traits, such as description and value.
+            kind: Class of the widget.
+            css: CSS classes, separated by spaces.
+            **traits: Traits, such as description and value.
         """
         style = kind.class_traits().get("style")  # type: ignore[attr-defined]
         if style is not None:
@@ -50,13 +50,25 @@ class Kit:
         """Return a new widget that shows HTML."""
         return self(ipywidgets.HTML, css, value=str(html))
 
+    def button(
+        self, text: str, action: Callable[..., object], css: str = "nbft-link", **traits: Any
+    ) -> Any:
+        """Return a new button that calls an action with itself."""
+        button = self(ipywidgets.Button, css, description=text, **traits)
+        button.on_click(action)
+        return button
+
+    def row(self, *children: Any, css: str = "nbft-row") -> Any:
+        """Return a new box with widgets side by side."""
+        return self(ipywidgets.HBox, css, children=children)
+
     def own(self, widget: Any) -> Any:
-        """Close a widget that was made elsewhere together with the rest; return it."""
+        """Take over a widget that was made elsewhere, to close it with the rest; return it."""
         self._made.append(widget)
         return widget
 
     def close(self) -> None:
-        """Close all that was made, and the shared layout and styles if they are its own."""
+        """Close everything that was made, and the shared layout and styles unless borrowed."""
         while self._made:
             self._made.pop().close()
         if self._is_root:
@@ -65,11 +77,11 @@ class Kit:
 
 
 class Slot(ipywidgets.VBox):
-    """A box whose widgets are made anew each time; those that it showed before are closed.
+    """A box that closes the widgets that it showed before when it shows others.
 
     Args:
         kit: The kit whose layout and styles its widgets use.
-        **traits: As of any box.
+        **traits: Traits of a box.
     """
 
     def __init__(self, kit: Kit, **traits: Any) -> None:
@@ -80,8 +92,8 @@ class Slot(ipywidgets.VBox):
         """Show other widgets.
 
         Args:
-            make: Returns them. Those that it makes with the kit that it is given are closed when
-                they are replaced; others only leave the box.
+            make: Called with a kit, returns them. Those made with this kit are closed when they
+                are replaced; others only leave the box.
         """
         kit = Kit(self._kit)
         try:
@@ -97,3 +109,13 @@ class Slot(ipywidgets.VBox):
         """Close the box and what it shows."""
         self._shown.close()
         super().close()
+
+
+@contextmanager
+def unobserved(control: Any, handler: Callable[..., None]) -> Iterator[None]:
+    """Change the value of a control without calling its handler."""
+    control.unobserve(handler, "value")
+    try:
+        yield
+    finally:
+        control.observe(handler, "value")

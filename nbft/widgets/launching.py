@@ -1,15 +1,11 @@
-"""From the form to a run: the buttons that start one, its Monitor below, and what follows its end.
-
-It trains nothing itself: `nbft.launchers` does.
-"""
+"""From the form to a run: the buttons that start one, its Monitor below, and what follows its end."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import ipywidgets
 
 from nbft.config import Config
 from nbft.widgets.kernel import main_loop
@@ -22,75 +18,59 @@ if TYPE_CHECKING:
     from nbft.runs import Run
 
 ABOUT = (
-    "“Train here” below trains in this kernel. “Run in background” goes on after the notebook is "
+    "“Train here” below trains in this kernel. “Run in background” continues after the notebook is "
     "closed."
 )
 _PLACE_OF_A_RUN = ("training.run_name", "training.output_dir")
 _FOLLOW_SECONDS = 0.5
 
 
+@dataclass
 class Launching:
     """The run of a form.
 
-    Args:
-        kit: Makes the widgets.
-        tree: The settings.
-        line: Says how it goes.
-        apply_fix: Called with "" and the changes that another run brings.
-        on_lock: Told whether the fields are locked.
-        show_state: Says the state of the form anew.
-        show_results: Shows a page below the form.
-
     Attributes:
+        apply_fix: Called with "" and the changes of another run.
+        on_lock: Called with whether the fields are locked.
+        show_state: Updates the state of the form.
+        show_results: Shows a page below the form.
         run: The run that was started last, or None.
         is_locked: Whether the fields show a run that is training.
         is_finished: Whether the fields show a run that has ended.
-        handles: The outputs below the form, for the run and for how it ended.
+        handles: The outputs below the form, for the run and its result.
         buttons: Those that start a run.
     """
 
-    def __init__(
-        self,
-        kit: Kit,
-        tree: Tree,
-        line: StateLine,
-        *,
-        apply_fix: Callable[[str, dict[str, Any]], None],
-        on_lock: Callable[[bool], None],
-        show_state: Callable[[], None],
-        show_results: Callable[[Page], None],
-    ) -> None:
-        self._kit, self._tree, self.line = kit, tree, line
-        self._apply_fix, self._on_lock = apply_fix, on_lock
-        self._show_state, self._show_results = show_state, show_results
+    kit: Kit
+    tree: Tree
+    line: StateLine
+    apply_fix: Callable[[str, dict[str, Any]], None]
+    on_lock: Callable[[bool], None]
+    show_state: Callable[[], None]
+    show_results: Callable[[Page], None]
+
+    def __post_init__(self) -> None:
         self._is_closed = False
         self.run: Run | None = None
         self.is_locked = self.is_finished = False
         self.handles: list[Any] = []
+        train, submit = (functools.partial(self._launch, name) for name in ("start", "submit"))
         self.buttons = {
-            name: self._button(name, css, action)
-            for name, css, action in (
-                ("Train here", "nbft-push nbft-primary", self._train),
-                ("Run in background", "nbft-push", self._submit),
-            )
+            "Train here": self.kit.button("Train here", train, "nbft-push nbft-primary"),
+            "Run in background": self.kit.button("Run in background", submit, "nbft-push"),
         }
-
-    def _button(self, name: str, css: str, action: Callable[..., None]) -> Any:
-        button = self._kit(ipywidgets.Button, css, description=name)
-        button.on_click(action)
-        return button
 
     @functools.cached_property
     def _edit(self) -> Any:
-        return self._button("Edit a copy", "nbft-push", self._edit_copy)
+        return self.kit.button("Edit a copy", self._edit_copy, "nbft-push")
 
     @functools.cached_property
     def _compare(self) -> Any:
-        return self._button("Compare", "nbft-push", self._show_comparison)
+        return self.kit.button("Compare", self._show_comparison, "nbft-push")
 
     @property
     def is_training(self) -> bool:
-        """Whether the last run goes on."""
+        """Whether the last run is still going."""
         return self.run is not None and not self.run.is_over
 
     @property
@@ -101,13 +81,13 @@ class Launching:
         return (self._compare,) if self.is_finished else ()
 
     def show(self, errors: int) -> bool:
-        """Let those buttons work that can; say how the run stands, if the fields show one.
+        """Enable the buttons that can work, and show the state of the run if the fields show one.
 
         Args:
-            errors: How many problems stop a run.
+            errors: Number of problems that stop a run.
 
         Returns:
-            Whether the state of the run was said.
+            Whether the state of the run was shown.
         """
         for button in self.buttons.values():
             button.disabled = self.is_locked or self.is_training or bool(errors)
@@ -124,39 +104,29 @@ class Launching:
         return True
 
     def prepare(self, config: Config) -> None:
-        """Let a worker import its libraries while the form is filled in."""
+        """Start a worker that imports its libraries while the form is filled in."""
         if config.speed.spare_worker:
             from nbft.launchers import spare
 
             spare.prepare()
 
     def close(self) -> None:
-        """Follow the run no longer; it goes on."""
+        """Stop following the run, which goes on."""
         self._is_closed = True
 
     @guarded
-    def _train(self, _button: Any) -> None:
-        from nbft.launchers import start
-
-        self._launch(start)
-
-    @guarded
-    def _submit(self, _button: Any) -> None:
-        from nbft.launchers import submit
-
-        self._launch(submit)
-
-    def _launch(self, launch: Callable[[Config], Run]) -> None:
-        """Start a run, here or in the background, and show it below the form."""
+    def _launch(self, name: str, _button: Any) -> None:
+        """Start a run by a function of `nbft.launchers`, and show it below the form."""
+        from nbft import launchers
         from nbft.widgets import Monitor
 
         for button in self.buttons.values():
-            button.disabled = True  # a second click finds it so
+            button.disabled = True  # against a second click
         self.line.say("Starting…", "checking")
         try:
-            self.run = launch(self._tree.right())
+            self.run = getattr(launchers, name)(self.tree.right())
         except BaseException:
-            self._show_state()
+            self.show_state()
             raise
         self.is_finished = False
         self.lock(True)
@@ -168,34 +138,34 @@ class Launching:
 
     @guarded
     def _take_over(self, run: Run) -> None:
-        """Follow the run that a fix below the form has started in the place of its own."""
+        """Follow the run that a fix below the form has started instead of its own."""
         before, self.run = self.run, run
         if before is not None and self.is_finished:  # the fields show the run that failed
             changed = run.config.diff(before.config)
-            self._apply_fix(
+            self.apply_fix(
                 "", {p: new for p, (_, new) in changed.items() if p not in _PLACE_OF_A_RUN}
             )
             self.lock(True)
-        self._show_state()
+        self.show_state()
         self.follow()
 
     def follow(self) -> None:
-        """Look, from the kernel's own loop, whether the run has ended."""
+        """Check regularly, from the kernel's own loop, whether the run has ended."""
         loop = main_loop()
         if self._is_closed:
             return
         if self.run is not None and self.run.is_over:
             self.is_finished = self.is_locked
             self.lock(False)
-            self.prepare(self._tree.config)
+            self.prepare(self.tree.config)
         elif loop is not None:
             loop.call_later(_FOLLOW_SECONDS, self.follow)
 
     def lock(self, is_locked: bool) -> None:
-        """Take or give the person the hand over the fields."""
+        """Lock or unlock the fields."""
         self.is_locked = is_locked
-        self._on_lock(is_locked)
-        self._show_state()
+        self.on_lock(is_locked)
+        self.show_state()
 
     @guarded
     def _edit_copy(self, _button: Any) -> None:
@@ -206,5 +176,5 @@ class Launching:
         assert self.run is not None
         self.line.say("Comparing: the base model and yours answer the same prompts…", "checking")
         comparison = self.run.compare()
-        self._show_results(lambda kit: [kit.html(comparison._repr_html_())])
-        self._show_state()
+        self.show_results(lambda kit: [kit.html(comparison._repr_html_())])
+        self.show_state()

@@ -26,7 +26,7 @@ function button(className, parent, text, action) {
 const isOn = (node) => node.getAttribute("aria-disabled") !== "true";
 const switchOff = (node, off) => node.setAttribute("aria-disabled", String(off));
 const counted = (number) => number.toLocaleString("en");
-const caption = (part) => `${part.name} (${part.isLearnt ? "trained" : "not trained"})`;
+const caption = (part) => `${part.name} (${part.isTrained ? "trained" : "not trained"})`;
 
 // What cannot be seen: control characters, spaces without width or of another kind, directions.
 const UNSEEN =
@@ -42,21 +42,21 @@ const visible = (text) =>
 const quoted = (text) => `“${visible(text).replaceAll("↵\n", "↵").replaceAll("→\t", "→")}”`;
 
 // Ids, and what the training does with the token, as a sentence.
-function meaning([, ids, kind, isLearnt], at, kinds) {
+function meaning([, ids, kind, isTrained], at, kinds) {
   const id = `${ids.length > 1 ? "ids" : "id"} ${ids.join(", ")}`;
   if (kind === "cut") return [`${id} · no label`, kinds.cut];
-  const label = `label ${isLearnt ? ids.join(", ") : -100}`;
-  if (isLearnt && at === 0) return [`${id} · ${label}`, FIRST];
-  const words = isLearnt && kind === "special" ? `${kinds.special}, trained` : kinds[kind];
+  const label = `label ${isTrained ? ids.join(", ") : -100}`;
+  if (isTrained && at === 0) return [`${id} · ${label}`, FIRST];
+  const words = isTrained && kind === "special" ? `${kinds.special}, trained` : kinds[kind];
   return [`${id} · ${label}`, words];
 }
 
-// Neighbours that look the same as one: [kind, is learnt, text, tokens]. A long row is a few.
+// Neighbours that look the same as one: [kind, is trained, text, tokens]. A long row is a few.
 function grouped(parts = []) {
   const runs = [];
-  for (const [text, ids, kind, isLearnt] of parts.flatMap(({ tokens = [] }) => tokens)) {
+  for (const [text, ids, kind, isTrained] of parts.flatMap(({ tokens = [] }) => tokens)) {
     let last = runs.at(-1);
-    if (last?.[0] !== kind || last[1] !== isLearnt) runs.push((last = [kind, isLearnt, "", 0]));
+    if (last?.[0] !== kind || last[1] !== isTrained) runs.push((last = [kind, isTrained, "", 0]));
     last[2] += text;
     last[3] += ids.length;
   }
@@ -201,8 +201,8 @@ function render({ model, el }) {
       element("span", `nbft-lens-fact nbft-lens-${tone}`, title, fact + (TONES[tone] ?? ""));
     }
     strip.replaceChildren();
-    for (const [kind, isLearnt, , count] of grouped(get("row").parts)) {
-      const look = isLearnt && kind !== "cut" ? "trained" : kind;
+    for (const [kind, isTrained, , count] of grouped(get("row").parts)) {
+      const look = isTrained && kind !== "cut" ? "trained" : kind;
       element("span", `nbft-lens-${look}`, strip).style.flexGrow = count;
     }
   });
@@ -226,7 +226,7 @@ function render({ model, el }) {
   };
   for (const [name, words] of get("kinds")) {
     explain(name, name, words.split(": ").pop());
-    if (name === "special") explain("special nbft-lens-learnt", name, "trained too");
+    if (name === "special") explain("special nbft-lens-also-trained", name, "trained too");
   }
 
   // The row
@@ -259,7 +259,7 @@ function render({ model, el }) {
 
   function box(part, parent, words = caption(part)) {
     const frame = element("div", "nbft-lens-part", parent);
-    frame.classList.toggle("nbft-lens-is-learnt", part.isLearnt);
+    frame.classList.toggle("nbft-lens-is-trained", part.isTrained);
     const name = element("div", "nbft-lens-caption", frame, words);
     const text = element("div", "nbft-lens-text", frame);
     text.dir = "auto";
@@ -270,9 +270,9 @@ function render({ model, el }) {
   const shown = (text) =>
     get("shows_spaces") ? visible(text).replaceAll("·", "·\u200b") : text;
 
-  function span(text, kind, isLearnt, parent) {
-    const learnt = kind === "special" && isLearnt ? " nbft-lens-learnt" : "";
-    return element("span", `nbft-lens-token nbft-lens-${kind}${learnt}`, parent, shown(text));
+  function span(text, kind, isTrained, parent) {
+    const trained = kind === "special" && isTrained ? " nbft-lens-also-trained" : "";
+    return element("span", `nbft-lens-token nbft-lens-${kind}${trained}`, parent, shown(text));
   }
 
   function drawColumns() {
@@ -296,14 +296,14 @@ function render({ model, el }) {
       if (!part.text && !part.tokens?.length) continue;
       const { text } = box(part, area);
       if (part.tokens) drawRuns(grouped([part]), text);
-      else span(part.text, part.isLearnt ? "trained" : "prompt", part.isLearnt, text);
+      else span(part.text, part.isTrained ? "trained" : "prompt", part.isTrained, text);
     }
     offerAll(get("row").hidden, "characters");
     if (note) element("p", "nbft-lens-note", body, note);
   }
 
   function drawRuns(runs, parent) {
-    for (const [kind, isLearnt, text] of runs) span(text, kind, isLearnt, parent);
+    for (const [kind, isTrained, text] of runs) span(text, kind, isTrained, parent);
   }
 
   let drawsAll = false; // of this row
@@ -330,8 +330,8 @@ function render({ model, el }) {
       frame.setAttribute("aria-label", caption(part));
       name.setAttribute("aria-hidden", "true");
       for (const token of tokens) {
-        const [words, ids, kind, isLearnt] = token;
-        const node = span(words, kind, isLearnt, text);
+        const [words, ids, kind, isTrained] = token;
+        const node = span(words, kind, isTrained, text);
         node.setAttribute("role", "option");
         node.dataset.at = drawn.length;
         if (!words.trim()) {
@@ -381,7 +381,7 @@ function render({ model, el }) {
     let here = null;
     for (const { number, begin, end, of, isHere, runs } of pieces) {
       const some = begin || end < of ? ` (${counted(begin)} to ${counted(end)} of ${of})` : "";
-      const { frame, name, text } = box({ isLearnt: isHere }, area, "");
+      const { frame, name, text } = box({ isTrained: isHere }, area, "");
       const words = `row ${counted(number)}`;
       if (isHere) element("b", "", name, words);
       else button("nbft-lens-link", name, words, () => put("number", number));

@@ -1,17 +1,16 @@
 """The mask lens: rows as the model will see them, in colour, one at a time.
 
 `Lens` shows a row of a split as columns, as text, as tokens, or in the sequence that it is packed
-into; what there is to know about the tokens comes from `nbft.data.lens`. Only rows on screen are
-tokenised, and a sample when the worst are asked for. Importing a tokenizer takes seconds, so a row
-is shown as text until a thread has loaded it; only the main thread touches the widget.
-
-Called by people (`nbft.inspect`), the form and the doctor.
+into; `nbft.data.lens` describes the tokens. Only rows on screen are tokenised, and a sample to find
+the worst. Importing a tokenizer takes seconds, so a row is shown as text until a thread has loaded
+it; only the main thread touches the widget.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import threading
 import uuid
@@ -71,47 +70,41 @@ def inspect(
         config: A config, or the path of a config file.
         row: The row to show first, counted from 1 in its split.
         split: train, validation (the held-out rows) or test.
-        **unknown: None is taken; a misspelt name is answered with the closest.
+        **unknown: Any other keyword is a TypeError with the closest name.
 
     Raises:
-        ConfigError: The file holds no right config.
+        ConfigError: The file holds no valid config.
         DataError: There is no such split.
         TypeError: An unknown keyword, or something that is no config.
     """
     return Lens(config, row, split, **unknown)
 
 
-def _on_main(action: Callable[..., None]) -> Callable[..., None]:
-    """Run a handler on the main thread; some kernels call it on another."""
+def _wish(trait: str) -> Callable[[Callable[[Lens, Any], None]], Any]:
+    """Observe a trait that a person changes, on the main thread; some kernels use another.
 
-    @functools.wraps(action)
-    def run(self: Lens, *args: Any) -> None:
-        if is_main_thread():
-            action(self, *args)
-        else:
-            call_soon(action, self, *args)
+    The handler gets the new value. It is not called for changes that the lens makes itself.
+    """
 
-    return run
+    def observed(handler: Callable[[Lens, Any], None]) -> Any:
+        def run(self: Lens, change: Any) -> None:
+            if not is_main_thread():
+                call_soon(run, self, change)
+            elif not self._is_placing:
+                handler(self, change["new"])
+
+        return traitlets.observe(trait)(run)
+
+    return observed
 
 
 class Lens(anywidget.AnyWidget):
-    """Rows as the model will see them.
-
-    Args:
-        config: A config, or the path of a config file.
-        row: The row to show first, counted from 1 in its split.
-        split: train, validation (the held-out rows) or test.
-
-    Raises:
-        ConfigError: The file holds no right config.
-        DataError: There is no such split.
-        TypeError: An unknown keyword, or something that is no config.
-    """
+    """Rows as the model will see them; see `inspect` for its arguments."""
 
     _esm = _HERE / "lens.js"
     _css = _HERE / "lens.css"
 
-    kinds: traitlets.List[Any] = traitlets.List(help="[name, words] of each kind").tag(sync=True)
+    kinds: traitlets.List[Any] = traitlets.List(help="[name, meaning] of each kind").tag(sync=True)
     views: traitlets.List[Any] = traitlets.List(help="[name, title] of each view").tag(sync=True)
     splits: traitlets.List[Any] = traitlets.List(help="[name, title] of each split").tag(sync=True)
     orders: traitlets.List[Any] = traitlets.List(help="[name, title] of each order").tag(sync=True)
@@ -121,17 +114,17 @@ class Lens(anywidget.AnyWidget):
     shows_spaces = traitlets.Bool(False).tag(sync=True)
     shows_boundaries = traitlets.Bool(False).tag(sync=True)
     is_whole = traitlets.Bool(False, help="whether all of a long row is wanted").tag(sync=True)
-    wanted_models = traitlets.Int(0, help="grows with each wish to get the model").tag(sync=True)
+    wanted_models = traitlets.Int(0, help="grows with each request of the model").tag(sync=True)
     number = traitlets.Int(1, help="the row, counted from 1 in its split").tag(sync=True)
     position = traitlets.Int(1, help="its place in the order; 0 for none").tag(sync=True)
     total = traitlets.Int(0, help="rows of the split").tag(sync=True)
     ranked = traitlets.Int(0, help="places in the order").tag(sync=True)
     row: traitlets.Dict[Any, Any] = traitlets.Dict(help="what is shown of the row").tag(sync=True)
     sequence: traitlets.Dict[Any, Any] = traitlets.Dict(help="the packed one").tag(sync=True)
-    says = traitlets.Unicode(help="what the order is made of").tag(sync=True)
+    says = traitlets.Unicode(help="a description of the order").tag(sync=True)
     model: traitlets.Dict[Any, Any] = traitlets.Dict(help="state and sentence").tag(sync=True)
     about: traitlets.List[Any] = traitlets.List(help="sentences about all rows").tag(sync=True)
-    still = traitlets.Unicode(help="id of the still picture, which is hidden").tag(sync=True)
+    still = traitlets.Unicode(help="id of the still picture, to be hidden").tag(sync=True)
 
     def __init__(
         self, config: Config | str | Path, row: int = 1, split: str = "train", **unknown: Any
@@ -156,24 +149,17 @@ class Lens(anywidget.AnyWidget):
         self._measuring: Sequence[int] = ()
         self._ranking: list[int] = []
         self._problems: list[str] = []  # of the split
-        self._is_placing = False
+        self._is_placing = False  # whether the lens itself changes its traits
         self._picture_shown: Any = None
         packs = decide(config).padding_free
         super().__init__(
             still=uuid.uuid4().hex,
             says="Reading the rows…",
-            kinds=[[name, words] for name, words in KINDS.items()],
+            kinds=[list(kind) for kind in KINDS.items()],
             views=[[name, title] for name, title in _VIEWS.items() if packs or name != "packed"],
             splits=[[name, _SPLITS[name]] for name in _splits(config)],
-            orders=[["file", "in order"], *([name, words] for name, words in ORDERS.items())],
+            orders=[["file", "in order"], *map(list, ORDERS.items())],
         )
-        self.observe(self._take_split, "split")
-        self.observe(self._take_order, "order")
-        self.observe(self._take_number, "number")
-        self.observe(self._take_position, "position")
-        self.observe(self._take_view, "view")
-        self.observe(self._take_wish, "is_whole")
-        self.observe(self._get_model, "wanted_models")
         self._find_tokenizer()
         loop = main_loop()
         if loop is None:
@@ -191,7 +177,7 @@ class Lens(anywidget.AnyWidget):
         """Show a row.
 
         Args:
-            number: The row, counted from 1 in its split; the nearest that there is, if none has it.
+            number: The row, counted from 1 in its split; the nearest existing one is shown.
             split: Its split; the one that is shown if None.
 
         Raises:
@@ -205,12 +191,12 @@ class Lens(anywidget.AnyWidget):
         self._place(number)
 
     def _show_wanted(self) -> None:
-        """Show the first row that was wanted, unless one is shown already."""
+        """Show the row that was asked for at first, unless one is shown already."""
         if self._wanted is not None:
             self.go_to(self._wanted[0])
 
     def close(self) -> None:
-        """Let go of the rows; what is measured on a thread ends too."""
+        """Release the rows, which also ends measuring on a thread."""
         self._examples = Examples([], np.arange(0))
         self.layout.close()
         super().close()
@@ -225,7 +211,7 @@ class Lens(anywidget.AnyWidget):
         return page.plain(self._title(self.number), self._shown, self._sentences())
 
     def _ipython_display_(self) -> None:
-        """Show the widget, and beneath it a still picture that it hides as long as it lives."""
+        """Show the widget, and below it a still picture that it hides as long as it lives."""
         from IPython.display import display
 
         view, metadata = self._repr_mimebundle_()
@@ -235,7 +221,7 @@ class Lens(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **_: Any) -> Any:
         data, metadata = super()._repr_mimebundle_() or ({}, {})
-        data.pop("text/plain", None)  # the picture says it
+        data.pop("text/plain", None)  # the picture has it
         return data, metadata
 
     def _picture(self) -> dict[str, str]:
@@ -250,14 +236,14 @@ class Lens(anywidget.AnyWidget):
         }
 
     def _redraw(self) -> None:
-        """Put the tokens into the still picture."""
+        """Add the tokens to the still picture."""
         if self._picture_shown is not None and self._tokenizer is not None:
             self._picture_shown.update(self._picture(), raw=True)
 
     # Rows
 
     def _read(self, split: str) -> None:
-        """Read a split; what is wrong with it is shown instead of its rows."""
+        """Read a split; problems with it are shown instead of its rows."""
         about, self._problems = [], []
         try:
             self._examples, remarks = load_examples(self._config, split, folder=self._folder)
@@ -286,7 +272,7 @@ class Lens(anywidget.AnyWidget):
 
     @contextlib.contextmanager
     def _placing(self) -> Iterator[None]:
-        """Change what is shown in one message, without taking it for a person's wish."""
+        """Change what is shown in one message, not to be taken for a person's wish."""
         before, self._is_placing = self._is_placing, True
         try:
             with self.hold_sync():
@@ -297,44 +283,39 @@ class Lens(anywidget.AnyWidget):
     def _paint(self) -> None:
         """Show the row as far as it is known."""
         self._shown, problems = self._seen(self.number)
-        about = self._about_row(self.number) if self.total else {}
         self.row = {
             "title": self._title(self.number),
             "facts": self._shown.facts if self._shown else [],
             "problems": problems,
-            **about,
+            **(self._about_row(self.number) if self.total else {}),
             **_sent(self._shown, self.is_whole),
         }
         if self.view == "packed":
             self._show_sequence()
 
     def _seen(self, number: int) -> tuple[LensRow | None, list[str]]:
-        """Return a row as tokens or, failing that, as text; and what is wrong with it."""
+        """Return a row as tokens or, failing that, as text; and the problems with it."""
         if not self.total:
             return None, self._problems
-        problems: list[str] = []
-        only = self._config.data.completion_only_loss
+        data, shown, problems = self._config.data, None, []
+        only = data.completion_only_loss
         try:
             example = self._examples[number - 1]
+            texts = {name: text[0] for name, text in self._method.texts([example]).items()}
+            shown = as_text(texts, completion_only=only)
+            if self._tokenizer is not None:
+                (row,) = self._encoded([number - 1], self._examples)
+                limit = data.max_length
+                shown = as_tokens(texts, row, self._tokenizer, limit, completion_only=only)
         except DataError as error:
-            return None, [str(problem) for problem in error.problems]
-        texts = {name: one[0] for name, one in self._method.texts([example]).items()}
-        if self._tokenizer is not None:
-            try:
-                (row,) = self._encoded([number - 1])
-                limit = self._config.data.max_length
-                return as_tokens(texts, row, self._tokenizer, limit, completion_only=only), []
-            except DataError as error:
-                problems = [str(problem) for problem in error.problems]
-        return as_text(texts, completion_only=only), problems
+            problems = [str(problem) for problem in error.problems]
+        return shown, problems
 
-    def _encoded(self, places: Sequence[int], of: Examples | None = None) -> list[Sequences]:
-        """Cut rows into tokens, as the training does."""
-        examples = self._examples if of is None else of
-        some = [examples[place] for place in places]
+    def _encoded(self, places: Sequence[int], examples: Examples) -> list[Sequences]:
+        """Tokenise rows as the training does."""
         with self._tokenizing:
             return encode_rows(
-                some,
+                [examples[place] for place in places],
                 self._tokenizer,
                 self._method,
                 self.split,
@@ -345,12 +326,13 @@ class Lens(anywidget.AnyWidget):
     def _title(self, number: int) -> str:
         if not self.total:
             return "no rows"
-        of = "the first " if self._examples.is_stream else ""
-        end = " of a stream" if self._examples.is_stream else ""
-        return f"row {count(number)} of {of}{count(self.total)}{end}"
+        total = count(self.total)
+        if self._examples.is_stream:
+            total = f"the first {total} of a stream"
+        return f"row {count(number)} of {total}"
 
     def _about_row(self, number: int) -> dict[str, Any]:
-        """Return the raw columns of a row and where it lies."""
+        """Return the raw columns of a row and its origin."""
         dataset, row = self._examples.origin(number - 1)
         splits = self._config.data.splits()
         named = splits[self.split if self.split in splits else "train"].datasets[dataset]
@@ -360,53 +342,48 @@ class Lens(anywidget.AnyWidget):
         columns = []
         with contextlib.suppress(DataError):
             for column, value in self._examples.row(number - 1).items():
-                text = value if isinstance(value, str) else _json(value)
+                text = value
+                if not isinstance(value, str):
+                    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
                 columns.append([str(column), text[: None if self.is_whole else _SENT_CHARACTERS]])
         return {"columns": columns, "origin": f"Row {count(row)} of {name}, read {how}."}
 
     def _sentences(self) -> list[str]:
-        """Return what a person should know besides the row."""
-        said = [*self.about, *self.row["problems"], self.model["text"], self.says]
-        return [sentence for sentence in said if sentence]
+        """Return the sentences that go with the row."""
+        sentences = [*self.about, *self.row["problems"], self.model["text"], self.says]
+        return list(filter(None, sentences))
 
     # What a person asks for
 
-    @_on_main
-    def _take_split(self, change: Any) -> None:
-        if not self._is_placing:
-            self._read(change["new"])
-            self._place(1)
+    @_wish("split")
+    def _take_split(self, split: str) -> None:
+        self._read(split)
+        self._place(1)
 
-    @_on_main
-    def _take_number(self, change: Any) -> None:
-        if not self._is_placing:
-            self._place(change["new"])
+    @_wish("number")
+    def _take_number(self, number: int) -> None:
+        self._place(number)
 
-    @_on_main
-    def _take_position(self, change: Any) -> None:
-        if self._is_placing:
-            return
-        position = min(max(change["new"], 1), max(self.ranked, 1))
+    @_wish("position")
+    def _take_position(self, position: int) -> None:
+        position = min(max(position, 1), max(self.ranked, 1))
         if self.order == "file":
             self._place(position)
         elif self._ranking:
             self._place(self._ranking[position - 1], position)
 
-    @_on_main
-    def _take_view(self, _change: Any) -> None:
-        if self.view == "packed":
+    @_wish("view")
+    def _take_view(self, view: str) -> None:
+        if view == "packed":
             self._show_sequence()
 
-    @_on_main
-    def _take_wish(self, _change: Any) -> None:
-        if not self._is_placing:
-            self._paint()
+    @_wish("is_whole")
+    def _take_whole(self, _is_whole: bool) -> None:
+        self._paint()
 
-    @_on_main
-    def _take_order(self, _change: Any) -> None:
-        if self._is_placing:
-            return
-        if self.order == "file":
+    @_wish("order")
+    def _take_order(self, order: str) -> None:
+        if order == "file":
             with self._placing():
                 self.ranked, self.says, self._ranking = self.total, "", []
             self._place(self.number)
@@ -431,8 +408,7 @@ class Lens(anywidget.AnyWidget):
         if self.total > len(places):
             which = f"of {count(len(places), 'row')} spread evenly over {count(self.total)}"
         says = f"{ORDERS[self.order].capitalize()}, {which}."
-        measures = [m for m in map(self._measures.get, places) if m is not None]
-        if self.order == "cut" and not any(m.cut for m in measures):
+        if self.order == "cut" and not any((m := self._measures[p]) and m.cut for p in places):
             says += " Nothing is cut in them."
         with self._placing():
             self.says, self.ranked = says, len(places)
@@ -443,7 +419,7 @@ class Lens(anywidget.AnyWidget):
         return all(place in self._measures for place in places)
 
     def _measure(self, places: Sequence[int]) -> None:
-        """Measure rows on a thread; who wants to know is told then."""
+        """Measure rows on a thread, and show what waits for them."""
         missing = [place for place in places if place not in self._measures]
         if self._measuring != missing:
             self._measuring = missing
@@ -453,7 +429,7 @@ class Lens(anywidget.AnyWidget):
     def _measured(
         self, places: Sequence[int], examples: Examples, measures: dict[int, Measure | None]
     ) -> None:
-        """Measure rows, some at a time, for as long as anybody wants to know."""
+        """Measure rows in chunks, until others are to be measured."""
         for start in range(0, len(places), _CHUNK_ROWS):
             if self._measuring is places and self._examples is examples:
                 measures.update(self._measures_of(places[start : start + _CHUNK_ROWS], examples))
@@ -461,13 +437,13 @@ class Lens(anywidget.AnyWidget):
     def _measures_of(self, places: Sequence[int], examples: Examples) -> dict[int, Measure | None]:
         limit = self._config.data.max_length
         try:
-            found = self._encoded(places, examples)
-            return {p: measure(one, limit) for p, one in zip(places, found, strict=True)}
+            encoded = self._encoded(places, examples)
+            return {p: measure(row, limit) for p, row in zip(places, encoded, strict=True)}
         except DataError:
             if len(places) == 1:
                 return {places[0]: None}
-            each = (self._measures_of([place], examples) for place in places)
-            return {place: m for one in each for place, m in one.items()}
+            one_by_one = (self._measures_of([place], examples) for place in places)
+            return {place: m for measures in one_by_one for place, m in measures.items()}
 
     def _take_measures(self, _done: object) -> None:
         if self._measuring and self._are_measured(self._measuring):
@@ -480,12 +456,12 @@ class Lens(anywidget.AnyWidget):
     # The packed sequence
 
     def _show_sequence(self) -> None:
-        """Show the sequence that the row lies in, or why there is none."""
+        """Show the sequence that the row is part of, or why there is none."""
         data = self._config.data
         if self._tokenizer is None or not self.total:
             self.sequence = {"says": "The sequence waits for the tokenizer."}
         elif self.split != "train":
-            self.sequence = {"says": "Only training rows lie together in a sequence."}
+            self.sequence = {"says": "Only training rows are packed into a sequence."}
         elif data.packing:
             self._show_packed()
         else:
@@ -508,17 +484,17 @@ class Lens(anywidget.AnyWidget):
             order = np.random.default_rng(self._config.training.seed).permutation(len(kept))
             kept = [kept[n] for n in order]
         lengths = [m.kept for p in kept if (m := self._measures[p]) is not None]
-        found = sequences(lengths, data.max_length, data.packing_strategy)
-        at = next(n for n, pieces in enumerate(found) if any(kept[p.row] == here for p in pieces))
+        packed = sequences(lengths, data.max_length, data.packing_strategy)
+        at = next(n for n, pieces in enumerate(packed) if any(kept[p.row] == here for p in pieces))
         says = (
-            f"Sequence {count(at + 1)} of {count(len(found))}, packed by {data.packing_strategy}."
+            f"Sequence {count(at + 1)} of {count(len(packed))}, packed by {data.packing_strategy}."
         )
         if self.total > len(places):
             says = (
                 f"How it would be packed by {data.packing_strategy} among rows "
                 f"{count(first + 1)} to {count(first + len(places))}; the training packs all rows."
             )
-        pieces = [(kept[p.row], p.begin, p.end) for p in found[at]]
+        pieces = [(kept[p.row], p.begin, p.end) for p in packed[at]]
         self.sequence = self._drawn(pieces, data.max_length, says)
 
     def _show_batch(self) -> None:
@@ -528,19 +504,19 @@ class Lens(anywidget.AnyWidget):
         place = self.number - 1
         while place < self.total and len(pieces) < size:
             with contextlib.suppress(DataError):
-                one = measure(self._encoded([place])[0], data.max_length)
-                if one.trained:
-                    pieces.append((place, 0, one.kept))
+                length = measure(self._encoded([place], self._examples)[0], data.max_length)
+                if length.trained:
+                    pieces.append((place, 0, length.kept))
             place += 1
-        says = f"A batch of {count(size, 'row')} lies end to end, without padding."
+        says = f"A batch of {count(size, 'row')}, joined without padding."
         if data.shuffle:
-            says += " Which rows meet is drawn anew in every epoch; these follow in the file."
+            says += " Every epoch shuffles the rows into new batches; these are in file order."
         self.sequence = self._drawn(pieces, sum(end - begin for _, begin, end in pieces), says)
 
     def _drawn(
         self, pieces: Sequence[tuple[int, int, int]], size: int, says: str
     ) -> dict[str, Any]:
-        """Return a sequence as the front end draws it."""
+        """Return a sequence as the front end takes it."""
         drawn = []
         for place, begin, end in pieces:
             row, _ = self._seen(place + 1)
@@ -577,10 +553,10 @@ class Lens(anywidget.AnyWidget):
         self._wait_before_the_next_cell(self._loading)
 
     def _wait_before_the_next_cell(self, loading: Task) -> None:
-        """Hold the next cell up until the tokenizer is loaded, and put it into the picture then.
+        """Delay the next cell until the tokenizer is loaded, and then update the picture.
 
         transformers replaces itself while it is imported: a cell that imports it at the same
-        time gets the half of it, and fails. What executes notebooks to save them hears of a new
+        time gets half of it, and fails. Tools that execute notebooks to save them take a new
         picture only while a cell runs.
         """
         from IPython.core.getipython import get_ipython
@@ -607,13 +583,13 @@ class Lens(anywidget.AnyWidget):
         from nbft.models.load import IMPORTING, load_tokenizer
 
         name, revision = self._tokenizer_source()
-        found = find_model(name, revision, say=lambda _: None)
+        model = find_model(name, revision, say=lambda _: None)
         with IMPORTING:
-            # Where another thread is importing it, the first import waits for that and fails.
+            # If another thread is importing it, the first import waits for that and fails.
             with contextlib.suppress(ImportError):
                 from transformers import AutoTokenizer  # noqa: F401
-            tokenizer = load_tokenizer(self._config, found.path, self._folder)
-        tokenizer.model_max_length = 2**62  # long rows are looked at, not complained of
+            tokenizer = load_tokenizer(self._config, model.path, self._folder)
+        tokenizer.model_max_length = 2**62  # no warnings about long rows
         return tokenizer
 
     def _take_tokenizer(self, tokenizer: Any) -> None:
@@ -627,13 +603,13 @@ class Lens(anywidget.AnyWidget):
             self._rank()
 
     def _fail(self, error: Exception) -> None:
-        """Say why there are no tokens."""
+        """Show why there are no tokens."""
         what = f"{type(error).__name__}: {error}".strip(": ")
         text = str(error) if isinstance(error, NbftError) else f"Rows cannot be tokens ({what})."
         self.model = {"state": "failed", "text": text}
 
-    @_on_main
-    def _get_model(self, _change: Any) -> None:
+    @_wish("wanted_models")
+    def _get_model(self, _wishes: int) -> None:
         """Fetch the model, because a person pressed the button."""
         if self.model["state"] not in ("absent", "failed"):
             return
@@ -651,35 +627,25 @@ class Lens(anywidget.AnyWidget):
 
 
 def runs(tokens: Sequence[LensToken]) -> list[list[Any]]:
-    """Return [kind, is learnt, text] of each stretch of tokens that look the same."""
-    found: list[list[Any]] = []
-    for token in tokens:
-        look = [token.kind, token.label >= 0]
-        if found and found[-1][:2] == look:
-            found[-1][2] += token.text
-        else:
-            found.append([*look, token.text])
-    return found
+    """Return [kind, is trained, text] of each stretch of tokens that look the same."""
+    looks = itertools.groupby(tokens, lambda token: (token.kind, token.label >= 0))
+    return [[*look, "".join(token.text for token in group)] for look, group in looks]
 
 
 def _between(tokens: Sequence[LensToken], begin: int, end: int) -> list[LensToken]:
-    """Return the tokens of some places of a row."""
-    found, at = [], 0
-    for token in tokens:
-        if begin <= at < end:
-            found.append(token)
-        at += len(token.ids)
-    return found
+    """Return the tokens that start at some positions of a row."""
+    starts = itertools.accumulate((len(token.ids) for token in tokens), initial=0)
+    return [token for start, token in zip(starts, tokens, strict=False) if begin <= start < end]
 
 
 def _sent(row: LensRow | None, is_whole: bool) -> dict[str, Any]:
-    """Return the parts of a row as the front end draws them, the end of a very long one left out."""
+    """Return the parts of a row for the front end, without the end of a very long one."""
     parts: list[dict[str, Any]] = []
     has_tokens = row is not None and row.measure is not None
     room = _SENT_TOKENS if has_tokens else _SENT_CHARACTERS
     hidden = 0
     for part in row.parts if row else ():
-        about = {"name": part.name, "isLearnt": part.is_trained}
+        about = {"name": part.name, "isTrained": part.is_trained}
         size = len(part.tokens) if has_tokens else len(part.text)
         fits = size if is_whole else min(size, room)
         hidden += size - fits
@@ -695,17 +661,17 @@ def _sent(row: LensRow | None, is_whole: bool) -> dict[str, Any]:
     note = ""
     if row is not None and row.is_merged:
         note = (
-            "The tokenizer would join the end of the prompt and the beginning of the completion to "
-            "one token; it is kept apart."
+            "The tokenizer would join the end of the prompt and the beginning of the completion "
+            "into one token; they are kept apart."
         )
     return {"parts": parts, "hasTokens": has_tokens, "hidden": hidden, "note": note}
 
 
 def _known(split: str) -> str:
-    """Return a split if there is such a one.
+    """Return a split if it exists.
 
     Raises:
-        DataError: There is none of this name.
+        DataError: There is no such split.
     """
     if split not in _SPLITS:
         known = ", ".join(_SPLITS)
@@ -713,12 +679,8 @@ def _known(split: str) -> str:
     return split
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2, default=str)
-
-
 def _splits(config: Config) -> list[str]:
-    """Return the splits that there are rows in."""
+    """Return the splits that have rows."""
     data = config.data
     named = data.splits()
     is_cut = data.validation is None and data.split_ratio < 1 and not data.train.stream

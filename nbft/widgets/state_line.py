@@ -1,12 +1,13 @@
-"""What the form says about itself: one line that screen readers hear too."""
+"""The state of the form in one line, which screen readers read too."""
 
 from __future__ import annotations
 
 import functools
 import traceback
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any, Literal
+
+from markupsafe import Markup
 
 from nbft.errors import NbftError, Problem
 from nbft.widgets.kernel import call_soon, is_main_thread
@@ -22,7 +23,7 @@ class StateLine:
 
     Attributes:
         widget: The line itself.
-        log: The traceback of the last thing that went wrong unexpectedly.
+        log: The traceback of the last unexpected error.
     """
 
     def __init__(self, kit: Kit) -> None:
@@ -30,20 +31,21 @@ class StateLine:
         self.log = ""
 
     def say(self, sentence: str, state: State) -> None:
-        """Say the state in a sentence."""
-        self.widget.value = f'<p role="status" class="nbft-{state}">{escape(sentence)}</p>'
+        """Show the state in a sentence."""
+        html = Markup('<p role="status" class="nbft-{}">{}</p>')
+        self.widget.value = html.format(state, sentence)
 
     def say_too(self, sentence: str) -> None:
-        """Say something below the state, until that changes."""
-        self.widget.value += f'<p role="status">{escape(sentence)}</p>'
+        """Show a sentence below the state, until that changes."""
+        self.widget.value += Markup('<p role="status">{}</p>').format(sentence)
 
     def say_problems(self, problems: Sequence[str | Problem]) -> None:
-        """Say what went wrong."""
-        sentences = "<br>".join(escape(str(problem)) for problem in problems)
-        self.widget.value = f'<p role="alert" class="nbft-wrong">{sentences}</p>'
+        """Show problems."""
+        sentences = Markup("<br>").join(map(str, problems))
+        self.widget.value = Markup('<p role="alert" class="nbft-wrong">{}</p>').format(sentences)
 
     def say_failed(self, error: Exception) -> None:
-        """Say that something failed that should not, and keep the traceback."""
+        """Show an unexpected error, and keep the traceback."""
         self.log = "".join(traceback.format_exception(error))
         what = f"{type(error).__name__}: {error}".strip(": ")
         self.say(
@@ -52,10 +54,7 @@ class StateLine:
 
 
 def guarded(action: Callable[..., None]) -> Callable[..., None]:
-    """Run a handler on the main thread, and say what goes wrong instead of losing it.
-
-    Its object has the `line` in which that is said.
-    """
+    """Run a handler on the main thread, and show its errors in the `line` of its object."""
 
     @functools.wraps(action)
     def run(owner: Any, *args: Any) -> None:
@@ -63,7 +62,7 @@ def guarded(action: Callable[..., None]) -> Callable[..., None]:
             action(owner, *args)
         except NbftError as error:
             owner.line.say_problems(error.problems)
-        except Exception as error:  # a handler's exception would vanish in most front ends
+        except Exception as error:  # most front ends do not show a handler's exception
             owner.line.say_failed(error)
 
     @functools.wraps(action)

@@ -1,7 +1,6 @@
-"""The settings of a form: the tree as typed, what is wrong with it, and the plan that follows.
+"""The settings of a form: the tree as typed, the problems with it, and the plan. No widgets.
 
-`Config.parse` says what is right and wrong with the tree, `make_plan` what will happen. No widget
-here; the form shows it.
+`Config.parse` finds the problems, `make_plan` the plan.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ class Tree:
     """The settings as a person typed them.
 
     Args:
-        config: The settings at first.
+        config: The initial settings.
 
     Attributes:
-        config: The last settings that were right.
-        wrong: What is wrong with the fields; empty when the config is that of the fields.
-        left: Settings whose fields the person has left; only these are judged.
+        config: The last valid settings.
+        wrong: The problems with the fields; empty when the config is that of the fields.
+        left: Settings whose fields the person has left; only these are checked.
         kept: Settings that the person has chosen, which no rule of the guided mode changes.
-        is_checked: Whether every field is judged.
+        is_checked: Whether every field is checked.
     """
 
     def __init__(self, config: Config) -> None:
@@ -45,10 +44,7 @@ class Tree:
         self.read()
 
     def replace(self, config: Config, *, keeps_rows: bool = False) -> None:
-        """Take another config, with the rows in memory of the one before if it keeps them.
-
-        `read` then says what is wrong with it.
-        """
+        """Take another config, which `read` then checks; earlier rows in memory may stay."""
         if not keeps_rows:
             self._rows: list[Any] = []
         self._tree = config.to_dict()
@@ -60,13 +56,13 @@ class Tree:
         self._rows = [dataset.rows for dataset in config._datasets()]
 
     def take(self, changes: dict[str, Any]) -> None:
-        """Put in values that a person has chosen."""
+        """Set values that a person has chosen."""
         self.left |= changes.keys()
         self.kept |= changes.keys()
         self.put(changes)
 
     def put(self, changes: dict[str, Any]) -> None:
-        """Put values into the tree; a default leaves it, and so does a dataset of defaults."""
+        """Set values; defaults are removed from the tree, and so is a dataset of defaults."""
         is_in_memory = any(rows is not None for rows in self._rows)
         default = {setting.path: setting.default for setting in settings()}
         for path, value in changes.items():
@@ -77,13 +73,13 @@ class Tree:
                 io.put(self._tree, path, value)
 
     def read(self) -> None:
-        """Say anew what is wrong; also when only the files have changed."""
+        """Check the settings again, also when only the files have changed."""
         config, self.wrong = self._parse()
         if not self.wrong:
             self.config, self._plan = config, None
 
     def so_far(self) -> Config:
-        """Return the settings as they stand, those that are wrong left at their defaults."""
+        """Return the current settings, with defaults in place of wrong values."""
         return self._parse()[0] if self.wrong else self.config
 
     def _parse(self) -> tuple[Config, list[Problem]]:
@@ -92,11 +88,9 @@ class Tree:
             dataset.rows = rows
         return config, wrong
 
-    # What follows from it
-
     @property
     def plan(self) -> Plan:
-        """What the last settings that were right will lead to."""
+        """The plan of the last valid settings."""
         if self._plan is None:
             from nbft.plan import make_plan
 
@@ -110,12 +104,12 @@ class Tree:
 
     @property
     def problems(self) -> list[Problem]:
-        """Everything wrong or doubtful: of the fields, or, when they are right, of the plan."""
+        """Every error and warning: of the fields, or, when these are valid, of the plan."""
         return [*self.wrong] if self.wrong else [*self.plan.problems]
 
     @property
     def known_problems(self) -> Sequence[Problem]:
-        """The problems that are known without making the plan anew."""
+        """The problems that are known without making a new plan."""
         return self.wrong or (self._plan.problems if self._plan else ())
 
     @property
@@ -137,18 +131,18 @@ class Tree:
 
     def problems_of_fields(self) -> dict[str, list[Problem]]:
         """Return the known problems of each field that the person has left."""
-        found: dict[str, list[Problem]] = {}
+        problems: dict[str, list[Problem]] = {}
         for problem in self.known_problems:
             path = path_of(problem)
             if path is not None and (self.is_checked or path in self.left):
-                found.setdefault(path, []).append(problem)
-        return found
+                problems.setdefault(path, []).append(problem)
+        return problems
 
     def right(self) -> Config:
         """Return the settings as a config.
 
         Raises:
-            ConfigError: Some fields are wrong; it holds every problem found.
+            ConfigError: Some fields are wrong; it holds every problem.
         """
         if self.wrong:
             raise ConfigError(self.wrong)
@@ -173,7 +167,7 @@ def find(text: str) -> list[str]:
 
 
 def path_of(problem: Problem) -> str | None:
-    """Return the field that a problem belongs to: itself, or the first one inside."""
+    """Return the path of the field of a problem: the same, or the first inside."""
     paths = [path for path, _ in fields()]
     if problem.field in paths:
         return problem.field
@@ -187,14 +181,13 @@ def _value(path: str, setting: Setting, values: dict[str, Any]) -> Any:
     return values.get(path, setting.default)
 
 
-def _take_out(tree: Any, way: list[str | int], *, keeps_items: bool) -> None:
-    """Take the value at the end of a way out of a tree, and the blocks that it leaves empty.
+def _take_out(tree: Any, path: list[str | int], *, keeps_items: bool) -> None:
+    """Remove the value at a path of a tree, and the blocks that this leaves empty.
 
-    An item of a list goes only if it is the last, and never if items are to be kept.
+    Only the last item of a list is removed, and none if items are to be kept.
     """
-    here, *rest = way
-    inside = here < len(tree) if isinstance(here, int) else here in tree
-    if not inside:
+    here, *rest = path
+    if not (here < len(tree) if isinstance(here, int) else here in tree):
         return
     if rest:
         _take_out(tree[here], rest, keeps_items=keeps_items)

@@ -1,10 +1,10 @@
 """A data file from a person's own machine, brought into the form: chosen, or dropped on it.
 
 `Incoming` is a file that arrives piece by piece, `Upload` asks the front end for the pieces, and
-`FileField` is the field of the form whose value the kept file becomes. No file is ever whole in
-the memory of the kernel or of the page.
+`FileField` is the form's field for the path of the file. Neither the kernel nor the page ever holds
+a whole file in memory.
 
-What goes over the wire, all of it custom messages of the widget:
+The protocol, all of it custom messages of the widget:
 
     front end → kernel   {"type": "begin", "upload": id, "files": n, "name": "…", "size": bytes}
                          {"type": "piece", "upload": id, "start": byte, "crc32": n} and one buffer
@@ -12,8 +12,8 @@ What goes over the wire, all of it custom messages of the widget:
     kernel → front end   {"type": "next", "upload": id, "start": byte}
                          {"type": "stop", "upload": id}
 
-The kernel asks for one piece at a time, so nothing piles up. It stops an upload that is kept,
-refused, cancelled, or silent for a minute; what is shown of all this is traits.
+The kernel asks for one piece at a time, so nothing piles up. It stops an upload that is complete,
+refused, cancelled, or silent for a minute. The state shown is kept in traits.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 _HERE = Path(__file__).parent
 
 _TICK_SECONDS = 10.0
-_SILENT_TICKS = 6  # counted, not timed: a busy cell holds the clock's turn up as it does a piece
+_SILENT_TICKS = 6  # counted, not timed: a busy cell delays the ticks as it does the pieces
 _SHOW_SECONDS = 0.25
-_STALE_SECONDS = 3600.0  # a part that nothing was written to for so long has lost its kernel
-_NAME_BYTES = 200  # of the 255 that file systems take; the rest is for a number and the ending
+_STALE_SECONDS = 3600.0  # a part that was not written to for so long has lost its kernel
+_NAME_BYTES = 200  # file systems take 255; the rest is for a number and the suffix
 _ROWS_LOOKED_AT = 50
 _ROWS_SHOWN = 3
 
 
 def kept_name(name: str) -> str:
-    """Return the name under which a file is kept: without folders and odd characters.
+    """Return the name under which a file is kept: without folders and unusual characters.
 
     Raises:
-        DataError: The ending is of no known format.
+        DataError: The suffix is of no known format.
 
     >>> kept_name("../../My rows (2024)?.JSONL")
     'My rows (2024)_.JSONL'
@@ -73,23 +73,23 @@ def kept_name(name: str) -> str:
 
 
 class Incoming:
-    """A file that arrives piece by piece, under a hidden name until it is whole.
+    """A file that arrives piece by piece, under a hidden name until it is complete.
 
-    A part that is not kept is removed: by `discard`, when nobody holds it any more, or when the
-    kernel ends.
+    A part that is not kept is removed: by `discard`, on garbage collection, or when the kernel
+    ends.
 
     Args:
-        folder: Where it is kept; made if it is not there.
-        name: What it is called where it comes from.
-        size_bytes: How large it is there.
+        folder: Folder of the file, created if missing.
+        name: Its original name.
+        size_bytes: Its original size.
 
     Attributes:
-        name: What it is called here.
+        name: Its name here.
         received_bytes: How much of it has arrived.
 
     Raises:
-        DataError: Of this and every method, in one sentence: the name, the size, the folder or
-            the disk will not do.
+        DataError: From every method: a problem with the name, the size, the folder or the disk, in
+            one sentence.
     """
 
     def __init__(self, folder: Path, name: str, size_bytes: int) -> None:
@@ -118,8 +118,8 @@ class Incoming:
 
         Args:
             piece: Its bytes.
-            start: Where in the file it begins.
-            crc32: Its checksum, as the front end has it.
+            start: Its position in the file, in bytes.
+            crc32: Its checksum, as computed by the front end.
         """
         if start != self.received_bytes:
             raise DataError(
@@ -131,7 +131,7 @@ class Incoming:
         received = start + len(piece)
         if not len(piece) or received > self.size_bytes:
             raise DataError(
-                f"{self.name}: was {size(self.size_bytes)} large when it was chosen, and is "
+                f"{self.name}: was {size(self.size_bytes)} when it was chosen, and is "
                 f"{'smaller' if received < self.size_bytes else 'larger'} now. Choose it again."
             )
         with self._one_sentence():
@@ -148,9 +148,9 @@ class Incoming:
         return self.received_bytes == self.size_bytes
 
     def keep(self) -> Path:
-        """Give the whole file its name, or find it here already, and return its path.
+        """Rename the complete file, unless it exists already, and return its path.
 
-        A file of that name with other content keeps it; this one gets a number.
+        If another file has the name, this one gets a number.
         """
         with self._one_sentence():
             self._part.close()
@@ -171,7 +171,7 @@ class Incoming:
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
-        """Say in a sentence what the system refused."""
+        """Describe an error of the system in one sentence."""
         try:
             yield
         except OSError as error:
@@ -179,12 +179,12 @@ class Incoming:
             arrived = f"{size(self.received_bytes)} of {size(self.size_bytes)}"
             raise DataError(
                 f"{self.name}: could not be written to {self._given} after {arrived}: {why}. "
-                "Mend that, or choose another training.output_dir."
+                "Fix that, or choose another training.output_dir."
             ) from None
 
 
 def _numbered(name: str, number: int) -> str:
-    """Return the name of the n-th file of one name.
+    """Return the name of the n-th file with the same name.
 
     >>> [_numbered("rows.jsonl", n) for n in (1, 2)]
     ['rows.jsonl', 'rows-2.jsonl']
@@ -194,16 +194,16 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _discard(part: BinaryIO, like: list[BinaryIO]) -> None:
-    """Close the files of an upload, and remove its part if it still has its hidden name."""
+    """Close the files of an upload, and remove its part if it was not renamed."""
     for file in (part, *like):
-        with suppress(OSError):  # what could not be written can often not be closed either
+        with suppress(OSError):  # a file that could not be written often cannot be closed either
             file.close()
     with suppress(OSError):
         Path(part.name).unlink(missing_ok=True)
 
 
 def _remove_stale_parts(folder: Path) -> None:
-    """Remove what kernels that were killed have left behind."""
+    """Remove the parts that killed kernels left behind."""
     for path in folder.glob(".nbft-*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
@@ -211,26 +211,26 @@ def _remove_stale_parts(folder: Path) -> None:
 
 
 class Upload(anywidget.AnyWidget):
-    """The help under a field, and in it the way to bring a file along.
+    """The help under a field, with a control to upload a file.
 
     Args:
-        folder: Called for the folder in which a file is kept, when one begins to arrive.
-        on_kept: Called with the path of each file that is kept.
-        **traits: What it shows at first.
+        folder: Returns the folder of uploaded files.
+        on_kept: Called with the path of each uploaded file.
+        **traits: Initial traits.
     """
 
     _esm = _HERE / "upload.js"
     _css = _HERE / "upload.css"
 
     value = traitlets.Unicode(help="the help, as HTML").tag(sync=True)
-    what = traitlets.Unicode(help="the rows that a file holds, such as train").tag(sync=True)
+    what = traitlets.Unicode(help="the split of a file's rows, such as train").tag(sync=True)
     endings: traitlets.List[Any] = traitlets.List([*FORMATS]).tag(sync=True)
-    disabled = traitlets.Bool(help="whether no file is taken now").tag(sync=True)
+    disabled = traitlets.Bool(help="whether uploads are refused").tag(sync=True)
     is_busy = traitlets.Bool(help="whether a file is arriving").tag(sync=True)
     share = traitlets.Float(help="how much of it has arrived, 0 to 1").tag(sync=True)
     progress = traitlets.Unicode(help="the same in words").tag(sync=True)
-    said = traitlets.Unicode(help="how the last upload stands or ended").tag(sync=True)
-    is_wrong = traitlets.Bool(help="whether that is a mistake").tag(sync=True)
+    said = traitlets.Unicode(help="the state or result of the last upload").tag(sync=True)
+    is_wrong = traitlets.Bool(help="whether that is an error").tag(sync=True)
     shown = traitlets.Unicode(help="the first rows of the last file, as HTML").tag(sync=True)
 
     def __init__(
@@ -238,32 +238,32 @@ class Upload(anywidget.AnyWidget):
     ) -> None:
         self._folder, self._on_kept = folder, on_kept
         self._incoming: Incoming | None = None
-        self._upload = ""  # the one that the front end sends pieces of
+        self._upload = ""  # id of the current upload
         self._began = self._shown_at = 0.0  # clock
         self._silent_ticks = 0
         super().__init__(**traits)
         self.on_msg(self._hear)
 
     def close(self) -> None:
-        """Give up what is arriving."""
+        """Cancel the current upload."""
         if self._incoming is not None:
             self._stop("")
         super().close()
 
     def say(self, sentence: str, *, is_wrong: bool = False, shown: str = "") -> None:
-        """Say how the upload stands or ended, with rows as HTML below."""
+        """Show the state or result of the upload, with rows as HTML below."""
         with self.hold_sync():
             self.said, self.is_wrong, self.shown = sentence, is_wrong, shown
 
     def _hear(self, _widget: object, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
-        """Do what the front end asks, on the main thread."""
+        """Handle a message of the front end, on the main thread."""
         if not is_main_thread():
             call_soon(self._hear, _widget, message, buffers)
             return
         upload = str(message.get("upload"))
         try:
             if message.get("type") == "begin":
-                self._stop("")  # the one before, if there is one: the person has chosen anew
+                self._stop("")  # an earlier upload: the person has chosen another file
                 self._upload = upload
                 self._begin(message)
             elif self._incoming is None:
@@ -275,10 +275,10 @@ class Upload(anywidget.AnyWidget):
             elif message.get("type") == "piece":
                 self._take(self._incoming, message, buffers)
             else:
-                raise DataError(f"{self._incoming.name}: the browser cannot read it any more.")
+                raise DataError(f"{self._incoming.name}: the browser can no longer read it.")
         except DataError as error:
             self._stop(str(error), is_wrong=True)
-        except Exception as error:  # a handler's exception would vanish in most front ends
+        except Exception as error:  # most front ends do not show a handler's exception
             self._stop(f"This went wrong ({type(error).__name__}: {error}).", is_wrong=True)
 
     def _begin(self, message: Mapping[str, Any]) -> None:
@@ -324,7 +324,7 @@ class Upload(anywidget.AnyWidget):
             )
 
     def _stop(self, sentence: str, *, is_wrong: bool = False) -> None:
-        """End what is under way, remove what was not kept, and say why."""
+        """End the upload, remove a file that was not kept, and show a sentence."""
         if self._incoming is not None:
             self._incoming.discard()
         self._incoming = None
@@ -336,8 +336,8 @@ class Upload(anywidget.AnyWidget):
             self.say(sentence, is_wrong=is_wrong)
 
     def _watch(self, incoming: Incoming) -> None:
-        """Give up when nothing comes any more: the page was closed or its connection lost."""
-        self._silent_ticks = 0
+        """Give up when nothing arrives any more: the page was closed or its connection lost."""
+        self._silent_ticks = -1
 
         def tick() -> None:
             if incoming is not self._incoming:
@@ -346,28 +346,23 @@ class Upload(anywidget.AnyWidget):
             if self._silent_ticks >= _SILENT_TICKS:
                 silence = duration(_SILENT_TICKS * _TICK_SECONDS)
                 self._stop(
-                    f"{incoming.name}: nothing has come for {silence}, so what had arrived was "
-                    "removed. Choose the file again.",
+                    f"{incoming.name}: nothing has arrived for {silence}, so the incomplete file "
+                    "was removed. Choose the file again.",
                     is_wrong=True,
                 )
-            else:
-                wait()
-
-        def wait() -> None:
-            loop = main_loop()
-            if loop is not None:
+            elif (loop := main_loop()) is not None:
                 loop.call_later(_TICK_SECONDS, tick)
 
-        wait()
+        tick()
 
 
 class FileField(Field):
     """The field for the path of a data file, which an upload fills as if it were typed.
 
     Args:
-        config: Called for the config as it stands, for the folder of the runs and for how the
-            rows are read.
-        *field: As `Field`.
+        config: Returns the current config, which has the folder of the runs and the format of the
+            rows.
+        *field: Arguments of `Field`.
     """
 
     def __init__(self, config: Callable[[], Config], *field: Any) -> None:
@@ -381,22 +376,19 @@ class FileField(Field):
         return self._kit(
             Upload,
             "nbft-note",
-            folder=lambda: self._output_dir() / "data",
+            folder=lambda: Path(self._config().training.output_dir) / "data",
             on_kept=self._take,
             value=html,
             what=self._split,
         )
 
     def lock(self, is_locked: bool) -> None:
-        """Take or give the person the hand over the value."""
+        """Lock or unlock the value."""
         super().lock(is_locked)
         self._note.disabled = is_locked
 
-    def _output_dir(self) -> Path:
-        return Path(self._config().training.output_dir)
-
     def _take(self, path: Path) -> None:
-        """Make a file that was kept the value of the field, and show its rows."""
+        """Set the field to the path of an uploaded file, and show its rows."""
         self._kept = str(path)
         if not self.control.disabled:
             self.control.value = self._kept
@@ -404,48 +396,48 @@ class FileField(Field):
         dataset = split.datasets[0] if split and split.datasets else Dataset()
         sentence, shown = first_rows(dataset, path, self._split)
         if dataset.rows is not None:
-            sentence = "It is not read: the rows that were given in Python win over it."
+            sentence = "It is not read: rows given in Python take precedence."
         elif self.control.disabled:
             sentence = "The fields are locked by a run: type this path when it is over."
         size_words = size(path.expanduser().stat().st_size)
         self._note.say(f"Kept as {path} ({size_words}). {sentence}".strip(), shown=shown)
 
     def _forget(self, change: Mapping[str, Any]) -> None:
-        """Say nothing more of a file that is not the value any more."""
+        """Remove the message about a file that is no longer the value."""
         if change["new"] != self._kept:
             self._note.say("")
 
 
 def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
-    """Say how the rows of a file are understood, and show the first.
+    """Describe the format of a file's rows, and show the first.
 
     Args:
         dataset: How the rows are read: columns, templates, functions.
         path: The file.
-        split: The split whose rows it holds.
+        split: The split of its rows.
 
     Returns:
-        A sentence and HTML; both "" where the rows cannot be read, which the field says itself.
+        A sentence and HTML; both "" if the rows cannot be read, which the field reports itself.
     """
-    all_of_it = {"sample_count": None, "shuffle": False, "mixture_proportion": None}
-    whole = dataset.model_copy(update={**all_of_it, "path": str(path), "rows": None})
+    every_row = {"sample_count": None, "shuffle": False, "mixture_proportion": None}
+    whole = dataset.model_copy(update={**every_row, "path": str(path), "rows": None})
     try:
         rows = load_rows(whole, split, f"data.{split}.datasets[0]")
-        some = [dict(rows[n]) for n in range(min(len(rows), _ROWS_LOOKED_AT))]
+        first = [dict(rows[n]) for n in range(min(len(rows), _ROWS_LOOKED_AT))]
     except DataError:
         return "", ""
-    found = count(len(rows), "row")
+    total = count(len(rows), "row")
     in_memory = whole.model_copy(
-        update={"path": None, "dataset_name": None, "columns": {}, "rows": some}
+        update={"path": None, "dataset_name": None, "columns": {}, "rows": first}
     )
     config = Config(data={"train": {"datasets": [in_memory]}, "split_ratio": 1.0})
     try:
         (name,) = load_examples(config, "train")[0].formats
         examples = list(preview(config, _ROWS_SHOWN))
     except DataError:
-        columns = ", ".join(some[0])
-        unsaid = f"{found} with the columns {columns}; what is prompt and completion is not said."
-        return unsaid, str(page.as_in_file(some[:_ROWS_SHOWN]))
-    learnt = next((f"; {f.trained_on}" for f in formats.FORMATS if f.name == name), "")
+        columns = ", ".join(first[0])
+        sentence = f"{total} with the columns {columns}; prompt and completion are not specified."
+        return sentence, str(page.as_in_file(first[:_ROWS_SHOWN]))
+    trained = next((f"; {f.trained_on}" for f in formats.FORMATS if f.name == name), "")
     how = "read by your templates" if name == "template" else f"recognised as {name}"
-    return f"{found}, {how}{learnt}.", str(page.as_examples(examples))
+    return f"{total}, {how}{trained}.", str(page.as_examples(examples))

@@ -1,30 +1,30 @@
-"""The pages of the form: the basic fields, the tabs, what a search finds, YAML and Python.
+"""The pages of the form: the basic fields, the tabs, the results of a search, YAML and Python.
 
-`Fields` makes a field when it is first shown; `Views` puts fields on pages. What a changed field
-leads to is the form's business.
+`Fields` makes a field when it is first shown; `Views` puts fields on pages. The form handles changes.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import ipywidgets
+from markupsafe import Markup
 
 from nbft.config import Setting
 from nbft.errors import Problem
 from nbft.formatting import count
+from nbft.pages.environment import render
 from nbft.widgets.as_text import Focus, PythonView, YamlView
 from nbft.widgets.fields import Field, css_name, in_words
-from nbft.widgets.kit import Kit
+from nbft.widgets.kit import Kit, unobserved
 from nbft.widgets.state_line import StateLine, guarded
 from nbft.widgets.tree import Tree, fields, find
 from nbft.widgets.upload import FileField
 
 Page = Callable[[Kit], Iterable[Any]]
-"""Returns the widgets of a page; those that it makes are closed with the page."""
+"""Returns the widgets of a page; those made with the given kit are closed with the page."""
 
 TABS = {
     "Model": ("model",),
@@ -42,20 +42,13 @@ TABS = {
 
 _REVIEW = list(TABS).index("Review")
 MODES = {name.lower(): name for name in ("Guided", "Basic", "Advanced", "YAML", "Python")}
-"""The views that a person switches between; a search, the changes and a file are reached else."""
+"""The views of the switch; a search, the changes and a file are reached by other controls."""
 
 _MOST_FOUND = 15
 
 
 class Fields(Mapping[str, Field]):
-    """The fields that were shown so far, by the paths of their settings.
-
-    Args:
-        kit: Makes the widgets.
-        tree: The values.
-        on_change: Called with the path and the value when the person leaves a field.
-        on_fix: Called with the path and the changes of a fix that was pressed.
-    """
+    """The fields that were shown so far, by the paths of their settings; arguments as `Field`."""
 
     def __init__(
         self,
@@ -90,20 +83,20 @@ class Fields(Mapping[str, Field]):
         return self._made[path]
 
     def fill(self, paths: Iterable[str] | None = None) -> None:
-        """Show the values of the tree: those of some paths, or all."""
+        """Show the values of the tree: all, or those of some paths."""
         made = [path for path in (self if paths is None else paths) if path in self]
         for path, value in self._tree.values(made).items():
             self[path].show(value)
 
     def mark(self, changes: Container[str]) -> None:
-        """Mark what is changed and wrong. Nothing is wrong yet where the person has not been."""
+        """Mark changed and wrong fields; those the person has not left yet are not judged."""
         problems = self._tree.problems_of_fields()
         for path, field in self.items():
             field.show_problems(problems.get(path, ()))
             field.show_changed(path in changes)
 
     def lock(self, is_locked: bool) -> None:
-        """Take or give the person the hand over the values."""
+        """Lock or unlock the values."""
         self._is_locked = is_locked
         for field in self.values():
             field.lock(is_locked)
@@ -116,20 +109,19 @@ class Views:
         kit: Makes the widgets.
         tree: The settings.
         made: The fields.
-        line: Says what went wrong.
-        view: What is shown first.
-        pages: Further pages by name, which others fill: "guided" and "file".
-        review: What stands above the changes on the tab Review.
-        on_yaml: Called with the text when YAML is applied; returns what is wrong with it.
+        line: Shows errors.
+        view: The view that is shown first.
+        pages: Further pages by name, made elsewhere: "guided" and "file".
+        review: The page above the changes on the tab Review.
+        on_yaml: Called with the text when YAML is applied; returns the problems with it.
 
     Attributes:
-        view: What is shown.
-        home: What a search or the list of changes leads back to.
+        view: The current view.
+        home: The view to return to after a search or the list of changes.
         mode: The switch.
         search: The box for a search.
-        changed_button: Shows what differs from the defaults, and hides it again.
+        changed_button: Shows the settings that differ from the defaults, and hides them again.
         page: The page itself.
-        focus: Moves the focus to a field.
     """
 
     def __init__(
@@ -146,7 +138,6 @@ class Views:
     ) -> None:
         self._kit, self._tree, self._fields, self.line = kit, tree, made, line
         self._review, self._on_yaml = review, on_yaml
-        self._is_filling = False
         self.view = self.home = view
         self.mode = kit(
             ipywidgets.RadioButtons,
@@ -162,10 +153,10 @@ class Views:
             placeholder="warm-up, batch, lr …",
         )
         self.page = kit.slot("nbft-page")
-        self.changed_button = kit(ipywidgets.Button, "nbft-link nbft-changes")
+        self.changed_button = kit.button("", self._toggle_changed, "nbft-link nbft-changes")
         self._pages: dict[str, Page] = {
             "basic": self._basic,
-            "advanced": self._advanced,
+            "advanced": lambda _: [self.tabs],
             "yaml": lambda _: self._text_page(self.yaml),
             "python": lambda _: self._text_page(self.python),
             "search": self._found,
@@ -174,7 +165,6 @@ class Views:
         }
         self.mode.observe(self._take_mode, "value")
         self.search.observe(self._take_search, "value")
-        self.changed_button.on_click(self._toggle_changed)
 
     # The parts below are rarely wanted, so they are made when they are.
 
@@ -211,21 +201,21 @@ class Views:
         self.mark()
 
     def follow(self) -> None:
-        """Bring those pages in line with the tree that show more than fields."""
+        """Update the pages that show more than fields."""
         if self.view in ("yaml", "python"):
             self._show_text()
         elif self.view == "advanced" and self.tabs.selected_index == _REVIEW:
             self._open_tab()
 
     def mark(self) -> None:
-        """Mark what is changed and wrong, and count the changes."""
+        """Mark changed and wrong fields, and count the changes."""
         changes = self._tree.changes
         self._fields.mark(changes)
         what = "hide" if self.view == "changed" else "show"
         self.changed_button.description = f"{len(changes)} changed from defaults ({what})"
 
     def lock(self, is_locked: bool) -> None:
-        """Take or give the person the hand over the settings."""
+        """Lock or unlock the settings."""
         self._fields.lock(is_locked)
         if "yaml" in self.__dict__:
             self.yaml.apply_button.disabled = is_locked
@@ -234,12 +224,10 @@ class Views:
         """Open the page that shows a field, and move the focus there."""
         setting = dict(fields())[path]
         self._fill(self.search, "")
-        if self.view == "basic" and _is_basic(path, setting):
-            pass
-        elif setting.level == "expert":
+        if setting.level == "expert":
             self._fill(self.search, path)
             self.show("search")
-        else:
+        elif self.view != "basic" or not _is_basic(path, setting):
             self.tabs.selected_index = next(
                 index for index, part in enumerate(TABS.values()) if setting.section in part
             )
@@ -247,23 +235,19 @@ class Views:
         self.focus.move(css_name(path))
 
     def _fill(self, control: Any, value: Any) -> None:
-        self._is_filling = True
-        try:
+        with unobserved(control, self._take_mode if control is self.mode else self._take_search):
             control.value = value
-        finally:
-            self._is_filling = False
 
     @guarded
     def _take_mode(self, change: dict[str, Any]) -> None:
-        if not self._is_filling and change["new"] is not None:
+        if change["new"] is not None:
             self._fill(self.search, "")
             self.home = change["new"]
             self.show(self.home)
 
     @guarded
     def _take_search(self, change: dict[str, Any]) -> None:
-        if not self._is_filling:
-            self.show("search" if change["new"].strip() else self.home)
+        self.show("search" if change["new"].strip() else self.home)
 
     @guarded
     def _toggle_changed(self, _button: Any) -> None:
@@ -277,22 +261,19 @@ class Views:
             if _is_basic(path, setting):
                 yield self._fields.make(path).widget
 
-    def _advanced(self, _kit: Kit) -> Sequence[Any]:
-        return [self.tabs]
-
     def _text_page(self, view: YamlView | PythonView) -> Sequence[Any]:
         self._show_text()  # before the page can be seen, and copied
         return [view.widget]
 
     def _found(self, kit: Kit) -> Iterator[Any]:
-        found = find(self.search.value)
-        if not found:
-            word = escape(self.search.value.strip())
-            yield kit.html(f"<p>No setting has “{word}” in its name or help.</p>", "nbft-note")
-        for path in found[:_MOST_FOUND]:
+        paths = find(self.search.value)
+        if not paths:
+            text = Markup("<p>No setting has “{}” in its name or help.</p>")
+            yield kit.html(text.format(self.search.value.strip()), "nbft-note")
+        for path in paths[:_MOST_FOUND]:
             yield self._fields.make(path).widget
-        if more := len(found[_MOST_FOUND:]):
-            yield kit.html(f"<p>{more} more. Type more letters to narrow the search.</p>")
+        if hidden := len(paths[_MOST_FOUND:]):
+            yield kit.html(f"<p>{hidden} more. Type more letters to narrow the search.</p>")
 
     def _changed(self, kit: Kit) -> Iterator[Any]:
         changes, known = self._tree.changes, dict(fields())
@@ -301,13 +282,10 @@ class Views:
         for path in known:
             if path in changes:
                 yield self._fields.make(path).widget
-        others = "".join(
-            f"<li>{escape(path)}: {escape(in_words(value))}</li>"
-            for path, value in changes.items()
-            if path not in known
-        )
+        item = Markup("<li>{}: {}</li>")
+        others = [item.format(p, in_words(v)) for p, v in changes.items() if p not in known]
         if others:
-            yield kit.html(f"<p>Also changed, in the YAML:</p><ul>{others}</ul>")
+            yield kit.html(f"<p>Also changed, in the YAML:</p><ul>{''.join(others)}</ul>")
 
     @guarded
     def _open_tab(self, *_change: Any) -> None:
@@ -321,43 +299,43 @@ class Views:
             self.mark()
 
     def _tab_page(self, sections: Sequence[str], kit: Kit) -> Iterator[Any]:
-        mine = [(path, s) for path, s in fields() if s.section in sections]
-        block = sections[0] if len(sections) == 1 else ""
-        for path, setting in mine:
-            if setting.level == "expert":
+        previous = sections[0] if len(sections) == 1 else ""
+        rare = []
+        for path, setting in fields():
+            if setting.section not in sections:
                 continue
-            here = path.rpartition(".")[0]
-            if here != block:
-                block = here
-                yield kit.html(f"<h3>{escape(_block_title(here))}</h3>")
+            if setting.level == "expert":
+                rare.append(path)
+                continue
+            block = path.rpartition(".")[0]
+            if block != previous:
+                # "data.train.datasets[0]" becomes "Data, train".
+                title = ", ".join(block.removesuffix(".datasets[0]").split(".")).capitalize()
+                yield kit.html(Markup("<h3>{}</h3>").format(title))
+                previous = block
             yield self._fields.make(path).widget
-        rare = [path for path, setting in mine if setting.level == "expert"]
         if rare:
-            inside = kit(ipywidgets.VBox)
+            rest = kit(ipywidgets.VBox)
 
             def show(button: Any) -> None:
                 button.description = f"{len(rare)} rarely needed settings"
                 button.disabled = True
-                inside.children = tuple(self._fields.make(path).widget for path in rare)
+                rest.children = tuple(self._fields.make(path).widget for path in rare)
                 self.mark()
 
-            words = f"Show {count(len(rare), 'rarely needed setting')}"
-            button = kit(ipywidgets.Button, "nbft-link nbft-rare", description=words)
-            button.on_click(show)
-            yield button
-            yield inside
+            text = f"Show {count(len(rare), 'rarely needed setting')}"
+            yield kit.button(text, show, "nbft-link nbft-rare")
+            yield rest
 
     def _review_page(self, kit: Kit) -> Iterator[Any]:
         yield from self._review(kit)
-        rows = "".join(
-            f"<tr><th scope='row'>{escape(path)}</th><td>{escape(in_words(new))}</td>"
-            f"<td>{escape(in_words(old))}</td></tr>"
+        rows = [
+            (path, in_words(new), in_words(old))
             for path, (old, new) in self._tree.config.diff().items()
             if new not in ([], {})
-        )
-        head = "<tr><th scope='col'>setting</th><th scope='col'>value</th><th scope='col'>default</th></tr>"
-        table = f"<table class='nbft-table'>{head}{rows}</table>"
-        yield kit.html("<h3>Changed from defaults</h3>" + (table if rows else "<p>Nothing.</p>"))
+        ]
+        table = render("table", head=("setting", "value", "default"), rows=rows, css="", header=0)
+        yield kit.html(f"<h3>Changed from defaults</h3>{table if rows else '<p>Nothing.</p>'}")
         yield self.yaml.widget
         yield self.python.widget
 
@@ -371,8 +349,3 @@ class Views:
 
 def _is_basic(path: str, setting: Setting) -> bool:
     return setting.level == "basic" and not path.startswith(("data.validation", "data.test"))
-
-
-def _block_title(block: str) -> str:
-    """Return a heading: "data.train.datasets[0]" is "Data, train"."""
-    return ", ".join(block.removesuffix(".datasets[0]").split(".")).capitalize()

@@ -6,7 +6,7 @@ import time
 from nbft import events
 from nbft.runs.processes import kill, lives, process_start_time
 from nbft.runs.queue import Ticket
-from nbft.runs.state import status_of
+from nbft.runs.state import RunState
 
 HERE = {"pid": os.getpid(), "process_start_time": process_start_time(os.getpid())}
 
@@ -16,11 +16,11 @@ def test_a_clock_that_jumps_back_changes_no_status(tmp_path, monkeypatch):
     events.append(path, "started", **HERE)
     events.append(path, "log", step=1, loss=1.0)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert status_of(events.read(path)) == "running"
+    assert RunState(events.read(path)).status == "running"
     events.append(path, "log", step=2, loss=1.0)
     assert [e["step"] for e in events.current(events.read(path)) if e["event"] == "log"] == [1, 2]
     events.append(path, "completed", step=2, seconds=1.0)
-    assert status_of(events.read(path)) == "completed"
+    assert RunState(events.read(path)).status == "completed"
 
 
 def test_the_start_of_a_process_does_not_depend_on_the_clock(monkeypatch):

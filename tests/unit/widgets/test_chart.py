@@ -172,7 +172,7 @@ def test_a_typo_is_a_type_error_with_the_closest_name(chart: Chart, call: Any, w
 def test_wrong_values_are_refused() -> None:
     with pytest.raises(ValueError, match="'line' or 'marks'"):
         Series("loss", style="dots")
-    with pytest.raises(ValueError, match="each of its own name"):
+    with pytest.raises(ValueError, match="distinct names"):
         Chart([Series("loss"), Series("loss")])
 
 

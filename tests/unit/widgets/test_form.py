@@ -310,7 +310,7 @@ def test_the_review_ticks_what_was_checked_and_waits_for_wrong_fields(form: Form
     form._views.tabs.selected_index = list(TABS).index("Review")
     text = shown_text(form._views.page)
     assert "Before you start" in text
-    assert "<td>passed</td><th scope='row'>Rows</th><td>240 rows read, 32 held out.</td>" in text
+    assert '<td>passed</td><th scope="row">Rows</th><td>240 rows read, 32 held out.</td>' in text
     assert "Output folder" in text
     form._take("training.output_dir", "x<b>")
     assert "x&lt;b&gt;, about" in shown_text(form._views.page)

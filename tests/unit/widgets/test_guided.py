@@ -86,7 +86,7 @@ def test_each_step_says_its_number_what_it_is_about_what_was_chosen_and_why(form
         assert page.count("<b>Chosen: ") == len(chosen) > 0
         for answer in chosen:
             seen.add(answer.question.path)
-            assert answer.question.reason.replace("'", "&#x27;") in page
+            assert answer.question.reason.replace("'", "&#39;") in page
     assert {"method" if p.startswith("peft.method") else p for p in reasons} - seen == {
         f"{ROWS}.dataset_name"  # asked as "data"
     }
@@ -281,10 +281,10 @@ def test_a_wrong_value_waits_and_its_link_leads_to_its_step(form: Form) -> None:
 def test_the_review_is_the_checklist_of_checks_that_ran(form: Form) -> None:
     turn(form, 7)
     page = page_of(form)
-    assert "<td>passed</td><th scope='row'>Rows</th><td>216 rows read, 24 held out.</td>" in page
-    assert "<td>unknown</td><th scope='row'>Model</th>" in page  # it is not on this machine
+    assert '<td>passed</td><th scope="row">Rows</th><td>216 rows read, 24 held out.</td>' in page
+    assert '<td>unknown</td><th scope="row">Model</th>' in page  # it is not on this machine
     type_in(form, f"{ROWS}.path", "gone.jsonl")
-    assert "<td>to fix</td><th scope='row'>Rows</th>" in page_of(form)
+    assert '<td>to fix</td><th scope="row">Rows</th>' in page_of(form)
 
 
 def test_a_locked_form_keeps_its_values(form: Form) -> None:

@@ -65,7 +65,7 @@ def test_a_row_is_shown_as_tokens(make: Callable[..., Config]) -> None:
     lens = nbft.inspect(make())
     assert lens.row["title"] == "row 1 of 20"
     prompt, completion = lens.row["parts"]
-    assert (prompt["name"], prompt["isLearnt"]) == ("prompt", False)
+    assert (prompt["name"], prompt["isTrained"]) == ("prompt", False)
     assert "".join(token[0] for token in prompt["tokens"]) == "Name 0\n"
     assert {token[2] for token in prompt["tokens"]} == {"prompt"}
     *answer, end = completion["tokens"]
@@ -374,7 +374,7 @@ def test_a_batch_without_padding_lies_end_to_end(make: Callable[..., Config]) ->
     lens.view = "packed"
     assert [piece["number"] for piece in lens.sequence["pieces"]] == [1, 3, 4]
     assert lens.sequence["used"] == lens.sequence["size"]
-    assert "drawn anew in every epoch" in lens.sequence["says"]
+    assert "Every epoch shuffles the rows" in lens.sequence["says"]
     assert "packed" not in dict(Lens(make(padding_free=False)).views)
 
 
@@ -387,7 +387,7 @@ def test_a_row_that_is_left_out_and_a_held_out_row_are_in_no_sequence(
     lens.view = "packed"
     assert lens.sequence["says"] == "This row is left out of the training: it is in no sequence."
     lens.split = "validation"
-    assert lens.sequence["says"] == "Only training rows lie together in a sequence."
+    assert lens.sequence["says"] == "Only training rows are packed into a sequence."
 
 
 def test_the_end_of_a_very_long_row_is_sent_when_it_is_wanted(

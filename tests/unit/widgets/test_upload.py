@@ -133,13 +133,13 @@ def test_a_piece_out_of_order_damaged_or_too_long_ends_the_upload(
     fails("arrived damaged. Choose the file again.")
     front_end.begin("rows.jsonl", ROWS[:500])
     front_end.piece(ROWS, 0)
-    fails("was 500 B large when it was chosen, and is larger now.")
+    fails("was 500 B when it was chosen, and is larger now.")
     front_end.send("rows.jsonl", ROWS, pieces=2)
     front_end.say("piece", b"", start=2000, crc32=0)
     fails("and is smaller now.")
     front_end.send("rows.jsonl", ROWS, pieces=2)
     front_end.say("unreadable")
-    fails("the browser cannot read it any more.")
+    fails("the browser can no longer read it.")
     assert kept == []
 
 
@@ -176,7 +176,7 @@ def test_an_upload_that_nothing_is_heard_of_is_given_up(
         ticks.pop()()
     assert widget.is_busy
     ticks.pop()()
-    assert "nothing has come for 1 min, so what had arrived was removed." in widget.said
+    assert "nothing has arrived for 1 min, so the incomplete file was removed." in widget.said
     assert widget.is_wrong
     assert names(tmp_path / "data") == []
     assert not ticks
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_sentence(
     front_end.send("rows.jsonl", ROWS, pieces=2)
     widget._incoming._part = Full(widget._incoming._part)
     front_end.piece(ROWS, 2000)
-    assert "no space left on device. Mend that, or choose another training" in widget.said
+    assert "no space left on device. Fix that, or choose another training" in widget.said
     assert "after 2.0 KiB of " in widget.said
     assert widget.said.count(". ") == 1
     assert names(tmp_path / "data") == []
@@ -377,11 +377,11 @@ def test_rows_of_an_unknown_shape_are_shown_as_they_stand(form: Form) -> None:
     front_end = upload_of(form)
     row = json.dumps({"frage": "Wie <b>groß</b>?", "antwort": "x" * 5000})
     front_end.send("rows.jsonl", (row + "\n").encode() * 2)
-    assert "2 rows with the columns frage, antwort; what is prompt" in front_end.widget.said
+    assert "2 rows with the columns frage, antwort; prompt and" in front_end.widget.said
     assert "Wie &lt;b&gt;groß" in front_end.widget.shown
     assert 'antwort": "xxx' in unescape(front_end.widget.shown)  # every column is to be seen
     assert len(front_end.widget.shown) < 1000
-    assert "found &quot;frage&quot;" in form._fields.make(PATH)._problem.value
+    assert 'found "frage"' in unescape(form._fields.make(PATH)._problem.value)
     form._fields.make("data.train.datasets[0].prompt_template").control.value = "{frage}\n"
     form._fields.make("data.train.datasets[0].completion_template").control.value = "{antwort}"
     front_end.send("more.jsonl", (row + "\n").encode() * 3)
@@ -422,7 +422,7 @@ def test_rows_in_memory_still_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     form = Form(Config(data={"rows": [{"prompt": "a", "completion": "b"}] * 4}))
     front_end = upload_of(form)
     front_end.send("rows.jsonl", ROWS)
-    assert "the rows that were given in Python win" in front_end.widget.said
+    assert "rows given in Python take precedence" in front_end.widget.said
 
 
 @pytest.mark.parametrize(
