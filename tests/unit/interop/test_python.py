@@ -436,7 +436,9 @@ def test_what_is_left_out_is_listed_as_for_other_systems():
     cell = config.export("python")
     assert cell.left_out == {"optimizer.moment_dtype": "bfloat16"}
     assert cell.system == "python"
-    assert cell.startswith("# Ignored by this cell: optimizer.moment_dtype=bfloat16; a mechanism of")
+    assert cell.startswith(
+        "# Ignored by this cell: optimizer.moment_dtype=bfloat16; a mechanism of"
+    )
     assert Config(data={"dataset_name": "a/b"}).export("python").left_out == {}
 
 
