@@ -51,7 +51,7 @@ check: setup
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
 	$(bin)/mypy
-	cd extension && npm run check
+	cd extension && npm run check && npm test
 
 lock:
 	python3 -m venv .venv-lock

@@ -52,7 +52,9 @@ class Problem:
         if self.value is None:
             return f"{self.field}: {self.sentence}"
         shown = repr(self.value)
-        if len(shown) > _SHOWN_VALUE_CHARS:
+        if len(shown) > _SHOWN_VALUE_CHARS and "/" in shown and "\n" not in str(self.value):
+            shown = f"{shown[0]}…{shown[2 - _SHOWN_VALUE_CHARS :]}"  # a path's end is its name
+        elif len(shown) > _SHOWN_VALUE_CHARS:
             shown = shown[: _SHOWN_VALUE_CHARS - 1] + "…"
         return f"{self.field}={shown}: {self.sentence}"
 

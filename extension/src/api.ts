@@ -2,6 +2,7 @@
 
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
+import { nullTranslator, TranslationBundle } from '@jupyterlab/translation';
 
 /** A number as JSON holds it: one that is not finite is written as its name. */
 export type JsonNumber = number | 'NaN' | 'Infinity' | '-Infinity' | null;
@@ -104,12 +105,12 @@ export interface IComparison {
   settings: Record<string, unknown[]>;
 }
 
-const NOT_RUNNING =
-  'The server part of nbft is not running: pip install nbft, then `jupyter server extension list`.';
-
 /** Asks the server about runs. Every failure is an Error with one sentence. */
 export class Api {
-  constructor(private readonly _settings: ServerConnection.ISettings) {}
+  constructor(
+    private readonly _settings: ServerConnection.ISettings,
+    private readonly _trans: TranslationBundle = nullTranslator.load('nbft')
+  ) {}
 
   runs(search: string): Promise<IRuns> {
     return this._ask(`runs?search=${encodeURIComponent(search)}`);
@@ -156,20 +157,26 @@ export class Api {
     try {
       answer = await ServerConnection.makeRequest(url, init, this._settings);
     } catch {
-      throw new Error('The Jupyter server does not answer.');
+      throw new Error(this._trans.__('The Jupyter server does not respond.'));
     }
     const text = await answer.text();
-    let body: any;
+    let body: unknown;
     try {
       body = text ? JSON.parse(text) : undefined;
     } catch {
       body = undefined; // a page of the server, or of a proxy before it
     }
     if (answer.ok) {
-      return body;
+      return body as T;
     }
-    // A 404 of ours says what was not found; without words nothing of ours is there.
-    const otherwise = answer.status === 404 ? NOT_RUNNING : `The server answers ${answer.status}.`;
-    throw new Error(body?.message ?? otherwise);
+    // A 404 of nbft comes with a message; one without means that nbft is not there.
+    const otherwise =
+      answer.status === 404
+        ? this._trans.__(
+            'The server extension of nbft is not running. Install nbft where Jupyter runs ' +
+              '(pip install nbft), then check `jupyter server extension list`.'
+          )
+        : this._trans.__('The server responds with status %1.', answer.status);
+    throw new Error((body as { message?: string } | undefined)?.message ?? otherwise);
   }
 }

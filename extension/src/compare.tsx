@@ -1,3 +1,4 @@
+import { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 import { Message } from '@lumino/messaging';
 import { Signal } from '@lumino/signaling';
@@ -14,11 +15,17 @@ import { measured, progress } from './formatting';
 export class RunComparison extends ReactWidget {
   constructor(
     private readonly _api: Api,
-    private readonly _ids: string[]
+    readonly ids: readonly string[],
+    private readonly _trans: TranslationBundle
   ) {
     super();
     this.addClass('nbft-details');
-    this.title.caption = 'Comparison of runs';
+    this.title.caption = _trans.__('Comparison of runs');
+  }
+
+  dispose(): void {
+    Signal.clearData(this);
+    super.dispose();
   }
 
   protected render(): React.ReactElement {
@@ -26,9 +33,9 @@ export class RunComparison extends ReactWidget {
       <UseSignal signal={this._changed}>
         {() =>
           this._found ? (
-            <Comparison {...this._found} />
+            <Comparison {...this._found} trans={this._trans} />
           ) : (
-            <p role="status">{this._error || 'Reading …'}</p>
+            <p role="status">{this._error || this._trans.__('Loading…')}</p>
           )
         }
       </UseSignal>
@@ -50,7 +57,7 @@ export class RunComparison extends ReactWidget {
 
   private async _ask(): Promise<void> {
     try {
-      const comparison = await this._api.compare(this._ids);
+      const comparison = await this._api.compare([...this.ids]);
       this._found = { comparison, loss: drawing(comparison.chart) };
     } catch (error) {
       this._error = (error as Error).message;
@@ -59,33 +66,34 @@ export class RunComparison extends ReactWidget {
   }
 
   private readonly _changed = new Signal<this, void>(this);
-  private _found: IComparisonProps | null = null;
+  private _found: Omit<IComparisonProps, 'trans'> | null = null;
   private _error = '';
 }
 
 interface IComparisonProps {
   comparison: IComparison;
   loss: IDrawing;
+  trans: TranslationBundle;
 }
 
-function Comparison({ comparison, loss }: IComparisonProps): React.ReactElement {
+function Comparison({ comparison, loss, trans }: IComparisonProps): React.ReactElement {
   const { runs, settings, smoothing } = comparison;
   return (
     <>
       <div className="nbft-details-head">
-        <h1>{runs.map(run => run.name).join(' and ')}</h1>
+        <h1>{runs.map(run => run.name).join(trans.__(' and '))}</h1>
       </div>
-      <Chart {...loss} smoothing={smoothing} />
-      <h2>How they stand</h2>
-      <div className="nbft-scroll" tabIndex={0} role="group" aria-label="How they stand">
+      <Chart {...loss} smoothing={smoothing} trans={trans} />
+      <h2>{trans.__('Status')}</h2>
+      <div className="nbft-scroll" tabIndex={0} role="group" aria-label={trans.__('Status')}>
         <table className="nbft-settings">
           <thead>
             <tr>
-              <th scope="col">run</th>
-              <th scope="col">status</th>
-              <th scope="col">progress</th>
-              <th scope="col">loss</th>
-              <th scope="col">held-out loss</th>
+              <th scope="col">{trans.__('run')}</th>
+              <th scope="col">{trans.__('status')}</th>
+              <th scope="col">{trans.__('progress')}</th>
+              <th scope="col">{trans.__('loss')}</th>
+              <th scope="col">{trans.__('held-out loss')}</th>
             </tr>
           </thead>
           <tbody>
@@ -93,18 +101,18 @@ function Comparison({ comparison, loss }: IComparisonProps): React.ReactElement 
               <tr key={run.id}>
                 <th scope="row">{run.name}</th>
                 <td>
-                  <StatusWord run={run} />
+                  <StatusWord run={run} trans={trans} />
                 </td>
-                <td>{progress(run)}</td>
-                <td>{measured(run.loss)}</td>
-                <td>{measured(run.eval_loss)}</td>
+                <td>{progress(run, trans)}</td>
+                <td>{measured(run.loss, trans)}</td>
+                <td>{measured(run.eval_loss, trans)}</td>
               </tr>
             ))}
           </tbody>
         </table>
       </div>
-      <h2>Settings in which they differ</h2>
-      <Settings columns={runs.map(run => run.name)} rows={Object.entries(settings)} />
+      <h2>{trans.__('Differing settings')}</h2>
+      <Settings columns={runs.map(run => run.name)} rows={Object.entries(settings)} trans={trans} />
     </>
   );
 }

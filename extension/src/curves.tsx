@@ -1,3 +1,4 @@
+import { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import newChart from '../chart/chart.js';
@@ -8,8 +9,13 @@ import { IDrawing } from './history';
 const WIDTH = 64;
 const HEIGHT = 20;
 
+interface ISmallCurveProps {
+  run: IRun;
+  trans: TranslationBundle;
+}
+
 /** The loss as a curve of the size of a word. */
-export function SmallCurve({ run }: { run: IRun }): React.ReactElement | null {
+export function SmallCurve({ run, trans }: ISmallCurveProps): React.ReactElement | null {
   const points = run.curve
     .map(([step, loss]) => [step, Number(loss)])
     .filter(([, y]) => isFinite(y));
@@ -28,7 +34,11 @@ export function SmallCurve({ run }: { run: IRun }): React.ReactElement | null {
     <svg
       className="nbft-small-curve"
       role="img"
-      aria-label={`loss from ${measured(first[1])} to ${measured(last[1])}`}
+      aria-label={trans.__(
+        'loss from %1 to %2',
+        measured(first[1], trans),
+        measured(last[1], trans)
+      )}
       data-points={points.length}
       viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
       width={WIDTH}
@@ -42,35 +52,42 @@ export function SmallCurve({ run }: { run: IRun }): React.ReactElement | null {
 interface IChartProps extends IDrawing {
   /** Weight of the past in the moving average of smooth curves. */
   smoothing: number;
+  trans: TranslationBundle;
 }
 
 /** The live chart of the notebook, fed from here. Its series are those of the first drawing. */
-export function Chart({ title, series, rows, smoothing }: IChartProps): React.ReactElement {
+export function Chart({ title, series, rows, smoothing, trans }: IChartProps): React.ReactElement {
   const node = React.useRef<HTMLDivElement>(null);
   const model = React.useRef<ChartModel | null>(null);
   React.useEffect(() => {
     const chart = newChart();
-    model.current = new ChartModel(title, series, smoothing);
+    model.current = new ChartModel(title, series, smoothing, trans);
     const close = chart.initialize({ model: model.current });
     const remove = chart.render({ model: model.current, el: node.current! });
     return () => {
       remove();
       close();
     };
+    // eslint-disable-next-line react-hooks/exhaustive-deps -- what it began with, it keeps
   }, []);
   React.useEffect(() => model.current?.show(rows), [rows]);
   return <div ref={node} />;
 }
 
-type Listener = (...given: any[]) => void;
+type Listener = (...given: unknown[]) => void;
 
 /** What the chart takes for a model of ipywidgets; see nbft/widgets/chart.py for the messages. */
 class ChartModel {
-  constructor(title: string, series: ISeries[], smoothing: number) {
+  constructor(
+    title: string,
+    series: ISeries[],
+    smoothing: number,
+    private readonly _trans: TranslationBundle
+  ) {
     this._values = {
       title,
       series,
-      x_label: 'step',
+      x_label: _trans.__('step'),
       y_label: '',
       height_px: 220,
       marks: [],
@@ -113,20 +130,28 @@ class ChartModel {
   }
 
   private _message(rows: number[][], start: number): object {
+    const trans = this._trans;
     const last = rows[rows.length - 1];
     const series = this._values['series'] as ISeries[];
     const summary = series.flatMap(({ label }, i) => {
       const hasValue = (row: number[]) => isFinite(row[i + 1]);
       const [first, final] = [rows.find(hasValue), rows.findLast(hasValue)];
       return first && final
-        ? [`${label} ${measured(first[i + 1])} to ${measured(final[i + 1])}`]
+        ? [
+            trans.__(
+              '%1 %2 to %3',
+              label,
+              measured(first[i + 1], trans),
+              measured(final[i + 1], trans)
+            )
+          ]
         : [];
     });
     return {
       type: 'append',
       start,
       rows: rows.length - start,
-      summary: last ? `${summary.join(', ')}, up to step ${last[0]}` : ''
+      summary: last ? trans.__('%1, up to step %2', summary.join(', '), last[0]) : ''
     };
   }
 

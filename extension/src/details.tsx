@@ -1,4 +1,5 @@
 import { Dialog, showDialog } from '@jupyterlab/apputils';
+import { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 import { Message } from '@lumino/messaging';
 import { Poll } from '@lumino/polling';
@@ -7,28 +8,38 @@ import * as React from 'react';
 
 import { Api, Command, IDetails } from './api';
 import { Chart } from './curves';
-import { History } from './history';
+import { chartKey, History } from './history';
 import { StatusWord } from './panel';
 import { Answers, Scores } from './scores';
-import { duration, isAtWork, measured, progress, setting } from './formatting';
+import {
+  duration,
+  isActive,
+  lossSoFar,
+  measured,
+  progress,
+  runName,
+  setting,
+  timeLeft
+} from './formatting';
 
 const IDLE_FACTOR = 5;
-const STARTING = 'Starting a new run …';
 
-/** A button that asks something of a run: what it says, and what is said until the run answers. */
-const BUTTONS: [Command | 'resume', string, string][] = [
-  ['stop', 'Stop', 'Stopping after this step …'],
-  ['pause', 'Pause', 'Pausing after this step …'],
-  ['continue', 'Continue', 'Continuing …'],
-  ['save', 'Save', 'Saving after this step …'],
-  ['sample', 'Sample', 'Asking the model after this step …'],
-  ['move_up', 'Move up', 'Moving up …'],
-  ['resume', 'Resume', 'Going on from the last checkpoint …']
-];
+/** Buttons that command a run: [command, label, what is shown until the run reacts]. */
+function buttons(trans: TranslationBundle): [Command | 'resume', string, string][] {
+  return [
+    ['stop', trans.__('Stop'), trans.__('Stopping after this step…')],
+    ['pause', trans.__('Pause'), trans.__('Pausing after this step…')],
+    ['continue', trans.__('Continue'), trans.__('Continuing…')],
+    ['save', trans.__('Save'), trans.__('Saving after this step…')],
+    ['sample', trans.__('Sample'), trans.__('Sampling after this step…')],
+    ['move_up', trans.__('Move up'), trans.__('Moving up…')],
+    ['resume', trans.__('Resume'), trans.__('Resuming from the last checkpoint…')]
+  ];
+}
 
 export interface IDetailsActions {
-  openFolder: ((folder: string) => void) | null;
-  insertCell(path: string): void;
+  openFolder: ((folder: string) => Promise<void>) | null;
+  insertCell(path: string): Promise<void>;
   /** Show another run. */
   openRun(id: string): void;
   /** The run has changed or is gone. */
@@ -41,11 +52,12 @@ export class RunDetails extends ReactWidget {
     readonly api: Api,
     readonly runId: string,
     readonly actions: IDetailsActions,
-    private readonly _interval: () => number
+    private readonly _interval: () => number,
+    readonly trans: TranslationBundle
   ) {
     super();
     this.addClass('nbft-details');
-    this.title.caption = `Run ${this.name}`;
+    this.title.caption = trans.__('Run %1', this.name);
     this.history = new History(api, runId);
     this._poll = new Poll({
       name: `nbft:run:${runId}`,
@@ -61,17 +73,17 @@ export class RunDetails extends ReactWidget {
   run: IDetails | null = null;
   log = '';
 
-  /** Why the run could not be read; the next reading says it again or not. */
+  /** Why the run could not be read, until a later reading succeeds. */
   error = '';
 
-  /** Why the last thing that was asked for was refused; it stays until something else is asked. */
+  /** Why the last command was refused, until another one is given. */
   refused = '';
 
-  /** What was asked of the run and not answered yet. */
+  /** The command that the run has not reacted to yet. */
   pending = '';
 
   get name(): string {
-    return this.runId.slice(0, this.runId.lastIndexOf('~'));
+    return runName(this.runId);
   }
 
   async ask(command: Command | 'resume', text: string): Promise<void> {
@@ -94,7 +106,7 @@ export class RunDetails extends ReactWidget {
 
   /** Start a new run with a fix, and show it. */
   async retry(fix: number): Promise<void> {
-    this.pending = STARTING;
+    this.pending = this.trans.__('Starting a new run…');
     this.refused = '';
     this.changed.emit();
     try {
@@ -109,22 +121,35 @@ export class RunDetails extends ReactWidget {
   }
 
   async cancel(): Promise<void> {
+    const { trans } = this;
     if (
       await isSure(
-        `Cancel ${this.name}?`,
-        'It ends at once, and what was trained since the last checkpoint is lost. ' +
-          'Stop ends it after the step it is at and saves everything.',
-        'Let it run',
-        'Cancel the run'
+        trans.__('Cancel %1?', this.name),
+        trans.__(
+          'The run ends immediately and all progress since the last checkpoint is lost. ' +
+            'To keep it, use Stop instead: it saves everything after the current step.'
+        ),
+        trans.__('Keep running'),
+        trans.__('Cancel the run')
       )
     ) {
-      await this.ask('cancel', 'Cancelling …');
+      await this.ask('cancel', trans.__('Cancelling…'));
     }
   }
 
   async delete(): Promise<void> {
-    const what = 'Its folder is deleted for good, with the adapter, the checkpoints and the log:';
-    if (!(await isSure(`Delete ${this.name}?`, `${what} ${this.run?.path}`, 'Cancel', 'Delete'))) {
+    const { trans } = this;
+    if (
+      !(await isSure(
+        trans.__('Delete %1?', this.name),
+        trans.__(
+          'This permanently deletes its folder with the adapter, the checkpoints and the log: %1',
+          this.run?.path ?? ''
+        ),
+        trans.__('Cancel'),
+        trans.__('Delete')
+      ))
+    ) {
       return;
     }
     try {
@@ -137,8 +162,16 @@ export class RunDetails extends ReactWidget {
     }
   }
 
+  /** Read the run again now, if the tab is visible. */
+  refresh(): void {
+    if (this.isVisible) {
+      void this._poll.refresh();
+    }
+  }
+
   dispose(): void {
     this._poll.dispose();
+    Signal.clearData(this);
     super.dispose();
   }
 
@@ -153,9 +186,7 @@ export class RunDetails extends ReactWidget {
 
   protected onAfterAttach(msg: Message): void {
     super.onAfterAttach(msg);
-    if (this.isVisible) {
-      void this._poll.refresh();
-    }
+    this.refresh();
   }
 
   protected onAfterHide(msg: Message): void {
@@ -173,7 +204,7 @@ export class RunDetails extends ReactWidget {
       }
       this.run = run;
       this.error = '';
-      const interval = this._interval() * (isAtWork(run) ? 1 : IDLE_FACTOR);
+      const interval = this._interval() * (isActive(run) ? 1 : IDLE_FACTOR);
       this._poll.frequency = { interval, backoff: true, max: 60_000 };
     } catch (error) {
       this.error = (error as Error).message;
@@ -198,33 +229,34 @@ async function isSure(title: string, body: string, no: string, yes: string): Pro
 }
 
 function Details({ widget }: { widget: RunDetails }): React.ReactElement {
-  const { run, error, refused, pending, history } = widget;
+  const { run, error, refused, pending, history, trans } = widget;
   const { charts, scores, answers, smoothing } = history;
   const told = React.useMemo(
     () => (
       <>
-        <Scores scores={scores} smoothing={smoothing} />
-        <Answers answers={answers} />
+        <Scores scores={scores} smoothing={smoothing} trans={trans} />
+        <Answers answers={answers} trans={trans} />
       </>
     ),
-    [scores, answers, smoothing]
+    [scores, answers, smoothing, trans]
   );
   if (!run) {
-    return <p role="status">{error || 'Reading …'}</p>;
+    return <p role="status">{error || trans.__('Loading…')}</p>;
   }
   return (
     <>
       <div className="nbft-details-head">
         <h1>{run.name}</h1>
-        <StatusWord run={run} />
-        <span>{facts(run)}</span>
+        <StatusWord run={run} trans={trans} />
+        <span>{facts(run, trans)}</span>
       </div>
       <p className="nbft-muted">
         {[run.model, run.method, run.data].filter(Boolean).join(' · ')}
-        {run.rows === null ? '' : ` (${run.rows.toLocaleString('en')} rows)`}
+        {run.rows !== null &&
+          ` (${trans._n('%2 row', '%2 rows', run.rows, run.rows.toLocaleString('en'))})`}
       </p>
       <Buttons widget={widget} run={run} />
-      <p role="status" aria-label="Answer" className="nbft-notice">
+      <p role="status" aria-label={trans.__('Answer')} className="nbft-notice">
         {refused || error || pending}
       </p>
       {run.problems.map(problem => (
@@ -235,44 +267,47 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
       {run.fixes.length > 0 && <Fixes widget={widget} fixes={run.fixes} />}
       <div className="nbft-charts">
         {charts.map(chart => (
-          <Chart key={chart.title} {...chart} smoothing={smoothing} />
+          <Chart key={chartKey(chart)} {...chart} smoothing={smoothing} trans={trans} />
         ))}
       </div>
-      {history.notes.length > 0 && <Notes notes={history.notes} />}
+      {history.notes.length > 0 && <Notes notes={history.notes} trans={trans} />}
       {told}
-      <h2>Settings that differ from the defaults</h2>
+      <h2>{trans.__('Settings changed from defaults')}</h2>
       <Settings
-        columns={['default', 'this run']}
-        rows={Object.entries(run.settings).map(([path, values]) => [path, values])}
+        columns={[trans.__('default'), trans.__('this run')]}
+        rows={Object.entries(run.settings)}
+        trans={trans}
       />
-      <h2>Log</h2>
-      <pre className="nbft-log" tabIndex={0} aria-label="Log">
-        {widget.log || 'The log is empty so far.'}
+      <h2>{trans.__('Log')}</h2>
+      <pre className="nbft-log" tabIndex={0} aria-label={trans.__('Log')}>
+        {widget.log || trans.__('The log is empty.')}
       </pre>
       <p className="nbft-muted nbft-path">{run.path}</p>
     </>
   );
 }
 
-function facts(run: IDetails): string {
-  const left = run.seconds_left === null ? NaN : Number(run.seconds_left);
+function facts(run: IDetails, trans: TranslationBundle): string {
   return [
-    progress(run),
-    isFinite(left) ? `${duration(left)} left` : '',
-    run.ended ? `took ${duration(run.ended - run.started)}` : '',
-    run.loss === null ? '' : `loss ${measured(run.loss)}`,
-    run.eval_loss === null ? '' : `held-out loss ${measured(run.eval_loss)}`
+    progress(run, trans),
+    timeLeft(run, trans),
+    run.ended ? trans.__('took %1', duration(run.ended - run.started)) : '',
+    lossSoFar(run, trans),
+    run.eval_loss === null ? '' : trans.__('held-out loss %1', measured(run.eval_loss, trans))
   ]
     .filter(Boolean)
     .join(' · ');
 }
 
 function Buttons({ widget, run }: { widget: RunDetails; run: IDetails }): React.ReactElement {
+  const { trans } = widget;
   const { openFolder, insertCell } = widget.actions;
+  const folder = run.folder;
   return (
-    <div className="nbft-buttons" role="group" aria-label="Commands">
-      {BUTTONS.filter(([command]) => run.allowed.includes(command)).map(
-        ([command, label, pending]) => (
+    <div className="nbft-buttons" role="group" aria-label={trans.__('Commands')}>
+      {buttons(trans)
+        .filter(([command]) => run.allowed.includes(command))
+        .map(([command, label, pending]) => (
           <button
             key={command}
             className="nbft-button"
@@ -281,40 +316,44 @@ function Buttons({ widget, run }: { widget: RunDetails; run: IDetails }): React.
           >
             {label}
           </button>
-        )
-      )}
+        ))}
       {run.allowed.includes('cancel') && (
         <button className="nbft-button" onClick={() => void widget.cancel()}>
-          Cancel
+          {trans.__('Cancel')}
         </button>
       )}
       {run.allowed.includes('delete') && (
         <button className="nbft-button" onClick={() => void widget.delete()}>
-          Delete
+          {trans.__('Delete')}
         </button>
       )}
-      {openFolder && run.folder !== null && (
-        <button className="nbft-button" onClick={() => openFolder(run.folder!)}>
-          Open folder
+      {openFolder && folder !== null && (
+        <button className="nbft-button" onClick={() => void openFolder(folder)}>
+          {trans.__('Open folder')}
         </button>
       )}
-      <button className="nbft-button" onClick={() => insertCell(run.path)}>
-        Insert a cell
+      <button className="nbft-button" onClick={() => void insertCell(run.path)}>
+        {trans.__('Insert a cell')}
       </button>
     </div>
   );
 }
 
 function Fixes({ widget, fixes }: { widget: RunDetails; fixes: string[] }): React.ReactElement {
+  const { trans } = widget;
   return (
     <>
-      <p>Each of these changes needs less. Those that train the same come first.</p>
-      <div className="nbft-buttons nbft-fixes" role="group" aria-label="Run again">
+      <p>
+        {trans.__(
+          'Each of these changes needs less memory. Those that do not change the result come first.'
+        )}
+      </p>
+      <div className="nbft-buttons nbft-fixes" role="group" aria-label={trans.__('Run again')}>
         {fixes.map((fix, i) => (
           <button
             key={fix}
             className="nbft-button"
-            disabled={widget.pending === STARTING}
+            disabled={widget.pending !== ''}
             onClick={() => void widget.retry(i)}
           >
             {fix}
@@ -325,10 +364,15 @@ function Fixes({ widget, fixes }: { widget: RunDetails; fixes: string[] }): Reac
   );
 }
 
-function Notes({ notes }: { notes: string[] }): React.ReactElement {
+interface INotesProps {
+  notes: string[];
+  trans: TranslationBundle;
+}
+
+function Notes({ notes, trans }: INotesProps): React.ReactElement {
   return (
     <>
-      <h2>Notes</h2>
+      <h2>{trans.__('Notes')}</h2>
       <ul>
         {notes.map((note, i) => (
           <li key={i}>{note}</li>
@@ -341,19 +385,20 @@ function Notes({ notes }: { notes: string[] }): React.ReactElement {
 interface ISettingsProps {
   columns: string[];
   rows: [string, unknown[]][];
+  trans: TranslationBundle;
 }
 
 /** Settings in rows, a column for each run. */
-export function Settings({ columns, rows }: ISettingsProps): React.ReactElement {
+export function Settings({ columns, rows, trans }: ISettingsProps): React.ReactElement {
   if (!rows.length) {
-    return <p>None.</p>;
+    return <p>{trans.__('None.')}</p>;
   }
   return (
-    <div className="nbft-scroll" tabIndex={0} role="group" aria-label="Settings">
+    <div className="nbft-scroll" tabIndex={0} role="group" aria-label={trans.__('Settings')}>
       <table className="nbft-settings">
         <thead>
           <tr>
-            <th scope="col">setting</th>
+            <th scope="col">{trans.__('setting')}</th>
             {columns.map(column => (
               <th key={column} scope="col">
                 {column}
@@ -366,7 +411,7 @@ export function Settings({ columns, rows }: ISettingsProps): React.ReactElement 
             <tr key={path}>
               <th scope="row">{path}</th>
               {values.map((value, i) => (
-                <td key={i}>{setting(value)}</td>
+                <td key={i}>{setting(value, trans)}</td>
               ))}
             </tr>
           ))}

@@ -7,6 +7,11 @@ export interface IDrawing {
   rows: number[][];
 }
 
+/** Tells charts apart; another one as soon as a curve is added. */
+export function chartKey({ title, series }: Pick<IChart, 'title' | 'series'>): string {
+  return [title, ...series.map(({ name }) => name)].join(' ');
+}
+
 /** What there is to draw of one run, fetched piece by piece. */
 export class History {
   constructor(

@@ -1,9 +1,10 @@
+import { nullTranslator, TranslationBundle } from '@jupyterlab/translation';
 import { Poll } from '@lumino/polling';
 import { ISignal, Signal } from '@lumino/signaling';
 
 import { version } from '../package.json';
 import { Api, IRun } from './api';
-import { isAtWork } from './formatting';
+import { isActive } from './formatting';
 
 const LONGEST_WAIT_MS = 60_000;
 const STATUS_MS = 15_000;
@@ -12,13 +13,16 @@ const IDLE_FACTOR = 5;
 export const LARGEST_COMPARISON = 6;
 
 /**
- * The list of runs, kept up to date while somebody looks at it.
+ * The list of runs, kept up to date while the panel is visible.
  *
- * While the panel is hidden nothing is asked, but for the status bar: slowly, and only while a run
- * is known to be at work.
+ * While it is hidden the server is asked only for the status bar: slowly, and only if a run is
+ * known to be active.
  */
 export class RunsModel {
-  constructor(readonly api: Api) {
+  constructor(
+    readonly api: Api,
+    private readonly _trans: TranslationBundle = nullTranslator.load('nbft')
+  ) {
     this._poll = new Poll({
       name: 'nbft:runs',
       factory: () => this._ask(),
@@ -32,6 +36,11 @@ export class RunsModel {
     return this._changed;
   }
 
+  /** Emitted when other runs are selected. */
+  get selectionChanged(): ISignal<this, void> {
+    return this._selectionChanged;
+  }
+
   get runs(): readonly IRun[] {
     return this._runs;
   }
@@ -41,16 +50,17 @@ export class RunsModel {
     return this._matching;
   }
 
-  get total(): number {
-    return this._total;
-  }
-
   /** Whether the server has answered at all. */
   get isReady(): boolean {
     return this._isReady;
   }
 
-  /** One sentence for whoever looks at the panel; empty when all is well. */
+  /** Whether there is no run at all. */
+  get isEmpty(): boolean {
+    return this._isReady && this._total === 0;
+  }
+
+  /** What is wrong, in one sentence; empty when nothing is. */
   get notice(): string {
     return this._error || this._mismatch;
   }
@@ -65,7 +75,7 @@ export class RunsModel {
     this.refresh();
   }
 
-  /** Ids of the runs chosen for a comparison, in the order of choosing. */
+  /** Ids of the runs selected for a comparison, in the order of selection. */
   get selected(): readonly string[] {
     return this._selected;
   }
@@ -75,10 +85,8 @@ export class RunsModel {
   }
 
   select(id: string, isSelected: boolean): void {
-    this._selected = this._selected.filter(other => other !== id);
-    if (isSelected) {
-      this._selected.push(id);
-    }
+    const others = this._selected.filter(other => other !== id);
+    this._setSelected(isSelected ? [...others, id] : others);
     this._changed.emit();
   }
 
@@ -89,23 +97,31 @@ export class RunsModel {
       this.refresh();
     } else {
       this._schedule();
-      void this._poll.schedule(); // what was planned for the panel no longer counts
+      void this._poll.schedule(); // drops what was planned for the panel
     }
   }
 
-  /** Milliseconds between two looks at runs that are at work. */
+  /** Milliseconds between two refreshes while a run is active. */
   set interval(ms: number) {
     this._interval = ms;
     this._schedule();
+    if (this._isShown) {
+      this.refresh(); // instead of after the old interval
+    }
   }
 
   /** The first run that trains, for the status bar. */
   get running(): IRun | undefined {
-    return this._atWork.find(run => run.status === 'running');
+    return this._active.find(run => run.status === 'running');
   }
 
   refresh(): void {
     void this._poll.refresh();
+  }
+
+  dispose(): void {
+    this._poll.dispose();
+    Signal.clearData(this);
   }
 
   private async _ask(): Promise<void> {
@@ -118,43 +134,55 @@ export class RunsModel {
       this._runs = runs;
       this._matching = matching;
       this._total = total;
-      // A search may hide what trains; the status bar remembers it until it is seen again.
+      // A search may hide active runs; the status bar keeps them until they are listed again.
       const seen = new Map(runs.map(run => [run.id, run]));
-      const before = search ? this._atWork.map(run => seen.get(run.id) ?? run) : [];
-      this._atWork = [...new Map([...before, ...runs].map(run => [run.id, run])).values()].filter(
-        isAtWork
+      const before = search ? this._active.map(run => seen.get(run.id) ?? run) : [];
+      this._active = [...new Map([...before, ...runs].map(run => [run.id, run])).values()].filter(
+        isActive
       );
       if (!search && matching === runs.length) {
-        this._selected = this._selected.filter(id => seen.has(id));
+        this._setSelected(this._selected.filter(id => seen.has(id)));
       }
       this._isReady = true;
       this._error = '';
       this._mismatch =
         server === version
           ? ''
-          : `The panel is of nbft ${version} and the server of nbft ${server}. ` +
-            'Restart the Jupyter server and reload this page.';
+          : this._trans.__(
+              'This page uses nbft %1 but the server runs nbft %2. ' +
+                'Restart the Jupyter server and reload the page.',
+              version,
+              server
+            );
     } catch (error) {
       this._error = (error as Error).message;
-      throw error; // the poll waits longer after each
+      throw error; // makes the poll back off
     } finally {
       this._schedule();
       this._changed.emit();
     }
   }
 
-  /** Set how long the poll waits: for ever when nobody looks and nothing trains. */
+  /** Set how long the poll waits: forever while the panel is hidden and no run is active. */
   private _schedule(): void {
-    const watched = this._atWork.length ? this._interval : IDLE_FACTOR * this._interval;
-    const unwatched = this._atWork.length ? STATUS_MS : Poll.NEVER;
+    const watched = this._active.length ? this._interval : IDLE_FACTOR * this._interval;
+    const unwatched = this._active.length ? STATUS_MS : Poll.NEVER;
     const interval = this._isShown ? watched : unwatched;
     this._poll.frequency = { interval, backoff: true, max: Math.max(interval, LONGEST_WAIT_MS) };
   }
 
+  private _setSelected(ids: string[]): void {
+    if (ids.join() !== this._selected.join()) {
+      this._selected = ids;
+      this._selectionChanged.emit();
+    }
+  }
+
   private readonly _poll: Poll;
+  private readonly _selectionChanged = new Signal<this, void>(this);
   private readonly _changed = new Signal<this, void>(this);
   private _runs: IRun[] = [];
-  private _atWork: IRun[] = [];
+  private _active: IRun[] = [];
   private _matching = 0;
   private _total = 0;
   private _isReady = false;

@@ -4,167 +4,264 @@ import {
   JupyterFrontEnd,
   JupyterFrontEndPlugin
 } from '@jupyterlab/application';
-import { ICommandPalette, MainAreaWidget, WidgetTracker } from '@jupyterlab/apputils';
+import {
+  ICommandPalette,
+  MainAreaWidget,
+  showErrorMessage,
+  WidgetTracker
+} from '@jupyterlab/apputils';
 import { IDefaultFileBrowser } from '@jupyterlab/filebrowser';
 import { INotebookTracker, NotebookActions } from '@jupyterlab/notebook';
-import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
-import { Widget } from '@lumino/widgets';
+import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import { SplitPanel, TabPanel, Widget } from '@lumino/widgets';
 
 import '../style/runs.css';
 import { Api } from './api';
-import { CommandIDs } from './commands';
+import { CommandIDs, listArgument, textArgument } from './commands';
 import { RunComparison } from './compare';
-import { RunDetails } from './details';
+import { IDetailsActions, RunDetails } from './details';
+import { runName } from './formatting';
 import { fineTuneIcon } from './icon';
-import { RunsModel } from './model';
-import { createNotebook } from './notebook';
+import { LARGEST_COMPARISON, RunsModel } from './model';
+import { openNewNotebook } from './notebook';
 import { RunsPanel } from './panel';
+import { IPanelSettings } from './settings';
 import { RunStatus } from './status';
-
-const CATEGORY = 'Fine-Tuning';
 
 /** Adds the side panel of all runs, the tabs that it opens and the item in the status bar. */
 export const runsPlugin: JupyterFrontEndPlugin<void> = {
   id: 'nbft:runs',
-  description: 'Shows the fine-tuning runs, old and at work.',
+  description: 'Shows active and past fine-tuning runs.',
   autoStart: true,
+  requires: [IPanelSettings],
   optional: [
     ICommandPalette,
     ILayoutRestorer,
-    ISettingRegistry,
     IStatusBar,
     INotebookTracker,
     IDefaultFileBrowser,
-    ILabShell
+    ILabShell,
+    ITranslator
   ],
   activate: (
     app: JupyterFrontEnd,
+    settings: IPanelSettings,
     palette: ICommandPalette | null,
     restorer: ILayoutRestorer | null,
-    settingRegistry: ISettingRegistry | null,
     statusBar: IStatusBar | null,
     notebooks: INotebookTracker | null,
     fileBrowser: IDefaultFileBrowser | null,
-    labShell: ILabShell | null
+    labShell: ILabShell | null,
+    translator: ITranslator | null
   ) => {
     const { commands, serviceManager, shell } = app;
-    const api = new Api(serviceManager.serverSettings);
-    const model = new RunsModel(api);
-    let interval = 2000;
-
-    void settingRegistry?.load('nbft:plugin').then(settings => {
-      const read = () => {
-        interval = (settings.get('pollSeconds').composite as number) * 1000;
-        model.interval = interval;
-      };
-      settings.changed.connect(read);
-      read();
+    const trans = (translator ?? nullTranslator).load('nbft');
+    const api = new Api(serviceManager.serverSettings, trans);
+    const model = new RunsModel(api, trans);
+    const details = new WidgetTracker<MainAreaWidget<RunDetails>>({ namespace: 'nbft-runs' });
+    const comparisons = new WidgetTracker<MainAreaWidget<RunComparison>>({
+      namespace: 'nbft-comparisons'
     });
 
+    const open = (id: string) => void commands.execute(CommandIDs.openRun, { id });
     const insertCell = async (path: string) => {
       const code = `import nbft\n\nnbft.attach(${JSON.stringify(path)})`;
-      const panel = notebooks?.currentWidget;
-      if (!panel) {
-        const notebook = await createNotebook(serviceManager, fileBrowser?.model.path ?? '', [
-          code
-        ]);
-        await commands.execute('docmanager:open', { path: notebook });
+      const notebook = notebooks?.currentWidget;
+      if (notebook) {
+        shell.activateById(notebook.id);
+        NotebookActions.insertBelow(notebook.content);
+        notebook.content.activeCell?.model.sharedModel.setSource(code);
         return;
       }
-      shell.activateById(panel.id);
-      NotebookActions.insertBelow(panel.content);
-      panel.content.activeCell?.model.sharedModel.setSource(code);
+      try {
+        await openNewNotebook(app, labShell, fileBrowser?.model.path ?? '', [code]);
+      } catch (error) {
+        await showErrorMessage(trans.__('The notebook could not be created'), error as Error);
+      }
     };
     const openFolder = async (path: string) => {
       await commands.execute('filebrowser:go-to-path', { path });
       await commands.execute('filebrowser:activate');
     };
+    const actions: IDetailsActions = {
+      get openFolder() {
+        return commands.hasCommand('filebrowser:go-to-path') ? openFolder : null;
+      },
+      insertCell,
+      openRun: open,
+      changed: () => model.refresh()
+    };
 
-    /** Show the tab of an id, which is made when none is open. */
-    const showTab = <T extends Widget>(id: string, label: string, content: () => T) => {
-      const open = [...shell.widgets('main')].find(widget => widget.id === id);
-      const tab = (open as MainAreaWidget<T>) ?? new MainAreaWidget({ content: content() });
-      if (!open) {
+    /** Show the widget that a tracker has, or else a new one. */
+    const show = <T extends Widget>(
+      tracker: WidgetTracker<MainAreaWidget<T>>,
+      id: string,
+      label: string,
+      create: () => T
+    ) => {
+      let tab = tracker.find(widget => widget.id === id);
+      if (!tab) {
+        tab = new MainAreaWidget({ content: create() });
         tab.id = id;
         tab.title.label = label;
         tab.title.icon = fineTuneIcon;
         tab.title.closable = true;
         tab.title.caption = tab.content.title.caption;
         tab.content.node.setAttribute('aria-label', tab.title.caption); // the region's name
-        shell.add(tab, 'main');
+        addTab(shell, labShell, tab);
+        void tracker.add(tab);
       }
-      shell.activateById(id);
+      activateTab(shell, tab);
       return tab;
     };
-    const tracker = new WidgetTracker<MainAreaWidget<RunDetails>>({ namespace: 'nbft-runs' });
 
     commands.addCommand(CommandIDs.showRuns, {
-      label: 'Show Fine-Tuning Runs',
-      caption: 'Show the panel of all fine-tuning runs',
+      label: trans.__('Show Fine-Tuning Runs'),
+      caption: trans.__('Show the panel of all fine-tuning runs'),
+      describedBy: { args: { type: 'object', properties: {} } },
       execute: () => shell.activateById(panel.id)
     });
     commands.addCommand(CommandIDs.openRun, {
-      label: args => `Open the Run ${args['id'] ?? ''}`,
-      execute: args => {
-        const id = args['id'] as string;
-        const actions = {
-          openFolder: fileBrowser ? openFolder : null,
-          insertCell,
-          openRun: open,
-          changed: () => model.refresh()
-        };
-        const tab = showTab(
-          `nbft-run-${id}`,
-          id.slice(0, id.lastIndexOf('~')),
-          () => new RunDetails(api, id, actions, () => interval)
-        );
-        if (!tracker.has(tab)) {
-          void tracker.add(tab);
+      label: args => {
+        const id = textArgument(args, 'id');
+        return id ? trans.__('Open Run %1', runName(id)) : trans.__('Open a Fine-Tuning Run');
+      },
+      caption: trans.__('Show the curves, settings and log of a fine-tuning run'),
+      describedBy: {
+        args: {
+          type: 'object',
+          properties: {
+            id: {
+              type: 'string',
+              description: trans.__('The id of the run; the list of runs is shown if left out')
+            }
+          }
         }
-        return tab;
+      },
+      execute: args => {
+        const id = textArgument(args, 'id');
+        if (!id) {
+          return commands.execute(CommandIDs.showRuns);
+        }
+        return show(
+          details,
+          `nbft-run-${id}`,
+          runName(id),
+          () => new RunDetails(api, id, actions, () => settings.interval, trans)
+        );
       }
     });
     commands.addCommand(CommandIDs.compareRuns, {
-      label: 'Compare the Chosen Fine-Tuning Runs',
-      isEnabled: args => args['ids'] !== undefined || model.canCompare,
+      label: args => {
+        if (!args['isToolbar']) {
+          return trans.__('Compare Selected Fine-Tuning Runs');
+        }
+        const count = model.selected.length;
+        return count ? trans.__('Compare %1', count) : trans.__('Compare');
+      },
+      caption: trans.__('Select two to %1 runs to compare', LARGEST_COMPARISON),
+      describedBy: {
+        args: {
+          type: 'object',
+          properties: {
+            ids: {
+              type: 'array',
+              items: { type: 'string' },
+              description: trans.__(
+                'The ids of the runs; those that are selected in the panel if left out'
+              )
+            },
+            isToolbar: {
+              type: 'boolean',
+              description: trans.__('Whether the label is for the toolbar of the panel')
+            }
+          }
+        }
+      },
+      isEnabled: args => listArgument(args, 'ids') !== undefined || model.canCompare,
       execute: args => {
-        const ids = (args['ids'] as string[] | undefined) ?? [...model.selected];
-        return showTab(
+        const ids = listArgument(args, 'ids') ?? model.selected;
+        if (ids.length < 2) {
+          return commands.execute(CommandIDs.showRuns);
+        }
+        return show(
+          comparisons,
           `nbft-compare-${ids.join('-')}`,
-          `Compare ${ids.length} runs`,
-          () => new RunComparison(api, ids)
+          trans._n('Compare %1 run', 'Compare %1 runs', ids.length),
+          () => new RunComparison(api, [...ids], trans)
         );
       }
     });
-    model.changed.connect(() => commands.notifyCommandChanged(CommandIDs.compareRuns));
 
-    const open = (id: string) => void commands.execute(CommandIDs.openRun, { id });
-    const panel = new RunsPanel(model, {
-      open,
-      compare: ids => void commands.execute(CommandIDs.compareRuns, { ids: [...ids] }),
-      newNotebook: () => void commands.execute(CommandIDs.newNotebook)
-    });
+    const panel = new RunsPanel(model, commands, trans);
     panel.title.icon = fineTuneIcon;
-    panel.title.caption = 'Fine-tuning runs';
+    panel.title.caption = trans.__('Fine-tuning runs');
+    panel.disposed.connect(() => model.dispose());
     shell.add(panel, 'left', { rank: 500 });
+
+    const follow = () => {
+      model.interval = settings.interval;
+      details.forEach(tab => tab.content.refresh());
+    };
+    settings.changed.connect(follow);
+    model.interval = settings.interval;
+    model.selectionChanged.connect(() => commands.notifyCommandChanged(CommandIDs.compareRuns));
 
     if (statusBar && labShell) {
       statusBar.registerStatusItem('nbft:status', {
-        item: new RunStatus(model, open),
+        item: new RunStatus(model, open, trans),
         align: 'left',
         isActive: () => model.running !== undefined,
         activeStateChanged: model.changed
       });
     }
     for (const command of [CommandIDs.showRuns, CommandIDs.compareRuns]) {
-      palette?.addItem({ command, category: CATEGORY });
+      palette?.addItem({ command, category: trans.__('Fine-Tuning') });
     }
     restorer?.add(panel, panel.id);
-    void restorer?.restore(tracker, {
+    void restorer?.restore(details, {
       command: CommandIDs.openRun,
       args: tab => ({ id: tab.content.runId }),
       name: tab => tab.content.runId
     });
+    void restorer?.restore(comparisons, {
+      command: CommandIDs.compareRuns,
+      args: tab => ({ ids: [...tab.content.ids] }),
+      name: tab => tab.content.ids.join('-')
+    });
   }
 };
+
+/**
+ * Add a tab to the main area, or where there is room.
+ *
+ * A page of Jupyter Notebook shows one widget there and silently drops others. On the page of files
+ * that is a panel of tabs, which takes one more; below a notebook is an area for tabs.
+ */
+function addTab(shell: JupyterFrontEnd.IShell, labShell: ILabShell | null, tab: Widget): void {
+  const tabs = labShell ? undefined : [...shell.widgets('main')].find(isTabPanel);
+  if (tabs) {
+    tabs.addWidget(tab);
+  } else {
+    shell.add(tab, labShell ? 'main' : 'down');
+  }
+}
+
+function activateTab(shell: JupyterFrontEnd.IShell, tab: Widget): void {
+  const tabs = tab.parent?.parent; // a tab panel stacks its widgets in a panel inside it
+  if (!isTabPanel(tabs)) {
+    shell.activateById(tab.id);
+    return;
+  }
+  const isOpening = tabs.isHidden;
+  tabs.currentWidget = tab;
+  shell.activateById(tab.id);
+  if (isOpening && tabs.parent instanceof SplitPanel) {
+    tabs.parent.setRelativeSizes([1, 1]); // below the notebook it opens without any height
+  }
+}
+
+function isTabPanel(widget: Widget | null | undefined): widget is TabPanel {
+  return widget instanceof TabPanel;
+}

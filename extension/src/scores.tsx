@@ -1,30 +1,32 @@
+import { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import { IAnswers, IScores } from './api';
 import { Chart } from './curves';
-import { drawing } from './history';
+import { chartKey, drawing } from './history';
 
 interface IScoresProps {
   scores: IScores;
   smoothing: number;
+  trans: TranslationBundle;
 }
 
-/** What was measured of the answers: the base model beside the last step, and the way there. */
-export function Scores({ scores, smoothing }: IScoresProps): React.ReactElement | null {
+/** The scores of the answers: the base model beside the last step, and the steps between. */
+export function Scores({ scores, smoothing, trans }: IScoresProps): React.ReactElement | null {
   const { tables, charts } = scores;
   if (!tables.length) {
     return null;
   }
   return (
     <>
-      <h2>Scores</h2>
+      <h2>{trans.__('Scores')}</h2>
       {tables.map(({ name, caption, head, rows }) => (
         <div
           key={name}
           className="nbft-scroll"
           tabIndex={0}
           role="group"
-          aria-label={`Scores of ${name}`}
+          aria-label={trans.__('Scores of %1', name)}
         >
           <table className="nbft-settings">
             <caption>{caption}</caption>
@@ -52,25 +54,26 @@ export function Scores({ scores, smoothing }: IScoresProps): React.ReactElement 
       ))}
       <div className="nbft-charts">
         {charts.map(chart => (
-          <Chart
-            key={`${chart.title} ${chart.series.map(({ name }) => name)}`}
-            {...drawing(chart)}
-            smoothing={smoothing}
-          />
+          <Chart key={chartKey(chart)} {...drawing(chart)} smoothing={smoothing} trans={trans} />
         ))}
       </div>
     </>
   );
 }
 
-/** The answers to the same prompts, step by step; each prompt is unfolded on request. */
-export function Answers({ answers }: { answers: IAnswers[] }): React.ReactElement | null {
+interface IAnswersProps {
+  answers: IAnswers[];
+  trans: TranslationBundle;
+}
+
+/** The answers to the same prompts, step by step; each prompt is expanded on request. */
+export function Answers({ answers, trans }: IAnswersProps): React.ReactElement | null {
   if (!answers.length) {
     return null;
   }
   return (
     <>
-      <h2>Answers</h2>
+      <h2>{trans.__('Answers')}</h2>
       {answers.map(({ title, prompt, answers }) => (
         <details key={prompt} className="nbft-answers">
           <summary>{title}</summary>

@@ -35,6 +35,8 @@ Status = Literal[
 ]
 
 _NO_MEASURES = frozenset(("event", "time", "step"))
+_MOST_CURVES = 100
+"""Of measures that nobody asked for by name: 5 MB at 2,000 points each."""
 _LOG = b'{"event": "log"'  # as `events.append` writes it
 
 
@@ -53,14 +55,20 @@ class Note(NamedTuple):
 class Points:
     """The values of one measure, in the order of the steps; of a step said twice the later counts.
 
+    Args:
+        most: Keep fewer points than this, evenly spread; all if None.
+
     Attributes:
         steps: The steps, ascending.
         values: The value at each.
     """
 
-    __slots__ = ("_events", "steps", "values")
+    __slots__ = ("_events", "_every", "_most", "_seen", "steps", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
+        self._every = 1  # of so many values one is a point
+        self._seen = 0
         self.steps = array("q")
         self.values = array("d")
         self._events = array("q")  # the number of the event that said it, ascending
@@ -77,21 +85,33 @@ class Points:
         """Add a point that an event said, and return whether all before it stayed as it was."""
         steps = self.steps
         if not steps or step > steps[-1]:
-            steps.append(step)
-            self.values.append(value)
-            self._events.append(event)
-            return True
+            is_point = self._seen % self._every == 0
+            self._seen += 1
+            if is_point:
+                steps.append(step)
+                self.values.append(value)
+                self._events.append(event)
+            return self._fits()
         at = bisect.bisect_left(steps, step)
         is_last = at == len(steps) - 1
         if steps[at] != step:
             steps.insert(at, step)
             self.values.insert(at, value)
             self._events.insert(at, self._events[at])
+            self._fits()
             return False
         self.values[at] = value
         if is_last:
             self._events[at] = event
         return is_last
+
+    def _fits(self) -> bool:
+        """Return whether no point had to be dropped; otherwise every second one is."""
+        if self._most is None or len(self.steps) < self._most:
+            return True
+        del self.steps[1::2], self.values[1::2], self._events[1::2]
+        self._every *= 2
+        return False
 
     def drop_after(self, step: int) -> None:
         """Drop the points after a step."""
@@ -171,6 +191,7 @@ class RunState:
     Args:
         found: Events to begin with, as `nbft.events` reads them.
         measures: Keep the points of these only; of every number that was logged if None.
+        most_other_points: Of each other measure keep fewer points than this; 0 for none.
         most_points: For a list of many runs: of the loss so many points, and no other curves,
             answers or scores.
 
@@ -195,7 +216,8 @@ class RunState:
         began: When the first event was written, in seconds since the epoch; None if unknown.
         changed: By kind, the number of the last event that changed it, of "notes", "samples" and
             "scored".
-        rewritten: The number of the last event that changed points before the last ones.
+        rewritten: The number of the last event that changed points before the last ones, or logged
+            an other measure for the first time.
     """
 
     def __init__(
@@ -203,6 +225,7 @@ class RunState:
         found: Iterable[Event] = (),
         *,
         measures: Collection[str] | None = None,
+        most_other_points: int = 0,
         most_points: int | None = None,
     ) -> None:
         self.started: Event = {}
@@ -226,6 +249,7 @@ class RunState:
         self.taken = 0
         self.eval_loss: float | None = None
         self._measures = measures
+        self._most_other_points = most_other_points
         self._step = 0
         self._said: Status = "created"
         self._processes: list[tuple[int, float]] = []
@@ -382,14 +406,19 @@ class RunState:
                 self.few.add(step, loss)
             return
         for name, value in event.items():
-            if name in _NO_MEASURES or (self._measures is not None and name not in self._measures):
+            is_other = self._measures is not None and name not in self._measures
+            if name in _NO_MEASURES or (is_other and not self._most_other_points):
                 continue
             number = value if type(value) is float else events.number(value)
             if number is None:
                 continue
             curve = self.curves.get(name)
             if curve is None:
-                curve = self.curves[name] = Points()
+                if is_other and len(self.curves) >= _MOST_CURVES:
+                    continue
+                curve = self.curves[name] = Points(self._most_other_points if is_other else None)
+                if is_other:
+                    self.rewritten = self.taken  # a chart gains a curve
             if not curve.add(step, number, self.taken):
                 self.rewritten = self.taken
 
@@ -421,6 +450,7 @@ class StateReader:
     Args:
         path: The `events.jsonl`.
         measures: As `RunState`.
+        most_other_points: As `RunState`.
         most_points: As `RunState`. Then a log line that is no point of the curve is not even
             parsed: for 1,000 runs with 1,000 such lines each that takes 0.8 s instead of 7.6 s.
 
@@ -435,11 +465,16 @@ class StateReader:
         path: Path,
         *,
         measures: Collection[str] | None = None,
+        most_other_points: int = 0,
         most_points: int | None = None,
     ) -> None:
         self.path = path
         self.file = self.generation = 0
-        self._kept = {"measures": measures, "most_points": most_points}
+        self._kept = {
+            "measures": measures,
+            "most_other_points": most_other_points,
+            "most_points": most_points,
+        }
         self._stamp: tuple[int, ...] = ()
         self._start_over()
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nbft.charts import LOSS, SMOOTHING, STANDARD, ChartSpec, Curve
+from nbft.charts import LOSS, SMOOTHING, STANDARD, ChartSpec, Curve, other_charts
 from nbft.errors import NbftError
 from nbft.evaluate.timeline import when
 from nbft.events import parse
@@ -41,6 +41,7 @@ _STATE_EVENTS = 20_000
 
 _KEPT_STATES = 16
 _MEASURES = frozenset(name for chart in STANDARD for name in chart.names)
+_OTHER_POINTS = 2_000
 _LOG_BYTES = 256_000
 _COMPARED_RUNS = 6
 _AT_WORK = frozenset({"queued", "running", "paused"})
@@ -172,7 +173,10 @@ def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
             "more": until < now.taken,
             "said": now.taken - now.counts["log"] - now.counts["eval"],
             "smoothing": SMOOTHING,
-            "charts": [_chart(spec, now.rows(spec, since, until)) for spec in STANDARD],
+            "charts": [
+                _chart(spec, now.rows(spec, since, until))
+                for spec in (*STANDARD, *other_charts(now.curves))
+            ],
             "notes": [_SECRET.sub(_HIDDEN, sentence(note)) for note in now.notes]
             if is_new["notes"]
             else None,
@@ -205,7 +209,7 @@ def _state_reader(path: Path) -> tuple[StateReader, threading.Lock]:
     """Return the reader of a run that somebody looks at, and what keeps others off it."""
     with _states_lock:
         kept = _states.pop(path, None) or (
-            StateReader(path, measures=_MEASURES),
+            StateReader(path, measures=_MEASURES, most_other_points=_OTHER_POINTS),
             threading.Lock(),
         )
         _states[path] = kept

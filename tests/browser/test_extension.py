@@ -18,7 +18,8 @@ def test_launcher_card_opens_a_notebook_with_the_form(
     card = page.locator(".jp-LauncherCard", has_text="Fine-tune a model")
     expect(card).to_be_visible(timeout=30_000)
     notebook.screenshot("launcher")
-    card.click()
+    with page.expect_response(lambda r: r.request.method == "PUT" and "/api/contents/" in r.url):
+        card.click()
     page.locator(".jp-Notebook").wait_for()
     page.wait_for_function(READY, timeout=60_000)  # the kernel starts without a question
     cells = page.locator(".jp-Notebook .jp-CodeCell .cm-content")

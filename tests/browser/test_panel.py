@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from nbft import events
 from nbft.config import Config
@@ -20,7 +20,7 @@ from nbft.data.samples import sample_path
 from nbft.data.tiny_model import make_tiny_model
 from nbft.runs import Run, list_runs
 
-from .conftest import ARTIFACTS, READY, THEMES, Server
+from .conftest import ARTIFACTS, READY, THEMES, Notebook, Server
 
 # A worker without a model: five steps a second until it is told to stop.
 WORKER = """
@@ -171,7 +171,7 @@ def test_a_run_grows_in_the_panel_and_stops_from_its_tab(
     expect(row).to_contain_text("of 94")
     expect(row).to_contain_text("1 min 52 s left")
     titles = panel.region.get_by_role("heading").all_inner_texts()
-    assert titles == ["At work", "Today"]
+    assert titles == ["Active", "Today"]
     assert panel.region.get_by_role("listitem").count() == 2
     expect(panel.row(finished)).to_contain_text("completed")
 
@@ -214,6 +214,29 @@ def test_details_show_settings_log_and_problems(
     page.screenshot(path=ARTIFACTS / "panel-details.png")
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_details_draw_what_else_a_method_measures(
+    panel: Panel,
+    root: Path,
+    page: Page,
+    axe: Callable[[Locator], list[str]],
+    theme: str,
+) -> None:
+    run = make_run(root, "brave-fox-3", "completed")
+    for step in range(41, 61):
+        rewards = {"rewards/chosen": step / 60, "rewards/rejected": -step / 60}
+        events.append(run.events_path, "log", step=step, loss=1.0, **rewards)
+    details = panel.open(theme).details(run)
+    chart = details.get_by_role("img", name="rewards. chosen 0.6833 to 1.000, rejected")
+    expect(chart).to_be_visible()
+    page.screenshot(path=ARTIFACTS / f"panel-rewards-{theme}.png")
+    # The first measurement of held-out rows adds a curve to the chart.
+    events.append(run.events_path, "eval", step=60, **{"eval_rewards/chosen": 0.5})
+    with_held_out = re.compile(r"rewards\. chosen .* chosen, held-out 0\.5")
+    expect(details.get_by_role("img", name=with_held_out)).to_be_visible(timeout=30_000)
+    assert axe(details) == []
+
+
 def test_delete_asks_first(panel: Panel, root: Path, page: Page) -> None:
     run = make_run(root, "brave-fox-3", "completed")
     details = panel.open().details(run)
@@ -239,7 +262,7 @@ def test_cancel_asks_first(panel: Panel, root: Path, page: Page, work: Worker) -
     details.get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Cancel kind-otter-14?")
-    dialog.get_by_role("button", name="Let it run").click()
+    dialog.get_by_role("button", name="Keep running").click()
     expect(details).to_contain_text("running")
     assert not (run.path / "commands.jsonl").exists()
     details.get_by_role("button", name="Cancel").click()
@@ -303,7 +326,7 @@ def test_two_runs_are_compared(
     compare = panel.region.get_by_role("button", name="Compare")
     expect(compare).to_be_disabled()
     for run in (one, two):
-        page.get_by_label(f"Choose {run.id} to compare").check()
+        page.get_by_label(f"Select {run.id} to compare").check()
     compare.click()
     tab = page.get_by_role("region", name="Comparison of runs")
     label = "loss. calm-crane-7 1.975 to 1.000, brave-fox-3 1.975 to 1.000"
@@ -323,7 +346,7 @@ def test_search(panel: Panel, root: Path) -> None:
     expect(panel.row(two)).to_have_count(0)
     expect(panel.row(one)).to_be_visible()
     panel.region.get_by_role("searchbox", name="Find a run").fill("nothing")
-    expect(panel.region).to_contain_text("No run matches.")
+    expect(panel.region).to_contain_text("No matching runs.")
 
 
 def test_a_hidden_panel_asks_nothing(panel: Panel, root: Path, page: Page, work: Worker) -> None:
@@ -380,6 +403,102 @@ def test_open_folder(panel: Panel, root: Path, page: Page) -> None:
     expect(page.locator(".jp-DirListing-item", has_text="config.yaml")).to_be_visible()
 
 
+def test_a_comparison_comes_back_with_the_page(panel: Panel, root: Path, page: Page) -> None:
+    runs = [make_run(root, name, "completed") for name in ("calm-crane-7", "brave-fox-3")]
+    panel.open()
+    for run in runs:
+        page.get_by_label(f"Select {run.id} to compare").check()
+    panel.region.get_by_role("button", name="Compare 2").click()
+    tab = page.get_by_role("region", name="Comparison of runs")
+    heading = tab.get_by_role("heading", name="calm-crane-7 and brave-fox-3")
+    expect(heading).to_be_visible()
+    page.wait_for_timeout(1_500)  # until JupyterLab has saved its layout
+    page.goto(f"{panel.server.url}/lab?token={panel.server.token}")
+    expect(heading).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("tab", name="Compare 2 runs")).to_have_count(1)
+
+
+@pytest.mark.parametrize("command", ["nbft:open-run", "nbft:compare-runs"])
+@pytest.mark.parametrize("args", [{}, {"id": 3, "ids": 3}, {"id": None, "ids": [None]}])
+def test_a_command_without_usable_arguments_shows_the_panel(
+    panel: Panel, root: Path, command: str, args: dict, console_errors: list[str]
+) -> None:
+    panel.open()
+    panel.run_command("filebrowser:activate")
+    expect(panel.region).to_be_hidden()
+    panel.run_command(command, **args)
+    expect(panel.region).to_be_visible()
+    assert console_errors == []
+
+
+def test_commands_describe_their_arguments(panel: Panel, page: Page) -> None:
+    panel.open()
+    described = page.evaluate(
+        """() => Promise.all(
+            ["nbft:new-notebook", "nbft:show-runs", "nbft:open-run", "nbft:compare-runs"].map(
+                async id => Object.keys(
+                    (await window.jupyterapp.commands.describedBy(id)).args.properties)))"""
+    )
+    assert described == [["cwd", "isPalette"], [], ["id"], ["ids", "isToolbar"]]
+
+
+def test_an_unknown_run_is_said(panel: Panel, root: Path, page: Page) -> None:
+    panel.open()
+    panel.run_command("nbft:open-run", id="nobody")
+    tab = page.get_by_role("region", name="Run nobody")
+    expect(tab.get_by_role("status")).to_contain_text("There is no run with this id.")
+
+
+def test_a_new_refresh_interval_counts_at_once(
+    panel: Panel, root: Path, page: Page, work: Worker, jupyter_lab: Server
+) -> None:
+    run = make_run(root, "kind-otter-14")
+    work(run)
+    panel.open()
+    expect(panel.row(run)).to_contain_text("running")
+    panel.run_command("settingeditor:open", query="nbft")
+    form = page.locator(".jp-SettingsForm")
+    expect(form).to_contain_text("Refresh interval (seconds)")
+    seconds = form.locator("input").first
+
+    page.screenshot(path=ARTIFACTS / "panel-settings.png")
+
+    def set_interval(value: int) -> None:
+        with page.expect_response(lambda r: r.request.method == "PUT" and "settings" in r.url):
+            seconds.fill(str(value))
+
+    try:
+        set_interval(60)
+        page.wait_for_timeout(1_000)  # for what was asked before
+        panel.asked.clear()
+        page.wait_for_timeout(5_000)
+        assert panel.asked == []
+        set_interval(1)
+        for _ in range(3):
+            with page.expect_request("**/nbft/api/runs**", timeout=5_000):
+                pass
+    finally:
+        shutil.rmtree(jupyter_lab.root.parent / "settings" / "nbft", ignore_errors=True)
+
+
+def test_settings_that_cannot_be_loaded_leave_the_defaults(
+    panel: Panel, root: Path, page: Page
+) -> None:
+    run = make_run(root, "calm-crane-7", "completed")
+
+    def forget(route: Route) -> None:
+        answer = route.fetch().json()
+        known = [one for one in answer["settings"] if one["id"] != "nbft:plugin"]
+        route.fulfill(json={**answer, "settings": known})
+
+    page.route("**/lab/api/settings?*", forget)
+    page.route("**/lab/api/settings/nbft:plugin*", lambda route: route.fulfill(status=404))
+    panel.open()
+    expect(panel.row(run)).to_contain_text("completed")
+    panel.run_command("apputils:display-notifications")
+    expect(page.get_by_text("The settings of nbft could not be loaded")).to_be_visible()
+
+
 def test_a_run_tab_comes_back_with_the_page(panel: Panel, root: Path, page: Page) -> None:
     run = make_run(root, "calm-crane-7", "completed")
     details = panel.open().details(run)
@@ -391,8 +510,12 @@ def test_a_run_tab_comes_back_with_the_page(panel: Panel, root: Path, page: Page
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (404, "<html>404</html>", "The server part of nbft is not running: pip install nbft"),
-        (200, {"version": "0.0.1", "total": 0, "matching": 0, "runs": []}, "of nbft 0.0.1."),
+        (404, "<html>404</html>", "The server extension of nbft is not running."),
+        (
+            200,
+            {"version": "0.0.1", "total": 0, "matching": 0, "runs": []},
+            "the server runs nbft 0.0.1.",
+        ),
         (409, {"message": "The disk refuses: full."}, "The disk refuses: full."),
     ],
 )
@@ -439,7 +562,7 @@ def test_the_panel_is_readable_when_narrow(
 def test_the_keyboard_is_enough(panel: Panel, root: Path, page: Page) -> None:
     run = make_run(root, "calm-crane-7", "completed")
     panel.open()
-    panel.region.get_by_role("searchbox").focus()
+    panel.region.get_by_role("button", name="New").focus()
     focused = []
     for _ in range(4):
         page.keyboard.press("Tab")
@@ -447,7 +570,7 @@ def test_the_keyboard_is_enough(panel: Panel, root: Path, page: Page) -> None:
                                      " ?? document.activeElement.innerText.split('\\n')[0]"))  # fmt: skip
         if focused[-1] == run.id:
             break
-    assert focused == ["New", f"Choose {run.id} to compare", run.id]
+    assert focused == ["Find a run", f"Select {run.id} to compare", run.id]
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name=f"Run {run.id}")).to_be_visible()
 
@@ -457,3 +580,40 @@ def test_ids_are_encoded(panel: Panel, root: Path, page: Page) -> None:
     details = panel.open().details(run)
     expect(details).to_contain_text("completed")
     assert any(unquote(one).startswith("GET runs/a run & more #1~") for one in panel.asked)
+
+
+def test_a_run_opens_beside_the_files_of_jupyter_notebook(
+    panel: Panel, root: Path, page: Page
+) -> None:
+    runs = [make_run(root, name, "completed") for name in ("calm-crane-7", "brave-fox-3")]
+    page.goto(f"{panel.server.url}/tree?token={panel.server.token}")
+    files = page.locator(".jp-DirListing-item")
+    files.first.wait_for(timeout=60_000)
+    panel.run_command("nbft:show-runs")
+    for run in runs:
+        panel.details(run)
+    expect(page.get_by_role("tab", name=runs[0].id)).to_be_visible()
+    details = panel.details(runs[0])
+    expect(page.get_by_role("tab", name=runs[0].id)).to_have_count(1)
+    for run in runs:
+        page.get_by_label(f"Select {run.id} to compare").check()
+    panel.region.get_by_role("button", name="Compare 2").click()
+    expect(page.get_by_role("region", name="Comparison of runs").get_by_role("img")).to_be_visible()
+    page.screenshot(path=ARTIFACTS / "panel-notebook-files.png")
+    panel.details(runs[0])
+    details.get_by_role("button", name="Open folder").click()
+    expect(files.filter(has_text="config.yaml")).to_be_visible()
+
+
+def test_a_run_opens_below_a_notebook_of_jupyter_notebook(
+    panel: Panel, root: Path, page: Page, notebook: Notebook
+) -> None:
+    runs = [make_run(root, name, "completed") for name in ("calm-crane-7", "brave-fox-3")]
+    notebook.open(["1 + 1"], app="notebook")
+    panel.run_command("nbft:show-runs")
+    for run in runs:
+        details = panel.details(run)
+        assert (details.bounding_box() or {"height": 0})["height"] > 200
+    page.screenshot(path=ARTIFACTS / "panel-notebook.png")
+    details.get_by_role("button", name="Insert a cell").click()
+    expect(notebook.cell(1)).to_contain_text(f'nbft.attach("{runs[1].path}")')

@@ -253,6 +253,7 @@ def test_on_a_gpu_rows_attend_within_themselves_where_it_has_the_kernel(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("nbft.decisions.available_devices", lambda: {"cuda": "a GPU"})
     config = make_config(compute__device="cuda")
     assert decide(config).parts["row_attention"] == choice
 

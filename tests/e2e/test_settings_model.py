@@ -475,7 +475,7 @@ def test_device_map_puts_what_does_not_fit_on_the_disk(make_config, tiny_model, 
     )
     spread = place(load_model(config, tiny_model, "float32", "cpu"), "cpu")
     assert set(map(str, spread.hf_device_map.values())) == {"cpu", "disk"}
-    whole = load_model(make_config(compute__device="cpu"), tiny_model, "float32")
+    whole = load_model(make_config(compute__device="cpu"), tiny_model, "float32", "cpu")
     given = torch.arange(3, 20)[None]
     with torch.no_grad():
         assert torch.allclose(spread(given).logits, whole(given).logits, atol=1e-6)

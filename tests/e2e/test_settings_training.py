@@ -831,9 +831,11 @@ def test_sparse_and_fused_head(fit, method, ways):
     usual = fit(training__method=method)
     found = fit(Probe(on_train_begin=look), training__method=method, **settings)
     assert losses(found) == pytest.approx(losses(usual), rel=1e-5)
-    assert len(places) == 3
-    if "sparse" in ways:
-        assert all(len(shape) == 2 for shape in places)  # learnt places alone, of no row
+    if "fused" in ways:
+        assert places == []  # its matrix is used, a few tokens at a time; whole logits never exist
+    else:
+        assert len(places) == 3
+        assert all(len(shape) == 2 for shape in places)  # trained tokens alone, of no row
     if method == "sft":
         accuracies = logged(found, "mean_token_accuracy"), logged(usual, "mean_token_accuracy")
         assert accuracies[0] == pytest.approx(accuracies[1])

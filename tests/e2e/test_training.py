@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
@@ -10,6 +11,7 @@ import pytest
 import nbft
 from nbft import events
 from nbft.launchers.launch import join, start
+from nbft.training.worker import work
 
 from .conftest import losses
 
@@ -244,3 +246,33 @@ def test_running_out_of_memory_is_said_with_changes_that_fit(train, monkeypatch)
     assert first.memory_bytes < run.plan["memory_bytes"]
     with pytest.raises(nbft.RunError, match="none of them"):
         run.retry(99)
+
+
+@pytest.mark.parametrize(
+    ("changes", "trusted"),
+    [
+        ({}, True),
+        ({"device": {"value": "cuda", "reason": "on another machine"}}, False),
+        ({"lean_norm": {"value": "off", "reason": "the model is not here yet"}}, False),
+        ({"dtype": None}, False),
+    ],
+    ids=["as planned", "without its device", "before the model came", "unreadable"],
+)
+def test_a_run_trains_by_what_its_plan_decided(make_config, changes, trusted):
+    """The plan turns our head off, without which SFTTrainer computes an entropy."""
+    run = nbft.Run.create(make_config(training__max_steps=1))
+    plan = json.loads((run.path / "plan.json").read_text(encoding="utf-8"))
+    assert plan["parts"]["label_head"]["value"] == "on"
+    plan["parts"]["label_head"] = {"value": "off", "reason": "in this test"}
+    for name, value in changes.items():
+        if name in plan["parts"]:
+            plan["parts"][name] = value
+        else:
+            plan[name] = value
+    (run.path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    work(run.path)
+    assert run.problems == []
+    (log,) = [e for e in run.events() if e["event"] == "log"]
+    assert ("entropy" in log) is trusted
+    prepared = next(e for e in run.events() if e["event"] == "prepared")
+    assert prepared["device"] == "cpu"

@@ -20,6 +20,13 @@ def test_a_long_value_is_shown_in_part():
     assert len(shown) < 100
 
 
+def test_of_a_long_path_the_name_is_shown():
+    shown = str(Problem("a.path", "/folder" * 20 + "/rows.jsonl", "is empty."))
+    assert shown.startswith("a.path='…")
+    assert shown.endswith("/folder/rows.jsonl': is empty.")
+    assert len(shown) < 100
+
+
 @pytest.mark.parametrize("kind", [ConfigError, DataError, ModelError, RunError])
 def test_an_error_is_its_sentences_without_a_traceback(kind):
     error = kind([Problem("a", 1, "is wrong."), "so is this."])

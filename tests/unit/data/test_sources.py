@@ -11,7 +11,7 @@ from nbft.config.data import Dataset
 from nbft.data import sources
 from nbft.data.examples import load_examples
 from nbft.data.sources import columns_of, load_rows, resolve
-from nbft.errors import DataError
+from nbft.errors import DataError, Problem
 
 ROWS = [{"q": "one\u2028?", "a": "1"}, {"q": 'two, "2"\n?', "a": "2"}, {"q": "drei ü?", "a": "3"}]
 
@@ -190,7 +190,7 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
 def test_the_words_of_a_broken_file(write, name, content, said, without_parsers_words):
     path = write(name, content)
     found = [without_parsers_words(problem) for problem in words(path=path)]
-    assert found == [f"data.train.datasets[0].path={path!r}: {said}"]
+    assert found == [str(Problem("data.train.datasets[0].path", path, said))]
 
 
 def test_a_file_that_is_no_parquet_says_so(write):
@@ -218,9 +218,12 @@ def test_a_missing_file_says_the_nearest_one_in_the_configs_folder(tmp_path):
     )
     gone = str(tmp_path / "gone" / "a.jsonl")
     assert words(path=gone) == [
-        (
-            f"data.train.datasets[0].path={gone!r}: does not exist, nor does its folder. Looked in "
-            f"{tmp_path}/gone."
+        str(
+            Problem(
+                "data.train.datasets[0].path",
+                gone,
+                f"does not exist, nor does its folder. Looked in {tmp_path}/gone.",
+            )
         )
     ]
     (folder_said,) = words(path=str(tmp_path))
@@ -240,9 +243,12 @@ def test_a_file_that_may_not_be_read_says_so(write, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
     assert words(path=path) == [
-        (
-            f"data.train.datasets[0].path={path!r}: may not be read by you. Change its permissions, or "
-            "those of its folder."
+        str(
+            Problem(
+                "data.train.datasets[0].path",
+                path,
+                "may not be read by you. Change its permissions, or those of its folder.",
+            )
         )
     ]
 

@@ -134,7 +134,8 @@ def test_full_training_of_a_large_model(name, words, empty_cache):
 def test_fp16_where_the_gpu_has_bf16(config, monkeypatch):
     plan = make_plan(config)
     config.precision.mixed_precision = "fp16"
-    plan = dataclasses.replace(plan, device=Choice("cuda", "a GPU"), config=config)
+    decisions = dataclasses.replace(plan.decisions, device=Choice("cuda", "a GPU"))
+    plan = dataclasses.replace(plan, decisions=decisions, config=config)
     monkeypatch.setattr(guidance, "has_bfloat16", lambda device: Choice("yes", "Ampere"))
     (hint,) = hints(plan)
     assert "bf16 from Ampere on" in hint.why

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nbft.config import Config
+from nbft.methods import method_of
 from nbft.plan import model_checks
 from nbft.plan.model_checks import model_problems, model_remarks
 
@@ -13,7 +14,8 @@ from .conftest import on
 
 def said(device="cpu", **changes):
     config = Config().apply({name.replace("__", "."): value for name, value in changes.items()})
-    return [str(problem) for problem in model_problems(config, on(config, device))]
+    found = [*model_problems(config, on(config, device)), *method_of(config).problems(config)]
+    return [str(problem) for problem in found]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def said(device="cpu", **changes):
         ({"peft__task_type": "SEQ_2_SEQ_LM"}, "peft.task_type='SEQ_2_SEQ_LM': is for a model with"),
         (
             {"model__auto_class_name": "AutoModelForSeq2SeqLM"},
-            "training.method='sft': trains models that go on with a text",
+            "training.method='sft': trains models that continue a text",
         ),
         (
             {"model__attn_implementation": "flash_attention_2"},

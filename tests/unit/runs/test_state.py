@@ -93,6 +93,28 @@ def test_only_what_is_new_is_given() -> None:
     assert state.rows(LOSS, until=2) == [(1, 2.0, None), (2, 1.5, None)]
 
 
+def test_other_measures_are_kept_in_few_points() -> None:
+    state = RunState(measures={"loss"}, most_other_points=10)
+    shown: list[tuple[float, ...]] = []
+    (chart,) = other_charts(["rewards/chosen"])
+    for step in range(1, 101):
+        before = state.taken
+        state.take(log(step, loss=1.0, **{"rewards/chosen": float(step)}))
+        new = state.rows(chart, before if state.rewritten <= before else 0)
+        if state.rewritten > before:
+            shown = []
+        shown = [row for row in shown if not new or row[0] < new[0][0]] + new
+        assert shown == state.rows(chart)
+    steps = list(state.curve("rewards/chosen").steps)
+    assert steps == [1, 17, 33, 49, 65, 81, 97]
+    assert len(state.curve("loss")) == 100
+    for step in range(100, 0, -1):
+        state.take(log(step, **{"rewards/chosen": 0.0}))
+    assert len(state.curve("rewards/chosen")) < 10
+    state.take(log(101, **{f"measure {i}": 1.0 for i in range(1_000)}))
+    assert len(state.curves) == 100
+
+
 def test_a_step_out_of_order_makes_everything_new() -> None:
     state = RunState([log(step, loss=float(step)) for step in (1, 5, 9)])
     before = state.taken

@@ -395,6 +395,24 @@ def test_the_state_holds_what_is_drawn_and_then_what_is_new(server: Server, runn
         assert server.ask(f"runs/{running}/state?after={after}").body["whole"]
 
 
+def test_the_state_holds_what_else_a_method_measures(server: Server, running: str) -> None:
+    run = Run(path_of(server, running))
+    say = lambda event, **fields: events.append(run.events_path, event, **fields)  # noqa: E731
+    first = server.ask(f"runs/{running}/state").body
+    say("log", step=2, loss=1.5, **{"rewards/chosen": 0.1, "rewards/rejected": -0.1})
+    new = server.ask(f"runs/{running}/state?after={first['next']}").body
+    assert new["whole"]
+    loss, _, rewards = new["charts"]
+    assert loss["rows"] == [[1, 2.0, None], [2, 1.5, None]]
+    assert rewards["title"] == "rewards"
+    assert [one["label"] for one in rewards["series"]] == ["chosen", "rejected"]
+    assert rewards["rows"] == [[2, 0.1, -0.1]]
+    say("log", step=3, loss=1.0, **{"rewards/chosen": 0.2, "rewards/rejected": -0.2})
+    more = server.ask(f"runs/{running}/state?after={new['next']}").body
+    assert not more["whole"]
+    assert more["charts"][2]["rows"] == [[3, 0.2, -0.2]]
+
+
 def test_a_long_state_comes_piece_by_piece(
     server: Server, running: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

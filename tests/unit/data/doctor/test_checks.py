@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nbft.config import Config
-from nbft.data import tokens
 from nbft.data.doctor import checks, measure
 from nbft.data.doctor.checks import CHECKS, findings
-from nbft.data.tokens import encode
+from nbft.data.tokens import encode_rows
 
 MOJIBAKE = "Le cafÃ© de la gare est fermÃ© aujourdâ€™hui."
 WORDS = "amber birch cedar delta ember fjord grove harbour inlet jetty knoll ledge".split()
@@ -320,19 +319,27 @@ def test_messages_for_a_model_without_a_template(found_in, good_rows, tokenizer)
 def _masking_padding(examples, tokenizer, *arguments, **keywords):
     """Encode as trainers do that mask the padding by its token."""
     pad = tokenizer.pad_token_id
+    found = encode_rows(examples, tokenizer, *arguments, **keywords)
     return [
-        one._replace(
-            loss_mask=[on and i != pad for i, on in zip(one.ids, one.loss_mask, strict=True)]
-        )
-        for one in encode(examples, tokenizer, *arguments, **keywords)
+        {
+            "completion": one._replace(
+                loss_mask=[on and i != pad for i, on in zip(one.ids, one.loss_mask, strict=True)]
+            )
+        }
+        for one in completions(found)
     ]
+
+
+def completions(rows):
+    """Return the one sequence of each row."""
+    return [row["completion"] for row in rows]
 
 
 def test_an_end_that_is_masked_with_the_padding(found_in, good_rows, tokenizer, monkeypatch):
     tokenizer.pad_token = tokenizer.eos_token
     assert "pad_is_end" not in found_in(good_rows, tokenizer=tokenizer), "only where it is masked"
     tokenizer.add_special_tokens({"unk_token": "<|start|>"})
-    monkeypatch.setattr(tokens, "encode", _masking_padding)
+    monkeypatch.setattr(measure, "encode_rows", _masking_padding)
     found = found_in(good_rows, tokenizer=tokenizer)
     assert "end_not_trained" not in found, "said once"
     found = found["pad_is_end"]
@@ -345,17 +352,17 @@ def test_an_end_that_is_masked_with_the_padding(found_in, good_rows, tokenizer, 
 def test_an_end_that_is_not_trained_on(found_in, good_rows, tokenizer, monkeypatch):
     def half_trained(examples, *arguments, **keywords):
         """Leave the last two tokens of the first rows out, as some template might."""
-        found = encode(examples, *arguments, **keywords)
+        found = encode_rows(examples, *arguments, **keywords)
         first = {row["prompt"] for row in good_rows[:5]}
         return [
-            one._replace(loss_mask=[*one.loss_mask[:-2], False, False])
+            {"completion": one._replace(loss_mask=[*one.loss_mask[:-2], False, False])}
             if example.prompt in first
-            else one
-            for example, one in zip(examples, found, strict=True)
+            else {"completion": one}
+            for example, one in zip(examples, completions(found), strict=True)
         ]
 
     assert "end_not_trained" not in found_in(good_rows)
-    monkeypatch.setattr(tokens, "encode", half_trained)
+    monkeypatch.setattr(measure, "encode_rows", half_trained)
     found = found_in(good_rows)["end_not_trained"]
     assert (found.level, found.count) == ("warning", 5)
     assert {place.row for place in found.places} == {1, 2, 3, 4, 5}
