@@ -74,9 +74,9 @@ def common_shingles(hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """
     row = np.repeat(np.arange(len(counts), dtype=np.uint64), counts)
     once = np.unique((row << np.uint64(32)) | hashes)  # each shingle once a row
-    found, rows = np.unique(once.astype(np.uint32), return_counts=True)
+    values, rows = np.unique(once.astype(np.uint32), return_counts=True)
     least = max(2, COMMON_SHARE * len(counts))
-    return found[rows > least]
+    return values[rows > least]
 
 
 def signatures(hashes: np.ndarray, counts: np.ndarray, common: np.ndarray) -> np.ndarray:
@@ -111,14 +111,14 @@ def signatures(hashes: np.ndarray, counts: np.ndarray, common: np.ndarray) -> np
 
 def _minima(hashes: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return the minimum of each hash function over each second piece between edges."""
-    found = np.empty((_HASHES, (len(edges) + 1) // 2), dtype=np.uint32)
+    minima = np.empty((_HASHES, (len(edges) + 1) // 2), dtype=np.uint32)
     work = np.empty_like(hashes)
-    for place, (mask, multiplier) in enumerate(zip(_MASKS, _MULTIPLIERS, strict=True)):
+    for n, (mask, multiplier) in enumerate(zip(_MASKS, _MULTIPLIERS, strict=True)):
         np.bitwise_xor(hashes, mask, out=work)
         np.multiply(work, multiplier, out=work)
-        found[place] = np.minimum.reduceat(work, edges)[::2]
-    found *= np.uint32(0x9E3779B1)  # a minimum is small: its upper bits say little
-    return (found >> np.uint32(16)).T.astype(np.uint16) | np.uint16(1)
+        minima[n] = np.minimum.reduceat(work, edges)[::2]
+    minima *= np.uint32(0x9E3779B1)  # a minimum is small: its upper bits carry little
+    return (minima >> np.uint32(16)).T.astype(np.uint16) | np.uint16(1)
 
 
 def similar_pairs(signed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -255,8 +255,8 @@ def test_the_words_of_rows_that_do_not_fit(rows, said):
         (
             [{"role": "user", "content": "u"}],
             (
-                'row 1: no message has the role "assistant", so there would be nothing to train on. '
-                "Add the answer."
+                'row 1: no message has the role "assistant", so there would be nothing'
+                " to train on. Add the answer."
             ),
         ),
     ],
