@@ -97,33 +97,35 @@ _NOT_DRAWN = frozenset(
 _HELD_OUT = "eval_"
 
 
-def other_charts(names: Iterable[str]) -> list[ChartSpec]:
+def other_charts(names: Iterable[str], declared: Iterable[Any] = ()) -> list[ChartSpec]:
     """Return charts for the measures that no standard chart shows.
 
-    Measures that share the part before a "/" share a chart, and so do those of training and of
-    the held-out rows.
+    A training method declares the chart and the label of what it measures. Other measures share a
+    chart if they share the part before a "/", and so do those of training and of the held-out rows.
+
+    Args:
+        names: Names of the measures.
+        declared: Records with name, label and chart.
 
     >>> [(chart.title, [curve.label for curve in chart.curves]) for chart in other_charts(
     ...     ["loss", "epoch", "rewards/chosen", "rewards/margins", "eval_rewards/chosen"])]
     [('rewards', ['chosen', 'margins', 'chosen, held-out'])]
     """
-    groups: dict[str, list[str]] = {}
+    known = {str(one.get("name")): one for one in declared if isinstance(one, dict)}
+    charts: dict[str, list[Curve]] = {}
     for name in names:
         measure = name.removeprefix(_HELD_OUT)
-        if name not in _DRAWN and measure not in _NOT_DRAWN:
-            groups.setdefault(measure.partition("/")[0], []).append(name)
-
-    def curve(name: str) -> Curve:
-        measure = name.removeprefix(_HELD_OUT)
-        label = (measure.partition("/")[2] or measure).replace("_", " ")
-        if measure == name:
-            return Curve(name, label)
-        return Curve(name, f"{label}, held-out", style="marks")
-
-    return [
-        ChartSpec(group.replace("_", " "), tuple(map(curve, members)))
-        for group, members in groups.items()
-    ]
+        if name in _DRAWN or measure in _NOT_DRAWN:
+            continue
+        about = known.get(measure, {})
+        group, _, part = measure.partition("/")
+        title = str(about.get("chart") or group.replace("_", " "))
+        label = str(about.get("label") or (part or measure).replace("_", " "))
+        curve = Curve(name, label)
+        if measure != name:
+            curve = Curve(name, f"{label}, held-out", style="marks")
+        charts.setdefault(title, []).append(curve)
+    return [ChartSpec(title, tuple(curves)) for title, curves in charts.items()]
 
 
 def moving_average(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:

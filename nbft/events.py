@@ -29,6 +29,7 @@ KINDS = {
     "started": "pid, process_start_time (seconds since the system started), versions, seed, model",
     "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
     "longest (tokens of the longest row), trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
+    "measures: name, label, chart and better of what the method logs besides losses; "
     "resumed_step after a checkpoint",
     "stage": "what the worker is doing: stage, text; pid and process_start_time of the worker, where "
     "its supervisor has just started it",

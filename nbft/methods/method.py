@@ -58,7 +58,7 @@ class Method:
         arguments: "module:class" of the trainer's arguments.
         takes_peft_config: Whether the trainer itself adds the adapter to the model.
         fast_parts: Parts of the fast path that its trainer supports.
-        measures: What it logs besides the learning rate and the gradient norm.
+        measures: What it logs besides losses, the learning rate and the gradient norm.
     """
 
     title: ClassVar[str]
@@ -70,10 +70,7 @@ class Method:
     arguments: ClassVar[str]
     takes_peft_config: ClassVar[bool] = False
     fast_parts: ClassVar[frozenset[str]] = PARTS_OF_ANY_TRAINER
-    measures: ClassVar[tuple[Measure, ...]] = (
-        Measure("loss", "train", "loss", "lower"),
-        Measure("eval_loss", "held-out", "loss", "lower"),
-    )
+    measures: ClassVar[tuple[Measure, ...]] = ()
 
     @property
     def trainer_name(self) -> str:

@@ -11,7 +11,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from nbft import events
 from nbft.charts import ChartSpec
@@ -257,6 +257,12 @@ class RunState:
     def total_steps(self) -> int | None:
         """Planned number of steps; None before it is known."""
         return self.prepared.get("total_steps")
+
+    @property
+    def measures(self) -> list[Any]:
+        """What the training method declared about its measures: records with name and chart."""
+        found = self.prepared.get("measures")
+        return found if isinstance(found, list) else []
 
     @property
     def _failure(self) -> Event:

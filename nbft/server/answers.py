@@ -163,7 +163,7 @@ def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
             "smoothing": SMOOTHING,
             "charts": [
                 _chart(spec, now.rows(spec, since, until))
-                for spec in (*STANDARD, *other_charts(now.curves))
+                for spec in (*STANDARD, *other_charts(now.curves, now.measures))
             ],
             "notes": [_SECRET.sub(_HIDDEN, sentence(note)) for note in now.notes]
             if is_new["notes"]

@@ -15,7 +15,7 @@ import platform
 import shutil
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from nbft import events
 from nbft.config import Config
 from nbft.decisions import Decisions, decide
 from nbft.hardware import available_devices, release_memory
+from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
@@ -305,6 +306,7 @@ def _report_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | 
         warmup_steps=warmup_steps(config, total),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         total_parameters=sum(p.numel() for p in model.parameters()),
+        measures=[asdict(measure) for measure in method_of(config).measures],
         **({"resumed_step": step_of(checkpoint)} if checkpoint else {}),
     )
     if checkpoint:

@@ -430,7 +430,7 @@ class _View:
         # A busy cell does not hear which panel was opened, so there all of them are updated.
         opened = {_PANELS[self._tab.selected_index or 0]} if monitor.interactive else {*_PANELS}
         if "More curves" in opened:
-            specs = [*MORE, *other_charts(seen.curves)]
+            specs = [*MORE, *other_charts(seen.curves, seen.measures)]
             self._panels["More curves"].children = self._charts(self._more, specs)
             for curves in self._more.values():
                 curves.draw(seen)

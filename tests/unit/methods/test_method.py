@@ -33,7 +33,7 @@ def test_every_file_is_a_method_and_says_what_it_needs(name):
     assert method.section is None or method.section in Config.model_fields
     assert issubclass(method.arguments_class(), object)
     assert method.trainer_class().__name__ == method.trainer_name
-    assert {"loss", "eval_loss"} <= {measure.name for measure in method.measures}
+    assert all(measure.name and measure.label and measure.chart for measure in method.measures)
 
 
 def test_the_files_are_the_methods():

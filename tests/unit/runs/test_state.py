@@ -379,3 +379,24 @@ def test_every_look_agrees_with_one_look(tmp_path: Path, seed: int) -> None:
     assert reader.state.counts == once.counts
     few = summary(run)
     assert (few["status"], few["step"]) == (once.status, once.step)
+
+
+def test_a_measure_is_drawn_as_its_method_declares_it():
+    declared = [
+        {"name": "rewards/margins", "label": "margin", "chart": "preference", "better": "higher"},
+        {"name": "kl", "label": "distance", "chart": "preference", "better": ""},
+        "no record",
+    ]
+    state = RunState(
+        [
+            {"event": "prepared", "time": 1.0, "measures": declared},
+            {"event": "log", "time": 2.0, "step": 1, "rewards/margins": 0.5, "kl": 0.1, "odd": 1.0},
+            {"event": "eval", "time": 3.0, "step": 1, "eval_rewards/margins": 0.4},
+        ]
+    )
+    charts = other_charts(state.curves, state.measures)
+    assert [(chart.title, [curve.label for curve in chart.curves]) for chart in charts] == [
+        ("preference", ["margin", "distance", "margin, held-out"]),
+        ("odd", ["odd"]),
+    ]
+    assert RunState([{"event": "prepared", "time": 1.0, "measures": 3}]).measures == []
