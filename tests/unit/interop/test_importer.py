@@ -204,7 +204,7 @@ WRONG = {
                 "data: {train: {datasets: [{dataset_name: a/b, mixture_proportion: 0.5}, "
                 "{dataset_name: c/d}]}}"
             ),
-            "1 of 2 sets have a mixture_proportion",
+            "1 of 2 datasets have a mixture_proportion",
         ),
         (
             (

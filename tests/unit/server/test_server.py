@@ -129,9 +129,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         assert ready.wait(30)
+        wait_until_it_listens(port)
         yield Server(port, root)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(20)
+
+
+def wait_until_it_listens(port: int, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 def make_run(folder: Path, name: str, *, ended: str | None = "completed") -> Run:

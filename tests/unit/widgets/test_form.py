@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from ipywidgets import Widget
 
+import nbft
 from nbft.config import Config, presets, settings
 from nbft.decisions import PARTS, Decisions
 from nbft.errors import ConfigError, Problem, RunError
@@ -87,6 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
 
     fakes = SimpleNamespace(start=start, spare=SimpleNamespace(prepare=lambda: None))
     monkeypatch.setitem(sys.modules, "nbft.launchers", fakes)
+    monkeypatch.setattr(nbft, "launchers", fakes, raising=False)
     monkeypatch.setattr("nbft.widgets.Monitor", FakeMonitor, raising=False)
     FakeMonitor.shown.clear()
     FakeMonitor.made.clear()
