@@ -220,7 +220,7 @@ def _row_attention(config: Config, device: str, about: dict[str, Any], *, joined
     if about.get("attn_logit_softcapping"):
         return "this model caps its attention scores"
     if asked:
-        return ""
+        return "" if about else _NOT_HERE
     if config.speed.row_attention == "off":
         return _SET
     if device not in ("cpu", "cuda"):

@@ -194,7 +194,7 @@ def load_examples(
         raise DataError(problems)
     recognised = [
         f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
-        f"{method.trained_on(part.kind) or known.trained_on}."
+        f"{method.trained_on(known.name) or known.trained_on}."
         for part in parts
         for known in formats.FORMATS
         if part.format == known.name

@@ -6,6 +6,7 @@ bundled samples take precedence (`examples`). To support another format, add it 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -220,9 +221,10 @@ def _preference(row: Row) -> Example:
         return (*before, *answer)
 
     example = chat(answered(chosen, "chosen"))
-    if not rejected:
-        return example
-    return dataclasses.replace(example, rejected=answered(rejected, "rejected"))
+    with contextlib.suppress(RowError):  # methods that need it refuse rows without it
+        if rejected:
+            return dataclasses.replace(example, rejected=answered(rejected, "rejected"))
+    return example
 
 
 def instruction(row: Row) -> Example:

@@ -14,6 +14,7 @@ import yaml
 
 from nbft import registry
 from nbft.config import Config, io, settings
+from nbft.methods import Method
 
 _OWN = "a mechanism of nbft's own"
 _FLOAT8_LAYERS = ("precision.apply_hadamard", "precision.apply_online_actscale_step")
@@ -77,8 +78,11 @@ def _of_values(config: Config, dataset_types: Container[str]) -> dict[str, str]:
         ignored["data.collate_fn"] = "a collator of your own"
     if data.length_column_name != "input_ids":
         ignored["data.length_column_name"] = "rows are grouped by their number of tokens here"
-    if registry.trainers.is_own(config.training.method):
+    method = registry.trainers.get(config.training.method)
+    if not isinstance(method, Method):
         ignored["training.method"] = "a trainer of your own; transformers' Trainer here"
+    elif len(method.sequences) > 1:
+        ignored["training.method"] = "it trains several sequences per row; only one is written here"
     if registry.optimizers.is_own(optim) or optim == "adam":
         ignored["optimizer.optim"] = f"{_OWN if optim == 'adam' else 'of your own'}; AdamW here"
     if registry.schedulers.is_own(config.scheduler.lr_scheduler_type):

@@ -24,6 +24,7 @@ from nbft.errors import ConfigError, Problem
 from nbft.interop.read import Code, Document, read_document
 from nbft.interop.report import Kind, Line, Report, shown
 from nbft.interop.table import UNSET, Converted, Entry, System
+from nbft.methods import method_of
 
 SYSTEMS = ("qefficient", "oumi", "erniekit", "peft_studio", "unsloth", "llama_factory", "axolotl")
 """Names of the systems; the first wins when a file fits several equally well."""
@@ -618,7 +619,10 @@ def _rows(document: Document) -> tuple[Config, Report]:
     config = Config(data={"path": path})
     setting = "data.train.datasets[0].path"
     lines = [Line("the file", path, "taken", setting, path, f"{len(rows):,} rows to train on")]
-    note = f"recognised as {known.name}; {known.trained_on}" if known else "no known format"
+    note = "no known format"
+    if known:
+        trained = method_of(config).trained_on(known.name) or known.trained_on
+        note = f"recognised as {known.name}; {trained}"
     kind: Kind = "taken" if known else "impossible"
     lines += [Line(name, None, kind, note=note) for name in names]
     return config, Report("rows", "A file of rows", path, lines)

@@ -276,8 +276,6 @@ def _monitor(run: Run, *, interactive: bool = False) -> Any:
 
 def _in_notebook() -> bool:
     """Whether this runs in a kernel with a front end."""
-    import sys
-
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and hasattr(shell, "kernel")

@@ -66,11 +66,12 @@ class Method:
     uses_labels: ClassVar[bool] = False
     sequences: ClassVar[tuple[str, ...]] = ("completion",)
     section: ClassVar[str | None] = None
-    trainer: str
+    trainer: ClassVar[str]
     arguments: ClassVar[str]
     takes_peft_config: ClassVar[bool] = False
     fast_parts: ClassVar[frozenset[str]] = PARTS_OF_ANY_TRAINER
     measures: ClassVar[tuple[Measure, ...]] = ()
+    _own_trainer: type | None = None
 
     @property
     def trainer_name(self) -> str:
@@ -88,12 +89,12 @@ class Method:
         """Return why rows of a kind cannot be used, and what to do."""
         wanted = " or ".join(_HOLDS[kind] for kind in sorted(self.accepts))
         return (
-            f"the rows hold {_HOLDS[kind]}, and {self.title} needs {wanted}.",
+            f"the rows hold {_HOLDS[kind]}; {self.title} needs {wanted}.",
             "Use such rows, or another training.method.",
         )
 
-    def trained_on(self, kind: Kind) -> str:
-        """Return which part of a kind of rows is trained on, if that is not obvious."""
+    def trained_on(self, format_name: str) -> str:
+        """Return which part of rows of a format is trained on; "" if the format itself tells."""
         return ""
 
     def texts(self, examples: Sequence[Example]) -> Mapping[str, Sequence[Example]]:
@@ -136,14 +137,13 @@ class Method:
         raise NotImplementedError
 
     def trainer_class(self) -> type:
-        """Import the trainer."""
-        return _imported(self.trainer)
+        """Import the trainer, or return that of `with_trainer`."""
+        return self._own_trainer or _imported(self.trainer)
 
     def with_trainer(self, trainer: type) -> Method:
         """Return a copy of this method with another trainer."""
         own = copy.copy(self)
-        own.trainer = f"{trainer.__module__}:{trainer.__qualname__}"
-        own.trainer_class = lambda: trainer  # type: ignore[method-assign]
+        own._own_trainer = trainer
         return own
 
     def arguments_class(self) -> type:
@@ -168,9 +168,9 @@ class Imitation(Method):
 
     accepts = frozenset({"pair", "conversation", "text", "preference", "feedback"})
 
-    def trained_on(self, kind: Kind) -> str:
+    def trained_on(self, format_name: str) -> str:
         """Return which of a pair of answers is used."""
-        if kind == "preference":
+        if format_name == "preference pairs":
             return (
                 "only the chosen answers are trained on; the rejected ones are for preference "
                 "training"

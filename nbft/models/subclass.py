@@ -25,5 +25,18 @@ def extend(module: torch.nn.Module, part: type) -> None:
 
 
 @functools.cache
-def _extended(base: type, part: type) -> type:
-    return type(base.__name__, (part, base), {"__module__": base.__module__})
+def _extended(base: Any, part: type) -> type:
+    members: dict[str, Any] = {"__module__": base.__module__}
+    if "forward" in vars(part):
+        members["forward"] = _with_signature(vars(part)["forward"], base.forward)
+    return type(base.__name__, (part, base), members)
+
+
+def _with_signature(function: Any, like: Any) -> Any:
+    """Return a method that shows the signature of another: `generate` asks which arguments there are."""
+
+    @functools.wraps(like)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    return forward

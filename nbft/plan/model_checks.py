@@ -156,6 +156,10 @@ def _encoder_decoder(config: Config) -> Iterator[Problem]:
     if is_adapter and config.peft.task_type == "CAUSAL_LM":
         why = "is for models that continue a text, but AutoModelForSeq2SeqLM loads none."
         yield error("peft.task_type", why, use="SEQ_2_SEQ_LM")
+    for name in ("use_sparse_head_and_loss_fn", "use_fused_head_and_loss_fn"):
+        if getattr(config.memory, name):
+            why = "shifts the labels, which an encoder-decoder model does not."
+            yield error(f"memory.{name}", why, use=False)
     if not config.data.completion_only_loss:
         why = "leaves no prompt for the encoder to read."
         yield error("data.completion_only_loss", why, use=True)

@@ -301,14 +301,16 @@ def read_examples(config: Config, split: str, folder: Path | None) -> tuple[Exam
         stat = path.stat() if is_there(path) else None
         stamps.append((path, stat and stat.st_mtime_ns, stat and stat.st_size))
     data = json.dumps(config.to_dict(full=True)["data"])
-    return _cached_examples(data, config.training.seed, split, folder, tuple(stamps))
+    training = config.training.method, config.training.seed
+    return _cached_examples(data, training, split, folder, tuple(stamps))
 
 
 @functools.lru_cache(maxsize=4)
 def _cached_examples(
-    data: str, seed: int, split: str, folder: Path | None, stamps: tuple[Any, ...]
+    data: str, training: tuple[str, int], split: str, folder: Path | None, stamps: tuple[Any, ...]
 ) -> tuple[Examples, list[str]]:
-    config = Config(data=json.loads(data), training={"seed": seed})
+    about = dict(zip(("method", "seed"), training, strict=True))
+    config = Config(data=json.loads(data), training=about)
     return load_examples(config, split, folder=folder)
 
 

@@ -476,12 +476,12 @@ class StateReader:
         if self._stamp and (stamp[:1] != self._stamp[:1] or stamp[1] < self._reader.offset_bytes):
             self.generation += 1  # another file, or one cut short
             self._start_over()
-        self._stamp = stamp
-        self.file = stamp[0] if stamp else 0
         try:
             lines = self._reader.read_lines()
         except OSError:
             return False
+        self._stamp = stamp
+        self.file = stamp[0] if stamp else 0
         before = self.state.taken
         for line in lines if self.state.few is None else self._without_middle_logs(lines):
             event = events.parse(line)

@@ -230,7 +230,8 @@ class OwnOptimizer:
         """Build the optimiser once."""
         trainer: Any = self
         if not self._builds_its_own():
-            return super().create_optimizer(model)  # type: ignore[misc,no-any-return]
+            given = () if model is None else (model,)  # a trainer of one's own may take none
+            return super().create_optimizer(*given)  # type: ignore[misc,no-any-return]
         if trainer.optimizer is None:
             model = trainer.model if model is None else model
             decayed = trainer.get_decay_parameter_names(model)

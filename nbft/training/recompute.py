@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nbft.errors import ModelError, Problem
 from nbft.models.dropout import ATTENTION
+from nbft.models.subclass import extend
 
 _NAME = "nbft_again_"
 
@@ -42,11 +43,9 @@ def use_granularity(model: torch.nn.Module, granularity: str, arguments: dict[st
     modules = [m for name, m in model.named_modules() if name.rpartition(".")[2] in ATTENTION]
     if not modules:
         raise ModelError(_none_found(granularity))
-    for kind in {type(module) for module in modules}:
-        recomputed = type(kind.__name__, (_Recomputed, kind), {"checkpoint_arguments": arguments})
-        for module in modules:
-            if type(module) is kind:
-                module.__class__ = recomputed
+    for module in modules:
+        extend(module, _Recomputed)
+        module.checkpoint_arguments = arguments
 
 
 class _Recomputed:
@@ -98,9 +97,11 @@ def _recompute_core(model: Any, arguments: dict[str, Any]) -> None:
         call = functools.partial(core, module)
         return _recomputed(call, module.training, arguments, *args, **kwargs)
 
-    AttentionInterface.register(_NAME + usual, attend)
-    AttentionMaskInterface.register(_NAME + usual, ALL_MASK_ATTENTION_FUNCTIONS[usual])
-    inner.set_attn_implementation(_NAME + usual)
+    # Registered for the whole process: runs with other arguments need another name.
+    name = f"{_NAME}{usual}_{'_'.join(f'{key}={arguments[key]}' for key in sorted(arguments))}"
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[usual])
+    inner.set_attn_implementation(name)
 
 
 def _none_found(granularity: str) -> Problem:

@@ -39,6 +39,7 @@ from nbft.data import formats, load_examples, load_rows, preview
 from nbft.data.sources import FORMATS
 from nbft.errors import DataError
 from nbft.formatting import count, duration, size
+from nbft.methods import method_of
 from nbft.pages import rows as page
 from nbft.widgets.fields import Field
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
@@ -438,6 +439,8 @@ def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
         columns = ", ".join(first[0])
         sentence = f"{total} with the columns {columns}; prompt and completion are not specified."
         return sentence, str(page.as_in_file(first[:_ROWS_SHOWN]))
-    trained = next((f"; {f.trained_on}" for f in formats.FORMATS if f.name == name), "")
+    known = {one.name: one.trained_on for one in formats.FORMATS}
+    trained = method_of(config).trained_on(name) or known.get(name, "")
+    trained = f"; {trained}" if trained else ""
     how = "read by your templates" if name == "template" else f"recognised as {name}"
     return f"{total}, {how}{trained}.", str(page.as_examples(examples))

@@ -192,6 +192,44 @@ def test_a_trainer_of_ones_own(fit):
     assert losses(trainer) == pytest.approx(losses(fit(training__method="base")))
 
 
+def test_a_trainer_of_ones_own_keeps_what_it_overrides(fit):
+    """Its methods may take fewer arguments than transformers' own."""
+    called = []
+
+    @registry.trainers.register("frugal")
+    class Frugal(transformers.Trainer):
+        def create_optimizer(self):
+            called.append("optimizer")
+            return super().create_optimizer()
+
+        def floating_point_ops(self, inputs):
+            called.append("operations")
+            return 7
+
+    try:
+        trainer = fit(training__method="frugal", training__max_steps=2)
+    finally:
+        registry.trainers.unregister("frugal")
+    assert called.count("optimizer") == 1
+    assert trainer.state.total_flos == 7 * called.count("operations") > 0
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"callbacks__early_stopping_patience": 2},
+        {"callbacks__callbacks": {"early_stopping": {"early_stopping_patience": 2}}},
+    ],
+)
+def test_early_stopping_judges_what_others_have_measured(built, asked):
+    """Scores are added to the metrics by a callback of the run."""
+    scoring = Probe()
+    with built(scoring, **asked) as trainer:
+        order = trainer.callback_handler.callbacks
+        early = [isinstance(one, transformers.EarlyStoppingCallback) for one in order]
+        assert order.index(scoring) < early.index(True)
+
+
 def test_torch_compile(fit, monkeypatch):
     """Compiled for real, by the backend that needs no C++ compiler, with the same losses."""
     from torch._dynamo.utils import counters
@@ -1094,7 +1132,7 @@ def test_a_callback_of_ones_own_and_wrong_arguments(fit):
         fit(callbacks__callbacks={"counts": {"by": 2}})
         assert seen == [2, 2, 2]
         with pytest.raises(
-            nbft.ConfigError, match=r"callbacks\.callbacks\.counts=.*cannot be made"
+            nbft.ConfigError, match=r"callbacks\.callbacks\.counts=.*cannot be created"
         ):
             fit(callbacks__callbacks={"counts": {"bye": 2}})
     finally:

@@ -112,7 +112,8 @@ class _LeanAdapter:
 def use_lean_adapters(model: torch.nn.Module) -> None:
     """Use these layers for the adapters of a model, on 16-bit, 32-bit and 4-bit weights."""
     for module in model.modules():
-        if type(module) is Linear:
+        # PEFT's class is also that of adapters on transposed weights, as GPT-2 has them.
+        if type(module) is Linear and isinstance(module.base_layer, torch.nn.Linear):
             module.__class__ = FrozenLoraLinear
         elif type(module).__name__ == "Linear4bit" and hasattr(module, "lora_A"):
             extend(module, _LeanAdapter)

@@ -174,3 +174,14 @@ def test_real_files_load_without_a_hint(file, name, rows):
     raw = json.loads((SHARED / file).read_text()) if file.endswith(".json") else None
     if name == "preference pairs":
         assert examples[0].messages[-1]["content"] == raw[0]["chosen"]["value"]
+
+
+@pytest.mark.parametrize("rejected", [None, "", ["x", "y"], {"text": "x"}, 3])
+def test_a_rejected_answer_that_cannot_be_read_does_not_matter_to_methods_that_ignore_it(rejected):
+    row = {"prompt": [ASKED], "chosen": [ANSWERED], "rejected": rejected}
+    examples, _ = load([row, row])
+    assert examples[0].messages == (ASKED, ANSWERED)
+    (said,) = examples.recognised
+    assert said.endswith(
+        "only the chosen answers are trained on; the rejected ones are for preference training."
+    )

@@ -467,3 +467,19 @@ def test_what_of_the_data_the_cell_cannot_say(tmp_path):
         "data.collate_fn",
         "data.length_column_name",
     ]
+
+
+def test_a_trainer_of_ones_own_is_transformers_trainer_in_the_cell():
+    @registry.trainers.register("mine")
+    class Mine:
+        pass
+
+    try:
+        config = Config(training={"method": "mine"}, data={"dataset_name": "a/b"})
+        cell = to_python(config)
+    finally:
+        registry.trainers.unregister("mine")
+    assert "trainer = Trainer(" in cell
+    assert "Mine" not in cell
+    compile(cell, "cell", "exec")
+    assert cell.left_out == {"training.method": "mine"}

@@ -141,7 +141,7 @@ def test_rows_that_a_method_does_not_accept_are_refused_in_a_sentence(pairs):
     with pytest.raises(DataError) as caught:
         load_examples(config, "train")
     assert str(caught.value) == (
-        "data.train.datasets[0]: the rows hold a prompt and a completion, and two answers needs a "
+        "data.train.datasets[0]: the rows hold a prompt and a completion; two answers needs a "
         "chosen and a rejected answer. Use such rows, or another training.method."
     )
 

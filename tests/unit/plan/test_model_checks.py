@@ -54,6 +54,13 @@ def said(device="cpu", **changes):
             "peft.task_type='SEQ_2_SEQ_LM': is for encoder-decoder models",
         ),
         (
+            {
+                "model__auto_class_name": "AutoModelForSeq2SeqLM",
+                "memory__use_sparse_head_and_loss_fn": True,
+            },
+            "memory.use_sparse_head_and_loss_fn=True: shifts the labels, which an encoder-decoder",
+        ),
+        (
             {"model__auto_class_name": "AutoModelForSeq2SeqLM"},
             "training.method='sft': trains models that continue a text",
         ),

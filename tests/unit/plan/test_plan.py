@@ -1,5 +1,6 @@
 """What a config will lead to: the numbers, the problems together, and every fix."""
 
+import copy
 import importlib.util
 import json
 
@@ -278,3 +279,22 @@ def test_the_plan_says_which_parts_of_the_fast_path_are_used(tiny_model):
     dropped = make_plan(config.apply({"peft.lora_dropout": 0.1}))
     assert dropped.fast_path == Choice("in part", "without fused_lora (peft.lora_dropout=0.1)")
     assert dropped.to_dict()["fast_path"]["value"] == "in part"
+
+
+def test_rows_are_read_for_the_method_of_the_config(tmp_path, monkeypatch):
+    """The same file and settings, for another method, are not taken from the last plan."""
+    from nbft import registry
+    from nbft.methods import method_of
+
+    file = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    lines = [json.dumps({"messages": turns, "label": n % 2 == 0}) for n in range(8)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    config = Config(data={"path": str(file), "split_ratio": 1.0})
+    assert plan_module.make_plan(config).train_rows == 4
+    both = copy.copy(method_of(config.apply({"training.method": "base"})))
+    both.uses_labels = True
+    get = registry.trainers.get
+    monkeypatch.setattr(registry.trainers, "get", lambda key: both if key == "base" else get(key))
+    plan = plan_module.make_plan(config.apply({"training.method": "base"}))
+    assert plan.train_rows == 8

@@ -1,9 +1,11 @@
 """Losses and gradients are those of the whole logits; fewer logits exist at once."""
 
 import copy
+import inspect
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from nbft.training.fast.head import use_loss_head
@@ -114,3 +116,28 @@ def test_a_copy_of_the_model_makes_its_own_loss(tiny_model):
             parameter.mul_(1.5)
     assert torch.equal(model(**inputs, fused_lm_head=True).log_probs, before)
     assert not torch.allclose(other(**inputs, fused_lm_head=True).log_probs, before)
+
+
+def test_the_model_still_shows_which_arguments_it_takes(tiny_model):
+    """`generate` reads them: without position_ids padded prompts would be answered wrongly."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    before = inspect.signature(model.forward)
+    use_loss_head(model, sparse=True, fused=True)
+    assert inspect.signature(model.forward) == before
+    assert {"position_ids", "logits_to_keep"} <= {*before.parameters}
+
+
+def test_padded_prompts_are_answered_as_before():
+    torch.manual_seed(0)
+    shape = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=64, n_positions=64)
+    model = AutoModelForCausalLM.from_config(shape).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    ids = torch.randint(1, 64, (2, 10))
+    mask = torch.ones_like(ids)
+    mask[0, :6] = 0
+    asked = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    before = model.generate(ids, **asked)
+    use_loss_head(model, sparse=True, fused=True)
+    assert torch.equal(model.generate(ids, **asked), before)
