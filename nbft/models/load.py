@@ -127,7 +127,7 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
     return tokenizer
 
 
-def load_model(config: Config, folder: Path, dtype: str, device: str) -> Any:
+def load_model(config: Config, folder: Path, dtype: str, device: str = "cpu") -> Any:
     """Return the base model in evaluation mode, on the CPU or where its settings put it.
 
     Args:

@@ -14,6 +14,8 @@ import pytest
 import nbft
 from nbft import events
 from nbft.launchers import launch as starting
+from nbft.runs.folder import _process
+from nbft.runs.processes import lives
 from nbft.launchers.launch import submit
 from nbft.runs.checkpoints import last_whole, step_of
 
@@ -124,7 +126,7 @@ def test_pause_with_release_frees_the_device(submitted, train):
     until(lambda: steps(run) >= 1, "a step")
     pid = worker_pid(run)
     run.pause(release=True)
-    until(lambda: run.status == "paused" and not run._has_process(), "the release")
+    until(lambda: run.status == "paused" and not lives(*_process(run.state.started)), "the release")
     until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the process")
     run.continue_()
     assert run.wait().status == "completed", run.problems

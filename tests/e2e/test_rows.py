@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 import nbft
 from nbft.decisions import decide
@@ -21,6 +21,7 @@ def losses(run):
 
 def batch_and_trainer(config, folder, tiny_model):
     """Return the trainer of a config and its first batch with every row."""
+    set_seed(0)  # the adapter's first weights are drawn
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     decisions = decide(config)

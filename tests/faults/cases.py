@@ -400,12 +400,12 @@ class _Bench:
 
     def truth(self) -> str:
         """Say what lives, independently of what nbft says."""
-        living = [_command(p)[2] for p in self.processes()]
+        living = [_module(p) for p in self.processes()]
         return f"but these live: {', '.join(living) or 'none'}"
 
     def tells_the_truth(self) -> bool:
         """Whether the status fits what lives."""
-        living = " ".join(_command(p)[2] for p in self.processes())
+        living = " ".join(_module(p) for p in self.processes())
         status = self.run.status
         if "worker" in living:
             # Until it has said that it started, the supervisor speaks for it.
@@ -433,6 +433,11 @@ def _command(process: psutil.Process) -> list[str]:
         command: list[str] = process.cmdline()
         return command
     return []
+
+
+def _module(process: psutil.Process) -> str:
+    """Return the module that a process runs, or "" if it has ended meanwhile."""
+    return "".join(_command(process)[2:3])
 
 
 def _of_folder(folder: Path) -> Iterator[psutil.Process]:
