@@ -41,7 +41,7 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
     target = run / "report.html"
     partial = target.with_name("report.html.partial")
     try:
-        partial.write_text(_page(run, config, state), encoding="utf-8")
+        partial.write_text(_page(run, config, state) + "\n", encoding="utf-8")
         partial.replace(target)  # a full disk leaves an earlier report unchanged
     except OSError:
         partial.unlink(missing_ok=True)
