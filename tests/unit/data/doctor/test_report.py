@@ -182,6 +182,8 @@ def test_a_row_longer_than_the_model_reads_is_said_by_the_report_alone(
     about = json.loads((short / "tokenizer_config.json").read_text())
     (short / "tokenizer_config.json").write_text(json.dumps(about | {"model_max_length": 20}))
     config = config_of(good_rows).apply({"model.model_name": str(short)})
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_warning()
     logging.enable_propagation()
     try:
         AutoTokenizer.from_pretrained(short)("one two three " * 20)
@@ -190,6 +192,7 @@ def test_a_row_longer_than_the_model_reads_is_said_by_the_report_alone(
         doctor(config, say=lambda _: None)
     finally:
         logging.disable_propagation()
+        logging.set_verbosity(verbosity)
     assert not [record for record in caplog.records if record.name.startswith("transformers")]
 
 
