@@ -14,10 +14,10 @@ import pytest
 import nbft
 from nbft import events
 from nbft.launchers import launch as starting
-from nbft.runs.folder import _process
-from nbft.runs.processes import lives
 from nbft.launchers.launch import submit
 from nbft.runs.checkpoints import last_whole, step_of
+from nbft.runs.folder import _process
+from nbft.runs.processes import lives
 
 from .conftest import losses
 
