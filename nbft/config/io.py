@@ -5,6 +5,7 @@ YAML is read as version 1.2 by ruamel.yaml: `5e-5` is a number and `no` is text.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import io
@@ -32,23 +33,34 @@ def read(path: Path) -> Tree:
     Raises:
         ConfigError: The file is missing, unreadable, larger than 1 MB, or not a YAML mapping.
     """
-    try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            size_mb = path.stat().st_size / 1e6
+    with explained(path):
+        try:
+            size_bytes = path.stat().st_size
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file. {_beside(path)}") from None
+        if size_bytes > _LARGEST_FILE_BYTES:
+            size_mb = size_bytes / 1e6
             raise ConfigError(f"{path}: {size_mb:,.1f} MB is too large for a config. Is it data?")
         text = path.read_text(encoding="utf-8")
+    return parse_yaml(text, str(path))
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an error in reading a config file into a ConfigError with one sentence."""
+    try:
+        yield
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. {_beside(path)}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
+        raise ConfigError(f"{path}: no such file.") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder. Name the file in it.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise ConfigError(f"{path}: cannot be read: {reason}.") from None
     except ValueError:
         raise ConfigError(f"{str(path)!r}: is not a valid file name.") from None
-    return parse_yaml(text, str(path))
 
 
 def _beside(path: Path) -> str:

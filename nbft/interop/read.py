@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nbft.config.io import explained
 from nbft.errors import ConfigError
 from nbft.syntax import goes_on_after_json, invalid, json_problem, position, yaml_problem
 
@@ -78,7 +79,7 @@ def read_document(path: Path) -> Document:
 
 
 def _text(path: Path) -> str:
-    try:
+    with explained(path):
         size = path.stat().st_size
         if size > LARGEST_BYTES and path.suffix.lower() != ".ipynb":
             raise ConfigError(
@@ -88,17 +89,6 @@ def _text(path: Path) -> str:
         if size > 40 * LARGEST_BYTES:
             raise ConfigError(f"{path}: {size / 1e6:,.1f} MB is too large for a notebook to read.")
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file.") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder. Name the file in it.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}).") from None
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise ConfigError(f"{path}: cannot be read: {reason}.") from None
-    except ValueError:
-        raise ConfigError(f"{str(path)!r}: is not a valid file name.") from None
 
 
 def _guess(text: str) -> str:
