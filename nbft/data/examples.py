@@ -29,7 +29,7 @@ from nbft.config.data import Dataset, Split
 from nbft.data import adapters, formats
 from nbft.data.formats import Example, RowError, to_text
 from nbft.data.ready import READY
-from nbft.data.sources import Rows, load_rows, resolve, spread, stream_rows
+from nbft.data.sources import Rows, file_errors, load_rows, resolve, spread, stream_rows
 from nbft.errors import DataError, Problem
 from nbft.formatting import count
 from nbft.methods import Method, method_of
@@ -222,13 +222,9 @@ def _rows(config: Config, section: str, dataset: Dataset, field: str, folder: Pa
     most = STREAM_ROWS if section == "train" else dataset.sample_count
     where = (f"{field}.path", dataset.path)
     try:
-        stream = stream_rows(dataset, section, field, folder=folder)
-        rows = list(itertools.islice(stream, most))
-    except UnicodeDecodeError:
-        raise DataError(Problem(*where, "is not UTF-8 text.", "Save it as UTF-8.")) from None
-    except OSError as error:
-        why = f"cannot be read: {(error.strerror or type(error).__name__).lower()}."
-        raise DataError(Problem(*where, why)) from None
+        with file_errors(*where):
+            stream = stream_rows(dataset, section, field, folder=folder)
+            rows = list(itertools.islice(stream, most))
     except ValueError as error:
         raise DataError(Problem(*where, str(error), "Fix it.")) from None
     if not rows:

@@ -175,7 +175,7 @@ what was read once, and nothing stays in memory longer than it is used."""
 
 def _from_file(path: Path, field: str, written: str) -> Rows:
     name = written or path.name
-    with _file_errors(field, name):
+    with file_errors(field, name):
         _check_file(path, field, name)
         stat = path.stat()
         if stat.st_size > lines.LARGE_BYTES:
@@ -200,7 +200,7 @@ def _large(path: Path, field: str, written: str) -> Rows:
 
 def _check_file(path: Path, field: str, written: str) -> None:
     """Raise unless a path is a file of a known format."""
-    with _file_errors(field, written):
+    with file_errors(field, written):
         if path.is_dir():
             why, fix = "is a folder.", f"Name a file in it ({', '.join(FORMATS)})."
         elif not path.exists():
@@ -216,7 +216,7 @@ def _check_file(path: Path, field: str, written: str) -> None:
 
 
 @contextlib.contextmanager
-def _file_errors(field: str, written: str) -> Iterator[None]:
+def file_errors(field: str, written: str | None) -> Iterator[None]:
     """Turn the errors of reading a file into sentences."""
     try:
         yield
