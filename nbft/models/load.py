@@ -119,12 +119,19 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
         path = (base or Path()) / settings.chat_template_path
         try:
             tokenizer.chat_template = path.read_text(encoding="utf-8")
-        except OSError as error:
-            field, why = "model.chat_template_path", (error.strerror or str(error)).lower()
-            fix = "Name a file with a Jinja template."
-            problem = Problem(field, settings.chat_template_path, f"cannot be read: {why}.", fix)
+        except (OSError, ValueError) as error:
+            why, fix = _unreadable(error), "Name a file with a Jinja template."
+            problem = Problem("model.chat_template_path", settings.chat_template_path, why, fix)
             raise ModelError(problem) from None
     return tokenizer
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not UTF-8 text (byte {error.start})."
+    if isinstance(error, OSError):
+        return f"cannot be read: {(error.strerror or str(error)).lower()}."
+    return "is not a valid file name."
 
 
 def load_model(config: Config, folder: Path, dtype: str, device: str = "cpu") -> Any:

@@ -7,7 +7,9 @@ import datasets
 import pytest
 from transformers.utils import logging as transformers_logging
 
-from nbft.models.load import quiet
+from nbft.config import Config
+from nbft.errors import ModelError
+from nbft.models.load import load_tokenizer, quiet
 
 LOGGER = logging.getLogger("transformers")
 
@@ -78,3 +80,21 @@ def test_the_log_of_a_run_that_begins_meanwhile_is_kept(loud):
     assert handler in LOGGER.handlers
     LOGGER.removeHandler(handler)
     assert state() == loud
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("latin.jinja", "is not UTF-8 text (byte 6)."),
+        ("none.jinja", "cannot be read: no such file or directory."),
+        (".", "cannot be read: is a directory."),
+        ("a\0b", "is not a valid file name."),
+    ],
+)
+def test_a_template_file_that_cannot_be_read_gets_one_sentence(name, why, tmp_path, tiny_model):
+    (tmp_path / "latin.jinja").write_bytes(b"{{ caf\xe9 }}")
+    config = Config().apply({"model.chat_template_path": name})
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(config, tiny_model, base=tmp_path)
+    [problem] = caught.value.problems
+    assert (problem.field, problem.why) == ("model.chat_template_path", why)
