@@ -2,7 +2,7 @@
 
 from nbft.data.examples import Example, Examples, load_examples, preview
 from nbft.data.ready import READY, Ready
-from nbft.data.sources import Rows, load_rows, resolve
+from nbft.data.sources import Rows, load_rows
 
 __all__ = [
     "READY",
@@ -13,5 +13,4 @@ __all__ = [
     "load_examples",
     "load_rows",
     "preview",
-    "resolve",
 ]

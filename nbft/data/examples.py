@@ -7,6 +7,7 @@ model. Called by `tokens`, `nbft.plan`, the lens, the doctor and the form.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -25,11 +26,17 @@ import numpy as np
 
 from nbft import registry
 from nbft.config import Config
+from nbft.config.code import function_code, is_forbidden
 from nbft.config.data import Dataset, Split
-from nbft.data import adapters, formats
-from nbft.data.formats import Example, RowError, to_text
+from nbft.config.io import resolve
+from nbft.data import adapters, chat, formats
+from nbft.data.cells import is_missing, to_text
+from nbft.data.formats import Example
+from nbft.data.holdout import is_held_out
 from nbft.data.ready import READY
-from nbft.data.sources import Rows, file_errors, load_rows, resolve, spread, stream_rows
+from nbft.data.rendering import Template, TokenizerTemplate
+from nbft.data.sources import Rows, content_keys, file_errors, load_rows, spread, stream_rows
+from nbft.data.turns import RowError, text_of
 from nbft.errors import DataError, Problem
 from nbft.formatting import count
 from nbft.methods import Method, method_of
@@ -76,7 +83,7 @@ class Part:
         if self.made is not None:
             return self.made[number]
         row = int(self.numbers[number])
-        return _made(self.make, self.rows[row], row + 1, self.field)
+        return _made(self.make, self.rows[row], _row_number(self.rows, row), self.field)
 
 
 class Examples(Sequence[Example]):
@@ -87,6 +94,7 @@ class Examples(Sequence[Example]):
         recognised: Sentences on how rows were recognised.
         is_stream: Whether these are only the first rows of a stream.
         parts: The datasets that they come from.
+        answers: For each, the turn of its only answer; -1 for all of the row. See `by_answer`.
     """
 
     def __init__(
@@ -96,8 +104,10 @@ class Examples(Sequence[Example]):
         recognised: Sequence[str] = (),
         *,
         is_stream: bool = False,
+        answers: np.ndarray | None = None,
     ) -> None:
         self.parts, self._order = parts, order
+        self.answers = np.full(len(order), -1) if answers is None else answers
         self._begins = np.cumsum([0, *(len(part.numbers) for part in parts)])
         self.formats = [part.format for part in parts]
         self.recognised = list(recognised)
@@ -114,13 +124,14 @@ class Examples(Sequence[Example]):
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
         part, place = self._place(number)
-        return self.parts[part].example(place)
+        return chat.only_answer(self.parts[part].example(place), int(self.answers[number]))
 
     def __iter__(self) -> Iterator[Example]:
         parts = np.searchsorted(self._begins, self._order, side="right") - 1
         places = self._order - self._begins[parts]
-        for part, place in zip(parts.tolist(), places.tolist(), strict=True):
-            yield self.parts[part].example(place)
+        every = zip(parts.tolist(), places.tolist(), self.answers.tolist(), strict=True)
+        for part, place, answer in every:
+            yield chat.only_answer(self.parts[part].example(place), answer)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -135,9 +146,40 @@ class Examples(Sequence[Example]):
     def origin(self, number: int) -> tuple[int, int]:
         """Return the dataset of an example, from 0, and its row in the file or list, from 1."""
         part, place = self._place(number)
-        row = int(self.parts[part].numbers[place])
-        taken = getattr(self.parts[part].rows, "numbers", None)
-        return part, (row if taken is None else int(taken[row])) + 1
+        return part, _row_number(self.parts[part].rows, int(self.parts[part].numbers[place]))
+
+    def take(self, numbers: np.ndarray) -> Examples:
+        """Return some of the examples."""
+        return Examples(
+            self.parts,
+            self._order[numbers],
+            self.recognised,
+            is_stream=self.is_stream,
+            answers=self.answers[numbers],
+        )
+
+    def by_answer(self, template: Template) -> Examples:
+        """Return one example for each answer of the conversations whose earlier turns change.
+
+        Such a template writes, say, the reasoning of the last answer only. What the model reads
+        before an answer then never stands before a later one, so each needs a sequence of its own.
+
+        Args:
+            template: The chat template.
+        """
+        firsts = (part.example(0) for part in self.parts if len(part.numbers))
+        if not template.may_change or not any(first.messages for first in firsts):
+            return self
+        places = [
+            places
+            for begin in range(0, len(self), _CHUNK)
+            for places in chat.split_answers(self[begin : begin + _CHUNK], template)
+        ]
+        if all(one == (-1,) for one in places):
+            return self
+        order = np.repeat(self._order, [len(one) for one in places])
+        flat = np.fromiter(itertools.chain.from_iterable(places), int, len(order))
+        return Examples(self.parts, order, self.recognised, is_stream=self.is_stream, answers=flat)
 
     def _place(self, number: int) -> tuple[int, int]:
         """Return the part that holds an example, and its number there."""
@@ -146,19 +188,58 @@ class Examples(Sequence[Example]):
         return part, place - int(self._begins[part])
 
 
+def by_answer(examples: Examples, tokenizer: Any) -> tuple[Examples, list[str]]:
+    """Return what `Examples.by_answer` returns, and a sentence where it made more examples.
+
+    Args:
+        examples: The examples.
+        tokenizer: A transformers tokenizer; without a chat template nothing changes.
+    """
+    if not tokenizer.chat_template:
+        return examples, []
+    split_up = examples.by_answer(TokenizerTemplate(tokenizer))
+    if split_up is examples:
+        return examples, []
+    return split_up, [in_words_by_answer(len(examples), len(split_up))]
+
+
+def in_words_by_answer(conversations: int, examples: int, about: str = "") -> str:
+    """Say that conversations became more examples, and why."""
+    return (
+        "The chat template writes earlier turns differently when the conversation goes on, such as "
+        "without their reasoning. So each answer is an example of its own: "
+        f"{conversations:,} rows become {about}{examples:,} examples."
+    )
+
+
+def _row_number(rows: Rows, row: int) -> int:
+    """Return the number of a row in its file or list, from 1, also where some are taken in order."""
+    taken = getattr(rows, "numbers", None)
+    return (row if taken is None else int(taken[row])) + 1
+
+
 def load_examples(
-    config: Config, split: str, *, folder: Path | None = None
+    config: Config,
+    split: str,
+    *,
+    folder: Path | None = None,
+    is_strict: bool = True,
+    tokenizer: Any = None,
 ) -> tuple[Examples, list[str]]:
     """Read a split and make its examples.
 
-    Without validation datasets, rows drawn by `training.seed` are held out of the training rows, so
-    that the two never share a row; both keep the order of the file. Datasets with a
+    Without validation datasets, rows are held out of the training rows: drawn by `training.seed` and
+    by what they hold, so that the two never share a row. Both keep the order of the file. Datasets with a
     mixture_proportion are mixed after that.
 
     Args:
         config: The config.
         split: train, validation or test.
         folder: Folder of the config file, for relative paths.
+        is_strict: Raise at a row that cannot be used; otherwise when it is asked for, unless none
+            can be.
+        tokenizer: A transformers tokenizer, for the examples that are tokenised with it; see
+            `by_answer`. Without it each row is one.
 
     Returns:
         The examples, and sentences on what a person should know (empty completions, …).
@@ -181,13 +262,14 @@ def load_examples(
     for number, dataset in enumerate(block.datasets):
         name = f"{field}[{number}]"
         try:
-            rows = _rows(config, section, dataset, name, folder)
+            rows = _rows(config, section, dataset, name, folder, is_strict=is_strict)
             if not block.stream and dataset.sample_count and len(rows) < dataset.sample_count:
                 remarks.append(
                     f"{name}.sample_count={dataset.sample_count}: there are only {len(rows):,} "
                     "rows; all are taken."
                 )
-            parts.append(_part(rows, method, dataset, name, folder, remarks))
+            how = (dataset, name, folder, remarks)
+            parts.append(_part(rows, method, *how, is_strict=is_strict))
         except DataError as error:
             problems += error.problems
     if problems:
@@ -201,7 +283,11 @@ def load_examples(
     ]
     is_stream = block.stream and section == "train"
     order = _order(config, parts, split, section, is_stream=is_stream)
-    return Examples(parts, order, recognised, is_stream=is_stream), remarks
+    examples = Examples(parts, order, recognised, is_stream=is_stream)
+    if tokenizer is None:
+        return examples, remarks
+    examples, split_up = by_answer(examples, tokenizer)
+    return examples, remarks + split_up
 
 
 def held_out(config: Config, train: Examples) -> Examples:
@@ -215,10 +301,18 @@ def held_out(config: Config, train: Examples) -> Examples:
     return Examples(train.parts, order, train.recognised, is_stream=train.is_stream)
 
 
-def _rows(config: Config, section: str, dataset: Dataset, field: str, folder: Path | None) -> Rows:
+def _rows(
+    config: Config,
+    section: str,
+    dataset: Dataset,
+    field: str,
+    folder: Path | None,
+    *,
+    is_strict: bool = True,
+) -> Rows:
     seed = config.training.seed
     if not config.data.splits()[section].stream:
-        return load_rows(dataset, section, field, seed=seed, folder=folder)
+        return load_rows(dataset, section, field, seed=seed, folder=folder, is_strict=is_strict)
     most = STREAM_ROWS if section == "train" else dataset.sample_count
     where = (f"{field}.path", dataset.path)
     try:
@@ -238,8 +332,13 @@ def _order(
     """Return which examples of all parts belong to a split, in order."""
     lengths = [len(part.numbers) for part in parts]
     order = np.arange(sum(lengths))
-    if section == "train" and config.data.validation is None and not is_stream:
-        order = _share(len(order), config, split)
+    ratio, is_whole = config.data.split_ratio, config.data.validation is not None or is_stream
+    if section == "train" and not is_whole:
+        keys = [
+            content_keys(part.rows, part.numbers) if ratio < 1 else part.numbers for part in parts
+        ]
+        held = is_held_out(np.concatenate(keys), ratio, config.training.seed)
+        order = np.flatnonzero(held == (split != "train"))
     elif is_stream and split == "validation":
         return order[:0]
     block: Split = config.data.splits()[section]
@@ -252,16 +351,6 @@ def _order(
         mixture = _interleaved(numbered, block, config).with_format("numpy")
         order = np.asarray(mixture["number"][:])
     return order
-
-
-def _share(total: int, config: Config, split: str) -> np.ndarray:
-    """Return the examples of one split where validation is held out of the training rows."""
-    numbers = np.random.default_rng(config.training.seed).permutation(total)
-    validation_rows = round(total * (1 - config.data.split_ratio))
-    if config.data.split_ratio < 1 and total > 1:
-        validation_rows = min(max(validation_rows, 1), total - 1)
-    cut = total - validation_rows
-    return np.sort(numbers[:cut] if split == "train" else numbers[cut:])
 
 
 def _interleaved(sets: list[Any], block: Split, config: Config) -> Any:
@@ -321,8 +410,48 @@ def _numbered(
 ) -> Iterator[dict[str, Any]]:
     """Yield rows with the number of their dataset and their own."""
     for number, row in enumerate(itertools.islice(rows, most), start=1):
-        if keeps is None or keeps(row):
+        if keeps is None or _is_kept(keeps, row):
             yield {"set": dataset, "number": number, "row": row}
+
+
+def _why_not(rows: Rows, number: int) -> Sequence[str | Problem]:
+    """Return why a row of a file cannot be read; nothing if it can."""
+    try:
+        rows[number]
+    except DataError as error:
+        return error.problems
+    return ()
+
+
+def _typed(make: Make, needed: Mapping[str, _Content]) -> Make:
+    """Return a function that refuses a row without a column, or with another type than most rows."""
+    usual = {
+        name: max(content.kinds, key=lambda kind: content.kinds[kind][0], default="")
+        for name, content in needed.items()
+    }
+
+    def typed(row: Mapping[str, Any]) -> Example:
+        for name, kind in usual.items():
+            if name not in row:
+                raise RowError(f'has no "{name}".', "Add it, or leave the row out.")
+            own = _KINDS.get(type(row[name]), "objects")
+            if own != kind and not is_missing(row[name]):
+                why = f'has {own} in "{name}", where most rows have {kind}.'
+                raise RowError(why, "Make it one type in all rows.")
+        return make(row)
+
+    return typed
+
+
+_PROBLEMS_SHOWN = 10
+
+
+def _is_kept(keeps: Callable[[Mapping[str, Any]], bool], row: Mapping[str, Any]) -> bool:
+    """Whether a row is trained on; one that cannot be judged is kept, and refused by its number."""
+    try:
+        return keeps(row)
+    except RowError:
+        return True
 
 
 def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> list[dict[str, str]]:
@@ -335,7 +464,7 @@ def preview(config: Config, rows: int = 3, *, folder: Path | None = None) -> lis
     shown = []
     for example in examples[:rows]:
         if example.messages:
-            turns = [f"{m['role']}: {m['content']}" for m in example.messages]
+            turns = [f"{m['role']}: {text_of(m)}" for m in example.messages]
             shown.append({"prompt": "\n".join(turns[:-1]), "completion": turns[-1]})
         else:
             shown.append({"prompt": example.prompt, "completion": example.completion})
@@ -349,39 +478,69 @@ def _part(
     field: str,
     folder: Path | None,
     remarks: list[str],
+    *,
+    is_strict: bool = True,
 ) -> Part:
     """Determine the format of a dataset's rows, and check a sample of them."""
     checked = spread(len(rows), ROWS_CHECKED).tolist()
-    contents = _contents(rows, checked)
+    broken = {} if is_strict else {n: why for n in checked if (why := _why_not(rows, n))}
+    readable = [n for n in checked if n not in broken]
+    contents = _contents(rows, readable or checked)
     columns = list(getattr(rows, "column_names", contents))
     numbers, keeps = np.arange(len(rows)), None
     if way := _configured(dataset, columns, field, folder):
         name, make, texts = way
-    elif known := formats.recognise(columns, rows[0]):
+    elif known := formats.recognise(columns, rows[readable[0]]):
         texts, name, make = {*known.texts} & {*columns}, known.name, known.make
         keeps = None if method.uses_labels else known.label
         if keeps is not None:
-            numbers = np.flatnonzero([keeps(row) for row in rows])
+            if is_strict:
+                kept = [_is_kept(keeps, row) for row in rows]
+            else:
+                kept = [
+                    bool(_why_not(rows, n)) or _is_kept(keeps, rows[n]) for n in numbers.tolist()
+                ]
+            numbers = np.flatnonzero(np.array(kept, bool))
             if dropped := len(rows) - len(numbers):
                 remarks.append(
                     f"{field}: {dropped:,} of {len(rows):,} rows are left out: they are "
                     "labelled as bad answers."
                 )
             checked = numbers[spread(len(numbers), ROWS_CHECKED)].tolist()
+        elif "label" in columns and not method.uses_labels:
+            remarks.append(
+                f'{field}: the column "label" holds {rows[readable[0]].get("label")!r}, not true or false; it '
+                "is taken for something else than a judgement, and all rows are trained on."
+            )
     else:
-        raise DataError(_unknown(columns, field))
-    _check_types({name: contents[name] for name in sorted(texts) if name in contents}, field)
+        of_rows = [problem for why in [*broken.values()][:_PROBLEMS_SHOWN] for problem in why]
+        raise DataError([_unknown(columns, field), *of_rows])
+    make = adapters.in_turns(dataset, make)
+    needed = {name: contents[name] for name in sorted(texts) if name in contents}
+    if is_strict:
+        _check_types(needed, field)
+    else:
+        make = _typed(make, needed)
     made: list[Example] | None = [] if len(checked) == len(numbers) else None
-    empty, kind = 0, None
+    empty, kind, has_turns = 0, None, False
+    refused: list[DataError] = []
     for n in checked:
-        example = _made(make, rows[n], n + 1, field)
+        try:
+            example = _made(make, rows[n], _row_number(rows, n), field)
+        except DataError as error:
+            refused.append(error)
+            if is_strict or len(refused) == len(checked):
+                raise
+            made = None
+            continue
         kind = kind or example.kind
+        has_turns |= bool(example.messages)
         empty += not example.messages and not example.completion.strip()
         if made is not None:  # of a large file no examples are held
             made.append(example)
     if kind is not None and kind not in method.accepts:
         raise DataError(Problem(field, None, *method.refusal(kind)))
-    if empty == len(checked):
+    if empty == len(checked) and is_strict:
         why = f"gives nothing to train on in any of the {empty:,} rows."
         fix = "Name the column that holds the answer."
         setting = f"{field}.completion_template"
@@ -391,7 +550,31 @@ def _part(
             f"{field}: {empty:,} of {len(checked):,} rows have an empty completion; they teach the "
             "model to say nothing."
         )
+    for setting, why in _unused(dataset, has_turns=has_turns):
+        remarks.append(
+            f"{field}.{setting}={getattr(dataset, setting)!r}: is not used, since {why}."
+        )
     return Part(rows, numbers, make, field, name, kind or "pair", made, keeps)
+
+
+def _unused(dataset: Dataset, *, has_turns: bool) -> Iterator[tuple[str, str]]:
+    """Yield the settings that say nothing about rows of this kind, with the reason."""
+    is_templated, default = _has_templates(dataset), Dataset()
+    no_turns = "the rows are no conversations. With dataset_type=chat_completion they become some"
+    reasons = {
+        "no_input_template": ""
+        if dataset.prompt_template is not None
+        else "there is no prompt_template",
+        "system_template": "" if is_templated else "there is no prompt_template",
+        "system_prompt": "" if is_templated or has_turns else no_turns,
+        **dict.fromkeys(_OF_TURNS, "" if has_turns else no_turns),
+    }
+    for name, reason in reasons.items():
+        if reason and getattr(dataset, name) != getattr(default, name):
+            yield name, reason
+
+
+_OF_TURNS = ("history_column", "message_property_mappings", "roles", "train_target")
 
 
 _Way = tuple[str, Make, set[str]]  # name, how an example is made, columns that it needs
@@ -406,11 +589,56 @@ def _configured(
     prompt, completion = _renderers(dataset, columns, field, folder)
     if not prompt or not completion:
         return None
-
-    def make(row: Mapping[str, Any]) -> Example:
-        return Example(_called(prompt[0], row), _called(completion[0], row))
-
+    make = adapters.of_templates(
+        dataset,
+        _system(dataset, columns, field),
+        functools.partial(_called, prompt[0]),
+        functools.partial(_called, completion[0]),
+    )
     return "template", make, prompt[1] | completion[1]
+
+
+def _has_templates(dataset: Dataset) -> bool:
+    names = (f"{part}_{kind}" for part in ("prompt", "completion") for kind in ("template", "func"))
+    return any(getattr(dataset, name) is not None for name in names)
+
+
+def _system(dataset: Dataset, columns: Sequence[str], field: str) -> Render:
+    """Return the function from a row to its system prompt; "" for a row without one."""
+    template, usual = dataset.system_template, dataset.system_prompt or ""
+    if not template:
+        return lambda row: usual
+    used = _named_in(template)
+    known, setting = [*columns, *used], f"{field}.system_template"
+    render, _ = template_renderer(template, known, setting, is_constant=True)
+
+    def system(row: Mapping[str, Any]) -> str:
+        given = {name: to_text(row.get(name)) or usual for name in used}
+        return render(given) if all(given.values()) else ""
+
+    return system
+
+
+def _prompt_template(dataset: Dataset, columns: list[str], field: str) -> _Renderer:
+    """Return what fills the prompt: with the template for rows without an input, where there is one."""
+    assert dataset.prompt_template is not None
+    whole, short = dataset.prompt_template, dataset.no_input_template
+    if not whole and short is None:
+        return (lambda row: "", set())  # all of the row's text is the completion
+    if short is None:
+        return template_renderer(whole, columns, f"{field}.prompt_template")
+    setting = f"{field}.no_input_template"
+    without, names = template_renderer(short, columns, setting, is_constant=True)
+    render, _ = template_renderer(whole, [*columns, "input"], f"{field}.prompt_template")
+    return (lambda row: (render if to_text(row.get("input")) else without)(row)), names
+
+
+def _named_in(template: str) -> list[str]:
+    """Return the columns that a template names; [] for one that `template_renderer` refuses."""
+    with contextlib.suppress(ValueError):
+        names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+        return [name.strip().strip("'\"") for name in names]
+    return []
 
 
 def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
@@ -428,7 +656,8 @@ def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
         why = "is set without input_columns, so there is no prompt."
         fix = "Name them, or write a completion_template."
         raise DataError(Problem(f"{field}.target_column", target, why, fix))
-    if dataset.dataset_type in ("auto", "seq_completion"):
+    is_templated = dataset.dataset_type == "chat_completion" and _has_templates(dataset)
+    if dataset.dataset_type in ("auto", "seq_completion") or is_templated:
         return None
     function = registry.datasets.get(dataset.dataset_type)
     return dataset.dataset_type, adapters.of_function(function), set()
@@ -445,9 +674,26 @@ def _unknown(columns: list[str], field: str) -> Problem:
 def _made(make: Make, row: Mapping[str, Any], number: int, field: str) -> Example:
     """Make the example of a row; number it in errors."""
     try:
-        return make(row)
+        example = make(row)
+        _check_characters(example)
     except RowError as error:
         raise DataError(Problem(field, None, f"row {number:,}: {error.why}", error.fix)) from None
+    return example
+
+
+def _check_characters(example: Example) -> None:
+    """Raise where a text holds half a character, which no tokenizer takes."""
+    for text in (example.prompt, example.completion, *map(text_of, example.messages)):
+        if text.isascii():
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half, place = text[error.start], error.start + 1
+            raise RowError(
+                f"has half a character (\\u{ord(half):04x}) at place {place:,} of a text.",
+                "Write the whole character, or remove the half; it is often an emoji cut in two.",
+            ) from None
 
 
 _Renderer = tuple[Render, set[str]]  # the function, and the columns that it is known to use
@@ -458,8 +704,7 @@ def _renderers(
 ) -> tuple[_Renderer | None, _Renderer | None]:
     """Return what makes prompt and completion where the config names it; else (None, None)."""
     ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
-    names = [f"{part}_{kind}" for part in ("prompt", "completion") for kind in ("template", "func")]
-    if not ready and all(getattr(dataset, name) is None for name in names):
+    if not ready and not _has_templates(dataset):
         return None, None
     made: dict[str, _Renderer | None] = dict.fromkeys(("prompt", "completion"))
     problems: list[str | Problem] = []
@@ -475,10 +720,15 @@ def _renderers(
             template = getattr(ready, f"{part}_template", "") or None
             function = getattr(ready, f"{part}_func", "") or None
         try:
-            if template is not None:
+            if part == "prompt" and dataset.prompt_template is not None and function is None:
+                made[part] = _prompt_template(dataset, columns, field)
+            elif template is not None:
                 made[part] = template_renderer(template, columns, f"{field}.{part}_template")
             elif function is not None:
-                made[part] = (load_function(function, f"{field}.{part}_func", folder), set())
+                made[part] = (
+                    load_function(function, f"{field}.{part}_func", folder, is_own=dataset._is_own),
+                    set(),
+                )
             elif part in columns:
                 made[part] = (lambda row, part=part: to_text(row[part]), {part})  # type: ignore[misc]
         except DataError as error:
@@ -493,7 +743,9 @@ def _renderers(
     return made["prompt"], made["completion"]
 
 
-def template_renderer(template: str, columns: list[str], field: str) -> _Renderer:
+def template_renderer(
+    template: str, columns: list[str], field: str, *, is_constant: bool = False
+) -> _Renderer:
     """Return the function that fills a template from a row, and the columns it uses.
 
     Args:
@@ -501,6 +753,7 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
             for braces.
         columns: The columns there are.
         field: Name of the setting, for messages.
+        is_constant: Whether it may be the same for every row.
 
     Raises:
         DataError: A placeholder is not a column, or a brace is not closed.
@@ -525,7 +778,7 @@ def template_renderer(template: str, columns: list[str], field: str) -> _Rendere
         pieces.append((text, column))
     if problems:
         raise DataError(problems)
-    if not any(column for _, column in pieces):
+    if not is_constant and not any(column for _, column in pieces):
         why = "names no column, so every row would be the same."
         fix = f"Put a column in braces: {', '.join(f'{{{c}}}' for c in columns)}."
         raise DataError(Problem(field, template, why, fix))
@@ -549,21 +802,26 @@ def _no_column(written: str, name: str, template: str, columns: list[str], field
     return Problem(field, template, why, fix)
 
 
-def load_function(written: str, field: str, folder: Path | None) -> Render:
+def load_function(written: str, field: str, folder: Path | None, *, is_own: bool = False) -> Render:
     """Import a function written as path/to/file:function or package.module:function.
 
     Args:
         written: Value of the setting.
         field: Name of the setting, for messages.
         folder: Folder of the config, where a file is looked for first; then the working folder.
+        is_own: Whether the config was made in this session by a person's own code.
 
     Raises:
-        DataError: There is no such file, module or function, or importing it fails.
+        DataError: There is no such file, module or function, importing it fails, or nobody has
+            consented to running it.
     """
     where, colon, name = written.rpartition(":")
     if not colon or not where or not name:
         fix = "Write path/to/file:function."
         raise DataError(Problem(field, written, "names no function.", fix))
+    code = function_code(written, field, folder, is_own=is_own)
+    if code is not None and is_forbidden(code, is_own=is_own):
+        raise DataError(code.problem)
     file = resolve(where if where.endswith(".py") else f"{where}.py", folder)
     try:
         if file.is_file():
@@ -631,20 +889,20 @@ class _Content:
 def _contents(rows: Rows, numbers: Sequence[int]) -> dict[str, _Content]:
     """Return what each column holds in the given rows, in the order of the first row that has it."""
     columns: dict[str, _Content] = {}
-    for place, number in enumerate(numbers):
-        row = rows[number]
+    for place, index in enumerate(numbers):
+        row, number = rows[index], _row_number(rows, index)
         for name, value in row.items():
             column = columns.get(name)
             if column is None:
-                first_without = numbers[0] + 1 if place else 0
+                first_without = _row_number(rows, numbers[0]) if place else 0
                 column = columns[name] = _Content(len(numbers), first_without=first_without)
             column.rows += 1
-            if value is not None:
+            if not is_missing(value):
                 kind = _KINDS.get(type(value), "objects")
-                column.kinds.setdefault(kind, [0, number + 1])[0] += 1
+                column.kinds.setdefault(kind, [0, number])[0] += 1
         if len(row) < len(columns):
             for name in columns.keys() - row.keys():
-                columns[name].first_without = columns[name].first_without or number + 1
+                columns[name].first_without = columns[name].first_without or number
     return columns
 
 
@@ -669,4 +927,5 @@ def _check_types(columns: Mapping[str, _Content], field: str) -> None:
         raise DataError(problems)
 
 
+_CHUNK = 1000
 _KINDS = {str: "texts", bool: "booleans", int: "numbers", float: "numbers", list: "lists"}

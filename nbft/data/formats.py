@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbft.data.cells import is_missing, to_text
 from nbft.data.ready import alpaca_prompt
+from nbft.data.turns import RowError, Tool, Turn, tools, turns
 from nbft.methods.method import Kind
 
 Row = Mapping[str, Any]
-Turn = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Example:
         prompt: Text that the model is given; "" for plain text.
         completion: Text that it is trained to answer with.
         messages: Chat turns instead of both, for the model's chat template; () otherwise.
+        tools: The tools that the chat template is given with them.
         rejected: A worse completion, or the turns of a worse conversation; None without one.
         label: Whether the answer is a good one; None without a label.
     """
@@ -35,6 +37,7 @@ class Example:
     prompt: str = ""
     completion: str = ""
     messages: tuple[Turn, ...] = ()
+    tools: tuple[Tool, ...] = ()
     rejected: str | tuple[Turn, ...] | None = None
     label: bool | None = None
 
@@ -48,14 +51,6 @@ class Example:
         if self.messages:
             return "conversation"
         return "pair" if self.prompt else "text"
-
-
-class RowError(Exception):
-    """A row cannot be used; says why and what to do, in two sentences."""
-
-    def __init__(self, why: str, fix: str) -> None:
-        super().__init__(why, fix)
-        self.why, self.fix = why, fix
 
 
 @dataclass(frozen=True)
@@ -100,96 +95,115 @@ def recognise(columns: Sequence[str], row: Row) -> Format | None:
     return next((known for known in FORMATS if known.fits(columns, row)), None)
 
 
-def to_text(value: Any) -> str:
-    """Return a value of a column as text; "" where it is missing."""
-    return "" if value is None else str(value)
-
-
 def _first(row: Row, names: str) -> str:
-    """Return the text of the first of some columns that a row has."""
-    return next((to_text(row[name]) for name in names.split("|") if row.get(name)), "")
+    """Return the text of the first of some columns that is filled."""
+    texts = (to_text(row.get(name)) for name in names.split("|"))
+    return next(filter(None, texts), "")
 
 
-_SPEAKERS = {
-    "user": ("human", "user", "prompter"),
-    "assistant": ("gpt", "chatgpt", "bing", "bard", "model", "assistant", "function_call"),
-    "system": ("system",),
-    "tool": ("observation", "function_response", "tool"),
-}
-"""Names of the speakers, by their roles. Source: ShareGPT exports; LLaMA-Factory."""
-
-_ROLES = {speaker: role for role, speakers in _SPEAKERS.items() for speaker in speakers}
-
-
-def turns(value: Any, column: str) -> tuple[Turn, ...]:
-    """Return the turns of a conversation as {"role", "content"}.
-
-    Args:
-        value: A list of turns with role and content (OpenAI), or from and value (ShareGPT).
-        column: Name of the column, for messages.
-
-    Raises:
-        RowError: It is not such a list, or a speaker is unknown.
-    """
-    if isinstance(value, Mapping):
-        value = [value]
-    conversation: list[Turn] = []
-    for turn in value if isinstance(value, list) else [None]:
-        role, text = None, None
-        if isinstance(turn, Mapping):
-            role = turn.get("role") or _ROLES.get(str(turn.get("from")).lower())
-            text = turn.get("content", turn.get("value"))
-            if role is None and turn.get("from"):
-                raise RowError(
-                    f'"{column}" has a turn from {turn["from"]!r}, which is not a known speaker.',
-                    "Use human, gpt, system or tool.",
-                )
-        if not role or not isinstance(text, str):
-            raise RowError(
-                f'"{column}" is not a list of turns with role and content.',
-                'Write [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].',
-            )
-        conversation.append({"role": str(role), "content": text})
-    return tuple(conversation)
-
-
-def chat(conversation: tuple[Turn, ...]) -> Example:
+def chat(conversation: tuple[Turn, ...], row: Row | None = None) -> Example:
     """Return the example of a conversation.
 
+    Args:
+        conversation: Its turns.
+        row: The row that they come from, for its system turn and its tools.
+
     Raises:
-        RowError: Nobody answers in it.
+        RowError: Nobody answers in it, or its tools cannot be read.
     """
     if not any(turn["role"] == "assistant" for turn in conversation):
         raise RowError(
             'no message has the role "assistant", so there would be nothing to train on.',
             "Add the answer.",
         )
-    return Example(messages=conversation)
+    system = _first(row or {}, "system|system_prompt")
+    if system and conversation[0]["role"] != "system":
+        conversation = ({"role": "system", "content": system}, *conversation)
+    declared = _tools(row) if row else ()
+    return Example(messages=_without_gaps(conversation, declared), tools=declared)
 
 
-def _messages(row: Row) -> Example:
-    return chat(turns(row.get("messages"), "messages"))
+def _tools(row: Row) -> tuple[Tool, ...]:
+    column = next((name for name in ("tools", "functions") if row.get(name)), None)
+    return tools(row[column], column) if column else ()
+
+
+def _without_gaps(conversation: tuple[Turn, ...], declared: tuple[Tool, ...]) -> tuple[Turn, ...]:
+    """Leave out the nulls that a table puts where another row's call has an argument."""
+    known = {
+        tool["function"]["name"]: tool["function"].get("parameters", {}).get("properties", {})
+        for tool in declared
+    }
+
+    def filled(call: Mapping[str, Any]) -> Mapping[str, Any]:
+        function = call["function"]
+        given, name = function["arguments"], function["name"]
+        if name not in known or not isinstance(given, Mapping):
+            return call
+        kept = {k: v for k, v in given.items() if v is not None or k in known[name]}
+        return {**call, "function": {**function, "arguments": kept}}
+
+    return tuple(
+        {**turn, "tool_calls": [filled(call) for call in turn["tool_calls"]]}
+        if known and "tool_calls" in turn
+        else turn
+        for turn in conversation
+    )
+
+
+def messages(row: Row) -> Example:
+    """Return the example of the turns with role and content in messages."""
+    return chat(turns(row.get("messages"), "messages"), row)
+
+
+_TRUTHS = {"true": True, "false": False}
+
+
+def _truth(value: Any) -> bool | None:
+    """Return what a label says of an answer; None where it is no truth value but, say, a class."""
+    if isinstance(value, bool):
+        return value
+    return _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def _is_judged(row: Row) -> bool:
+    return _truth(row.get("label")) is not None
 
 
 def _labelled(row: Row) -> bool:
-    return bool(row.get("label"))
+    label = _truth(row.get("label"))
+    if label is None:
+        raise RowError(
+            f'"label" is {row.get("label")!r}, but true or false in other rows.',
+            "Write true or false, or rename the column if it holds no judgement.",
+        )
+    return label
 
 
 def _feedback(row: Row) -> Example:
-    return dataclasses.replace(_messages(row), label=_labelled(row))
+    return dataclasses.replace(messages(row), label=_labelled(row))
+
+
+def _judged_pair(row: Row) -> Example:
+    return dataclasses.replace(pair(row), label=_labelled(row))
 
 
 def sharegpt(row: Row) -> Example:
     """Return the example of a conversation as ShareGPT exports it."""
-    conversation = turns(row.get("conversations"), "conversations")
-    if row.get("system") and conversation[0]["role"] != "system":
-        conversation = ({"role": "system", "content": str(row["system"])}, *conversation)
-    return chat(conversation)
+    return chat(turns(row.get("conversations"), "conversations"), row)
 
 
-def _message_pair(row: Row) -> Example:
-    prompt = turns(row.get("prompt"), "prompt") if row.get("prompt") else ()
-    return chat((*prompt, *_answer(row.get("completion"), "completion")))
+def pair(row: Row) -> Example:
+    """Return the example of a prompt and a completion: two texts, or turns."""
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list) or isinstance(completion, list):
+        before = turns(_asked(prompt), "prompt") if prompt else ()
+        return chat((*before, *_answer(completion, "completion")), row)
+    return Example(to_text(prompt), to_text(completion))
+
+
+def _asked(prompt: Any) -> Any:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def _erniekit(row: Row) -> Example:
@@ -210,9 +224,7 @@ def _preference(row: Row) -> Example:
     given = row.get("conversations") or row.get("messages") or row.get("prompt") or ()
     if isinstance(given, str) and isinstance(chosen, str):
         return Example(given, chosen, rejected=rejected if isinstance(rejected, str) else None)
-    if isinstance(given, str):
-        given = [{"role": "user", "content": given}]
-    before = turns(given, "prompt") if given else ()
+    before = turns(_asked(given), "prompt") if given else ()
 
     def answered(value: Any, column: str) -> tuple[Turn, ...]:
         answer = _answer(value, column)
@@ -220,7 +232,7 @@ def _preference(row: Row) -> Example:
             return answer
         return (*before, *answer)
 
-    example = chat(answered(chosen, "chosen"))
+    example = chat(answered(chosen, "chosen"), row)
     with contextlib.suppress(RowError):  # methods that need it refuse rows without it
         if rejected:
             return dataclasses.replace(example, rejected=answered(rejected, "rejected"))
@@ -228,9 +240,35 @@ def _preference(row: Row) -> Example:
 
 
 def instruction(row: Row) -> Example:
-    """Return the example of an instruction, with the prompt of Stanford Alpaca."""
+    """Return the example of an instruction, with a short prompt in the manner of Alpaca.
+
+    The columns system and history, [[instruction, answer], …], come before it.
+    """
     given = {"instruction": to_text(row["instruction"]), "input": _first(row, "input|context")}
-    return Example(alpaca_prompt(given), _first(row, "output|response"))
+    system = _first(row, "system|system_prompt")
+    before = f"{system}\n\n" if system else ""
+    for asked, answered in history(row.get("history"), "history"):
+        before += f"{alpaca_prompt({'instruction': asked})}{answered}\n\n"
+    return Example(before + alpaca_prompt(given), _first(row, "output|response"))
+
+
+def history(value: Any, column: str) -> list[tuple[str, str]]:
+    """Return earlier instructions with their answers.
+
+    Args:
+        value: Pairs of them.
+        column: Name of the column, for messages.
+
+    Raises:
+        RowError: It is no list of pairs.
+    """
+    if is_missing(value) or value in ("", []):
+        return []
+    if not isinstance(value, list) or not all(isinstance(v, list) and len(v) == 2 for v in value):
+        raise RowError(
+            f'"{column}" is no list of pairs.', 'Write [["an instruction", "its answer"], …].'
+        )
+    return [(to_text(asked), to_text(answered)) for asked, answered in value]
 
 
 def templates(format_name: str, columns: Sequence[str]) -> tuple[str, str] | None:
@@ -282,16 +320,24 @@ _PAIRS = {
 
 FORMATS = (
     Format(
+        "feedback on completions",
+        ("prompt", "completion", "label"),
+        _judged_pair,
+        "the completion is trained on",
+        when=_is_judged,
+        label=_labelled,
+    ),
+    Format(
         "prompt and completion in messages",
         ("prompt", "completion"),
-        _message_pair,
+        pair,
         "the completion is trained on",
         when=lambda row: any(isinstance(row.get(n), list) for n in ("prompt", "completion")),
     ),
     Format(
         "prompt and completion",
         ("prompt", "completion"),
-        lambda row: Example(to_text(row.get("prompt")), to_text(row.get("completion"))),
+        pair,
         "the completion is trained on",
         frozenset({"prompt", "completion"}),
     ),
@@ -301,9 +347,10 @@ FORMATS = (
         ("messages", "label"),
         _feedback,
         "the assistant's turns are trained on",
+        when=_is_judged,
         label=_labelled,
     ),
-    Format("messages", ("messages",), _messages, "the assistant's turns are trained on"),
+    Format("messages", ("messages",), messages, "the assistant's turns are trained on"),
     Format("ShareGPT conversations", ("conversations",), sharegpt, "gpt's turns are trained on"),
     Format(
         "ERNIEKit conversations",

@@ -1,10 +1,20 @@
-"""The maximum length that keeps most rows whole: one answer for the plan, the doctor and a run."""
+"""Lengths of rows: which maximum keeps most of them whole, and what a column of them says.
+
+One answer for the plan, the doctor and a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from nbft.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from nbft.data.examples import Examples
 
 KEPT_SHARES = (0.95, 0.99)
 """Shares of rows to keep whole, for which a maximum length is given."""
@@ -33,3 +43,41 @@ def enough_in_words(lengths: Sequence[int] | np.ndarray, about: str = "") -> str
         f"{about}{enough_for(lengths, share):,} keep {share:.0%} whole" for share in KEPT_SHARES
     )
     return f"{words}; the longest has {about}{max(lengths):,} tokens."
+
+
+def column_lengths(examples: Examples, numbers: Iterable[int], name: str) -> list[int]:
+    """Return the length that a column of the rows gives: its number, or that of its text or list.
+
+    Args:
+        examples: The examples.
+        numbers: Which of them.
+        name: The column, from data.length_column_name.
+
+    Raises:
+        DataError: A row has no such column, or neither a number, a text nor a list in it.
+    """
+    lengths = []
+    for number in numbers:
+        row = examples.row(number)
+        length = _length(row.get(name))
+        if length is None:
+            raise DataError(_no_length(row, examples.origin(number)[1], name))
+        lengths.append(length)
+    return lengths
+
+
+def _length(value: Any) -> int | None:
+    if isinstance(value, (str, list, tuple, Mapping, np.ndarray)):
+        return len(value)
+    if isinstance(value, (int, float, np.number)) and math.isfinite(value):
+        return round(float(value))
+    return None
+
+
+def _no_length(row: Mapping[str, Any], number: int, name: str) -> Problem:
+    why = f"is no column with a text or a number; found {', '.join(row)}."
+    if name in row:
+        why = f"holds neither a text nor a number in row {number:,}."
+    fix = "Name one, or input_ids for the tokens."
+    changes = {"data.length_column_name": "input_ids"}
+    return Problem("data.length_column_name", name, why, fix, changes)

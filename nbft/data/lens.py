@@ -1,7 +1,7 @@
 """One row as the model will see it: its tokens, which of them are trained on, and what is cut off.
 
 The tokens come from `tokens.encode`, as in training; nothing is tokenised or drawn here. Called by
-`nbft.widgets.lens`.
+`nbft.widgets.lens` and `nbft inspect`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from nbft.data.formats import Example
+from nbft.config import Config
+from nbft.data.chat import RefusedConversationError
+from nbft.data.examples import Example, Examples
 from nbft.data.packing import bins
-from nbft.data.tokens import Encoded, Sequences
+from nbft.data.tokens import Encoded, Sequences, encode_rows, located
+from nbft.data.turns import Turn, text_of, visible
+from nbft.errors import DataError
 from nbft.formatting import count
-from nbft.methods import IGNORE_INDEX
+from nbft.methods import IGNORE_INDEX, method_of
 
 Kind = Literal["prompt", "trained", "special", "cut"]
 
@@ -104,6 +108,8 @@ class LensRow:
             "missing".
         is_merged: Whether a token across prompt and completion was avoided.
         unanswered: Turns after the last answer, which are left out.
+        is_estimate: Whether only the beginning of a very long text was tokenised, so that its
+            length is an estimate.
     """
 
     parts: list[LensPart]
@@ -111,6 +117,7 @@ class LensRow:
     end: str = ""
     is_merged: bool = False
     unanswered: int = 0
+    is_estimate: bool = False
 
     @property
     def tokens(self) -> list[LensToken]:
@@ -124,7 +131,8 @@ class LensRow:
             return [(count(sum(len(part.text) for part in self.parts), "character"), "")]
         length, kept, trained = self.measure
         cut = self.measure.cut
-        facts: list[Fact] = [(count(length, "token"), "")]
+        about = "about " if self.is_estimate else ""
+        facts: list[Fact] = [(about + count(length, "token"), "")]
         if trained:
             facts.append((f"{count(trained)} trained ({self.measure.share:.0%})", ""))
         else:
@@ -133,7 +141,7 @@ class LensRow:
         facts.append((f"end of sequence {self.end}", "good" if self.end == "trained" else "bad"))
         if self.unanswered:
             facts.append((f"{count(self.unanswered, 'turn')} without an answer left out", "bad"))
-        words = f"{count(cut)} cut off after {count(kept)}" if cut else "nothing cut"
+        words = f"{about}{count(cut)} cut off after {count(kept)}" if cut else "nothing cut"
         return [*facts, (words, "bad" if cut else "")]
 
 
@@ -181,7 +189,47 @@ def as_tokens(
         next((end for end in ends if end != "trained"), "trained"),
         any(encoded.is_merged for encoded in row.values()),
         max(encoded.unanswered for encoded in row.values()),
+        any(encoded.untokenised for encoded in row.values()),
     )
+
+
+def seen(
+    examples: Examples,
+    place: int,
+    config: Config,
+    tokenizer: Any = None,
+    split: str = "train",
+    encode: Callable[..., list[Sequences]] = encode_rows,
+) -> tuple[LensRow | None, list[str]]:
+    """Return a row as tokens, as text without a tokenizer, and the problems with it.
+
+    Args:
+        examples: The examples of the split.
+        place: The row among them, from 0.
+        config: The config that they come from.
+        tokenizer: The one that the training uses, or None.
+        split: Name of the split, for messages.
+        encode: Tokenises examples.
+    """
+    method, data = method_of(config), config.data
+    only, shown = data.completion_only_loss, None
+    try:
+        example = examples[place]
+        texts = {name: text[0] for name, text in method.texts([example]).items()}
+        shown = as_text(texts, completion_only=only)
+        if tokenizer is not None:
+            (row,) = encode(
+                *([example], tokenizer, method, split),
+                completion_only=only,
+                first=place,
+                max_length=data.max_length,
+            )
+            shown = as_tokens(texts, row, tokenizer, data.max_length, completion_only=only)
+    except RefusedConversationError as error:
+        return shown, [str(problem) for problem in located(error, examples).problems]
+    except DataError as error:
+        return shown, [str(problem) for problem in error.problems]
+    return shown, []
 
 
 def _named(sequence: str, part: str, texts: Mapping[str, Example]) -> str:
@@ -194,7 +242,7 @@ def _sequence_parts(
 ) -> list[LensPart]:
     pieces = list(_pieces(encoded.ids, tokenizer))
     if example.messages:
-        starts, is_template = _of_template(example.messages, pieces, tokenizer)
+        starts, is_template = _of_template(example, pieces, tokenizer)
     else:
         starts, is_template = _of_prompt(example, pieces, encoded.prompt_tokens), set[int]()
     special = _special_ids(tokenizer)
@@ -206,7 +254,7 @@ def _sequence_parts(
         kind: Kind = "trained" if label != IGNORE_INDEX and last else "prompt"
         if last >= max_length:
             kind = "cut"
-        elif ids[0] in special or number in is_template:
+        elif ids[0] in special or (number in is_template and kind == "prompt"):
             kind = "special"
         while place + 1 < len(starts) and starts[place + 1] <= number:
             place += 1
@@ -223,7 +271,7 @@ def measure(row: Sequences, max_length: int) -> Measure:
     """
     sequences = row.values()
     return Measure(
-        sum(len(one.ids) for one in sequences),
+        sum(one.length for one in sequences),
         sum(min(len(one.ids), max_length) for one in sequences),
         sum(sum(one.loss_mask[1:max_length]) for one in sequences),
     )
@@ -297,7 +345,8 @@ def _texts(example: Example) -> Iterator[tuple[str, bool, str]]:
     """Yield (name, is an answer, text) of each part."""
     if example.messages:
         for message in example.messages:
-            yield message["role"], message["role"] == "assistant", message["content"]
+            is_trained = message["role"] == "assistant" and message.get("trained") is not False
+            yield message["role"], is_trained, text_of(message)
     elif example.prompt:
         yield "prompt", False, example.prompt
         yield "completion", True, example.completion
@@ -307,7 +356,7 @@ def _texts(example: Example) -> Iterator[tuple[str, bool, str]]:
 
 def _end(encoded: Encoded, eos: int, max_length: int) -> str:
     if eos not in encoded.ids:
-        return "missing"
+        return "cut off" if encoded.untokenised else "missing"
     place = len(encoded.ids) - 1 - encoded.ids[::-1].index(eos)
     if place >= max_length:
         return "cut off"
@@ -369,16 +418,14 @@ def _of_prompt(
 
 
 def _of_template(
-    messages: Sequence[Mapping[str, str]],
-    pieces: Sequence[tuple[tuple[int, ...], str]],
-    tokenizer: Any,
+    example: Example, pieces: Sequence[tuple[tuple[int, ...], str]], tokenizer: Any
 ) -> tuple[list[int], set[int]]:
     """Return the pieces at which the messages begin, and those that the template adds."""
     whole = "".join(text for _, text in pieces)
-    contents = list(_contents(messages, whole))
+    contents = list(_contents(example.messages, whole))
     bounds = [0]
     for number in range(1, len(contents)):
-        begin = _rendered_length(messages[:number], whole, tokenizer)
+        begin = _rendered_length(example, number, whole, tokenizer)
         before, here = contents[number - 1][1], contents[number][0]
         bounds.append(begin if before <= begin <= here else before)
     starts, is_template = [0], set[int]()
@@ -393,23 +440,28 @@ def _of_template(
     return starts, is_template
 
 
-def _contents(messages: Sequence[Mapping[str, str]], whole: str) -> Iterator[tuple[int, int]]:
+def _contents(messages: Sequence[Turn], whole: str) -> Iterator[tuple[int, int]]:
     """Yield the span of each message's content in the rendered text; stop at one that is absent."""
     at = 0
     for message in messages:
-        text = message["content"].strip()  # some templates trim
-        start = whole.find(text, at)
-        if start < 0:
+        for text in (message["content"].strip(), visible(message["content"]).strip()):
+            start = whole.find(text, at)  # some templates trim, or leave earlier reasoning out
+            if start >= 0:
+                break
+        else:
             return
         at = start + len(text)
         yield start, at
 
 
-def _rendered_length(messages: Sequence[Mapping[str, str]], whole: str, tokenizer: Any) -> int:
-    """Return the length of the first messages in the rendered text; -1 if it differs from them."""
+def _rendered_length(example: Example, turns: int, whole: str, tokenizer: Any) -> int:
+    """Return the length of the first turns in the rendered text; -1 if it differs from them."""
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=False
+            list(example.messages[:turns]),
+            tools=list(example.tools) or None,
+            tokenize=False,
+            add_generation_prompt=False,
         )
     except Exception:  # a template may refuse a conversation that stops here
         return -1

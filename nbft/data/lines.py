@@ -6,27 +6,48 @@ Called by `sources` for files above `LARGE_BYTES`.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import csv
-import functools
+import gzip
 import hashlib
+import itertools
 import json
+import lzma
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from nbft.access import private_folder
+from nbft.atomic import providing
+from nbft.data.cells import TOO_DEEP, is_too_deep
+from nbft.data.fingerprint import code_key
+from nbft.data.holdout import content_key
 from nbft.errors import DataError, Problem
 from nbft.models.find import cache_folder
+from nbft.reading import cached_by_stamp, stamp
 from nbft.syntax import invalid, json_problem
 
 LARGE_BYTES = 32 * 2**20
 """Files above this are not held in memory: parsed JSON takes about ten times the file."""
 
+PACKED: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zip": zipfile.ZipFile,
+}
+"""Endings of packed files, and what opens them."""
+
 _BLOCK_BYTES = 16 * 2**20
-_BLANK_BYTES = 2  # a line of at most this many bytes, its end included, holds no object
+_SPACES = np.frombuffer(b" \t\n\r\x0b\x0c", np.uint8)  # what bytes.strip takes away
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,17 +64,17 @@ class LineRows:
     """
 
     def __init__(self, path: Path, field: str, written: str) -> None:
-        self._path, self._field, self._written = path, field, written
+        self.path, self._field, self._written = path, field, written
         self._file = path.open("rb")
-        stat = path.stat()
-        self._begins, self._ends = _spans(path, stat.st_size, stat.st_mtime_ns)
+        self._lock = threading.Lock()
+        self._begins, self._ends = _spans(path)
 
     def __len__(self) -> int:
         return len(self._begins)
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
         begin, end = int(self._begins[number]), int(self._ends[number])
-        line = os.pread(self._file.fileno(), end - begin, begin)
+        line = self._read(begin, end)
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -62,24 +83,34 @@ class LineRows:
         if not isinstance(row, Mapping):
             why = f"row {number + 1:,}: is {type(row).__name__}, not an object with columns."
             raise self._wrong(why, 'Write {"column": "text"}.')
+        if is_too_deep(row):
+            raise self._wrong(f"row {number + 1:,}: {TOO_DEEP}", "Flatten it.")
         return row
+
+    def _read(self, begin: int, end: int) -> bytes:
+        """Return the bytes of the file from `begin` to `end`, from any thread."""
+        if hasattr(os, "pread"):  # processes that were forked share the position in the file
+            return os.pread(self._file.fileno(), end - begin, begin)
+        with self._lock:
+            self._file.seek(begin)
+            return self._file.read(end - begin)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return (self[number] for number in range(len(self)))
 
     def __reduce__(self) -> Any:
         """Open the file again in another process."""
-        return LineRows, (self._path, self._field, self._written)
+        return LineRows, (self.path, self._field, self._written)
 
     def _wrong(self, why: str, fix: str) -> DataError:
         return DataError(Problem(self._field, self._written, why, fix))
 
 
-@functools.lru_cache(maxsize=4)
-def _spans(path: Path, size_bytes: int, changed_at: int) -> tuple[np.ndarray, np.ndarray]:
+@cached_by_stamp(maxsize=4)
+def _spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return where the lines begin and end, in bytes, [n] each; blank lines are left out.
 
-    A file is searched again only when its size or time changes; both splits share the result.
+    Both splits of a file share the result.
     """
     line_ends: list[np.ndarray] = []
     size = 0
@@ -92,32 +123,105 @@ def _spans(path: Path, size_bytes: int, changed_at: int) -> tuple[np.ndarray, np
             size += len(block)
     ends = np.concatenate([*line_ends, [size]])
     begins = np.concatenate([[len(_BOM) if first == _BOM else 0], ends[:-1]])
-    is_filled = ends - begins > _BLANK_BYTES
+    is_filled = begins < ends
+    begins, ends = begins[is_filled], ends[is_filled]
+    content = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+    is_filled = np.ones(len(begins), bool)
+    for n in np.flatnonzero(np.isin(content[begins], _SPACES)):
+        is_filled[n] = bool(content[begins[n] : ends[n]].tobytes().strip())
     return begins[is_filled], ends[is_filled]
+
+
+@cached_by_stamp(maxsize=4)
+def line_keys(path: Path) -> np.ndarray:
+    """Return the content key of each line of a JSON Lines file that is not blank, uint64 [n]."""
+    return np.fromiter(map(content_key, filled(path)), np.uint64)
+
+
+def filled(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file that are not blank, without their line breaks."""
+    with path.open("rb") as file:
+        first = file.readline().removeprefix(_BOM)
+        for line in itertools.chain([first], file):
+            if line.strip():
+                yield line.removesuffix(b"\n")
 
 
 def as_lines(path: Path) -> Path:
     """Return a JSON Lines file with the rows of a JSON array, CSV, TSV or Parquet file.
 
-    It is in nbft's cache, named after the file's path, size and time, and is written only once.
-
     Raises:
         ValueError: The file is truncated, or of another format than its ending.
     """
-    stat = path.stat()
-    key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    target = cache_folder() / "rows" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.jsonl"
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.stem}.{os.getpid()}.part")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for row in stream(path):
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    def write(file: BinaryIO) -> None:
+        for row in stream(path):
+            line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
+            file.write(line.encode("utf-8", "surrogatepass"))
+
+    return _written_once(path, ".jsonl", write)
+
+
+def kind_of(path: Path) -> str:
+    """Return the ending that tells the format of a file, also of a packed one.
+
+    >>> kind_of(Path("rows.JSONL.gz")), kind_of(Path("rows.csv"))
+    ('.jsonl', '.csv')
+    """
+    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    return inner.suffix.lower()
+
+
+def unpacked(path: Path) -> Path:
+    """Return a file as it is, or what is in a packed one.
+
+    Raises:
+        ValueError: It cannot be unpacked, or a zip holds more than one file.
+    """
+    packing = path.suffix.lower()
+    if packing not in PACKED:
+        return path
+    kind = kind_of(path)
+    if packing == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"cannot be unpacked ({error}).") from None
+        names = [name for name in names if not name.startswith("__MACOSX/")]
+        if len(names) != 1:
+            raise ValueError(f"holds {len(names)} files, not one.")
+        kind = Path(names[0]).suffix.lower()
+
+    def write(file: BinaryIO) -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                if packing == ".zip":
+                    source = stack.enter_context(zipfile.ZipFile(path)).open(names[0])
+                else:
+                    source = stack.enter_context(PACKED[packing](path))
+                shutil.copyfileobj(source, file, _BLOCK_BYTES)
+        except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+            raise ValueError(f"cannot be unpacked ({error}).") from None
+        except OSError as error:
+            if error.errno is not None:  # of the disk; those of the libraries have none
+                raise
+            raise ValueError(f"cannot be unpacked ({error}).") from None
+
+    return _written_once(path, kind, write)
+
+
+def _written_once(path: Path, kind: str, write: Callable[[BinaryIO], None]) -> Path:
+    """Return a file in nbft's cache that is made of another, and made only once.
+
+    It is named after the other's path and stamp, and after the code that makes it.
+    """
+    key = f"{code_key()} {path.resolve()} {stamp(path)}"
+    target = cache_folder() / "rows" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}{kind}"
+    if not target.is_file():
+        private_folder(target.parent)
+        with providing(target) as partial, partial.open("wb") as file:
+            write(file)
     return target
 
 
@@ -162,6 +266,8 @@ def stream(path: Path) -> Iterator[Any]:
                         row = json.loads(line)
                     except (ValueError, RecursionError) as error:
                         raise ValueError(json_problem(error, f"line {number}")) from None
+                    if is_too_deep(row):
+                        raise ValueError(f"line {number}: {TOO_DEEP}")
                     yield row
 
 

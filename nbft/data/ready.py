@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nbft.data.cells import to_text
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -61,8 +63,36 @@ READY = {
 }
 
 
+STANFORD_ALPACA = {
+    True: "Below is an instruction that describes a task, paired with an input that provides "
+    "further context. Write a response that appropriately completes the request.",
+    False: "Below is an instruction that describes a task. Write a response that appropriately "
+    "completes the request.",
+}
+"""The opening sentences of Stanford Alpaca, by whether a row has an input.
+
+Source: github.com/tatsu-lab/stanford_alpaca, train.py; QEfficient, docs/source/config.md.
+"""
+
+
+def create_alpaca_prompt(row: Mapping[str, Any]) -> str:
+    """Return the prompt of Stanford Alpaca, with its opening sentences.
+
+    >>> print(create_alpaca_prompt({"instruction": "Name a colour.", "input": ""}))
+    Below is an instruction that describes a task. Write a response that appropriately \
+completes the request.
+    <BLANKLINE>
+    ### Instruction:
+    Name a colour.
+    <BLANKLINE>
+    ### Response:
+    <BLANKLINE>
+    """
+    return f"{STANFORD_ALPACA[bool(row.get('input'))]}\n\n{alpaca_prompt(row)}"
+
+
 def alpaca_prompt(row: Mapping[str, Any]) -> str:
-    """Return the prompt of an instruction, with its input where it has one.
+    """Return a short prompt of an instruction, with its input where it has one.
 
     >>> print(alpaca_prompt({"instruction": "Add.", "input": "2 and 3"}))
     ### Instruction:
@@ -74,5 +104,6 @@ def alpaca_prompt(row: Mapping[str, Any]) -> str:
     ### Response:
     <BLANKLINE>
     """
-    given = f"### Input:\n{row['input']}\n\n" if row.get("input") else ""
-    return f"### Instruction:\n{row['instruction']}\n\n{given}### Response:\n"
+    text = to_text(row.get("input"))
+    given = f"### Input:\n{text}\n\n" if text else ""
+    return f"### Instruction:\n{to_text(row['instruction'])}\n\n{given}### Response:\n"

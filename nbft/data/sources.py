@@ -18,10 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from nbft.config.data import Dataset
+from nbft.config.io import resolve
 from nbft.data import lines
+from nbft.data.cells import TOO_DEEP, is_too_deep
+from nbft.data.holdout import content_key
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.errors import DataError, Problem
+from nbft.reading import stamp
 from nbft.syntax import goes_on_after_json, json_problem
 
 FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -41,30 +45,14 @@ class Rows(Protocol):
     def __iter__(self) -> Iterator[Mapping[str, Any]]: ...
 
 
-def resolve(path: str, folder: Path | None) -> Path:
-    """Return the absolute path of a config's path: in the config's folder, else in the working one.
-
-    A file that is in neither is reported missing from the config's folder.
-
-    Args:
-        path: Absolute or relative; ~ is expanded.
-        folder: The folder of the config file, or None for a config made in Python.
-    """
-    given = Path(path).expanduser()
-    beside = (folder or Path()) / given
-    return (given if is_there(given) and not is_there(beside) else beside).absolute()
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder, as far as this user may see."""
-    try:
-        return path.exists()
-    except OSError:  # no permission, or a name that is too long
-        return False
-
-
 def load_rows(
-    dataset: Dataset, split: str, field: str, *, seed: int = 42, folder: Path | None = None
+    dataset: Dataset,
+    split: str,
+    field: str,
+    *,
+    seed: int = 42,
+    folder: Path | None = None,
+    is_strict: bool = True,
 ) -> Rows:
     """Read the rows of one dataset, with columns renamed, shuffled and limited by its settings.
 
@@ -74,6 +62,8 @@ def load_rows(
         field: Dotted name of the dataset in the config, for messages.
         seed: Seed of the shuffle where the dataset has none of its own.
         folder: Folder of the config file.
+        is_strict: Raise at once at a line of JSON Lines that cannot be read; otherwise when that row
+            is asked for.
 
     Raises:
         DataError: The rows cannot be read; names the file, the line, the problem and a fix.
@@ -81,7 +71,11 @@ def load_rows(
     if dataset.rows is not None:
         rows = _from_memory(dataset.rows, f"{field}.rows")
     elif dataset.path is not None:
-        rows = _from_file(resolve(dataset.path, folder), f"{field}.path", dataset.path)
+        path = resolve(dataset.path, folder)
+        if _is_folder(path):
+            rows = _from_folder(path, dataset, split, f"{field}.path")
+        else:
+            rows = _from_file(path, f"{field}.path", dataset.path, is_strict=is_strict)
     elif dataset.dataset_name in READY and not dataset.subset:
         rows = _from_file(bundled_file(dataset, split), field, "")
     elif dataset.dataset_name is not None:
@@ -112,10 +106,14 @@ def stream_rows(
 
     Arguments and errors as in `load_rows`; the rows are not counted, shuffled or limited.
     """
+    if dataset.rows is not None:
+        return load_rows(dataset.model_copy(update={"sample_count": None}), split, field)
     if dataset.path is not None:
         path = resolve(dataset.path, folder)
-        _check_file(path, f"{field}.path", dataset.path)
-        return _Streamed(path, dataset.columns)
+        if _is_folder(path):
+            rows = _from_folder(path, dataset, split, f"{field}.path")
+            return _Renamed(rows, dataset.columns, field) if dataset.columns else rows
+        return _Streamed(_unpacked(path, f"{field}.path", dataset.path), dataset.columns)
     if dataset.dataset_name is not None and dataset.dataset_name not in READY:
         rows = _from_hub(dataset, split, field, stream=True)
         return rows.rename_columns({old: new for new, old in dataset.columns.items()})  # type: ignore[attr-defined, no-any-return]
@@ -137,8 +135,11 @@ def columns_of(rows: Rows) -> list[str]:
     """Return the names of the columns, in the order of the first row that has them."""
     if hasattr(rows, "column_names"):
         return list(rows.column_names)
-    numbers = spread(len(rows), _ROWS_LOOKED_AT).tolist()
-    return list(dict.fromkeys(name for number in numbers for name in rows[number]))
+    names: dict[str, None] = {}
+    for number in spread(len(rows), _ROWS_LOOKED_AT).tolist():
+        with contextlib.suppress(DataError):  # said where the row is used
+            names |= dict.fromkeys(rows[number])
+    return list(names)
 
 
 def spread(total: int, most: int) -> np.ndarray:
@@ -148,6 +149,41 @@ def spread(total: int, most: int) -> np.ndarray:
     array([0, 2, 5, 7])
     """
     return np.arange(total) if total <= most else np.arange(most) * total // most
+
+
+def content_keys(rows: Rows, numbers: np.ndarray) -> np.ndarray:
+    """Return the content keys of some rows, uint64 [n].
+
+    A row has the same key in a list, in a table and in a JSON Lines file that nbft writes of it.
+    """
+    while isinstance(rows, (_Taken, _Renamed)):
+        if isinstance(rows, _Taken):
+            numbers = rows.numbers[numbers]
+        rows = rows.rows
+    if (path := getattr(rows, "path", None)) is not None:
+        of_lines: np.ndarray = lines.line_keys(path)
+        if len(of_lines) == len(rows):
+            return of_lines[numbers]  # type: ignore[no-any-return]
+    is_most = len(numbers) > len(rows) / 2
+    some = np.arange(len(rows)) if is_most else numbers
+    of_all = is_most and not isinstance(rows, _PartlyRead)
+    contents = rows if of_all else (_content(rows, int(number)) for number in some)
+    keys = np.fromiter(map(content_key, contents), np.uint64)
+    return keys[numbers] if is_most else keys
+
+
+def _content(rows: Rows, number: int) -> Mapping[str, Any]:
+    """Return a row; for one that cannot be read, why."""
+    try:
+        return rows[number]
+    except DataError as error:
+        return {"": str(error)}
+
+
+def lines_of(rows: Rows) -> Iterator[bytes]:
+    """Yield the lines of rows that were read from JSON Lines; nothing for others."""
+    if (path := getattr(rows, "path", None)) is not None:
+        yield from lines.filled(path)
 
 
 def _from_memory(rows: Any, field: str) -> Rows:
@@ -163,29 +199,116 @@ def _from_memory(rows: Any, field: str) -> Rows:
 
 
 class _FileRows(list[Any]):
-    """The rows of a file; unlike a list, it can be referenced weakly."""
+    """The rows of a file; unlike a list, it can be referenced weakly.
+
+    Attributes:
+        path: The file, if it holds one row on each line.
+    """
+
+    path: Path | None = None
 
 
-_IN_USE: weakref.WeakValueDictionary[tuple[Path, int, int], _FileRows] = (
+_IN_USE: weakref.WeakValueDictionary[tuple[Path, tuple[Any, ...]], _FileRows] = (
     weakref.WeakValueDictionary()
 )
-"""Rows of files in use, by path, size and time: both splits of a file, its plan and its scores share
+"""Rows of files in use, by path and stamp: both splits of a file, its plan and its scores share
 what was read once, and nothing stays in memory longer than it is used."""
 
 
-def _from_file(path: Path, field: str, written: str) -> Rows:
+def _from_file(path: Path, field: str, written: str, *, is_strict: bool = True) -> Rows:
     name = written or path.name
     with file_errors(field, name):
         _check_file(path, field, name)
-        stat = path.stat()
-        if stat.st_size > lines.LARGE_BYTES:
+        if path.suffix.lower() in lines.PACKED:
+            return _from_file(_unpacked(path, field, name), field, name, is_strict=is_strict)
+        if path.stat().st_size > lines.LARGE_BYTES:
             return _large(path, field, written)
-        key = (path, stat.st_size, stat.st_mtime_ns)
+        key = (path, stamp(path))
         if (in_use := _IN_USE.get(key)) is not None:
             return in_use
-        content, unit = _read(path, field, name)
-    _IN_USE[key] = rows = _FileRows(_checked(content, field, name, unit))
+        try:
+            content, unit = _read(path, field, name)
+            rows = _FileRows(_checked(content, field, name, unit))
+        except DataError:
+            if is_strict:
+                raise
+            content, unit = _read(path, field, name, is_strict=False)
+            return _PartlyRead(content, unit, path, field, name)
+    rows.path = path if unit == "line" else None
+    _IN_USE[key] = rows
     return rows
+
+
+class _PartlyRead:
+    """The rows of a file of which some cannot be read; these raise when they are asked for.
+
+    Attributes:
+        path: The file, if it holds one row on each line.
+    """
+
+    def __init__(self, items: list[Any], unit: str, path: Path, field: str, written: str) -> None:
+        self.path = path if unit == "line" else None
+        self._rows: list[Any] = []
+        for number, item in enumerate(items, start=1):
+            if item is not _BLANK:
+                wrong = (
+                    [] if isinstance(item, Problem) else _wrong(item, number, field, written, unit)
+                )
+                self._rows += wrong or [item]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Mapping[str, Any]:
+        row = self._rows[number]
+        if isinstance(row, Problem):
+            raise DataError([row])
+        return row  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+
+def _unpacked(path: Path, field: str, written: str) -> Path:
+    _check_file(path, field, written)
+    try:
+        file = lines.unpacked(path)
+    except ValueError as error:
+        raise DataError(Problem(field, written, str(error), "Unpack it by hand.")) from None
+    if file is not path:
+        _check_file(file, field, written)
+    return file
+
+
+def _is_folder(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # such as a name that is too long, said where it is read
+        return path.is_dir()
+    return False
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder was written by save_to_disk."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _from_folder(path: Path, dataset: Dataset, split: str, field: str) -> Rows:
+    """Return the rows of a folder that was written by save_to_disk."""
+    _check_file(path, field, str(dataset.path))
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        why = f"cannot be read as a saved dataset ({reason})."
+        raise DataError(Problem(field, dataset.path, why, "Save it again.")) from None
+    if not isinstance(saved, datasets.DatasetDict):
+        return saved  # type: ignore[no-any-return]
+    wanted = [dataset.split] if dataset.split else _SPLITS[split]
+    if found := next((name for name in wanted if name in saved), None):
+        return saved[found]  # type: ignore[no-any-return]
+    why = f"has no split {' or '.join(wanted)}; it has {', '.join(saved)}."
+    raise DataError(Problem(field, dataset.path, why, f"Write split: {next(iter(saved), '')}."))
 
 
 def _large(path: Path, field: str, written: str) -> Rows:
@@ -202,12 +325,17 @@ def _check_file(path: Path, field: str, written: str) -> None:
     """Raise unless a path is a file of a known format."""
     with file_errors(field, written):
         if path.is_dir():
-            why, fix = "is a folder.", f"Name a file in it ({', '.join(FORMATS)})."
+            if _is_saved(path):
+                return
+            files = sorted(f.name for f in path.iterdir() if lines.kind_of(f) in FORMATS)
+            named = ", ".join(files[:_PROBLEMS_SHOWN]) or ", ".join(FORMATS)
+            why = "is a folder without a saved dataset."
+            fix = f"Name a file in it ({named}), or a folder written by datasets' save_to_disk."
         elif not path.exists():
             why, fix = _missing(path)
-        elif path.suffix.lower() not in FORMATS:
+        elif lines.kind_of(path) not in FORMATS and path.suffix.lower() != ".zip":
             why = f"has the ending {path.suffix or 'none'}."
-            fix = f"Use one of {', '.join(FORMATS)}."
+            fix = f"Use one of {', '.join(FORMATS)}, or such a file packed as .gz or .zip."
         elif path.stat().st_size == 0:
             why, fix = "is empty (0 bytes).", "Name a file with rows."
         else:
@@ -238,45 +366,52 @@ def _missing(path: Path) -> tuple[str, str]:
         return "does not exist, nor does its folder.", f"Looked in {folder}."
     if not os.access(folder, os.R_OK):
         raise PermissionError
-    names = [f.name for f in folder.iterdir() if f.suffix.lower() in FORMATS]
+    names = [f.name for f in folder.iterdir() if lines.kind_of(f) in FORMATS]
     close = difflib.get_close_matches(path.name, names, n=1)
     return "does not exist.", f"Did you mean {close[0]}?" if close else f"Looked in {folder}."
 
 
-def _read(path: Path, field: str, written: str) -> tuple[list[Any], str]:
-    """Return the rows of a file, and what to call one in messages ("line", "row", "item")."""
+def _read(path: Path, field: str, written: str, *, is_strict: bool = True) -> tuple[list[Any], str]:
+    """Return the rows of a file, and what to call one in messages ("line", "row", "item").
+
+    Where it is not strict, the problem stands in place of a row that cannot be read.
+    """
     kind = path.suffix.lower()
     if kind == ".parquet":
         try:
             return list(lines.stream(path)), "row"
         except ValueError as error:
             raise DataError(Problem(field, written, str(error), "Write it again.")) from None
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="" if kind in (".csv", ".tsv") else "\n") as file:
         if kind in (".csv", ".tsv"):
-            return _read_csv(file, field, written, "\t" if kind == ".tsv" else ","), "row"
+            separator = "\t" if kind == ".tsv" else ","
+            return _read_csv(file, field, written, separator, is_strict=is_strict), "row"
         if kind == ".json":
             text = file.read()
             try:
                 content = json.loads(text)
             except (ValueError, RecursionError) as error:
                 if text.lstrip().startswith("{") and goes_on_after_json(text):
-                    return _read_lines(text.split("\n"), field, written), "line"
+                    lines_ = text.split("\n")
+                    return _read_lines(lines_, field, written, is_strict=is_strict), "line"
                 why = json_problem(error)
                 raise DataError(Problem(field, written, why, "Fix that line.")) from None
             if not isinstance(content, list):
                 why = f"holds {_kind(content)}, not an array of rows."
                 raise DataError(Problem(field, written, why, "Write [{…}, {…}]."))
             return content, "item"
-        return _read_lines(file, field, written), "line"
+        return _read_lines(file, field, written, is_strict=is_strict), "line"
 
 
+_SPACES = " \t\n\r\x0b\x0c"  # as in `lines`
 _BLANK = object()
 
 
-def _read_lines(file: Any, field: str, written: str) -> list[Any]:
-    rows, problems = [], []
+def _read_lines(file: Any, field: str, written: str, *, is_strict: bool = True) -> list[Any]:
+    rows: list[Any] = []
+    problems = []
     for number, line in enumerate(file, start=1):
-        if not line.strip():
+        if not line.strip(_SPACES):
             rows.append(_BLANK)  # keeps the line numbers; removed by _checked
             continue
         try:
@@ -284,24 +419,31 @@ def _read_lines(file: Any, field: str, written: str) -> list[Any]:
         except (ValueError, RecursionError) as error:
             why = json_problem(error, f"line {number}")
             problems.append(Problem(field, written, why, "Fix or remove the line."))
-    _raise_some(problems)
+            rows.append(problems[-1])
+    if is_strict:
+        _raise_some(problems)
     return rows
 
 
-def _read_csv(file: Any, field: str, written: str, delimiter: str) -> list[Any]:
+def _read_csv(
+    file: Any, field: str, written: str, delimiter: str, *, is_strict: bool = True
+) -> list[Any]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.DictReader(file, delimiter=delimiter)
     names = list(reader.fieldnames or ())
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         why = f"names the column {', '.join(twice)} more than once in its first line."
         raise DataError(Problem(field, written, why, "Give every column a name of its own."))
-    rows, problems = [], []
+    rows: list[Any] = []
+    problems = []
     for number, row in enumerate(reader, start=1):
+        rows.append(row)
         if None in row or None in row.values():  # more cells than names, or fewer
             why = f"row {number}: has more or fewer cells than the {len(names)} of the first line."
             problems.append(Problem(field, written, why, "Quote cells that hold the separator."))
-        rows.append(row)
-    _raise_some(problems)
+            rows[-1] = problems[-1]
+    if is_strict:
+        _raise_some(problems)
     return rows
 
 
@@ -315,18 +457,19 @@ def _raise_some(problems: list[Problem]) -> None:
 
 def _checked(rows: list[Any], field: str, written: str | None, unit: str) -> list[Any]:
     """Return the rows without blank lines; raise where some are not objects."""
-    problems = [
-        Problem(
-            field,
-            written,
-            f"{unit} {number}: is {_kind(row)}, not an object with columns.",
-            'Write {"column": "text"}.',
-        )
-        for number, row in enumerate(rows, start=1)
-        if not isinstance(row, Mapping) and row is not _BLANK
-    ]
-    _raise_some(problems)
-    return [row for row in rows if row is not _BLANK]
+    numbered = [(number, row) for number, row in enumerate(rows, start=1) if row is not _BLANK]
+    _raise_some([p for n, row in numbered for p in _wrong(row, n, field, written, unit)])
+    return [row for _, row in numbered]
+
+
+def _wrong(row: Any, number: int, field: str, written: str | None, unit: str) -> list[Problem]:
+    """Return what is wrong with a value that should be a row."""
+    if not isinstance(row, Mapping):
+        why = f"{unit} {number}: is {_kind(row)}, not an object with columns."
+        return [Problem(field, written, why, 'Write {"column": "text"}.')]
+    if isinstance(row, dict) and is_too_deep(row):
+        return [Problem(field, written, f"{unit} {number}: {TOO_DEEP}", "Flatten it.")]
+    return []
 
 
 def _kind(value: Any) -> str:
@@ -396,17 +539,17 @@ class _Renamed:
             why = f"no column {', '.join(missing)}; found {', '.join(known)}."
             fix = "Write {new name: name in the file}."
             raise DataError(Problem(f"{field}.columns", dict(columns), why, fix))
-        self._rows, self._columns = rows, columns
+        self.rows, self._columns = rows, columns
         self.column_names = list(rename(dict.fromkeys(known), columns))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
-        return rename(self._rows[number], self._columns)
+        return rename(self.rows[number], self._columns)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (rename(row, self._columns) for row in self._rows)
+        return (rename(row, self._columns) for row in self.rows)
 
 
 def rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
@@ -426,13 +569,13 @@ class _Taken:
     """Some of the rows, in a given order."""
 
     def __init__(self, rows: Rows, numbers: np.ndarray) -> None:
-        self._rows, self.numbers = rows, numbers
+        self.rows, self.numbers = rows, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
-        return self._rows[int(self.numbers[number])]
+        return self.rows[int(self.numbers[number])]
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return (self[number] for number in range(len(self)))

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nbft import registry
+from nbft.atomic import replacing
 from nbft.config import Config
 from nbft.config.data import Dataset
-from nbft.data.examples import Examples, held_out, load_examples
-from nbft.data.fingerprint import file_key, key_of, tokenizer_key
+from nbft.config.io import is_there, resolve
+from nbft.data.examples import Examples, by_answer, held_out, load_examples
+from nbft.data.fingerprint import code_key, file_key, key_of, tokenizer_key
 from nbft.data.formats import FORMATS
 from nbft.data.ready import READY
-from nbft.data.sources import bundled_file, is_there, resolve
+from nbft.data.sources import bundled_file
 from nbft.data.tokens import Tokenised, cached_tokens, tokenise, tokens_folder
 from nbft.methods import Method, method_of
 
@@ -62,13 +63,15 @@ def prepare(config: Config, tokenizer: Any, *, folder: Path | None = None) -> di
     key = _source_key(config, tokenizer, folder)
     if key and (noted := _noted(key, method_of(config))):
         return noted
-    train, said = load_examples(config, "train", folder=folder)
+    read, said = load_examples(config, "train", folder=folder)
+    train, split_up = by_answer(read, tokenizer)
     rows = tokenise(train, tokenizer, config, "train")
-    splits = {"train": Prepared(rows, train.recognised, said, train)}
+    splits = {"train": Prepared(rows, train.recognised, [*said, *split_up], train)}
     if config.data.validation is None:
-        others, said = held_out(config, train), []
+        others, said = held_out(config, read), []
     else:
         others, said = load_examples(config, "validation", folder=folder)
+    others, _ = by_answer(others, tokenizer)
     held = tokenise(others, tokenizer, config, "validation") if others else None
     splits["validation"] = Prepared(held, others.recognised, said, others)
     if key and key == _source_key(config, tokenizer, folder):  # no file has changed meanwhile
@@ -87,18 +90,21 @@ def _note(key: str, train: Tokenised, splits: dict[str, Prepared]) -> None:
         for name, split in splits.items()
     }
     path = tokens_folder() / train.key / f"{key}.json"
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    with contextlib.suppress(OSError):  # without it the next start reads the rows, no more
+    # Without it the next start reads the rows, no more.
+    with contextlib.suppress(OSError), replacing(path) as partial:
         partial.write_text(json.dumps(note), encoding="utf-8")
-        partial.replace(path)
 
 
 def _noted(key: str, method: Method) -> dict[str, Prepared] | None:
     path = next(tokens_folder().glob(f"*/{key}.json"), None)
     if path is None:
         return None
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # deleted to make room at this moment
+        return None
     splits = {}
-    for split, note in json.loads(path.read_text(encoding="utf-8")).items():
+    for split, note in notes.items():
         rows = note["tokens"] and cached_tokens(note["tokens"], method)
         if note["tokens"] and not rows:  # deleted to make room
             return None
@@ -117,13 +123,10 @@ def _source_key(config: Config, tokenizer: Any, folder: Path | None) -> str | No
             if path is None or split.stream:
                 return None
             files.append(file_key(path))
-    here = Path(__file__).parent
-    modules = sorted([*here.glob("*.py"), *(here.parent / "methods").glob("*.py")])
-    code = [(file.name, file.stat().st_mtime_ns) for file in modules]
     formats = [known.name for known in FORMATS]
     data = config.to_dict(full=True)["data"]
     about = [config.training.seed, config.training.method, tokenizer_key(tokenizer)]
-    return key_of([files, data, *about, formats, code])
+    return key_of([files, data, *about, formats, code_key()])
 
 
 def _file_of(dataset: Dataset, split: str, folder: Path | None) -> Path | None:

@@ -8,12 +8,14 @@ and the doctor.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
+import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +24,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbft import atomic
+from nbft.access import private_folder
 from nbft.config import Config
 from nbft.config.data import Data
-from nbft.data.chat import all_segments, unanswered
-from nbft.data.examples import Example
-from nbft.data.fingerprint import key_of, tokenizer_key
-from nbft.data.formats import Turn
+from nbft.data import processes
+from nbft.data.chat import (
+    Conversation,
+    RefusedConversationError,
+    Segment,
+    as_conversations,
+    unanswered,
+)
+from nbft.data.continuation import Continuation, shared_length
+from nbft.data.examples import Example, Examples
+from nbft.data.fingerprint import code_key, key_of, tokenizer_key
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.pretokenizer import Pretokenizer, splitter
+from nbft.data.rendering import TokenizerTemplate
 from nbft.errors import DataError, Problem
 from nbft.limits import usable_cores
 from nbft.methods import IGNORE_INDEX, Method, method_of
@@ -46,20 +58,22 @@ _BATCH = 1000
 _FEW = 16
 """Texts left to the tokenizer alone; of more, so many are tokenised in both ways and compared."""
 
-_VERSION = 3  # of the tokens; changing it invalidates the cache
-
 
 class Encoded(NamedTuple):
     """One sequence as tokens, not yet cut to data.max_length.
 
     Attributes:
-        ids: Token ids, the end-of-sequence token included, [s].
+        ids: Token ids, the end-of-sequence token included, [s]. Of a text that is much longer than
+            data.max_length only the beginning.
         loss_mask: Which of them add to the loss, [s].
         prompt_tokens: Tokens before the first answer, whether they add to the loss or not.
         is_merged: Whether the tokenizer alone would have merged the end of the prompt and the
             start of the completion into one token.
         unanswered: Turns after the last answer of a conversation. They are left out, because a
             question without an answer has nothing to train on.
+        untokenised: About how many tokens the rest of the text would have.
+        is_folded: Whether a system turn stands in the first question.
+        remark: See `chat.Conversation`.
     """
 
     ids: list[int]
@@ -67,6 +81,14 @@ class Encoded(NamedTuple):
     prompt_tokens: int
     is_merged: bool
     unanswered: int = 0
+    untokenised: int = 0
+    is_folded: bool = False
+    remark: str = ""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole text."""
+        return len(self.ids) + self.untokenised
 
 
 Sequences = dict[str, Encoded]
@@ -88,6 +110,8 @@ class Tokenised:
         empty: Examples left out because they hold no text.
         merged: Examples whose prompt and completion would have shared a token.
         unanswered: Examples that lose the turns after their last answer.
+        folded: Examples whose system turn stands in their first question.
+        remarked: How many examples have each remark of `chat.Conversation`.
         tokens: Tokens of all sequences of all rows.
         trained_tokens: Tokens that add to the loss. The first of a sequence is never predicted.
         longest: Tokens of the longest sequence.
@@ -101,6 +125,8 @@ class Tokenised:
     empty: int
     merged: int
     unanswered: int
+    folded: int
+    remarked: dict[str, int]
     tokens: int
     trained_tokens: int
     longest: int
@@ -166,25 +192,24 @@ def cached_tokens(key: str, method: Method) -> Tokenised | None:
     folder = tokens_folder() / key
     try:
         counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        os.utime(folder)  # recently used: others are deleted before it
+        rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+        known = {field.name for field in dataclasses.fields(Tokenised)}
+        remarked = {name: counts.pop(name) for name in [*counts] if name not in known}
+        return Tokenised(rows, method, key, remarked=remarked, **counts)
+    except (OSError, ValueError, TypeError) as error:
+        if folder.exists():
+            logging.getLogger("nbft").warning("Tokens in the cache cannot be read: %s", error)
+            atomic.remove(folder)
         return None
-    os.utime(folder)  # recently used: others are deleted before it
-    rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
-    return Tokenised(rows, method, key, **counts)
 
 
 def encode_rows(
-    examples: Sequence[Example],
-    tokenizer: Any,
-    method: Method,
-    split: str = "train",
-    *,
-    completion_only: bool = True,
-    first: int = 0,
+    examples: Sequence[Example], tokenizer: Any, method: Method, split: str = "train", **how: Any
 ) -> list[Sequences]:
     """Return the named token sequences that a method makes of examples; as `encode` otherwise."""
     named = {
-        name: encode(texts, tokenizer, split, completion_only=completion_only, first=first)
+        name: encode(texts, tokenizer, split, **how)
         for name, texts in method.texts(examples).items()
     }
     return [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
@@ -197,6 +222,7 @@ def encode(
     *,
     completion_only: bool = True,
     first: int = 0,
+    max_length: int | None = None,
 ) -> list[Encoded]:
     """Tokenise prompts with their completions, or conversations, without cutting them.
 
@@ -206,17 +232,39 @@ def encode(
         split: Name of the split, for messages.
         completion_only: Whether only answers add to the loss; all tokens otherwise.
         first: Number of the first of these examples, for messages.
+        max_length: Tokens that will be used; of a text that is much longer only the beginning is
+            tokenised.
 
     Raises:
+        RefusedConversationError: The chat template cannot say a conversation; has its number.
         DataError: Messages were given to a tokenizer without a chat template.
     """
-    pairs = _pairs([e for e in examples if not e.messages], tokenizer)
-    chats = {first + n: e.messages for n, e in enumerate(examples) if e.messages}
-    conversations = _conversations(chats, tokenizer, split) if chats else iter(())
+    most = _most_characters(examples, tokenizer, max_length)
+    pairs = _pairs([e for e in examples if not e.messages], tokenizer, most)
+    chats = {first + n: e for n, e in enumerate(examples) if e.messages}
+    conversations = _conversations(chats, tokenizer, split, most) if chats else iter(())
     encoded = [next(conversations if e.messages else pairs) for e in examples]
     if completion_only:
         return encoded
     return [one._replace(loss_mask=[True] * len(one.ids)) for one in encoded]
+
+
+_LONG_CHARACTERS = 20_000
+"""Shorter texts are tokenised as a whole, which takes milliseconds."""
+
+
+def _most_characters(
+    examples: Sequence[Example], tokenizer: Any, max_length: int | None
+) -> int | None:
+    """Return how much of a text surely holds more than max_length tokens; None for all of it."""
+    if max_length is None or not any(_characters(e) > _LONG_CHARACTERS for e in examples):
+        return None
+    return max(_LONG_CHARACTERS, 2 * max_length * max(map(len, tokenizer.get_vocab())))
+
+
+def _characters(example: Example) -> int:
+    of_turns = (len(turn["content"]) for turn in example.messages)
+    return len(example.prompt) + len(example.completion) + sum(of_turns)
 
 
 def cut_to(encoded: Encoded, max_length: int) -> tuple[list[int], list[int]] | None:
@@ -240,13 +288,14 @@ def cut_row(row: Sequences, method: Method, max_length: int) -> dict[str, list[i
 def _key(examples: Sequence[Example], tokenizer: Any, config: Config, method: Method) -> str:
     """Return the name of the tokens of these examples in the cache."""
     how = {
-        "version": _VERSION,
+        "code": code_key(),
+        "columns": method.columns,
         "tokenizer": tokenizer_key(tokenizer),
         "max_length": config.data.max_length,
         "completion_only_loss": config.data.completion_only_loss,
     }
     texts = (
-        (name, e.prompt, e.completion, e.messages)
+        (name, e.prompt, e.completion, e.messages, e.tools)
         for name, sequence in method.texts(examples).items()
         for e in sequence
     )
@@ -264,24 +313,31 @@ def _write(
     """Tokenise examples into a folder, which appears only when it is complete."""
     import pyarrow
 
-    _make_room(folder.parent)
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    partial.mkdir()
+    _make_room(private_folder(folder.parent))
     counts: Counter[str] = Counter()
     lengths: list[int] = []
-    try:
+    with atomic.providing(folder) as partial:
+        partial.mkdir()
         with pyarrow.ipc.new_stream(str(partial / "rows.arrow"), _schema(method)) as stream:
-            for rows in _in_batches(examples, tokenizer, method, split, config.data):
-                first = len(lengths)
-                lengths += [max(len(encoded.ids) for encoded in row.values()) for row in rows]
-                stream.write_batch(_arrow(rows, method, first, config.data.max_length, counts))
+            try:
+                for rows in _in_batches(examples, tokenizer, method, split, config.data):
+                    first = len(lengths)
+                    lengths += [max(encoded.length for encoded in row.values()) for row in rows]
+                    stream.write_batch(_arrow(rows, method, first, config.data.max_length, counts))
+            except RefusedConversationError as error:
+                raise located(error, examples) from None
         if not counts["tokens"]:
             raise DataError(_nothing_left(lengths, config.data.max_length, split))
         (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
-        if not folder.exists():  # another run may have been faster
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def located(error: RefusedConversationError, examples: Sequence[Example]) -> DataError:
+    """Return an error with the row's number in its file."""
+    if not isinstance(examples, Examples):
+        return error
+    part, row = examples.origin(error.number)
+    field = examples.parts[part].field
+    return DataError(Problem(field, None, f"row {row:,}: {error.why}", error.fix))
 
 
 def _schema(method: Method) -> pyarrow.Schema:
@@ -318,9 +374,12 @@ def _arrow(
         empty=int((~is_cut & ~stays).sum()),
         merged=sum(any(one.is_merged for one in row.values()) for row in rows),
         unanswered=sum(any(one.unanswered for one in row.values()) for row in rows),
+        folded=sum(any(one.is_folded for one in row.values()) for row in rows),
         tokens=sum(int(cut.size[stays].sum()) for cut in cuts),
         trained_tokens=sum(int(cut.trained[stays].sum()) for cut in cuts),
     )
+    for row in rows:
+        counts.update({one.remark for one in row.values() if one.remark})
     longest = max(int(cut.size[stays].max(initial=0)) for cut in cuts)
     counts["longest"] = max(counts["longest"], longest)
     columns = [column for cut in cuts for column in cut.columns(stays)]
@@ -338,7 +397,7 @@ class _Cut:
     """
 
     def __init__(self, encoded: Sequence[Encoded], max_length: int) -> None:
-        whole = np.array([len(one.ids) for one in encoded], int)
+        whole = np.array([one.length for one in encoded], int)
         self.is_cut, self.size = whole > max_length, np.minimum(whole, max_length)
         ends = np.cumsum(self.size)
         begins = ends - self.size
@@ -369,13 +428,20 @@ class _Cut:
 
 
 def _make_room(folder: Path) -> None:
-    """Delete the least recently used tokens, down to `CACHE_BYTES`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Delete the least recently used tokens, down to `CACHE_BYTES`.
+
+    Another process may delete the same at the same time. What is being written stays.
+    """
+    found = []
+    for entry in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            size = sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
+            found.append((entry.stat().st_mtime, size, entry))
     total = 0
-    for entry in sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime, reverse=True):
-        total += sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())
-        if total > CACHE_BYTES:
-            shutil.rmtree(entry, ignore_errors=True)
+    for _, size, entry in sorted(found, reverse=True):
+        total += size
+        if total > CACHE_BYTES and not atomic.is_partial(entry):
+            atomic.remove(entry)
 
 
 def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
@@ -389,6 +455,9 @@ def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
             tokenised.left_out
         ),
         "rows are left out: they are empty.": tokenised.empty,
+        "conversations have a system turn, which the chat template does not take; it stands before "
+        "the first question.": tokenised.folded,
+        **{f"conversations {remark}": n for remark, n in tokenised.remarked.items()},
         f"rows lose their end at {limit}; the model does not learn to stop there.": tokenised.cut,
     }
     return [f"{split}: {n:,} of {total:,} {what}" for what, n in affected.items() if n]
@@ -409,8 +478,8 @@ def _nothing_left(lengths: list[int], max_length: int, split: str) -> Problem:
     )
 
 
-_ROWS_A_PROCESS = 10_000
-"""Conversations that make another process worth starting. Plain text gains nothing from processes:
+_ROWS_A_PROCESS = 40_000
+"""Conversations that make another process worth its start. Plain text gains nothing from processes:
 the tokenizer uses all cores by itself, twice as fast as two processes on two cores."""
 
 
@@ -427,15 +496,14 @@ def _in_batches(
         method=method,
         split=split,
         completion_only=data.completion_only_loss,
+        max_length=data.max_length,
     )
-    batches = ((n, examples[n : n + _BATCH]) for n in range(0, len(examples), _BATCH))
-    if wanted <= 1:
+    starts = range(0, len(examples), _BATCH)
+    batches = ((n, examples[n : n + _BATCH]) for n in starts)
+    if (several := min(wanted, len(starts))) > 1:
+        yield from processes.imap(work, batches, several)
+    else:
         yield from map(work, batches)
-        return
-    import multiprocess
-
-    with multiprocess.Pool(wanted) as pool:
-        yield from pool.imap(work, batches)
 
 
 def _encode_batch(batch: tuple[int, Sequence[Example]], **how: Any) -> list[Sequences]:
@@ -443,28 +511,77 @@ def _encode_batch(batch: tuple[int, Sequence[Example]], **how: Any) -> list[Sequ
     return encode_rows(examples, first=first, **how)
 
 
-def _pairs(examples: Sequence[Example], tokenizer: Any) -> Iterator[Encoded]:
-    """Tokenise prompts and completions."""
-    prompts = _ids([e.prompt for e in examples], tokenizer, special=True)
-    wholes = _ids([e.prompt + e.completion for e in examples], tokenizer, special=True)
+def _pairs(examples: Sequence[Example], tokenizer: Any, most: int | None) -> Iterator[Encoded]:
+    """Tokenise prompts and completions, each as far as so many characters."""
+    texts = [e.prompt + e.completion for e in examples]
+    prompts = _ids([e.prompt[:most] for e in examples], tokenizer, special=True)
+    wholes = _ids([text[:most] for text in texts], tokenizer, special=True)
     is_clean = [whole[: len(p)] == p for p, whole in zip(prompts, wholes, strict=True)]
-    merged = [e.completion for e, clean in zip(examples, is_clean, strict=True) if not clean]
-    apart = iter(_ids(merged, tokenizer, special=False))
+    apart = iter(_apart(examples, prompts, wholes, is_clean, tokenizer, most))
+    end = _end_id(tokenizer)
+    for text, prompt, whole, clean in zip(texts, prompts, wholes, is_clean, strict=True):
+        before, after = (prompt, whole[len(prompt) :]) if clean else next(apart)
+        untokenised = _untokenised(text, most, len(before) + len(after))
+        if end is not None and after[-1:] != [end] and not untokenised:
+            after = [*after, end]
+        loss_mask = [False] * len(before) + [True] * len(after)
+        yield Encoded(before + after, loss_mask, len(before), not clean, 0, untokenised)
+
+
+def _apart(
+    examples: Sequence[Example],
+    prompts: list[list[int]],
+    wholes: list[list[int]],
+    is_clean: list[bool],
+    tokenizer: Any,
+    most: int | None,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield prompt and completion as ids where the tokenizer alone would merge them.
+
+    The prompt is tokenised as it is when the model is asked, and the completion as a text that goes
+    on after it. Where a tokenizer has no such tokens, the token that both share is trained on.
+    """
+    merged = [n for n, clean in enumerate(is_clean) if not clean]
+    if not merged:
+        return
+    going_on = _continuation(tokenizer)
+    completions = going_on.ids([examples[n].completion[:most] for n in merged])
+    for n, completion in zip(merged, completions, strict=True):
+        prompt, whole = prompts[n], wholes[n]
+        if _text(prompt + completion, tokenizer) != _text(whole, tokenizer):
+            shared = shared_length(prompt, whole)
+            prompt, completion = whole[:shared], whole[shared:]
+        yield prompt, completion
+
+
+def _text(ids: list[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def _untokenised(text: str, most: int | None, tokens: int) -> int:
+    """Return about how many tokens are left of a text of which the first characters are tokenised."""
+    if most is None or len(text) <= most:
+        return 0
+    return round((len(text) - most) * tokens / most)
+
+
+def _continuation(tokenizer: Any) -> Continuation:
+    return Continuation(functools.partial(_tokenizer_ids, tokenizer=tokenizer, special=False))
+
+
+def _end_id(tokenizer: Any) -> int | None:
+    """Return the token that ends a sequence; a BERT tokenizer has a separator instead."""
     end = tokenizer.eos_token_id
-    for prompt, whole, clean in zip(prompts, wholes, is_clean, strict=True):
-        completion = [*(whole[len(prompt) :] if clean else next(apart)), end]
-        loss_mask = [False] * len(prompt) + [True] * len(completion)
-        yield Encoded(prompt + completion, loss_mask, len(prompt), not clean)
+    return tokenizer.sep_token_id if end is None else end  # type: ignore[no-any-return]
 
 
 def _ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     """Return the token ids of texts, with what the tokenizer puts before a text, but no end."""
     if len(texts) > _FEW and (pretokenizer := _pretokenizer(tokenizer, special=special)):
-        with contextlib.suppress(UnicodeEncodeError):  # half a character: the tokenizer reports it
-            ids = pretokenizer.cut(texts)
-            checked = slice(None, None, -(-len(texts) // _FEW))
-            if ids[checked] == _tokenizer_ids(texts[checked], tokenizer, special=special):
-                return ids
+        ids = pretokenizer.cut(texts)
+        checked = slice(None, None, -(-len(texts) // _FEW))
+        if ids[checked] == _tokenizer_ids(texts[checked], tokenizer, special=special):
+            return ids
     return _tokenizer_ids(texts, tokenizer, special=special)
 
 
@@ -483,27 +600,95 @@ def _tokenizer_ids(texts: list[str], tokenizer: Any, *, special: bool) -> list[l
         return []
     tokenised = tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
     ids: list[list[int]] = tokenised["input_ids"]
-    if special and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+    if special and tokenizer("a")["input_ids"][-1:] == [_end_id(tokenizer)]:
         return [row[:-1] for row in ids]  # this tokenizer appends the end by itself
     return ids
 
 
 def _conversations(
-    conversations: Mapping[int, Sequence[Turn]], tokenizer: Any, split: str
+    examples: Mapping[int, Example], tokenizer: Any, split: str, most: int | None
 ) -> Iterator[Encoded]:
     """Tokenise conversations, by their number, through the chat template."""
-    segments = all_segments([*conversations.values()], tokenizer, split, [*conversations])
+    template = TokenizerTemplate(tokenizer, split)
+    conversations = as_conversations([*examples.values()], template, [*examples], split)
+    end = _end_id(tokenizer)
+    pieces = _pieces(conversations, tokenizer, most)
+    every = zip(examples.values(), conversations, pieces, strict=True)
+    for example, conversation, (ids, loss_mask) in every:
+        text = "".join(segment.text for segment in conversation.segments)
+        untokenised = _untokenised(text, most, len(ids))
+        after = loss_mask[::-1].index(True) if any(loss_mask) else len(ids)
+        if end is not None and end not in ids[-after - 1 :] and not untokenised:
+            ids, loss_mask = [*ids, end], [*loss_mask, True]
+        yield Encoded(
+            ids,
+            loss_mask,
+            loss_mask.index(True) if any(loss_mask) else len(ids),
+            False,
+            unanswered(example.messages),
+            untokenised,
+            conversation.is_folded,
+            conversation.remark,
+        )
+
+
+def _pieces(
+    conversations: Sequence[Conversation], tokenizer: Any, most: int | None
+) -> Iterator[tuple[list[int], list[bool]]]:
+    """Yield the ids of each conversation and which of them are trained on."""
+    segments = [list(_first(c.segments, most)) for c in conversations]
+    going_on = _continuation(tokenizer)
+    if not going_on.is_plain:
+        for of_one in segments:
+            yield _with_offsets(of_one, tokenizer) or _joined(
+                of_one,
+                [
+                    *_ids([of_one[0].text], tokenizer, special=False),
+                    *going_on.ids([s.text for s in of_one[1:]]),
+                ],
+            )
+        return
     texts = [segment.text for of_one in segments for segment in of_one]
-    pieces = iter(_ids(texts, tokenizer, special=False))
-    end = tokenizer.eos_token_id
-    for conversation, of_one in zip(conversations.values(), segments, strict=True):
-        ids: list[int] = []
-        loss_mask: list[bool] = []
-        for (_, is_trained), piece in zip(of_one, pieces, strict=False):
-            ids += piece
-            loss_mask += [is_trained] * len(piece)
-        if end not in ids[-2:]:  # a template may end in <end of turn> and a line break
-            ids.append(end)
-            loss_mask.append(True)
-        prompt_tokens = loss_mask.index(True) if any(loss_mask) else len(ids)
-        yield Encoded(ids, loss_mask, prompt_tokens, False, unanswered(conversation))
+    ids = iter(_ids(texts, tokenizer, special=False))
+    for of_one in segments:
+        yield _joined(of_one, [next(ids) for _ in of_one])
+
+
+def _joined(
+    segments: Sequence[Segment], pieces: Sequence[list[int]]
+) -> tuple[list[int], list[bool]]:
+    ids: list[int] = []
+    loss_mask: list[bool] = []
+    for segment, piece in zip(segments, pieces, strict=True):
+        ids += piece
+        loss_mask += [segment.is_trained] * len(piece)
+    return ids, loss_mask
+
+
+def _with_offsets(
+    segments: Sequence[Segment], tokenizer: Any
+) -> tuple[list[int], list[bool]] | None:
+    """Return the ids of a whole text, or None where a token crosses from read to trained text."""
+    if not tokenizer.is_fast:
+        return None
+    text = "".join(segment.text for segment in segments)
+    tokenised = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ends = list(itertools.accumulate(len(segment.text) for segment in segments))
+    loss_mask = []
+    for begin, end in tokenised["offset_mapping"]:
+        place = bisect.bisect_right(ends, begin)
+        if end > ends[place]:
+            return None
+        loss_mask.append(segments[place].is_trained)
+    return tokenised["input_ids"], loss_mask
+
+
+def _first(segments: Sequence[Segment], most: int | None) -> Iterator[Segment]:
+    """Yield segments as far as so many characters."""
+    room = most
+    for segment in segments:
+        if room is None:
+            yield segment
+        elif room > 0:
+            yield segment._replace(text=segment.text[:room])
+            room -= len(segment.text)

@@ -16,18 +16,40 @@ from typing import Any
 import numpy as np
 
 from nbft.config.data import Dataset
-from nbft.data.doctor import minhash
-from nbft.data.doctor.finding import LEVELS, Finding, Level, Rewrite, percent
-from nbft.data.doctor.measure import EXAMPLES, Place, Seen
-from nbft.data.doctor.text import FAMILIES, ODDITIES, Family, special_tokens, turns_in
+from nbft.data.doctor import consistency, minhash  # noqa: F401  # it adds its checks
+from nbft.data.doctor.check import (
+    CHECKS,
+    Check,
+    by_file,
+    check,
+    leaving_out,
+    mended,
+    of_rows,
+    places_of,
+)
+from nbft.data.doctor.finding import (
+    LEVELS,
+    Finding,
+    Rewrite,
+    Row,
+    percent,
+    with_last_answer,
+    with_texts,
+)
+from nbft.data.doctor.habits import are_labels
+from nbft.data.doctor.kinds import Level
+from nbft.data.doctor.measure import EXAMPLES, FOLDED, Seen
+from nbft.data.doctor.text import FAMILIES, Family, families_in, whole_turns, without_marks
 from nbft.data.formats import Example
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.padding import padding_shares
 from nbft.data.ready import READY
 from nbft.data.tokens import encode
+from nbft.data.turns import text_of as text_of_turn
 from nbft.decisions import decide
 from nbft.errors import Problem
 from nbft.formatting import count
+from nbft.methods import method_of
 
 MASKED_SHARE = 0.5
 """From this share of rows without a trained token, the dataset is not what was meant: an error."""
@@ -51,30 +73,25 @@ PADDING_SHARE = 0.2
 ALMOST_SHARE = 0.05
 """From this share of near duplicates on, a dataset repeats itself enough to be memorised."""
 
-Check = Callable[[Seen], "Finding | None"]
-CHECKS: dict[str, Check] = {}
-"""Every check, by the name of its finding."""
-
 
 def findings(seen: Seen) -> list[Finding]:
-    """Run every check, and return the findings: errors first, then warnings, then notes."""
+    """Run every check, and return the findings: errors first, and of a level the most harmful."""
     named = [
         dataclasses.replace(finding, name=name)
-        for name, check in CHECKS.items()
-        if (finding := check(seen))
+        for name, look in {**CHECKS, **_of_kinds(seen)}.items()
+        if (finding := look(seen))
     ]
-    return sorted(named, key=lambda finding: LEVELS.index(finding.level))
+    return sorted(named, key=lambda finding: (LEVELS.index(finding.level), -finding.harm))
 
 
-def _check(function: Check) -> Check:
-    CHECKS[function.__name__] = function
-    return function
+def _of_kinds(seen: Seen) -> dict[str, Check]:
+    return {name: functools.partial(_of_kind, name=name) for name in seen.kinds}
 
 
 # What could not be read at all
 
 
-@_check
+@check
 def placeholder(seen: Seen) -> Finding | None:
     """A placeholder of a template is not a column."""
     problems = [p for p in seen.problems if p.field.endswith("_template")]
@@ -82,7 +99,7 @@ def placeholder(seen: Seen) -> Finding | None:
     return _of_problems(problems, why, "template")
 
 
-@_check
+@check
 def unreadable(seen: Seen) -> Finding | None:
     """Rows cannot be read."""
     problems = [p for p in seen.problems if not p.field.endswith("_template")]
@@ -99,18 +116,18 @@ def _of_problems(problems: list[Problem], why: str, unit: str) -> Finding | None
     return Finding("", "error", what, why, fix, number, number, unit, changes=changes)
 
 
-@_check
+@check
 def refused(seen: Seen) -> Finding | None:
     """The tokenizer or the chat template refuses rows."""
     rows = np.array(sorted(seen.refused), np.int64)
     if not len(rows):
         return None
-    rewrite = None if len(rows) == len(seen) else _without(seen, rows, "without-refused")
-    return _of_rows(
+    rewrite = None if len(rows) == len(seen) else leaving_out(seen, rows)
+    return of_rows(
         seen,
         "error",
         rows,
-        "Rows that cannot be tokenised",
+        "Rows that cannot be read or tokenised",
         "The run would stop at the first of them.",
         "Leave them out, or fix them." if rewrite else "Fix them, or choose another model.",
         detail=f"The first: {seen.refused[rows[0]]}",
@@ -122,7 +139,7 @@ def refused(seen: Seen) -> Finding | None:
 # What is trained on
 
 
-@_check
+@check
 def masked(seen: Seen) -> Finding | None:
     """No token, or hardly any, is trained on."""
     return _masked_split(seen) or _barely_trained(seen)
@@ -135,7 +152,7 @@ def _masked_split(seen: Seen) -> Finding | None:
         if not rows.any() or empty.sum() < MASKED_SHARE * rows.sum():
             continue
         longer, _ = _longer(seen, empty & (seen.tokens > seen.config.data.max_length))
-        return _of_rows(
+        return of_rows(
             seen,
             "error",
             np.flatnonzero(empty),
@@ -167,11 +184,11 @@ def _barely_trained(seen: Seen) -> Finding | None:
         trained,
         total,
         "token",
-        _places(seen, rows[np.argsort(seen.trained[rows] / kept, kind="stable")], {}),
+        places_of(seen, rows[np.argsort(seen.trained[rows] / kept, kind="stable")], {}),
     )
 
 
-@_check
+@check
 def pad_is_end(seen: Seen) -> Finding | None:
     """The end of the sequence is masked, because padding uses the same token."""
     tokenizer = seen.tokenizer
@@ -179,7 +196,7 @@ def pad_is_end(seen: Seen) -> Finding | None:
         return None
     others = [t for t in tokenizer.all_special_tokens if t != tokenizer.eos_token]
     token = tokenizer.unk_token or (others[-1] if others else None)
-    return _of_rows(
+    return of_rows(
         seen,
         _error_if_many(seen.end_is_masked),
         np.flatnonzero(seen.end_is_masked),
@@ -191,13 +208,13 @@ def pad_is_end(seen: Seen) -> Finding | None:
     )
 
 
-@_check
+@check
 def end_not_trained(seen: Seen) -> Finding | None:
     """The end of the sequence is not trained on."""
     rows = seen.is_tokenised & ~seen.end_is_trained & (seen.trained > 0)
     if seen.tokenizer.pad_token_id == seen.tokenizer.eos_token_id:
         rows &= ~seen.end_is_masked  # that is pad_is_end
-    return _of_rows(
+    return of_rows(
         seen,
         _error_if_many(rows),
         np.flatnonzero(rows),
@@ -208,7 +225,7 @@ def end_not_trained(seen: Seen) -> Finding | None:
     )
 
 
-@_check
+@check
 def boundary_merged(seen: Seen) -> Finding | None:
     """The tokenizer would merge the end of the prompt with the start of the completion."""
     rows = np.flatnonzero(seen.is_merged)
@@ -217,7 +234,7 @@ def boundary_merged(seen: Seen) -> Finding | None:
         of_field = [row for row in rows.tolist() if seen.fields[seen.dataset[row]] == field]
         changes |= _clean_boundary(seen, field, of_field[:: max(1, len(of_field) // 50)])
     settings = "; ".join(f"{path}={value!r}" for path, value in changes.items())
-    return _of_rows(
+    return of_rows(
         seen,
         "warning",
         rows,
@@ -254,13 +271,13 @@ def _clean_boundary(seen: Seen, field: str, rows: list[int]) -> dict[str, str]:
     return {}
 
 
-@_check
+@check
 def cut(seen: Seen) -> Finding | None:
     """Completions are cut off by data.max_length."""
     limit = seen.config.data.max_length
     rows = (seen.tokens > limit) & (seen.trained > 0)
     longer, lengths = _longer(seen, rows)
-    return _of_rows(
+    return of_rows(
         seen,
         "warning" if rows.sum() >= CUT_SHARE * len(seen) else "note",
         np.flatnonzero(rows),
@@ -293,7 +310,7 @@ def _longer(seen: Seen, rows: np.ndarray) -> tuple[int | None, str]:
     return wanted, sentence
 
 
-@_check
+@check
 def dropped(seen: Seen) -> Finding | None:
     """Rows are left out of the training."""
     limit = seen.config.data.max_length
@@ -311,8 +328,8 @@ def dropped(seen: Seen) -> Finding | None:
     if longer:
         fix = f"Use data.max_length={longer}."
     elif len(rows):
-        fix, rewrite = "Leave them out of the file.", _without(seen, rows, "without-empty-rows")
-    return _of_rows(
+        fix, rewrite = "Leave them out of the file.", leaving_out(seen, rows)
+    return of_rows(
         seen,
         "warning" if len(rows) else "note",
         rows,
@@ -327,10 +344,10 @@ def dropped(seen: Seen) -> Finding | None:
     )
 
 
-@_check
+@check
 def unanswered_turns(seen: Seen) -> Finding | None:
     """Conversations go on after their last answer."""
-    return _of_rows(
+    return of_rows(
         seen,
         "note",
         np.flatnonzero(seen.is_unanswered),
@@ -340,25 +357,100 @@ def unanswered_turns(seen: Seen) -> Finding | None:
     )
 
 
-@_check
-def empty_completions(seen: Seen) -> Finding | None:
-    """Rows have nothing to train on but the end."""
-    rows = np.flatnonzero(seen.is_tokenised & seen.answer_is_empty & (seen.trained > 0))
-    return _of_rows(
+@check
+def left_out_by_template(seen: Seen) -> Finding | None:
+    """The chat template leaves something out of conversations, or writes it otherwise."""
+    remarked = {remark: rows for remark, rows in seen.remarked.items() if remark != FOLDED}
+    if not remarked:
+        return None
+    return of_rows(
         seen,
         "warning",
+        np.array(sorted({row for rows in remarked.values() for row in rows})),
+        "Conversations that the chat template does not write as they are",
+        "The model learns what the template writes, and will be asked in the same way.",
+        "Choose a model whose template writes it, or another model.chat_template.",
+        detail=" ".join(f"{len(rows):,} {remark}" for remark, rows in remarked.items()),
+    )
+
+
+@check
+def folded_system_turns(seen: Seen) -> Finding | None:
+    """The chat template takes no system turn."""
+    if not (rows := seen.remarked.get(FOLDED)):
+        return None
+    return of_rows(
+        seen,
+        "note",
+        np.array(sorted(rows)),
+        "System turns that the chat template does not take",
+        "Their text stands before the first question.",
+        "Write it there when you use the model, too.",
+    )
+
+
+_TALK: dict[str, tuple[Level, str, str, str]] = {
+    "undeclared_calls": (
+        "warning",
+        "Answers that call a tool which their row does not declare",
+        "The model learns to call what it was not offered.",
+        "Declare the tool in the column tools.",
+    ),
+    "argument_text": (
+        "warning",
+        "Calls of tools whose arguments are not a JSON object",
+        "The model learns calls that no program can read.",
+        'Write the arguments as an object, {"name": value}.',
+    ),
+    "renamed_roles": (
+        "note",
+        "Conversations with other names for the roles",
+        "They are read as system, user, assistant and tool, which chat templates know.",
+        "Nothing, if they mean the same.",
+    ),
+    "not_a_number": (
+        "note",
+        "Cells that hold NaN",
+        "They are read as missing.",
+        "Nothing, if they are gaps of a table.",
+    ),
+}
+
+
+def _talk(seen: Seen, kind: str) -> Finding | None:
+    hits = seen.talk.get(kind)
+    if hits is None:
+        return None
+    level, title, why, fix = _TALK[kind]
+    rows = np.array(sorted(set(hits.rows)))
+    return of_rows(seen, level, rows, title, why, fix, texts=hits.texts)
+
+
+CHECKS |= {kind: functools.partial(_talk, kind=kind) for kind in _TALK}
+
+
+@check
+def empty_completions(seen: Seen) -> Finding | None:
+    """Rows have nothing to train on but the end."""
+    is_empty = seen.is_tokenised & seen.answer_is_empty & (seen.trained > 0)
+    rows = np.flatnonzero(is_empty)
+    all_empty = len(rows) == len(seen)
+    return of_rows(
+        seen,
+        _error_if_many(is_empty),
         rows,
         "Rows with an empty completion",
         "They teach the model to say nothing.",
-        "Leave them out.",
-        rewrite=_without(seen, rows, "without-empty-completions"),
+        "Name the column that holds the answer." if all_empty else "Leave them out.",
+        rewrite=None if all_empty else leaving_out(seen, rows),
+        weight=5,
     )
 
 
 # Columns
 
 
-@_check
+@check
 def empty_columns(seen: Seen) -> Finding | None:
     """Columns hold nothing in any row."""
     empty = [(f, n) for f, n in _columns(seen) if seen.columns[f][n].filled == 0]
@@ -388,7 +480,7 @@ def empty_columns(seen: Seen) -> Finding | None:
     )
 
 
-@_check
+@check
 def constant_columns(seen: Seen) -> Finding | None:
     """Columns hold one value in all rows."""
     same = [
@@ -446,74 +538,131 @@ def _placeholders(template: str | None) -> set[str]:
 # Rows that appear more than once
 
 
-@_check
+@check
 def duplicates(seen: Seen) -> Finding | None:
     """Rows appear twice in a split."""
     rows, firsts = _repeats(seen)
-    return _of_rows(
+    return of_rows(
         seen,
         "warning",
         rows,
         "Rows that repeat an earlier row of their split word for word",
         "A row that appears ten times weighs ten times as much, and is memorised.",
         "Keep the first of each.",
-        rewrite=_without(seen, rows, "without-duplicates"),
+        rewrite=leaving_out(seen, rows),
         texts=_beside(seen, rows, firsts, "same as"),
     )
 
 
-@_check
+@check
+def duplicates_in_other_spelling(seen: Seen) -> Finding | None:
+    """Rows of a split differ in case or spaces only."""
+    rows, firsts = _repeats(seen, seen.spelt_hash)
+    exact, _ = _repeats(seen)
+    is_new = ~np.isin(rows, exact)
+    rows, firsts = rows[is_new], firsts[is_new]
+    return of_rows(
+        seen,
+        "warning",
+        rows,
+        "Rows that repeat an earlier row of their split but for case or spaces",
+        "A row that appears ten times weighs ten times as much, and is memorised.",
+        "Leave out those that you do not want twice.",
+        rewrite=leaving_out(seen, rows, is_choice=True),
+        texts=_beside(seen, rows, firsts, "like"),
+    )
+
+
+@check
 def near_duplicates(seen: Seen) -> Finding | None:
-    """Rows of a split are nearly the same."""
+    """Rows of a split are nearly the same, prompt and answer."""
     first, second, likeness = seen.similar
     within = seen.split[first] == seen.split[second]
+    within &= seen.spelt_hash[first] != seen.spelt_hash[second]
+    # Several questions about one text have most of their words in common, and are no copies.
+    answers = seen.habits.spelt
+    within &= (answers[first] == answers[second]) | (
+        seen.prompt_hash[first] == seen.prompt_hash[second]
+    )
     rows, pairs = np.unique(second[within], return_index=True)
-    return _of_rows(
+    return of_rows(
         seen,
         "warning" if len(rows) >= ALMOST_SHARE * len(seen) else "note",
         rows,
         "Rows that are nearly the same as an earlier row of their split",
         "Rows that differ in a word or two weigh more than they should.",
-        "Look at them; leave out the later of each pair if they say the same.",
-        detail=f"They share {minhash.SIMILARITY:.0%} or more of their runs of three tokens.",
-        rewrite=_without(seen, rows, "without-near-duplicates"),
+        "Look at them, and leave out those that say the same.",
+        detail=f"About {minhash.SIMILARITY:.0%} or more of their text is the same, and so is the prompt "
+        "or the answer.",
+        rewrite=leaving_out(seen, rows, is_choice=True),
         texts=_beside(seen, rows, first[within][pairs], "like", likeness[within][pairs]),
     )
 
 
-@_check
+@check
+def contradictions(seen: Seen) -> Finding | None:
+    """One prompt has different answers."""
+    if method_of(seen.config).uses_labels:
+        return None  # each prompt has good and bad answers
+    has_prompt = seen.habits.prompt_chars > 0
+    rows = np.flatnonzero(seen.of("train") & seen.is_tokenised & has_prompt & ~_is_general(seen))
+    hashes, answers = seen.prompt_hash[rows], seen.habits.spelt[rows]
+    order = np.lexsort((answers, hashes))
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    differs = same & (answers[order[1:]] != answers[order[:-1]])
+    wrong = np.unique(hashes[order[1:]][differs])
+    found = rows[np.isin(hashes, wrong)]
+    together = found[np.argsort(seen.prompt_hash[found], kind="stable")][:EXAMPLES].tolist()
+    return of_rows(
+        seen,
+        "warning",
+        found,
+        f"Rows of {count(len(wrong), 'prompt')} that have several answers",
+        "The model cannot learn both, and learns to be unsure. That is fine where answers are a "
+        "matter of taste.",
+        "Look at them, and leave out the worse ones.",
+        rewrite=leaving_out(seen, found, is_choice=True),
+        texts={row: seen.place(row).text for row in together},
+        weight=4,
+    )
+
+
+@check
 def held_out_in_training(seen: Seen) -> Finding | None:
     """Held-out rows are among the training rows."""
-    hashes = seen.prompt_hash.copy()
-    prompts, times = np.unique(hashes, return_counts=True)
-    general = prompts[times > max(PROMPT_ROWS, PROMPT_SHARE * len(seen))]
-    shared = np.isin(hashes, general)
-    hashes[shared] = seen.text_hash[shared]
+    hashes = np.where(_is_general(seen), seen.spelt_hash, seen.prompt_hash)
     held, inside, partners = _leaks(seen, hashes)
     return _of_leaks(
         seen,
         held,
         inside,
         "that share their prompt with a row of an earlier split",
-        "without-held-out-rows",
         _beside(seen, held, partners, "same prompt as"),
     )
 
 
-@_check
+def _is_general(seen: Seen) -> np.ndarray:
+    """Return which rows have a prompt that is an instruction many rows share, not a question."""
+    prompts, times = np.unique(seen.prompt_hash, return_counts=True)
+    general = prompts[times > max(PROMPT_ROWS, PROMPT_SHARE * len(seen))]
+    return np.isin(seen.prompt_hash, general)
+
+
+@check
 def nearly_held_out_in_training(seen: Seen) -> Finding | None:
     """Held-out rows are nearly the same as training rows."""
     first, second, likeness = seen.similar
     across = seen.split[first] < seen.split[second]  # the splits come in order
     across &= seen.prompt_hash[first] != seen.prompt_hash[second]
-    held, pairs = np.unique(second[across], return_index=True)
+    held = np.unique(second[across])
+    inside, pairs = np.unique(first[across], return_index=True)
     return _of_leaks(
         seen,
         held,
-        np.unique(first[across]),
+        inside,
         "that are nearly the same as a row of an earlier split",
-        "without-nearly-held-out-rows",
-        _beside(seen, held, first[across][pairs], "like", likeness[across][pairs]),
+        _beside(seen, inside, second[across][pairs], "like", likeness[across][pairs]),
+        is_choice=True,
     )
 
 
@@ -522,29 +671,29 @@ def _of_leaks(
     held: np.ndarray,
     inside: np.ndarray,
     what: str,
-    suffix: str,
     texts: dict[int, str],
+    *,
+    is_choice: bool = False,
 ) -> Finding | None:
     splits = [name for name in seen.names[1:] if seen.of(name)[held].any()]
-    return _of_rows(
+    return of_rows(
         seen,
         "warning",
-        held,
+        inside if is_choice else held,  # those to choose from
         f"Rows of {' and '.join(splits)} {what}",
         "The held-out loss and the scores then show how well the model remembers, not how well it "
         "has learned.",
         f"Leave {count(len(inside), 'row')} out of the earlier split.",
+        number=len(held),
         total=sum(int(seen.of(name).sum()) for name in seen.names[1:]),
-        rewrite=_without(seen, inside, suffix),
+        rewrite=leaving_out(seen, inside, is_choice=is_choice),
         texts=texts,
+        weight=4,
     )
 
 
 def _leaks(seen: Seen, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return held-out rows that an earlier split has too, the rows to leave out, and the partners.
-
-    Where both were cut from one file, a row stays there once: the next draw could part the others.
-    """
+    """Return held-out rows that an earlier split has too, the rows to leave out, and the partners."""
     order, group = _groups(seen, hashes)
     if not len(order):
         return order, order, order
@@ -552,20 +701,15 @@ def _leaks(seen: Seen, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     ends = np.append(begins[1:], len(order)) - 1
     first, last = order[begins][group], order[ends][group]  # rows are ordered by split
     leaks = seen.split[order] > seen.split[first]
-    inside = (seen.split[first] != seen.split[last]) & (order != last)
-    if seen.config.data.validation is None:
-        from_train = np.array([field.startswith("data.train.") for field in seen.fields])
-        inside &= from_train[seen.dataset[order]]
-    else:
-        inside &= seen.split[order] < seen.split[last]
+    inside = seen.split[order] < seen.split[last]
     held, partners = order[leaks], first[leaks]
     by_row = np.argsort(held)
     return held[by_row], np.sort(order[inside]), partners[by_row]
 
 
-def _repeats(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
+def _repeats(seen: Seen, hashes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return rows that repeat an earlier one of their split, and the first of each."""
-    order, group = _groups(seen, seen.text_hash)
+    order, group = _groups(seen, seen.text_hash if hashes is None else hashes)
     if not len(order):
         return order, order
     is_same = np.diff(group, prepend=-1) == 0
@@ -602,77 +746,92 @@ def _beside(
     return texts
 
 
-# Characters
+# The catalogue
 
 
-def _oddity(seen: Seen, kind: str) -> Finding | None:
-    if (hits := seen.odd.get(kind)) is None:
+def _of_kind(seen: Seen, name: str) -> Finding | None:
+    if (hits := seen.odd.get(name)) is None:
         return None
-    oddity, rows = ODDITIES[kind], np.sort(hits.rows)
-    suffix = f"without-{kind.replace('_', '-')}"
-    return _of_rows(
+    kind, rows = seen.kinds[name], np.sort(hits.rows)
+    if kind.may_be_label and are_labels(seen.habits, len(seen)):
+        return None
+    if kind.mend is not None:
+        mend = (with_last_answer if kind.answers_only else with_texts)(kind.mend)
+        rewrite: Rewrite | None = mended(seen, rows, mend, answers_only=kind.answers_only)
+    else:
+        rewrite = leaving_out(seen, rows, is_choice=True) if kind.is_choice else None
+    return of_rows(
         seen,
-        "warning" if kind in ("replacement_characters", "mojibake") else "note",
+        kind.level,
         rows,
-        oddity.what,
-        oddity.why,
-        oddity.fix,
-        rewrite=_rewrite(seen, rows, suffix, clean=oddity.clean)
-        if oddity.clean
-        else _without(seen, rows, suffix),
+        kind.what,
+        kind.why,
+        kind.fix,
+        rewrite=rewrite,
         texts=hits.texts,
+        weight=kind.weight,
     )
-
-
-CHECKS |= {kind: functools.partial(_oddity, kind=kind) for kind in ODDITIES}
 
 
 # Chat templates
 
 
-@_check
+@check
 def wrong_chat_template(seen: Seen) -> Finding | None:
-    """Texts are written in the template of another family of models."""
+    """Texts are written in the template of other families of models."""
     has_template = bool(seen.tokenizer.chat_template)
-    candidates = [
+    families = [
         family
         for family in FAMILIES
-        if family.name in seen.foreign and (has_template or family.is_special)
+        if family.name in seen.foreign
+        and (has_template or family.is_special)
+        # A plain form that most rows have is the dataset's own.
+        and (family.is_special or len(seen.foreign[family.name].rows) < OWN_FORM_SHARE * len(seen))
     ]
-    if not candidates:
+    if not families:
         return None
-    family = max(candidates, key=lambda family: len(seen.foreign[family.name].rows))
-    hits = seen.foreign[family.name]
-    rows = np.sort(hits.rows)
-    own = _own_family(seen)
-    rewrite, fix = None, f"Choose a model of the family {family.name}, or rewrite the rows."
-    if has_template:
-        fix = "Write the turns as messages; the model's own template then adds its markers."
-        rewrite = _to_messages(seen, rows, family)
-    return _of_rows(
+    families.sort(key=lambda family: -len(seen.foreign[family.name].rows))
+    first, own = families[0], _own_family(seen)
+    hits = {family.name: seen.foreign[family.name] for family in families}
+    rows = np.unique(np.concatenate([np.array(one.rows, np.int64) for one in hits.values()]))
+    named = ", ".join(f"{count(len(one.rows))} of {name}" for name, one in hits.items())
+    counts = f"They are {named}. " if len(families) > 1 else ""
+    rewrite = _without_marks(seen, rows, families)
+    fix = f"Choose a model of the family {first.name}, or write the turns without the markers."
+    if rewrite is not None:
+        fix = "Take the markers away; the model's own template adds its own."
+        if rewrite.makes_turns:
+            fix = "Write the turns as messages; the model's own template then adds its markers."
+    return of_rows(
         seen,
-        "warning" if family.is_special else "note",
+        "warning" if first.is_special else "note",
         rows,
-        f"Rows with the markers of {family.name} ({' and '.join(family.marks[:2])})",
-        f"To this model {family.marks[0]} is not one token but ordinary text: it learns a second "
+        f"Rows with the markers of {first.name} ({' and '.join(first.marks[:2])})"
+        if len(families) == 1
+        else "Rows with the markers of other models",
+        f"To this model {first.marks[0]} is not one token but ordinary text: it learns a second "
         "prompt format beside its own."
-        if family.is_special
-        else "The model learns this prompt format beside its own. That is fine if you will use it.",
+        if first.is_special
+        else "Other rows are asked in another form, so the model learns two.",
         fix,
-        detail=f"The model knows those of {own.name}." if own else "",
+        detail=counts + (f"The model knows those of {own.name}." if own else ""),
         rewrite=rewrite,
-        texts=hits.texts,
+        texts=hits[first.name].texts,
     )
 
 
-@_check
+OWN_FORM_SHARE = 0.5
+"""A plain form such as “### Instruction:” in more rows than this is the dataset's own."""
+
+
+@check
 def templated_text(seen: Seen) -> Finding | None:
     """Texts are written in the model's own template already."""
     family = _own_family(seen)
     if not seen.templated.rows or family is None:
         return None
     rows = np.sort(seen.templated.rows)
-    return _of_rows(
+    return of_rows(
         seen,
         "note",
         rows,
@@ -681,28 +840,23 @@ def templated_text(seen: Seen) -> Finding | None:
         "end that is added. Without a prompt column, the user's turns are trained on too.",
         "Write the turns as messages: the template adds the markers, and only answers are trained "
         "on.",
-        rewrite=_to_messages(seen, rows, family),
+        rewrite=_without_marks(seen, rows, [family]),
         texts=seen.templated.texts,
     )
 
 
-@_check
+@check
 def special_tokens_in_text(seen: Seen) -> Finding | None:
     """A text contains special tokens of the model."""
-    pattern = special_tokens(seen.tokenizer.all_special_tokens)
-    if not seen.special.rows or pattern is None:
-        return None
-    rows = np.sort(seen.special.rows)
-    return _of_rows(
+    rows = np.array(sorted(seen.special.rows), np.int64)
+    return of_rows(
         seen,
         "warning",
         rows,
         "Rows with special tokens of the model in their text",
         "The tokenizer reads them as markers, not as text: a conversation may end in its middle.",
-        "Remove them.",
-        rewrite=_rewrite(
-            seen, rows, "without-special-tokens", clean=lambda text: pattern.sub("", text)
-        ),
+        "Rewrite these texts. An end token at the end of an answer is a finding of its own.",
+        rewrite=leaving_out(seen, rows, is_choice=True),
         texts=seen.special.texts,
     )
 
@@ -712,25 +866,67 @@ def _own_family(seen: Seen) -> Family | None:
     return next((one for one in FAMILIES if any(m in template for m in one.marks)), None)
 
 
-def _to_messages(seen: Seen, rows: np.ndarray, family: Family) -> Rewrite:
-    """Return what removes the markers of a family from conversations, or makes them of texts."""
-    if seen.is_chat[rows].any():
-        marks = re.compile("|".join(map(re.escape, family.marks)))
-        return _rewrite(seen, rows, "without-marks", clean=lambda text: marks.sub("", text).strip())
+def _without_marks(seen: Seen, rows: np.ndarray, families: list[Family]) -> Rewrite | None:
+    """Return what takes markers away, or None where that would lose something.
 
-    def as_messages(prompt: str, completion: str) -> list[dict[str, str]]:
-        if turns := turns_in(prompt + completion, family):
-            return turns
-        asked = [{"role": "user", "content": prompt.strip()}] if prompt.strip() else []
-        return [*asked, {"role": "assistant", "content": completion.strip()}]
+    Whole texts become conversations where all rows of their datasets are such texts; single rows
+    among others keep their columns.
+    """
+    columns = {name for field in _fields(seen, rows) for name in seen.columns[field]}
+    if columns == {"text"} or (
+        columns and "text" in columns and not columns & {"prompt", "messages"}
+    ):
+        everywhere = len(rows) == np.isin(seen.dataset, np.unique(seen.dataset[rows])).sum()
+        found = [whole_text(seen.example(row).completion, families) for row in rows.tolist()]
+        return (
+            Rewrite(by_file(seen, rows), _as_messages(families), True)
+            if everywhere and all(found)
+            else None
+        )
 
-    return _rewrite(seen, rows, "as-messages", as_messages=as_messages)
+    def mend(text: str) -> str:
+        for family in families:
+            if any(mark in text for mark in family.marks):
+                bare = without_marks(text, family)
+                return text if bare is None else bare
+        return text
+
+    for row in rows.tolist():
+        example = seen.example(row)
+        texts = [text_of_turn(turn) for turn in example.messages] or [*_cells(seen, row)]
+        marked = [text for text in texts if families_in(text)]
+        if not marked or any(mend(text) == text for text in marked):
+            return None
+    return mended(seen, rows, with_texts(mend))
+
+
+def whole_text(text: str, families: list[Family]) -> list[dict[str, str]]:
+    """Return the turns that a text consists of, in the markers of one of some families."""
+    return next(filter(None, (whole_turns(text, family) for family in families)), [])
+
+
+def _as_messages(families: list[Family]) -> Callable[[Row], Row]:
+    def mend(row: Row) -> Row:
+        others = {name: value for name, value in row.items() if name != "text"}
+        return {**others, "messages": whole_text(str(row["text"]), families)}
+
+    return mend
+
+
+def _fields(seen: Seen, rows: np.ndarray) -> list[str]:
+    return [seen.fields[number] for number in np.unique(seen.dataset[rows]).tolist()]
+
+
+def _cells(seen: Seen, row: int) -> Iterator[str]:
+    examples = seen.examples[seen.names[seen.split[row]]]
+    cells = examples.row(int(seen.number[row]))
+    return (value for value in cells.values() if isinstance(value, str))
 
 
 # Lengths
 
 
-@_check
+@check
 def padding(seen: Seen) -> Finding | None:
     """Rows of different lengths make batches that are padded."""
     data, training = seen.config.data, seen.config.training
@@ -784,59 +980,6 @@ def padding(seen: Seen) -> Finding | None:
 
 def _error_if_many(rows: np.ndarray) -> Level:
     return "error" if rows.sum() >= MASKED_SHARE * len(rows) else "warning"
-
-
-def _of_rows(
-    seen: Seen,
-    level: Level,
-    rows: np.ndarray,
-    what: str,
-    why: str,
-    fix: str,
-    *,
-    detail: str = "",
-    number: int | None = None,
-    total: int | None = None,
-    changes: Mapping[str, Any] | None = None,
-    rewrite: Rewrite | None = None,
-    texts: Mapping[int, str] | None = None,
-) -> Finding | None:
-    """Return a finding about rows of the table, or None without any; `detail` follows the numbers."""
-    number = len(rows) if number is None else number
-    if not number:
-        return None
-    total = len(seen) if total is None else total
-    return Finding(
-        "",
-        level,
-        f"{what}: {count(number)} of {count(total)} ({percent(number / total)}). {detail}".rstrip(),
-        why,
-        fix,
-        number,
-        total,
-        "row",
-        _places(seen, rows, texts or {}),
-        changes or {},
-        None if seen.is_stream else rewrite,
-    )
-
-
-def _places(seen: Seen, rows: np.ndarray, texts: Mapping[int, str]) -> tuple[Place, ...]:
-    """Return the places of the first rows, or of those whose texts are given."""
-    return tuple(seen.place(row, texts.get(row)) for row in texts or rows[:EXAMPLES].tolist())
-
-
-def _without(seen: Seen, rows: np.ndarray, suffix: str) -> Rewrite:
-    """Return the files without some rows."""
-    fields = np.array([seen.fields[d] for d in seen.dataset[rows].tolist()], object)
-    drops = {field: np.unique(seen.row[rows][fields == field]) for field in dict.fromkeys(fields)}
-    return Rewrite(suffix, drops)
-
-
-def _rewrite(seen: Seen, rows: np.ndarray, suffix: str, **how: Any) -> Rewrite:
-    """Return the files that hold some rows, with their texts fixed."""
-    fields = dict.fromkeys(seen.fields[d] for d in seen.dataset[rows].tolist())
-    return Rewrite(suffix, fields=tuple(fields), **how)
 
 
 def _dataset(seen: Seen, field: str) -> Dataset:

@@ -13,6 +13,7 @@ from nbft.data.doctor.measure import Say, measure
 from nbft.data.doctor.report import Report
 from nbft.errors import ConfigError
 from nbft.formatting import count, duration
+from nbft.presented import in_notebook
 
 
 def doctor(
@@ -42,7 +43,7 @@ def doctor(
         raise TypeError(f"config is a {type(config).__name__}. Give an nbft.Config.")
     if sample is not None and sample < 1:
         raise ConfigError(f"sample={sample}: is not at least 1. Leave it out to check all rows.")
-    is_shown = say is None and (sys.stdout.isatty() or "ipykernel" in sys.modules)
+    is_shown = say is None and (sys.stdout.isatty() or in_notebook())
     width = 0
 
     def show(text: str) -> None:

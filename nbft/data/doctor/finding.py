@@ -5,35 +5,74 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from nbft.data.doctor.kinds import Level
 from nbft.data.doctor.measure import Place
 from nbft.formatting import count
 
-Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A new data file in which a finding is fixed; the old one stays as it is.
+    """Rows as they should be, in a new data file; the old one stays as it is.
 
     Attributes:
-        suffix: Put into the name of the new file: gsm8k.without-duplicates.jsonl.
-        drops: Rows to leave out, by dataset: numbers in its file, from 1.
-        clean: Returns the fixed text; None to keep texts as they are.
-        fields: Datasets to write although they lose no row.
-        as_messages: Returns the messages of a row's prompt and completion; they replace all
-            columns.
+        rows: Numbers of the rows that change, in their files from 1, by dataset.
+        mend: Returns a row as it should be, or None to leave it out; called for these rows only.
+        makes_turns: Whether the rows become conversations, so that templates no longer apply.
+        is_choice: Whether a person has to choose the rows: what is wrong with them is a judgement.
+        answers_only: Whether only the last answer is mended, and no prompt or earlier turn.
     """
 
-    suffix: str
-    drops: Mapping[str, np.ndarray] = field(default_factory=dict)
-    clean: Callable[[str], str] | None = None
-    fields: tuple[str, ...] = ()
-    as_messages: Callable[[str, str], list[dict[str, str]]] | None = None
+    rows: Mapping[str, np.ndarray]
+    mend: Callable[[Row], Row | None]
+    makes_turns: bool = False
+    is_choice: bool = False
+    answers_only: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many rows change, at most."""
+        return sum(map(len, self.rows.values()))
+
+
+def left_out(row: Row) -> None:
+    """Leave a row out."""
+
+
+def with_last_answer(mend: Callable[[str], str]) -> Callable[[Row], Row]:
+    """Return a function that mends the texts of a row, of a conversation the last turn only."""
+    every = with_texts(mend)
+
+    def mended(row: Row) -> Row:
+        return {
+            name: [*value[:-1], every(value[-1])]
+            if isinstance(value, list) and value and isinstance(value[-1], Mapping)
+            else every(value)
+            for name, value in row.items()
+        }
+
+    return mended
+
+
+def with_texts(mend: Callable[[str], str]) -> Callable[[Row], Row]:
+    """Return a function that mends every text of a row."""
+
+    def mended(value: Any) -> Any:
+        if isinstance(value, str):
+            return mend(value)
+        if isinstance(value, Mapping):
+            return {name: mended(item) for name, item in value.items()}
+        return [mended(item) for item in value] if isinstance(value, list) else value
+
+    return mended
 
 
 @dataclass(frozen=True)
@@ -52,6 +91,7 @@ class Finding:
         places: Some of the rows.
         changes: Settings that fix it, by dotted path.
         rewrite: New data files that fix it.
+        weight: How much one row in a hundred harms; the order of the findings follows from it.
     """
 
     name: str
@@ -65,11 +105,17 @@ class Finding:
     places: tuple[Place, ...] = ()
     changes: Mapping[str, Any] = field(default_factory=dict)
     rewrite: Rewrite | None = None
+    weight: float = 1.0
 
     @property
     def share(self) -> float:
         """The share of all that were checked."""
         return self.count / self.total if self.total else 0.0
+
+    @property
+    def harm(self) -> float:
+        """The harm to be expected: the share times its weight."""
+        return self.share * self.weight
 
     @property
     def has_fix(self) -> bool:
@@ -93,6 +139,7 @@ class Finding:
             "rows": [dataclasses.asdict(place) for place in self.places],
             "changes": dict(self.changes),
             "writes_file": self.rewrite is not None,
+            "is_choice": self.rewrite is not None and self.rewrite.is_choice,
         }
 
 

@@ -6,9 +6,11 @@ lengths, two hashes, a signature and a few flags. Called by `examine`.
 
 from __future__ import annotations
 
+import array
 import functools
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,20 +19,29 @@ from typing import Any
 
 import numpy as np
 
+from nbft import registry
 from nbft.config import Config
 from nbft.config.data import SPLITS
+from nbft.data import turns
+from nbft.data.cells import is_missing
+from nbft.data.chat import RefusedConversationError
 from nbft.data.doctor import minhash
-from nbft.data.doctor.text import excerpt, family_in, odd_in, special_tokens
+from nbft.data.doctor.habits import Habits
+from nbft.data.doctor.kinds import KINDS, Kind, Said, own_kind, text_of
+from nbft.data.doctor.text import FAMILIES, excerpt, families_in, special_tokens
 from nbft.data.examples import Example, Examples, load_examples
 from nbft.data.sources import spread
 from nbft.data.tokens import Encoded, Sequences, encode_rows
-from nbft.errors import DataError, Problem
+from nbft.errors import DataError, NbftError, Problem
 from nbft.methods import method_of
 
 Say = Callable[[str], None]
 
 EXAMPLES = 5
 """Rows that a finding shows."""
+
+FOLDED = "have a system turn, which the chat template does not take"
+"""The remark of `Seen.remarked` on rows whose system turn stands before the first question."""
 
 _CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
 _SECONDS_BETWEEN_WORDS = 1.0
@@ -59,7 +70,7 @@ class Place:
 class Hits:
     """The rows of the table that contain something, and where in the first few."""
 
-    rows: list[int] = field(default_factory=list)
+    rows: array.array[int] = field(default_factory=lambda: array.array("I"))
     texts: dict[int, str] = field(default_factory=dict)
 
     def add(self, row: int, text: str, place: int) -> None:
@@ -105,16 +116,24 @@ class Seen:
             is not, although the token before it is.
         answer_is_empty: Whether there is nothing to train on but the end.
         is_unanswered: Whether turns come after the last answer.
-        text_hash, prompt_hash: Of prompt and completion; of the prompt, or of both without one.
+        text_hash, spelt_hash: Of prompt and completion; the same without case and spaces.
+        prompt_hash: Of the prompt, or of both without one, without case and spaces.
         signature: Of `minhash`, [rows, 64].
-        odd: Rows with odd characters, by kind.
+        odd: Rows with a fault of the catalogue, by kind.
+        kinds: The kinds that were looked for: those of the catalogue, and people's own.
+        failed: Why a kind could not be looked for, by its name.
+        habits: What rows do, for what most of them do.
         foreign: Rows with the markers of another chat template, by its family.
         templated: Rows whose text is written in the model's own chat template.
         special: Rows with other special tokens of the model in their text.
         refused: Why the tokenizer or template refuses rows, by row.
+        talk: Rows with what is odd in their turns or cells: undeclared_calls, argument_text,
+            renamed_roles, not_a_number.
+        remarked: Rows that the chat template writes in a way to know of; see `chat.Conversation`.
         columns: By dataset and column.
         read: Rows read of each dataset.
         context_tokens: Most tokens that the model reads; None where it does not say.
+        is_sample: Whether only some of the rows were looked at.
     """
 
     config: Config
@@ -128,13 +147,18 @@ class Seen:
     row: np.ndarray
     fields: list[str] = field(default_factory=list)
     odd: dict[str, Hits] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, Hits] = field(default_factory=dict)
     templated: Hits = field(default_factory=Hits)
     special: Hits = field(default_factory=Hits)
     refused: dict[int, str] = field(default_factory=dict)
+    talk: dict[str, Hits] = field(default_factory=dict)
+    remarked: dict[str, list[int]] = field(default_factory=dict)
     columns: dict[str, dict[str, Column]] = field(default_factory=dict)
     read: dict[str, int] = field(default_factory=dict)
     context_tokens: int | None = None
+    is_sample: bool = False
 
     def __post_init__(self) -> None:
         rows = len(self.number)
@@ -149,6 +173,8 @@ class Seen:
         self.is_unanswered = np.zeros(rows, bool)
         self.text_hash = np.zeros(rows, np.uint64)
         self.prompt_hash = np.zeros(rows, np.uint64)
+        self.spelt_hash = np.zeros(rows, np.uint64)
+        self.habits = Habits(rows)
         self.signature = np.zeros((rows, 64), np.uint16)
 
     def __len__(self) -> int:
@@ -221,7 +247,7 @@ def measure(
     remarks: list[str] = []
     for split in SPLITS:
         try:
-            of_split, messages = load_examples(config, split, folder=folder)
+            of_split, messages = load_examples(config, split, folder=folder, is_strict=False)
         except DataError as error:
             problems += [
                 p if isinstance(p, Problem) else Problem("", None, p) for p in error.problems
@@ -236,23 +262,6 @@ def measure(
     seen.remarks = list(dict.fromkeys(remarks))
     _Pass(seen, progress).run()
     return seen
-
-
-def text_of(example: Example) -> str:
-    """Return all text of an example: what people wrote, without the chat template."""
-    if example.messages:
-        return "\n".join(turn["content"] for turn in example.messages)
-    return example.prompt + example.completion
-
-
-def parts_of(example: Example) -> tuple[str, str]:
-    """Return what comes before the last answer, and that answer."""
-    if not example.messages:
-        return example.prompt, example.completion
-    turns = example.messages
-    last = max((n for n, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
-    before = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns[:last])
-    return before, turns[last]["content"]
 
 
 class _Progress:
@@ -277,10 +286,12 @@ def _table(
     """Return an empty table of the rows to check: each row of a file once."""
     total = sum(map(len, examples.values()))
     fields: list[str] = []
+    is_sample = False
     parts = [np.zeros((0, 4), np.int64)]
     for code, split_examples in enumerate(examples.values()):
         size = len(split_examples)
         numbers = spread(size, size if sample is None else -(-sample * size // max(total, 1)))
+        is_sample |= len(numbers) < size
         origins = np.empty((len(numbers), 2), np.int64)
         for n, number in enumerate(numbers.tolist()):
             origins[n] = split_examples.origin(number)
@@ -294,8 +305,11 @@ def _table(
         datasets, rows = len(fields) + origins[:, 0], origins[:, 1]
         parts.append(np.stack([codes, numbers, datasets, rows], axis=1))
         fields += [part.field for part in split_examples.parts]
-    split, number, dataset, row = np.ascontiguousarray(np.concatenate(parts).T)
-    return Seen(config, tokenizer, examples, [], [], split, number, dataset, row, fields)
+    columns, kinds = np.concatenate(parts).T, (np.uint8, np.uint32, np.uint16, np.uint32)
+    split, number, dataset, row = (c.astype(k) for c, k in zip(columns, kinds, strict=True))
+    seen = Seen(config, tokenizer, examples, [], [], split, number, dataset, row, fields)
+    seen.is_sample = is_sample
+    return seen
 
 
 class _Pass:
@@ -307,6 +321,12 @@ class _Pass:
         self._max_length = seen.config.data.max_length
         self._special = special_tokens(seen.tokenizer.all_special_tokens)
         self._common: np.ndarray | None = None
+        self._kinds = seen.kinds = dict(KINDS)
+        for name in registry.checks.keys():  # noqa: SIM118
+            try:
+                self._kinds[name] = own_kind(name, registry.checks.get(name))
+            except NbftError as error:  # of a package that nobody has agreed to
+                seen.failed[name] = str(error)
 
     def run(self) -> None:
         """Check every row."""
@@ -321,6 +341,7 @@ class _Pass:
                     self._record(of_split, split)
             done += len(rows)
             self._progress(f"Checked {done:,} of {total:,} rows")
+        self._seen.habits.forget()
 
     def _record(self, rows: np.ndarray, split: str) -> None:
         """Record some rows of one split."""
@@ -330,7 +351,9 @@ class _Pass:
             number = int(seen.number[row])
             try:
                 example = seen.examples[split][number]
-                self._columns(seen.fields[seen.dataset[row]], seen.examples[split].row(number))
+                cells = seen.examples[split].row(number)
+                self._columns(seen.fields[seen.dataset[row]], cells)
+                self._cells(row, cells)
             except DataError as error:
                 seen.refused[row] = _sentence(error)
                 continue
@@ -354,7 +377,12 @@ class _Pass:
         only = config.data.completion_only_loss
         try:
             return rows, encode_rows(
-                examples, tokenizer, method_of(config), split, completion_only=only
+                examples,
+                tokenizer,
+                method_of(config),
+                split,
+                completion_only=only,
+                max_length=config.data.max_length,
             )
         except Exception as error:  # a template or tokenizer may raise anything
             if len(rows) > 1:
@@ -371,34 +399,73 @@ class _Pass:
         for name, value in row.items():
             column = columns.setdefault(name, Column(first=value))
             column.filled += not _is_empty(value)
-            column.is_constant = column.is_constant and value == column.first
+            column.is_constant = column.is_constant and _is_same(value, column.first)
+
+    def _talk(self, kind: str, row: int, text: str) -> None:
+        self._seen.talk.setdefault(kind, Hits()).add(row, text, 0)
+
+    def _cells(self, row: int, cells: Mapping[str, Any]) -> None:
+        for name, value in cells.items():
+            if value is not None and is_missing(value):
+                self._talk("not_a_number", row, f"{name} is {value}")
+            said = value if isinstance(value, list) else ()
+            roles = [turn.get("role") for turn in said if isinstance(turn, Mapping)]
+            if renamed := [r for r in roles if isinstance(r, str) and turns.ROLES.get(r) != r]:
+                known = turns.ROLES.get(renamed[0].strip().lower(), "?")
+                self._talk("renamed_roles", row, f"{renamed[0]} is read as {known}")
 
     def _text(self, row: int, example: Example) -> None:
         seen = self._seen
-        text = text_of(example)
-        prompt, answer = parts_of(example)
+        declared = {tool["function"]["name"] for tool in example.tools}
+        for call in (c for turn in example.messages for c in turn.get("tool_calls", ())):
+            name, arguments = call["function"]["name"], call["function"]["arguments"]
+            if name not in declared:
+                self._talk("undeclared_calls", row, name)
+            if isinstance(arguments, str):
+                self._talk("argument_text", row, f"{name}({arguments})")
+        said = Said(example)
+        text, prompt, answer = said.text, said.prompt, said.answer
         seen.is_chat[row] = bool(example.messages)
         seen.answer_is_empty[row] = not answer.strip()
-        seen.text_hash[row] = _hash(f"{prompt}\0{answer}")
-        seen.prompt_hash[row] = _hash(prompt if prompt.strip() else f"{prompt}\0{answer}")
-        for kind, place in odd_in(text).items():
-            seen.odd.setdefault(kind, Hits()).add(row, text, place)
-        is_own = False
-        if marked := family_in(text):
-            family, place = marked
-            template = str(seen.tokenizer.chat_template or "")
-            if not (is_own := any(mark in template for mark in family.marks)):
-                seen.foreign.setdefault(family.name, Hits()).add(row, text, place)
+        more = [example.tools, example.rejected, example.label]
+        beside = json.dumps(more, default=str) if any(m not in ((), None) for m in more) else ""
+        seen.text_hash[row] = _hash(f"{prompt}\0{answer}\0{beside}")
+        seen.spelt_hash[row] = _hash(_spelt(f"{prompt}\0{answer}") + beside)
+        seen.prompt_hash[row] = _hash(_spelt(prompt if prompt.strip() else f"{prompt}\0{answer}"))
+        seen.habits.add(row, said)
+        for name, kind in self._kinds.items():
+            if hit := self._found(name, kind, said):
+                seen.odd.setdefault(name, Hits()).add(row, *hit)
+        template = str(seen.tokenizer.chat_template or "")
+        marked = families_in(text)
+        own = [f for f in FAMILIES if f.name in marked and any(m in template for m in f.marks)]
+        for name, place in marked.items():
+            if name not in {family.name for family in own}:
+                seen.foreign.setdefault(name, Hits()).add(row, text, place)
         if self._special and (match := self._special.search(text)):
-            is_templated = is_own and not example.messages
+            is_templated = bool(own) and not example.messages
             (seen.templated if is_templated else seen.special).add(row, text, match.start())
+
+    def _found(self, name: str, kind: Kind, said: Said) -> tuple[str, int] | None:
+        """Return what a kind finds; one that fails is named, and passed over from then on."""
+        if name in self._seen.failed:
+            return None
+        try:
+            return kind.find(said)
+        except Exception as error:  # a person's own check may raise anything
+            self._seen.failed[name] = f"{type(error).__name__}: {error}".strip(": ")
+            return None
 
     def _tokens(self, row: int, sequences: Sequences) -> None:
         seen, every = self._seen, list(sequences.values())
-        seen.tokens[row] = max(len(one.ids) for one in every)
+        seen.tokens[row] = max(one.length for one in every)
         seen.trained[row] = sum(sum(one.loss_mask[1 : self._max_length]) for one in every)
         seen.is_merged[row] = any(one.is_merged for one in every)
         seen.is_unanswered[row] = any(one.unanswered > 0 for one in every)
+        for remark in {one.remark for one in every if one.remark}:
+            seen.remarked.setdefault(remark, []).append(row)
+        if any(one.is_folded for one in every):
+            seen.remarked.setdefault(FOLDED, []).append(row)
         ends = [_end_of_sequence(one, self._end) for one in every]
         seen.end_is_trained[row] = all(end == "trained" for end in ends)
         seen.end_is_masked[row] = any(end == "masked" for end in ends)
@@ -416,7 +483,21 @@ def _end_of_sequence(one: Encoded, end: int) -> str:
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (hasattr(value, "__len__") and len(value) == 0)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except ValueError:  # arrays
+        return np.array_equal(one, other)
+
+
+def _spelt(text: str) -> str:
+    """Return a text without case and spaces, so that only the words count."""
+    return " ".join(text.casefold().split())
 
 
 def _hash(text: str) -> int:
@@ -425,6 +506,8 @@ def _hash(text: str) -> int:
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, RefusedConversationError):
+        return f"{error.why} {error.fix}"
     if isinstance(error, DataError):
         return "; ".join(p.sentence if isinstance(p, Problem) else p for p in error.problems)
     first = next(iter(str(error).splitlines()), "")

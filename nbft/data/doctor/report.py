@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,11 @@ import numpy as np
 
 from nbft import facade
 from nbft.config import Config
-from nbft.data.doctor.finding import LEVELS, Finding, Level
+from nbft.data.doctor.check import CHECKS
+from nbft.data.doctor.finding import LEVELS, Finding, Rewrite
 from nbft.data.doctor.histograms import Histogram, histograms, quantiles
-from nbft.data.doctor.rewrite import rewritten
+from nbft.data.doctor.kinds import Level
+from nbft.data.doctor.rewrite import Change, changes, rewritten
 from nbft.errors import DataError
 from nbft.formatting import count
 from nbft.presented import Presented
@@ -44,6 +48,9 @@ class Report(Presented):
         remarks: How the rows were recognised, and other messages from reading them.
         folder: Folder of the config file, for relative paths.
         seconds: How long it took.
+        kinds: How many kinds of faults were looked for.
+        failed: Why other kinds could not be looked for, by name.
+        is_sample: Whether only some of the rows were checked.
     """
 
     config: Config
@@ -55,6 +62,9 @@ class Report(Presented):
     remarks: list[str]
     folder: Path | None = None
     seconds: float = 0.0
+    kinds: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    is_sample: bool = False
 
     @classmethod
     def of(cls, seen: Seen, findings: list[Finding], folder: Path | None) -> Report:
@@ -70,12 +80,10 @@ class Report(Presented):
             trained_share=seen.trained[rows] / kept,
             remarks=seen.remarks,
             folder=folder,
+            kinds=len({*CHECKS, *seen.kinds} - {*seen.failed}),
+            failed=dict(seen.failed),
+            is_sample=seen.is_sample,
         )
-
-    @property
-    def is_sample(self) -> bool:
-        """Whether only some of the rows were checked."""
-        return self.looked_at < sum(self.rows.values())
 
     def of_level(self, level: Level) -> list[Finding]:
         """Return the findings of a level."""
@@ -97,39 +105,63 @@ class Report(Presented):
     def __contains__(self, name: str) -> bool:
         return any(finding.name == name for finding in self.findings)
 
+    def preview(self, name: str, most: int = 3) -> list[Change]:
+        """Return the first rows that a fix changes, before and after.
+
+        Args:
+            name: Of the finding.
+            most: How many rows.
+
+        Raises:
+            DataError: There is no such finding.
+        """
+        rewrite = self[name].rewrite
+        if rewrite is None:
+            return []
+        return list(itertools.islice(changes(self.config, rewrite, folder=self.folder), most))
+
     def apply(
         self,
         name: str,
         *,
+        rows: Sequence[int | tuple[str, int]] | None = None,
         folder: str | Path | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> Config:
         """Return a config in which a finding is fixed.
 
-        Settings are changed, or a new data file is written; the old file stays. A report on a
-        sample checks all rows before it writes one.
+        Settings are changed, or a new data file is written; the old file stays, so the old config
+        undoes it. A report on a sample checks all rows before it writes one.
 
         Args:
             name: Of the finding.
+            rows: Numbers of the rows to fix, in their file from 1, or pairs of dataset and number
+                where several datasets have them; all when None. Must be given where what is wrong is
+                a judgement.
             folder: Where a new file goes; beside the old one when None, or into the working folder
                 where that cannot be written to.
             say: Told the progress once a second.
 
         Raises:
-            DataError: There is no such finding, nothing fixes it, or a file cannot be written.
+            DataError: There is no such finding, nothing fixes it, rows have to be chosen, or a file
+                cannot be written.
         """
         finding = self[name]
         if not finding.has_fix:
             raise DataError(f"{name}: only you can fix it. {finding.fix}")
         if finding.rewrite is None:
             return self.config.apply(finding.changes)
+        if rows is None and finding.rewrite.is_choice:
+            some = ", ".join(map(repr, choices(finding)))
+            fix = f"Look at them, and choose: report.apply({name!r}, rows=[{some}])."
+            raise DataError(f"{name}: whether these rows are bad is your judgement. {fix}")
         if self.is_sample:
             from nbft.data.doctor.examine import doctor
 
             whole = doctor(self.config, folder=self.folder, say=say)
-            return whole.apply(name, folder=folder)
+            return whole.apply(name, rows=rows, folder=folder)
         into = Path(folder).expanduser() if folder is not None else None
-        return rewritten(self.config, finding.rewrite, folder=self.folder, into=into)
+        return rewritten(self.config, _chosen(finding, rows), folder=self.folder, into=into)
 
     # In words
 
@@ -146,6 +178,17 @@ class Report(Presented):
         return f"{rows}: {counts or 'no problems found'}."
 
     @property
+    def looked_for(self) -> str:
+        """What was looked for and what was not, so that silence is not taken for a clean bill."""
+        failed = "".join(
+            f" {name} could not be looked for ({why})." for name, why in self.failed.items()
+        )
+        return (
+            f"Looked for {self.kinds} kinds of faults. Not looked for: wrong facts, bad style, toxic "
+            f"language, and whether the rows are enough.{failed}"
+        )
+
+    @property
     def histograms(self) -> tuple[Histogram, ...]:
         """The lengths of the training rows, and the share of each that is trained on."""
         return histograms(self.tokens, self.trained_share, self.config.data.max_length)
@@ -158,6 +201,7 @@ class Report(Presented):
             "is_sample": self.is_sample,
             "seconds": round(self.seconds, 2),
             "remarks": self.remarks,
+            "looked_for": self.looked_for,
             "counts": {level: len(self.of_level(level)) for level in LEVELS},
             "findings": [finding.to_dict() for finding in self.findings],
             "tokens": quantiles(self.tokens),
@@ -168,3 +212,31 @@ class Report(Presented):
         """Draw the lengths of the training rows, and the share of each that is trained on."""
         figure: Figure = facade.draw_histograms(self.histograms)
         return figure
+
+
+def choices(finding: Finding) -> list[int | tuple[str, int]]:
+    """Return the rows that a finding shows, as `Report.apply` takes them."""
+    assert finding.rewrite is not None
+    is_one = len(finding.rewrite.rows) == 1
+    return [place.row if is_one else (place.field, place.row) for place in finding.places]
+
+
+def _chosen(finding: Finding, rows: Sequence[int | tuple[str, int]] | None) -> Rewrite:
+    """Return the fix of a finding for some rows only."""
+    rewrite = finding.rewrite
+    assert rewrite is not None
+    if rows is None:
+        return rewrite
+    known = {field: {*of_file.tolist()} for field, of_file in rewrite.rows.items()}
+    chosen: dict[str, list[int]] = {}
+    for row in rows:
+        field, number = row if isinstance(row, tuple) else ("", row)
+        fields = [f for f, numbers in known.items() if number in numbers and field in ("", f)]
+        if len(fields) != 1:
+            why = "is in several datasets" if fields else "is not among those found"
+            fix = f"Choose of {', '.join(map(repr, choices(finding)))}."
+            raise DataError(f"{finding.name}: row {row!r} {why}. {fix}")
+        chosen.setdefault(fields[0], []).append(number)
+    return dataclasses.replace(
+        rewrite, rows={field: np.array(sorted(numbers)) for field, numbers in chosen.items()}
+    )

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from nbft.atomic import replacing
 from nbft.config import Config
-from nbft.config.data import Dataset, Split
-from nbft.data.doctor.finding import Rewrite
+from nbft.config.data import Dataset
+from nbft.config.io import resolve
+from nbft.data.doctor.finding import Rewrite, Row, left_out
 from nbft.data.examples import load_examples
+from nbft.data.lines import line_keys
 from nbft.data.ready import READY
-from nbft.data.sources import load_rows, resolve
+from nbft.data.sources import Rows, lines_of, load_rows, rename
+from nbft.data.turns import RowError
 from nbft.errors import DataError, Problem
 
 _TEMPLATES = ("prompt_template", "completion_template", "prompt_func", "completion_func")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row before and after a fix.
+
+    Attributes:
+        field: Its dataset.
+        row: Its number in the file or list, from 1.
+        before: The row.
+        after: The row as it will be; None if it is left out.
+    """
+
+    field: str
+    row: int
+    before: Row
+    after: Row | None
+
+
+def changes(config: Config, rewrite: Rewrite, *, folder: Path | None = None) -> Iterator[Change]:
+    """Yield the rows that a fix changes, in their order.
+
+    Args:
+        config: The config whose rows they are.
+        rewrite: The fix.
+        folder: Folder of the config file, for relative paths.
+    """
+    for field, _, rows, mend in _concerned(config, rewrite, folder):
+        for number in sorted(rewrite.rows[field].tolist()):
+            before = _row(rows, number)
+            if (after := mend(before)) != before:
+                yield Change(field, number, before, after)
 
 
 def rewritten(
@@ -27,11 +63,12 @@ def rewritten(
 ) -> Config:
     """Write the files that fix a finding, and return the config that names them.
 
-    Rows in memory are replaced by rows in memory.
+    Every other row, and of a row every column that is not at fault, stays as it is; of JSON Lines,
+    byte for byte. Rows in memory are replaced by rows in memory.
 
     Args:
         config: The config whose rows they are.
-        rewrite: What to leave out and to fix.
+        rewrite: The fix.
         folder: Folder of the config file, for relative paths.
         into: Where to write; beside each old file when None, or into the working folder where that
             cannot be written to.
@@ -39,73 +76,93 @@ def rewritten(
     Raises:
         DataError: A file cannot be written.
     """
-    changes: dict[str, Any] = {}
-    in_memory: dict[str, list[Mapping[str, Any]]] = {}
-    for field, dataset in config.data.named_datasets():
-        if field not in rewrite.drops and field not in rewrite.fields:
-            continue
-        rows = _rows(config, field, dataset, rewrite, folder)
+    changed: dict[str, Any] = {}
+    for field, dataset, raw, mend in _concerned(config, rewrite, folder):
+        rows = _mended(raw, {*rewrite.rows[field].tolist()}, mend)
         if dataset.rows is not None:
-            in_memory[field] = list(rows)
+            changed[f"{field}.rows"] = [row for row, _ in rows]
         else:
-            target, written = _target(dataset, rewrite.suffix, folder, into)
+            target, written = _target(dataset, folder, into)
             _write(target, rows, field)
-            changes[f"{field}.path"] = written
-            changes |= _templates_of_ready(dataset, field)
-        if rewrite.as_messages:
-            changes |= {f"{field}.{name}": None for name in _TEMPLATES}
-            changes[f"{field}.columns"] = {}
-    changed = config.apply(changes)
-    for field, dataset in changed.data.named_datasets():
-        if field in in_memory:
-            dataset.rows = in_memory[field]
-    return changed
+            changed[f"{field}.path"] = written
+            changed |= _templates_of_ready(dataset, field)
+        if rewrite.makes_turns:
+            changed |= {f"{field}.{name}": None for name in _TEMPLATES}
+            changed[f"{field}.columns"] = {}
+    return config.apply(changed)
 
 
-def _rows(
-    config: Config, field: str, dataset: Dataset, rewrite: Rewrite, folder: Path | None
-) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of the new file: those of the old, in its order, fixed."""
-    section = field.split(".")[1]
-    whole = dataset.model_copy(update={"sample_count": None, "shuffle": False})
-    if rewrite.as_messages:
-        yield from _conversations(config, section, whole, rewrite, folder)
-        return
-    raw = whole.model_copy(update={"columns": {}})
-    dropped = {*np.asarray(rewrite.drops.get(field, ())).tolist()}
-    for number, row in enumerate(load_rows(raw, section, field, folder=folder), start=1):
-        if number not in dropped:
-            yield _fixed(row, rewrite.clean) if rewrite.clean else row
+def _concerned(
+    config: Config, rewrite: Rewrite, folder: Path | None
+) -> Iterator[tuple[str, Dataset, Rows, Callable[[Row], Row | None]]]:
+    """Yield the datasets that a fix changes, each with its rows and what mends one of them."""
+    for field, dataset in config.data.named_datasets():
+        if field in rewrite.rows:
+            rows = _raw(config, field, dataset, folder)
+            yield field, dataset, rows, _mender(config, field, rewrite, folder)
 
 
-def _conversations(
-    config: Config, section: str, dataset: Dataset, rewrite: Rewrite, folder: Path | None
-) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows as messages, made of the prompts and completions that the templates give."""
-    assert rewrite.as_messages is not None
-    if dataset.dataset_name in READY and dataset.split is None:
-        dataset = dataset.model_copy(update={"split": "train" if section == "train" else "test"})
-    only = config.data.model_copy(
-        update={
-            "train": Split(datasets=[dataset.model_copy(update={"mixture_proportion": None})]),
-            "validation": None,
-            "test": None,
-            "split_ratio": 1.0,
-        }
-    )
-    examples, _ = load_examples(config.model_copy(update={"data": only}), "train", folder=folder)
-    for example in examples:
-        messages = [dict(turn) for turn in example.messages]
-        yield {"messages": messages or rewrite.as_messages(example.prompt, example.completion)}
+def _raw(config: Config, field: str, dataset: Dataset, folder: Path | None) -> Rows:
+    """Return all rows of a dataset, in their order and with their own columns."""
+    plain: dict[str, Any] = {"sample_count": None, "shuffle": False, "columns": {}}
+    whole, split = dataset.model_copy(update=plain), field.split(".")[1]
+    return load_rows(whole, split, field, folder=folder, is_strict=False)
 
 
-def _fixed(value: Any, fix: Callable[[str], str]) -> Any:
-    """Return a value with every text in it fixed."""
-    if isinstance(value, str):
-        return fix(value)
-    if isinstance(value, Mapping):
-        return {name: _fixed(item, fix) for name, item in value.items()}
-    return [_fixed(item, fix) for item in value] if isinstance(value, list) else value
+def _row(rows: Rows, number: int) -> Row:
+    """Return a row, from 1; one that cannot be read as its line."""
+    try:
+        return rows[number - 1]
+    except DataError:
+        line = next(itertools.islice(lines_of(rows), number - 1, None), b"")
+        return {"line": line.decode("utf-8", "replace")}
+
+
+def _mender(
+    config: Config, field: str, rewrite: Rewrite, folder: Path | None
+) -> Callable[[Row], Row | None]:
+    """Return what mends a row, but only the columns that its example is made of."""
+    if rewrite.makes_turns or rewrite.mend is left_out:
+        return rewrite.mend
+    columns = dict(config.data.named_datasets())[field].columns
+    examples, _ = load_examples(config, field.split(".")[1], folder=folder, is_strict=False)
+    make = next(part.make for part in examples.parts if part.field == field)
+
+    def mend(row: Row) -> Row | None:
+        mended = rewrite.mend(row)
+        if mended is None:
+            return None
+        different = [name for name in mended if mended[name] != row.get(name)]
+        return {**row, **{n: mended[n] for n in different if _counts(n, mended[n], row)}}
+
+    def _counts(name: str, value: Any, row: Row) -> bool:
+        """Whether a column with another value makes another example."""
+        try:
+            before, after = (make(rename(one, columns)) for one in (row, {**row, name: value}))
+        except RowError:
+            return True
+        is_kept = not rewrite.answers_only or (before.prompt, before.messages[:-1]) == (
+            after.prompt,
+            after.messages[:-1],
+        )
+        return before != after and is_kept
+
+    return mend
+
+
+def _mended(
+    rows: Rows, numbers: set[int], mend: Callable[[Row], Row | None]
+) -> Iterator[tuple[Row, bytes | None]]:
+    """Yield the rows of the new file, with the lines of those that stay as they are."""
+    lines = lines_of(rows)
+    if (path := getattr(rows, "path", None)) is not None and len(line_keys(path)) != len(rows):
+        lines = iter(())
+    for number in range(1, len(rows) + 1):
+        line = next(lines, None)
+        if number not in numbers:
+            yield rows[number - 1] if line is None else {}, line
+        elif mend is not left_out and (mended := mend(rows[number - 1])) is not None:
+            yield mended, None
 
 
 def _templates_of_ready(dataset: Dataset, field: str) -> dict[str, str]:
@@ -122,42 +179,35 @@ def _templates_of_ready(dataset: Dataset, field: str) -> dict[str, str]:
     return changes
 
 
-def _target(
-    dataset: Dataset, suffix: str, folder: Path | None, into: Path | None
-) -> tuple[Path, str]:
+def _target(dataset: Dataset, folder: Path | None, into: Path | None) -> tuple[Path, str]:
     """Return where to write, and how the config names it."""
     old = resolve(dataset.path, folder) if dataset.path else None
     name = old.stem if old else str(dataset.dataset_name).replace("/", "--")
+    name = re.sub(r"\.fixed(-\d+)?$", "", re.sub(r"\.(jsonl?|csv|tsv|parquet)$", "", name))
     parent = into or (old.parent if old else Path.cwd())
     if into is None and not os.access(parent, os.W_OK):
         parent = Path.cwd()
-    target = parent / f"{name}.{suffix}.jsonl"
-    number = 2
-    while target.exists():
-        target = parent / f"{name}.{suffix}-{number}.jsonl"
-        number += 1
+    numbered = (f"{name}.fixed{f'-{n}' if n > 1 else ''}.jsonl" for n in itertools.count(1))
+    target = next(path for path in (parent / one for one in numbered) if not path.exists())
     if old and parent == old.parent:
         return target, Path(str(dataset.path)).with_name(target.name).as_posix()
     return target, target.absolute().as_posix()
 
 
-def _write(target: Path, rows: Iterator[Mapping[str, Any]], field: str) -> None:
+def _write(target: Path, rows: Iterator[tuple[Row, bytes | None]], field: str) -> None:
     """Write rows as JSON Lines, whole or not at all."""
-    partial = target.with_name(f"{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            for row in rows:
-                text = json.dumps(dict(row), ensure_ascii=False, default=str)
-                try:
-                    text.encode()
-                except UnicodeEncodeError:  # half a character: only an escape can write it
-                    text = json.dumps(dict(row), default=str)
-                file.write(text + "\n")
-        partial.replace(target)
+        with replacing(target) as partial, partial.open("wb") as file:
+            for row, line in rows:
+                file.write((_line(row) if line is None else line) + b"\n")
     except OSError as error:
         why = f"{target} cannot be written: {(error.strerror or str(error)).lower()}."
         raise DataError(Problem(field, None, why, "Name another folder.")) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+
+
+def _line(row: Row) -> bytes:
+    try:
+        return json.dumps(dict(row), ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:  # half a character: only an escape can write it
+        return json.dumps(dict(row), default=str).encode()

@@ -1,144 +1,16 @@
-"""Oddities in a text: damaged encodings, invisible characters, markup, another model's chat markers.
+"""Chat markers of other models, special tokens and excerpts of texts.
 
-Called by `measure` for every row, so a text without any costs one or two searches.
+Called by `measure` and `checks`.
 """
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-
-# A byte from 128 on, read as a character of Windows-1252 or Latin-1.
-_BYTE = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
-
-
-@dataclass(frozen=True)
-class Oddity:
-    """A kind of characters that should not be in a text.
-
-    Attributes:
-        pattern: What to look for.
-        clean: Returns a text without it; None where the text cannot be recovered.
-        what: What rows with it are called; then why it matters and how to fix it, as in `Finding`.
-    """
-
-    pattern: re.Pattern[str]
-    clean: Callable[[str], str] | None
-    what: str
-    why: str
-    fix: str
-
-
-def unmangled(text: str) -> str:
-    r"""Return a text whose UTF-8 was read as Windows-1252 as it was meant.
-
-    >>> unmangled("CafÃ© â€œJimâ€\x9d, SÃ£o Paulo")
-    'Café “Jim”, São Paulo'
-    """
-    return _MOJIBAKE.sub(lambda found: _decoded(found[0]), text)
-
-
-def _decoded(mangled: str) -> str:
-    try:
-        # A character that Windows-1252 lacks stands for the byte of its own number.
-        bytes_ = b"".join(
-            c.encode("latin-1") if ord(c) < 256 else c.encode("cp1252") for c in mangled
-        )
-        return bytes_.decode("utf-8")
-    except ValueError:
-        return mangled
-
-
-# The first bytes of Latin letters and signs (Â, Ã), of punctuation (â and a sign), of Cyrillic and
-# Greek (at least two letters) and of emoji. A wider pattern would take “Spaß“ for damage.
-_MOJIBAKE = re.compile(f"[ÂÃ]{_BYTE}|â[€„†‚™œˆ‰]{_BYTE}|(?:[ÐÑÎÏ]{_BYTE}){{2,}}|ðŸ{_BYTE}{{2}}|ï»¿")
-
-
-def without_controls(text: str) -> str:
-    r"""Return a text without control characters; those that were LaTeX become LaTeX again.
-
-    >>> without_controls("\x0crac{1}{2} and\x00 \x08eta")
-    '\\frac{1}{2} and \\beta'
-    """
-    return _CONTROL.sub("", _LATEX.sub(lambda found: _ESCAPES[found[0]], text))
-
-
-# Written in JSON without its second backslash, \frac is a form feed and "rac".
-_ESCAPES = {"\a": "\\a", "\b": "\\b", "\v": "\\v", "\f": "\\f"}
-_LATEX = re.compile("[\a\b\v\f](?=[a-zA-Z])")
-# Tab, line feed and carriage return belong into texts. 0x80 to 0x9f are controls of Latin-1.
-_CONTROL = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]")
-# Zero-width spaces, soft hyphens and marks that change the direction of the text. The
-# joiners U+200C and U+200D stay: Persian, Indian scripts and emoji are written with them.
-_INVISIBLE = re.compile("[\u00ad\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]")
-_ENTITY = re.compile(
-    r"&(?:amp|lt|gt|quot|apos|nbsp|ndash|mdash|hellip|rsquo|lsquo|ldquo|rdquo|copy|euro|"
-    r"[aeiouAEIOU](?:acute|grave|circ|uml)|[cC]cedil|[nN]tilde|szlig|#\d{2,6}|#x[0-9a-fA-F]{2,5});"
-)
-
-ODDITIES: Mapping[str, Oddity] = {
-    "replacement_characters": Oddity(
-        re.compile("[\ufffd\ud800-\udfff]"),  # tokenizers refuse half of a surrogate pair
-        None,
-        "Rows with U+FFFD or half a character, where text was lost when it was read",
-        "The model learns to write the gap.",
-        "Read the source again with the right encoding, or leave these rows out.",
-    ),
-    "mojibake": Oddity(
-        _MOJIBAKE,
-        unmangled,
-        "Rows with UTF-8 that was read as Windows-1252, such as Ã© for é",
-        "The model learns to write it that way.",
-        "Restore the original characters.",
-    ),
-    "control_characters": Oddity(
-        _CONTROL,
-        without_controls,
-        "Rows with control characters, such as NUL",
-        "They cost tokens and are invisible. A form feed before “rac” was \\frac.",
-        "Remove them; those that were LaTeX become LaTeX again.",
-    ),
-    "invisible_characters": Oddity(
-        _INVISIBLE,
-        lambda text: _INVISIBLE.sub("", text),
-        "Rows with zero-width characters, soft hyphens or direction marks",
-        "They break words into unusual tokens and are invisible.",
-        "Remove them.",
-    ),
-    "html_entities": Oddity(
-        _ENTITY,
-        lambda text: _ENTITY.sub(lambda entity: html.unescape(entity[0]), text),
-        "Rows with HTML entities, such as &amp; for &",
-        "The model learns to write them instead of the characters.",
-        "Write the characters, unless the rows are about HTML.",
-    ),
-}
-"""Kinds of odd characters, by the name of their finding."""
-
-_ASCII = ("control_characters", "html_entities")  # the others need a character beyond ASCII
-
-
-def odd_in(text: str) -> dict[str, int]:
-    r"""Return which kinds of odd characters a text contains, with the place of the first.
-
-    >>> odd_in("A\x00B &amp; C"), odd_in("Persian ‌ and Spaß“ are fine")
-    ({'control_characters': 1, 'html_entities': 4}, {})
-    """
-    found = {}
-    for name in _ASCII if text.isascii() else ODDITIES:
-        if match := ODDITIES[name].pattern.search(text):
-            restored = unmangled(text)
-            if name == "mojibake" and restored == text:
-                continue
-            if name == "control_characters" and not _CONTROL.search(restored):
-                continue  # it is the last byte of something mangled
-            found[name] = match.start()
-    return found
 
 
 @dataclass(frozen=True)
@@ -160,17 +32,68 @@ _ANY_MARK = re.compile("|".join(re.escape(mark) for one in FAMILIES for mark in 
 _ROLES = {"model": "assistant", "human": "user", "gpt": "assistant"}
 
 
-def family_in(text: str) -> tuple[Family, int] | None:
-    """Return the family whose marker comes first in a text, and where; None without any.
+_LONGEST = 50_000
+"""Longer texts, in characters, are not taken apart: that takes time with the square of it."""
 
-    >>> family, place = family_in("Hi <|im_start|>user")
-    >>> family.name, place
-    ('ChatML', 3)
+
+def families_in(text: str) -> dict[str, int]:
+    """Return the families whose markers a text contains, with the place of the first.
+
+    >>> families_in("Hi <|im_start|>user and [INST]")
+    {'ChatML': 3, 'Llama 2 and Mistral': 24}
     """
-    match = _ANY_MARK.search(text)
-    if match is None:
+    found: dict[str, int] = {}
+    for match in _ANY_MARK.finditer(text):
+        family = next(one for one in FAMILIES if match[0] in one.marks)
+        found.setdefault(family.name, match.start())
+    return found
+
+
+def whole_turns(text: str, family: Family) -> list[dict[str, str]]:
+    r"""Return the turns that a text consists of in the markers of a family; empty for any other text.
+
+    Nothing but spaces may stand outside of them, so that nothing is lost.
+
+    >>> whole_turns("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>", FAMILIES[0])
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Yo'}]
+    >>> whole_turns("Note. <|im_start|>user\nHi<|im_end|>", FAMILIES[0])
+    []
+    """
+    if len(text) > _LONGEST or family.turn.sub("", text).strip():
+        return []
+    return turns_in(text, family)
+
+
+def without_marks(text: str, family: Family) -> str | None:
+    r"""Return what a text says without the markers around it; None where that is not certain.
+
+    It may be one turn, a turn and the start of the answer, or an answer and its end.
+
+    >>> chatml = FAMILIES[0]
+    >>> without_marks("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", chatml)
+    'Hi'
+    >>> without_marks("Yo<|im_end|>", chatml), without_marks("The mark <|im_end|> ends it.", chatml)
+    ('Yo', None)
+    """
+    if len(text) > _LONGEST:
         return None
-    return next(one for one in FAMILIES if match[0] in one.marks), match.start()
+    found = [match.groupdict() for match in family.turn.finditer(text)]
+    said = [
+        value
+        for groups in found
+        for name, value in groups.items()
+        if name != "role" and value is not None and value.strip()
+    ]
+    rest = family.turn.sub("", text).strip() if found else text
+    if found and not rest and len(said) == 1:
+        return said[0].strip()
+    bare = text.strip() if text.strip().startswith(tuple(family.marks)) else text.rstrip()
+    begin = next((mark for mark in family.marks if bare.startswith(mark)), "")
+    end = next((mark for mark in family.marks if bare.endswith(mark)), "")
+    bare = bare.removeprefix(begin).removesuffix(end)
+    bare = (bare.lstrip() if begin else bare).rstrip()
+    is_certain = (begin or end) and not found and not any(mark in bare for mark in family.marks)
+    return bare if is_certain else None
 
 
 def turns_in(text: str, family: Family) -> list[dict[str, str]]:

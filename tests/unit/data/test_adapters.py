@@ -115,6 +115,115 @@ def test_erniekit_questions_without_answers():
         examples([{"src": ["a", "b"], "tgt": ["c"]}])
 
 
+# Conversations of rows without turns
+
+
+def turns(rows, **settings):
+    return [
+        [(turn["role"], turn["content"]) for turn in one.messages]
+        for one in examples(rows, **settings)
+    ]
+
+
+def test_an_instruction_becomes_a_conversation():
+    assert turns(ROWS, dataset_type="chat_completion")[0] == [
+        ("user", "Add.\n2 and 3"),
+        ("assistant", "5"),
+    ]
+    assert turns(ROWS, dataset_type="text_sft")[0][0] == ("user", "Add.\n\n2 and 3")
+    system, user, _ = turns(ROWS, dataset_type="alpaca_chat")[0]
+    assert system[1].startswith("Below is an instruction that describes a task, paired with")
+    assert user == ("user", "Add.\n\n### Input:\n2 and 3")
+    pairs = [{"prompt": "Why?", "completion": "So."}] * 2
+    assert turns(pairs, dataset_type="chat_completion")[0][0] == ("user", "Why?")
+
+
+def test_templates_fill_the_turns_of_a_conversation():
+    rows = [
+        {"rule": "Be brief.", "q": "Why?", "input": "Rain.", "a": "So."},
+        {"rule": "", "q": "How?", "input": "", "a": "Thus."},
+    ]
+    made = turns(
+        rows,
+        dataset_type="chat_completion",
+        system_template="{rule}",
+        prompt_template="{q} ({input})",
+        no_input_template="{q}",
+        completion_template="{a}",
+    )
+    assert made == [
+        [("system", "Be brief."), ("user", "Why? (Rain.)"), ("assistant", "So.")],
+        [("user", "How?"), ("assistant", "Thus.")],
+    ]
+    usual = turns(
+        rows,
+        dataset_type="chat_completion",
+        system_template="{rule}",
+        system_prompt="Be kind.",
+        prompt_template="{q}",
+        completion_template="{a}",
+    )
+    assert [row[0] for row in usual] == [("system", "Be brief."), ("system", "Be kind.")]
+
+
+def test_earlier_turns_stand_before_the_question():
+    rows = [
+        {"instruction": "And now?", "output": "Later.", "past": [["Hi", "Hello"]]},
+        {"instruction": "Why?", "output": "So.", "past": []},
+    ]
+    made = turns(
+        rows, dataset_type="chat_completion", history_column="past", system_prompt="Be kind."
+    )
+    assert [content for _, content in made[0]] == ["Be kind.", "Hi", "Hello", "And now?", "Later."]
+    assert len(made[1]) == 3
+    rows = [{"instruction": "a", "output": "b", "past": "Hi"}]
+    with pytest.raises(DataError, match='"past" is no list of pairs'):
+        examples(rows, dataset_type="chat_completion", history_column="past")
+
+
+def test_only_the_last_answer_is_trained_where_that_is_asked(tiny_tokenizer):
+    talk = [
+        {"who": "guest", "said": "Hi"},
+        {"who": "host", "said": "Hello"},
+        {"who": "guest", "said": "Bye"},
+        {"who": "host", "said": "So long"},
+    ]
+    settings = {
+        "message_property_mappings": {"role": "who", "content": "said"},
+        "roles": {"user": "guest", "assistant": ["host"]},
+    }
+    (one,) = examples([{"messages": talk}], **settings)
+    assert [turn["role"] for turn in one.messages] == ["user", "assistant"] * 2
+    assert all("trained" not in turn for turn in one.messages)
+    (one,) = examples([{"messages": talk}], train_target="final_assistant_turn", **settings)
+    assert [turn.get("trained") for turn in one.messages] == [None, False, None, None]
+
+
+def test_the_text_of_stanford_alpaca():
+    one = examples(ROWS, dataset_type="stanford_alpaca")[0]
+    assert one.prompt == (
+        "Below is an instruction that describes a task, paired with an input that provides further "
+        "context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n2 and 3\n\n### Response:\n"
+    )
+    assert one.completion == "5"
+    assert examples(ROWS, dataset_type="alpaca")[0].prompt.startswith("### Instruction:")
+
+
+def test_labelled_segments():
+    parts = [{"label": False, "text": "<q>Why?"}, {"label": True, "text": "</q>So."}]
+    one = examples([{"segments": parts}], dataset_type="input_output")[0]
+    assert (one.prompt, one.completion) == ("<q>Why?", "</q>So.")
+    with pytest.raises(DataError, match="not trained on after text that is"):
+        examples([{"segments": parts[::-1]}], dataset_type="input_output")
+
+
+@pytest.mark.parametrize("name", ["chat_completion", "text_sft", "alpaca_chat", "stanford_alpaca"])
+def test_a_row_without_an_answer_is_said(name):
+    with pytest.raises(DataError, match=f'has no "output", which dataset_type {name} needs'):
+        examples([{"instruction": "Add."}], dataset_type=name)
+
+
 def test_dataset_kwargs_name_files_for_datasets(tmp_path):
     file = tmp_path / "rows.txt"
     file.write_text("q;a\none;two\n", encoding="utf-8")
@@ -159,3 +268,10 @@ def test_rows_of_ernie_from_a_file(tmp_path):
     file.write_text(json.dumps({"src": ["Hi"], "tgt": ["Hello"]}) + "\n", encoding="utf-8")
     config = nbft.Config(data={"path": str(file), "dataset_type": "erniekit", "split_ratio": 1.0})
     assert load_examples(config, "train")[0][0].messages[-1]["content"] == "Hello"
+
+
+def test_tools_of_a_row_reach_its_conversation():
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    row = {"instruction": "Add.", "output": "5", "has": json.dumps(tools)}
+    (one,) = examples([row], dataset_type="chat_completion", columns={"tools": "has"})
+    assert [tool["function"]["name"] for tool in one.tools] == ["add"]

@@ -1,8 +1,12 @@
 """From rows to prompts and completions, and the words of templates that do not fit."""
 
+import json
+
+import datasets
 import pytest
 
 from nbft.config import Config
+from nbft.data import lines as lines_of_files
 from nbft.data.examples import Example, load_examples, preview, template_renderer
 from nbft.errors import DataError
 
@@ -248,8 +252,8 @@ def test_the_words_of_rows_that_do_not_fit(rows, said):
         (
             [{"role": "user"}],
             (
-                'row 1: "messages" is not a list of turns with role and content. Write '
-                '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}].'
+                'row 1: turn 1 of "messages" (user) has no content. Write its text, or leave the '
+                "turn out."
             ),
         ),
         (
@@ -311,8 +315,58 @@ def test_the_two_splits_share_no_row_and_lose_none(ratio):
 
 
 def test_the_share_is_the_one_that_was_asked_for():
-    assert len(examples_of(split_ratio=0.8, **PAIR)) == 8
+    rows = [{"question": f"Q{n}", "answer": f"A{n}"} for n in range(4000)]
+    for ratio in (0.8, 0.99):
+        trained = len(examples_of(rows, split_ratio=ratio, **PAIR))
+        assert abs(trained - 4000 * ratio) < 4 * (4000 * ratio * (1 - ratio)) ** 0.5
     assert examples_of(split_ratio=1.0, split="validation", **PAIR) == []
+
+
+def held_out(rows, **data):
+    return {e.prompt for e in examples_of(rows, split="validation", split_ratio=0.7, **data)}
+
+
+MANY = [{"prompt": f"Q{n}", "completion": f"A{n}"} for n in range(200)]
+
+
+def test_a_row_stays_on_its_side_when_others_change():
+    before = held_out(MANY)
+    assert held_out(MANY[::-1]) == before
+    assert held_out(MANY[50:]) == {one for one in before if int(one[1:]) >= 50}
+    changed = [{**row, "completion": "!"} if n % 3 else row for n, row in enumerate(MANY)]
+    untouched = {row["prompt"] for row in MANY[::3]}
+    assert held_out(changed) & untouched == before & untouched
+    more = [{"prompt": f"R{n}", "completion": ""} for n in range(200)]
+    assert {one for one in held_out([*more, *MANY]) if one[0] == "Q"} == before
+
+
+def test_equal_rows_are_on_one_side():
+    rows = [*MANY, *MANY[::2], *MANY[::5]]
+    train = {e.prompt for e in examples_of(rows, split_ratio=0.7)}
+    assert not train & held_out(rows)
+    assert len(examples_of([MANY[0]] * 10, split_ratio=0.7)) == 7, "but not where all are equal"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "large"])
+def test_a_row_stays_on_its_side_in_another_file(tmp_path, monkeypatch, ending):
+    path = tmp_path / f"rows.{ending.replace('large', 'jsonl')}"
+    if ending in ("jsonl", "large"):
+        path.write_text("\ufeff" + "\n\n".join(json.dumps(row) for row in MANY), "utf-8")
+    elif ending == "json":
+        path.write_text(json.dumps(MANY, indent=1))
+    elif ending == "csv":
+        lines = [f"{row['prompt']},{row['completion']}" for row in MANY]
+        path.write_text("\n".join(["prompt,completion", *lines]))
+    else:
+        datasets.Dataset.from_list(MANY).to_parquet(path)
+    if ending == "large":
+        monkeypatch.setattr(lines_of_files, "LARGE_BYTES", 10)
+    assert held_out(None, path=str(path)) == held_out(MANY)
+    renamed = {"columns": {"prompt": "prompt", "completion": "completion"}}
+    assert held_out(None, path=str(path), **renamed) == held_out(MANY)
+    assert held_out(datasets.Dataset.from_list(MANY)) == held_out(MANY)
+    some = held_out(None, path=str(path), sample_count=50)
+    assert some == {one for one in held_out(MANY) if int(one[1:]) < 50}
 
 
 def test_validation_rows_that_are_named_are_taken_and_nothing_is_cut_off():
@@ -335,6 +389,47 @@ def test_functions_from_a_file_beside_the_config_and_from_a_package(tmp_path):
     (tmp_path / "mine.py").write_text("def answer(row):\n    return row['answer'] + '!'\n")
     dataset = {"prompt_template": "{instruction}", "completion_func": "mine:answer"}
     assert examples_of(rows, folder=tmp_path, **dataset)[0].completion == "3!"
+
+
+def test_templates_can_make_a_conversation():
+    chat = {"dataset_type": "chat_completion", **PAIR}
+    (example, *_), _ = load_examples(config_of(split_ratio=1.0, **chat), "train")
+    assert example.messages == (
+        {"role": "user", "content": "Q0"},
+        {"role": "assistant", "content": "A0"},
+    )
+    (example, *_), _ = load_examples(
+        config_of(split_ratio=1.0, system_template="Answer {question}.", **chat), "train"
+    )
+    assert example.messages[0] == {"role": "system", "content": "Answer Q0."}
+    rows = [{"q": "a", "s": ""}, {"q": "b", "s": "Be kind."}]
+    kinds = {
+        "dataset_type": "chat_completion",
+        "prompt_template": "{q}",
+        "completion_template": "{q}",
+    }
+    found = examples_of(rows, split_ratio=1.0, system_template="{s}", **kinds)
+    assert [[turn["role"] for turn in example.messages] for example in found] == [
+        ["user", "assistant"],
+        ["system", "user", "assistant"],
+    ]
+
+
+def test_a_conversation_can_be_made_of_columns():
+    rows = [{"prompt": "a", "completion": "b"}]
+    assert (
+        examples_of(rows, dataset_type="chat_completion", split_ratio=1.0)[0].messages[1]["content"]
+        == "b"
+    )
+    assert examples_of(system_template="Be kind.", **PAIR)[0].prompt.startswith("Be kind.")
+
+
+def test_an_empty_prompt_template_makes_text():
+    dataset = {"prompt_template": "", "completion_template": "Q: {question} A: {answer}"}
+    example = examples_of(split_ratio=1.0, **dataset)[0]
+    assert (example.prompt, example.completion) == ("", "Q: Q0 A: A0")
+    with pytest.raises(DataError, match="names no column"):
+        examples_of(prompt_template="same", completion_template="{answer}")
 
 
 def test_a_changed_function_is_read_again(tmp_path):
@@ -426,3 +521,51 @@ def test_a_preview_of_pairs_and_of_turns():
     assert preview(config_of([{"messages": turns}])) == [
         {"prompt": "user: u", "completion": "assistant: a"}
     ]
+
+
+ROWS = {
+    "pair": [{"prompt": "a", "completion": "b", "x": "y"}],
+    "text": [{"text": "a", "x": "y"}],
+    "turns": [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    ],
+}
+CHAT = {"dataset_type": "chat_completion", "prompt_template": "{x}", "completion_template": "{x}"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "unused"),
+    [
+        ("pair", {"no_input_template": "{x}"}, True),
+        ("text", {"no_input_template": "{x}"}, True),
+        ("pair", {"system_template": "{x}"}, True),
+        ("turns", {"system_template": "Be kind."}, True),
+        ("pair", {"system_prompt": "Be kind."}, True),
+        ("turns", {"system_prompt": "Be kind."}, False),
+        ("pair", CHAT | {"system_prompt": "Be kind."}, False),
+        ("pair", CHAT | {"system_template": "{x}"}, False),
+        ("pair", CHAT | {"no_input_template": "-"}, False),
+        ("text", {"roles": {"user": ["x"]}}, True),
+        ("turns", {"roles": {"user": ["x"]}}, False),
+        ("pair", {"message_property_mappings": {"role": "x"}}, True),
+        ("pair", {"history_column": "x"}, True),
+        ("pair", {"train_target": "final_assistant_turn"}, True),
+        ("turns", {"train_target": "final_assistant_turn"}, False),
+    ],
+)
+def test_a_setting_that_says_nothing_about_such_rows_is_said(kind, more, unused):
+    _, remarks = load_examples(config_of(ROWS[kind], **more), "train")
+    *_, name = more
+    begin = f"data.train.datasets[0].{name}={more[name]!r}: is not used, since "
+    assert [r.startswith(begin) for r in remarks if name in r] == [True] * unused
+
+
+def test_the_prompt_of_rows_without_input_may_be_the_same_for_all():
+    rows = [{"input": "a", "y": "1"}, {"input": "", "y": "2"}]
+    made = examples_of(
+        rows,
+        prompt_template="Q: {input}",
+        no_input_template="Write.",
+        completion_template="{y}",
+    )
+    assert [example.prompt for example in made] == ["Q: a", "Write."]

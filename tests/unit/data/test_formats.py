@@ -185,3 +185,164 @@ def test_a_rejected_answer_that_cannot_be_read_does_not_matter_to_methods_that_i
     assert said.endswith(
         "only the chosen answers are trained on; the rejected ones are for preference training."
     )
+
+
+@pytest.mark.parametrize("answer", [0, 0.0, False, "0"])
+def test_a_zero_is_an_answer(answer):
+    examples, remarks = load([{"question": "What?", "answer": answer}] * 4)
+    assert {one.completion for one in examples} == {str(answer)}
+    assert remarks == []
+
+
+@pytest.mark.parametrize("gap", [float("nan"), None, ""])
+def test_a_gap_of_a_table_is_no_text(gap):
+    rows = [{"instruction": "Double 1.", "input": "one", "output": "2"}]
+    rows += [{"instruction": "Double 2.", "input": gap, "output": "4"}]
+    examples, _ = load(rows)
+    assert "### Input:\none" in examples[0].prompt
+    assert "nan" not in examples[1].prompt
+    assert "### Input" not in examples[1].prompt
+
+
+def test_system_and_history_come_before_an_instruction():
+    row = {"instruction": "And at night?", "input": "", "output": "Close it."}
+    earlier = {"system": "You mind a greenhouse.", "history": [["By day?", "Open the roof."]]}
+    examples, _ = load([{**row, **earlier}])
+    assert examples[0].prompt == (
+        "You mind a greenhouse.\n\n"
+        "### Instruction:\nBy day?\n\n### Response:\nOpen the roof.\n\n"
+        "### Instruction:\nAnd at night?\n\n### Response:\n"
+    )
+    with pytest.raises(DataError, match='row 1: "history" is no list of pairs'):
+        load([{"instruction": "a", "output": "b", "history": ["x"]}])
+
+
+def test_a_class_is_no_judgement_of_an_answer():
+    rows = [{"messages": [ASKED, ANSWERED], "label": n % 2} for n in range(6)]
+    examples, remarks = load(rows)
+    assert len(examples) == 6
+    assert examples.formats == ["messages"]
+    assert 'the column "label" holds 0, not true or false' in remarks[0]
+
+
+@pytest.mark.parametrize(("good", "bad"), [(True, False), ("true", "False")])
+@pytest.mark.parametrize("kind", ["messages", "pair"])
+def test_a_truth_is_a_judgement_of_an_answer(kind, good, bad):
+    row = (
+        {"messages": [ASKED, ANSWERED]}
+        if kind == "messages"
+        else {"prompt": "a", "completion": "b"}
+    )
+    examples, remarks = load(
+        [{**row, "label": good}, {**row, "label": bad}, {**row, "label": good}]
+    )
+    assert [examples.origin(n)[1] for n in range(len(examples))] == [1, 3]
+    assert "1 of 3 rows are left out" in remarks[0]
+    with pytest.raises(DataError, match='row 2: "label" is 7, but true or false in other rows'):
+        load([{**row, "label": good}, {**row, "label": 7}])
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "User", "content": "Why?"}, {"role": "Assistant", "content": "So."}],
+        [{"role": "Human", "content": "Why?"}, {"role": " GPT ", "content": "So."}],
+        [
+            {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "S"}, "o."]},
+        ],
+    ],
+)
+def test_roles_and_contents_as_people_write_them(turns):
+    examples, _ = load([{"messages": turns}])
+    assert examples[0] == TURNS
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ({"role": "critic", "content": "a"}, "has a turn from 'critic', which is not a known"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+            "has a part of the type 'image_url'; only text can be trained on.",
+        ),
+        ({"role": "user", "content": {"a": 1}}, "has an object as content."),
+        ({"role": "assistant", "content": None}, "(assistant) has no content."),
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "a tool call without a name"),
+    ],
+)
+def test_the_words_of_turns_that_are_no_text(turn, said):
+    with pytest.raises(DataError) as caught:
+        load([{"messages": [ASKED, turn, ANSWERED]}])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        json.dumps([ASKED, ANSWERED]),
+        {"role": ["user", "assistant"], "content": ["Why?", "So."]},
+        [{**ASKED, "tool_calls": None}, {"role": "Model", "content": ["So."]}],
+    ],
+)
+def test_turns_as_tables_hold_them(given):
+    examples, _ = load([{"messages": given}])
+    assert examples[0] == TURNS
+
+
+def test_an_answer_with_a_weight_of_zero_is_only_read():
+    examples, _ = load([{"messages": [ASKED, {**ANSWERED, "weight": 0}, ASKED, ANSWERED]}])
+    assert [turn.get("trained") for turn in examples[0].messages] == [None, False, None, None]
+
+
+def test_half_a_character_is_said_by_its_row():
+    rows = [{"prompt": "whole \U0001f600", "completion": "yes"}]
+    rows.append({"prompt": "half", "completion": "half \ud83d here"})
+    with pytest.raises(DataError, match=r"row 2: has half a character \(\\ud83d\) at place 6"):
+        load(rows)
+
+
+def test_numbers_are_those_of_the_file():
+    rows = [{"messages": [ASKED, ANSWERED]} for _ in range(9)] + [{"messages": "no"}]
+    datasets = [{"rows": rows, "shuffle": True, "seed": 1}]
+    config = Config(data={"train": {"datasets": datasets}, "split_ratio": 1})
+    with pytest.raises(DataError, match="row 10: "):
+        load_examples(config, "train")
+
+
+CALL = {"function": {"name": "f", "arguments": {"x": None}}}
+CALLED = [ASKED, {"role": "assistant", "tool_calls": [CALL]}]
+
+
+@pytest.mark.parametrize(
+    ("row", "how", "said"),
+    [
+        ({"messages": [], "system": "s"}, {}, "no message has the role"),
+        ({"conversations": [], "system": "s"}, {}, "no message has the role"),
+        ({"prompt": [], "completion": [], "system": "s"}, {}, "no message has the role"),
+        (
+            {"messages": CALLED, "tools": [{"name": "f", "parameters": [1]}]},
+            {},
+            "the tool f, whose parameters are no object",
+        ),
+        (
+            {"messages": [{"role": ["x"], "content": "a"}, ANSWERED]},
+            {"roles": {"user": ["person"]}},
+            "is not a list of turns",
+        ),
+        ({"segments": ["x"]}, {"dataset_type": "input_output"}, '"segments" is no list of objects'),
+        ({"segments": "x"}, {"dataset_type": "input_output"}, '"segments" is no list of objects'),
+        ({"src": ["a"], "tgt": [], "response": [["b"], ["c"]], "sort": [1]}, {}, "as many answers"),
+        ({"src": ["a"], "tgt": [], "response": "bc"}, {}, "as many answers"),
+    ],
+)
+def test_a_row_of_any_shape_is_a_sentence(row, how, said):
+    config = Config(data={"train": {"datasets": [{"rows": [row], **how}]}, "split_ratio": 1})
+    with pytest.raises(DataError, match=f"row 1: .*{said}"):
+        load_examples(config, "train")
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"properties": None}])
+def test_a_tool_needs_no_parameters(parameters):
+    (example,), _ = load([{"messages": CALLED, "tools": [{"name": "f", "parameters": parameters}]}])
+    assert example.tools[0]["function"]["name"] == "f"

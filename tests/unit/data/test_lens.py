@@ -18,7 +18,8 @@ from nbft.data.lens import (
     sequences,
     worst_first,
 )
-from nbft.data.tokens import IGNORE_INDEX, encode, tokenise
+from nbft.data.tokens import IGNORE_INDEX, encode, encode_rows, tokenise
+from nbft.methods import method_of
 from nbft.training.rows import _prepared
 
 
@@ -281,3 +282,23 @@ def test_two_answers_are_shown_one_after_the_other_by_their_names(tokenizer):
     assert row.end == "trained"
     cut = as_tokens(texts, encoded, tokenizer, len(encoded["chosen"].ids))
     assert cut.end == "cut off"
+
+
+def test_of_a_very_long_text_only_the_beginning_is_tokenised(tokenizer, monkeypatch):
+    calls = []
+    cut = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer),
+        "__call__",
+        lambda self, texts, **how: calls.append(texts) or cut(self, texts, **how),
+    )
+    example = Example("Say it.\n", "word " * 200_000)
+    (row,) = encode_rows([example], tokenizer, method_of(Config()), max_length=16)
+    assert max(len(text) for texts in calls for text in texts) < 50_000
+    seen = as_tokens({"completion": example}, row, tokenizer, 16)
+    assert seen.facts[0][0].startswith("about 200,")
+    assert seen.end == "cut off"
+    (whole,) = encode_rows([example], tokenizer, method_of(Config()))
+    assert whole["completion"].ids[:16] == row["completion"].ids[:16]
+    length = row["completion"].length
+    assert abs(length - whole["completion"].length) < length / 100

@@ -1,16 +1,22 @@
 """Rows from every kind of file, and the words of what is wrong with them."""
 
+import bz2
 import gc
+import gzip
 import json
+import lzma
 import os
+import zipfile
 
+import datasets
 import pytest
 
 from nbft.config import Config
 from nbft.config.data import Dataset
+from nbft.config.io import resolve
 from nbft.data import sources
 from nbft.data.examples import load_examples
-from nbft.data.sources import columns_of, load_rows, resolve
+from nbft.data.sources import columns_of, load_rows
 from nbft.errors import DataError, Problem
 
 ROWS = [{"q": "one\u2028?", "a": "1"}, {"q": 'two, "2"\n?', "a": "2"}, {"q": "drei ü?", "a": "3"}]
@@ -158,7 +164,10 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
         (
             "a.txt",
             "x",
-            ("has the ending .txt. Use one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet."),
+            (
+                "has the ending .txt. Use one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet, or such "
+                "a file packed as .gz or .zip."
+            ),
         ),
         (
             "a.csv",
@@ -227,7 +236,7 @@ def test_a_missing_file_says_the_nearest_one_in_the_configs_folder(tmp_path):
         )
     ]
     (folder_said,) = words(path=str(tmp_path))
-    assert "is a folder. Name a file in it (.json, .jsonl," in folder_said
+    assert "is a folder without a saved dataset. Name a file in it (train.jsonl)" in folder_said
 
 
 def test_a_name_that_is_too_long_is_a_sentence():
@@ -404,3 +413,71 @@ def test_a_function_that_changes_its_row_changes_nobody_elses(write):
     first, again = (load_examples(config, "train")[0] for _ in range(2))
     assert [e.completion for e in first] == [e.completion for e in again] == ["1one", "2two"]
     assert first.row(0) == {"q": "one", "a": "1"}
+
+
+def _zipped(path, text, *more):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("rows.jsonl", *more):
+            archive.writestr(name, text)
+
+
+PACKED = {
+    "a.jsonl.gz": lambda path, text: path.write_bytes(gzip.compress(text.encode())),
+    "a.jsonl.bz2": lambda path, text: path.write_bytes(bz2.compress(text.encode())),
+    "a.jsonl.xz": lambda path, text: path.write_bytes(lzma.compress(text.encode())),
+    "a.zip": _zipped,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_files_are_read(tmp_path, name, stream):
+    PACKED[name](tmp_path / name, _jsonl(ROWS))
+    dataset = Dataset(path=str(tmp_path / name))
+    read = sources.stream_rows if stream else load_rows
+    assert list(read(dataset, "train", "data.train.datasets[0]")) == ROWS
+
+
+@pytest.mark.parametrize("read", [sources.stream_rows, load_rows])
+def test_rows_in_memory_come_before_a_file(read):
+    dataset = Dataset(rows=ROWS, path="missing.jsonl", dataset_name="alpaca")
+    assert list(read(dataset, "train", "data.train.datasets[0]")) == ROWS
+
+
+def test_what_is_not_packed_well_is_a_sentence(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(_jsonl(ROWS).encode())[:-9])
+    (said,) = words(path=str(tmp_path / "a.jsonl.gz"))
+    assert "cannot be unpacked (" in said
+    (tmp_path / "b.zip").write_bytes(b"no zip")
+    assert "cannot be unpacked (" in words(path=str(tmp_path / "b.zip"))[0]
+    _zipped(tmp_path / "c.zip", "{}", "more.jsonl")
+    assert "holds 2 files, not one." in words(path=str(tmp_path / "c.zip"))[0]
+    (tmp_path / "d.tar.gz").write_bytes(gzip.compress(b"x"))
+    assert "has the ending .gz" in words(path=str(tmp_path / "d.tar.gz"))[0]
+
+
+def test_a_folder_of_save_to_disk_is_read(tmp_path):
+    saved = datasets.Dataset.from_list(ROWS)
+    saved.save_to_disk(tmp_path / "one")
+    assert load(path=str(tmp_path / "one")) == ROWS
+    datasets.DatasetDict({"train": saved, "test": saved.select([0])}).save_to_disk(tmp_path / "two")
+    assert load(path=str(tmp_path / "two")) == ROWS
+    assert load(path=str(tmp_path / "two"), split="test") == ROWS[:1]
+    (said,) = words(path=str(tmp_path / "two"), split="dev")
+    assert "has no split dev; it has train, test." in said
+
+
+@pytest.mark.parametrize("levels", [100, 5_000, 200_000])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_row_that_is_nested_too_deeply_is_a_sentence(write, name, levels):
+    deep = "[" * levels + "]" * levels
+    text = f'{{"a": "x"}}\n{{"a": {deep}}}' if name == "a.jsonl" else f'[{{"a": {deep}}}]'
+    (said,) = words(path=str(write(name, text)))
+    assert "nested too deeply" in said
+
+
+def test_a_deep_row_of_a_large_file_is_a_sentence(write, monkeypatch):
+    monkeypatch.setattr(sources.lines, "LARGE_BYTES", 10)
+    path = write("a.jsonl", '{"a": "x"}\n{"a": ' + "[" * 100 + "]" * 100 + "}")
+    with pytest.raises(DataError, match="row 2: is nested too deeply"):
+        load(path=str(path))

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from nbft.config import Config
+from nbft.data import processes
 from nbft.data.examples import Example
 from nbft.data.tokens import IGNORE_INDEX, cut_to, encode, remarks, tokenise
 from nbft.errors import DataError
@@ -105,7 +106,7 @@ def test_every_answer_of_a_conversation_is_trained_and_nothing_else(tokenizer):
     done = tokenise([CHAT], tokenizer, config_of())
     whole = tokenizer.apply_chat_template(list(CHAT.messages), tokenize=False)
     assert tokenizer.decode(done.input_ids[0]) == whole
-    assert learnt_text(done, tokenizer) == "Hello!<|end|>\nSee you.<|end|>\n"
+    assert learnt_text(done, tokenizer) == "Hello!<|end|>See you.<|end|>"
     prompt = tokenizer.apply_chat_template(
         list(CHAT.messages[:2]), tokenize=False, add_generation_prompt=True
     )
@@ -127,11 +128,11 @@ def test_what_follows_the_last_answer_is_left_out(tokenizer):
 def test_a_conversation_that_begins_with_an_answer_is_understood(tokenizer):
     """One that greets first."""
     done = tokenise([Example(messages=CHAT.messages[2:])], tokenizer, config_of())
-    assert learnt_text(done, tokenizer) == "Hello!<|end|>\nSee you.<|end|>\n"
+    assert learnt_text(done, tokenizer) == "Hello!<|end|>See you.<|end|>"
 
 
 def test_answers_that_are_only_read_leave_nothing_to_learn(tokenizer):
-    read = tuple({**m, "trained": "no"} for m in CHAT.messages)
+    read = tuple({**m, "trained": False} for m in CHAT.messages)
     done = tokenise([Example(messages=read), CHAT], tokenizer, config_of())
     assert (len(done), done.empty) == (1, 1)
 
@@ -146,12 +147,16 @@ def _one_at_a_time(example, tokenizer):
             list(example.messages[:end]), tokenize=False, add_generation_prompt=True
         )
         answered = tokenizer.apply_chat_template(list(example.messages[: end + 1]), tokenize=False)
-        for text, on in ((asked[len(done) :], False), (answered[len(asked) :], True)):
+        reply = answered[len(asked) :]
+        end = len(reply) - reply.endswith("<|end|>\n")  # the model stops before the line break
+        texts = (asked[len(done) :], False), (reply[:end], True)
+        done = asked + reply[:end]
+        for text, on in texts:
             piece = tokenizer(text, add_special_tokens=False)["input_ids"]
             ids += piece
             learnt += [on] * len(piece)
-        done = answered
-    return ids, learnt
+    rest = tokenizer(answered[len(done) :], add_special_tokens=False)["input_ids"]
+    return ids + rest, learnt + [False] * len(rest)
 
 
 def _plain_one_at_a_time(example, tokenizer):
@@ -234,9 +239,9 @@ def test_a_template_without_an_end_gains_one(tokenizer):
         (
             "{{ messages | length }}",
             (
-                "data.train: row 1: the chat template refuses the messages (the "
-                "template changes earlier turns when one is added). Roles are usually system, user, "
-                "assistant, by turns."
+                "data.train: row 1: the chat template refuses the messages (it writes an answer "
+                "differently from how it asks for one). Roles are usually system, user, assistant, "
+                "by turns."
             ),
         ),
     ],
@@ -341,19 +346,19 @@ def test_what_is_kept_does_not_grow_for_ever(tokenizer, monkeypatch):
 
 
 def test_several_processes_cut_the_same_tokens(tokenizer, monkeypatch):
-    import multiprocess
-
-    pools, pool = [], multiprocess.Pool
-    monkeypatch.setattr(multiprocess, "Pool", lambda number: pools.append(number) or pool(number))
+    started, imap = [], processes.imap
+    monkeypatch.setattr(
+        processes, "imap", lambda work, items, n: started.append(n) or imap(work, items, n)
+    )
     examples = [Example(f"Many {n}\n", "3") for n in range(2500)]
     alone = tokenise(examples, tokenizer, config_of(dataset_num_proc=1))
     found = list(alone.input_ids)
-    assert pools == []
+    assert started == []
     import shutil
 
     from nbft.models.find import cache_folder
 
     shutil.rmtree(cache_folder() / "tokens")
     together = tokenise(examples, tokenizer, config_of(dataset_num_proc=2))
-    assert pools == [2]
+    assert started == [2]
     assert list(together.input_ids) == found

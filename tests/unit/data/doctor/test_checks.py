@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from nbft.config import Config
 from nbft.data.doctor import checks, measure
-from nbft.data.doctor.checks import CHECKS, findings
+from nbft.data.doctor.checks import _TALK, CHECKS, findings
+from nbft.data.doctor.rewrite import changes, rewritten
 from nbft.data.tokens import encode_rows
+from nbft.models.templates import chosen_template
 
 MOJIBAKE = "Le cafÃ© de la gare est fermÃ© aujourdâ€™hui."
 WORDS = "amber birch cedar delta ember fjord grove harbour inlet jetty knoll ledge".split()
@@ -56,7 +61,7 @@ CASES = {
         lambda rows: [{**row, "prompt": "word " * 200} for row in rows],
         None,
         "error",
-        36,
+        37,
         {"max_length": 100},
     ),
     "cut": (
@@ -101,47 +106,26 @@ CASES = {
         2,
         {"split_ratio": 1.0},
     ),
+    "duplicates_in_other_spelling": (
+        lambda rows: [*rows, {**rows[7], "prompt": rows[7]["prompt"].upper() + " "}],
+        lambda rows: [*rows, {**rows[7], "prompt": "Now: " + rows[7]["prompt"]}],
+        "warning",
+        1,
+        {"split_ratio": 1.0},
+    ),
+    "contradictions": (
+        lambda rows: [*rows, {**rows[7], "completion": "I do not know."}],
+        lambda rows: [*rows, {**rows[7], "completion": rows[7]["completion"].upper()}],
+        "warning",
+        2,
+        {"split_ratio": 1.0},
+    ),
     "near_duplicates": (
         lambda rows: [*rows, {**rows[7], "completion": rows[7]["completion"] + " Yes."}],
         lambda rows: [*rows, {"prompt": rows[7]["prompt"], "completion": " ".join(WORDS * 3)}],
         "note",
         1,
         {"split_ratio": 1.0},
-    ),
-    "replacement_characters": (
-        lambda rows: with_completion(rows, "It is \ufffd here."),
-        lambda rows: with_completion(rows, "It is é here."),
-        "warning",
-        1,
-        {},
-    ),
-    "mojibake": (
-        lambda rows: with_completion(rows, MOJIBAKE),
-        lambda rows: with_completion(rows, "Café, „Spaß“, NÃO, «ÎLE», 3×”, Ångström"),
-        "warning",
-        1,
-        {},
-    ),
-    "control_characters": (
-        lambda rows: with_completion(rows, "One\x00two"),
-        lambda rows: with_completion(rows, "One\ttwo\r\n"),
-        "note",
-        1,
-        {},
-    ),
-    "invisible_characters": (
-        lambda rows: with_completion(rows, "One\u200btwo"),
-        lambda rows: with_completion(rows, "می\u200cخواهم 👩\u200d🔬"),
-        "note",
-        1,
-        {},
-    ),
-    "html_entities": (
-        lambda rows: with_completion(rows, "Salt &amp; pepper, 5 &#60; 6"),
-        lambda rows: with_completion(rows, "Salt & pepper; a&b; &c"),
-        "note",
-        1,
-        {},
     ),
     "wrong_chat_template": (
         text_in("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{completion}"),
@@ -168,7 +152,10 @@ CASES = {
         {"padding_free": False},
     ),
 }
-OWN_TESTS = {
+OWN_TESTS = {  # those of what most rows do are in test_consistency.py
+    *("missing_signs", "broken_json", "other_json_keys", "cut_answers", "other_scripts"),
+    *("other_languages", "same_answers", "boilerplate", "unrelated_answers", "swapped_parts"),
+    *("label_spelling", "label_imbalance", "empty_prompts"),
     "refused",
     "pad_is_end",
     "end_not_trained",
@@ -177,11 +164,14 @@ OWN_TESTS = {
     "nearly_held_out_in_training",
     "templated_text",
     "unanswered_turns",
+    "left_out_by_template",
+    "folded_system_turns",
+    *_TALK,
 }
 
 
 def test_every_finding_is_tested():
-    assert {*CASES} | OWN_TESTS == {*CHECKS}
+    assert {*CASES} | OWN_TESTS == {*CHECKS}, "the catalogue has tests of its own"
     assert not {*CASES} & OWN_TESTS
 
 
@@ -219,6 +209,34 @@ def test_a_placeholder_says_the_nearest_column_and_is_mended(found_in, good_rows
 def test_what_cannot_be_read_says_why(found_in, write):
     found = found_in(None, path=write("rows.jsonl", '{"a": 1}\nnot json\n'))["unreadable"]
     assert "line 2, column 1: is not valid JSON" in found.what
+    assert 'no "prompt" and "completion"' in found.what, "and what else is wrong"
+
+
+def test_broken_rows_end_nothing(found_in, good_rows, write):
+    """All of them are named, and the others are checked."""
+    lines = [json.dumps(row) for row in good_rows]
+    lines[5] = '{"prompt": "a", "completion": '
+    lines[9] = "not json"
+    lines[20] = json.dumps({"prompt": "Who?"})
+    lines[30] = json.dumps({"prompt": "Who?", "completion": 7})
+    lines[33] = json.dumps({**good_rows[33], "prompt": "The cafÃ©: " + good_rows[33]["prompt"]})
+    path = write("rows.jsonl", "\n".join(lines))
+    found = found_in(None, path=path, split_ratio=1.0)
+    assert {*found} == {"refused", "mojibake"}
+    assert found["refused"].count == 4
+    assert [place.row for place in found["refused"].places] == [6, 10, 21, 31]
+    assert 'has no "completion"' in found["refused"].places[2].text
+    assert (
+        'has numbers in "completion", where most rows have texts' in found["refused"].places[3].text
+    )
+    config = Config(data={"path": path, "split_ratio": 1.0})
+    mended = rewritten(config, found["refused"].rewrite)
+    assert Path(mended.data.train.datasets[0].path).read_text().splitlines() == [
+        line for n, line in enumerate(lines) if n not in (5, 9, 20, 30)
+    ]
+    assert [one.before for one in changes(config, found["refused"].rewrite)][1] == {
+        "line": "not json"
+    }
 
 
 def test_next_to_nothing_is_trained(found_in, good_rows, monkeypatch):
@@ -296,14 +314,14 @@ def test_bad_answers_that_are_left_out_are_said(found_in, good_rows):
 
 def test_rows_that_the_template_refuses(found_in, good_rows, tokenizer):
     tokenizer.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{% if messages and messages[0]['role'] == 'assistant' %}{{ raise_exception('no greeting') }}{% endif %}"
         + tokenizer.chat_template
     )
     rows = chat(good_rows)
-    rows[5]["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    rows[5]["messages"].insert(0, {"role": "assistant", "content": "Hello."})
     found = found_in(rows, tokenizer=tokenizer)["refused"]
     assert (found.level, found.count, found.places[0].row) == ("error", 1, 6)
-    assert "no system" in found.what
+    assert "no greeting" in found.what
     assert found.has_fix
     assert "refused" not in found_in(chat(good_rows), tokenizer=tokenizer)
 
@@ -454,7 +472,7 @@ def test_held_out_rows_in_the_training_rows(config_of, tokenizer, good_rows):
     one = leak["held_out_in_training"]
     assert (one.level, one.count, one.total) == ("warning", 2, 9)
     assert "Rows of validation and test" in one.what
-    assert {field: rows.tolist() for field, rows in one.rewrite.drops.items()} == {
+    assert {field: rows.tolist() for field, rows in one.rewrite.rows.items()} == {
         "data.train.datasets[0]": [3, 5]
     }
     assert [place.split for place in one.places] == ["validation", "test"]
@@ -462,32 +480,42 @@ def test_held_out_rows_in_the_training_rows(config_of, tokenizer, good_rows):
     assert clean == {}
 
 
-def test_rows_held_out_of_one_file_stay_there_once(found_in, good_rows):
-    rows = [*good_rows, *[dict(good_rows[0]) for _ in range(20)]]
+def test_rows_held_out_of_one_file_leave_the_training_rows(found_in, good_rows):
+    again = [{**good_rows[0], "completion": f"Answer {n}."} for n in range(12)]
+    rows = [*good_rows, *again]
     found = found_in(rows, split_ratio=0.5)
-    drops = found["held_out_in_training"].rewrite.drops["data.train.datasets[0]"]
-    assert len(drops) == 20
+    drops = found["held_out_in_training"].rewrite.rows["data.train.datasets[0]"]
+    assert 0 < len(drops) < 12
     kept = [row for n, row in enumerate(rows, start=1) if n not in drops]
-    assert found_in(kept, split_ratio=0.5) == {}
+    assert "held_out_in_training" not in found_in(kept, split_ratio=0.5)
+
+
+def test_equal_rows_are_held_out_together(found_in, good_rows):
+    for seed in range(5):
+        rows = [*good_rows, *[dict(good_rows[seed]) for _ in range(20)]]
+        assert "held_out_in_training" not in found_in(rows, split_ratio=0.5)
 
 
 def test_a_test_file_keeps_what_it_holds_twice(tokenizer, good_rows):
     data = splits(good_rows[:30], test=[good_rows[4], *good_rows[30:], good_rows[4]])
     found = {one.name: one for one in findings(measure.measure(Config(data=data), tokenizer))}
     assert found["held_out_in_training"].count == 2
-    drops = found["held_out_in_training"].rewrite.drops
+    drops = found["held_out_in_training"].rewrite.rows
     assert {field: rows.tolist() for field, rows in drops.items()} == {
         "data.train.datasets[0]": [5]
     }
 
 
-def test_a_prompt_that_most_rows_share_is_no_leak(found_in, good_rows):
+def test_a_prompt_that_most_rows_share_is_no_leak(tokenizer, good_rows):
     rows = [{"prompt": "Tell me something.\n", "completion": r["completion"]} for r in good_rows]
-    assert "held_out_in_training" not in found_in(rows, split_ratio=0.5)
-    rows.append(rows[0])
-    assert len([*rows]) == 41
-    whole = found_in([*rows, *rows], split_ratio=0.5)
-    assert "held_out_in_training" in whole, "then the whole row counts"
+
+    def found_in(train, validation):
+        seen = measure.measure(Config(data=splits(train, validation)), tokenizer)
+        return {one.name: one for one in findings(seen)}
+
+    assert "held_out_in_training" not in found_in(rows[:25], rows[25:])
+    whole = found_in(rows[:30], rows[29:])
+    assert whole["held_out_in_training"].count == 1, "then the whole row counts"
 
 
 def test_held_out_rows_that_are_nearly_training_rows(tokenizer, good_rows):
@@ -497,8 +525,9 @@ def test_held_out_rows_that_are_nearly_training_rows(tokenizer, good_rows):
     assert "held_out_in_training" not in found
     one = found["nearly_held_out_in_training"]
     assert (one.count, one.total) == (1, 9)
-    assert one.rewrite.drops["data.train.datasets[0]"].tolist() == [3]
-    assert "like train row 3 (" in one.places[0].text
+    assert one.rewrite.rows["data.train.datasets[0]"].tolist() == [3]
+    assert one.places[0].row == 3, "the rows to choose from"
+    assert one.places[0].text.startswith("like validation row 1 (")
     config = Config(data=splits(good_rows[:30], good_rows[30:]))
     assert findings(measure.measure(config, tokenizer)) == []
 
@@ -507,7 +536,7 @@ def test_duplicates_name_the_row_that_they_repeat(found_in, good_rows):
     found = found_in([*good_rows, good_rows[7], good_rows[7]], split_ratio=1.0)["duplicates"]
     assert [place.row for place in found.places] == [41, 42]
     assert found.places[1].text.startswith("same as row 8: ")
-    assert found.rewrite.drops["data.train.datasets[0]"].tolist() == [41, 42]
+    assert found.rewrite.rows["data.train.datasets[0]"].tolist() == [41, 42]
 
 
 def test_a_mixture_that_repeats_rows_has_no_duplicates(found_in, good_rows, tokenizer):
@@ -520,7 +549,7 @@ def test_a_mixture_that_repeats_rows_has_no_duplicates(found_in, good_rows, toke
 
 
 def test_mojibake_hides_no_control_character(found_in, good_rows):
-    rows = with_completion(good_rows, "He said â€œyesâ€\x9d.")
+    rows = changed(good_rows, 3, prompt="He said â€œyesâ€\x9d, and what now?\n")
     assert [*found_in(rows)] == ["mojibake"]
 
 
@@ -538,10 +567,13 @@ def test_marks_of_the_models_own_family(found_in, good_rows, tokenizer):
     assert (one.level, one.count) == ("note", 5)
     row = good_rows[0]
     text = rows(good_rows)[0]["text"]
-    assert one.rewrite.as_messages("", text) == [
+    assert one.rewrite is None, "the other rows are no such texts"
+    (one,) = found_in(rows(good_rows[:5]), split_ratio=1.0, tokenizer=tokenizer).values()
+    messages = [
         {"role": "user", "content": row["prompt"].strip()},
         {"role": "assistant", "content": row["completion"].strip()},
     ]
+    assert one.rewrite.mend({"text": text, "n": 1}) == {"n": 1, "messages": messages}
     assert "templated_text" not in found_in(good_rows, tokenizer=tokenizer)
 
 
@@ -550,27 +582,41 @@ def test_special_tokens_in_a_conversation(found_in, good_rows, tokenizer):
     rows[4]["messages"][0]["content"] += "<|end|>"
     found = found_in(rows)["special_tokens_in_text"]
     assert (found.count, found.places[0].row) == (1, 5)
-    assert found.rewrite.clean("a<|end|>b") == "ab"
+    assert found.rewrite.is_choice, "what was meant is a judgement"
 
 
-def test_plain_marks_are_a_note_and_need_a_template(found_in, good_rows, tokenizer):
+def test_plain_marks_are_a_note_where_few_rows_have_them(found_in, good_rows, tokenizer):
     rows = [{"instruction": row["prompt"], "output": row["completion"]} for row in good_rows]
-    found = found_in(rows)["wrong_chat_template"]
-    assert (found.level, found.count) == ("note", 40)
-    assert found.rewrite.as_messages("### Instruction:\nAdd.\n\n### Response:\n", "Yes.") == [
-        {"role": "user", "content": "Add."},
-        {"role": "assistant", "content": "Yes."},
+    assert "wrong_chat_template" not in found_in(rows), "the form of the dataset itself"
+    form = "### Instruction:\n{prompt}\n\n### Response:\n"
+    rows = [
+        {**row, "prompt": form.format(**row)} if n < 3 else row for n, row in enumerate(good_rows)
     ]
-    assert found.rewrite.as_messages("Add.\n", "Yes.")[0] == {"role": "user", "content": "Add."}
+    found = found_in(rows)["wrong_chat_template"]
+    assert (found.level, found.count) == ("note", 3)
+    assert found.rewrite.mend(rows[0])["prompt"] == good_rows[0]["prompt"].strip()
     tokenizer.chat_template = None
     assert "wrong_chat_template" not in found_in(rows, tokenizer=tokenizer), "a base model"
+
+
+def test_each_family_of_marks_is_counted(found_in, good_rows):
+    rows = chat(good_rows)
+    rows[4]["messages"][0]["content"] = "[INST] Add. [/INST]"
+    rows[5]["messages"][0]["content"] = "<start_of_turn>user\nAdd.<end_of_turn>"
+    rows[6]["messages"][0]["content"] = "<|im_start|>user\nAdd.<|im_end|> [INST] More. [/INST]"
+    found = found_in(rows)["wrong_chat_template"]
+    assert found.count == 3
+    assert "2 of Llama 2 and Mistral, 1 of ChatML, 1 of Gemma" in found.what
+    assert found.rewrite is None, "one of them is not certain"
 
 
 def test_marks_in_a_conversation_are_taken_out(found_in, good_rows):
     rows = chat(good_rows)
     rows[4]["messages"][0]["content"] = "[INST] Add. [/INST]"
     found = found_in(rows)["wrong_chat_template"]
-    assert found.rewrite.clean("[INST] Add. [/INST]") == "Add."
+    mended = found.rewrite.mend(rows[4])
+    assert mended["messages"][0]["content"] == "Add."
+    assert mended["messages"][1] == rows[4]["messages"][1]
 
 
 @pytest.mark.parametrize(
@@ -601,3 +647,51 @@ def test_errors_come_first(found_in, good_rows):
     rows[3]["prompt"] += "\ufffd"
     levels = list(dict.fromkeys(one.level for one in found_in(rows, max_length=100).values()))
     assert levels == ["error", "warning", "note"]
+
+
+def test_what_is_odd_in_turns_is_found(found_in, good_rows, tokenizer):
+    tokenizer.chat_template = chosen_template(Config(model={"chat_template": "chatml"}).model, None)
+    rows = chat(good_rows)
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+
+    def calls(name, arguments):
+        call = {"function": {"name": name, "arguments": arguments}}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    rows[3] |= {"tools": [tool]}
+    rows[3]["messages"] += [calls("add", {"a": 1}), calls("subtract", {"a": 1})]
+    rows[5] |= {"tools": [tool]}
+    rows[5]["messages"].append(calls("add", "a=1"))
+    rows[7]["messages"][0]["role"] = "Human"
+    rows[9] |= {"note": float("nan")}
+    rows[11]["messages"][-1]["reasoning_content"] = "Because of this."
+    found = found_in(rows, tokenizer=tokenizer)
+    numbers = {name: [place.row for place in one.places] for name, one in found.items()}
+    assert numbers["undeclared_calls"] == [4]
+    assert numbers["argument_text"] == [6]
+    assert numbers["renamed_roles"] == [8]
+    assert numbers["not_a_number"] == [10]
+    assert numbers["left_out_by_template"] == [12]
+    assert "1 lose their reasoning" in found["left_out_by_template"].what
+    assert not {*_TALK, "left_out_by_template"} & {*found_in(chat(good_rows), tokenizer=tokenizer)}
+
+
+def test_a_call_that_the_template_cannot_say_is_found_by_its_row(found_in, good_rows):
+    rows = chat(good_rows)
+    call = {"function": {"name": "add", "arguments": {"a": 1}}}
+    rows[3]["messages"].append({"role": "assistant", "content": "", "tool_calls": [call]})
+    found = found_in(rows)["refused"]
+    assert [place.row for place in found.places] == [4]
+    assert "does not write the call of the tool add" in found.what
+
+
+def test_system_turns_that_the_template_does_not_take(found_in, good_rows, tokenizer):
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    rows = chat(good_rows)
+    rows[5]["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    found = found_in(rows, tokenizer=tokenizer)
+    assert found["folded_system_turns"].count == 1
+    assert found["folded_system_turns"].places[0].row == 6

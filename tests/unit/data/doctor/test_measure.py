@@ -53,7 +53,8 @@ def test_every_row_of_every_split_is_seen_once(config_of, tokenizer, good_rows):
     seen = measure(config_of(good_rows), tokenizer)
     assert seen.names == ["train", "validation"]
     assert sorted(seen.row.tolist()) == [*range(1, 41)]
-    assert seen.of("train").sum() == 36
+    assert seen.of("train").sum() == 34
+    assert seen.of("validation").sum() == 6
     assert not seen.of("test").any()
     assert (seen.tokens > 0).all()
 
@@ -99,10 +100,11 @@ def test_memory_grows_by_few_bytes_a_row(config_of, tokenizer, good_rows):
 def test_what_a_tokenizer_refuses_is_found_among_the_others(config_of, tokenizer, good_rows):
     rows = [*good_rows, {"prompt": "half \ud83d\n", "completion": "Yes."}]
     seen = measure(config_of(rows, split_ratio=1.0), tokenizer)
-    if seen.refused:  # newer tokenizers may read it
-        assert [*seen.refused] == [40]
+    assert seen.refused == {
+        40: "row 41: has half a character (\\ud83d) at place 6 of a text. Write the whole character, "
+        "or remove the half; it is often an emoji cut in two."
+    }
     assert (seen.tokens[:40] > 0).all()
-    assert seen.odd["replacement_characters"].rows == [40]
 
 
 def test_columns_are_counted(config_of, tokenizer, good_rows):

@@ -7,6 +7,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ from nbft.pages import histograms
 @pytest.fixture
 def bad_rows(good_rows):
     rows = [*good_rows, good_rows[3]]
-    rows[2] = {**rows[2], "completion": "<b>Caf\u00c3\u00a9</b>\x00"}
+    rows[2] = {**rows[2], "prompt": "<x> & Caf\u00c3\u00a9\x00: " + rows[2]["prompt"]}
     return rows
 
 
@@ -46,7 +47,7 @@ def test_the_report_says_it_all(report):
 
 def test_good_rows_say_so(config_of, good_rows):
     report = doctor(config_of(good_rows), say=lambda _: None)
-    assert report.headline == "40 rows (36 to train on, 4 held out): no problems found."
+    assert report.headline == "40 rows (34 to train on, 6 held out): no problems found."
     assert "<table" not in report._repr_html_()
 
 
@@ -131,9 +132,9 @@ def test_a_sample_looks_at_all_rows_before_it_writes_any(config_of, good_rows):
 
 def test_a_sample_is_spread_over_all_splits(config_of, good_rows):
     report = doctor(config_of(good_rows * 10), sample=100, say=lambda _: None)
-    assert report.rows == {"train": 360, "validation": 40}
+    assert report.rows == {"train": 340, "validation": 60}
     assert report.looked_at == 100
-    assert len(report.tokens) == 90
+    assert len(report.tokens) == 85
 
 
 def test_progress_is_said(config_of, good_rows, monkeypatch, capsys):
@@ -141,6 +142,8 @@ def test_progress_is_said(config_of, good_rows, monkeypatch, capsys):
 
     monkeypatch.setattr(measure, "_SECONDS_BETWEEN_WORDS", 0.0)
     monkeypatch.setattr(measure, "_CHUNK", 10)
+    import ipykernel  # noqa: F401  a script may import it, too
+
     said = []
     doctor(config_of(good_rows), say=said.append)
     assert "Loading the tokenizer …" in said
@@ -153,6 +156,10 @@ def test_progress_is_said(config_of, good_rows, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "\rChecked 20 of 40 rows" in shown
     assert re.search(r"\rChecked 40 rows in .+ s\. *\n$", shown)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=object()))
+    doctor(config_of(good_rows))
+    assert "\rChecked 40 rows in " in capsys.readouterr().out, "a notebook"
 
 
 def test_mistakes_are_sentences(config_of, good_rows, tmp_path):
@@ -197,7 +204,7 @@ def test_a_row_longer_than_the_model_reads_is_said_by_the_report_alone(
 
 
 REAL = {
-    "alpaca.json": ("instructions", {"duplicates", "held_out_in_training", "wrong_chat_template"}),
+    "alpaca.json": ("instructions", {"duplicates", "refusals"}),
     "gsm8k.jsonl": ("questions and answers", set()),
     "dialogsum.jsonl": ("dialogues and summaries", {"near_duplicates"}),
     "preference_pairs.json": ("preference pairs", {"mojibake", "control_characters", "dropped"}),
@@ -216,3 +223,38 @@ def test_real_rows_need_no_hint(name, tiny_model):
     assert f"recognised as {known_as}" in report.remarks[0]
     assert not {"unreadable", "placeholder", "refused"} & {one.name for one in report.findings}
     assert names <= {one.name for one in report.findings}
+
+
+def test_a_fix_shows_rows_before_and_after(report):
+    (change,) = report.preview("mojibake")
+    assert (change.field, change.row) == ("data.train.datasets[0]", 3)
+    assert "CafÃ©" in change.before["prompt"]
+    assert "Café" in change.after["prompt"]
+    assert change.after["completion"] == change.before["completion"]
+    (change,) = report.preview("duplicates")
+    assert (change.row, change.after) == (41, None)
+
+
+def test_what_is_a_judgement_is_chosen_row_by_row(config_of, good_rows):
+    refused = [{**row, "completion": "I cannot help.\n#### 0"} for row in good_rows[:3]]
+    report = doctor(config_of([*refused, *good_rows[3:]], split_ratio=1.0), say=lambda _: None)
+    with pytest.raises(
+        DataError, match=r"your judgement\. .* report\.apply\('refusals', rows=\[1, 2, 3"
+    ):
+        report.apply("refusals")
+    with pytest.raises(DataError, match=r"row 9 is not among those found\. Choose of 1, 2, 3"):
+        report.apply("refusals", rows=[1, 9])
+    mended = report.apply("refusals", rows=[1, 3])
+    assert mended.data.train.datasets[0].rows == [refused[1], *good_rows[3:]]
+    assert report.config.data.train.datasets[0].rows == [*refused, *good_rows[3:]]
+
+
+def test_the_most_harmful_comes_first(config_of, good_rows):
+    rows = [{**row, "completion": "nan"} if n < 12 else row for n, row in enumerate(good_rows)]
+    rows[20] = {**rows[20], "prompt": rows[20]["prompt"].replace(" ", "\u00a0", 1)}
+    rows = [*rows, rows[20]]
+    report = doctor(config_of(rows, split_ratio=1.0), say=lambda _: None)
+    warnings = [one.name for one in report.of_level("warning")]
+    assert warnings.index("placeholder_answers") < warnings.index("duplicates")
+    harms = [one.harm for one in report.of_level("warning")]
+    assert harms == sorted(harms, reverse=True)

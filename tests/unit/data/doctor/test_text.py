@@ -1,4 +1,4 @@
-"""Odd characters, the marks of chat templates, and excerpts."""
+"""The marks of chat templates, special tokens and excerpts."""
 
 from __future__ import annotations
 
@@ -6,65 +6,13 @@ import pytest
 
 from nbft.data.doctor.text import (
     FAMILIES,
-    ODDITIES,
     excerpt,
-    family_in,
-    odd_in,
+    families_in,
     special_tokens,
     turns_in,
-    unmangled,
+    whole_turns,
+    without_marks,
 )
-
-
-@pytest.mark.parametrize(
-    "meant",
-    ["é", "don’t", "“Jim”", "São Paulo – 5 €", "Привет", "Ελληνικά", "😀", "… naïve", "\ufeffA"],
-)
-def test_what_was_mangled_comes_back(meant):
-    mangled = "".join(
-        bytes([byte]).decode("cp1252", "replace").replace("\ufffd", chr(byte))
-        for byte in meant.encode()
-    )
-    assert mangled != meant
-    assert "mojibake" in odd_in(mangled)
-    assert unmangled(mangled) == meant
-
-
-@pytest.mark.parametrize(
-    "fine",
-    [
-        "„Viel Spaß“ am Fuß’",
-        "CAFÉ” NÃO ÎLE Ångström 3×” à «b»",
-        "Ð is a letter, and so is Â.",
-        "می\u200cخواهم 👩\u200d🔬 é",
-        "Tabs\tand\r\nlines & <b> a&b; AT&T",
-    ],
-)
-def test_what_is_fine_is_left_alone(fine):
-    assert odd_in(fine) == {}
-    for oddity in ODDITIES.values():
-        if oddity.clean:
-            assert oddity.clean(fine) == fine
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "mended", "place"),
-    [
-        ("control_characters", "One\x00two\x85", "Onetwo", 3),
-        ("control_characters", "Half: \x0crac{1}{2} of \x08eta", "Half: \\frac{1}{2} of \\beta", 6),
-        ("invisible_characters", "soft\u00ad, wide\u200b, \u202eturned", "soft, wide, turned", 4),
-        ("html_entities", "a &lt; b &#x27;c&#39; &eacute;", "a < b 'c' é", 2),
-        ("replacement_characters", "Zo\ufffd", None, 2),
-        ("replacement_characters", "half of one \ud83d", None, 12),
-    ],
-)
-def test_each_kind_is_found_and_mended(kind, text, mended, place):
-    assert odd_in(text) == {kind: place}
-    clean = ODDITIES[kind].clean
-    assert (clean(text) if clean else None) == mended
-    if clean:
-        assert odd_in(clean(text)) == {}
-
 
 ASKED, ANSWERED = "What is 2 + 2?", "It is 4.\nTruly."
 CHATS = {
@@ -89,8 +37,8 @@ def test_every_family_is_tested():
 @pytest.mark.parametrize("name", CHATS)
 def test_the_marks_of_a_family_become_turns(name):
     text = CHATS[name].format(ASKED, ANSWERED)
-    family, _ = family_in(text)
-    assert family.name == name
+    family = next(one for one in FAMILIES if one.name == name)
+    assert [*families_in(text)] == [name]
     turns = turns_in(text, family)
     expected = [("user", ASKED), ("assistant", ANSWERED)]
     if "Be brief." in text:
@@ -101,8 +49,40 @@ def test_the_marks_of_a_family_become_turns(name):
 
 
 def test_what_is_no_chat_has_no_turns():
-    assert family_in("[INST is no mark], nor is ## Instruction") is None
+    assert families_in("[INST is no mark], nor is ## Instruction") == {}
     assert turns_in("<|im_start|>user\nHello", FAMILIES[0]) == [], "nobody answers"
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_text_is_turned_only_where_nothing_is_lost(name):
+    family = next(one for one in FAMILIES if one.name == name)
+    text = CHATS[name].format(ASKED, ANSWERED)
+    for begin in (
+        "Below is a task.\n\n",
+        "<s>",
+        "<bos>",
+        "<|begin_of_text|>",
+        "<｜begin▁of▁sentence｜>",
+    ):
+        text = text.removeprefix(begin)
+    assert [turn["content"] for turn in whole_turns(text, family)][-2:] == [ASKED, ANSWERED]
+    assert whole_turns("A note before. " + text, family) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("<|im_start|>user\nAdd 1.<|im_end|>\n<|im_start|>assistant\n", "Add 1."),
+        ("<|im_start|>user\nAdd 1.<|im_end|>", "Add 1."),
+        ("Two.<|im_end|>", "Two."),
+        ("  indented\n    code<|im_end|>", "  indented\n    code"),
+        ("The mark <|im_end|> ends a turn.", None),
+        ("<|im_start|>user\nOne<|im_end|>\n<|im_start|>assistant\nTwo<|im_end|>", None),
+        ("See: <|im_start|>user\nAdd 1.<|im_end|>", None),
+    ],
+)
+def test_marks_are_taken_away_where_that_is_certain(text, meant):
+    assert without_marks(text, FAMILIES[0]) == meant
 
 
 def test_special_tokens_are_found_the_longest_first():

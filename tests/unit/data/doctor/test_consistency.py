@@ -1,0 +1,198 @@
+"""What most rows do, and which do not: planted at 1, 5 and 30 per cent."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+NAMES = "Ada Ben Cleo Dan Eve Finn Gwen Hugo Iris Jack Kate Liam Mona Nils Olga Paul".split()
+THINGS = "apples books coins dolls eggs forks games hats inks jars keys lamps".split()
+CITIES = "Paris Rome Oslo Bern Riga Cairo Lima Quito Tunis Seoul Delhi Accra".split()
+SHARES = [0.01, 0.05, 0.3]
+TOTAL = 300
+
+
+def stories():
+    rng = random.Random(3)
+    for n in range(TOTAL):
+        who, what, where = rng.choice(NAMES), rng.choice(THINGS), rng.choice(CITIES)
+        a, b = rng.randint(2, 40), rng.randint(2, 40)
+        yield n, who, what, where, a, b
+
+
+def sums():
+    return [
+        {
+            "prompt": f"{who} has {a} {what} and buys {b} more {what} in {where}. How many {what} are there?\n",
+            "completion": f"In {where}, {who} has {a} {what} and buys {b} {what}, so that is "
+            f"{a}+{b}=<<{a}+{b}={a + b}>>{a + b} {what}.\n#### {a + b}",
+        }
+        for _, who, what, where, a, b in stories()
+    ]
+
+
+def objects():
+    return [
+        {
+            "prompt": f"Write the facts as JSON: {who} is {a} years old and lives in {where} ({n}).\n",
+            "completion": json.dumps({"name": who, "age": a, "city": where, "n": n}),
+        }
+        for n, who, _, where, a, _ in stories()
+    ]
+
+
+def prose():
+    return [
+        {
+            "prompt": f"What did {who} do with the {a} {what} after the long journey to {where} ({n})?\n",
+            "completion": f"{who} carried all of the {a} {what} through the streets of {where}, and "
+            f"then sold {b % a} of the {what} to a friend who lives near the old station in {where}.",
+        }
+        for n, who, what, where, a, b in stories()
+    ]
+
+
+def labels():
+    moods = ["positive", "negative", "neutral"]
+    return [
+        {
+            "prompt": f"How does this sound: {who} likes {a} {what} in {where}, says {n}?\n",
+            "completion": moods[n % 3],
+        }
+        for n, who, what, where, a, _ in stories()
+    ]
+
+
+def nonsense(number):
+    """Return a word that no other row has."""
+    rng = random.Random(number)
+    return "".join(rng.choice("bdfghklmnprstvwz") + rng.choice("aeiou") for _ in range(4))
+
+
+def end(row, old, new):
+    return {**row, "completion": row["completion"].replace(old, new)}
+
+
+PLANTED = {
+    "missing_signs": (sums, lambda row, n: end(row, "####", "The answer is")),
+    "broken_json": (objects, lambda row, n: end(row, "}", "")),
+    "other_json_keys": (objects, lambda row, n: end(row, '"age"', '"years"')),
+    "cut_answers": (prose, lambda row, n: {**row, "completion": row["completion"][:-9].rstrip()}),
+    "other_scripts": (
+        prose,
+        lambda row, n: {**row, "completion": f"Он отнёс {n} книг на рынок и продал их там другу."},
+    ),
+    "other_languages": (
+        prose,
+        lambda row, n: {
+            **row,
+            "completion": f"Sie hat die {n} Bücher durch die ganze Stadt getragen und sie dann auf dem "
+            "Markt an einen alten Freund verkauft, der in der Nähe des Bahnhofs wohnt.",
+        },
+    ),
+    "same_answers": (
+        prose,
+        lambda row, n: {**row, "completion": "That depends on many things, of course."},
+    ),
+    "unrelated_answers": (
+        sums,
+        lambda row, n: {
+            **row,
+            "completion": " ".join(nonsense(9 * n + word) for word in range(9)) + f".\n#### 7{n}77",
+        },
+    ),
+    "swapped_parts": (
+        prose,
+        lambda row, n: {"prompt": row["completion"] + "\n", "completion": row["prompt"].strip()},
+    ),
+    "label_spelling": (
+        labels,
+        lambda row, n: {**row, "completion": row["completion"].capitalize()},
+    ),
+}
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("name", PLANTED)
+def test_rows_that_differ_are_found_and_counted(name, share, found_in):
+    make, plant = PLANTED[name]
+    rows = make()
+    chosen = random.Random(5).sample(range(TOTAL), round(share * TOTAL))
+    for n in chosen:
+        rows[n] = plant(rows[n], n)
+    if name == "same_answers" and share == 0.01:
+        assert name not in found_in(rows), "three rows may well have one answer"
+        return
+    found = found_in(rows, split_ratio=1.0)[name]
+    assert found.count == len(chosen)
+    assert {place.row for place in found.places} <= {n + 1 for n in chosen}
+    assert found.rewrite is not None
+    assert found.rewrite.is_choice, "nothing is deleted on a judgement"
+    for sentence in (found.what, found.why, found.fix):
+        assert sentence[0].isupper()
+
+
+@pytest.mark.parametrize("make", [sums, objects, prose, labels])
+def test_rows_that_agree_show_nothing(make, found_in):
+    found = {*found_in(make(), split_ratio=1.0)}
+    assert found <= {"boilerplate", "near_duplicates"}
+
+
+def test_boilerplate_is_a_note(found_in):
+    rows = prose()
+    begun = [
+        {**row, "completion": "Sure, here is the answer: " + row["completion"]} for row in rows
+    ]
+    found = found_in(begun, split_ratio=1.0)["boilerplate"]
+    assert (found.level, found.count) == ("note", TOTAL)
+    assert found.rewrite is None
+    closed = [
+        {**row, "completion": row["completion"] + "\nI hope this helps you a lot!"} for row in rows
+    ]
+    assert found_in(closed, split_ratio=1.0)["boilerplate"].count == TOTAL
+
+
+def test_labels_out_of_balance(found_in):
+    rows = labels()
+    rows = [
+        {**row, "completion": "negative" if n < 8 else "positive"} for n, row in enumerate(rows)
+    ]
+    found = found_in(rows, split_ratio=1.0)["label_imbalance"]
+    assert (found.level, found.count) == ("note", 8)
+    assert "“negative”, beside 292 with “positive”" in found.what
+    assert "label_imbalance" not in found_in(labels(), split_ratio=1.0)
+
+
+def test_few_rows_have_no_habits(found_in):
+    rows = sums()[:10]
+    rows[0] = end(rows[0], "####", "So")
+    assert "missing_signs" not in found_in(rows, split_ratio=1.0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["-1", "0", "1"], ["C", "C++", "C#", "Java"], ["favor", "against", "none"], ["[]", '["x"]']],
+    ids=str,
+)
+def test_labels_are_no_misspellings_of_others(found_in, names):
+    rows = [{**row, "completion": names[n % len(names)]} for n, row in enumerate(labels())]
+    found = {*found_in(rows, split_ratio=1.0)}
+    assert not {"label_spelling", "placeholder_answers", "same_answers"} & found
+
+
+def test_many_labels_are_no_same_answers(found_in):
+    rng = random.Random(1)
+    classes = [f"class {chr(97 + n)}{chr(97 + n // 2)}" for n in range(26)]
+    rows = [
+        {**row, "completion": "neutral" if rng.random() < 0.3 else rng.choice(classes)}
+        for row in labels()
+    ]
+    assert "same_answers" not in found_in(rows, split_ratio=1.0)
+
+
+def test_code_is_not_cut(found_in):
+    query = "SELECT name, age FROM people WHERE age > {} AND city = 'Rome' ORDER BY name;"
+    rows = [{**row, "completion": query.format(n)} for n, row in enumerate(prose())]
+    assert "cut_answers" not in found_in(rows, split_ratio=1.0)
