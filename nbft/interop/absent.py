@@ -14,9 +14,14 @@ import yaml
 
 from nbft import registry
 from nbft.config import Config, io, settings
+from nbft.config.data import Dataset
 from nbft.methods import Method
 
 _OWN = "a mechanism of nbft's own"
+_OF_ROWS = (
+    *("system_template", "system_prompt", "history_column"),
+    *("message_property_mappings", "roles", "train_target"),
+)
 _FLOAT8_LAYERS = ("precision.apply_hadamard", "precision.apply_online_actscale_step")
 
 
@@ -30,7 +35,8 @@ REASONS: dict[str, str] = {
 """Settings, or whole sections, that the cell ignores when they are not at their default."""
 
 OF_NO_CONSEQUENCE = (
-    *("training.output_dir", "training.run_name", "training.stop_on_nan"),
+    *("training.output_dir", "training.run_name", "training.share_with_group"),
+    "training.stop_on_nan",
     *("checkpoint.overwrite_output_dir", "data.test", "data.dataset_num_proc"),
     # held-out rows are read completely, one set after the other
     *("data.validation.mixture_strategy", "data.validation.stream", "data.validation.seed"),
@@ -72,6 +78,11 @@ def _of_values(config: Config, dataset_types: Container[str]) -> dict[str, str]:
     if config.quantization.weight_quantize_algo == "weight_only_mix":
         ignored["quantization.weight_quantize_algo"] = "the weights are not quantised here"
     for field, dataset in data.named_datasets():
+        for name in _OF_ROWS:
+            if getattr(dataset, name) != Dataset.model_fields[name].get_default(
+                call_default_factory=True
+            ):
+                ignored[f"{field}.{name}"] = "rows are read in nbft's own way; insert them here"
         if dataset.dataset_type not in dataset_types and not dataset.input_columns:
             ignored[f"{field}.dataset_type"] = "insert its pairs here"
     if data.collate_fn != "dynamic_padding":

@@ -5,9 +5,14 @@ Those of one system are in its own module. The .yaml files name both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, get_args
 
+from nbft import registry
+from nbft.config.distributed import Distributed
 from nbft.interop.report import Kind
 from nbft.interop.table import UNSET, Back, Convert, Converted
 
@@ -80,29 +85,59 @@ def settled_later(value: Any, _: Any) -> Converted:
     return Converted(kind="taken")
 
 
-def on_gpu(note: str, instead: Any = UNSET) -> Convert:
+_ANYWHERE: ContextVar[bool] = ContextVar("anywhere", default=False)
+
+
+@contextlib.contextmanager
+def for_any_machine() -> Iterator[None]:
+    """Read files as on a machine with a GPU and all packages, to compare what they say."""
+    token = _ANYWHERE.set(True)
+    try:
+        yield
+    finally:
+        _ANYWHERE.reset(token)
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA or AMD GPU."""
+    from nbft.hardware import available_devices
+
+    return _ANYWHERE.get() or "cuda" in available_devices()
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return _ANYWHERE.get() or importlib.util.find_spec(package) is not None
+
+
+def on_gpu(note: str) -> Convert:
     """Return a conversion of what needs a GPU: taken where there is one, else left out.
 
     Args:
         note: Why nothing is lost without it.
-        instead: The value without a GPU.
     """
 
     def convert(value: Any, work: Work) -> Converted:
-        from nbft.hardware import available_devices
-
-        if not value or "cuda" in available_devices():
+        if not value or has_gpu():
             return Converted(value)
-        return Converted(instead, f"needs a GPU; {note}", "converted")
+        return Converted(kind="ignored", note=f"needs a GPU; {note}")
 
     return convert
+
+
+def liger(value: Any, work: Work) -> Converted:
+    """Take Liger's kernels where they run."""
+    if not value or (has_gpu() and is_installed("liger_kernel")):
+        return Converted(bool(value))
+    needs = "the package liger-kernel" if has_gpu() else "a GPU"
+    return Converted(kind="ignored", note=f"needs {needs}; the results are the same without it")
 
 
 def half_precision(name: Any) -> Converted:
     """Take bf16 or fp16; where no device computes in float16, let the plan decide."""
     from nbft.hardware import available_devices
 
-    if name == "fp16" and set(available_devices()) <= {"cpu"}:
+    if name == "fp16" and not has_gpu() and set(available_devices()) <= {"cpu"}:
         note = "fp16 needs a GPU; without one it would silently compute in float32"
         return Converted("auto", note, "converted")
     return Converted(name)
@@ -119,25 +154,58 @@ def half(name: str) -> Convert:
     return convert
 
 
-def stage(others: str) -> Convert:
-    """Return a conversion of a stage of training.
+def train_method(value: Any, work: Work, wanted: str = "") -> Converted:
+    """Take a training method by its name; refuse the file where nbft has none of that name.
 
     Args:
-        others: What is wrong with a stage other than sft, pt and dpo.
+        value: As the file has it.
+        work: The import, which is refused.
+        wanted: Its name in nbft, if that is another.
     """
+    name = wanted or str(value).lower()
+    if name in registry.trainers:
+        return Converted(name)
+    asked = _METHODS.get(name, str(value))
+    have = [f"{key} ({_title_of(key)})" for key in registry.trainers]
+    listed = " and ".join((", ".join(have[:-1]), have[-1]))
+    work.refuse(work.key, value, f"asks for {asked}, but nbft trains {listed} only.")
+    return Converted(kind="impossible", note=f"nbft has no {asked}")
 
-    def convert(value: Any, work: Work) -> Converted:
-        name = str(value).lower()
-        if name == "sft":
-            return Converted("sft")
-        if name == "pt":
-            only_completion = {"data.completion_only_loss": False}
-            return Converted("sft", "trained on the whole text", "converted", only_completion)
-        if name == "dpo":
-            return Converted(more={"preference.method": "dpo"}, note="planned", kind="converted")
-        return Converted(kind="impossible", note=f"{value} {others}")
 
-    return convert
+_METHODS = {
+    "dpo": "DPO (preference training)",
+    "ipo": "IPO (preference training)",
+    "simpo": "SimPO (preference training)",
+    "orpo": "ORPO (preference training)",
+    "kto": "KTO (training on feedback)",
+    "grpo": "GRPO (reinforcement learning)",
+    "gdpo": "GDPO (reinforcement learning)",
+    "ppo": "PPO (reinforcement learning)",
+    "ebft": "EBFT (reinforcement learning)",
+    "reward": "a reward model",
+    "prm": "a process reward model",
+    "gkd": "GKD (distillation)",
+    "gold": "GOLD (distillation)",
+    "vl-sft": "VL-SFT (images)",
+    "ocr-vl-sft": "OCR-VL-SFT (images)",
+}
+"""Methods as people write them."""
+
+
+def _title_of(key: str) -> str:
+    if registry.trainers.is_own(key):
+        return "your own"  # asking for its title would run its code
+    return str(registry.trainers.get(key).title)
+
+
+def plain_text(note: str) -> Converted:
+    """Take training on whole texts, joined and cut into sequences of equal length."""
+    more = {
+        "data.completion_only_loss": False,
+        "data.packing": True,
+        "data.packing_strategy": "wrapped",
+    }
+    return Converted("sft", note, "converted", more)
 
 
 _OPTIMIZERS = {
@@ -149,11 +217,32 @@ _OPTIMIZERS = {
 }
 """Names of optimisers that transformers refuses, as it calls them."""
 
+_INSTEAD = {
+    "adamw_torch_8bit": "8-bit moments by torchao there, by bitsandbytes here",
+    "ao_adamw_8bit": "8-bit moments by torchao there, by bitsandbytes here",
+    "ao_adamw_fp8": "float8 moments there, 8-bit moments by bitsandbytes here",
+    "adamw_torch_4bit": "4-bit moments there, 8-bit moments here: more memory, less rounding",
+    "ao_adamw_4bit": "4-bit moments there, 8-bit moments here: more memory, less rounding",
+}
+"""Optimisers that adamw_8bit comes close to, each with the difference."""
+
+_USUAL = "adamw_torch_fused"
+
 
 def optimizer(value: Any, _: Any) -> Any:
-    """Name an optimiser as transformers does."""
+    """Name an optimiser as transformers does, or take the nearest."""
     key = str(value).lower()
-    name = _OPTIMIZERS.get(key, key)
+    name, note = _OPTIMIZERS.get(key, key), ""
+    if key in _INSTEAD:
+        name, note = "adamw_8bit", _INSTEAD[key]
+    if name not in registry.optimizers:
+        note = f"nbft has no optimiser {value}; {_USUAL} is used, at the same learning rate"
+        return Converted(_USUAL, note, "impossible")
+    if ("8bit" in name or "paged" in name) and not is_installed("bitsandbytes"):
+        note = f"{name} needs bitsandbytes, which is not installed here: more memory, no rounding"
+        return Converted(_USUAL, note, "deviates")
+    if note:
+        return Converted(name, note, "deviates")
     if name != value:
         return Converted(name, f"transformers calls it {name}" if name != key else "in lower case")
     return name
@@ -181,16 +270,90 @@ def word_list(value: Any, _: Any) -> list[str]:
     return words_of(value)
 
 
-def first_word(value: Any, _: Any) -> str | None:
-    """Take the first of a list of words."""
-    return next(iter(words_of(value)), None)
-
-
 def report_to(value: Any, _: Any) -> Converted:
-    """Take the names of trackers, without those that stand for none or for all."""
-    names = words_of(value)
-    kept = [name for name in names if name not in ("none", "all", "visualdl")]
-    return Converted(kept, "" if kept == names else "none, as here", None if kept else "taken")
+    """Take the names of trackers that are installed, without those that stand for none or for all."""
+    names = [name for name in words_of(value) if name not in ("none", "all", "visualdl")]
+    kept = [name for name in names if name in _TRACKERS and is_installed(name)]
+    gone = [name for name in names if name not in kept]
+    if gone:
+        why = "not installed here" if set(gone) <= _TRACKERS else "no tracker of nbft"
+        return Converted(kept, f"{', '.join(gone)}: {why}; every run has its own log", "ignored")
+    return Converted(kept, "" if names else "none, as here", None if kept else "taken")
+
+
+def tracker(name: str) -> Convert:
+    """Return a conversion of the switch for one tracker."""
+
+    def convert(value: Any, work: Work) -> Converted:
+        if not value:
+            return OFF
+        if not is_installed(name):
+            note = f"{name} is not installed here; every run has its own log"
+            return Converted(kind="ignored", note=note)
+        there = list(work.settings.get("tracking.report_to", []))
+        return Converted([*there, name], kind="converted")
+
+    return convert
+
+
+_TRACKERS = {"tensorboard", "wandb", "comet_ml", "mlflow", "trackio"}
+
+ONE_PROCESS = "nbft trains in one process, so nothing is sharded: the results are the same"
+
+
+def deepspeed(value: Any, work: Work) -> Converted:
+    """Leave DeepSpeed out, given as a block or as a file: one process has nothing to shard."""
+    if not value or (isinstance(value, dict) and value.get("enable_deepspeed") is False):
+        return OFF
+    return Converted(kind="ignored", note=ONE_PROCESS)
+
+
+def fsdp(value: Any, work: Work) -> Converted:
+    """Take what FSDP shards from a list of words, in any order; the others are its options."""
+    known = get_args(get_args(Distributed.model_fields["fsdp"].annotation)[0])
+    given = words_of(value)
+    name = next((word for word in given if word in known), None)
+    rest = [word for word in given if word != name]
+    if name is None:
+        return Converted(kind="ignored", note=ONE_PROCESS) if given else NOT_SET
+    options = f"; {', '.join(rest)} is left out" if rest else ""
+    return Converted(name, f"{ONE_PROCESS}{options}", "converted")
+
+
+def sharded(value: Any, work: Work) -> Converted:
+    """Leave a key out that concerns sharding or several processes alone."""
+    return Converted(kind="ignored", note=ONE_PROCESS) if value not in (None, False) else OFF
+
+
+def tf32(value: Any, work: Work) -> Converted:
+    """Take TF32 where a GPU has it."""
+    from nbft.hardware import has_bfloat16
+
+    if not value or value == "auto":
+        return Converted(None, "off", "taken")
+    if _ANYWHERE.get() or (has_gpu() and has_bfloat16("cuda").value == "yes"):
+        return Converted(True)
+    return Converted(
+        kind="ignored", note="needs an NVIDIA GPU (Ampere); it only speeds products up"
+    )
+
+
+def attention(value: Any, work: Work) -> Converted:
+    """Take an attention kernel; where this machine or nbft has none of that name, sdpa."""
+    if value in (None, "auto"):
+        return NOT_SET
+    name, needs = str(value), ""
+    if name == "flash_attention_2":
+        needs = "" if is_installed("flash_attn") else "the package flash-attn"
+        needs = needs if has_gpu() else "a GPU"
+    elif name not in ("eager", "sdpa"):
+        return Converted("sdpa", f"nbft has no {name}; {_SAME_ATTENTION}", "ignored")
+    if needs:
+        return Converted("sdpa", f"needs {needs}; {_SAME_ATTENTION}", "ignored")
+    return Converted(name)
+
+
+_SAME_ATTENTION = "sdpa computes the same attention"
 
 
 def held_out_share(value: Any, _: Any) -> Converted:
@@ -229,6 +392,11 @@ def never(value: Any, config: Config) -> Any:
 def if_any(value: Any, config: Config) -> Any:
     """Write what is not empty."""
     return value or UNSET
+
+
+def lists_only(value: Any, config: Config) -> Any:
+    """Write a list; a pattern has no place in the other format."""
+    return value if isinstance(value, list) else UNSET
 
 
 def is_set(value: Any, config: Config) -> bool:

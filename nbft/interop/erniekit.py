@@ -13,7 +13,7 @@ from nbft.config import Config
 from nbft.config.distributed import PipelineSwitch, ShardingSwitch, TensorParallelSwitch
 from nbft.config.precision import OPERATORS
 from nbft.errors import Problem
-from nbft.interop.conversions import OFF, half_precision, same, words, words_of
+from nbft.interop.conversions import OFF, half_precision, same, train_method, words, words_of
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.table import UNSET, Convert, Converted
@@ -28,11 +28,8 @@ def _switches(*allowed: str) -> Convert:
         given = words_of(value)
         kept = [word for word in given if word in allowed]
         gone = [word for word in given if word not in allowed]
-        if gone and not kept:
-            note = f"nbft has no {', '.join(gone)}; it knows {', '.join(allowed)}"
-            return Converted([], note, "impossible")
-        note = f"nbft has no {', '.join(gone)}" if gone else ""
-        return Converted(kept, note, "deviates" if gone else None)
+        note = f"nbft has no {', '.join(gone)}; the results are the same without" if gone else ""
+        return Converted(kept, note, "ignored" if gone else None)
 
     return convert
 
@@ -74,6 +71,32 @@ def _operators(value: Any, work: Work) -> Converted:
     if gone:
         notes.append(f"{', '.join(gone)} is left to PyTorch: no supported model has it")
     return Converted(kept, "; ".join(notes), "deviates" if gone else None)
+
+
+def _stage(value: Any, work: Work) -> Converted:
+    name = str(value).lower()
+    if name == "pt":
+        return Converted(
+            "sft", "trained on whole texts", "converted", {"data.completion_only_loss": False}
+        )
+    return train_method(value, work, name)
+
+
+def _segmentation(value: Any, work: Work) -> Any:
+    """Take how layers are divided into stages: by their class, or as the first layer of each stage."""
+    if isinstance(value, list):
+        note = "the first layer of each stage; nbft has no stages"
+        return Converted(kind="ignored", note=note)
+    return None if value is None else str(value)
+
+
+def _layer_decay(value: Any, work: Work) -> Converted:
+    plus = work.document.tree.get("lora_plus_scale", 1)
+    is_lora = str(work.document.tree.get("fine_tuning", "LoRA")).lower() == "lora"
+    if value != 1 and is_lora and (plus != 1 or work.document.tree.get("rslora_plus")):
+        note = "cannot go with lora_plus_scale here: each groups the parameters; every layer has the rate"
+        return Converted(1.0, note, "impossible")
+    return Converted(value)
 
 
 def _flash(value: Any, work: Work) -> Converted:
@@ -295,13 +318,12 @@ def _datasets(work: Work, theirs: str, ours: str) -> None:
     paths = _listed(work.given.get(f"{theirs}_dataset_path"))
     kinds = _listed(work.given.get(f"{theirs}_dataset_type")) or ["erniekit"]
     shares = _listed(work.given.get(f"{theirs}_dataset_prob"))
-    if work.problems:
-        return
     for number, path in enumerate(paths):
         place = _SET.format(ours, number)
         work.settings[f"{place}.path"] = path
         kind = kinds[number] if number < len(kinds) else kinds[0]
-        work.settings[f"{place}.dataset_type"] = kind
+        settings = _reader(work, theirs, kind)
+        work.settings |= {f"{place}.{name}": value for name, value in settings.items()}
     numbers = []
     try:
         numbers = [float(share) for share in shares]
@@ -313,7 +335,7 @@ def _datasets(work: Work, theirs: str, ours: str) -> None:
     for name, key in (("path", "path"), ("type", "dataset_type"), ("prob", "mixture_proportion")):
         line = work.lines.get(f"{theirs}_dataset_{name}")
         setting = f"{_SET.format(ours, 0)}.{key}"
-        if line is None:
+        if line is None or work.is_wrong(line.key):
             continue
         if setting in work.settings:
             line.setting, line.became = setting, work.settings[setting]
@@ -324,6 +346,30 @@ def _datasets(work: Work, theirs: str, ours: str) -> None:
                 "",
                 "a single dataset needs no share" if name == "prob" else "no path",
             )
+
+
+_READERS: dict[str, dict[str, str]] = {
+    "erniekit": {"dataset_type": "erniekit"},
+    "alpaca": {
+        "dataset_type": "chat_completion",
+        "prompt_template": "{instruction}{input}",
+        "no_input_template": "{instruction}",
+        "completion_template": "{output}",
+        "system_template": "{system}",
+    },
+    "chatml": {"dataset_type": "messages"},
+}
+"""How rows of each type become turns. Source: ERNIEKit, ernie/dataset/hf/hf_parser.py, finetuning.py."""
+
+
+def _reader(work: Work, split: str, kind: str) -> dict[str, str]:
+    """Return our settings for rows of one of their types."""
+    if str(work.document.tree.get("stage")).upper() == "PT":
+        return {"dataset_type": "text"}
+    if kind not in _READERS:
+        why = f"ERNIEKit: {kind} is not one of {', '.join(_READERS)}; the columns decide."
+        work.wrong(f"{split}_dataset_type", kind, why)
+    return _READERS.get(kind, {"dataset_type": "auto"})
 
 
 def write(config: Config, tree: dict[str, Any]) -> None:
@@ -338,14 +384,18 @@ def write(config: Config, tree: dict[str, Any]) -> None:
         shares = [dataset.mixture_proportion or 1.0 for dataset in datasets]
         tree[f"{theirs}_dataset_path"] = ",".join(str(dataset.path) for dataset in datasets)
         tree[f"{theirs}_dataset_type"] = ",".join(
-            "erniekit" if dataset.dataset_type == "auto" else dataset.dataset_type
+            next(
+                (n for n, r in _READERS.items() if r["dataset_type"] == dataset.dataset_type),
+                "erniekit",
+            )
             for dataset in datasets
         )
         tree[f"{theirs}_dataset_prob"] = ",".join(str(share) for share in shares)
     if config.evaluation.eval_strategy != "no":
         tree |= {"do_eval": True, "evaluation_strategy": config.evaluation.eval_strategy}
     tree["do_train"] = True
-    tree.setdefault("stage", "SFT")
+    kinds = {dataset.dataset_type for dataset in config.data.train.datasets}
+    tree.setdefault("stage", "PT" if kinds == {"text"} else "SFT")
 
 
 SYSTEM = load_system("erniekit", globals(), rules=rules, settle=settle, write=write)

@@ -15,10 +15,12 @@ from typing import Any
 from nbft.config import Config, io, settings
 from nbft.config.data import SPLITS
 from nbft.errors import ConfigError
+from nbft.interop.conversions import for_any_machine
 from nbft.interop.importer import filled, import_document, system, tree_of
 from nbft.interop.read import Document
 from nbft.interop.report import Exported, shown
 from nbft.interop.table import UNSET, Entry, System
+from nbft.redaction import redact
 
 FORMATS = {"qefficient": "yaml", "oumi": "yaml", "erniekit": "yaml", "peft_studio": "json"}
 """Systems to export to, and the language of their files."""
@@ -45,6 +47,7 @@ def export(config: Config, name: str) -> Exported:
     if left_out:  # some of their defaults apply only with other keys
         tree = _tree(config, target, also=left_out)
         left_out = _left_out(config, tree, target)
+    tree, left_out = redact(tree), redact(left_out)
     text = Exported(_text(tree, target, left_out))
     text.system, text.left_out = target.name, left_out
     return text
@@ -110,7 +113,8 @@ def _values(config: Config) -> dict[str, Any]:
 
 def _imported(tree: dict[str, Any], target: System) -> Config:
     document = Document(Path(f"config.{FORMATS[target.name]}"), FORMATS[target.name], tree)
-    return import_document(document, target)[0]
+    with for_any_machine():
+        return import_document(document, target)[0]
 
 
 def _left_out(config: Config, tree: dict[str, Any], target: System) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.config.peft import ALL_LINEAR
 from nbft.decisions import Decisions
 from nbft.methods import method_of
 from nbft.models.freezing import frozen_pattern
@@ -66,6 +67,7 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
     arguments |= _optimizer_and_scheduler(config)
     arguments["report_to"] = [name for name in config.tracking.report_to if name != "phoenix"]
     arguments["log_level"] = config.logging.dep_log_level or config.logging.log_level
+    arguments["eval_on_start"] &= config.evaluation.eval_strategy != "no"
     if not config.training.do_train:
         arguments["do_train"] = False
     # Pinned memory speeds up copies to a GPU; without one torch warns that it is useless.
@@ -80,10 +82,10 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
         arguments["gradient_checkpointing"] = False
     if not arguments["gradient_checkpointing"]:
         arguments["gradient_checkpointing_kwargs"] = None
-    if not config.checkpoint.load_best_model_at_end:
-        early = config.callbacks.early_stopping_patience is not None
-        if config.checkpoint.save_strategy != "best" and not early:
-            del arguments["metric_for_best_model"]
+    keep = config.checkpoint
+    has_best = keep.load_best_model_at_end or keep.save_strategy == "best"
+    if not (has_best or config.callbacks.stops_early):
+        del arguments["metric_for_best_model"]
     arguments |= method_of(config).trainer_arguments(config, decisions)
     if (seen := config.logging.include_num_input_tokens_seen) != "auto":
         arguments["include_num_input_tokens_seen"] = seen
@@ -111,6 +113,8 @@ def adapter_arguments(config: Config) -> tuple[str, dict[str, Any]] | None:
         return "LoraConfig", lora_arguments(config)
     if config.peft.method == "ia3":
         return "IA3Config", ia3_arguments(config)
+    if config.peft.method == "oft":
+        return "OFTConfig", oft_arguments(config)
     return None
 
 
@@ -142,11 +146,25 @@ def ia3_arguments(config: Config) -> dict[str, Any]:
     }
 
 
+def oft_arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of PEFT's OFTConfig."""
+    return {
+        "r": 0,  # the block size counts instead
+        "oft_block_size": config.peft.oft_block_size,
+        "module_dropout": config.peft.lora_dropout,
+        **_layers(config),
+        "task_type": config.peft.task_type,
+    }
+
+
 def _layers(config: Config) -> dict[str, Any]:
-    """Return which layers get an adapter or are trained fully."""
+    """Return which layers get an adapter or are trained fully.
+
+    A list in which all-linear stands beside names is none that PEFT knows; the model is needed.
+    """
     targets = config.peft.target_modules
     layers: dict[str, Any] = {
-        "target_modules": "all-linear" if "all-linear" in targets else list(targets),
+        "target_modules": ALL_LINEAR if targets == [ALL_LINEAR] else targets,
         "modules_to_save": list(config.peft.modules_to_save) or None,
     }
     if config.model.freeze_layers:

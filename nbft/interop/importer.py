@@ -1,19 +1,23 @@
-"""Import another system's file as our config, with a note on every key.
+"""Import another system's file as our config, with a verdict on every key.
 
-The tables (`qefficient`, `oumi`, …) define the keys; this module applies them to a file.
-Called by `Config.import_file`, `nbft import` and the form.
+A key never ends a file: what cannot be taken is said on its line of the report. Only a file that
+cannot be read, or that asks for a training method that nbft does not have, is refused. The tables
+(`qefficient`, `oumi`, …) define the keys; this module applies them to a file. Called by
+`Config.import_file`, `nbft import` and the form.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import functools
 import importlib
 import itertools
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from nbft.interop.read import Code, Document, read_document
 from nbft.interop.report import Kind, Line, Report, shown
 from nbft.interop.table import UNSET, Converted, Entry, System
 from nbft.methods import method_of
+from nbft.redaction import is_secret_name
 
 SYSTEMS = ("qefficient", "oumi", "erniekit", "peft_studio", "unsloth", "llama_factory", "axolotl")
 """Names of the systems; the first wins when a file fits several equally well."""
@@ -50,26 +55,31 @@ def system(name: str) -> System:
     return importlib.import_module(f"nbft.interop.{key}").SYSTEM  # type: ignore[no-any-return]
 
 
-def import_file(path: str | Path, system_name: str | None = None) -> tuple[Config, Report]:
+def import_file(
+    path: str | Path, system_name: str | None = None, *, strict: bool = False
+) -> tuple[Config, Report]:
     """Read another system's file as a config, with a report line for every key.
 
     Args:
         path: YAML, JSON, Python, a notebook, a shell script that starts Oumi, or a file of rows.
         system_name: qefficient, oumi, erniekit, peft_studio, unsloth (TRL too), llama_factory or
             axolotl; detected from the keys when None.
+        strict: Refuse a file with a key that cannot be taken, which is otherwise only reported.
 
     Raises:
-        ConfigError: It cannot be read, no system fits, or it breaks the rules of its own system;
-            the error lists all problems.
+        ConfigError: It cannot be read, no system fits, it asks for a method that nbft does not
+            have, or it is refused by `strict`; the error lists all problems.
     """
     path = Path(path).expanduser()
     document = read_document(path)
     if document.language == "rows" and system_name is None:
         return _rows(document)
-    if system_name is None and _is_ours(document):
-        return _ours(document)
-    found = system(system_name) if system_name else recognise(document)
-    return import_document(document, found)
+    found = system(system_name) if system_name is not None else _owner(document)
+    if found is None and (found := _also(document)):
+        config, report = import_document(document, found, strict=strict)
+        note = "All keys of this file are keys of nbft, too; nbft train reads it as its own config."
+        return config, dataclasses.replace(report, remarks=[note, *report.remarks])
+    return import_document(document, found, strict=strict) if found else _ours(document)
 
 
 def recognise(document: Document) -> System:
@@ -78,21 +88,32 @@ def recognise(document: Document) -> System:
     Raises:
         ConfigError: No system has its keys.
     """
-    scores = {}
-    for name in SYSTEMS:
-        candidate = system(name)
-        if document.language not in candidate.languages:
-            continue
-        prepared = candidate.prepare(copy.deepcopy(document)) if candidate.prepare else document
-        keys = [key for key, _ in leaves(prepared.tree, candidate)]
+    if document.language == "python":  # of one system, whose own reading refuses what is not its
+        (only,) = (one for one in map(system, SYSTEMS) if "python" in one.languages)
+        if only.prepare:
+            only.prepare(document)
+        return only
+    scores: dict[str, float] = {}
+    prepared = {
+        one: one.prepare(copy.deepcopy(document)).tree if one.prepare else document.tree
+        for one in map(system, SYSTEMS)
+        if document.language in one.languages
+    }
+    most = {one: _most(tree, one.marks) for one, tree in prepared.items()}
+    for candidate in sorted(prepared, key=lambda one: -most[one]):
+        if most[candidate] < max(scores.values(), default=0):
+            break  # none of the others can win, so their tables need not be read
+        keys = [key for key, _ in leaves(prepared[candidate], candidate)]
         entries = [match[0] for key in keys if (match := find(candidate, key))]
         known = sum(
             1.0 if entry.is_documented or not candidate.has_document else 0.75 for entry in entries
         )
         marked = sum(key in candidate.marks or key.split(".")[0] in candidate.marks for key in keys)
         if known:
-            scores[name] = known + marked - 0.5 * (len(keys) - len(entries))
-    best = max(scores, key=lambda name: scores[name], default=None)
+            scores[candidate.name] = known + marked - 0.5 * (len(keys) - len(entries))
+    best = max(
+        (name for name in SYSTEMS if name in scores), key=lambda name: scores[name], default=None
+    )
     if best is None or scores[best] <= 0:
         shown_keys = ", ".join(list(document.tree)[:6]) or "none"
         raise ConfigError(
@@ -102,11 +123,26 @@ def recognise(document: Document) -> System:
     return system(best)
 
 
-def import_document(document: Document, found: System) -> tuple[Config, Report]:
-    """Convert a document by a system's table; errors as in `import_file`."""
+def _most(tree: Any, marks: Collection[str], place: str = "", marked: bool = False) -> int:
+    """Return the highest score that a system with these marks can have: all keys are its own."""
+    marked = marked or io.without_indices(place) in marks
+    items: list[tuple[str, Any]] = []
+    if isinstance(tree, dict):
+        items = [(f"{place}.{key}".lstrip("."), item) for key, item in tree.items()]
+    elif _is_of_blocks(tree):
+        items = [(f"{place}[{number}]", item) for number, item in enumerate(tree)]
+    return sum(_most(item, marks, key, marked) for key, item in items) or 1 + marked
+
+
+def import_document(
+    document: Document, found: System, *, strict: bool = False
+) -> tuple[Config, Report]:
+    """Convert a document by a system's table; arguments and errors as in `import_file`."""
     if found.prepare:
         document = found.prepare(document)
     work = Work(document, found)
+    if found.interpolates:
+        document.tree = work.interpolated(document.tree, "")
     keys = list(leaves(document.tree, found))
     for key, value in keys:  # a conversion may look at keys that come later
         if match := find(found, key):
@@ -114,11 +150,15 @@ def import_document(document: Document, found: System) -> tuple[Config, Report]:
     for key, value in keys:
         work.take(key, value)
     if found.rules:
-        work.problems += found.rules(work)
+        for problem in found.rules(work):
+            work.wrong(problem.field, problem.value, problem.why, problem.fix)
     work.add_defaults()
     if found.settle:
         found.settle(work)
-    return work.finish()
+    config, report = work.finish()
+    if strict and report.dropped:
+        raise ConfigError([work.problem(line) for line in report.dropped])
+    return config, report
 
 
 class Work:
@@ -130,7 +170,9 @@ class Work:
         given: Their values in the file by path (aliases by their main path).
         settings: Ours so far, by dotted path.
         lines: One for each key.
-        problems: Violations of the system's own rules.
+        key: The one that is being read.
+        refusals: Why the file cannot be imported at all.
+        remarks: Notes for the reader.
     """
 
     def __init__(self, document: Document, found: System) -> None:
@@ -138,8 +180,13 @@ class Work:
         self.given: dict[str, Any] = {}
         self.settings: dict[str, Any] = {}
         self.lines: dict[str, Line] = {}
-        self.problems: list[Problem] = []
+        self.key = ""
+        self.refusals: list[Problem] = []
         self.remarks = list(document.remarks)
+        self._wrong: dict[str, Problem] = {}
+        self._filled: dict[str, str] = {}  # key → how ${…} in its value was read
+        self._asked: list[str] = []  # the keys whose ${…} are being read, so that no circle is
+        self._source: dict[str, str] = {}  # our setting → their key
 
     @property
     def folder(self) -> Path:
@@ -148,8 +195,25 @@ class Work:
 
     def take(self, key: str, value: Any) -> None:
         """Read one key of the file."""
+        self.key = key
         entry, parts = find(self.system, key) or (None, ())
-        line = self.lines[key] = Line(key, value, "taken", line=self._line_of(key))
+        if key in self._wrong:
+            if entry is not None:
+                self.given[filled(entry.path, parts)] = None
+            return
+        number, cell = self._place_of(key)
+        line = self.lines[key] = Line(key, value, "taken", line=number, cell=cell)
+        if entry is None and self._is_section(key):
+            if value is None or value == {}:
+                line.note = "an empty section"
+            else:
+                self.wrong(key, value, "is a section, and holds no keys.", "Indent them under it.")
+            return
+        if entry is not None and self._is_section(key) and not _may_hold_blocks(value):
+            self.wrong(
+                key, value, "is not a list of blocks.", "Write a block, with its keys, for each."
+            )
+            return
         if entry is None:
             line.kind, line.note = "unknown", self._nearest(key)
             return
@@ -160,6 +224,9 @@ class Work:
             self.given[given] = None
             return
         value, remark = self._typed(entry, key, value)
+        if value is UNSET:
+            line.note += " nbft's default is kept."
+        remark = "; ".join(text for text in (self._filled.get(key, ""), remark) if text)
         self.given[given] = None if value is UNSET else value
         if value is UNSET:
             return
@@ -193,20 +260,22 @@ class Work:
         if value is None and not entry.setting:
             result = Converted(kind="taken", note="null: not set")
         elif value is None and entry.convert is None and known and not known.optional:
-            result = Converted(kind="taken", note="null, so our default is kept")
+            result = _default_for_null(entry)
         elif entry.convert is not None:
             result = self._converted(entry, line, value)
         elif entry.kind and not entry.setting:
             result = Converted(kind=entry.kind)
+        if line.key in self._wrong:
+            return
         note = result.note or entry.note
         line.note = "; ".join(text for text in (remark, note) if text)
         setting = filled(entry.setting, parts) if entry.setting else ""
         if result.value is not UNSET and setting:
             line.setting, line.became = setting, result.value
-            self.settings[setting] = result.value
+            self._set(setting, result.value, line.key)
         for name, item in result.more.items():
             name = filled(name, parts)
-            self.settings[name] = item
+            self._set(name, item, line.key)
             if not line.setting:
                 line.setting, line.became = name, item
         same_name = setting.rpartition(".")[2] == line.key.rpartition(".")[2]
@@ -261,10 +330,33 @@ class Work:
             return UNSET, ""
         return value, remark
 
+    def _set(self, setting: str, value: Any, key: str) -> None:
+        self.settings[setting], self._source[setting] = value, key
+
     def wrong(self, key: str, value: Any, why: str, fix: str = "") -> None:
-        """Add a violation of the system's own rules."""
-        line = self._line_of(key)
-        self.problems.append(Problem(f"line {line}: {key}" if line else key, value, why, fix))
+        """Say that a value cannot be taken: by the rules of its own system, or by ours."""
+        line = self.lines.get(key)
+        if line is None:
+            number, cell = self._place_of(key)
+            line = self.lines[key] = Line(key, value, "impossible", line=number, cell=cell)
+        where = f"{line.place}: {key}" if line.place else key
+        self._wrong[key] = Problem(where, value, why, fix)
+        line.kind, line.note = "impossible", f"{why} {fix}".strip()
+
+    def is_wrong(self, key: str) -> bool:
+        """Whether the value of a key cannot be taken."""
+        return key in self._wrong
+
+    def refuse(self, key: str, value: Any, why: str, fix: str = "") -> None:
+        """Refuse the whole file: it asks for what nbft must not leave out."""
+        number, cell = self._place_of(key)
+        place = Line(key, value, "taken", line=number, cell=cell).place
+        self.refusals.append(Problem(f"{place}: {key}" if place else key, value, why, fix))
+
+    def problem(self, line: Line) -> Problem:
+        """Return what is wrong with a line of the report."""
+        where = f"{line.place}: {line.key}" if line.place else line.key
+        return self._wrong.get(line.key) or Problem(where, line.value, f"{line.note.rstrip('.?')}.")
 
     def report(
         self, key: str, kind: Kind, note: str = "", setting: str = "", value: Any = UNSET
@@ -283,7 +375,7 @@ class Work:
         """Set settings of ours (`__` for a dot) that follow from a key, and report them."""
         for name, value in changes.items():
             setting = name.replace("__", ".")
-            self.settings[setting] = value
+            self._set(setting, value, key)
             self.report(key, kind, note, setting, value)
 
     def drop_default(self, key: str) -> None:
@@ -297,27 +389,22 @@ class Work:
         """Return the config and the report.
 
         Raises:
-            ConfigError: Their rules or ours are broken; the error lists all problems.
+            ConfigError: The file asks for a method that nbft does not have.
         """
+        if self.refusals:
+            raise ConfigError(self.refusals)
         for line in self.lines.values():
             if line.setting and _setting(line.setting) is None:
                 line.kind, line.note = "impossible", f"nbft has no {line.setting}"
                 self.settings.pop(line.setting, None)
         self._find_files()
+        self._without_held_out_rows()
         tree = tree_of(
             {n: v for n, v in self.settings.items() if v is not UNSET and _setting(n) is not None}
         )
         config, problems = Config.parse(tree)
-        by_setting = {line.setting: line for line in self.lines.values() if line.setting}
         for problem in problems:
-            theirs = by_setting.get(problem.field)
-            if theirs is None:
-                self.problems.append(problem)
-                continue
-            where = f"line {theirs.line}: {theirs.key}" if theirs.line else theirs.key
-            self.problems.append(Problem(where, theirs.value, problem.why, problem.fix))
-        if self.problems:
-            raise ConfigError(self.problems)
+            self._invalid(problem)
         report = Report(
             self.system.name,
             self.system.title,
@@ -329,6 +416,95 @@ class Work:
             names = ", ".join(report.functions)
             report.remarks.append(f"Reading the rows runs your own code: {names}.")
         return config, report
+
+    def _invalid(self, problem: Problem) -> None:
+        """Say on its line that a value is not valid here; its default is in the config."""
+        by_setting = {line.setting: line for line in self.lines.values() if line.setting}
+        line = by_setting.get(problem.field) or self.lines.get(self._source.get(problem.field, ""))
+        if line is None:
+            self.remarks.append(f"{problem} nbft's default is kept.")
+            return
+        if line.setting == problem.field:
+            line.setting, line.became = "", None
+        self.wrong(
+            line.key, line.value, problem.why, f"{problem.fix} nbft's default is kept.".strip()
+        )
+
+    def _without_held_out_rows(self) -> None:
+        """Turn evaluations off where the file holds out no rows, as the other systems do."""
+        held_out = any(name.startswith("data.validation.datasets") for name in self.settings)
+        if self.settings.get("data.split_ratio") != 1 or held_out:
+            return
+        for setting in ("evaluation.eval_strategy", "checkpoint.load_best_model_at_end"):
+            off: Any = "no" if setting.endswith("eval_strategy") else False
+            key = self._source.get(setting)
+            line = self.lines.get(key or "")
+            if line is not None and line.kind != "defaulted" and line.became != off:
+                line.kind, line.note = "converted", "no rows are held out, so nothing is evaluated"
+                line.setting, line.became = setting, off
+            if line is not None or setting.endswith("eval_strategy"):
+                self.settings[setting] = off
+        patience = "callbacks.early_stopping_patience"
+        line = self.lines.get(self._source.get(patience, ""))
+        if line is not None and self.settings.pop(patience, None) is not None:
+            line.kind, line.note = "ignored", "no rows are held out, so nothing is evaluated"
+            line.setting, line.became = "", None
+
+    def interpolated(self, tree: Any, place: str) -> Any:
+        """Return a tree with ${oc.env:NAME}, ${oc.env:NAME,default} and ${section.key} filled in."""
+        if isinstance(tree, dict):
+            return {
+                name: self.interpolated(value, f"{place}.{name}".lstrip("."))
+                for name, value in tree.items()
+            }
+        if isinstance(tree, list):
+            return [self.interpolated(item, f"{place}[{n}]") for n, item in enumerate(tree)]
+        if not isinstance(tree, str) or "${" not in tree:
+            return tree
+        found = [self._value_of(match[1].strip(), place, tree) for match in _FILL.finditer(tree)]
+        if None in found:
+            return tree
+        if len(found) == 1 and _FILL.fullmatch(tree):
+            return found[0]
+        texts = iter(found)
+        return _FILL.sub(lambda _: str(next(texts)), tree)
+
+    def _value_of(self, written: str, place: str, whole: str) -> Any:
+        """Return what stands for a reference; None, with a verdict, where there is nothing."""
+        name, is_env, rest = written, written.startswith("oc.env:"), ""
+        if is_env:
+            name, comma, rest = written.removeprefix("oc.env:").partition(",")
+            name, rest = name.strip(), rest.strip()
+            if is_secret_name(name):
+                why = f"would copy the secret {name} into a config."
+                self.wrong(place, whole, why, "Log in with its library, or leave it out.")
+                return None
+            value: Any = os.environ.get(name, rest.strip("'\"") if comma else None)
+            how = "of the environment" if name in os.environ else "not set, so its default"
+        else:
+            value = None if name in self._asked else _at(self.document.tree, name)
+            if isinstance(value, str) and "${" in value:
+                self._asked.append(name)
+                value = self.interpolated(value, place)
+                self._asked.pop()
+                value = None if "${" in str(value) else value
+            how = "of this file"
+        if value is None:
+            what = "the environment variable" if is_env else "the key"
+            self.wrong(place, whole, f"{what} {name} is not set.", "Set it, or write the value.")
+        else:
+            self._filled[place] = f"{name} {how}"
+        return value
+
+    def _is_section(self, key: str) -> bool:
+        """Whether the table has keys below this one."""
+        plain = io.without_indices(key)
+        return any(
+            path.replace("<split>", split).startswith((f"{plain}.", f"{plain}[]."))
+            for entry in self.system.table
+            for path in entry.paths
+            for split in (SPLITS if "<split>" in path else ("",))
+        )
 
     def _find_files(self) -> None:
         """Write the full path of files of rows or functions found beside the config."""
@@ -348,9 +524,10 @@ class Work:
                     line.note = "; ".join(t for t in (line.note, "found beside the file") if t)
                     line.kind = "converted" if line.kind in ("taken", "renamed") else line.kind
 
-    def _line_of(self, key: str) -> int | None:
+    def _place_of(self, key: str) -> tuple[int | None, int | None]:
         lines = self.document.lines
-        return lines.get(key) or lines.get(key.rpartition(".")[2])
+        line = lines.get(key) or lines.get(key.rpartition(".")[2])
+        return self.document.place(line)
 
     def _nearest(self, key: str) -> str:
         known = [path for entry in self.system.table for path in entry.paths]
@@ -358,10 +535,29 @@ class Work:
         last = {path.rpartition(".")[2]: path for path in known}
         near = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)
         nearest = close[0] if close else last[near[0]] if near else ""
-        what = f"{self.system.title} has no such key; " + (
-            "it rejects the file" if self.system.is_strict else "it ignores it silently"
-        )
+        what = "nbft does not know this key"
         return f"{what}. Did you mean {nearest}?" if nearest else what
+
+
+_FILL = re.compile(r"(?<!\\)\$\{([^${}]+)\}")
+
+
+def _at(tree: Any, path: str) -> Any:
+    """Return the plain value at a dotted path of a tree, or None."""
+    for part in io.parts(path) if re.fullmatch(r"[\w.\[\]]+", path) else ("",):
+        if isinstance(tree, dict):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+        else:
+            return None
+    return tree if isinstance(tree, (str, int, float, bool)) else None
+
+
+def _default_for_null(entry: Entry) -> Converted:
+    if entry.default is UNSET or entry.default is None:
+        return Converted(kind="taken", note="null, so our default is kept")
+    return Converted(entry.default, "null, so their default is kept", "converted")
 
 
 # Keys
@@ -373,17 +569,33 @@ def leaves(tree: Mapping[str, Any], found: System) -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(value: Any, place: str, found: System) -> Iterator[tuple[str, Any]]:
-    is_list = isinstance(value, list) and value and all(isinstance(v, dict) for v in value)
     entry = find(found, place) if place else None
-    whole = entry is not None and entry[0].type in (dict, list)
+    whole = entry is not None and entry[0].type in (dict, list, object)
     if isinstance(value, dict) and value and not whole:
         for key, item in value.items():
             yield from _leaves(item, f"{place}.{key}".lstrip("."), found)
-    elif is_list and not whole:
-        for number, item in enumerate(value):
+    elif (name := _name_key(value, place, found)) and not whole:
+        for number, item in enumerate(value):  # a bare name stands for a set without more keys
+            item = item if isinstance(item, dict) else {name: item}
             yield from _leaves(item, f"{place}[{number}]", found)
     elif place:
         yield place, value
+
+
+def _name_key(value: Any, place: str, found: System) -> str:
+    """Return the key that a bare name in a list of blocks stands for; "" for a plain list."""
+    if not isinstance(value, list) or not value or not place:
+        return ""
+    if _is_of_blocks(value):
+        return "name"
+    if not all(isinstance(item, (str, dict)) for item in value):
+        return ""
+    names = ("path", "dataset_name")
+    return next((name for name in names if find(found, f"{place}[0].{name}")), "")
+
+
+def _is_of_blocks(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def find(found: System, key: str) -> tuple[Entry, tuple[str, ...]] | None:
@@ -562,12 +774,6 @@ def _count_unknown(tree: Mapping[str, Any]) -> int:
     return sum(key not in sections and _setting(key) is None for key in keys)
 
 
-def _is_ours(document: Document) -> bool:
-    if document.language not in ("yaml", "json") or not document.tree:
-        return False
-    return not _count_unknown(document.tree) and not Config.parse(document.tree)[1]
-
-
 def _ours(document: Document) -> tuple[Config, Report]:
     config = Config(**io.read(document.path))
     lines = [
@@ -591,15 +797,58 @@ def is_theirs(path: Path) -> bool:
     document = read_document(path)
     if document.language not in ("yaml", "json"):
         return True
-    unknown = _count_unknown(document.tree)
-    if not unknown:
+    try:
+        return _owner(document) is not None
+    except ConfigError:  # nobody's: reading it as ours gives the error
         return False
+
+
+def _owner(document: Document) -> System | None:
+    """Return the system that knows more of a file's keys than we do; None if it is ours.
+
+    A file whose keys both know equally well is theirs only if its values are wrong for us and right
+    for them.
+
+    Raises:
+        ConfigError: Neither we nor a system know its keys.
+    """
+    if document.language not in ("yaml", "json"):
+        return recognise(document)
+    unknown = _count_unknown(document.tree)
+    if document.tree and not unknown and not Config.parse(document.tree)[1]:
+        return None
     try:
         found = recognise(document)
     except ConfigError:
-        return False
-    keys = [key for key, _ in leaves(document.tree, found)]
-    return sum(find(found, key) is None for key in keys) < unknown
+        if {*document.tree} & {*Config.model_fields}:
+            return None
+        raise
+    unknown_to_them = sum(find(found, key) is None for key, _ in leaves(document.tree, found))
+    if unknown_to_them != unknown:
+        return found if unknown_to_them < unknown else None
+    try:
+        _, report = import_document(document, found)
+    except ConfigError:
+        return None
+    return None if report.of_kind("impossible") else found
+
+
+def _may_hold_blocks(value: Any) -> bool:
+    """Whether a value can stand where blocks do: names of sets, which some systems take, included."""
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, (str, dict, bool, type(None))) for item in items)
+
+
+def _also(document: Document) -> System | None:
+    """Return the system that knows all keys of a file that could be ours, too."""
+    try:
+        found = recognise(document)
+    except ConfigError:
+        return None
+    # A section without keys is none of the table's.
+    given = leaves(document.tree, found)
+    is_known = all(find(found, key) or value is None for key, value in given)
+    return found if is_known and found.has_document else None
 
 
 def _rows(document: Document) -> tuple[Config, Report]:

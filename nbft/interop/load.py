@@ -1,10 +1,12 @@
 """The table of another system, read from the .yaml file beside the system's module.
 
-A key of the file is a key of the other system. Its value is our setting, or the fields of `Entry` by
-their names. `convert` and `back` name a function of the system's module or of `conversions`; a list
-holds the name of one that returns the conversion, and its arguments. Besides these, `words` is a
-conversion by a list of values, `on_gpu` one for what needs a GPU, and `back` may be a mapping of our
-values to theirs, `same`, or `never`. Each key of a table with `blocks` may also stand in one of them.
+The file has two documents: what tells the system's files from others, and its tables, which are read
+only when they are needed. A key of a table is a key of the other system. Its value is our setting,
+or the fields of `Entry` by their names. `convert` and `back` name a function of the system's module
+or of `conversions`; a list holds the name of one that returns the conversion, and its arguments.
+Besides these, `words` is a conversion by a list of values, `on_gpu` one for what needs a GPU, and
+`back` may be a mapping of our values to theirs, `same`, or `never`. Each key of a table with `blocks`
+may also stand in one of them.
 """
 
 from __future__ import annotations
@@ -27,18 +29,25 @@ def load_system(name: str, namespace: Mapping[str, Any], **functions: Any) -> Sy
         namespace: The names of its module, in which its conversions are looked up.
         **functions: Its prepare, rules, settle and write.
     """
+    text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
+    head, _, tables = text.partition("\n---\n")
+
+    def read_table() -> tuple[Entry, ...]:
+        known = {**vars(conversions), **namespace}
+        return tuple(
+            _entry(path, {"setting": fields} if isinstance(fields, str) else fields, section, known)
+            for section in _parsed(tables)
+            for path, fields in section["keys"].items()
+        )
+
+    return System(name, read_table=read_table, **_parsed(head), **functions)
+
+
+def _parsed(text: str) -> Any:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
-    file = yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
-    known = {**vars(conversions), **namespace}
-    table = tuple(
-        _entry(path, {"setting": fields} if isinstance(fields, str) else fields, section, known)
-        for section in file.pop("tables")
-        for path, fields in section["keys"].items()
-    )
-    return System(name, table=table, **file, **functions)
+    return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
 
 
 def _entry(

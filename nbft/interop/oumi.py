@@ -6,28 +6,148 @@ Oumi refuses unknown keys. The LoRA and QLoRA examples in its own documentation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nbft.config import Config
+from nbft.config.data import Dataset
 from nbft.errors import ConfigError, Problem
-from nbft.interop.conversions import NOT_SET, OFF, half_precision, on_gpu
+from nbft.interop.chat_formats import chat_template, name_of, untrained_end
+from nbft.interop.conversions import NOT_SET, OFF, ONE_PROCESS, half_precision, train_method
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.read import Document, read_document
 from nbft.interop.table import UNSET, Convert, Converted
+from nbft.models.templates import NAMES
 
-_SET = "data.<split>.datasets[]"
+_ALPACA = {"dataset_type": "alpaca_chat"}
+_MESSAGES = {"dataset_type": "messages"}
+_SHAREGPT = {"dataset_type": "sharegpt"}
 
-_BY_NAME = {"text_sft", "text_sft_jsonl", "PromptResponseDataset", "text_completions"}
+
+def _pair(prompt: str, answer: str) -> dict[str, Any]:
+    """Return the settings of rows with a column each for the turns of user and assistant."""
+    return {
+        "dataset_type": "chat_completion",
+        "prompt_template": f"{{{prompt}}}",
+        "completion_template": f"{{{answer}}}",
+    }
+
+
+_READERS: dict[str, dict[str, Any]] = {
+    "yahma/alpaca-cleaned": _ALPACA,
+    "tatsu-lab/alpaca": _ALPACA,
+    "uiuc-convai/CoALM-IT": _ALPACA,
+    "text_sft": {"dataset_type": "text_sft"},
+    "text_sft_jsonl": {"dataset_type": "text_sft"},
+    "PromptResponseDataset": _pair("instruction", "output"),
+    "O1-OPEN/OpenO1-SFT": _pair("instruction", "output"),
+    "argilla/magpie-ultra-v0.1": _pair("instruction", "response"),
+    "CohereForAI/aya_dataset": _pair("inputs", "targets"),
+    "HuggingFaceDataset": _MESSAGES,
+    "HuggingFaceH4/ultrachat_200k": _MESSAGES,
+    "allenai/tulu-3-sft-mixture": _MESSAGES,
+    "allenai/WildChat-1M": {**_MESSAGES, "columns": {"messages": "conversation"}},
+    "Magpie-Align/Llama-3-Magpie-Pro-1M-v0.1": _SHAREGPT,
+    "Magpie-Align/Magpie-Pro-300K-Filtered": _SHAREGPT,
+}
+"""How Oumi's dataset classes make turns of rows. Source: Oumi, src/oumi/datasets/sft."""
+
+_TEXTS = frozenset(
+    "HuggingFaceFW/fineweb-edu allenai/c4 allenai/dolma bigcode/starcoderdata bigcode/the-stack "
+    "tiiuae/falcon-refinedweb EleutherAI/pile togethercomputer/RedPajama-Data-1T "
+    "togethercomputer/RedPajama-Data-V2 gmongaras/SlimPajama-627B_Reupload cerebras/SlimPajama-627B "
+    "roneneldan/TinyStories nampdn-ai/tiny-textbooks wikimedia/wikipedia Salesforce/wikitext "
+    "PleIAs/YouTube-Commons".split()
+)
+"""Datasets of plain text. Source: Oumi, src/oumi/datasets/pretraining."""
+
+_OWN_READERS = {
+    "nvidia/ChatQA-Training-Data": "a document before the turns",
+    "nvidia/ChatRAG-Bench": "a document before the turns",
+    "argilla/databricks-dolly-15k-curated-en": "columns that hold records",
+    "hf_vision": "images",
+    "vl_sft": "images",
+    "vision_language_jsonl": "images",
+}
+"""Datasets that Oumi reads in ways that nbft has not, with what is special about their rows."""
+
+_NO_DATASETS = ("text_sft", "text_sft_jsonl", "PromptResponseDataset", "HuggingFaceDataset")
 """Names of readers rather than of datasets."""
 
 
-def _dataset_name(value: Any, work: Work) -> Converted:
-    if value in _BY_NAME:
-        note = "names a reader, not a dataset; nbft detects the format from the columns"
-        return Converted(note=note, kind="converted")
-    return Converted(value)
+def _rows(work: Work) -> None:
+    """Give every set its rows, and the turns that Oumi's class of that name makes of them."""
+    for split in ("train", "validation", "test"):
+        block = work.document.tree.get("data")
+        block = block.get(split) if isinstance(block, dict) else None
+        sets = block.get("datasets") if isinstance(block, dict) else None
+        for number, item in enumerate(sets if isinstance(sets, list) else []):
+            item = item if isinstance(item, dict) else {"dataset_name": str(item)}
+            _reader(work, f"data.{split}.datasets[{number}]", item)
+
+
+def _reader(work: Work, place: str, item: Mapping[str, Any]) -> None:
+    name = str(item.get("dataset_name") or "")
+    kwargs = item.get("dataset_kwargs")
+    kwargs = dict(kwargs) if isinstance(kwargs, dict) else {}
+    key = f"{place}.dataset_name"
+    line = work.lines.get(key)
+
+    def put(**settings: Any) -> None:
+        work.settings |= {f"{place}.{n}": v for n, v in settings.items() if v not in (None, {})}
+
+    work.settings.pop(f"{place}.dataset_kwargs", None)
+    if name in _NO_DATASETS:
+        work.settings.pop(f"{place}.dataset_name", None)
+        put(dataset_name=kwargs.pop("hf_dataset_path", None))
+    if name in _TEXTS:
+        column = kwargs.pop("dataset_text_field", "text")
+        put(dataset_type="text", columns={"text": column} if column != "text" else {})
+        if place.startswith("data.train"):
+            work.settings |= {"data.packing": True, "data.packing_strategy": "wrapped"}
+        if length := kwargs.pop("seq_length", None):
+            work.settings["data.max_length"] = length
+        note = "plain text, joined and cut into sequences of equal length"
+        work.report(key, "converted", note, f"{place}.dataset_name", name)
+    elif name in _OWN_READERS:
+        what = _OWN_READERS[name]
+        note = f"Oumi has a reader of its own for it ({what}); the columns decide here"
+        work.report(key, "impossible", note)
+    elif name in _READERS:
+        settings = dict(_READERS[name])
+        if "prompt_template" in settings:
+            columns = (
+                ("prompt_template", "prompt_column"),
+                ("completion_template", "response_column"),
+            )
+            for setting, column in columns:
+                if column in kwargs:
+                    settings[setting] = f"{{{kwargs.pop(column)}}}"
+        if (column := kwargs.pop("messages_column", "messages")) != "messages":
+            settings["columns"] = {"messages": column}
+        if settings == _ALPACA and kwargs.pop("include_system_prompt", True) is False:
+            settings = _pair("instruction", "output") | {
+                "prompt_template": "{instruction}\n\n### Input:\n{input}",
+                "no_input_template": "{instruction}",
+            }
+        put(**settings)
+        note = f"rows become turns as Oumi's reader makes them: {settings['dataset_type']}"
+        if line is not None and line.kind != "impossible":
+            work.report(key, "converted", note, f"{place}.dataset_type", settings["dataset_type"])
+    else:
+        put(dataset_kwargs=kwargs)
+        return
+    for name in ("return_conversations", "return_conversations_format", "format"):
+        kwargs.pop(name, None)
+    note = "read as the columns and the length of its rows"
+    if kwargs:
+        note = f"nbft's reader has no {', '.join(kwargs)}"
+    work.report(f"{place}.dataset_kwargs", "impossible" if kwargs else "converted", note)
+    work.lines[f"{place}.dataset_kwargs"].setting = ""
+    if "dataset_kwargs" not in item:
+        del work.lines[f"{place}.dataset_kwargs"]
 
 
 def _pack(value: Any, work: Work) -> Converted:
@@ -52,8 +172,37 @@ def _collator(value: Any, work: Work) -> Converted:
             note=f"{value} is for images; nbft trains on text" if "vision" in str(value) else "",
         )
     name, completion_only = _COLLATORS[value]
-    note = "trained on the completion only" if completion_only else "trained on the whole text"
+    note = "trained on the answers only" if completion_only else "trained on the whole text"
+    if not work.key.startswith("data.train."):
+        return Converted(kind="taken", note=f"{note}, as the train split says")
     return Converted(name, note, "converted", {"data.completion_only_loss": completion_only})
+
+
+def _mask(work: Work) -> None:
+    """Keep Oumi's rule: without a collator that masks them, prompts are trained on too."""
+    if work.given.get("data.train.collator_name") is None and "data.train" in _sections(work):
+        work.put(
+            "data.train.collator_name",
+            "defaulted",
+            "theirs: without a collator the whole text is trained on; ours is the answers only",
+            data__completion_only_loss=False,
+        )
+    target = work.given.get("data.train.train_target")
+    if target == "final_assistant_turn":
+        for number in range(_count_sets(work)):
+            work.settings[f"data.train.datasets[{number}].train_target"] = target
+
+
+def _sections(work: Work) -> list[str]:
+    data = work.document.tree.get("data")
+    return (
+        [f"data.{name}" for name, block in data.items() if block] if isinstance(data, dict) else []
+    )
+
+
+def _count_sets(work: Work) -> int:
+    numbers = (re.match(r"data\.train\.datasets\[(\d+)\]", name) for name in work.settings)
+    return 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
 
 def _target_col(value: Any, work: Work) -> Converted:
@@ -76,15 +225,27 @@ def _prefetch(value: Any, work: Work) -> Converted:
     return Converted(value)
 
 
+_TRAINERS = {"TRL_SFT": "sft", "HF": "base", "OUMI": "base"}
+
+
+def _trainer_back(value: Any, config: Config) -> str:
+    return {"sft": "TRL_SFT", "base": "HF"}.get(value, f"TRL_{value.upper()}")
+
+
 def _trainer(value: Any, work: Work) -> Converted:
     name = str(value).upper()
-    ours = {"TRL_SFT": "sft", "HF": "base", "OUMI": "base"}
-    if name in ours:
+    if name in _TRAINERS:
         note = "the plain transformers Trainer" if name == "OUMI" else ""
-        return Converted(ours[name], note)
-    if name == "TRL_DPO":
-        return Converted(more={"preference.method": "dpo"}, note="planned")
-    return Converted(kind="impossible", note=f"{name} is not among nbft's methods; sft is kept")
+        return Converted(_TRAINERS[name], note)
+    return train_method(value, work, name.removeprefix("TRL_").removeprefix("VERL_").lower())
+
+
+def _dtype(value: Any, work: Work) -> Converted:
+    names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    name = names.get(str(value).lower(), str(value).lower())
+    if name == "float16" and half_precision("fp16").value == "auto":
+        return Converted("auto", "float16 needs a GPU; decided by the device here", "converted")
+    return Converted(name)
 
 
 def _mixed(value: Any, work: Work) -> Converted:
@@ -142,22 +303,11 @@ def _peft_method(value: Any, work: Work) -> Converted:
     )
 
 
-def _tracker(name: str) -> Convert:
-    def convert(value: Any, work: Work) -> Converted:
-        if not value:
-            return OFF
-        there = list(work.settings.get("tracking.report_to", []))
-        return Converted([*there, name], kind="converted")
-
-    return convert
-
-
 def _fsdp(value: Any, work: Work) -> Converted:
     if not value:
         return OFF
     name = str(work.given.get("fsdp.sharding_strategy", "FULL_SHARD")).lower()
-    note = "with one process nothing is sharded"
-    return Converted(name, note, "converted")
+    return Converted(name, ONE_PROCESS, "converted")
 
 
 def _fsdp_precision(value: Any, work: Work) -> Converted:
@@ -188,7 +338,20 @@ def _minutes(value: Any, work: Work) -> Converted:
 def _chat_template(value: Any, work: Work) -> Converted:
     if value in (None, "auto"):
         return Converted(None, "the tokenizer's own", "taken")
-    return Converted(value)
+    name = str(value)
+    known = chat_template("oumi", name.lower())
+    if known is not None:
+        is_masked = "completions_only" in str(work.given.get("data.train.collator_name"))
+        end = untrained_end("oumi", name.lower()) if is_masked else ""
+        return Converted(known, "; ".join(filter(None, (f"the text of {name}", end))))
+    if "{" in name or name in NAMES:
+        return Converted(name)
+    note = f"nbft has no {name}: the tokenizer's own chat template is used, which may differ"
+    return Converted(kind="deviates", note=note)
+
+
+def _chat_template_back(value: Any, config: Config) -> Any:
+    return (name_of("oumi", value) or UNSET) if value else UNSET
 
 
 def _training_type(value: Any, work: Work) -> Converted:
@@ -204,12 +367,6 @@ def _training_type(value: Any, work: Work) -> Converted:
     more = dict(SETTINGS_OF[method])
     ours = more.pop("peft.method")
     return Converted(ours, note, "converted" if more or note else None, more)
-
-
-def _attention(value: Any, work: Work) -> Any:
-    if value == "flash_attention_2":
-        return on_gpu("sdpa gives the same numbers", "sdpa")(value, work)
-    return value
 
 
 def _transform_workers(value: Any, work: Work) -> Converted:
@@ -239,9 +396,9 @@ def _init_lora_weights_back(value: Any, config: Config) -> Any:
 
 
 def _train_target(value: Any, work: Work) -> Converted:
-    if value == "all_assistant_turns":
-        return Converted(True, "trained on every answer of the assistant", "converted")
-    return Converted(True, "trained on every answer, not only the last", "deviates")
+    if value in (None, "all_assistant_turns"):
+        return Converted(kind="taken", note="every answer of the assistant, as here")
+    return Converted(kind="renamed")
 
 
 def _save_mode(value: Any, work: Work) -> Converted:
@@ -334,6 +491,8 @@ def rules(work: Work) -> Iterator[Problem]:
 
 def settle(work: Work) -> None:
     """What depends on several keys."""
+    _rows(work)
+    _mask(work)
     peft_keys = [
         key
         for key, line in work.lines.items()
@@ -366,12 +525,44 @@ def settle(work: Work) -> None:
         )
 
 
+def _reader_back(dataset: Dataset, config: Config) -> dict[str, Any]:
+    """Return the keys for one of Oumi's readers that makes the same turns of the rows."""
+    if dataset.path or not dataset.dataset_name:
+        return {}
+    if dataset.dataset_name in _TEXTS:
+        return {"dataset_kwargs": {"seq_length": config.data.max_length}}
+    if dataset.dataset_name in _READERS:
+        return {}
+    hub = {"hf_dataset_path": dataset.dataset_name}
+    parts = (dataset.prompt_template or "", dataset.completion_template or "")
+    named = [re.fullmatch(r"\{([^{}]+)\}", part) for part in parts]
+    if dataset.dataset_type == "chat_completion" and all(named):
+        asked, answer = (match[1] for match in named if match)
+        kwargs = {**hub, "prompt_column": asked, "response_column": answer}
+        return {"dataset_name": "PromptResponseDataset", "dataset_kwargs": kwargs}
+    if dataset.dataset_type == "messages":
+        kwargs = {**hub, "messages_column": dataset.columns.get("messages", "messages")}
+        return {"dataset_name": "HuggingFaceDataset", "dataset_kwargs": kwargs}
+    return {}
+
+
 def write(config: Config, tree: dict[str, Any]) -> None:
-    """Give every dataset a name, which Oumi requires."""
-    for split in tree.get("data", {}).values():
-        for dataset in split.get("datasets", []):
-            if "dataset_path" in dataset:
-                dataset.setdefault("dataset_name", "text_sft")
+    """Write what is trained on, and give every dataset a name, which Oumi requires."""
+    data = tree.get("data", {})
+    for name, split in config.data.splits().items():
+        written = data.get(name, {}).get("datasets", [])
+        for ours, theirs in zip(split.datasets, written, strict=False):
+            theirs |= _reader_back(ours, config)
+            if "dataset_path" in theirs:
+                theirs.setdefault("dataset_name", "text_sft")
+    if config.data.train.datasets:
+        split = tree.setdefault("data", {}).setdefault("train", {})
+        if config.data.completion_only_loss:
+            split["collator_name"] = "text_completions_only_with_padding"
+            targets = {dataset.train_target for dataset in config.data.train.datasets}
+            split["train_target"] = targets.pop() if len(targets) == 1 else "all_assistant_turns"
+        else:
+            split.pop("collator_name", None)
 
 
 SYSTEM = load_system("oumi", globals(), prepare=prepare, rules=rules, settle=settle, write=write)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.errors import Problem
-from nbft.interop.conversions import OFF, half_precision
+from nbft.interop.conversions import OFF, half_precision, tracker
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.table import UNSET, Converted
@@ -103,7 +103,11 @@ def _tracker(value: Any, work: Work) -> Converted:
             "PEFT Studio: is not one of wandb, cometml, phoenix.",
         )
         return Converted()
-    return Converted([_TRACKERS[name]], kind="converted")
+    ours = _TRACKERS[name]
+    if ours == "phoenix":  # a part of other packages
+        return Converted([ours], kind="converted")
+    taken: Converted = tracker(ours)(value, work)
+    return taken
 
 
 def _tracker_back(value: Any, config: Config) -> Any:

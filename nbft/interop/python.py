@@ -6,19 +6,25 @@ Rows from memory have to be inserted by hand. Called by `Config.to_python`.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import pprint
 import re
 import string
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
 from nbft.config.data import Dataset
-from nbft.data.formats import recognise, templates
+from nbft.config.io import resolve
+from nbft.config.peft import ALL_LINEAR
+from nbft.data.formats import Format, recognise, templates
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
-from nbft.data.sources import columns_of, load_rows, resolve
-from nbft.decisions import Decisions, decide
+from nbft.data.sources import columns_of, load_rows
+from nbft.data.turns import RowError
+from nbft.decisions import Decisions, decide, keeps_float32
 from nbft.errors import DataError
 from nbft.interop.absent import absent, value_of
 from nbft.interop.huggingface import adapter_arguments, training_arguments
@@ -28,6 +34,7 @@ from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import ALIASES, find_local
 from nbft.models.load import model_arguments
 from nbft.models.templates import template_of
+from nbft.redaction import redact, redact_text
 
 _EVEN_IF_NONE = {"max_length"}
 """Arguments with a default other than None."""
@@ -40,7 +47,7 @@ def to_python(config: Config) -> Exported:
     method, decisions, old_adapter = method_of(config), decide(config), _old_adapter(config)
     adapter = None if old_adapter else adapter_arguments(config)
     data = _data(config)
-    chat = any(
+    chat = "said(" in data or any(
         written in data
         for call in _CHATS.values()
         for written in (f"+= [{call} for", f'yield {{"example": {call}}}')
@@ -60,24 +67,35 @@ def to_python(config: Config) -> Exported:
     if own := _own_parts(config):
         blocks.insert(0, own)
     if adapter:
+        targets = adapter[1]["target_modules"]
+        if isinstance(targets, list) and ALL_LINEAR in targets:
+            blocks[-1] = f"{_LINEAR_LAYERS}\n\n\n{blocks[-1]}"
+            beside = [name for name in targets if name != ALL_LINEAR]
+            adapter[1]["target_modules"] = _Code(f"linear_layers(model) + {beside!r}")
         blocks[-1] += f"\nadapter = {_call(*adapter)}"
-    if not method.takes_peft_config:
-        if config.peft.trains_adapter and config.memory.gradient_checkpointing:
-            blocks[-1] += "\nmodel.enable_input_require_grads()"
-        if adapter:
-            blocks[-1] += "\nmodel = get_peft_model(model, adapter)"
+    recomputes = config.peft.trains_adapter and config.memory.gradient_checkpointing
+    if recomputes and not method.takes_peft_config:
+        blocks[-1] += "\nmodel.enable_input_require_grads()"
+    if adapter and not _trainer_adds_adapter(config, decisions):
+        blocks[-1] += "\nmodel = get_peft_model(model, adapter)"
     if old_adapter:
         arguments = f"model, {old_adapter!r}, is_trainable=True"
         blocks[-1] += f"\nmodel = PeftModel.from_pretrained({arguments})"
     blocks[-1] += "\n" + _training(config, decisions)
     body = "\n\n\n".join(blocks) + "\n"
-    reasons = absent(config, _FORMAT_OF)
-    left_out = {path: value_of(config, path) for path in reasons}
+    known = {name: form for name, form in _FORMAT_OF.items() if name != "chat_completion"}
+    if all(d.prompt_template and d.completion_template for d in _conversations(config)):
+        known = _FORMAT_OF
+    reasons = absent(config, known)
+    left_out = {path: redact(value_of(config, path), path) for path in reasons}
+    of_rows = {f"{field} (rows)": what for field, what in _left_out_of_rows(config)}
+    reasons |= dict.fromkeys(of_rows, "only the text of turns is written here")
+    left_out |= of_rows
     head = "".join(
         f"# Ignored by this cell: {path}={shown(value)}; {reasons[path]}.\n"
         for path, value in left_out.items()
     )
-    text = Exported(f"{head}{_imports(config, decisions, body)}\n\n\n{body}")
+    text = Exported(redact_text(f"{head}{_imports(config, decisions, body)}\n\n\n{body}"))
     text.system, text.left_out = "python", left_out
     return text
 
@@ -86,6 +104,10 @@ def _old_adapter(config: Config) -> str | None:
     """Return the folder or Hub name of the adapter that the run continues to train."""
     found = adapter_of(config)
     return str(found.path) if found else config.model.adapter_name_or_path
+
+
+def _trainer_adds_adapter(config: Config, decisions: Decisions) -> bool:
+    return method_of(config).takes_peft_config and not keeps_float32(config, decisions)
 
 
 def _own_parts(config: Config) -> str:
@@ -102,6 +124,9 @@ def _own_parts(config: Config) -> str:
         parts.append("models/seq2seq.py")
     if config.data.packing:
         parts.append("data/packing.py")
+    data = config.data
+    if data.validation is None and data.split_ratio < 1 and not data.train.stream:
+        parts.append("data/holdout.py")
     return "\n\n\n".join(map(_text_of, parts))
 
 
@@ -121,7 +146,7 @@ def _imports(config: Config, decisions: Decisions, body: str) -> str:
     lines += [*(f"import {name}" for name in named), "", "import torch"]
     of_datasets = [name for name in _OF_DATASETS if re.search(rf"^[^#]*\b{name}[(.]", body, re.M)]
     names: dict[str, list[str]] = {"datasets": of_datasets}
-    of_peft = ("IA3Config", "LoraConfig", "PeftModel", "get_peft_model")
+    of_peft = ("IA3Config", "LoraConfig", "OFTConfig", "PeftModel", "get_peft_model")
     names["peft"] = [name for name in of_peft if re.search(rf"\b{name}[(.]", body)]
     if "create_loraplus_optimizer(" in body:
         names["peft.optimizers"] = ["create_loraplus_optimizer"]
@@ -190,6 +215,8 @@ def _model(config: Config, decisions: Decisions) -> str:
         source, maker = f"AutoConfig.from_pretrained(MODEL{arguments})", "from_config"
     more_arguments = f", dtype=torch.{dtype}{_inline(more)}"
     lines += [f"model = {model.auto_class_name}.{maker}({source}{more_arguments})"]
+    if config.quantization.load_in_4bit and decisions.device.value == "cpu":
+        lines += [_KEEP_TRAINABLE]
     if config.quantization.weight_quantize_algo == "fp8_linear":
         how = {name: getattr(config.precision, name) for name in _OF_FLOAT8}
         asked = _inline({_OF_FLOAT8[name]: value for name, value in how.items()})
@@ -221,20 +248,20 @@ def _data(config: Config) -> str:
         lines += _stream(config)
     is_mixture = _is_mixture(config) and not train.stream
     lines += ["begins = []"] if is_mixture else []
+    splits = validation is None and config.data.split_ratio < 1 and not train.stream
+    lines += ["keys = []"] if splits else []
     for dataset in () if train.stream else train.datasets:
         lines += ["begins.append(len(train))"] if is_mixture else []
-        lines += _examples(dataset, "train", "train")
+        lines += _examples(dataset, "train", "train", keeps_keys=splits)
     kept = "range(len(train))"
     if validation is not None:
         for dataset in validation.datasets:
             lines += _examples(dataset, "validation", "held_out")
-    elif config.data.split_ratio < 1 and not train.stream:
-        kept = "sorted(order[:cut])"
+    elif splits:
+        kept = "numpy.flatnonzero(~is_held)"
         lines += [
-            "order = numpy.random.default_rng(SEED).permutation(len(train))",
-            f"cut = round(len(order) * (1 - {config.data.split_ratio!r}))",
-            "cut = len(order) - min(max(cut, 1), len(order) - 1)",
-            "held_out = [train[n] for n in sorted(order[cut:])]",
+            f"is_held = is_held_out(keys, {config.data.split_ratio!r}, SEED)",
+            "held_out = [train[n] for n in numpy.flatnonzero(is_held)]",
         ]
     if is_mixture:
         lines += [
@@ -249,7 +276,9 @@ def _data(config: Config) -> str:
     elif kept != "range(len(train))":
         lines += [f"train = [train[n] for n in {kept}]"]
     text = "\n".join(lines)
-    for call, function in (("chosen(", _CHOSEN), ("turns(", _TURNS), ("alpaca_prompt(", _ALPACA)):
+    for call, function in (
+        *(("chosen(", _CHOSEN), ("turns(", _TURNS), ("alpaca_prompt(", _ALPACA), ("said(", _SAID)),
+    ):
         if call in text:
             text = function.strip() + "\n\n\n" + text
     return text
@@ -346,21 +375,37 @@ def _shuffled(rows: str, seed: int | str) -> str:
     return f"[{rows}[n] for n in numpy.random.default_rng({seed}).permutation(len({rows}))]"
 
 
-def _examples(dataset: Dataset, split: str, into: str) -> list[str]:
-    """Return the lines that add the examples of a dataset."""
-    lines, example, only = _reading(dataset, split)
-    return [*lines, f"{into} += [{example} for row in rows{f' if {only}' if only else ''}]"]
+def _examples(dataset: Dataset, split: str, into: str, *, keeps_keys: bool = False) -> list[str]:
+    """Return the lines that add the examples of a dataset, and the content keys of its rows."""
+    lines, example, only = _reading(dataset, split, keeps_keys=keeps_keys)
+    of_rows = f"for row in rows{f' if {only}' if only else ''}"
+    keys = [f"keys += [row[{_KEY!r}] {of_rows}]"] if keeps_keys else []
+    return [*lines, f"{into} += [{example} {of_rows}]", *keys]
 
 
-def _reading(dataset: Dataset, split: str, *, lazily: bool = False) -> tuple[list[str], str, str]:
+_KEY = "content key"
+"""A column with the content key of each row, beside its own."""
+
+
+def _reading(
+    dataset: Dataset, split: str, *, lazily: bool = False, keeps_keys: bool = False
+) -> tuple[list[str], str, str]:
     """Return the lines that make `rows`, the example of a `row`, and which rows count.
 
     Args:
         dataset: The dataset.
         split: train or validation.
         lazily: Whether the rows are read one by one, in their order.
+        keeps_keys: Whether each row has its content key.
     """
     lines = _rows(dataset, split, lazily=lazily)
+    if keeps_keys:
+        of_line = "json.loads(line) for line in file if line.strip()"
+        if of_line in lines[-1]:
+            line = f"{{**json.loads(line), {_KEY!r}: content_key(line.strip().encode())}}"
+            lines[-1] = lines[-1].replace(of_line, of_line.replace("json.loads(line)", line, 1))
+        else:
+            lines += [f"rows = [{{**row, {_KEY!r}: content_key(row)}} for row in rows]"]
     opened, closed = "()" if lazily else "[]"
     if dataset.columns:
         new = ", ".join(f"{new!r}: row[{old!r}]" for new, old in dataset.columns.items())
@@ -391,6 +436,10 @@ def _reading(dataset: Dataset, split: str, *, lazily: bool = False) -> tuple[lis
             prompt, completion = map(_filled, found)
     prompt = prompt or "text(row['prompt'])"
     completion = completion or "text(row['completion'])"
+    if dataset.dataset_type == "chat_completion":
+        system = "" if dataset.system_template is None else _filled(dataset.system_template)
+        call = f"said({prompt}, {completion}{f', {system}' if system else ''})"
+        return [*lines, *how_prompt, *how_completion], call, ""
     return [*lines, *how_prompt, *how_completion], f"({prompt}, {completion})", ""
 
 
@@ -403,6 +452,12 @@ def _of_columns(dataset: Dataset) -> str:
     return f"({joined} + '\\n', text(row[{dataset.target_column!r}]))"
 
 
+def _conversations(config: Config) -> list[Dataset]:
+    """Return the datasets that become conversations by templates, or by their columns alone."""
+    datasets = (dataset for _, dataset in config.data.named_datasets())
+    return [dataset for dataset in datasets if dataset.dataset_type == "chat_completion"]
+
+
 _FORMAT_OF = {
     "auto": "",
     "seq_completion": "",
@@ -411,6 +466,7 @@ _FORMAT_OF = {
     "sharegpt": "ShareGPT conversations",
     "alpaca": "instructions",
     "text": "plain text",
+    "chat_completion": "",
 }
 """Formats of rows by data.train.datasets[].dataset_type."""
 
@@ -485,16 +541,49 @@ def _format(dataset: Dataset, split: str) -> tuple[str, list[str]]:
     return known.name if known else "", columns
 
 
+def _left_out_of_rows(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield what the conversations of local rows have that the cell ignores, with their dataset."""
+    for field, dataset in config.data.named_datasets():
+        if dataset.path is None and dataset.rows is None:
+            continue
+        with contextlib.suppress(DataError):
+            rows = load_rows(dataset, field.split(".")[1], field)
+            known = recognise(columns_of(rows), rows[0])
+            if known is not None and known.name in _CHATS:
+                some = itertools.islice(rows, _ROWS_LOOKED_AT)
+                found = {what for row in some for what in _more_than_text(known, row)}
+                if found:
+                    yield field, ", ".join(sorted(found))
+
+
+_ROWS_LOOKED_AT = 1000
+_MORE = {"tool_calls": "tool calls", "reasoning_content": "reasoning", "trained": "untrained turns"}
+
+
+def _more_than_text(known: Format, row: Mapping[str, Any]) -> Iterator[str]:
+    with contextlib.suppress(RowError):
+        example = known.make(row)
+        yield from (_MORE[key] for turn in example.messages for key in turn if key in _MORE)
+        if example.tools:
+            yield "tools"
+        if row.get("system") or row.get("system_prompt"):
+            yield "system prompts in a column"
+
+
 def _part(dataset: Dataset, part: str) -> tuple[str | None, list[str]]:
     """Return the expression of a prompt or completion, and the lines that must precede it."""
     template = getattr(dataset, f"{part}_template")
     function = getattr(dataset, f"{part}_func")
     ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
     if ready and template is None and function is None:
-        template = getattr(ready, f"{part}_template", "")
-        function = getattr(ready, f"{part}_func", "")
-    if template:
-        return _filled(template), []
+        template = getattr(ready, f"{part}_template", "") or None
+        function = getattr(ready, f"{part}_func", "") or None
+    if template is not None:
+        filled = _filled(template) or "''"
+        if part == "prompt" and dataset.no_input_template is not None:
+            short = _filled(dataset.no_input_template) or "''"
+            filled = f"({filled} if text(row.get('input')) else {short})"
+        return filled, []
     if function == "nbft.data.ready:alpaca_prompt":
         return "alpaca_prompt(row)", []
     if function:
@@ -565,6 +654,13 @@ def chosen(row):
     return answer if answer[: len(before)] == before else before + answer
 '''
 
+_SAID = '''
+def said(prompt, completion, system=""):
+    """Return a question and its answer as messages."""
+    turns = [("system", system)] * bool(system) + [("user", prompt), ("assistant", completion)]
+    return [{"role": role, "content": content} for role, content in turns]
+'''
+
 _CHAT = '''
 def of_messages(messages):
     """Tokenize a conversation; only the assistant's turns are trained on."""
@@ -625,6 +721,20 @@ def tokens(examples):
 '''
 
 
+_LINEAR_LAYERS = """def linear_layers(model):
+    head = model.get_output_embeddings()
+    named = model.named_modules()
+    return [name for name, m in named if isinstance(m, torch.nn.Linear) and m is not head]"""
+_KEEP_TRAINABLE = """for module in model.modules():
+    if hasattr(module, "support_avx512bf16_for_cpu"):  # after an evaluation it has no gradient
+        module.support_avx512bf16_for_cpu = False"""
+_KEEP_TYPES = """# TRL makes adapters on quantised weights bfloat16.
+in_float32 = {name: p.data for name, p in model.named_parameters() if p.requires_grad}"""
+_GIVE_TYPES_BACK = """for name, p in trainer.model.named_parameters():
+    if name in in_float32:
+        p.data = in_float32[name]"""
+
+
 def _training(config: Config, decisions: Decisions) -> str:
     """Return the lines from the arguments to the saved adapter."""
     method, is_adapter = method_of(config), config.peft.trains_adapter
@@ -639,7 +749,8 @@ def _training(config: Config, decisions: Decisions) -> str:
     has_held_out = config.data.validation is not None or cuts
     if not has_held_out:
         kept |= {"eval_strategy": "no", "eval_on_start": False}
-    lines = [
+    lines = [_KEEP_TYPES] if keeps_float32(config, decisions) else []
+    lines += [
         f"arguments = {_call(method.arguments_name, {'output_dir': 'checkpoints', **kept})}",
         f"trainer = {method.trainer_name}(",
         "    model=model,",
@@ -648,7 +759,7 @@ def _training(config: Config, decisions: Decisions) -> str:
         f"    eval_dataset={'tokens(held_out)' if has_held_out else 'None'},",
         "    processing_class=tokenizer,",
     ]
-    if is_adapter and method.takes_peft_config and not _old_adapter(config):
+    if is_adapter and _trainer_adds_adapter(config, decisions) and not _old_adapter(config):
         lines += ["    peft_config=adapter,"]
     if collator := method.collator_code(config, decisions)[0]:
         lines += [f"    data_collator={collator},"]
@@ -656,6 +767,8 @@ def _training(config: Config, decisions: Decisions) -> str:
         threshold = config.callbacks.early_stopping_threshold
         lines += [f"    callbacks=[EarlyStoppingCallback({patience}, {threshold})],"]
     lines += [")"]
+    if keeps_float32(config, decisions):
+        lines += [_GIVE_TYPES_BACK]
     model, ratio = config.model, config.peft.loraplus_lr_ratio
     if model.freeze_layers:
         lines += [f"freeze(trainer.model, {model.freeze_layers!r})"]

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from nbft import registry
 from nbft.config import Config
 from nbft.errors import Problem
-from nbft.interop.conversions import NOT_SET, OFF, half_precision
+from nbft.interop.conversions import NOT_SET, OFF, half_precision, train_method
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.table import UNSET, Convert, Converted
@@ -63,10 +64,10 @@ def _function(value: Any, work: Work) -> Converted:
         return Converted(found, note, "deviates") if "/" in where else Converted(found)
     if name == "create_alpaca_prompt":
         note = (
-            f"{where} is not beside the file; nbft's own function builds the same (Stanford) prompt. "
+            f"{where} is not beside the file; nbft has the function, which writes the same prompt. "
             "QEfficient fails on a path with slashes, and skips rows with an empty input"
         )
-        return Converted("nbft.data.ready:alpaca_prompt", note, "deviates")
+        return Converted("nbft.data.ready:create_alpaca_prompt", note, "deviates")
     dotted = where.replace("/", ".")
     note = "not a file beside the config, so it must be an installed package"
     return Converted(f"{dotted}:{name}", note, "converted" if dotted != where else None)
@@ -115,9 +116,7 @@ def _device(value: Any, work: Work) -> Converted:
 
 
 def _method(value: Any, work: Work) -> Converted:
-    if value == "dpo":
-        return Converted(more={"preference.method": "dpo"}, note="planned")
-    return Converted(value)
+    return train_method(value, work)
 
 
 def _eval_strategy(value: Any, work: Work) -> Converted:
@@ -129,7 +128,7 @@ def _eval_strategy(value: Any, work: Work) -> Converted:
 def _do_eval(value: Any, work: Work) -> Converted:
     if value:
         return Converted(kind="taken", note="decided by eval_strategy")
-    return Converted(more={"evaluation.eval_strategy": "no"}, note="evaluated at the end only")
+    return Converted(more={"evaluation.eval_strategy": "no"}, note="never evaluated")
 
 
 def _fsdp(value: Any, work: Work) -> Converted:
@@ -189,7 +188,15 @@ def _bias(value: Any, work: Work) -> Converted:
 
 
 def _dataset_type_back(value: Any, config: Config) -> Any:
-    return UNSET if value == "auto" else value
+    is_theirs = value == "seq_completion" or registry.datasets.is_own(value)
+    return value if is_theirs else UNSET
+
+
+_ALPACA = "QEfficient.finetune.experimental.preprocessing.alpaca_func:create_alpaca_prompt"
+
+
+def _function_back(value: Any, config: Config) -> Any:
+    return _ALPACA if value == "nbft.data.ready:create_alpaca_prompt" else value or UNSET
 
 
 def _device_back(value: Any, config: Config) -> Any:

@@ -16,7 +16,12 @@ from typing import Any
 
 from nbft.config.io import explained
 from nbft.errors import ConfigError
-from nbft.syntax import goes_on_after_json, invalid, json_problem, position, yaml_problem
+from nbft.interop.scripts.cells import Statements, read_notebook, read_script
+from nbft.interop.scripts.evaluation import Program, block_of, blocks
+from nbft.interop.scripts.values import Code, Items, plain
+from nbft.syntax import goes_on_after_json, json_problem, position, yaml_problem
+
+__all__ = ["LARGEST_BYTES", "Code", "Document", "read_document"]
 
 LARGEST_BYTES = 1_000_000
 """Size limit for configs. The longest examples have 10 kB."""
@@ -25,16 +30,6 @@ _DEEPEST = 40
 _MOST_VALUES = 20_000
 _ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "timestamp", "value")
-
-
-@dataclass(frozen=True)
-class Code:
-    """A Python expression whose value is unknown without running it."""
-
-    text: str
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 @dataclass
@@ -48,6 +43,9 @@ class Document:
         lines: Line of a key, by dotted path.
         remarks: Notes for the reader, such as a duplicate key.
         text: The content as text.
+        statements: The statements of a script or notebook.
+        program: The same, followed.
+        training: What it trains, once that is found.
     """
 
     path: Path
@@ -56,6 +54,16 @@ class Document:
     lines: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     text: str = ""
+    statements: Statements | None = None
+    program: Program | None = None
+    training: Any = None
+
+    def place(self, line: int | None) -> tuple[int | None, int | None]:
+        """Return a line, and its cell in a notebook, of a line counted through all cells."""
+        if not line or self.statements is None:
+            return line or None, None
+        place = self.statements.place(line)
+        return place.line, place.cell or None
 
 
 def read_document(path: Path) -> Document:
@@ -65,8 +73,8 @@ def read_document(path: Path) -> Document:
         ConfigError: It is missing, too large, invalid, or contains more than plain data.
     """
     if path.suffix.lower() in _ROWS:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file.")
+        with explained(path):
+            path.stat()
         return Document(path, "rows", {"path": str(path)})
     text = _text(path)
     language = _LANGUAGE.get(path.suffix.lower()) or _guess(text)
@@ -312,99 +320,33 @@ def _depth(tree: Any) -> int:
 
 
 def _notebook(path: Path, text: str) -> Document:
-    try:
-        cells = json.loads(text)["cells"]
-        sources = ["".join(c["source"]) for c in cells if c.get("cell_type") == "code"]
-    except (ValueError, TypeError, KeyError):
-        raise ConfigError(f"{path}: is not a notebook.") from None
-    code = "\n".join(sources)
-    if len(code) > LARGEST_BYTES:
-        raise ConfigError(f"{path}: {len(code):,} characters of code are too many.")
-    kept = [
-        "pass" if line.lstrip()[:1] in ("!", "%", "?") else line  # IPython syntax
-        for line in code.split("\n")
-    ]
-    return _python(path, "\n".join(kept))
+    return _code(path, read_notebook(path, text, LARGEST_BYTES))
 
 
 def _python(path: Path, text: str) -> Document:
-    import warnings
+    return _code(path, read_script(path, text))
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escape sequences
-            module = ast.parse(text)
-    except SyntaxError as error:
-        place = position(error.lineno or 1, error.offset or 1)
-        raise ConfigError(f"{path} {place}: {invalid('Python', error.msg)}") from None
-    except (ValueError, MemoryError) as error:
-        raise ConfigError(f"{path}: {invalid('Python', error)}") from None
-    document = Document(path, "python", {})
-    names: dict[str, Any] = {}
-    calls: list[ast.Call] = []
-    for node in _in_order(module):
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-            if isinstance(target, ast.Name) and not isinstance(node.value, ast.Call):
-                names[target.id] = _evaluated(node.value, names)
-                document.lines[target.id] = node.lineno
-        elif isinstance(node, ast.Call):
-            calls.append(node)
-    for call in calls:
-        called = ast.unparse(call.func)[:80]
-        if called.endswith("print"):
-            continue
-        block = document.tree.setdefault(called.split(".")[-1], {})
-        if isinstance(call.func, ast.Attribute) and called.endswith(("pretrained", "peft_model")):
-            block = document.tree.setdefault(".".join(called.split(".")[-2:]), {})
-        for number, argument in enumerate(call.args):
-            block.setdefault(f"[{number}]", _evaluated(argument, names))
-        for keyword in call.keywords:
-            if keyword.arg:
-                block[keyword.arg] = _evaluated(keyword.value, names)
-                document.lines[keyword.arg] = keyword.value.lineno
+
+def _code(path: Path, statements: Statements) -> Document:
+    """Return the calls of a program by their names; the last call of a function counts."""
+    program = Program(statements.body)
+    document = Document(path, "python", {}, statements=statements, program=program)
+    for called, call in blocks(program):
+        document.tree.setdefault(called, {}).update(block_of(call))
+        document.lines |= call.lines
     document.tree = {name: block for name, block in document.tree.items() if block}
-    document.tree[""] = names
+    document.tree[""] = {
+        name: plain(value)
+        for name, value in program.scope.names.items()
+        if type(value) in (bool, int, float, str, Items, tuple, dict) and name != "__name__"
+    }
+    for node in statements.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            document.lines.setdefault(node.targets[0].id, node.lineno)
+    document.remarks += statements.remarks
+    for text, line in program.remarks.items():
+        document.remarks.append(f"{str(statements.place(line)).capitalize()}: {text}")
     return document
-
-
-def _in_order(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        yield child
-        yield from _in_order(child)
-
-
-_SUMS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-    ast.FloorDiv: lambda a, b: a // b,
-}
-
-
-def _evaluated(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """Return the value of a constant expression, or else its code."""
-    if isinstance(node, ast.Name) and node.id in names:
-        return names[node.id]
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "torch":
-        return node.attr  # torch.bfloat16
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_evaluated(item, names) for item in node.elts]
-    if isinstance(node, ast.Dict) and all(isinstance(k, ast.Constant) for k in node.keys):
-        keys = [str(k.value) for k in node.keys if isinstance(k, ast.Constant)]
-        return dict(zip(keys, (_evaluated(v, names) for v in node.values), strict=True))
-    if isinstance(node, ast.BinOp) and type(node.op) in _SUMS:
-        sides = [_evaluated(side, names) for side in (node.left, node.right)]
-        if all(isinstance(side, (int, float)) and abs(side) < 1e15 for side in sides):
-            try:
-                return _SUMS[type(node.op)](*sides)
-            except ZeroDivisionError:
-                pass
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return Code(ast.unparse(node)[:200])
 
 
 # Shell

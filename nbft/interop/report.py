@@ -1,6 +1,7 @@
-"""The report of an import: one line for every key of the file.
+"""The report of an import: one line for every key of the file, the most important first.
 
-Called by `importer`; shown by the form, the notebook and `nbft import`.
+What differs from the other system comes first, then what could not be taken, then the rest. Called
+by `importer`; shown by the form, the notebook and `nbft import`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Kind = Literal["taken", "renamed", "converted", "defaulted", "deviates", "impossible", "unknown"]
+Kind = Literal[
+    "taken", "renamed", "converted", "defaulted", "deviates", "ignored", "impossible", "unknown"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MEANING = {
@@ -20,10 +23,23 @@ MEANING = {
     "renamed": "the same value under another name",
     "converted": "another value that does the same",
     "defaulted": "not in the file; their default is kept because ours differs",
-    "deviates": "different from that system, on purpose",
-    "impossible": "not supported by nbft",
-    "unknown": "not a key of that system",
+    "deviates": "different from that system, with the effect",
+    "ignored": "left out, here or on this machine; the training is the same",
+    "impossible": "nbft cannot take it",
+    "unknown": "nbft does not know this key",
 }
+
+_GROUPS: tuple[tuple[str, tuple[Kind, ...]], ...] = (
+    ("Differs from {title}", ("deviates",)),
+    ("Could not be taken", ("impossible", "unknown")),
+    ("Renamed, converted or left out", ("renamed", "converted", "ignored")),
+    ("Defaults of {title} that nbft keeps", ("defaulted",)),
+    ("Taken as they are", ("taken",)),
+)
+"""Headings of the report, in its order, and the kinds of lines below them."""
+
+DROPPED: tuple[Kind, ...] = ("impossible", "unknown")
+"""Kinds of lines that may change the training without being in the config."""
 
 
 @dataclass
@@ -37,7 +53,8 @@ class Line:
         setting: Our setting, or "" where there is none.
         became: Its value here.
         note: Why, and what instead.
-        line: Line of the file, or None.
+        line: Line of the file, or of a cell of it, or None.
+        cell: Cell of a notebook, or None.
     """
 
     key: str
@@ -47,9 +64,16 @@ class Line:
     became: Any = None
     note: str = ""
     line: int | None = None
+    cell: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the key stands: "line 2", "cell 4, line 2", or "" if nowhere."""
+        where = f"line {self.line}" if self.line else ""
+        return f"cell {self.cell}, {where}" if self.cell and where else where
 
     def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else ""
+        place = f"{self.place}: " if self.place else ""
         ours = f" -> {self.setting}={shown(self.became)}" if self.setting else ""
         note = f" ({self.note})" if self.note else ""
         return f"{self.kind:<10} {place}{self.key}={shown(self.value)}{ours}{note}"
@@ -69,6 +93,8 @@ def shown(value: Any) -> str:
 @dataclass
 class Report:
     """What became of every key, in the order of the file; defaults come last.
+
+    Shown in groups: what differs, what could not be taken, the rest.
 
     Attributes:
         system: Name of the system: qefficient, oumi, …
@@ -93,6 +119,17 @@ class Report:
     def of_kind(self, *kinds: Kind) -> list[Line]:
         """Return the lines of some kinds."""
         return [line for line in self.lines if line.kind in kinds]
+
+    @property
+    def groups(self) -> list[tuple[str, list[Line]]]:
+        """The lines by heading, the most important first; without empty groups."""
+        named = [(head.format(title=self.title), self.of_kind(*kinds)) for head, kinds in _GROUPS]
+        return [(head, lines) for head, lines in named if lines]
+
+    @property
+    def dropped(self) -> list[Line]:
+        """Keys that could not be taken, or that nbft does not know: the training may differ."""
+        return self.of_kind(*DROPPED)
 
     @property
     def functions(self) -> list[str]:
@@ -124,6 +161,7 @@ class Report:
             "system": self.system,
             "source": self.source,
             "counts": self.counts,
+            "dropped": [line.key for line in self.dropped],
             "lines": [
                 {name: _plain(value) for name, value in vars(line).items()} for line in self.lines
             ],
@@ -131,16 +169,25 @@ class Report:
         }
 
     def __str__(self) -> str:
-        rows = [str(line) for line in self.lines]
-        return "\n".join([self.summary, *rows, *(f"Note: {text}" for text in self.remarks)])
+        parts = [self.summary]
+        for head, lines in self.groups:
+            headed = len(self.groups) > 1
+            parts += [f"\n{head} ({len(lines)}):"] * headed
+            parts += [str(line) for line in lines]
+        return "\n".join([*parts, *(f"Note: {text}" for text in self.remarks)])
 
     def _repr_html_(self) -> str:
-        """Return a table; its colours follow JupyterLab's theme."""
+        """Return a table in groups; its colours follow JupyterLab's theme."""
         rows = "".join(
-            f'<tr><td style="{_CELL}"><span style="color:{_COLOUR.get(line.kind, _SOFT)}">'
-            f'{line.kind}</span></td><td style="{_CELL}">{_theirs(line)}</td>'
-            f'<td style="{_CELL}">{_ours(line)}</td></tr>'
-            for line in self.lines
+            f'<tr><th scope="rowgroup" colspan="3" style="{_CELL}font-weight:600">'
+            f"{html.escape(head)} ({len(lines)})</th></tr>"
+            + "".join(
+                f'<tr><td style="{_CELL}"><span style="color:{_COLOUR.get(line.kind, _SOFT)}">'
+                f'{line.kind}</span></td><td style="{_CELL}">{_theirs(line)}</td>'
+                f'<td style="{_CELL}">{_ours(line)}</td></tr>'
+                for line in lines
+            )
+            for head, lines in self.groups
         )
         heads = (("Became", "6.5em"), ("Their key", "45%"), ("Here", "auto"))
         head = "".join(
@@ -183,7 +230,7 @@ _COLOUR = {
 
 
 def _theirs(line: Line) -> str:
-    place = f'<br><span style="color:{_SOFT}">line {line.line}</span>' if line.line else ""
+    place = f'<br><span style="color:{_SOFT}">{line.place}</span>' if line.place else ""
     return f"<code>{html.escape(line.key)}</code> {html.escape(shown(line.value))}{place}"
 
 

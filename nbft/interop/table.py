@@ -5,6 +5,7 @@ The importer, the exporter and the compatibility page read the tables. Built by 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,33 +91,38 @@ class Entry:
         return (self.path, *self.also)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class System:
     """Another system: how its files are recognised, read, checked and written.
 
     Attributes:
         name: On the command line.
         title: For people.
-        table: Its keys.
+        read_table: Returns its keys; called once, when they are needed.
         marks: Keys that no other system has.
         languages: File formats.
         prepare: Transforms a document to match the table.
         rules: Its own rules over several keys.
         settle: Handles what depends on several keys, after all are read.
         write: Completes the tree of an export.
-        is_strict: Whether it rejects unknown keys itself.
+        interpolates: Whether its loader fills ${oc.env:NAME}, as OmegaConf does.
     """
 
     name: str
     title: str
-    table: tuple[Entry, ...]
+    read_table: Callable[[], tuple[Entry, ...]]
     marks: Collection[str]
     languages: Collection[str]
     prepare: Callable[[Document], Document] | None = None
     rules: Callable[[Work], Iterator[Problem]] | None = None
     settle: Callable[[Work], None] | None = None
     write: Callable[[Config, dict[str, Any]], None] | None = None
-    is_strict: bool = False
+    interpolates: bool = False
+
+    @functools.cached_property
+    def table(self) -> tuple[Entry, ...]:
+        """Its keys."""
+        return self.read_table()
 
     @property
     def has_document(self) -> bool:

@@ -31,12 +31,21 @@ def data_of(config):
         for node in ast.parse(text).body
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and all(
-            name.name in ("csv", "itertools", "json", "numpy", "runpy", "alpaca_prompt")
+            name.name
+            in ("csv", "itertools", "json", "numpy", "re", "runpy", "xxhash", "alpaca_prompt")
+            or getattr(node, "module", "") in ("collections.abc", "typing")
             or "tests" in str(getattr(node, "module", ""))
             for name in node.names
         )
     ]
-    start = next(n for n, line in enumerate(lines) if line.startswith("def ") and "(" in line)
+    own = [
+        node
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef)
+        and node.name in ("content_key", "is_held_out", "_text")
+    ]
+    loaded = next(n for n, line in enumerate(lines) if line.startswith("tokenizer = "))
+    start = next(n for n, line in enumerate(lines) if n > loaded and line.startswith("def "))
     stop = next(n for n, line in enumerate(lines) if line.startswith("ADDS_AN_END"))
     seed = next(line for line in lines if line.startswith("SEED"))
     if any("Dataset" in line or "load_dataset" in line for line in lines[start:stop]):
@@ -45,7 +54,7 @@ def data_of(config):
         names = next(line for line in lines if line.startswith("from datasets import"))
         for name in names.removeprefix("from datasets import ").split(", "):
             cell[name] = getattr(datasets, name)
-    source = "\n".join([*map(ast.unparse, wanted), seed, *lines[start:stop]])
+    source = "\n".join([*map(ast.unparse, [*wanted, *own]), seed, *lines[start:stop]])
     exec(compile(source, "cell", "exec"), cell)
     return cell
 
@@ -112,6 +121,9 @@ def test_lines_under_the_ending_of_an_array(tmp_path):
         {"columns": {"prompt": "q", "completion": "a"}},
         {**PAIR, "sample_count": 5, "shuffle": True, "seed": 3},
         {"columns": {"text": "q"}},
+        {**PAIR, "dataset_type": "chat_completion"},
+        {**PAIR, "dataset_type": "chat_completion", "system_template": "Be {prompt}."},
+        {"prompt_template": "", "completion_template": "Q: {q} {a}"},
     ],
     ids=str,
 )
@@ -337,16 +349,29 @@ OTHER = {
     "training.method": "base",
 }
 STREAM = {"data.train.stream": True, "training.max_steps": 3}
+_TEMPLATES = {"prompt_template": "{x}", "completion_template": "{y}"}
 BESIDE = {
+    **{
+        f"data.{split}.datasets[].no_input_template": {
+            f"data.{split}.datasets[0].{name}": value for name, value in _TEMPLATES.items()
+        }
+        for split in ("train", "validation")
+    },
     "data.length_column_name": {"data.train_sampling_strategy": "group_by_length"},
     "data.packing_strategy": {"data.packing": True},
     "data.train.datasets[].seed": {"data.train.datasets[0].shuffle": True},
+    "data.train.datasets[].system_template": {
+        "data.train.datasets[0].dataset_type": "chat_completion"
+    },
     "data.train.datasets[].target_column": {"data.train.datasets[0].input_columns": ["x"]},
     "data.train.mixture_strategy": {"data.train.datasets[0].mixture_proportion": 1.0},
     "data.train.seed": {"data.train.datasets[0].mixture_proportion": 1.0},
     "data.train.shuffle_buffer_size": STREAM,
     "data.train.stream": {"training.max_steps": 3},
     "data.validation.datasets[].seed": {"data.validation.datasets[0].shuffle": True},
+    "data.validation.datasets[].system_template": {
+        "data.validation.datasets[0].dataset_type": "chat_completion"
+    },
     "data.validation.datasets[].target_column": {
         "data.validation.datasets[0].input_columns": ["x"]
     },
@@ -355,6 +380,7 @@ BESIDE = {
     "model.dropout_warmup_steps": {"model.hidden_dropout": 0.1},
     "optimizer.sgd_momentum": {"optimizer.optim": "sgd"},
     "peft.feedforward_modules": {"peft.method": "ia3"},
+    "peft.oft_block_size": {"peft.method": "oft"},
     "scheduler.lr_end": {"scheduler.lr_scheduler_type": "polynomial"},
     "scheduler.power": {"scheduler.lr_scheduler_type": "polynomial"},
     "callbacks.early_stopping_threshold": {"callbacks.early_stopping_patience": 2},

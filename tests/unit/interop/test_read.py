@@ -81,7 +81,7 @@ def test_what_is_refused_is_refused_quickly(read, tmp_path, name):
     began = time.monotonic()
     with pytest.raises(ConfigError, match=words):
         read_document(tmp_path / name)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20  # it would take minutes
 
 
 def test_files_that_cannot_be_read(tmp_path):
