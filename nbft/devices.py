@@ -5,10 +5,16 @@ Called by `nbft.hardware` and the worker.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import os
 import platform
+import shutil
+import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 PEAK_TFLOPS = {
@@ -64,6 +70,83 @@ class Device:
         return torch.profiler.profile(**arguments)
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU.
+
+    Attributes:
+        name: Its product name.
+        free_bytes: Free memory.
+        capability: Compute capability; bfloat16 from (8, 0) on.
+    """
+
+    name: str
+    free_bytes: int
+    capability: tuple[int, int]
+
+
+@functools.cache
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """Return the NVIDIA GPUs that the driver lists."""
+    try:
+        gpus = []
+        out = _nvidia_smi("--query-gpu=name,memory.free,compute_cap")
+        for line in out.strip().splitlines():
+            name, free_mib, capability = (cell.strip() for cell in line.split(","))
+            major, _, minor = capability.partition(".")
+            gpus.append(Gpu(name, int(free_mib) * 2**20, (int(major), int(minor or 0))))
+        return tuple(gpus)
+    except ValueError:
+        return ()
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    """Return the answer of NVIDIA's driver; "" if there is none."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ""
+    try:
+        return subprocess.run(
+            [command, *arguments, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+
+
+def gpu_processes() -> list[tuple[int, int]]:
+    """Return pid and bytes of GPU memory of each process on the first NVIDIA GPU that is visible."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
+    out = _nvidia_smi("--query-compute-apps=pid,used_memory", f"--id={first}")
+    processes = []
+    for line in out.strip().splitlines():
+        pid, _, used_mib = (cell.strip() for cell in line.partition(","))
+        if pid.isdigit():
+            processes.append((int(pid), int(used_mib) * 2**20 if used_mib.isdigit() else 0))
+    return processes
+
+
+@functools.cache
+def processor_name() -> str:
+    """Return the processor's name."""
+    for line in cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def cpuinfo() -> tuple[str, ...]:
+    """Return the lines of /proc/cpuinfo; none where there is no such file."""
+    try:
+        return tuple(Path("/proc/cpuinfo").read_text().splitlines())
+    except OSError:
+        return ()
+
+
 def _torch() -> Any:
     torch = sys.modules.get("torch")
     return torch if torch is not None and hasattr(torch, "cuda") else None
@@ -74,8 +157,6 @@ class Cpu(Device):
 
     def found(self) -> str:
         """Return the processor's name."""
-        from nbft.hardware import processor_name
-
         return processor_name()
 
 
@@ -86,8 +167,6 @@ class Cuda(Device):
 
     def found(self) -> str:
         """Ask torch if it is loaded, else the driver."""
-        from nbft.hardware import nvidia_gpus
-
         if torch := _torch():
             there = torch.cuda.is_available()
             return f"{torch.cuda.get_device_name(0)} was found" if there else ""

@@ -4,7 +4,8 @@
     class Mine(transformers.TrainerCallback): ...
 
 A key is built in, registered with the decorator (in this process), or comes from the entry point
-of an installed package (in any process). Nothing is imported before it is used.
+of an installed package (in any process). Nothing is imported before it is used, and what comes from
+a package only after the person who runs it has agreed (`nbft.consent`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nbft import consent
+from nbft.consent import Code
 from nbft.errors import ConfigError, Problem
 
 T = TypeVar("T")
@@ -32,12 +35,20 @@ class Registry:
         name: What it contains, one word in the plural.
         entry_point_group: Group of the entry points of installed packages.
         builtin: Key → "module:attribute", or OF_THE_LIBRARY.
+        asks: Whether components of installed packages need consent; not if they are looked at
+            whatever a config names.
     """
 
     def __init__(
-        self, name: str, entry_point_group: str, builtin: Mapping[str, str] | None = None
+        self,
+        name: str,
+        entry_point_group: str,
+        builtin: Mapping[str, str] | None = None,
+        *,
+        asks: bool = True,
     ) -> None:
         self.name = name
+        self.asks = asks
         self.entry_point_group = entry_point_group
         self._builtin = dict(builtin or {})
         self._registered: dict[str, Any] = {}
@@ -92,7 +103,8 @@ class Registry:
         """Return the object of a key, or None for a key that transformers handles itself.
 
         Raises:
-            ConfigError: There is no such key, or its package cannot be imported.
+            ConfigError: There is no such key, its package cannot be imported, or nobody has
+                consented to running it.
         """
         if key in self._registered:
             return self._registered[key]
@@ -103,6 +115,9 @@ class Registry:
             return None
         if key in self._entry_points:
             entry = self._entry_points[key]
+            code = self.code(key, f"registry.{self.name}")
+            if code is not None and not consent.is_allowed(code):
+                raise ConfigError(code.problem)
             try:
                 return entry.load()
             except Exception as error:
@@ -110,6 +125,22 @@ class Registry:
                 raise self._error(key, why, "Fix or uninstall that package.") from error
         why, fix, _ = self.unknown(key)
         raise self._error(key, why, fix)
+
+    def code(self, key: str, setting: str) -> Code | None:
+        """Return the code that a key brings in from an installed package; None for other keys.
+
+        Args:
+            key: The key.
+            setting: The setting that names it.
+        """
+        if not self.asks or key in self._builtin or key in self._registered:
+            return None
+        entry = self._entry_points.get(key)
+        if entry is None:
+            return None
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "a package"
+        place = f"{package} ({entry.value})"
+        return Code(setting, key, place, f"{self.name} {place}".encode())
 
     def unknown(self, key: str) -> tuple[str, str, str | None]:
         """Return why a key is unknown, what to do, and the closest key or None."""
@@ -127,8 +158,13 @@ class Registry:
 
     @functools.cached_property
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        found = _entry_points_of_packages().select(group=self.entry_point_group)
+        found = entry_points(self.entry_point_group)
         return {entry.name: entry for entry in found if entry.name not in self._builtin}
+
+
+def entry_points(group: str) -> Any:
+    """Return the entry points of a group, of all installed packages."""
+    return _entry_points_of_packages().select(group=group)
 
 
 @functools.cache
@@ -154,6 +190,11 @@ datasets = Registry(
         "messages": "nbft.data.adapters:messages",
         "sharegpt": "nbft.data.adapters:sharegpt",
         "alpaca": "nbft.data.adapters:alpaca",
+        "stanford_alpaca": "nbft.data.adapters:stanford_alpaca",
+        "alpaca_chat": "nbft.data.adapters:alpaca_chat",
+        "chat_completion": "nbft.data.adapters:chat_completion",
+        "text_sft": "nbft.data.adapters:text_sft",
+        "input_output": "nbft.data.adapters:input_output",
         "erniekit": "nbft.data.adapters:erniekit",
         "text": "nbft.data.adapters:text",
     },
@@ -206,7 +247,7 @@ callbacks = Registry(
     "callbacks",
     "nbft.callbacks",
     {
-        "early_stopping": "transformers:EarlyStoppingCallback",
+        "early_stopping": "nbft.training.callbacks.stopping:EarlyStoppingCallback",
         "default_flow": "transformers:DefaultFlowCallback",
         "enhanced_progressbar": "nbft.training.callbacks.writing:ProgressBarCallback",
         "printer": "nbft.training.callbacks.writing:PrinterCallback",
@@ -229,12 +270,25 @@ devices = Registry(
         "cpu": "nbft.devices:Cpu",
         "qaic": "nbft.devices:Qaic",
     },
+    asks=False,
 )
 """Key → class like `nbft.devices.Device`; compute.device."""
 
-ALL = (models, datasets, trainers, optimizers, schedulers, collators, metrics, callbacks, devices)
+launchers = Registry(
+    "launchers",
+    "nbft.launchers",
+    {
+        "kernel": "nbft.launchers.kernel:LAUNCHER",
+        "process": "nbft.launchers.process:LAUNCHER",
+    },
+)
+"""Key → a `Launcher`; the launcher of nbft.submit."""
 
+checks = Registry("checks", "nbft.checks")
+"""Key → function from an `Example` to a text that is wrong with it, or None; the doctor runs each."""
 
-def version() -> int:
-    """Return a number that changes whenever a key is registered or removed."""
-    return hash(tuple(tuple(registry._registered) for registry in ALL))
+ALL = (
+    *(models, datasets, trainers, optimizers, schedulers, collators, metrics, callbacks, devices),
+    launchers,
+    checks,
+)

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from nbft.redaction import redact
 from nbft.registry import Registry
 
 Level = Literal["basic", "advanced", "expert"]
@@ -96,6 +97,9 @@ class Section(BaseModel):
         extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
     )
 
+    # Set in the __dict__ of an instance: copies keep it, and comparison and serialisation ignore it.
+    _is_own: ClassVar[bool] = False
+
     @field_validator("*", mode="before")
     @classmethod
     def _booleans_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -104,6 +108,10 @@ class Section(BaseModel):
             if kind in (int, float):
                 raise PydanticCustomError("number_type", "is not a number.")
         return value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Return what a notebook shows of it: no secrets."""
+        return ((name, redact(value, name or "")) for name, value in super().__repr_args__())
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a setting, with the same validation as the constructor.
@@ -135,7 +143,9 @@ class Setting:
         label: Label in the form.
         type: bool, int, float, str, list or dict.
         optional: Whether it may be null ("decide for me").
-        choices: All allowed values, if they are listed; empty otherwise.
+        or_text: Whether a list may also be a text.
+        listed: All allowed values, if they are listed.
+        keys: Registry whose keys are its values, or None.
         usual: Recommended range, or None.
         ge, gt, le, lt: Limits of a number, or None.
     """
@@ -148,7 +158,8 @@ class Setting:
     optional: bool
     default: Any
     help: str
-    choices: tuple[Any, ...]
+    listed: tuple[Any, ...]
+    keys: Registry | None = None
     unit: str = ""
     level: Level = "advanced"
     source: str = ""
@@ -159,6 +170,12 @@ class Setting:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    or_text: bool = False
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """All allowed values, if they are listed; empty otherwise."""
+        return self.keys.keys() if self.keys is not None else self.listed
 
     @property
     def range_text(self) -> str:
@@ -256,11 +273,6 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
     return ()
 
 
-def _keys(info: FieldInfo) -> tuple[str, ...]:
-    """Return the keys of the setting's registry, if it has one."""
-    return next((m.keys() for m in info.metadata if isinstance(m, Registry)), ())
-
-
 def _limit(info: FieldInfo, name: str) -> float | None:
     return next((getattr(m, name) for m in info.metadata if hasattr(m, name)), None)
 
@@ -297,9 +309,11 @@ def walk_settings(section: type[Section], prefix: str = "") -> Iterator[Setting]
             default=info.get_default(call_default_factory=True),
             help=info.description or "",
             **about,
-            choices=choices_of(info.annotation) or _keys(info),
+            listed=choices_of(info.annotation),
+            keys=next((m for m in info.metadata if isinstance(m, Registry)), None),
             ge=_limit(info, "ge"),
             gt=_limit(info, "gt"),
             le=_limit(info, "le"),
             lt=_limit(info, "lt"),
+            or_text=plain_type(info.annotation) is list and str in get_args(info.annotation),
         )

@@ -28,9 +28,9 @@ class Callbacks(Section):
         source="transformers EarlyStoppingCallback",
     )
     restore_callback_states_from_checkpoint: bool = expert_setting(
-        False,
+        True,
         help="Restore the state of callbacks when resuming, such as early stopping's patience.",
-        source="transformers TrainingArguments.restore_callback_states_from_checkpoint",
+        source="nbft: a resumed run ends where the uninterrupted one would; transformers has false",
     )
     callbacks: dict[str, dict[str, Any]] = expert_setting(
         help="More callbacks by key, with arguments: {profiler: {first_step: 2, last_step: 4}}.",
@@ -39,6 +39,11 @@ class Callbacks(Section):
         "tensorboard, profiler, op_by_op_verifier, and your own from nbft.registry.callbacks.",
         default_factory=dict,
     )
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether a score can end the run, by either way to ask for it."""
+        return self.early_stopping_patience is not None or "early_stopping" in self.callbacks
 
     @field_validator("callbacks", mode="before")
     @classmethod

@@ -26,7 +26,8 @@ class Checkpoint(Section):
     save_total_limit: int | None = setting(
         2,
         label="Checkpoints to keep",
-        help="Number of checkpoints to keep; older ones are deleted. Keeps all when empty.",
+        help="Number of checkpoints to keep; older ones are deleted, but never the newest or the "
+        "best. Keeps all when empty.",
         ge=1,
         source="nbft: the last and the one before",
     )

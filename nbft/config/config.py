@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
-from nbft import facade, registry
+from nbft import facade
 from nbft.config import io
 from nbft.config.base import Section, Setting, setting, walk_settings
 from nbft.config.callbacks import Callbacks
@@ -33,6 +35,7 @@ from nbft.config.speed import Speed
 from nbft.config.tracking import Tracking
 from nbft.config.training import Training
 from nbft.errors import ConfigError, Problem
+from nbft.redaction import redact
 
 if TYPE_CHECKING:
     from nbft.interop.report import Report
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 
 def _section(kind: type[Section]) -> Any:
     return setting(help=(kind.__doc__ or "").strip(), source="nbft", default_factory=kind)
+
+
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 class Config(Section):
@@ -80,6 +86,22 @@ class Config(Section):
             super().__init__(**{k: v for k, v in sections.items() if v is not None})
         except ValidationError as error:
             raise ConfigError(problems_of(error, type(self))) from None
+        if not sys._getframe(1).f_code.co_filename.startswith(_PACKAGE):
+            self.own()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a person's own code made this config in this session, so its code may run."""
+        return self._is_own
+
+    def own(self) -> Self:
+        """Say that the code that this config names is the person's own, and return the config."""
+        from nbft.config.code import allow_packages
+
+        for section in (self, *self._datasets()):
+            object.__setattr__(section, "_is_own", True)
+        allow_packages(self)
+        return self
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> tuple[Self, list[Problem]]:
@@ -97,24 +119,35 @@ class Config(Section):
             try:
                 return cls(**remaining), problems
             except ConfigError as error:
-                new = [p for p in error.problems if isinstance(p, Problem)]
+                new = [p for p in error.problems if isinstance(p, Problem) and p not in problems]
                 problems += new
+                if not new:  # what is left cannot be taken out of the tree
+                    break
                 for problem in reversed(new):  # so that list items keep their indices
                     remaining = io.without(remaining, problem.field)
         return cls(), problems
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+    def load(
+        cls, path: str | Path, overrides: Iterable[str] = (), *, allow_code: bool = False
+    ) -> Self:
         """Read a config from a YAML or JSON file.
 
         Args:
             path: The file.
             overrides: Settings that take precedence over the file ("training.learning_rate=5e-5").
+            allow_code: Consent to the code that it names, such as a prompt_func; otherwise running
+                it is an error that shows where it is. Remembered until the code changes.
 
         Raises:
             ConfigError: The file is missing, is not YAML, or contains invalid settings.
         """
-        return cls(**io.overridden(io.read(Path(path)), overrides))
+        config = cls(**io.overridden(io.read(Path(path)), overrides))
+        if allow_code:
+            from nbft.config.code import allow_code as consent_to
+
+            consent_to(config, Path(path).absolute().parent)
+        return config
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -132,7 +165,7 @@ class Config(Section):
         Raises:
             ConfigError: There is no such preset.
         """
-        return cls(**io.preset(name))
+        return cls(**io.preset(name)).own()
 
     def override(self, *overrides: str) -> Self:
         """Return a copy with dotted overrides, such as "training.learning_rate=5e-5".
@@ -140,7 +173,7 @@ class Config(Section):
         Raises:
             ConfigError: An override names no setting or has an invalid value.
         """
-        return self._with_tree(io.overridden(self.to_dict(full=True), overrides))
+        return self._from_tree(io.overridden(self._tree(), overrides))
 
     def apply(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with settings changed, by dotted path.
@@ -148,17 +181,22 @@ class Config(Section):
         Raises:
             ConfigError: A path names no setting or a value is invalid.
         """
-        tree = self.to_dict(full=True)
+        tree = self._tree()
         for path, value in changes.items():
             io.put(tree, path, value)
-        return self._with_tree(tree)
+        return self._from_tree(tree)
 
-    def _with_tree(self, tree: dict[str, Any]) -> Self:
-        """Return a config of a changed tree, with the rows in memory, which no tree contains."""
+    def _tree(self) -> dict[str, Any]:
+        """Return the tree of all settings, with the rows in memory, which no file contains."""
+        tree = self.to_dict(full=True)
+        for field, dataset in self.data.named_datasets():
+            if dataset.rows is not None:
+                io.put(tree, f"{field}.rows", dataset.rows)
+        return tree
+
+    def _from_tree(self, tree: dict[str, Any]) -> Self:
         changed = type(self)(**tree)
-        for mine, theirs in zip(self._datasets(), changed._datasets(), strict=False):
-            theirs.rows = mine.rows
-        return changed
+        return changed.own() if self.is_own else changed
 
     def _datasets(self) -> list[Dataset]:
         return [dataset for _, dataset in self.data.named_datasets()]
@@ -167,15 +205,17 @@ class Config(Section):
         """Return the tree of settings that differ from the defaults, or of all settings."""
         return self.model_dump(mode="json", exclude_defaults=not full)
 
-    def to_yaml(self, *, full: bool = False, comments: bool = False) -> str:
+    def to_yaml(self, *, full: bool = False, comments: bool = False, redacted: bool = False) -> str:
         """Return the config as YAML; the inverse of `from_yaml`.
 
         Args:
             full: Include settings that have their default value.
             comments: Add the help of each setting as a comment.
+            redacted: Leave secrets out, such as a password in an address, for others to see.
         """
         help_of = {s.path: s.help for s in settings()} if comments else {}
-        return io.dump_yaml(self.to_dict(full=full), help_of)
+        tree = self.to_dict(full=full)
+        return io.dump_yaml(redact(tree) if redacted else tree, help_of)
 
     def save(self, path: str | Path, *, full: bool = False, comments: bool = False) -> Path:
         """Write the config to a YAML file and return its path; arguments as in `to_yaml`.
@@ -216,21 +256,26 @@ class Config(Section):
         return cls.model_json_schema()
 
     @classmethod
-    def import_file(cls, path: str | Path, system: str | None = None) -> tuple[Config, Report]:
+    def import_file(
+        cls, path: str | Path, system: str | None = None, *, strict: bool = False
+    ) -> tuple[Config, Report]:
         """Read a config file of another system, with a report on each of its keys.
 
         Args:
             path: YAML, JSON, Python or a notebook; Python is parsed and never run.
             system: qefficient, oumi, erniekit, peft_studio, unsloth (TRL too), llama_factory or
                 axolotl; detected from the file's keys when None.
+            strict: Refuse a file with a key that cannot be taken, which is otherwise only reported.
 
         Returns:
-            The config, and one line for each key of the file.
+            The config, and one line for each key of the file; `report.dropped` are the keys that
+            could not be taken.
 
         Raises:
-            ConfigError: The file is invalid in its own system, or the system is unknown.
+            ConfigError: The file cannot be read, its system is unknown, it asks for a training
+                method that nbft does not have, or it is refused by `strict`.
         """
-        return facade.import_file(path, system)  # type: ignore[no-any-return]
+        return facade.import_file(path, system, strict=strict)  # type: ignore[no-any-return]
 
     def export(self, system: str) -> str:
         """Return a config file for another system; its `left_out` lists what was not exported.
@@ -251,12 +296,7 @@ class Config(Section):
         return facade.to_python(self)  # type: ignore[no-any-return]
 
 
+@functools.cache
 def settings() -> tuple[Setting, ...]:
     """Return all settings, in the order of the sections."""
-    return _settings(registry.version())
-
-
-@functools.cache
-def _settings(version: int) -> tuple[Setting, ...]:
-    """Walk the settings again when keys are registered, because they are choices."""
     return tuple(walk_settings(Config))

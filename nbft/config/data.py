@@ -46,7 +46,10 @@ class Dataset(Section):
         help="How a row becomes prompt and completion; auto uses templates, dataset name or "
         "columns.",
         source="QEfficient dataset.dataset_type; ERNIEKit train_dataset_type",
-        why="Register your own types with nbft.registry.datasets.register.",
+        why="chat_completion makes a conversation for the model's chat template: the prompt is "
+        "the user's turn, the completion the answer. stanford_alpaca is the text of Stanford "
+        "Alpaca with its opening sentences, alpaca_chat the same as a conversation, alpaca the "
+        "short text without them. Register your own with nbft.registry.datasets.register.",
     )
     prompt_template: str | None = setting(
         help="Prompt text with column names in braces: {question}.",
@@ -58,6 +61,40 @@ class Dataset(Section):
         help="Text to train on, with column names in braces: {answer}.",
         source="QEfficient dataset.completion_template",
         level="basic",
+    )
+    no_input_template: str | None = expert_setting(
+        help="Prompt text of rows whose column input is empty or missing, instead of "
+        "prompt_template.",
+        source="Axolotl datasets[].type.no_input_format",
+    )
+    system_template: str | None = expert_setting(
+        help="System prompt, with column names in braces: {system}. Put before the prompt, or a turn "
+        "of its own in a conversation; left out where a column is empty.",
+        source="Axolotl datasets[].type.system_format",
+    )
+    system_prompt: str | None = expert_setting(
+        help="System prompt of rows that have none.",
+        source="LLaMA-Factory default_system; Axolotl datasets[].type.system_prompt",
+    )
+    history_column: str | None = expert_setting(
+        help="Column with the earlier turns of a row, for chat_completion: pairs of prompt and "
+        "answer.",
+        source="LLaMA-Factory dataset_info.json columns.history",
+    )
+    message_property_mappings: dict[str, str] = expert_setting(
+        help="Names of role and content in the turns of a conversation: {role: who, content: text}.",
+        source="Axolotl datasets[].message_property_mappings; LLaMA-Factory tags",
+        default_factory=dict,
+    )
+    roles: dict[str, list[str]] = expert_setting(
+        help="Names of the speakers in the turns, by role: {user: [person], assistant: [helper]}.",
+        source="Axolotl datasets[].roles; LLaMA-Factory tags",
+        default_factory=dict,
+    )
+    train_target: Literal["all_assistant_turns", "final_assistant_turn"] = expert_setting(
+        "all_assistant_turns",
+        help="Which answers of a conversation are trained on: all of them, or the last one only.",
+        source="Oumi data.train.train_target; LLaMA-Factory mask_history",
     )
     prompt_func: str | None = setting(
         help="Function from a row to its prompt: path/to/file:function or package.module:function.",
@@ -119,6 +156,13 @@ class Dataset(Section):
         le=1,
         why="Without it, every row of every dataset is used once, so larger datasets weigh more.",
     )
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _one_name_may_stand_alone(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {role: [n] if isinstance(n, str) else n for role, n in value.items()}
 
     @field_validator("trust_remote_code")
     @classmethod
@@ -208,6 +252,9 @@ class Data(Section):
         0.9,
         label="Training share",
         help="Share of the rows to train on if no validation data is given; the rest is held out.",
+        why="Drawn by training.seed and by what each row holds: equal rows stay together, and a row "
+        "stays where it is when others are fixed, added or removed. With few rows the share is "
+        "approximate.",
         source="QEfficient dataset.split_ratio (there 0.8)",
         gt=0,
         le=1,
@@ -290,7 +337,8 @@ class Data(Section):
     )
     dataset_num_proc: int | None = setting(
         label="Tokenizing processes",
-        help="Number of processes for tokenization; depends on the number of rows when empty.",
+        help="Number of processes for tokenization, at most one for 1,000 rows; depends on the number of "
+        "rows when empty.",
         ge=1,
         le=128,
         source="TRL SFTConfig.dataset_num_proc",

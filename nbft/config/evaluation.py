@@ -18,7 +18,8 @@ class Evaluation(Section):
 
     eval_strategy: Literal["no", "steps", "epoch"] = setting(
         "epoch",
-        help="When to compute the loss on the held-out rows; it is always computed at the end.",
+        help="When to compute the loss on the held-out rows: never, every eval_steps, or after each "
+        "epoch; and with steps and epoch at the end of the run.",
         source="QEfficient training.eval_strategy",
     )
     eval_steps: int | None = setting(
@@ -31,7 +32,8 @@ class Evaluation(Section):
     eval_on_start: bool = setting(
         True,
         label="Evaluate before training",
-        help="Also evaluate before the first step, for a before-and-after comparison.",
+        help="Also evaluate before the first step, for a before-and-after comparison, unless "
+        "eval_strategy is no.",
         source="nbft",
     )
     max_eval_steps: int | None = expert_setting(

@@ -10,19 +10,26 @@ import copy
 import difflib
 import io
 import itertools
+import math
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from nbft.atomic import replacing
 from nbft.config.data import written_out
 from nbft.errors import ConfigError, Problem
-from nbft.formatting import count
+from nbft.formatting import count, one_line
+from nbft.reading import read_bytes
 from nbft.syntax import position, yaml_problem
 
 _PATH_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 _LARGEST_FILE_BYTES = 1_000_000
+_MOST_VALUES = 100_000
+_MOST_BRACKETS = 400
+_BRACKET = re.compile(r"[\[\]{}]")
+_CONFIGS = (".yaml", ".yml", ".json")
 
 Tree = dict[str, Any]
 
@@ -34,14 +41,12 @@ def read(path: Path) -> Tree:
         ConfigError: The file is missing, unreadable, larger than 1 MB, or not a YAML mapping.
     """
     with explained(path):
-        try:
-            size_bytes = path.stat().st_size
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file. {_beside(path)}") from None
+        size_bytes = path.stat().st_size
         if size_bytes > _LARGEST_FILE_BYTES:
             size_mb = size_bytes / 1e6
             raise ConfigError(f"{path}: {size_mb:,.1f} MB is too large for a config. Is it data?")
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, _LARGEST_FILE_BYTES).decode("utf-8")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     return parse_yaml(text, str(path))
 
 
@@ -51,7 +56,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file.") from None
+        raise ConfigError(f"{path}: no such file. {_beside(path)}") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder. Name the file in it.") from None
     except UnicodeDecodeError as error:
@@ -68,9 +73,31 @@ def _beside(path: Path) -> str:
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"Nor does its folder {folder} exist."
-    names = [f.name for f in folder.iterdir() if f.suffix in (".yaml", ".yml", ".json")]
+    names = [f.name for f in folder.iterdir() if f.suffix == path.suffix or f.suffix in _CONFIGS]
     close = difflib.get_close_matches(path.name, names, n=1)
     return f"Did you mean {close[0]}?" if close else f"Looked in {folder}."
+
+
+def resolve(path: str, folder: Path | None) -> Path:
+    """Return the absolute path of a config's path: in the config's folder, else in the working one.
+
+    A file that is in neither is reported missing from the config's folder.
+
+    Args:
+        path: Absolute or relative; ~ is expanded.
+        folder: The folder of the config file, or None for a config made in Python.
+    """
+    given = Path(path).expanduser()
+    beside = (folder or Path()) / given
+    return (given if is_there(given) and not is_there(beside) else beside).absolute()
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, as far as this user may see."""
+    try:
+        return path.exists()
+    except OSError:  # no permission, or a name that is too long
+        return False
 
 
 def parse_yaml(text: str, source: str) -> Tree:
@@ -83,6 +110,8 @@ def parse_yaml(text: str, source: str) -> Tree:
     Raises:
         ConfigError: Invalid YAML or a duplicate key (with line and column), or not a mapping.
     """
+    if _brackets(text) > _MOST_BRACKETS:  # the parser's time grows with their square
+        raise ConfigError(f"{source}: is nested too deeply.")
     from ruamel.yaml import YAML
     from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, SafeConstructor
     from ruamel.yaml.error import YAMLError
@@ -109,11 +138,34 @@ def parse_yaml(text: str, source: str) -> Tree:
         raise ConfigError(yaml_problem(error, text, source)) from None
     if tree is None:
         return {}
+    if _values_of(tree, {}) > _MOST_VALUES:
+        why = f"its aliases (*name) stand for more than {_MOST_VALUES:,} values, or for themselves."
+        raise ConfigError(f"{source}: {why} Write out what you mean.")
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: holds no sections. Begin with, for example, 'model:'.")
     if strange := [key for key in tree if not isinstance(key, str)]:
         raise ConfigError(f"{source}: the section {strange[0]!r} is not text. Write it in quotes.")
     return tree
+
+
+def _brackets(text: str) -> int:
+    """Count the brackets that are open at once, those in texts as well."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _values_of(tree: Any, known: dict[int, float]) -> float:
+    """Count the values of a tree with every alias written out; infinite if one holds itself."""
+    if not isinstance(tree, (dict, list)):
+        return 1
+    if id(tree) not in known:
+        known[id(tree)] = math.inf
+        items = tree.values() if isinstance(tree, dict) else tree
+        known[id(tree)] = 1 + sum(_values_of(item, known) for item in items)
+    return known[id(tree)]
 
 
 def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
@@ -134,7 +186,7 @@ def dump_yaml(tree: Tree, comments: Mapping[str, str] = {}) -> str:
                 inner = f"{path}.{key}".lstrip(".")
                 block[key] = styled(item, inner)
                 if inner in comments and "\n" not in str(item):
-                    block.yaml_add_eol_comment(comments[inner], key)
+                    block.yaml_add_eol_comment(one_line(comments[inner], 1000), key)
             return block
         if isinstance(value, list):
             return [styled(item, f"{path}[]") for item in value]
@@ -163,25 +215,23 @@ def write(path: Path, text: str) -> Path:
     Raises:
         ConfigError: The folder is not writable.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None
     return path
 
 
 def overridden(tree: Tree, overrides: Iterable[str]) -> Tree:
-    """Return a tree with "a.b[0].c=value" overrides applied; values are read as YAML.
+    """Apply "a.b[0].c=value" overrides to a tree, and return it; values are read as YAML.
 
     A dataset written directly under `data` can be overridden as `data.train.datasets[0]` too.
 
     Raises:
         ConfigError: Overrides without "=", or with a path that does not exist.
     """
-    tree = copy.deepcopy(tree)
     problems: list[str | Problem] = []
     for override in overrides:
         path, equals, text = (part.strip() for part in override.lstrip("-").partition("="))

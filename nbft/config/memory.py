@@ -66,5 +66,5 @@ class Memory(Section):
         "speed.row_attention when empty.",
         source="ERNIEKit use_attn_mask_start_row_indices; FlashMask, arXiv:2410.01359",
         why="The mask's memory grows with the number of rows instead of the square of the length. "
-        "Requires data.packing or data.padding_free.",
+        "Requires data.packing or data.padding_free, and an architecture whose losses are tested.",
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
+
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
 
 from nbft.config.base import Section, expert_setting, key_of, setting
 from nbft.registry import models
@@ -104,6 +108,14 @@ class Model(Section):
         why="A name selects a layer and everything inside it, by its full name or the end of it: "
         "embed_tokens, model.layers.3, layers.*.mlp. Frozen layers get no adapter.",
     )
+    unfrozen_parameters: list[str] = expert_setting(
+        help="Full training of some parameters only: regular expressions for their names, "
+        "anywhere in it. {-1} stands for the number of the last layer.",
+        source="Axolotl unfrozen_parameters; LLaMA-Factory freeze_trainable_layers",
+        default_factory=list,
+        why="embed_tokens, lm_head and layers.{-1} train the embedding, the head and the last "
+        "layer. Everything else is frozen.",
+    )
     attention_dropout: float | None = expert_setting(
         help="Dropout rate of the attention weights; the model's own when empty.",
         source="ERNIEKit attention_probs_dropout_prob",
@@ -156,3 +168,14 @@ class Model(Section):
         source="TRL SFTConfig.model_init_kwargs",
         default_factory=dict,
     )
+
+    @field_validator("unfrozen_parameters")
+    @classmethod
+    def _are_patterns(cls, value: list[str]) -> list[str]:
+        for pattern in value:
+            try:
+                re.compile(re.sub(r"\{-\d+\}", "0", pattern))
+            except re.error as error:
+                text = f"{pattern} is not a valid regular expression ({error})."
+                raise PydanticCustomError("nbft", "{text}", {"text": text}) from None
+        return value

@@ -9,19 +9,24 @@ from pydantic_core import PydanticCustomError
 
 from nbft.config.base import Section, expert_setting, setting
 
+ALL_LINEAR = "all-linear"
+"""Every linear layer except the head."""
+
 
 class Peft(Section):
     """Parameter-efficient fine-tuning with an adapter."""
 
-    method: Literal["lora", "ia3", "full"] = setting(
+    method: Literal["lora", "ia3", "oft", "full"] = setting(
         "lora",
         label="Fine-tuning method",
-        help="lora and ia3 train a small adapter and freeze the model; full trains every weight.",
+        help="lora, ia3 and oft train a small adapter and freeze the model; full trains every "
+        "weight.",
         source="PEFT",
         level="basic",
         why="An adapter needs a fraction of the memory, is only a few MB to store and share, and "
         "can be removed again. lora adds two thin matrices to each layer, ia3 one number to each "
-        "of its outputs. On a quantised model (quantization section) lora becomes QLoRA.",
+        "of its outputs, oft a rotation of its inputs (arXiv:2306.07280). On a quantised model "
+        "(quantization section) lora becomes QLoRA.",
     )
     task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"] = expert_setting(
         "CAUSAL_LM",
@@ -58,11 +63,14 @@ class Peft(Section):
         usual=(0.0, 0.1),
         why="Reduces overfitting; PEFT Studio and Oumi's recipe use 0.05.",
     )
-    target_modules: list[str] = setting(
-        help="Layers that get an adapter; all-linear means every linear layer except the head.",
+    target_modules: list[str] | str = setting(
+        help="Layers that get an adapter, by name or the end of it; all-linear means every linear "
+        "layer except the head.",
         source="QLoRA, arXiv:2305.14314, section 4",
-        default_factory=lambda: ["all-linear"],
-        suggestions=("all-linear", "q_proj", "k_proj", "v_proj", "o_proj"),
+        default_factory=lambda: [ALL_LINEAR],
+        suggestions=(ALL_LINEAR, "q_proj", "k_proj", "v_proj", "o_proj"),
+        why="Names beside all-linear are added to it. A text instead of a list is a regular "
+        r"expression for the whole name of a layer, as in PEFT: .*\.layers\.[0-3]\..*q_proj.",
     )
     modules_to_save: list[str] = expert_setting(
         help="Additional layers to train in full and save with the adapter.",
@@ -114,11 +122,32 @@ class Peft(Section):
         usual=(1.0, 16.0),
         why="4 to 16 is recommended, with half the usual learning rate.",
     )
+    oft_block_size: int = expert_setting(
+        32,
+        label="OFT block size",
+        help="OFT: size of the blocks in which a layer's inputs are rotated; larger ones can learn "
+        "more.",
+        source="PEFT OFTConfig.oft_block_size",
+        ge=2,
+        le=4096,
+    )
     feedforward_modules: list[str] = expert_setting(
         help="IA3: layers that scale their inputs, not their outputs: the last of a feed-forward.",
         source="IA3, arXiv:2205.05638, section 3.3",
         default_factory=lambda: ["down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo"],
     )
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _names_or_a_pattern(cls, value: Any) -> Any:
+        """Take a list of names, or a text: all-linear or, as in PEFT, a pattern."""
+        if isinstance(value, str):
+            return [ALL_LINEAR] if value.strip().lower() == ALL_LINEAR else value
+        if not isinstance(value, (list, tuple)):
+            raise PydanticCustomError("list_type", "is not a list.")
+        if not all(isinstance(name, str) for name in value):
+            raise PydanticCustomError("string_type", "is not text.")
+        return [ALL_LINEAR if name.lower() == ALL_LINEAR else name for name in value]
 
     @field_validator("bias", mode="before")
     @classmethod

@@ -74,7 +74,7 @@ class Precision(Section):
     )
     amp_master_grad: bool = expert_setting(
         False,
-        help="Accumulate gradients in float32 when fp16_opt_level is O2.",
+        help="Accumulate gradients in float32 when fp16_opt_level is O2; fp16 requires it there.",
         source="ERNIEKit amp_master_grad",
     )
     fp8: bool = expert_setting(

@@ -115,10 +115,15 @@ def _unknown_key(location: list[str | int], value: Any, root: type[Section]) -> 
 
 _Explanation = tuple[str, str, Any]
 
+_LARGEST_PROPOSAL = 2**53
+"""Larger whole numbers are slips, not values to be rounded."""
+
 
 def _use_default(setting: Setting | None) -> tuple[str, Any]:
+    if setting is not None and setting.optional and setting.default is None:
+        return "Leave it empty to let nbft decide, or write a number.", None
     if setting is None or setting.default in (None, "", [], {}):
-        return "", None
+        return "Write a number.", None
     return f"The default is {setting.default}.", setting.default
 
 
@@ -131,6 +136,8 @@ def _not_whole(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Ex
         whole = float(round(float(value)))
     except (TypeError, ValueError, OverflowError):
         return ("is not a whole number.", *_use_default(setting))
+    if abs(whole) > _LARGEST_PROPOSAL:
+        return ("is not a whole number of a usable size.", *_use_default(setting))
     if setting is not None:
         whole = whole if setting.ge is None else max(whole, setting.ge)
         whole = whole if setting.le is None else min(whole, setting.le)
@@ -142,7 +149,7 @@ def _beyond(words: str, key: str) -> Callable[..., _Explanation]:
         limit = context[key]
         at_limit = key in ("ge", "le") and not (setting and setting.usual)
         usable = limit if at_limit else setting.default if setting else None
-        fix = f"Use {usable}." if usable is not None else ""
+        fix = f"Use {usable}." if usable is not None else "Write another number."
         if setting and setting.range_text not in ("", f"{words} {limit_text(limit)}"):
             fix = f"The range is {setting.range_text}. {fix}".strip()
         return f"must be {words} {limit_text(limit)}.", fix, usable
@@ -188,6 +195,7 @@ _EXPLANATIONS: dict[str, Callable[..., _Explanation]] = {
     "bool_parsing": _plain("is neither true nor false.", "Write true or false."),
     "bool_type": _plain("is neither true nor false.", "Write true or false."),
     "string_type": _plain("is not text.", "Write it in quotes."),
+    "string_unicode": _plain("contains an incomplete character.", "Write it again."),
     "list_type": _plain("is not a list.", "Write [a, b]."),
     "dict_type": _plain("is not a block of keys.", "Write {key: value}."),
     "model_type": _plain("is not a block of settings.", "Indent its settings under it."),

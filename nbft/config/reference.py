@@ -29,7 +29,7 @@ def range_words(setting: Setting) -> str:
         any_of = "any of" if setting.type is list else "one of"
         text = f"{any_of} {', '.join(map(str, setting.choices))}"
     else:
-        text = _TYPES.get(setting.type, "any value")
+        text = _TYPES.get(setting.type, "any value") + (" or text" if setting.or_text else "")
         if setting.range_text:
             text += f", {setting.range_text} {setting.unit}".rstrip()
         elif setting.unit:

@@ -40,8 +40,9 @@ class Speed(Section):
         help="Keep a worker with its libraries imported ready while the form is open, so a "
         "background run starts immediately.",
         source="nbft",
-        why="It uses 0.6 GB and stops after 10 idle minutes or when memory runs low. "
-        "NBFT_SPARE_WORKER=off disables it for everyone on a server.",
+        why="It uses 0.6 GB and stops after 10 idle minutes, when memory runs low or when packages "
+        "are installed. NBFT_SPARE_WORKER=off disables it for everyone on a server. It is off on a "
+        "JupyterHub and while another user trains on the machine.",
     )
 
     @field_validator("row_attention", "label_head", "fused_lora", "lean_norm", mode="before")

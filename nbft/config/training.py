@@ -25,6 +25,13 @@ class Training(Section):
     run_name: str | None = setting(
         help="Name of the run; generated (two words and a number) when empty.", source="nbft"
     )
+    share_with_group: bool = expert_setting(
+        False,
+        help="Let the group of the run's folder read the run; otherwise only you can.",
+        source="nbft: a run holds your rows, so it is private by default",
+        why="The folder gets mode 2750 and its files 0640, instead of 0700 and 0600. The group is "
+        "that of output_dir if its setgid bit is set, and otherwise your own.",
+    )
     num_train_epochs: float = setting(
         1.0,
         label="Epochs",
@@ -58,6 +65,13 @@ class Training(Section):
         source="transformers Trainer.train",
         suggestions=("auto",),
         why="Not needed for Run.resume(), which continues the run itself.",
+    )
+    resume_despite_changes: bool = expert_setting(
+        False,
+        help="Resume although the rows, their functions, the chat template, the tokenizer or the "
+        "base model have changed since the checkpoint was saved.",
+        source="nbft: the steps before and after would otherwise be trained on different things",
+        why="What has changed is named in the run's notes. Run.resume() asks for it each time.",
     )
     max_steps: int = setting(
         -1,

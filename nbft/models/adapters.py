@@ -12,6 +12,9 @@ from nbft.config import Config
 from nbft.errors import ModelError, Problem
 from nbft.models.find import find_local, find_model, first_line
 
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files that hold the weights of an adapter, one of the two."""
+
 
 @dataclass(frozen=True)
 class FoundAdapter:
@@ -33,9 +36,24 @@ class FoundAdapter:
         return str(self.about.get("peft_type", "")).lower()
 
     @property
+    def targets(self) -> list[str] | str:
+        """Names of its layers, or a pattern for them."""
+        asked = self.about.get("target_modules")
+        return asked if isinstance(asked, str) else _texts(asked)
+
+    @property
+    def modules_to_save(self) -> list[str]:
+        """Names of the layers that it has in full."""
+        return _texts(self.about.get("modules_to_save"))
+
+    @property
     def base(self) -> str | None:
         """Name of its base model, as written in its config."""
         return self.about.get("base_model_name_or_path")
+
+
+def _texts(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
 def adapter_of(

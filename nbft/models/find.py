@@ -14,8 +14,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbft.errors import ModelError, Problem
+
+if TYPE_CHECKING:
+    from nbft.config.model import Model
 
 Say = Callable[[str], None]
 
@@ -62,6 +66,27 @@ def find_local(name: str, revision: str | None = None) -> FoundModel | None:
         if snapshot is not None:
             return FoundModel(snapshot, "the hub's cache")
     return None
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name can be one on the hub: owner/name."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+
+
+def find_tokenizer(settings: Model, model: Path | None) -> Path | None:
+    """Return the folder of the tokenizer that a config uses, or None if it is not on this machine.
+
+    Args:
+        settings: Section `model` of the config.
+        model: Folder of the base model, if it is on this machine.
+    """
+    if not (name := settings.tokenizer_name):
+        return model
+    own = Path(name).expanduser()
+    if _is_file(own / "tokenizer_config.json"):
+        return own
+    found = find_local(name)
+    return found.path if found else None
 
 
 def find_model(name: str, revision: str | None = None, say: Say = print) -> FoundModel:

@@ -171,7 +171,7 @@ def use_float8(
         online_steps: As of `Float8Linear`.
 
     Returns:
-        The scale of each layer's input; training tells them the step.
+        The scale of each layer's input.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     scales = []
@@ -183,3 +183,9 @@ def use_float8(
                 setattr(parent, name, new)
                 scales.append(new.activation)
     return scales
+
+
+def activation_scales(model: Any) -> dict[str, ActivationScale]:
+    """Return the scale of each float8 layer's input by the layer's name."""
+    named = ((name, getattr(m, "activation", None)) for name, m in model.named_modules())
+    return {name: scale for name, scale in named if isinstance(scale, ActivationScale)}

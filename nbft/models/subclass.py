@@ -1,4 +1,4 @@
-"""Giving one module a class of its own, as torch's `fully_shard` does.
+"""Giving one object a class of its own, as torch's `fully_shard` does with a module.
 
 A function set on an instance stays bound to it: a `deepcopy` of the module would compute with the
 weights of the original. A subclass is copied with it.
@@ -7,14 +7,11 @@ weights of the original. A subclass is copied with it.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 
-def extend(module: torch.nn.Module, part: type) -> None:
-    """Let a module override methods of its class.
+def extend(module: Any, part: type) -> None:
+    """Let a module, or a callback, override methods of its class.
 
     Args:
         module: Its class becomes a subclass, of the same name.

@@ -6,21 +6,19 @@ Based on the final checklist of PEFT Studio. Shown on the form's Review tab and 
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from nbft.config import Config
-from nbft.data.sources import is_there
 from nbft.errors import NbftError
 from nbft.formatting import count, duration, number, size
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
+from nbft.models.templates import model_template
+from nbft.plan.disk import free_disk_bytes
 from nbft.plan.plan import Plan, read_examples
 from nbft.plan.problems import is_installed
 
@@ -29,9 +27,6 @@ State = Literal["passed", "to fix", "unknown"]
 _MARKS: dict[State, str] = {"passed": "[x]", "to fix": "[ ]", "unknown": "[?]"}
 _KEYS = {"wandb": "WANDB_API_KEY", "comet_ml": "COMET_API_KEY", "phoenix": "PHOENIX_API_KEY"}
 """Trackers that need a login, and the variable that holds its key."""
-
-_BYTES_A_WEIGHT = 12
-"""A trained weight in a checkpoint: itself and the optimiser's two moments, in float32."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,8 @@ def method_of(config: Config) -> str:
         return "Full training"
     if config.peft.method == "ia3":
         return "IA3"
+    if config.peft.method == "oft":
+        return "QOFT" if config.quantization.bits else "OFT"
     name = "DoRA" if config.peft.use_dora else "LoRA"
     return f"Q{name}" if config.quantization.bits else name
 
@@ -115,7 +112,8 @@ def _hyperparameters(plan: Plan, folder: Path | None) -> _Result:
 
 
 def _machine(plan: Plan, folder: Path | None) -> _Result:
-    return "passed", f"{plan.device}, {plan.dtype}."
+    use = f"; {plan.device_use}" if plan.device_use else ""
+    return "passed", f"{plan.device}, {plan.dtype}{use}."
 
 
 def _memory(plan: Plan, folder: Path | None) -> _Result:
@@ -153,20 +151,10 @@ def _template(plan: Plan, folder: Path | None) -> _Result:
     found = find_local(base_name(config), config.model.model_revision)
     if found is None:
         return "unknown", "the rows are conversations; the model is not on this machine yet."
-    if _has_template(found.path):
+    if model_template(found.path):
         return "passed", "the rows are conversations, and the model has a template."
     fix = "Use model.chat_template=chatml."
     return "to fix", f"the rows are conversations, but the model has no template. {fix}"
-
-
-def _has_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    try:
-        about = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(about.get("chat_template"))
 
 
 def _tracking(plan: Plan, folder: Path | None) -> _Result:
@@ -185,29 +173,11 @@ def _tracking(plan: Plan, folder: Path | None) -> _Result:
 
 
 def _output(plan: Plan, folder: Path | None) -> _Result:
-    name = plan.config.training.output_dir
-    existing = Path(name).expanduser().absolute()
-    while not is_there(existing):
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if plan.trainable_parameters is None:
+    name, free = plan.config.training.output_dir, free_disk_bytes(plan.config)
+    if plan.disk_bytes is None:
         return "passed", f"{name}, {size(free)} free."
-    needed = plan.trainable_parameters * _BYTES_A_WEIGHT * (_checkpoints(plan) + 1)
-    text = f"{name}, about {size(needed)} needed, {size(free)} free."
-    return "passed" if needed < free else "to fix", text
-
-
-def _checkpoints(plan: Plan) -> int:
-    """Estimate how many checkpoints are on the disk at once."""
-    saving = plan.config.checkpoint
-    epochs = plan.config.training.num_train_epochs
-    if plan.total_steps and plan.steps_per_epoch:
-        epochs = plan.total_steps / plan.steps_per_epoch
-    if saving.save_strategy == "steps" and plan.total_steps:
-        made = math.ceil(plan.total_steps / max(1, saving.save_steps))
-    else:
-        made = 0 if saving.save_strategy == "no" else math.ceil(epochs)
-    return min(made, saving.save_total_limit or made)
+    text = f"{name}, about {size(plan.disk_bytes)} needed, {size(free)} free."
+    return "passed" if plan.disk_bytes <= free else "to fix", text
 
 
 _LINES: dict[str, tuple[tuple[str, ...], Callable[[Plan, Path | None], _Result]]] = {

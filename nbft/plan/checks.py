@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbft import registry
 from nbft.config import Config
+from nbft.config.io import is_there
 from nbft.config.speed import Speed
 from nbft.data.ready import READY
-from nbft.data.sources import is_there
-from nbft.decisions import Decisions, decide
+from nbft.decisions import Decisions, best_measure, decide
 from nbft.errors import Problem
 from nbft.hardware import available_devices, device_of, has_bfloat16
 from nbft.methods import method_of
-from nbft.models.find import ALIASES, find_local
+from nbft.models.find import ALIASES, find_local, is_hub_name
+from nbft.plan.argument_checks import schedule_argument_problems
+from nbft.plan.disk import DiskUse, disk_problems
 from nbft.plan.model_checks import model_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
-from nbft.plan.schedule import ARGUMENTS_OF, shape_of
+from nbft.plan.rates import rates_of
+from nbft.plan.schedule import shape_of
 from nbft.plan.training_checks import PACKAGE_OF, training_problems
 
-_LEAST_FREE_BYTES = 300 * 2**20
 
-
-def check(config: Config, decisions: Decisions) -> list[Problem]:
+def check(
+    config: Config,
+    decisions: Decisions,
+    folder: Path | None = None,
+    use: DiskUse | None = None,
+) -> list[Problem]:
     """Run every check.
 
     Args:
         config: The config.
         decisions: What it leads to on this machine.
+        folder: Folder of the config file, for relative paths.
+        use: What the run writes; None where that is not known.
     """
     problems = [
         *_model_name(config),
@@ -40,6 +45,8 @@ def check(config: Config, decisions: Decisions) -> list[Problem]:
         *_number_types(config, decisions),
         *_learning_rate(config),
         *_best_model(config),
+        *_best_measure(config),
+        *_sources(config),
         *_held_out_rows(config),
         *_order_of_rows(config),
         *_batches(config),
@@ -47,16 +54,16 @@ def check(config: Config, decisions: Decisions) -> list[Problem]:
         *_packages(config),
         *_schedule(config),
         *_not_supported_yet(config),
-        *model_problems(config, decisions),
+        *model_problems(config, decisions, folder),
         *training_problems(config, decisions),
-        *_output_folder(config),
+        *_output_folder(config, use),
     ]
     return [*with_values(problems, config), *method_of(config).problems(config)]
 
 
 def _model_name(config: Config) -> Iterator[Problem]:
     name = config.model.model_name
-    if name in ALIASES or find_local(name) or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if name in ALIASES or find_local(name) or is_hub_name(name):
         return
     close = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.5)
     known = close[0] if close else next(iter(ALIASES))
@@ -114,29 +121,12 @@ def _number_types(config: Config, decisions: Decisions) -> Iterator[Problem]:
         yield error("precision.tf32", why, use=None)
 
 
-_LEARNING_RATES = {
-    "lora": (
-        "LoRA",
-        *(1e-5, 2e-3, 2e-4),
-        "1e-4 to 5e-4; Unsloth: 5e-5 to 1e-4, PEFT Studio: up to 5e-4",
-    ),
-    "ia3": ("IA3", 1e-4, 5e-2, 3e-3, "1e-3 to 1e-2, arXiv:2205.05638, section 3.3"),
-    "full": (
-        "full training",
-        *(1e-6, 2e-4, 2e-5),
-        "1e-5 to 5e-5; Oumi: 2e-5, ERNIEKit: 3e-5, QEfficient: 5e-5",
-    ),
-}
-"""Name, lowest, highest, proposed and usual learning rates of each peft.method."""
-
-
 def _learning_rate(config: Config) -> Iterator[Problem]:
-    name, lowest, highest, proposed, usual = _LEARNING_RATES[config.peft.method]
-    rate = config.training.learning_rate
-    if not lowest <= rate <= highest:
-        side = "above" if rate > highest else "below"
-        why = f"is {side} the usual range for {name} ({usual})."
-        yield warning("training.learning_rate", why, use=proposed)
+    usual, rate = rates_of(config), config.training.learning_rate
+    if not usual.lowest <= rate <= usual.highest:
+        side = "above" if rate > usual.highest else "below"
+        why = f"is {side} the usual range for {usual.name} ({usual.usual})."
+        yield warning("training.learning_rate", why, use=usual.proposed)
 
 
 def _best_model(config: Config) -> Iterator[Problem]:
@@ -173,6 +163,33 @@ def _best_model(config: Config) -> Iterator[Problem]:
             "checkpoint could not be determined.",
             use=max(1, round(saving.save_steps / interval)) * interval,
         )
+
+
+def _best_measure(config: Config) -> Iterator[Problem]:
+    """Check that a trainer's own measure that decides which checkpoint is best is computed."""
+    name, method = best_measure(config), method_of(config)
+    if name in ("mean_token_accuracy", "entropy") and name not in method.held_out_measures:
+        why = f"is not measured by {method.trainer_name}."
+        yield error("checkpoint.metric_for_best_model", why, use="eval_loss")
+    elif name == "entropy":
+        for head in ("use_sparse_head_and_loss_fn", "use_fused_head_and_loss_fn"):
+            if getattr(config.memory, head):
+                yield error(
+                    "checkpoint.metric_for_best_model",
+                    f"is not computed by memory.{head}.",
+                    use="eval_loss",
+                )
+                break
+
+
+def _sources(config: Config) -> Iterator[Problem]:
+    for field, dataset in config.data.named_datasets():
+        for name in ("path", "dataset_name"):
+            value = getattr(dataset, name)
+            if dataset.rows is not None and value is not None:
+                place, why = f"{field}.{name}", "is not read, because rows are given in Python."
+                fix = "Leave it empty, or leave rows out."
+                yield warning(place, why, fix, use=None, value=value)
 
 
 def _held_out_rows(config: Config) -> Iterator[Problem]:
@@ -268,16 +285,7 @@ def _schedule(config: Config) -> Iterator[Problem]:
                 "Use {min_lr_rate: 0.1}.",
                 use={"min_lr_rate": 0.1},
             )
-    known = ARGUMENTS_OF.get(shape, set())
-    unknown = [name for name in ours.lr_scheduler_kwargs if name not in known]
-    if unknown and not registry.schedulers.is_own(shape):
-        yield error(
-            "scheduler.lr_scheduler_kwargs",
-            f"{', '.join(unknown)} is not an argument of {shape}, which takes "
-            f"{', '.join(sorted(known)) or 'none'}.",
-            "Leave it out.",
-            use={name: v for name, v in ours.lr_scheduler_kwargs.items() if name in known},
-        )
+    yield from schedule_argument_problems(config)
 
 
 def _not_supported_yet(config: Config) -> Iterator[Problem]:
@@ -300,7 +308,7 @@ def _not_supported_yet(config: Config) -> Iterator[Problem]:
         )
 
 
-def _output_folder(config: Config) -> Iterator[Problem]:
+def _output_folder(config: Config, use: DiskUse | None) -> Iterator[Problem]:
     folder = Path(config.training.output_dir).expanduser().absolute()
     while not is_there(folder):
         folder = folder.parent
@@ -309,10 +317,5 @@ def _output_folder(config: Config) -> Iterator[Problem]:
     elif not os.access(folder, os.W_OK):
         why = f"{folder} is not writable."
         yield error("training.output_dir", why, "Choose a folder that you can write to.")
-    elif (free := shutil.disk_usage(folder).free) < _LEAST_FREE_BYTES:
-        yield error(
-            "training.output_dir",
-            f"the disk has {free / 2**20:,.0f} MiB free; a run needs about "
-            f"{_LEAST_FREE_BYTES / 2**20:,.0f} MiB.",
-            "Free some space, or choose a folder on another disk.",
-        )
+    else:
+        yield from disk_problems(config, use)

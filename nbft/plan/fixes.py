@@ -1,17 +1,23 @@
-"""Changes that would make a run fit after it ran out of memory. Called by `Run.fixes`."""
+"""Changes that would make a run fit after it ran out of memory.
+
+Whoever reports the failure finds them (`memory_fixes`) and writes them into the event; `Run.fixes` only
+reads them there (`read_fixes`), because looking at a run reads no rows and makes no plan.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
-from nbft.errors import ConfigError
+from nbft.errors import ConfigError, NbftError
 from nbft.formatting import size
+from nbft.hardware import free_memory_bytes
 from nbft.plan.plan import make_plan
 from nbft.plan.problems import is_installed
+from nbft.plan.rates import with_its_rate
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,49 @@ class Fix:
     def offer(self) -> str:
         """Label of a button that starts a run with the change."""
         return f"Run again with {self.words} (about {size(self.memory_bytes)})"
+
+
+_CHANGEABLE = frozenset(
+    {
+        "training.per_device_train_batch_size",
+        "training.gradient_accumulation_steps",
+        "memory.gradient_checkpointing",
+        "data.max_length",
+        "peft.method",
+        "peft.r",
+        "peft.lora_alpha",
+        "training.learning_rate",
+        "quantization.load_in_4bit",
+    }
+)
+"""The settings that a fix changes; an event that names others was not written by nbft."""
+
+
+def fixes_for_event(run: Path) -> list[dict[str, Any]]:
+    """Return the fixes of a run that memory ran out on, as its `failed` event holds them."""
+    try:
+        found = memory_fixes(Config.load(run / "config.yaml"))
+    except (NbftError, OSError):  # a report of a failure must not fail itself
+        return []
+    return [
+        {"words": fix.words, "changes": fix.changes, "memory_bytes": fix.memory_bytes}
+        for fix in found
+    ]
+
+
+def read_fixes(written: Iterable[Mapping[str, Any]], device: str) -> list[Fix]:
+    """Return the fixes in an event.
+
+    Args:
+        written: The event's `fixes`.
+        device: The device of the run, whose free memory tells what fits now.
+    """
+    free = free_memory_bytes(device)
+    return [
+        Fix(**fix, fits=fix["memory_bytes"] < free)
+        for fix in written
+        if fix["changes"].keys() <= _CHANGEABLE
+    ]
 
 
 def memory_fixes(config: Config, folder: Path | None = None) -> list[Fix]:
@@ -85,6 +134,19 @@ def _candidates(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
             smaller | checkpointing | {"data.max_length": half},
         )
     if config.peft.method == "full":
-        yield "LoRA instead of full training", {"peft.method": "lora"}
-    elif config.quantization.bits is None and is_installed("bitsandbytes"):
+        changes = with_its_rate(config, {"peft.method": "lora"})
+        rate = changes.get("training.learning_rate", config.training.learning_rate)
+        yield f"LoRA instead of full training, at a learning rate of {rate:g}", changes
+        return
+    if config.peft.method == "lora" and config.peft.r >= 64:
+        yield "LoRA rank 16 and the same scaling", _lower_rank(config, 16)
+    if config.quantization.bits is None and is_installed("bitsandbytes"):
         yield "4-bit weights (QLoRA)", {"quantization.load_in_4bit": True}
+
+
+def _lower_rank(config: Config, rank: int) -> dict[str, Any]:
+    """Return a lower rank with the same scaling. Source: PEFT Studio, "out of memory"."""
+    peft = config.peft
+    share = rank / peft.r
+    alpha = round(peft.alpha * (share**0.5 if peft.use_rslora else share))
+    return {"peft.r": rank, "peft.lora_alpha": max(1, alpha)}

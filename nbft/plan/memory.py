@@ -19,8 +19,11 @@ from nbft.config import Config
 from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, SHORT_ROW_TOKENS, Decisions
 from nbft.hardware import has_bfloat16
 from nbft.methods import method_of
-from nbft.models.adapters import adapter_of
-from nbft.models.freezing import frozen_pattern
+from nbft.models.adapters import adapter_of, base_name
+from nbft.models.find import find_local
+from nbft.models.freezing import frozen_pattern, unfrozen_pattern
+from nbft.models.targets import Layers
+from nbft.reading import cached_by_stamp
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LIBRARIES_BYTES = 1900 * 2**20
@@ -47,6 +50,7 @@ class Shape:
         biases: (name, parameters) of each module with a bias; also part of `modules`.
         layers: (name, d_out, d_in) of each linear layer except the head, embeddings and experts.
         mixture: (name, d_out, d_in) of each matrix of a mixture's experts and routers.
+        tables: (name, rows, width) of embeddings and the head, also of one that is tied.
         is_tied: Whether the head shares its weights with the embeddings.
         hidden_size, intermediate_size, num_layers, vocab_size: As in config.json.
     """
@@ -56,6 +60,7 @@ class Shape:
     biases: tuple[tuple[str, int], ...]
     layers: tuple[tuple[str, int, int], ...]
     mixture: tuple[tuple[str, int, int], ...]
+    tables: tuple[tuple[str, int, int], ...]
     is_tied: bool
     hidden_size: int
     intermediate_size: int
@@ -63,57 +68,73 @@ class Shape:
     vocab_size: int
 
 
-@functools.lru_cache(maxsize=16)
+@cached_by_stamp(maxsize=16)
 def model_shape(folder: Path) -> Shape | None:
     """Read a model's shape from its files, or return None where they do not contain it."""
     try:
         about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shapes = _tensor_shapes(folder)
+        shapes = tensor_shapes(folder)
         if not shapes:
             return None
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         hidden = about.get("hidden_size") or about["d_model"]
-        is_tied = bool(about.get("tie_word_embeddings"))
+        # Classes that tie by default leave it out of their config.json.
+        has_head = any(name.removesuffix(".weight").endswith(HEADS) for name in sizes)
+        is_tied = bool(about.get("tie_word_embeddings", not has_head))
         if is_tied and "lm_head.weight" in sizes:
             del sizes["lm_head.weight"]  # stored, but shared with the embeddings
         layers: list[tuple[str, int, int]] = []
         mixture: list[tuple[str, int, int]] = []
+        tables: list[tuple[str, int, int]] = []
         for name, shape in shapes.items():
-            outside = any(word in name for word in _EMBEDDINGS)
-            if len(shape) == 2 and name.endswith(".weight") and not outside:
-                # In transformers 5 experts and routers are not linear layers.
+            if len(shape) != 2 or not name.endswith(".weight"):
+                continue
+            if any(word in name for word in _EMBEDDINGS):
+                kind = tables
+            else:  # in transformers 5 experts and routers are not linear layers
                 kind = mixture if _MIXTURE.search(name) else layers
-                kind.append((name.removesuffix(".weight"), shape[0], shape[1]))
+            kind.append((name.removesuffix(".weight"), shape[0], shape[1]))
+        vocabulary = about["vocab_size"]
+        if is_tied and all(name != "lm_head" for name, *_ in tables):
+            tables.append(("lm_head", vocabulary, hidden))
         return Shape(
             sum(sizes.values()),
             tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
             tuple((name[:-5], size) for name, size in sizes.items() if name.endswith(".bias")),
             tuple(layers),
             tuple(mixture),
+            tuple(tables),
             is_tied,
             hidden,
             about.get("intermediate_size", about.get("d_ff", 4 * hidden)),
             about.get("num_hidden_layers") or about["num_layers"],
-            about["vocab_size"],
+            vocabulary,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
 
 
+HEADS = ("lm_head", "embed_out")
 _EMBEDDINGS = ("embed", "lm_head", "wte", "shared", "relative_attention_bias")
 _MIXTURE = re.compile(r"\.experts\.|\.(block_sparse_moe|mlp)\.(gate|router)\.")
 
 
-def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """Read the shape of every tensor of a model or an adapter from the files' headers."""
+def tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Read the shape of every tensor of a model or an adapter from the files' headers.
+
+    Returns {} where a file is damaged.
+    """
     shapes: dict[str, list[int]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            if length > file.stat().st_size:
-                return {}
-            header = json.loads(stream.read(length))
-        shapes |= {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
+    try:
+        for file in sorted(folder.glob("*.safetensors")):
+            with file.open("rb") as stream:
+                length = struct.unpack("<Q", stream.read(8))[0]
+                if length > file.stat().st_size:
+                    return {}
+                header = json.loads(stream.read(length))
+            shapes |= {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return {}
     return shapes
 
 
@@ -149,36 +170,77 @@ def trainable_parameters(config: Config, shape: Shape) -> int:
         return not (is_frozen(name) or tied)
 
     if peft.method == "full":
+        if patterns := config.model.unfrozen_parameters:
+            unfrozen = unfrozen_pattern(patterns, [name for name, _ in shape.modules])
+            return sum(n for name, n in shape.modules if unfrozen.search(f"{name}.weight"))
         return sum(n for name, n in shape.modules if trains(name))
     if (adapter := adapter_of(config)) is not None:
-        shapes = _tensor_shapes(adapter.path)
+        shapes = tensor_shapes(adapter.path)
         return sum(math.prod(s) for name, s in shapes.items() if trains(name.rpartition(".")[0]))
 
-    def is_target(name: str) -> bool:
-        is_named = "all-linear" in peft.target_modules or _is_named(name, peft.target_modules)
-        return is_named and trains(name)
-
-    layers = [layer for layer in shape.layers if is_target(layer[0])]
-    whole = sum(n for name, n in shape.modules if _is_named(name, peft.modules_to_save))
+    layers = layers_of_shape(shape)
+    targets = {name for name in layers.targets(config) if trains(name)}
+    saved = layers.inside({m for name in peft.modules_to_save for m in layers.named(name)})
+    sizes = [
+        *shape.modules,
+        *((n, d * w) for n, d, w in shape.tables if n not in dict(shape.modules)),
+    ]
+    whole = sum(size for name, size in sizes if name in saved)
+    targets -= saved
+    matrices = [matrix for matrix in (*shape.layers, *shape.tables) if matrix[0] in targets]
     if peft.method == "ia3":
         ends = peft.feedforward_modules
-        return whole + sum(d_in if _is_named(name, ends) else d_out for name, d_out, d_in in layers)
-    magnitudes = sum(d_out for _, d_out, _ in layers) if peft.use_dora else 0
-    names = {name for name, *_ in layers}
+        return whole + sum(
+            d_in if _is_named(name, ends) else d_out for name, d_out, d_in in matrices
+        )
+    if peft.method == "oft":  # a skew-symmetric matrix for each block of inputs
+        block = peft.oft_block_size
+        return whole + sum(d_in // block * (block * (block - 1) // 2) for _, _, d_in in matrices)
+    magnitudes = 0
+    if peft.use_dora:
+        looked_up = layers.embeddings
+        magnitudes = sum(d_in if n in looked_up else d_out for n, d_out, d_in in matrices)
     biases = sum(
         n
         for name, n in shape.biases
-        if trains(name) and (peft.bias == "all" or (peft.bias == "lora_only" and name in names))
+        if trains(name) and (peft.bias == "all" or (peft.bias == "lora_only" and name in targets))
     )
     mixed = config.quantization.weight_quantize_algo == "weight_only_mix"
-    of_layers = ((d_out, d_in) for _, d_out, d_in in layers)
+    of_layers = ((d_out, d_in) for _, d_out, d_in in matrices)
     experts = sum(
         peft.r * (d_out + d_in + (d_out if name.endswith(_FUSED) else 0))
         for name, d_out, d_in in shape.mixture
-        if is_target(name)
+        if name in targets
         and not (".experts." in name and mixed)  # PEFT adds no adapter to 4-bit experts
     )
     return adapter_parameters(of_layers, peft.r) + experts + magnitudes + whole + biases
+
+
+def file_layers(config: Config) -> Layers | None:
+    """Return the layers of a config's model as its files name them; None where they do not tell."""
+    if config.model.model_type != "hf":
+        return None
+    found = find_local(base_name(config), config.model.model_revision)
+    shape = model_shape(found.path) if found else None
+    return layers_of_shape(shape) if shape else None
+
+
+@functools.lru_cache(maxsize=16)
+def layers_of_shape(shape: Shape) -> Layers:
+    """Return the layers of a model as its files name them."""
+    tables, mixture = ({name for name, *_ in part} for part in (shape.tables, shape.mixture))
+    linear = {name for name, *_ in shape.layers} | mixture
+    names = {name for name, _ in shape.modules} | linear | tables
+    names |= {name[:at] for name in names for at, letter in enumerate(name) if letter == "."}
+    of_words = (shape.vocab_size, shape.hidden_size)
+    shared = {name for name, *size in shape.tables if tuple(size) == of_words}
+    return Layers(
+        frozenset(names),
+        frozenset(linear | tables),
+        frozenset(linear),
+        frozenset(tables - {name for name in tables if name.endswith(HEADS)}),
+        frozenset(shared if shape.is_tied else ()),
+    )
 
 
 _FUSED = (".w1", ".w3", ".gate_proj", ".up_proj")
@@ -214,6 +276,23 @@ def weight_bytes(config: Config, shape: Shape, dtype: str) -> int:
         return round(linear * a_weight) + rest
     scales = 0 if how.weight_quantize_algo == "fp8_linear" else 4 * rows
     return linear + scales + rest
+
+
+def saved_weight_bytes(config: Config, shape: Shape, dtype: str) -> int:
+    """Return the bytes of the weights that a run saves: the adapter's, or all.
+
+    Args:
+        config: The config.
+        shape: The model's shape.
+        dtype: Number type of the weights in memory; an adapter on 16-bit weights has 32 bits.
+    """
+    if config.peft.method == "full":
+        return shape.parameters * _BYTES[dtype]
+    embeddings = ("embed_tokens", "lm_head")
+    targets = [name for name in config.peft.target_modules if name in embeddings]
+    # PEFT saves the layer with its adapter, since its vocabulary may have grown.
+    whole = sum(n for name, n in shape.modules if _is_named(name, targets))
+    return trainable_parameters(config, shape) * 4 + whole * _BYTES[dtype]
 
 
 def _is_named(name: str, targets: Sequence[str]) -> bool:

@@ -4,30 +4,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from nbft import registry
 from nbft.config import Config
-from nbft.decisions import Decisions
-from nbft.errors import Problem
-from nbft.models.adapters import adapter_of, base_name
+from nbft.config.io import is_there
+from nbft.decisions import Decisions, adapter_dtype
+from nbft.errors import ModelError, Problem
+from nbft.models.adapters import ADAPTER_WEIGHTS, FoundAdapter, adapter_of, base_name
 from nbft.models.find import find_local
-from nbft.models.freezing import frozen_pattern
-from nbft.models.templates import template_problem
-from nbft.plan.memory import model_shape
+from nbft.models.targets import ends, layer_problems, layer_remarks
+from nbft.models.templates import chosen_template
+from nbft.plan.memory import file_layers, model_shape, tensor_shapes
 from nbft.plan.problems import error, is_installed, warning, with_values
+from nbft.plan.rates import with_its_rate
+from nbft.plan.tokenizer import tokenizer_problems
 
 
-def model_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
+def model_problems(
+    config: Config, decisions: Decisions, folder: Path | None = None
+) -> Iterator[Problem]:
     """Yield what is wrong with the sections model, quantization and peft.
 
     Args:
         config: The config.
         decisions: What it leads to on this machine.
+        folder: Folder of the config file, for relative paths.
     """
-    checks = (_adapter, _quantization, _lora, _encoder_decoder, _frozen_layers, _model)
+    checks = (
+        *(_adapter, _quantization, _lora, _encoder_decoder, _layers, _model),
+        tokenizer_problems,
+    )
     for check in checks:
         yield from with_values(check(config), config)
+    try:
+        chosen_template(config.model, folder)
+    except ModelError as found:
+        yield from (problem for problem in found.problems if isinstance(problem, Problem))
     yield from with_values(_hardware(config, decisions), config)
+
+
+def adapter_remarks(config: Config, decisions: Decisions) -> list[str]:
+    """Return the number type of an adapter where the trainer could choose another."""
+    if not (config.quantization.bits and config.peft.trains_adapter):
+        return []
+    kind = adapter_dtype(config, decisions.dtype.value)
+    return [f"The adapter on the quantised weights is trained in {kind}."]
 
 
 def model_remarks(config: Config) -> list[str]:
@@ -42,6 +64,8 @@ def model_remarks(config: Config) -> list[str]:
             f"The run continues training the adapter {adapter.path.name}; its own settings apply "
             "instead of those in the peft section."
         )
+    if (layers := file_layers(config)) is not None:
+        remarks += layer_remarks(config, layers)
     if config.quantization.weight_quantize_algo == "fp8_linear":
         remarks.append(
             "quantization.weight_quantize_algo=fp8_linear rounds to float8 before each product; "
@@ -54,22 +78,71 @@ def _adapter(config: Config) -> Iterator[Problem]:
     """Check the adapter that a run continues with."""
     asked, adapter = config.model.adapter_name_or_path, adapter_of(config)
     if adapter is None:
-        if asked and find_local(asked) is not None:
-            yield error(
-                "model.adapter_name_or_path",
-                "contains a model, not an adapter: there is no adapter_config.json.",
-                "Name it in model.model_name.",
-                use=None,
-            )
-    elif config.peft.method != adapter.method:
-        is_known = adapter.method in ("lora", "ia3")
+        if asked and (why := _no_adapter(asked)):
+            is_model = find_local(asked) is not None
+            fix = "Name it in model.model_name." if is_model else "Name the folder of an adapter."
+            yield error("model.adapter_name_or_path", why, fix, use=None)
+        return
+    if config.peft.method != adapter.method:
+        is_known = adapter.method in ("lora", "ia3", "oft")
         yield error(
             "peft.method",
             f"cannot continue the adapter in {adapter.field}, which was trained with "
             f"{adapter.method or 'an unknown method'}.",
             f"Use {adapter.method}." if is_known else "Leave the adapter out.",
-            {"peft.method": adapter.method} if is_known else {"model.adapter_name_or_path": None},
+            with_its_rate(config, {"peft.method": adapter.method})
+            if is_known
+            else {"model.adapter_name_or_path": None},
         )
+    elif not any((adapter.path / name).is_file() for name in ADAPTER_WEIGHTS):
+        why = f"holds no weights: there is no {ADAPTER_WEIGHTS[0]}."
+        yield error(adapter.field, why, "Name the folder of a whole adapter.")
+    elif why := _misfit(config, adapter):
+        made_for = f"It was made for {adapter.base}." if adapter.base else "Name another adapter."
+        yield error(adapter.field, why, made_for)
+
+
+def _no_adapter(asked: str) -> str:
+    """Return why a name is that of no adapter; "" where only the hub knows."""
+    folder = Path(asked).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        return "has an adapter_config.json that is no JSON object."
+    if find_local(asked) is not None:
+        return "contains a model, not an adapter: there is no adapter_config.json."
+    if is_there(folder):
+        return "holds no adapter_config.json."
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", asked):
+        return "is neither a folder with an adapter nor a name on the hub (owner/name)."
+    return ""
+
+
+_LORA_WEIGHTS = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+
+def _misfit(config: Config, adapter: FoundAdapter) -> str:
+    """Return why the matrices of a LoRA do not fit those of the model; "" if they do."""
+    found = find_local(base_name(config), config.model.model_revision)
+    shape = model_shape(found.path) if found and config.model.model_type == "hf" else None
+    if shape is None or shape.mixture:  # the experts of a mixture have other names in an adapter
+        return ""
+    sizes = {name: size for name, *size in (*shape.layers, *shape.tables)}
+    for name, of_adapter in tensor_shapes(adapter.path).items():
+        if (parts := _LORA_WEIGHTS.fullmatch(name)) is None or len(of_adapter) != 2:
+            continue
+        layer, side = parts.groups()
+        known = next((size for other, size in sizes.items() if ends(layer, other)), None)
+        if known is None:
+            return f"does not fit the model: it has an adapter for {layer}, which the model lacks."
+        (there, mine), what = {
+            "A": ((known[1], of_adapter[1]), "inputs"),
+            "B": ((known[0], of_adapter[0]), "outputs"),
+        }[side]
+        if there != mine:
+            return (
+                f"does not fit the model: {layer} has {there:,} {what} there and {mine:,} in the "
+                "adapter."
+            )
+    return ""
 
 
 def _quantization(config: Config) -> Iterator[Problem]:
@@ -88,7 +161,8 @@ def _quantization(config: Config) -> Iterator[Problem]:
     path = f"quantization.{ways[0] if ways else 'weight_quantize_algo'}"
     if config.peft.method == "full":
         why = "freezes the weights, but peft.method=full would train them."
-        yield error(path, why, "Use lora.", {"peft.method": "lora"})
+        changes = with_its_rate(config, {"peft.method": "lora"})
+        yield error(path, why, "Use lora, with the learning rate that suits it.", changes)
     if not config.model.load_pretrained_weights:
         yield error(
             path,
@@ -120,8 +194,9 @@ def _lora(config: Config) -> Iterator[Problem]:
         if start == "orthogonal" and peft.r % 2:
             why = "is odd, but init_lora_weights=orthogonal needs an even rank."
             yield error("peft.r", why, use=peft.r + 1)
-    if peft.use_dora and peft.method == "ia3":
-        yield error("peft.use_dora", "is a variant of LoRA, not of IA3.", use=False)
+    if peft.use_dora and peft.method in ("ia3", "oft"):
+        why = f"is a variant of LoRA, not of {peft.method.upper()}."
+        yield error("peft.use_dora", why, use=False)
     if peft.loraplus_lr_ratio == 1:
         return
     if peft.method != "lora":
@@ -169,34 +244,25 @@ def _encoder_decoder(config: Config) -> Iterator[Problem]:
             yield error(f"data.{name}", why, use=False)
 
 
-def _frozen_layers(config: Config) -> Iterator[Problem]:
-    """Check that each name of a layer to freeze matches some."""
-    names = config.model.freeze_layers
-    model = find_local(base_name(config), config.model.model_revision) if names else None
-    if model is None or (shape := model_shape(model.path)) is None:
-        return
-    modules = [name for name, _ in shape.modules] + (["lm_head"] if shape.is_tied else [])
-    for name in names:
-        if not any(map(re.compile(frozen_pattern([name])).fullmatch, modules)):
-            known = sorted({m.rsplit(".", 1)[-1] for m in modules})
-            yield error(
-                "model.freeze_layers",
-                "matches no layer of the model.",
-                f"Layer names end in {', '.join(known)}; layers.0 is the whole first layer.",
-                use=[other for other in names if other != name],
-                value=name,
-            )
+def _layers(config: Config) -> Iterator[Problem]:
+    """Check the names of layers, where the files of the model tell which there are."""
+    if (layers := file_layers(config)) is not None:
+        yield from layer_problems(config, layers)
 
 
 def _model(config: Config) -> Iterator[Problem]:
-    """Check the chat template, dropout and cache of the model."""
+    """Check the choice of a chat template, dropout, cache and parameters of the model."""
     model = config.model
-    if model.chat_template:
-        if problem := template_problem(model.chat_template):
-            yield problem
-        if model.chat_template_path:
-            why = "conflicts with model.chat_template: there can be only one template."
-            yield error("model.chat_template_path", why, "Keep one of them.", use=None)
+    if model.unfrozen_parameters and config.peft.trains_adapter:
+        yield error(
+            "model.unfrozen_parameters",
+            f"is for training the model itself, and peft.method is {config.peft.method}.",
+            "Use full with the learning rate that suits it, or leave it out.",
+            with_its_rate(config, {"peft.method": "full"}),
+        )
+    if model.chat_template and model.chat_template_path:
+        why = "conflicts with model.chat_template: there can be only one template."
+        yield error("model.chat_template_path", why, "Keep one of them.", use=None)
     if model.dropout_warmup_steps is not None and not (
         model.attention_dropout or model.hidden_dropout
     ):

@@ -9,32 +9,46 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from nbft import registry
 from nbft.config import Config, settings
-from nbft.config.io import without_indices
+from nbft.config.code import forbidden
+from nbft.config.io import resolve, without_indices
+from nbft.consent import Code
 from nbft.data.budget import token_batches
-from nbft.data.examples import Example, Examples, load_examples
-from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
+from nbft.data.examples import Example, Examples, in_words_by_answer, load_examples
+from nbft.data.lengths import KEPT_SHARES, column_lengths, enough_for, enough_in_words
 from nbft.data.packing import bins, wrapped_count
-from nbft.data.sources import is_there, resolve, spread
+from nbft.data.rendering import PlainTemplate
+from nbft.data.sources import spread
+from nbft.data.turns import text_of
 from nbft.decisions import Decisions, decide, fast_path
-from nbft.errors import DataError, Problem
+from nbft.errors import DataError, NbftError, Problem
 from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
-from nbft.hardware import Choice, free_memory_bytes
+from nbft.hardware import Choice, free_memory_bytes, other_use
 from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
-from nbft.models.find import find_local
+from nbft.models.find import find_local, find_tokenizer
+from nbft.models.templates import chosen_template, model_template, special_tokens
 from nbft.plan import schedule
 from nbft.plan.checks import check
+from nbft.plan.disk import disk_use
 from nbft.plan.guidance import guidance
 from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
-from nbft.plan.model_checks import model_remarks
-from nbft.plan.problems import error, is_installed, warning, with_values
+from nbft.plan.model_checks import adapter_remarks, model_remarks
+from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
+from nbft.plan.rates import with_its_rate
+from nbft.plan.tokenizer import read_tokenizer
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
+from nbft.reading import stamp
+from nbft.redaction import redact_text
 
 _ROWS_MEASURED = 200
 """Rows whose tokens are counted for an estimate."""
+
+_LENGTHS_CHECKED = 5000
+"""Rows whose length in a column is looked at."""
 
 _ROWS_PACKED = 5000
 """Rows that are packed for an estimate."""
@@ -54,8 +68,10 @@ class Plan:
         trainable_parameters, total_parameters: Counts.
         memory_bytes: Most memory held at once; an estimate.
         free_memory_bytes: Memory free on the device now.
+        disk_bytes: Most that is on the run's disk at once; an estimate.
         seconds: Time of the training steps; an estimate.
         cost_usd: Lowest and highest cost, by the provider's prices; an estimate.
+        device_use: What else uses the device now, in words; "" if nothing is known.
     """
 
     problems: list[Problem]
@@ -71,9 +87,11 @@ class Plan:
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     memory_bytes: int | None = None
+    disk_bytes: int | None = None
     seconds: int | None = None
     cost_usd: tuple[float, float] | None = None
     remarks: list[str] = field(default_factory=list)
+    device_use: str = field(default="", compare=False)
     config: Config = field(default_factory=Config, repr=False)
 
     @property
@@ -108,7 +126,8 @@ class Plan:
 
     def learning_rates(self, points: int = 200) -> list[tuple[int, float]]:
         """Return (step, learning rate) at up to `points` steps, including the first and last."""
-        if not self.total_steps:
+        has_shape = all(p.field != "scheduler.lr_scheduler_kwargs" for p in self.errors)
+        if not (self.total_steps and has_shape):
             return []
         rate = schedule.learning_rate_at(self.config, self.total_steps)
         last = self.total_steps
@@ -139,12 +158,15 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         config: The config.
         folder: Folder of the config file, for relative paths.
     """
+    blocked = forbidden(config, folder)
+    given, config = config, _without_components(config, blocked)
     found = find_local(base_name(config), config.model.model_revision)
     model = found.path if found else None
+    tokenizer = find_tokenizer(config.model, model)
     method, decisions = method_of(config), decide(config, model)
     device, dtype = decisions.device, decisions.dtype
-    problems = check(config, decisions)
-    remarks = model_remarks(config)
+    problems = [code.problem for code in blocked]
+    remarks = [*model_remarks(config), *adapter_remarks(config, decisions)]
     examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
         try:
@@ -154,18 +176,22 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             problems += [
                 p if isinstance(p, Problem) else Problem("data", None, p) for p in error.problems
             ]
+    if "train" in examples:
+        problems += _length_column(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
     numbers: dict[str, Any] = {}
     own_problems: list[Problem] = []
     if "train" in examples:
-        lengths = token_lengths(examples["train"], method, model)
+        examples["train"], rows, notes = _by_answer(examples["train"], config, tokenizer, folder)
+        remarks += notes
+        lengths = token_lengths(examples["train"], method, tokenizer)
         limit = config.data.max_length
         kept = [min(length, limit) for length in lengths]
-        sequences = _sequences(config, kept, len(examples["train"]), decisions)
-        numbers |= _numbers_of_rows(config, examples, sequences, own_problems)
+        sequences = _sequences(config, kept, rows, decisions)
+        numbers |= _numbers_of_rows(config, examples, rows, sequences, own_problems)
         a_row = sum(kept) / len(kept) * len(method.sequences)
-        a_sequence = a_row * len(examples["train"]) / sequences
+        a_sequence = a_row * rows / sequences
         total = numbers["total_steps"]
         batch = schedule.rows_per_batch(config)
         seen = total * batch * config.training.gradient_accumulation_steps
@@ -191,7 +217,21 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     if shape:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
-        if numbers["trainable_parameters"] == 0:
+    use = None
+    if shape and "total_steps" in numbers:
+        use = disk_use(
+            config,
+            shape,
+            decisions,
+            tokenizer,
+            total_steps=numbers["total_steps"],
+            steps_per_epoch=numbers["steps_per_epoch"],
+        )
+        numbers["disk_bytes"] = use.total_bytes
+    problems += check(config, decisions, folder, use)
+    if shape and numbers["trainable_parameters"] == 0 and config.model.model_type == "hf":
+        named = ("peft.target_modules", "model.freeze_layers")
+        if not any(problem.field in named for problem in problems):
             own_problems.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
@@ -199,6 +239,9 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         held_out: Sequence[Example] = examples.get("validation", ())
         chosen = (device.value, dtype.value)
         remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
+        if held_out and config.evaluation.eval_strategy == "no":
+            held = count(len(held_out), "held-out row")
+            remarks.append(f"No loss of the {held} is measured: evaluation.eval_strategy is no.")
     plan = Plan(
         problems=list(
             {str(p): p for p in [*problems, *with_values(own_problems, config)]}.values()
@@ -206,8 +249,9 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         decisions=decisions,
         effective_batch_size=_rows_per_step(config, numbers),
         free_memory_bytes=free_memory_bytes(device.value),
-        remarks=list(dict.fromkeys(remarks)),
-        config=config,
+        device_use=other_use(device.value),
+        remarks=list(dict.fromkeys(map(redact_text, remarks))),
+        config=given,
         **numbers,
     )
 
@@ -217,11 +261,10 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
 
     if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
         plan.problems.extend(with_values([_too_large(config, plan, needed)], config))
-    fields_with_problems = {problem.field for problem in plan.problems}
-    plan.problems.extend(
-        advice for advice in guidance(plan, needed) if advice.field not in fields_with_problems
-    )
-    plan.problems.sort(key=_position)
+    for advice in guidance(plan, needed):
+        if all(problem.field != advice.field for problem in plan.problems):
+            plan.problems.append(advice)
+    plan.problems[:] = sorted(without_contradictions(plan.problems), key=_position)
     return plan
 
 
@@ -232,8 +275,36 @@ def _position(problem: Problem) -> int:
     return next(paths, len(settings()))
 
 
+def _by_answer(
+    examples: Examples, config: Config, model: Path | None, folder: Path | None
+) -> tuple[Examples, int, list[str]]:
+    """Return examples, how many there are, and a sentence where each answer becomes one.
+
+    Of many, some are looked at.
+    """
+    try:
+        text = chosen_template(config.model, folder) or (model and model_template(model))
+        some = examples.take(spread(len(examples), _CONVERSATIONS))
+        template = PlainTemplate(text or "", special_tokens(model), _special(model))
+        split = some.by_answer(template)
+    except NbftError:  # said by the check of the model
+        return examples, len(examples), []
+    if split is some:
+        return examples, len(examples), []
+    rows = round(len(split) * len(examples) / len(some))
+    about = "about " if len(some) < len(examples) else ""
+    return split, rows, [in_words_by_answer(len(examples), rows, about)]
+
+
+_CONVERSATIONS = 5_000
+
+
 def _numbers_of_rows(
-    config: Config, examples: dict[str, Examples], sequences: int, problems: list[Problem]
+    config: Config,
+    examples: dict[str, Examples],
+    rows: int,
+    sequences: int,
+    problems: list[Problem],
 ) -> dict[str, Any]:
     total = schedule.total_steps(config, sequences)
     warmup = schedule.warmup_steps(config, total)
@@ -253,7 +324,7 @@ def _numbers_of_rows(
             )
         )
     return {
-        "train_rows": None if examples["train"].is_stream else len(examples["train"]),
+        "train_rows": None if examples["train"].is_stream else rows,
         "eval_rows": len(examples.get("validation", [])),
         "steps_per_epoch": schedule.steps_per_epoch(config, sequences),
         "total_steps": total,
@@ -291,15 +362,31 @@ def _sequences(config: Config, lengths: Sequence[int], rows: int, decisions: Dec
     return max(1, round(packed * rows / len(some)))
 
 
+def _without_components(config: Config, blocked: Sequence[Code]) -> Config:
+    """Return a config with the usual components in place of those that may not be imported."""
+    usual = {setting.path: setting.default for setting in settings() if setting.keys is not None}
+    paths = [code.setting for code in blocked if without_indices(code.setting) in usual]
+    return config.apply({path: usual[without_indices(path)] for path in paths}) if paths else config
+
+
 def read_examples(config: Config, split: str, folder: Path | None) -> tuple[Examples, list[str]]:
     """Read a split, or return it from a cache when neither settings nor files have changed."""
     datasets = [dataset for _, dataset in config.data.named_datasets()]
-    if any(d.rows is not None or d.prompt_func or d.completion_func for d in datasets):
+    if any(
+        d.rows is not None
+        or d.prompt_func
+        or d.completion_func
+        or registry.datasets.is_own(d.dataset_type)
+        for d in datasets
+    ):
         return load_examples(config, split, folder=folder)
-    stamps = []
-    for path in (resolve(dataset.path, folder) for dataset in datasets if dataset.path):
-        stat = path.stat() if is_there(path) else None
-        stamps.append((path, stat and stat.st_mtime_ns, stat and stat.st_size))
+    paths = [resolve(dataset.path, folder) for dataset in datasets if dataset.path]
+    stamps: list[Any] = []
+    for path in paths:
+        try:
+            stamps.append((path, stamp(path)))
+        except (OSError, ValueError):  # reading it says why
+            return load_examples(config, split, folder=folder)
     data = json.dumps(config.to_dict(full=True)["data"])
     training = config.training.method, config.training.seed
     return _cached_examples(data, training, split, folder, tuple(stamps))
@@ -320,25 +407,45 @@ def token_lengths(examples: Examples, method: Method, folder: Path | None) -> li
     Args:
         examples: The examples, at least one.
         method: Decides which sequences an example gives.
-        folder: Folder with tokenizer.json; four characters count as a token without one.
+        folder: Folder of the tokenizer; four characters count as a token without one.
     """
     sample = [examples[int(number)] for number in spread(len(examples), _ROWS_MEASURED)]
     texts = [
-        text.prompt + text.completion + "\n".join(m["content"] for m in text.messages)
+        text.prompt + text.completion + "\n".join(map(text_of, text.messages))
         for sequence in method.texts(sample).values()
         for text in sequence
     ]
-    tokenizer = _tokenizer(folder / "tokenizer.json") if folder else None
+    tokenizer = read_tokenizer(folder)
     if tokenizer is None:
         return [len(text) // 4 + 1 for text in texts]
-    return [len(encoding.ids) + 1 for encoding in tokenizer.encode_batch(texts)]
+    begun = [text[:_MEASURED_CHARACTERS] for text in texts]  # the rest has as many for its length
+    every = zip(texts, begun, tokenizer.encode_batch(begun), strict=True)
+    return [round(len(e.ids) * len(text) / max(1, len(part))) + 1 for text, part, e in every]
 
 
-@functools.lru_cache(maxsize=4)
-def _tokenizer(path: Path) -> Any:
-    from tokenizers import Tokenizer
+_MEASURED_CHARACTERS = 20_000
 
-    return Tokenizer.from_file(str(path)) if path.is_file() else None
+
+def _special(folder: Path | None) -> list[str]:
+    """Return the texts of the special tokens of a model's tokenizer."""
+    tokenizer = read_tokenizer(folder)
+    added = tokenizer.get_added_tokens_decoder().values() if tokenizer else ()
+    return [token.content for token in added if token.special]
+
+
+def _length_column(config: Config, examples: Examples) -> Sequence[Problem]:
+    """Check that the rows have the lengths by which they are grouped."""
+    data = config.data
+    is_column = data.length_column_name not in ("input_ids", "labels")
+    by_length = data.train_sampling_strategy == "group_by_length"
+    if not (is_column and by_length) or data.packing or examples.is_stream:
+        return ()
+    numbers = map(int, spread(len(examples), _LENGTHS_CHECKED))
+    try:
+        column_lengths(examples, numbers, data.length_column_name)
+    except DataError as error:
+        return [problem for problem in error.problems if isinstance(problem, Problem)]
+    return ()
 
 
 def _truncated(lengths: list[int], cut: int) -> Problem:
@@ -401,7 +508,9 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
         ),
     ]
     if is_installed("bitsandbytes"):
-        in_4_bits = {"peft.method": "lora", "quantization.load_in_4bit": True}
+        in_4_bits = with_its_rate(
+            config, {"peft.method": "lora", "quantization.load_in_4bit": True}
+        )
         ways.append(("Use QLoRA with batch 1 and checkpointing (PEFT Studio)", single | in_4_bits))
     fix, changes = next(
         (way for way in ways if needed(config.apply(way[1])) <= plan.free_memory_bytes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -61,6 +61,21 @@ def with_values(problems: Iterable[Problem], config: Config) -> Iterator[Problem
         for name in problem.field.split("."):
             value = getattr(value, name, None)
         yield replace(problem, value=None if value == {} else value)
+
+
+def without_contradictions(problems: Sequence[Problem]) -> Iterator[Problem]:
+    """Leave out warnings that propose another value for a setting than a problem that weighs more.
+
+    Errors weigh more than warnings, and a change of several settings more than one of a single.
+    """
+    proposed: dict[str, Any] = {}
+    kept = []
+    for problem in sorted(problems, key=lambda each: (each.level != "error", -len(each.changes))):
+        is_opposed = any(proposed.get(path, new) != new for path, new in problem.changes.items())
+        if problem.level == "error" or not is_opposed:
+            proposed = {**problem.changes, **proposed}
+            kept.append(problem)
+    return (problem for problem in problems if problem in kept)
 
 
 def is_installed(package: str) -> bool:

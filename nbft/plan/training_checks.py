@@ -5,6 +5,7 @@ Called by `checks.check`.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,16 @@ from nbft.decisions import Decisions
 from nbft.devices import peak_flops
 from nbft.errors import Problem
 from nbft.hardware import available_devices
+from nbft.models.targets import trains_head
+from nbft.plan.argument_checks import optimiser_argument_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.schedule import ARGUMENTS_OF, OWN_SETTINGS, shape_of
 
 PACKAGE_OF = {"phoenix": "arize-phoenix-otel", "comet_ml": "comet-ml"}
 """Package to install for a module, where the names differ."""
+
+_MASTER_GRADIENTS = (2, 10)
+"""First torch whose gradients may have another number type than their weights."""
 
 PROVIDERS = {
     "local": ("Local GPU", 0.0, 0.0),
@@ -63,6 +69,7 @@ def _optimizer(config: Config) -> Iterator[Problem]:
                     "parameters differently.",
                     use=usual,
                 )
+    yield from optimiser_argument_problems(config)
 
 
 def _scheduler(config: Config) -> Iterator[Problem]:
@@ -177,8 +184,7 @@ def _epochs(config: Config) -> Iterator[Problem]:
 
 
 def _head(config: Config) -> Iterator[Problem]:
-    with_adapter = [*config.peft.target_modules, *config.peft.modules_to_save]
-    if config.memory.use_fused_head_and_loss_fn and "lm_head" in with_adapter:
+    if config.memory.use_fused_head_and_loss_fn and trains_head(config):
         yield error(
             "memory.use_fused_head_and_loss_fn",
             "needs a head without an adapter, but peft names lm_head.",
@@ -196,6 +202,8 @@ def _precision(config: Config, decisions: Decisions) -> Iterator[Problem]:
         if ours.amp_master_grad and ours.fp16_opt_level == "O1":
             why = "has no effect under O1, where weights and gradients are float32 already."
             yield warning("precision.amp_master_grad", why, "Leave it at false.", use=False)
+        if ours.fp16_opt_level == "O2":
+            yield from _o2(ours.amp_master_grad, decisions.mixed_precision.value)
         return
     asked = {
         "fp16_opt_level": ours.fp16_opt_level == "O2",
@@ -213,6 +221,28 @@ def _precision(config: Config, decisions: Decisions) -> Iterator[Problem]:
             )
 
 
+def _o2(is_master_grad: bool, mixed_precision: str) -> Iterator[Problem]:
+    """Check the gradients of 16-bit weights: torch unscales none that are float16."""
+    version = importlib.metadata.version("torch")
+    is_kept_apart = tuple(map(int, version.split(".")[:2])) >= _MASTER_GRADIENTS
+    if is_master_grad and not is_kept_apart:
+        yield error(
+            "precision.amp_master_grad",
+            f"needs torch 2.10, and this is {version}.",
+            "Turn it off, or upgrade torch.",
+            use=False,
+        )
+    elif mixed_precision == "fp16" and not is_master_grad:
+        yield error(
+            "precision.fp16_opt_level",
+            "keeps gradients in float16, from which the loss scale of fp16 cannot be removed.",
+            "Turn precision.amp_master_grad on." if is_kept_apart else "Use O1.",
+            {"precision.amp_master_grad": True}
+            if is_kept_apart
+            else {"precision.fp16_opt_level": "O1"},
+        )
+
+
 def _memory(config: Config, decisions: Decisions) -> Iterator[Problem]:
     ours = config.memory
     if ours.use_attn_mask_start_row_indices and not decisions.padding_free:
@@ -222,6 +252,11 @@ def _memory(config: Config, decisions: Decisions) -> Iterator[Problem]:
             "Turn data.padding_free on.",
             {"data.padding_free": True, "data.pad_to_multiple_of": None},
         )
+    elif ours.use_attn_mask_start_row_indices and decisions.is_final:
+        part = decisions.parts["row_attention"]
+        if part.value == "off":
+            why = f"is not used: {part.reason}. The full attention mask is used instead."
+            yield warning("memory.use_attn_mask_start_row_indices", why, use=None)
     if ours.offload_optimizer and decisions.device.value == "cpu":
         why = "needs a GPU: on a CPU the optimiser state is in CPU memory already."
         yield error("memory.offload_optimizer", why, "Turn it off.", use=False)

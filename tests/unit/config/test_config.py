@@ -211,6 +211,35 @@ def test_override_and_apply_keep_rows_in_memory_and_leave_the_original():
     assert config.training.seed == 42
 
 
+def test_apply_replaces_rows_in_memory():
+    old, new = [{"text": "a"}], [{"text": "b"}, {"text": "c"}]
+    config = Config(data={"rows": old, "prompt_template": "{text}"})
+    for changes in (
+        {"data.train": {"rows": new}},
+        {"data.train": {"datasets": [{"rows": new}]}},
+        {"data.train.datasets": [{"rows": new}]},
+        {"data.train.datasets[0].rows": new},
+    ):
+        assert config.apply(changes).data.train.datasets[0].rows is new
+    for changes in (
+        {"data.train": {"path": "b.jsonl"}},
+        {"data.train.datasets": [{"path": "b.jsonl"}]},
+        {"data.train.datasets[0].rows": None, "data.train.datasets[0].path": "b.jsonl"},
+    ):
+        (dataset,) = config.apply(changes).data.train.datasets
+        assert (dataset.rows, dataset.path) == (None, "b.jsonl")
+
+
+def test_apply_keeps_rows_with_their_own_dataset():
+    a, b = [{"text": "a"}], [{"text": "b"}]
+    config = Config(data={"rows": a, "validation": {"rows": b}})
+    assert [d.rows for d in config.apply({"data.train.datasets": []})._datasets()] == [b]
+    (train,) = config.apply({"data.validation": None})._datasets()
+    assert train.rows is a
+    second = {"data.train.datasets[1].dataset_name": "alpaca"}
+    assert [d.rows for d in config.apply(second)._datasets()] == [a, None, b]
+
+
 def test_the_difference():
     config = Config(
         data={"dataset_name": "alpaca", "validation": {"dataset_name": "gsm8k"}},

@@ -1,5 +1,6 @@
 """The words of each wrong setting."""
 
+import time
 from datetime import date
 
 import pytest
@@ -46,6 +47,10 @@ ALL = {
     "range is 0 to 4,294,967,295. Use 4294967295.",
     "training: {max_steps: many}": "training.max_steps='many': is not a whole number. The default "
     "is -1.",
+    "training: {max_steps: 1.0e+308}": "training.max_steps=1e+308: is not a whole number of a usable "
+    "size. The default is -1.",
+    "data: {pad_to_multiple_of: all}": "data.pad_to_multiple_of='all': is not a whole number. Leave it "
+    "empty to let nbft decide, or write a number.",
     "data: {max_length: 3}": "data.max_length=3: must be at least 8. Use 8.",
     "optimizer: {weight_decay: 3}": "optimizer.weight_decay=3: must be at most 1. The range is 0 to "
     "1. Use 0.0.",
@@ -55,7 +60,9 @@ ALL = {
     "evaluation: {eval_on_start: maybe}": "evaluation.eval_on_start='maybe': is neither true nor "
     "false. Write true or false.",
     "model: {model_name: 5}": "model.model_name=5: is not text. Write it in quotes.",
-    "peft: {target_modules: q_proj}": "peft.target_modules='q_proj': is not a list. Write [a, b].",
+    "peft: {modules_to_save: head}": "peft.modules_to_save='head': is not a list. Write [a, b].",
+    "peft: {target_modules: 7}": "peft.target_modules=7: is not a list. Write [a, b].",
+    "peft: {target_modules: [q_proj, 7]}": "peft.target_modules: is not text. Write it in quotes.",
     "scheduler: {lr_scheduler_kwargs: 3}": "scheduler.lr_scheduler_kwargs=3: is not a block of "
     "keys. Write {key: value}.",
     "training: 5": "training=5: is not a block of settings. Indent its settings under it.",
@@ -161,3 +168,35 @@ def test_parse_keeps_what_is_right_and_says_the_rest_once():
         "training.lr",
     ]
     assert tree["training"]["lr"] == 1, "the tree that was given is left alone"
+
+
+def test_what_cannot_be_taken_out_of_a_tree_is_reported_once():
+    _, problems = Config.parse({"data.train.datasets[7].seed": 1, "training": {"max_steps": "x"}})
+    assert [problem.field for problem in problems] == [
+        "training.max_steps",
+        "data.train.datasets[7].seed",
+    ]
+
+
+def test_half_of_a_character_gets_our_words():
+    _, (problem,) = Config.parse({"data": {"shuffle": "\ud800"}})
+    assert (problem.why, problem.fix) == ("contains an incomplete character.", "Write it again.")
+
+
+BOMB = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+)
+
+
+@pytest.mark.parametrize("text", [BOMB, "a: &a [*a]", "a: &a {b: *a}"])
+def test_aliases_cannot_grow_without_end(text: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"^the text: its aliases"):
+        Config.from_yaml(text)
+    assert time.monotonic() - began < 20  # it would take hours
+
+
+def test_aliases_may_be_used() -> None:
+    text = "training: {seed: &seed 7, data_seed: *seed}"
+    assert Config.from_yaml(text).training.data_seed == 7

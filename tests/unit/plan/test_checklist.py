@@ -43,7 +43,7 @@ def test_a_run_that_can_start_passes_everything(config):
     ],
 )
 def test_what_is_wrong_is_to_mend_in_its_line(config, change, title, monkeypatch):
-    monkeypatch.setattr("nbft.hardware.nvidia_gpus", lambda: ())
+    monkeypatch.setattr("nbft.devices.nvidia_gpus", lambda: ())
     monkeypatch.setattr("nbft.plan.checklist.is_installed", lambda name: False)
     found = states(config.apply(change))
     assert found[title] == "to fix"

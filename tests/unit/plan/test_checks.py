@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from nbft import decisions, hardware
+from nbft import decisions, devices, hardware
 from nbft.config import Config
 from nbft.hardware import Choice
 from nbft.plan import checks
@@ -13,7 +13,7 @@ from nbft.plan.checks import check
 from .conftest import on
 
 GOOD = Config(data={"dataset_name": "alpaca"})
-GPU = hardware.Gpu("Tesla T4", 15 * 2**30, (7, 5))
+GPU = devices.Gpu("Tesla T4", 15 * 2**30, (7, 5))
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,44 @@ def machine(monkeypatch):
     monkeypatch.setattr(checks, "is_installed", lambda _: True)
 
 
+BEST = {
+    "evaluation.eval_strategy": "epoch",
+    "checkpoint.save_strategy": "epoch",
+    "checkpoint.load_best_model_at_end": True,
+}
 CASES = {
+    "rows beside a file": (
+        "cpu",
+        {"data.train": {"rows": [{"prompt": "a", "completion": "b"}], "path": "b.jsonl"}},
+        (
+            "data.train.datasets[0].path='b.jsonl': is not read, because rows are given in Python. "
+            "Leave it empty, or leave rows out."
+        ),
+    ),
+    "best by what the trainer does not measure": (
+        "cpu",
+        {
+            **BEST,
+            "training.method": "base",
+            "checkpoint.metric_for_best_model": "eval_mean_token_accuracy",
+        },
+        (
+            "checkpoint.metric_for_best_model='eval_mean_token_accuracy': is not measured by Trainer. "
+            "Use eval_loss."
+        ),
+    ),
+    "best by what the head does not compute": (
+        "cpu",
+        {
+            **BEST,
+            "memory.use_fused_head_and_loss_fn": True,
+            "checkpoint.metric_for_best_model": "eval_entropy",
+        },
+        (
+            "checkpoint.metric_for_best_model='eval_entropy': is not computed by "
+            "memory.use_fused_head_and_loss_fn. Use eval_loss."
+        ),
+    ),
     "model": (
         "cpu",
         {"model.model_name": "smolm2-135m"},

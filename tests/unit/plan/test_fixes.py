@@ -42,5 +42,16 @@ def test_full_training_is_offered_an_adapter_and_what_is_set_is_not_offered(conf
     full = config.apply({"peft.method": "full", "memory.gradient_checkpointing": True})
     words = offered(full)
     assert words[0] == "batch 2 with accumulation 8, the same effective batch"
-    assert words[-1] == "LoRA instead of full training"
+    assert words[-1] == "LoRA instead of full training, at a learning rate of 0.0002"
     assert "gradient checkpointing, 20 to 30% slower" not in words
+    lora = fixes.memory_fixes(full)[-1].changes
+    assert lora == {"peft.method": "lora", "training.learning_rate": 2e-4}
+
+
+def test_a_high_rank_is_offered_a_lower_one_with_the_same_scaling(config):
+    assert not any("rank" in words for words in offered(config))
+    high = config.apply({"peft.r": 256, "peft.lora_alpha": 512})
+    (fix,) = [fix for fix in fixes.memory_fixes(high) if "rank 16" in fix.words]
+    assert fix.changes == {"peft.r": 16, "peft.lora_alpha": 32}
+    written = [{"words": fix.words, "changes": fix.changes, "memory_bytes": 1}]
+    assert len(fixes.read_fixes(written, "cpu")) == 1

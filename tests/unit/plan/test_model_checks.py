@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import safetensors.torch
+import torch
 
 from nbft.config import Config
 from nbft.methods import method_of
 from nbft.plan import model_checks
 from nbft.plan.model_checks import model_problems, model_remarks
+from nbft.plan.plan import make_plan
 
 from .conftest import on
 
@@ -111,6 +114,24 @@ def test_what_does(changes):
     assert said(**changes) == []
 
 
+def test_a_template_file_that_is_missing_or_wrong_is_found_before_the_run(tmp_path):
+    (tmp_path / "torn.jinja").write_text("one\n{% for %}")
+    (tmp_path / "good.jinja").write_text("{{ messages }}")
+
+    def found(name):
+        config = Config(model={"chat_template_path": name})
+        return [
+            str(problem)
+            for problem in make_plan(config, folder=tmp_path).problems
+            if problem.field == "model.chat_template_path"
+        ]
+
+    (torn,), (missing,) = found("torn.jinja"), found("none.jinja")
+    assert torn.startswith("model.chat_template_path='torn.jinja': line 2: is not valid Jinja (")
+    assert "cannot be read: no such file or directory. Name a file with a Jinja" in missing
+    assert found("good.jinja") == []
+
+
 def test_packages_and_devices_that_are_not_there(monkeypatch):
     monkeypatch.setattr(model_checks, "is_installed", lambda package: False)
     (one,) = said(quantization__load_in_8bit=True)
@@ -135,6 +156,7 @@ def test_an_adapter_is_gone_on_with_by_its_own_method(tmp_path, tiny_model):
     adapter.mkdir()
     about = {"peft_type": "IA3", "base_model_name_or_path": str(tiny_model)}
     (adapter / "adapter_config.json").write_text(json.dumps(about))
+    (adapter / "adapter_model.safetensors").touch()
     (one,) = said(model__adapter_name_or_path=str(adapter))
     assert "was trained with ia3. Use ia3." in one
     assert said(model__adapter_name_or_path=str(adapter), peft__method="ia3") == []
@@ -150,3 +172,70 @@ def test_what_settings_decide_for_themselves_is_said():
     assert model_remarks(plain) == ["peft.lora_alpha=-1 means twice the rank: 16."]
     assert model_remarks(scaled) == ["peft.lora_alpha=-1 means 4, because use_rslora is on."]
     assert model_remarks(Config()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "{tmp}/nothing",
+            "is neither a folder with an adapter nor a name on the hub (owner/name).",
+        ),
+        ("adapter", "is neither a folder with an adapter nor a name on the hub (owner/name)."),
+        ("{tmp}", "holds no adapter_config.json."),
+        ("{tmp}/torn", "has an adapter_config.json that is no JSON object."),
+        ("{tmp}/bare", "holds no weights: there is no adapter_model.safetensors."),
+    ],
+)
+def test_an_adapter_that_is_none_is_refused_by_its_own_field(tmp_path, tiny_model, name, words):
+    for folder, text in (("torn", "{"), ("bare", '{"peft_type": "LORA"}')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "adapter_config.json").write_text(text)
+    asked = name.format(tmp=tmp_path)
+    (one,) = said(model__model_name=str(tiny_model), model__adapter_name_or_path=asked)
+    assert one.startswith("model.adapter_name_or_path=")
+    assert words in one
+    assert said(model__model_name=str(tiny_model), model__adapter_name_or_path="a/b") == []
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path, tiny_model):
+    def adapter(layer, d_in, d_out):
+        folder = tmp_path / f"{layer}-{d_in}-{d_out}"
+        folder.mkdir()
+        about = {"peft_type": "LORA", "base_model_name_or_path": "them/theirs"}
+        (folder / "adapter_config.json").write_text(json.dumps(about))
+        name = f"base_model.model.model.layers.0.self_attn.{layer}"
+        tensors = {
+            f"{name}.lora_A.weight": torch.zeros(4, d_in),
+            f"{name}.lora_B.weight": torch.zeros(d_out, 4),
+        }
+        safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors")
+        return said(model__model_name=str(tiny_model), model__adapter_name_or_path=str(folder))
+
+    assert adapter("q_proj", 64, 64) == []
+    for (layer, d_in, d_out), words in (
+        (("q_proj", 128, 64), "q_proj has 64 inputs there and 128 in the adapter."),
+        (("k_proj", 64, 64), "k_proj has 32 outputs there and 64 in the adapter."),
+        (("c_attn", 64, 64), "c_attn, which the model lacks."),
+    ):
+        (one,) = adapter(layer, d_in, d_out)
+        assert one.startswith("model.adapter_name_or_path=")
+        assert words in one
+        assert one.endswith("It was made for them/theirs.")
+
+
+def test_an_adapter_on_tied_embeddings_is_not_gone_on_with(tmp_path, tiny_model):
+    about = {"peft_type": "LORA", "target_modules": ["q_proj", "lm_head"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about))
+    (tmp_path / "adapter_model.safetensors").touch()
+    changes = {"model__model_name": str(tiny_model), "training__method": "base"}
+    (one,) = said(model__adapter_name_or_path=str(tmp_path), **changes)
+    assert "would put an adapter on lm_head, which shares its weights with embed_tokens" in one
+
+
+def test_sft_refuses_an_adapter_on_the_head():
+    for targets in (["all-linear", "lm_head"], r".*\.q_proj|lm_head"):
+        found = said(peft__target_modules=targets)
+        (one,) = [text for text in found if "SFTTrainer reads without it" in text]
+        assert one.startswith("peft.target_modules=")
+    assert not any("SFTTrainer" in text for text in said(peft__modules_to_save=["lm_head"]))

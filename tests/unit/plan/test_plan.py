@@ -3,10 +3,12 @@
 import copy
 import importlib.util
 import json
+import os
+import shutil
 
 import pytest
 
-from nbft import make_plan
+from nbft import make_plan, registry
 from nbft.config import Config, presets
 from nbft.hardware import Choice
 from nbft.plan import plan as plan_module
@@ -26,7 +28,7 @@ def find(plan, field):
 def test_the_numbers(config):
     plan = make_plan(config.apply({"training.num_train_epochs": 2}))
     assert plan.problems == []
-    assert (plan.train_rows, plan.eval_rows) == (36, 4)
+    assert (plan.train_rows, plan.eval_rows) == (35, 5)
     assert plan.effective_batch_size == 16
     assert (plan.steps_per_epoch, plan.total_steps, plan.warmup_steps) == (3, 6, 1)
     assert plan.total_parameters > 100_000
@@ -118,13 +120,13 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path, monk
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in ROWS))
     config = Config(data={"path": str(path)})
-    assert make_plan(config).train_rows == 36
+    assert make_plan(config).train_rows == 35
     monkeypatch.setattr(plan_module, "load_examples", pytest.fail)
-    assert make_plan(config).train_rows == 36
+    assert make_plan(config).train_rows == 35
     monkeypatch.undo()
     path.write_text("\n".join(json.dumps(row) for row in ROWS[:10]))
     assert make_plan(config).train_rows == 9
-    assert make_plan(config.apply({"data.split_ratio": 0.5})).train_rows == 5
+    assert make_plan(config.apply({"data.split_ratio": 0.5})).train_rows == 7
 
 
 def test_paths_are_relative_to_the_folder_of_the_config(tmp_path):
@@ -161,7 +163,7 @@ def test_leaving_out_the_only_batch(config):
     )
     (problem,) = find(make_plan(changed), "data.dataloader_drop_last")
     assert str(problem) == (
-        "data.dataloader_drop_last=True: drops the only batch: there are 36 rows, and a batch "
+        "data.dataloader_drop_last=True: drops the only batch: there are 35 rows, and a batch "
         "has 64. Set it to false."
     )
     assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
@@ -185,9 +187,8 @@ def test_targets_that_match_nothing(config):
     changed = config.apply({"peft.target_modules": ["c_attn"]})
     (problem,) = find(make_plan(changed), "peft.target_modules")
     assert str(problem) == (
-        "peft.target_modules=['c_attn']: matches no layer of the model, so nothing would be "
-        "trained. Use all-linear, or some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, "
-        "v_proj."
+        "peft.target_modules='c_attn': matches no layer of the model. "
+        "Use all-linear, or some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj."
     )
     assert find(make_plan(changed.apply(problem.changes)), problem.field) == []
 
@@ -298,3 +299,89 @@ def test_rows_are_read_for_the_method_of_the_config(tmp_path, monkeypatch):
     monkeypatch.setattr(registry.trainers, "get", lambda key: both if key == "base" else get(key))
     plan = plan_module.make_plan(config.apply({"training.method": "base"}))
     assert plan.train_rows == 8
+
+
+def test_a_file_that_keeps_its_size_and_time_is_read_again(tmp_path):
+    path = tmp_path / "rows.jsonl"
+
+    def write(text):
+        path.write_text(json.dumps({"prompt": text, "completion": "b"}) + "\n")
+        os.utime(path, (1, 1))
+
+    config = Config(data={"path": str(path), "split_ratio": 1})
+    write("one")
+    assert plan_module.read_examples(config, "train", None)[0][0].prompt == "one"
+    write("two")
+    assert plan_module.read_examples(config, "train", None)[0][0].prompt == "two"
+
+
+def test_rows_of_a_type_of_ones_own_are_made_again_when_it_changes(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "a"}\n')
+    found = []
+    for answer in ("one", "two"):
+        registry.datasets.register("mine")(lambda row, answer=answer: (row["q"], answer))
+        try:
+            config = Config(data={"path": str(path), "split_ratio": 1, "dataset_type": "mine"})
+            found.append(plan_module.read_examples(config, "train", None)[0][0].completion)
+        finally:
+            registry.datasets.unregister("mine")
+    assert found == ["one", "two"]
+
+
+def test_a_model_that_was_replaced_is_looked_at_again(tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    config = Config(model={"model_name": str(folder)}, data={"rows": ROWS})
+    before = make_plan(config)
+    from nbft.data.tiny_model import make_tiny_model
+
+    make_tiny_model(folder, vocab_size=600)
+    after = make_plan(config)
+    assert after.total_parameters < before.total_parameters
+    assert after.tokens > before.tokens
+
+
+LENGTHS = [
+    {"prompt": "a", "completion": "b", "n": n, "gap": n or None, "words": ["x"]} for n in range(9)
+]
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        ("n", None),
+        ("words", None),
+        ("input_ids", None),
+        ("size", "is no column with a text or a number; found prompt, completion, n, gap, words."),
+        ("gap", "holds neither a text nor a number in row 1."),
+    ],
+)
+def test_the_rows_have_the_lengths_that_group_them(tiny_model, column, sentence):
+    config = Config(
+        model={"model_name": str(tiny_model)},
+        data={
+            "rows": LENGTHS,
+            "split_ratio": 1,
+            "train_sampling_strategy": "group_by_length",
+            "length_column_name": column,
+        },
+    )
+    found = [str(p) for p in make_plan(config).errors if p.field == "data.length_column_name"]
+    said = f"data.length_column_name='{column}': {sentence} Name one, or input_ids for the tokens."
+    assert found == ([said] if sentence else [])
+    for unused in ({"data.packing": True}, {"data.train_sampling_strategy": "random"}):
+        plan = make_plan(config.apply(unused))
+        assert not find(plan, "data.length_column_name")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"{% for", b""])
+def test_a_template_file_is_read_before_the_run(tiny_model, tmp_path, content):
+    path = tmp_path / "chat.jinja"
+    if content is not None:
+        path.write_bytes(content)
+    config = Config(
+        model={"model_name": str(tiny_model), "chat_template_path": str(path)}, data={"rows": ROWS}
+    )
+    errors = [p.field for p in make_plan(config).errors]
+    assert errors == ([] if content == b"" else ["model.chat_template_path"])

@@ -181,6 +181,55 @@ def test_the_words_of_a_check_and_that_its_fix_removes_it(name):
     assert sentence not in map(str, check(changed, on(changed, "cpu")))
 
 
+FP16_O2 = {
+    "precision.mixed_precision": "fp16",
+    "precision.fp16_opt_level": "O2",
+    "model.dtype": "float32",
+}
+
+
+@pytest.mark.parametrize(
+    ("torch", "changes", "sentence", "fix"),
+    [
+        (
+            "2.13.0+cu130",
+            {},
+            (
+                "precision.fp16_opt_level='O2': keeps gradients in float16, from which the loss scale of "
+                "fp16 cannot be removed. Turn precision.amp_master_grad on."
+            ),
+            {"precision.amp_master_grad": True},
+        ),
+        (
+            "2.9.1",
+            {},
+            (
+                "precision.fp16_opt_level='O2': keeps gradients in float16, from which the loss scale of "
+                "fp16 cannot be removed. Use O1."
+            ),
+            {"precision.fp16_opt_level": "O1"},
+        ),
+        (
+            "2.9.1",
+            {"precision.amp_master_grad": True},
+            (
+                "precision.amp_master_grad=True: needs torch 2.10, and this is 2.9.1. Turn it off, or "
+                "upgrade torch."
+            ),
+            {"precision.amp_master_grad": False},
+        ),
+        ("2.10.0", {"precision.amp_master_grad": True}, None, None),
+        ("2.10.0", {"precision.mixed_precision": "bf16"}, None, None),
+    ],
+)
+def test_16_bit_gradients_that_cannot_be_unscaled(torch, changes, sentence, fix, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda package: torch)
+    config = GOOD.apply({**FP16_O2, **changes})
+    found = [p for p in training_problems(config, on(config, "cuda")) if p.level == "error"]
+    assert [str(p) for p in found] == ([sentence] if sentence else [])
+    assert [p.changes for p in found] == ([fix] if sentence else [])
+
+
 def test_a_usual_config_has_no_problem():
     assert list(training_problems(GOOD, on(GOOD, "cpu"))) == []
 

@@ -1,0 +1,67 @@
+"""Learning rates that suit a fine-tuning method.
+
+Used by the checks, by advice that changes the method, and by the notes of a run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from nbft.config import Config
+
+
+class Rates(NamedTuple):
+    """The learning rates of a method.
+
+    Attributes:
+        name: The method, as part of a sentence.
+        lowest, highest: Check warns outside of these.
+        proposed: What it proposes instead.
+        usual: What the guides recommend, in words.
+    """
+
+    name: str
+    lowest: float
+    highest: float
+    proposed: float
+    usual: str
+
+
+RATES = {
+    "lora": Rates(
+        "LoRA",
+        *(2e-5, 2e-3, 2e-4),
+        "1e-4 to 5e-4; Unsloth: 5e-5 to 1e-4, PEFT Studio: up to 5e-4",
+    ),
+    "oft": Rates("OFT", 2e-5, 2e-3, 2e-4, "as for LoRA"),
+    "ia3": Rates("IA3", 1e-4, 5e-2, 3e-3, "1e-3 to 1e-2, arXiv:2205.05638, section 3.3"),
+    "full": Rates(
+        "full training",
+        *(1e-6, 1e-4, 2e-5),
+        "1e-5 to 5e-5; Oumi: 2e-5, ERNIEKit: 3e-5, QEfficient: 5e-5",
+    ),
+    "sgd": Rates("SGD", 1e-3, 1.0, 0.05, "0.01 to 0.1, because SGD does not scale its steps"),
+}
+"""By peft.method; SGD's own for all of them."""
+
+
+def rates_of(config: Config) -> Rates:
+    """Return the learning rates that suit a config."""
+    return RATES["sgd" if config.optimizer.optim == "sgd" else config.peft.method]
+
+
+def with_its_rate(config: Config, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return changes of the method with the learning rate that suits it.
+
+    Args:
+        config: The config to change.
+        changes: Settings by path.
+
+    >>> full = Config(peft={"method": "full"}, training={"learning_rate": 2e-5})
+    >>> with_its_rate(full, {"peft.method": "lora"})
+    {'peft.method': 'lora', 'training.learning_rate': 0.0002}
+    """
+    after = rates_of(config.apply(changes))
+    if rates_of(config) is after:
+        return changes
+    return {**changes, "training.learning_rate": after.proposed}
