@@ -12,27 +12,35 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import math
 import os
 import re
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from nbft.access import file_mode
+from nbft.reading import open_file
+from nbft.redaction import is_secret_name, redact, redact_tokens
 
 Event = dict[str, Any]
 
 KINDS = {
-    "queued": "pid and process_start_time of the supervisor, device, commands_bytes: where the "
+    "queued": "process of the supervisor; python that runs it; device; commands_bytes: where the "
     "commands to this attempt begin",
-    "started": "pid, process_start_time (seconds since the system started), versions, seed, model",
+    "started": "process of the worker, versions, seed, model; a process is given by pid, "
+    "process_start_time (seconds since the system started), host, machine (hashed id), boot (id), "
+    "namespace (of its pids) and user (id)",
     "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
     "longest (tokens of the longest row), trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
     "measures: name, label, chart and better of what the method logs besides losses; "
     "resumed_step after a checkpoint",
-    "stage": "what the worker is doing: stage, text; pid and process_start_time of the worker, where "
-    "its supervisor has just started it",
+    "stage": "what the worker is doing: stage, text; process of the worker, where its supervisor has "
+    "just started it",
     "log": "step, epoch, tokens_per_second, memory_bytes, seconds_left, and every number that the "
     "trainer logs, by its name there: loss, learning_rate, grad_norm, ...",
     "eval": "step, epoch, and every number that the trainer measures on the held-out rows, by its "
@@ -43,15 +51,18 @@ KINDS = {
     "sample": "step, samples: a list of {prompt, text}; step 0 is the base model",
     "checkpoint": "step, path (relative to the run)",
     "command": "command, step, text: the answer to a command",
-    "note": "step, text, and the setting to try: something seen on the curve, with its evidence",
+    "note": "step, kind, text: something seen on the curve, with its evidence; changes: the setting "
+    "to try, by its path",
+    "answered": "step, kind: the note of this kind is no longer true",
     "warning": "text: something that a person should know",
     "paused": "step; released: whether the process has ended and the device is free; text: why, "
     "where the run paused by itself",
     "continued": "step",
     "cancelled": "step, seconds",
     "completed": "step, seconds, adapter (path relative to the run)",
-    "stopped": "step, seconds, adapter",
-    "failed": "step, problems (sentences), error (name of the exception), out_of_memory",
+    "stopped": "step, seconds, adapter; text: why, where no person asked for it, and what is saved",
+    "failed": "step, problems (sentences), error (name of the exception), out_of_memory; fixes: words, "
+    "changes and memory_bytes of what would need less memory",
 }
 """Every kind of event and its fields. `step` counts optimiser steps; `tokens_per_second` does not
 count padding."""
@@ -67,7 +78,7 @@ def append(path: Path, event: str, /, **fields: Any) -> Event:
 
     The line is written at once to a descriptor opened for appending, so lines of two writers never
     mix. An incomplete line left by a crash is ended first. On a full disk the folder's reserve, if
-    there is one, is used for the event.
+    there is one, is used for the event. Secrets are not written.
 
     Args:
         path: The `events.jsonl` or `commands.jsonl`.
@@ -77,7 +88,7 @@ def append(path: Path, event: str, /, **fields: Any) -> Event:
     Raises:
         OSError: The file cannot be written, for example because the disk is full; it is unchanged.
     """
-    record: Event = {"event": event, "time": time.time(), **fields}
+    record: Event = {"event": event, "time": time.time(), **_without_secrets(fields)}
     line = (json.dumps(_encode(record), ensure_ascii=False, allow_nan=False) + "\n").encode()
     try:
         _write(path, line)
@@ -94,10 +105,16 @@ def append(path: Path, event: str, /, **fields: Any) -> Event:
 
 def _write(path: Path, line: bytes) -> None:
     """Append a complete line, or leave the file unchanged."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NONBLOCK | _BINARY, 0o600)
     try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        size = about.st_size
+        if not size and os.name == "posix":  # the umask may have taken the group's share
+            os.fchmod(descriptor, file_mode(Path(path).parent))
+        os.lseek(descriptor, max(0, size - 1), os.SEEK_SET)  # writing appends all the same
+        if os.read(descriptor, 1) not in (b"\n", b""):
             line = b"\n" + line
         written = os.write(descriptor, line)
         if written < len(line):
@@ -122,6 +139,7 @@ def keep_reserve(folder: Path) -> bool:
         return True
     try:
         # Random, because a compressing file system would reserve nothing for zeros.
+        reserve.touch(0o600)
         reserve.write_bytes(os.urandom(_RESERVE_BYTES))
     except OSError:
         free_reserve(folder)
@@ -135,30 +153,64 @@ def free_reserve(folder: Path) -> None:
         (folder / _RESERVE).unlink()
 
 
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a named pipe without a reader is an error, no wait
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would write "\n" as two bytes
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
+_LAST_BYTES = 256  # more than most events, whose times differ
 
 
 class EventReader:
     """Reads a growing file of events, returning each event once.
 
     An unfinished line is left for the next call; a line without an event, such as one cut off by a
-    crash, is skipped and counted in `torn_lines`. A missing file has no events.
+    crash, is skipped and counted in `torn_lines`, as is one longer than 16 MiB. A missing file has
+    no events. The file is read in blocks, so its size may exceed the memory.
 
     Args:
         path: The file.
         offset_bytes: Where to begin.
+
+    Attributes:
+        is_behind: Whether the last call left something unread.
     """
 
     def __init__(self, path: Path, offset_bytes: int = 0) -> None:
         self.path = path
         self.torn_lines = 0
         self.offset_bytes = offset_bytes
+        self.is_behind = False
+        self._is_skipping = False  # the rest of a line that is too long
+        self._last = b"\n" if offset_bytes else b""  # what the file has before offset_bytes
 
-    def read(self) -> list[Event]:
-        """Return the events appended since the last call, oldest first."""
+    def continues(self) -> bool:
+        """Whether the file still has what was read; False for another one at its place.
+
+        Neither its inode nor its size tells: file systems give an inode that is free to the next
+        file, and that one may be larger.
+
+        Raises:
+            OSError: As `read`.
+        """
+        try:
+            with open_file(self.path) as file:
+                file.seek(self.offset_bytes - len(self._last))
+                is_whole = os.fstat(file.fileno()).st_size >= self.offset_bytes
+                return is_whole and file.read(len(self._last)) == self._last
+        except FileNotFoundError:
+            return not self.offset_bytes
+
+    def read(self, most_bytes: int | None = None) -> list[Event]:
+        """Return the events appended since the last call, oldest first.
+
+        Args:
+            most_bytes: Read about so much at most; all if None.
+
+        Raises:
+            OSError: The file cannot be read, or is none.
+        """
         events = []
-        for line in self.read_lines():
+        for line in itertools.chain.from_iterable(self.blocks(most_bytes)):
             event = parse(line)
             if event is None:
                 self.torn_lines += 1
@@ -166,24 +218,65 @@ class EventReader:
                 events.append(event)
         return events
 
-    def read_lines(self) -> list[bytes]:
-        """Return the finished, non-empty lines appended since the last call."""
+    def blocks(self, most_bytes: int | None = None) -> Iterator[list[bytes]]:
+        """Yield the finished, non-empty lines appended since the last call, block by block.
+
+        Whoever stops early gets the rest with the next call.
+
+        Raises:
+            OSError: As `read`.
+        """
+        self.is_behind = False
         try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset_bytes)
-                block = file.read()
+            file = open_file(self.path)
         except FileNotFoundError:
-            return []
-        end = block.rfind(b"\n") + 1
-        self.offset_bytes += end
-        return [line for line in block[:end].splitlines() if line.strip()]
+            return
+        with file:
+            size, done, begun = os.fstat(file.fileno()).st_size, 0, b""
+            file.seek(self.offset_bytes)
+            while block := file.read(min(_BLOCK_BYTES, most_bytes or _BLOCK_BYTES)):
+                done += len(block)
+                if self._is_skipping:
+                    end = block.find(b"\n") + 1
+                    self._is_skipping = not end
+                    self.offset_bytes += end or len(block)
+                    block = block[end:] if end else b""
+                end = block.rfind(b"\n") + 1
+                lines = (begun + block[:end]).splitlines() if end else []
+                if end:
+                    self.offset_bytes += len(begun) + end
+                    self._last = block[max(0, end - _LAST_BYTES) : end]
+                begun = block[end:] if end else begun + block
+                if len(begun) > _LONGEST_LINE_BYTES:
+                    self.offset_bytes += len(begun)
+                    begun, self._last, self._is_skipping = b"", b"", True
+                    self.torn_lines += 1
+                if self._is_skipping:
+                    self.offset_bytes = _next_data(file, self.offset_bytes, size)
+                self.is_behind = self.offset_bytes + len(begun) < size
+                if lines := [line for line in lines if line.strip()]:
+                    yield lines
+                is_progress = bool(end) or self._is_skipping
+                if most_bytes is not None and done >= most_bytes and is_progress:
+                    return
+
+
+def _next_data(file: BinaryIO, offset: int, size: int) -> int:
+    """Move to the next byte that is not in a hole of a sparse file, and return its position."""
+    try:
+        return os.lseek(file.fileno(), offset, os.SEEK_DATA)
+    except AttributeError:  # not on Windows
+        return offset
+    except OSError as error:  # nothing but a hole follows, or the file system knows none
+        return file.seek(size) if error.errno == errno.ENXIO else offset
 
 
 def parse(line: bytes) -> Event | None:
     """Return the event in a line, or None.
 
-    Whatever the line contains, the fields named in `KINDS` have their types or are missing, and
-    every text can be encoded: readers only have to expect missing fields.
+    Whatever the line contains, the fields named in `KINDS` have their types or are missing,
+    every text can be encoded, and no text holds a secret: readers only have to expect missing
+    fields.
 
     >>> parse(b'{"event": "log", "step": "7", "loss": "NaN", "problems": "Why?"}')
     {'event': 'log', 'loss': nan, 'problems': ['Why?']}
@@ -219,8 +312,38 @@ def checked(event: Event) -> Event:
                 continue
         elif isinstance(value, str):
             value = _NON_FINITE.get(value, value)
+        if not isinstance(value, (int, float)):
+            value = _redacted(name, value)
         out[name] = value
     return out
+
+
+def _without_secrets(fields: Event) -> Event:
+    return {name: _redacted(name, value) for name, value in fields.items()}
+
+
+def _redacted(name: str, value: Any) -> Any:
+    """Return a field without secrets; of answers to rows, which are data, only tokens are hidden."""
+    if isinstance(value, str):
+        return redact(value, name) if len(value) > _SHORT or is_secret_name(name) else value
+    if name == "samples" and isinstance(value, list):
+        return [
+            {key: redact_tokens(text) if isinstance(text, str) else text for key, text in a.items()}
+            if isinstance(a, dict)
+            else a
+            for a in value
+        ]
+    return redact(value, name) if isinstance(value, (list, tuple, dict)) else value
+
+
+def are_plain(name: str, values: Sequence[Any]) -> bool:
+    """Whether `checked` leaves the values of a field of some events as they are, all of them numbers."""
+    kinds = set(map(type, values))
+    if not kinds <= {int, float}:
+        return False
+    if _FIELDS.get(name) is _count:
+        return kinds == {int} and min(values) >= 0 and max(values) < _LARGEST
+    return int not in kinds or (max(values) < _LARGEST and min(values) > -_LARGEST)
 
 
 def number(value: Any) -> float | int | None:
@@ -253,9 +376,12 @@ def current(found: list[Event]) -> list[Event]:
     return kept
 
 
-OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note"})
+OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note", "answered"})
 """Kinds that a run repeats when it resumes from a checkpoint."""
 
+_BLOCK_BYTES = 2**22
+_LONGEST_LINE_BYTES = 2**24
+_SHORT = 7  # characters of a text that has no room for a secret and its name
 _DEEPEST = 50  # levels of nested lists and objects; serialisers refuse some hundreds
 _LARGEST = 2**53  # integers below it are exact in every JSON reader
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -327,12 +453,30 @@ def _answers(value: Any) -> Any:
     ]
 
 
+def _fixes(value: Any) -> Any:
+    """Read [{words, changes, memory_bytes}]."""
+    if not isinstance(value, list):
+        return _ABSENT
+    return [
+        {"words": fix["words"], "changes": fix["changes"], "memory_bytes": fix["memory_bytes"]}
+        for fix in value
+        if isinstance(fix, dict)
+        and isinstance(fix.get("words"), str)
+        and isinstance(fix.get("changes"), dict)
+        and isinstance(_count(fix.get("memory_bytes")), int)
+    ]
+
+
+def _changes(value: Any) -> Any:
+    return value if isinstance(value, dict) else _ABSENT
+
+
 _COUNTS = """step total_steps resumed_step warmup_steps rows eval_rows tokens longest trained_tokens
-trainable_parameters total_parameters pid commands_bytes max_new_tokens"""
+trainable_parameters total_parameters pid namespace user commands_bytes max_new_tokens"""
 _NUMBERS = """time process_start_time seconds epoch loss eval_loss learning_rate grad_norm
 tokens_per_second memory_bytes seconds_left"""
-_TEXTS = """text stage device device_reason dtype dtype_reason model adapter path split command
-error"""
+_TEXTS = """text kind stage device device_reason dtype dtype_reason model adapter path split command
+error host machine boot python"""
 _FIELDS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_COUNTS.split(), _count),
     **dict.fromkeys(_NUMBERS.split(), _number),
@@ -343,6 +487,8 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "verdicts": _named(_text),
     "versions": _named(_text),
     "samples": _answers,
+    "fixes": _fixes,
+    "changes": _changes,
 }
 """Reader of each field; it returns `_ABSENT` for values of another type."""
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.data.chat import answers
 from nbft.data.examples import Example, load_function
 from nbft.data.ready import READY
+from nbft.data.turns import text_of
+from nbft.decisions import best_measure
 from nbft.errors import NbftError, Problem
 from nbft.evaluate.metrics import METRICS, SCORES, Function, form_of
 from nbft.formatting import count, duration
@@ -77,11 +80,8 @@ def scored_steps(config: Config, total_steps: int, steps_per_epoch: int) -> list
 
 def best_by_score(config: Config) -> bool:
     """Whether a score, and not the held-out loss, decides which checkpoint is best."""
-    keep = config.checkpoint
-    counts = keep.load_best_model_at_end or keep.save_strategy == "best"
     by_trainer = ("loss", "mean_token_accuracy", "entropy", "num_tokens", "runtime")
-    name = keep.metric_for_best_model.removeprefix("eval_")
-    return bool((counts or config.callbacks.early_stopping_patience) and name not in by_trainer)
+    return best_measure(config) not in (None, *by_trainer)
 
 
 def scoring_seconds(
@@ -151,29 +151,33 @@ def scoring_remark(
 
 
 def reference_of(example: Example) -> str:
-    """Return the reference answer: the completion, or the first of the assistant's turns.
+    """Return the reference answer: the completion, or the first answer that is trained on.
 
     >>> reference_of(Example("Say hi.", " Hi. "))
     'Hi.'
     """
-    turns = (turn["content"] for turn in example.messages if turn["role"] == "assistant")
-    return (next(turns, "") if example.messages else example.completion).strip()
+    if not example.messages:
+        return example.completion.strip()
+    places = answers(example.messages)
+    return text_of(example.messages[places[0]]).strip() if places else ""
 
 
-def own_metric(written: str, folder: Path | None = None) -> Function:
+def own_metric(config: Config, folder: Path | None = None) -> Function:
     """Return the function of evaluation.metric_function.
 
     Args:
-        written: A key of nbft.registry.metrics, path/to/file:function or package.module:function.
+        config: Its setting is a key of nbft.registry.metrics, path/to/file:function or
+            package.module:function.
         folder: Folder of the config file, for relative paths.
 
     Raises:
         DataError: There is no such function.
         ConfigError: Its package cannot be imported.
     """
+    written = str(config.evaluation.metric_function)
     if written in registry.metrics:
         return registry.metrics.get(written)  # type: ignore[no-any-return]
-    own: Any = load_function(written, "evaluation.metric_function", folder)
+    own: Any = load_function(written, "evaluation.metric_function", folder, is_own=config.is_own)
     return own  # type: ignore[no-any-return]
 
 
@@ -191,7 +195,7 @@ def scoring_problems(
     problems = [*_sampling(config), *_format(config, held_out)]
     if evaluation.metric_function:
         try:
-            own_metric(evaluation.metric_function, folder)
+            own_metric(config, folder)
         except NbftError as error:
             problems += [p for p in error.problems if isinstance(p, Problem)]
     asked = evaluation.metrics or evaluation.metric_function

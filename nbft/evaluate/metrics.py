@@ -12,8 +12,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Any
+
+from nbft.evaluate.final_number import ends_in_hashes, final_number, is_number, states_number
 
 Values = dict[str, list[float]]
 """A value for each row, by the name of the score."""
@@ -50,42 +51,11 @@ class Score:
     is_yes_or_no: bool = False
 
 
-_NUMBER = r"(?:(?<![\w.])[-\u2212])?\s?\$?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_AFTER_HASHES = re.compile(rf"####\s*(-?{_NUMBER})")
-_ANY_NUMBER = re.compile(_NUMBER)
-_NUMBER_ALONE = re.compile(rf"\s*{_NUMBER}\s*%?\.?\s*")
-
-
-def final_number(text: str) -> Decimal | None:
-    r"""Return the number that an answer ends in.
-
-    It is the number after the first "####", as in GSM8K, or else the last number of the text.
-    Commas between digits, dollar and percent signs and a final dot are ignored.
-
-    Source: grade-school-math, dataset.py, `extract_answer`, for the first rule; the "flexible"
-    extraction of GSM8K in lm-evaluation-harness for the second.
-
-    >>> [str(final_number(t)) for t in ("3 + 4 = 7\n#### 1,234.", "It costs $5.50", "so 40% .")]
-    ['1234', '5.50', '40']
-    >>> final_number("#### 72") == final_number("It is 72.0.")
-    True
-    >>> final_number("none")
-    """
-    stated = _AFTER_HASHES.search(text)
-    numbers = [stated[1]] if stated else _ANY_NUMBER.findall(text)
-    if not numbers:
-        return None
-    try:
-        return Decimal(re.sub(r"[\s$,]", "", numbers[-1]).replace("\u2212", "-"))
-    except InvalidOperation:
-        return None
-
-
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> Values:
     r"""Return 1 for each right answer and 0 for the others.
 
-    If the reference ends in "#### n" or is only a number, the final numbers are compared
-    (`final_number`); otherwise the whole texts, ignoring spaces and line breaks.
+    If the reference states a number by "####" or \boxed{…}, or is only a number, the final numbers
+    are compared (`final_number`); otherwise the whole texts, ignoring spaces and line breaks.
 
     >>> exact_match(["I think it is 1,072", "71"], ["50 + 1022 = 1072\n#### 1072", "72"])
     {'exact_match': [1.0, 0.0]}
@@ -98,7 +68,7 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> Values:
 
 
 def _is_right(answer: str, reference: str) -> bool:
-    if _AFTER_HASHES.search(reference) or _NUMBER_ALONE.fullmatch(reference):
+    if states_number(reference):
         wanted = final_number(reference)
         return wanted is not None and final_number(answer) == wanted
     return answer.split() == reference.split()
@@ -186,15 +156,14 @@ def _is_json(text: str, kind: type) -> bool:
         return False
 
 
-_ENDS_IN_HASHES = re.compile(rf"(?:.*\s)?####\s*(-?{_NUMBER})\s*%?\.?", re.DOTALL)
 _ENDS_IN_BOX = re.compile(r".*\\boxed\{.+\}[\s$.]*", re.DOTALL)
 
 _FORMS = (
-    Form("ends in #### and a number", lambda text: bool(_ENDS_IN_HASHES.fullmatch(text.strip()))),
+    Form("ends in #### and a number", ends_in_hashes),
     Form("ends in \\boxed{…}", lambda text: bool(_ENDS_IN_BOX.fullmatch(text.strip()))),
     Form("is a JSON object", lambda text: _is_json(text, dict)),
     Form("is a JSON list", lambda text: _is_json(text, list)),
-    Form("is a number alone", lambda text: bool(_NUMBER_ALONE.fullmatch(text))),
+    Form("is a number alone", is_number),
     Form("is one line", lambda text: bool(text.strip()) and "\n" not in text.strip()),
 )
 """Known forms, the most specific first."""

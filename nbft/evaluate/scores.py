@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 from nbft.charts import ChartSpec, Curve
 from nbft.evaluate.metrics import SCORES, Score
 from nbft.events import Event
-from nbft.formatting import count, number
+from nbft.formatting import count, number, one_line
 from nbft.presented import Presented
 
 _ALIKE = ("split", "rows", "max_new_tokens", "do_sample", "form")
@@ -158,7 +158,7 @@ def chart_groups(names: Iterable[str]) -> list[tuple[str, list[str]]]:
     """
     names = list(dict.fromkeys(names))
     shares = [name for name in names if name in SCORES and name != "perplexity"]
-    rest = [(_about(name).label, [name]) for name in names if name not in shares]
+    rest = [(label_of(name), [name]) for name in names if name not in shares]
     return [(SHARES, shares), *rest] if shares else rest
 
 
@@ -168,7 +168,7 @@ def label_of(name: str) -> str:
     >>> label_of("rougeL"), label_of("my_score")
     ('ROUGE-L', 'my_score')
     """
-    return _about(name).label
+    return one_line(_about(name).label)
 
 
 def _about(name: str) -> Score:

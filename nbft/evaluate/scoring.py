@@ -86,8 +86,8 @@ class Scorer:
         self._tokenizer = tokenizer
         self._mixed_precision = mixed_precision
         self._function: metrics.Function | None = None
-        if written := evaluation.metric_function:
-            self._function = own_metric(written, folder)
+        if evaluation.metric_function:
+            self._function = own_metric(config, folder)
         self._asked = self._draw(examples, context_tokens) if self._wants_anything else []
         self.max_new_tokens = evaluation.score_max_new_tokens or min(
             LONGEST_ANSWER_TOKENS,

@@ -8,87 +8,150 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import os
-import subprocess
-import sys
-import threading
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from nbft import events, facade
+from nbft import events, facade, registry
 from nbft.config import Config
+from nbft.config.code import allow_code as consent_to
 from nbft.errors import ConfigError, RunError
-from nbft.launchers import spare
-from nbft.launchers.supervisor import report_waiting
+from nbft.launchers.kernel import POLL_SECONDS, end_now, is_working, pause_for
+from nbft.launchers.process import STARTING_SECONDS
+from nbft.launchers.signals import Signals, end_by_exit, heard
+from nbft.presented import in_notebook
+from nbft.runs.checkpoints import CONSENT, last_whole, step_of
 from nbft.runs.folder import Run, list_runs
-from nbft.runs.queue import say_queued, turn
-
-_POLL_SECONDS = 0.2
-
-_threads: dict[Path, threading.Thread] = {}
+from nbft.runs.progress import status_words
+from nbft.runs.requests import ask_to_stop
 
 
-def start(config: Config | str | Path) -> Run:
+def start(config: Config | str | Path, *, allow_code: bool = False) -> Run:
     """Start a run in this kernel and return it at once; it waits for its device if necessary.
 
     Args:
         config: The config, or its path.
+        allow_code: Consent to the code that the config names; see `Config.load`.
 
     Raises:
         ConfigError: Every problem that would stop the run.
     """
-    folder, config = _read(config)
-    run = Run.create(config, folder)
-    _start_thread(run)
+    run = _created(config, allow_code)
+    end_by_exit()
+    registry.launchers.get("kernel").start(run)
     return run
 
 
-def submit(config: Config | str | Path) -> Run:
+def _created(config: Config | str | Path, allow_code: bool) -> Run:
+    folder, config = _read(config, allow_code)
+    return Run.create(config, folder)
+
+
+def submit(
+    config: Config | str | Path, *, launcher: str = "process", allow_code: bool = False
+) -> Run:
     """Start a run in the background and return it at once.
 
     It survives this kernel, the page and the Jupyter server; `nbft.attach` shows it from anywhere.
 
     Args:
         config: The config, or its path.
+        launcher: Key of `nbft.registry.launchers`.
+        allow_code: Consent to the code that the config names; see `Config.load`.
 
     Raises:
         ConfigError: Every problem that would stop the run.
     """
-    folder, config = _read(config)
+    found = registry.launchers.get(launcher)
+    folder, config = _read(config, allow_code)
     if config.speed.spare_worker:
-        spare.prepare()  # it imports its libraries while the config is checked
+        found.prepare()
     run = Run.create(config, folder)
-    _supervise(run)
+    found.start(run)
     return run
 
 
 def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
     """Continue a run in the background; see `Run.resume`."""
-    if not (run.is_over or run.status == "paused"):
-        raise RunError(f"{run.id}: is {run.status}; there is nothing to resume.")
-    from nbft.runs.checkpoints import last_whole
-
-    if run.status == "completed" and not changes:
-        raise RunError(
-            f"{run.id}: is completed. To train longer, change its length: "
-            'run.resume({"training.max_steps": …}).'
-        )
-    if last_whole(run.path) is None and run.step:
-        raise RunError(f"{run.id}: has no complete checkpoint to resume from. Start a new run.")
-    _change(run, dict(changes or {}))
-    _supervise(run)
+    with _starting(run):
+        if not (run.is_over or run.state.is_released):
+            on = f" on {host}" if (host := run.state.host) else ""
+            raise RunError(f"{run.id}: is {run.status}{on}; there is nothing to resume.")
+        if run.status == "completed" and not changes:
+            why = f" {run.state.reason}" if run.state.reason else ""
+            raise RunError(
+                f"{run.id}: is completed.{why} To train longer, change "
+                f"{'what ended it' if why else 'its length'}: "
+                'run.resume({"training.max_steps": …}).'
+            )
+        if last_whole(run.path) is None and run.step:
+            raise RunError(f"{run.id}: has no complete checkpoint to resume from. Start a new run.")
+        _change(run, dict(changes or {}))
+        _take_over(run)
+        registry.launchers.get("process").start(run, run.state.supervisor.get("python"))
     return run
 
 
+def retry(run: Run, config: Config) -> Run:
+    """Start a run in the background with other settings than an earlier one; see `Run.retry`."""
+    new = Run.create(config)
+    registry.launchers.get("process").start(new, run.state.supervisor.get("python"))
+    return new
+
+
+@contextlib.contextmanager
+def _starting(run: Run) -> Iterator[None]:
+    """Keep other processes, on other machines too, from starting the same run.
+
+    Raises:
+        RunError: Another process is starting the run, or its folder cannot be written.
+    """
+    from filelock import SoftFileLock, Timeout
+
+    # A file that is created: this works on every file system. After a crash another process of this
+    # machine takes it over at once, others when no start can take so long.
+    path = run.path / "starting"
+    lock = SoftFileLock(path, timeout=0)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STARTING_SECONDS:
+                path.unlink(missing_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{run.id}: is being started by another process.") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RunError(f"{run.id}: cannot be started: {reason}.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take_over(run: Run) -> None:
+    """Say that a run of a silent machine goes on here; if it still trains there, it ends."""
+    state = run.state
+    if state.host and not state.is_released:
+        words = status_words("lost", state.host, state.heard)
+        events.append(run.path / "commands.jsonl", "cancel")
+        events.append(run.events_path, "warning", text=f"Resumed here after {words}.")
+
+
 CHANGEABLE = ("logging.", "checkpoint.", "evaluation.", "tracking.", "callbacks.")
-_LENGTH = ("training.max_steps", "training.num_train_epochs", "training.stop_on_nan")
+_INTERRUPTED = ("stopped", "failed", "lost")
+_LENGTH = ("training.max_steps", "training.num_train_epochs", "training.stop_on_nan", CONSENT)
 
 
 def _change(run: Run, changes: Mapping[str, Any]) -> None:
-    """Change settings of a resumed run that do not affect its earlier steps."""
+    """Change settings of a resumed run that do not affect its earlier steps.
+
+    Consent to changed contents is for one attempt.
+
+    Raises:
+        RunError: A setting may not change, or the run cannot go on from its checkpoint.
+    """
     refused = [path for path in changes if not (path.startswith(CHANGEABLE) or path in _LENGTH)]
     if refused:
         raise RunError(
@@ -99,85 +162,41 @@ def _change(run: Run, changes: Mapping[str, Any]) -> None:
                 for path in refused
             ]
         )
-    if changes:
-        run.config.apply(changes).save(run.path / "config.yaml", full=True)
+    now = run.config
+    config = now.apply({CONSENT: False, **changes})
+    if (checkpoint := last_whole(run.path)) is not None:
+        from nbft.runs.provenance import check_resume
+
+        try:
+            is_completed = run.status == "completed"
+            check_resume(config, checkpoint, step_of(checkpoint), is_completed=is_completed)
+        except ConfigError as error:
+            raise RunError([f"{run.id}: {problem}" for problem in error.problems]) from None
+    if config != now:
+        config.save(run.path / "config.yaml", full=True)
 
 
-def _read(config: Config | str | Path) -> tuple[Path | None, Config]:
+def _read(config: Config | str | Path, allow_code: bool = False) -> tuple[Path | None, Config]:
     """Return a config and the folder of its file, if it has one."""
-    if isinstance(config, Config):
-        return None, config
-    return Path(config).expanduser().absolute().parent, Config.load(config)
-
-
-def _supervise(run: Run) -> None:
-    """Start the supervisor of a run and wait for its first event.
-
-    A lock keeps two processes from starting the same run.
-
-    Raises:
-        RunError: Another process is starting the run, or the supervisor did not start.
-    """
-    lock = run.path / "starting"
-    try:
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        if time.time() - lock.stat().st_mtime < _STARTING_SECONDS:
-            raise RunError(f"{run.id}: is being started by another process.") from None
-        lock.touch()
-    try:
-        reader = events.EventReader(run.events_path)
-        reader.read()
-        with (run.path / "log.txt").open("ab") as log:
-            process = spare.take(run.path) or subprocess.Popen(
-                [sys.executable, "-m", "nbft.launchers.supervisor", str(run.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        until = time.monotonic() + _STARTING_SECONDS
-        while time.monotonic() < until:
-            if reader.read():
-                threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
-                return
-            if process.poll() is not None:
-                break
-            time.sleep(0.01)
-        raise RunError(f"{run.id}: the supervisor did not start. {run.log_tail(3)}")
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-_STARTING_SECONDS = 20.0
-
-
-def _start_thread(run: Run) -> None:
-    device = str(run.plan.get("device", {}).get("value", "cpu"))
-    commands = say_queued(run.path, device)
-
-    def work_in_turn() -> None:
-        from nbft.training.worker import work
-
-        def give_up() -> bool:
-            return any(command["event"] in ("stop", "cancel") for command in commands.read())
-
-        waiting = functools.partial(report_waiting, run.events_path, device)
-        with turn(device, run.path, waiting, give_up) as ticket:
-            if ticket is None:
-                events.append(run.events_path, "cancelled", step=0, text="Left the queue.")
-            else:
-                work(run.path)
-
-    thread = threading.Thread(target=work_in_turn, name=run.id, daemon=True)
-    _threads[run.path] = thread
-    thread.start()
+    if not isinstance(config, Config):
+        folder = Path(config).expanduser().absolute().parent
+        return folder, Config.load(config, allow_code=allow_code)
+    if allow_code:
+        consent_to(config)
+    return None, config
 
 
 def train(
-    config: Config | str | Path, *, show: bool | None = None, resume: Literal["auto"] | None = None
+    config: Config | str | Path,
+    *,
+    show: bool | None = None,
+    resume: Literal["auto"] | None = None,
+    allow_code: bool = False,
 ) -> Run:
-    """Train here and wait for the end; an interrupt stops gracefully, with everything saved.
+    """Train here and wait for the end.
+
+    An interrupt (■, Ctrl-C), SIGTERM or SIGHUP stops after the current step, with a checkpoint; a
+    second one at once. After SIGTERM and SIGHUP the process ends as it would have without nbft.
 
     In a notebook the cell shows the run live. Elsewhere nothing is printed.
 
@@ -185,6 +204,7 @@ def train(
         config: The config, or its path.
         show: Show the run live; in notebooks when None.
         resume: "auto" continues the newest run of the same settings that did not complete.
+        allow_code: Consent to the code that the config names; see `Config.load`.
 
     Returns:
         The finished run.
@@ -193,18 +213,75 @@ def train(
         ConfigError: Every problem that would stop the run; nothing was started.
     """
     run = _interrupted(config) if resume == "auto" else None
+    starting: contextlib.AbstractContextManager[None] | None
     if run is None:
-        run = start(config)
+        run, starting = _created(config, allow_code), None
     else:
-        _start_thread(run)
-    monitor = _monitor(run) if (show if show is not None else _in_notebook()) else None
-    wait(run, monitor)
+        starting = _going_on(run, config)
+
+    def begin_showing() -> Callable[[], object] | None:
+        is_shown = show if show is not None else in_notebook()
+        return _monitor(run).update if is_shown else None
+
+    train_and_wait(run, begin_showing, starting).pass_on()
     return run
+
+
+@contextlib.contextmanager
+def _going_on(run: Run, config: Config | str | Path) -> Iterator[None]:
+    """Start an interrupted run again in the block.
+
+    Raises:
+        RunError: Another process has started it, or it cannot go on.
+    """
+    with _starting(run):
+        if run.status not in _INTERRUPTED:
+            raise RunError(f"{run.id}: was resumed by another process; it is {run.status}.")
+        _change(run, {CONSENT: _read(config)[1].training.resume_despite_changes})
+        _take_over(run)
+        yield
+
+
+def train_and_wait(
+    run: Run,
+    begin_showing: Callable[[], Callable[[], object] | None],
+    starting: contextlib.AbstractContextManager[None] | None = None,
+) -> Signals:
+    """Train a run in this process, wait for its end, and return the signals that came meanwhile.
+
+    Args:
+        run: The run.
+        begin_showing: Called once it has started; returns what shows its news, called repeatedly.
+        starting: What is held while it starts; nothing if None.
+    """
+    with heard() as signals:
+        with starting or contextlib.nullcontext():
+            registry.launchers.get("kernel").start(run)
+        show_news = begin_showing() or (lambda: None)
+        while is_working(run) and not signals.is_second:
+            show_news()
+            pause_for(run)
+            stop_at_first(run, signals)
+        if is_working(run):
+            end_now([run.path])
+        show_news()
+    return signals
+
+
+def stop_at_first(run: Run, signals: Signals) -> None:
+    """Ask a run in this process to stop once a signal has come, and say so."""
+    if signals.first is None or signals.is_passed_on or not is_working(run):
+        return
+    signals.is_passed_on = True
+    ask_to_stop(run.path, signals.first.name)
+    when = "before the first step" if run.state.stage else "after this step, with a checkpoint"
+    text = f"Stopping {when}. Interrupt again to end at once."
+    with contextlib.suppress(OSError):
+        events.append(run.events_path, "command", command="stop", step=run.step, text=text)
 
 
 def _interrupted(config: Config | str | Path) -> Run | None:
     """Return the newest run of the same settings that ended early and can be resumed."""
-    from nbft.runs.checkpoints import last_whole
     from nbft.runs.folder import self_contained
 
     folder, config = _read(config)
@@ -212,58 +289,43 @@ def _interrupted(config: Config | str | Path) -> Run | None:
     for run in list_runs(config.training.output_dir):
         with contextlib.suppress(ConfigError):
             settings = run.config.to_dict(full=True)
-            settings["training"]["run_name"] = wanted["training"]["run_name"]
-            if (
-                settings == wanted
-                and run.status in ("stopped", "failed", "lost")
-                and last_whole(run.path)
-            ):
+            for name in ("run_name", "resume_despite_changes"):
+                settings["training"][name] = wanted["training"][name]
+            if settings == wanted and run.status in _INTERRUPTED and last_whole(run.path):
                 return run
     return None
 
 
-def wait(run: Run, monitor: Any = None) -> None:
-    """Wait for the end of a run in this kernel, updating a monitor from this thread.
-
-    The first interrupt asks the run to stop and save; the second leaves it alone and returns.
-    """
-    thread = _threads.get(run.path)
-    asked = False
-    while thread is not None and thread.is_alive():
-        try:
-            if monitor is not None:
-                monitor.update()
-            thread.join(_POLL_SECONDS)
-        except KeyboardInterrupt:
-            if asked:
-                return
-            asked = True
-            with contextlib.suppress(RunError):
-                run.stop()
-    if monitor is not None:
-        monitor.update()
-
-
-async def train_async(config: Config | str | Path, *, show: bool | None = None) -> Run:
+async def train_async(
+    config: Config | str | Path, *, show: bool | None = None, allow_code: bool = False
+) -> Run:
     """Train here; `await` it, and the kernel and the buttons stay free.
 
     Arguments, result and errors as in `train`.
     """
-    run = start(config)
-    monitor = None
-    if show if show is not None else _in_notebook():
-        monitor = _monitor(run, interactive=True)
-    try:
-        while not run.is_over:
+    run = _created(config, allow_code)
+    with heard() as signals:
+        registry.launchers.get("kernel").start(run)
+        monitor = None
+        if show if show is not None else in_notebook():
+            monitor = _monitor(run, interactive=True)
+        is_cancelled = False
+        while is_working(run) and not signals.is_second:
             if monitor is not None:
                 monitor.update()
-            await asyncio.sleep(_POLL_SECONDS)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        with contextlib.suppress(RunError):
-            run.stop()
-        wait(run, monitor)
-    if monitor is not None:
-        monitor.update()
+            try:
+                await asyncio.sleep(POLL_SECONDS)
+            except asyncio.CancelledError:
+                signals.take(signal.SIGINT)
+                is_cancelled = True
+            stop_at_first(run, signals)
+        if is_working(run):
+            end_now([run.path])
+        if monitor is not None:
+            monitor.update()
+    signals.pass_on()
+    if is_cancelled:
+        raise asyncio.CancelledError
     return run
 
 
@@ -272,24 +334,3 @@ def _monitor(run: Run, *, interactive: bool = False) -> Any:
     monitor.show()
     run._is_shown = True  # as the value of the same cell it is not shown again
     return monitor
-
-
-def _in_notebook() -> bool:
-    """Whether this runs in a kernel with a front end."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and hasattr(shell, "kernel")
-
-
-def join(run: Run, timeout_seconds: float = 600) -> None:
-    """Wait until the thread of a run has ended, with its memory given back.
-
-    Raises:
-        RunError: It has not after that time.
-    """
-    until = time.monotonic() + timeout_seconds
-    thread = _threads.get(run.path)
-    while thread is not None and thread.is_alive():
-        if time.monotonic() > until:
-            raise RunError(f"{run.id}: has not ended within {timeout_seconds:g} seconds.")
-        thread.join(_POLL_SECONDS)

@@ -1,13 +1,15 @@
 """A spare supervisor and worker that wait, libraries imported, for the next `submit`.
 
 Importing takes most of the time to the first step. The spare processes only need the run's folder.
-They end with the kernel, after ten idle minutes, or when memory is short. Called by the form and by
+They end with the kernel, after ten idle minutes, when memory is short, or when the installed
+packages have changed. None waits where memory is shared; see `why_off`. Called by the form and by
 `nbft.launchers.launch`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import subprocess
@@ -16,7 +18,9 @@ import threading
 import time
 from pathlib import Path
 
+from nbft.access import inherit
 from nbft.limits import available_bytes
+from nbft.runs.queue import other_users
 
 LEAST_FREE_BYTES = 3 * 2**30
 """The libraries take 0.6 GB, and training needs memory as well."""
@@ -62,11 +66,26 @@ def prepare() -> bool:
                 return True
             _waiting.end()
             _waiting = None
-        is_off = os.environ.get("NBFT_SPARE_WORKER") == "off" or os.name != "posix"
-        if is_off or _is_short(LEAST_FREE_BYTES):
+        if why_off():
             return False
         _waiting = _Spare()
         return True
+
+
+def why_off() -> str:
+    """Return why no spare worker may wait on this machine now; "" if one may."""
+    asked = os.environ.get("NBFT_SPARE_WORKER")
+    if asked == "off":
+        return "NBFT_SPARE_WORKER is off."
+    if os.name != "posix" or not hasattr(os, "killpg"):
+        return "Background runs need Linux or macOS."
+    if asked != "on" and any(name.startswith("JUPYTERHUB_") for name in os.environ):
+        return "This is a JupyterHub, whose users share the memory."
+    if _is_short(LEAST_FREE_BYTES):
+        return "Less than 3 GiB of memory are free."
+    if others := other_users():
+        return f"Another user trains on this machine: {', '.join(others)}."
+    return ""
 
 
 def take(run: Path) -> subprocess.Popen[bytes] | None:
@@ -86,30 +105,46 @@ def tell(waiting: subprocess.Popen[bytes], run: Path) -> bool:
     """Give a waiting process its run, and return whether that worked."""
     assert waiting.stdin is not None
     try:
-        waiting.stdin.write(f"{run}\n".encode())
+        waiting.stdin.write(json.dumps(str(run)).encode() + b"\n")  # its name may hold anything
         waiting.stdin.close()
     except OSError:
         return False
     return waiting.poll() is None
 
 
-def _environment() -> tuple[Path, dict[str, str]]:
-    return Path.cwd(), dict(os.environ)
+def _environment() -> tuple[Path, dict[str, str], frozenset[tuple[str, int]]]:
+    return Path.cwd(), dict(os.environ), _packages()
+
+
+def _packages() -> frozenset[tuple[str, int]]:
+    """Return the records of the installed packages, each with its time; an installation changes it."""
+    found = set()
+    for folder in {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")}:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".dist-info", ".egg-info", ".egg-link", ".pth")):
+                    with contextlib.suppress(OSError):
+                        found.add((entry.path, entry.stat().st_mtime_ns))
+    return frozenset(found)
 
 
 def wait_for_run(idle_seconds: float = _IDLE_SECONDS) -> Path | None:
     """Wait in a spare process until standard input names a run; None if none will come."""
     until = time.monotonic() + idle_seconds
+    packages = _packages()
     while time.monotonic() < until and not _is_short(LEAST_FREE_BYTES // 3):
+        if _packages() != packages:
+            return None
         if select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
-            line = sys.stdin.readline().rstrip("\n")
-            return Path(line) if line else None
+            line = sys.stdin.readline()
+            return Path(json.loads(line)) if line else None
     return None
 
 
 def log_to(run: Path) -> None:
     """Redirect the output of this process and its children to a run's log."""
     with (run / "log.txt").open("ab") as log:
+        inherit(run / "log.txt")
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
 

@@ -2,15 +2,14 @@
 
 It waits for the device, starts the worker in its own session, waits for its end, and writes the last
 event if the worker could not. It imports neither torch nor settings, so that it stays small. Started
-by `nbft.launchers.launch.submit` as `python -m nbft.launchers.supervisor RUN`; without a run it starts
-a worker that imports its libraries, and waits for a run.
+by the launcher `process` as `python -m nbft.launchers.supervisor RUN COMMAND…` with the command of
+the worker; without a run it starts a worker that imports its libraries, and waits for a run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import signal
 import subprocess
@@ -20,59 +19,91 @@ from pathlib import Path
 from typing import Any
 
 from nbft import events
+from nbft.access import own_process
+from nbft.errors import NbftError, RunError
+from nbft.launchers.signals import Signals, heard
 from nbft.launchers.spare import log_to, tell, wait_for_run
-from nbft.runs.processes import process_start_time
+from nbft.runs.files import log_tail, read_plan
+from nbft.runs.processes import identity, set_title
 from nbft.runs.queue import Ticket, say_queued, turn
+from nbft.runs.requests import because, stop_by, stopped_at_once
 
 _POLL_SECONDS = 0.2
 _LOG_LINES = 20
 
 
-def supervise(run: Path, spare: subprocess.Popen[bytes] | None = None) -> None:
+def worker_command(*run: Path) -> list[str]:
+    """Return the command of a worker in this Python; without a run it waits for one."""
+    return [sys.executable, "-m", "nbft.launchers.worker", *map(str, run)]
+
+
+def supervise(run: Path, command: list[str], spare: subprocess.Popen[bytes] | None = None) -> None:
     """Supervise a run from the queue to its last event.
 
     Args:
         run: The run's folder.
-        spare: A waiting worker; a new one is started when None.
+        command: What starts its worker.
+        spare: A waiting worker, which is used instead if it still lives.
     """
     path = run / "events.jsonl"
     device = _device(run)
-    commands = say_queued(run, device)
+    set_title(f"supervising {run.name}")
+    with heard() as signals:
+        commands = say_queued(run, device)
+        ends: list[events.Event] = []
 
-    def cancelled() -> bool:
-        return any(c["event"] in ("cancel", "stop") for c in commands.read())
+        def is_to_end() -> bool:
+            ends.extend(c for c in commands.read() if c["event"] in ("cancel", "stop"))
+            if signals.first is not None:
+                ends.append(stop_by(signals.first.name))
+            return bool(ends)
 
-    waiting = functools.partial(report_waiting, path, device)
-    with turn(device, run, waiting, cancelled) as ticket:
-        if ticket is None:
-            events.append(path, "cancelled", step=0, seconds=0.0, text="Left the queue.")
-            return
-        _watch(run, path, commands, ticket, spare)
+        try:
+            with turn(device, run, functools.partial(report_queued, path), is_to_end) as ticket:
+                if ticket is None:
+                    leave_queue(path, ends[0])
+                    return
+                _watch(run, path, commands, ticket, command, spare, signals)
+        except Exception as error:
+            report_failure(path, error)
 
 
-def report_waiting(path: Path, device: str, ahead: str) -> None:
-    """Report in the events at `path` that the run `ahead` is using the device."""
-    name = "the CPU" if device == "cpu" else device
-    text = f"Waiting for run “{ahead}”, which is using {name}."
+def leave_queue(path: Path, request: events.Event) -> None:
+    """Write the last event, at `path`, of a run that was asked to end before its turn."""
+    kind = "stopped" if request.get("why") else "cancelled"
+    text = f"Left the queue{because(request)}."
+    events.append(path, kind, step=0, seconds=0.0, text=text)
+
+
+def report_failure(path: Path, error: Exception) -> None:
+    """Report in the events at `path` why a run could not be started."""
+    kind = type(error).__name__
+    why = (
+        str(error) if isinstance(error, NbftError) else f"It could not be started: {kind}: {error}"
+    )
+    events.append(path, "failed", step=0, problems=[why], error=kind)
+
+
+def report_queued(path: Path, text: str) -> None:
+    """Report in the events at `path` what a waiting run waits for."""
     events.append(path, "stage", stage="queued", text=text)
 
 
 def wait_with_spare() -> None:
     """Start a worker that imports its libraries, wait for a run, and supervise it."""
-    with _worker() as spare:
+    own_process()
+    set_title("spare supervisor")
+    with _start(worker_command(), stdin=subprocess.PIPE) as spare:
         run = wait_for_run()
         if run is not None:
+            own_process(run)
             log_to(run)
-            supervise(run, spare)
+            supervise(run, worker_command(run), spare)
 
 
-def _worker(*run: str) -> subprocess.Popen[bytes]:
-    """Start a worker, with or without a run; it shares this process's output."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "nbft.launchers.worker", *run],
-        stdin=subprocess.DEVNULL if run else subprocess.PIPE,
-        start_new_session=True,
-    )
+def _start(command: list[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start a worker in a session of its own; it shares this process's output."""
+    return subprocess.Popen(command, stdin=stdin, start_new_session=True)
 
 
 def _watch(
@@ -80,34 +111,44 @@ def _watch(
     path: Path,
     commands: events.EventReader,
     ticket: Ticket,
+    command: list[str],
     spare: subprocess.Popen[bytes] | None,
+    signals: Signals,
 ) -> None:
     began = time.monotonic()
     kills_before = _memory_kills()
-    worker = spare if spare and tell(spare, run) else _worker(str(run))
+    worker = spare if spare and tell(spare, run) else _start(command)
     # If this process is killed, the worker keeps the device, and the status stays correct.
-    ticket.hand_to(worker.pid)
+    with contextlib.suppress(RunError):
+        ticket.hand_to(worker.pid)
     with contextlib.suppress(OSError):  # on a full disk the worker waits and reports it
-        began_at = process_start_time(worker.pid)
-        about = {"pid": worker.pid, "process_start_time": began_at}
-        events.append(path, "stage", stage="starting", text="Starting the worker …", **about)
+        text = "Starting the worker …"
+        events.append(path, "stage", stage="starting", text=text, **identity(worker.pid))
     cancelled = False
     while worker.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(_POLL_SECONDS)
-        if any(command["event"] == "cancel" for command in commands.read()):
-            cancelled = True
+        cancelled |= any(command["event"] == "cancel" for command in commands.read())
+        if signals.first is not None and not signals.is_passed_on:
+            signals.is_passed_on = True
+            _pass_on(run, worker, signals.first)
+        if cancelled or signals.is_second:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
     written = events.read(path)
     if _has_ended(written, worker.pid):
         return
-    step = max((e.get("step", 0) for e in written), default=0)
+    step = max((e.get("step") or 0 for e in written), default=0)
     seconds = round(time.monotonic() - began, 1)
     if cancelled:
-        events.append(path, "cancelled", step=step, seconds=seconds)
+        events.append(path, "cancelled", step=step, seconds=seconds, **identity())
         return
-    memory = _memory_kills() > kills_before
+    if signals.is_second and signals.first is not None:
+        ending = stopped_at_once(run, signals.first.name)
+        kind = ending.pop("event")
+        events.append(path, kind, step=step, seconds=seconds, **ending, **identity())
+        return
+    memory = _memory_kills() > kills_before and worker.returncode == -signal.SIGKILL
     events.append(
         path,
         "failed",
@@ -116,17 +157,32 @@ def _watch(
         error="Killed" if worker.returncode < 0 else "Exited",
         exit_code=worker.returncode if worker.returncode >= 0 else None,
         signal=-worker.returncode if worker.returncode < 0 else None,
-        out_of_memory=memory and worker.returncode == -signal.SIGKILL,
+        out_of_memory=memory,
+        fixes=_fixes(run) if memory else [],
         problems=[_how_it_ended(worker.returncode, memory=memory, step=step)],
-        log=_log_tail(run / "log.txt"),
+        log=log_tail(run, _LOG_LINES)[0],
+        **identity(),
     )
+
+
+def _pass_on(run: Path, worker: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Ask the worker to stop by a command.
+
+    When a machine shuts down, the worker gets the same signal itself, and a second one would mean
+    at once.
+    """
+    request = stop_by(number.name)
+    try:
+        events.append(run / "commands.jsonl", request.pop("event"), **request)
+    except OSError:
+        worker.send_signal(number)
 
 
 def _has_ended(written: list[events.Event], pid: int) -> bool:
     """Whether a worker has written its last event; another attempt may have begun since."""
     remaining = iter(written)
     for event in remaining:
-        if event["event"] == "started" and event["pid"] == pid:
+        if event["event"] == "started" and event.get("pid") == pid:
             break
     return any(e["event"] in events.FINAL_KINDS or e.get("released") for e in remaining)
 
@@ -136,7 +192,7 @@ def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
     if code >= 0:
         return f"The worker ended by itself with exit code {code} after step {step}. See log.txt."
     name = signal.Signals(-code).name
-    if -code == signal.SIGKILL and memory:
+    if memory:
         return (
             f"The system killed the worker after step {step} because memory ran out. run.fixes lists "
             "changes that would fit, run.retry(0) starts the first."
@@ -146,7 +202,10 @@ def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
             f"The worker was killed after step {step} (signal SIGKILL), but not by the system for "
             "memory. Resume the run to continue from its last checkpoint."
         )
-    return f"The worker ended with signal {name} after step {step}. See log.txt."
+    return (
+        f"The worker ended with signal {name} after step {step}. See log.txt. Resume the run to "
+        "continue from its last checkpoint."
+    )
 
 
 def _memory_kills() -> int:
@@ -158,19 +217,23 @@ def _memory_kills() -> int:
     return 0
 
 
+def _fixes(run: Path) -> list[dict[str, Any]]:
+    """Return what would need less memory; only now are settings and plan imported."""
+    from nbft.plan.fixes import fixes_for_event
+
+    return fixes_for_event(run)
+
+
 def _device(run: Path) -> str:
     try:
-        plan: dict[str, Any] = json.loads((run / "plan.json").read_text(encoding="utf-8"))
-        return str(plan["device"]["value"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_plan(run)["device"]["value"])
+    except (KeyError, TypeError):
         return "cpu"
 
 
-def _log_tail(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return "\n".join(path.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-    return ""
-
-
 if __name__ == "__main__":
-    supervise(Path(sys.argv[1])) if sys.argv[1:] else wait_with_spare()
+    if sys.argv[1:]:
+        own_process(Path(sys.argv[1]))
+        supervise(Path(sys.argv[1]), sys.argv[2:])
+    else:
+        wait_with_spare()

@@ -59,6 +59,7 @@ class Method:
         takes_peft_config: Whether the trainer itself adds the adapter to the model.
         fast_parts: Parts of the fast path that its trainer supports.
         measures: What it logs besides losses, the learning rate and the gradient norm.
+        held_out_measures: What it measures on held-out rows besides the loss.
     """
 
     title: ClassVar[str]
@@ -71,6 +72,7 @@ class Method:
     takes_peft_config: ClassVar[bool] = False
     fast_parts: ClassVar[frozenset[str]] = PARTS_OF_ANY_TRAINER
     measures: ClassVar[tuple[Measure, ...]] = ()
+    held_out_measures: ClassVar[tuple[str, ...]] = ()
     _own_trainer: type | None = None
 
     @property

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbft.errors import Problem
 from nbft.methods.method import PARTS_OF_ANY_TRAINER, Imitation
+from nbft.models.adapters import adapter_of
+from nbft.models.targets import adapts_head
 
 if TYPE_CHECKING:
     from nbft.config import Config
@@ -21,9 +23,10 @@ class Sft(Imitation):
     arguments = "trl:SFTConfig"
     takes_peft_config = True
     fast_parts = PARTS_OF_ANY_TRAINER | {"label_head"}
+    held_out_measures = ("mean_token_accuracy", "entropy")
 
     def problems(self, config: Config) -> Iterable[Problem]:
-        """Reject encoder-decoder models."""
+        """Reject encoder-decoder models and an adapter on the head."""
         model = config.model
         if model.model_type == "hf" and model.auto_class_name == "AutoModelForSeq2SeqLM":
             yield Problem(
@@ -31,6 +34,16 @@ class Sft(Imitation):
                 "sft",
                 "trains models that continue a text, not encoder-decoder models.",
                 "Use base.",
+                {"training.method": "base"},
+            )
+        if adapts_head(config):
+            adapter = adapter_of(config)
+            peft = config.peft
+            yield Problem(
+                adapter.field if adapter else "peft.target_modules",
+                str(adapter.path) if adapter else peft.target_modules,
+                "puts an adapter on the head, whose weights TRL's SFTTrainer reads without it.",
+                "Use training.method=base, or train a copy of the head in peft.modules_to_save.",
                 {"training.method": "base"},
             )
 

@@ -6,7 +6,16 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from nbft.charts import LEARNING_RATE, LOSS, Curve, color_of, moving_average, new_figure, tidy
+from nbft.charts import (
+    LEARNING_RATE,
+    LOSS,
+    Curve,
+    color_of,
+    drawn,
+    moving_average,
+    new_figure,
+    tidy,
+)
 from nbft.evaluate.scores import SHARES, chart_groups, shown
 from nbft.runs.state import Points, RunState
 
@@ -34,7 +43,7 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
         tidy(axes)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if title:
-        figure.suptitle(_text(title))
+        figure.suptitle(drawn(title))
     return figure
 
 
@@ -67,9 +76,9 @@ def draw_scores(state: RunState) -> Figure | None:
         for number, name in enumerate(names):
             steps, values = zip(*scores[name].history, strict=True)
             style = {"color": color_of(number), "marker": _MARKERS[number % len(_MARKERS)]}
-            style["label"] = _text(scores[name].label)
+            style["label"] = drawn(scores[name].label)
             axes.plot(steps, _drawable(values), linewidth=1.5, markersize=5, **style)
-        axes.set(xlabel="step", title=_text(title))
+        axes.set(xlabel="step", title=drawn(title))
         if title == SHARES:
             axes.set_ylim(bottom=0)
         if len(names) > 1:
@@ -81,11 +90,6 @@ def draw_scores(state: RunState) -> Figure | None:
 def _drawable(values: Iterable[float]) -> list[float]:
     """Return values with gaps instead of those too large for the ticks of an axis."""
     return [value if abs(value) < _LARGEST else math.nan for value in values]
-
-
-def _text(text: str) -> str:
-    """Escape the dollars of a text, which matplotlib would read as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def scores_in_words(state: RunState) -> str:

@@ -1,14 +1,16 @@
 """A run's folder, and `Run`, which reads it. Status is computed from the events, never stored.
 
-config.yaml  plan.json  events.jsonl  commands.jsonl  log.txt  data/  checkpoints/
+run.json  config.yaml  plan.json  events.jsonl  commands.jsonl  log.txt  data/  checkpoints/
 adapter/ (or model/)  report.html
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import gc
 import json
+import os
 import re
 import shutil
 import threading
@@ -18,11 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbft import events, facade
+from nbft.access import inherit_all, make_folder
+from nbft.atomic import previous
 from nbft.config import Config
+from nbft.config.code import allow_code
+from nbft.config.io import resolve
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.events import Event
+from nbft.formatting import one_line
+from nbft.reading import open_file, why_not
+from nbft.redaction import redact
+from nbft.runs.checkpoints import resume_point, step_of
+from nbft.runs.files import log_tail, read_plan
+from nbft.runs.mark import MARK, delete, is_marked, is_run, mark
 from nbft.runs.names import new_name
-from nbft.runs.processes import kill, lives
+from nbft.runs.processes import Process, kill
 from nbft.runs.state import RunState, StateReader, Status
 
 if TYPE_CHECKING:
@@ -30,6 +42,7 @@ if TYPE_CHECKING:
 
     from nbft.evaluate.compare import Comparison
     from nbft.evaluate.scores import Scores
+    from nbft.plan import Plan
     from nbft.plan.fixes import Fix
 
 ALLOWED: dict[Status, list[str]] = {
@@ -63,8 +76,8 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().absolute()
-        if not (self.path / "config.yaml").is_file():
-            raise RunError(f"{self.path}: is no run; it holds no config.yaml.")
+        if not is_run(self.path):
+            raise RunError(f"{self.path}: is no run of nbft.")
         self._loaded: tuple[Any, Any] | None = None
         self._is_shown = False
         self._reader = StateReader(self.events_path)
@@ -89,6 +102,7 @@ class Run:
         plan = make_plan(config, folder=folder)
         if plan.errors:
             raise ConfigError(plan.errors)
+        _check_checkpoint(plan, folder)
         parent = Path(config.training.output_dir).expanduser().absolute()
         name = config.training.run_name or new_name(parent)
         if not _NAME.fullmatch(name):
@@ -97,11 +111,16 @@ class Run:
             raise ConfigError(Problem("training.run_name", name, what, fix))
         path = parent / name
         try:
-            path.mkdir(parents=True)
+            make_folder(path, is_shared=config.training.share_with_group)
+            mark(path)
             saved = self_contained(config, path, folder)
+            if config.is_own:  # its worker is another process, which only has the folder
+                allow_code(saved, path)
             saved.training.run_name = name
-            (path / "plan.json").write_text(json.dumps(plan.to_dict(), indent=2), encoding="utf-8")
+            shown = json.dumps(redact(plan.to_dict()), indent=2)
+            (path / "plan.json").write_text(shown, encoding="utf-8")
             saved.save(path / "config.yaml", full=True)
+            inherit_all(path)
         except FileExistsError:
             what = f"{path} is there already."
             problem = Problem("training.run_name", name, what, "Choose another name.")
@@ -109,6 +128,9 @@ class Run:
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None
+        except KeyboardInterrupt:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         return cls(path)
 
     @property
@@ -129,10 +151,7 @@ class Run:
     @property
     def plan(self) -> dict[str, Any]:
         """The plan of the run; {} if plan.json is missing."""
-        try:
-            return json.loads((self.path / "plan.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        except (OSError, ValueError):
-            return {}
+        return read_plan(self.path)
 
     def events(self) -> list[Event]:
         """Return every event so far, oldest first."""
@@ -147,7 +166,10 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """The status of the run, from its events and from whether its process lives."""
+        """The status of the run, from its events and from whether its process lives.
+
+        A run on another machine counts as lost after ten minutes without a sign of life.
+        """
         return self.state.status
 
     @property
@@ -163,7 +185,8 @@ class Run:
     @property
     def adapter(self) -> Path | None:
         """Folder of the trained adapter, or of the model after full training; None before."""
-        folders = (self.path / "adapter", self.path / "model")
+        saved = (self.path / "adapter", self.path / "model")
+        folders = (*saved, *map(previous, saved))
         files = ("config.json", "adapter_config.json")
         return next((f for f in folders if any((f / file).is_file() for file in files)), None)
 
@@ -190,8 +213,7 @@ class Run:
 
     def continue_(self) -> Run:
         """Continue a paused run, from where it waits or from its checkpoint."""
-        worker = _process(self.state.started)
-        if self.status == "paused" and not (worker and lives(*worker)):
+        if self.state.is_released:
             return self.resume()
         self._command("continue")
         return self
@@ -199,12 +221,12 @@ class Run:
     def cancel(self) -> None:
         """End the run at once, saving nothing."""
         self._command("cancel")
-        supervisor, worker = _process(self.state.supervisor), _process(self.state.started)
+        supervisor, worker = Process.of(self.state.supervisor), Process.of(self.state.started)
         if supervisor is None or worker is None:
             return  # a thread of a kernel reads the command after its step, a queue at once
-        if lives(*supervisor):
+        if supervisor.lives() is not False:
             return  # it ends the worker and reports it
-        if kill(*worker):
+        if worker.lives() and kill(worker.pid, worker.start_time):
             events.append(self.events_path, "cancelled", step=self.step)
 
     def _command(self, name: str, **more: Any) -> None:
@@ -237,17 +259,18 @@ class Run:
     @property
     def fixes(self) -> list[Fix]:
         """Changes that need less memory, where memory ran out; empty otherwise."""
-        if not self.state.is_out_of_memory:
+        written = self.state.fixes
+        if not written:
             return []
-        from nbft.plan.fixes import memory_fixes
+        from nbft.plan.fixes import read_fixes
 
-        return memory_fixes(self.config)
+        return read_fixes(written, self.state.device)
 
     @property
     def is_background(self) -> bool:
         """Whether a supervisor looks after the run, and not the kernel that started it."""
-        waiting, training = _process(self.state.supervisor), _process(self.state.started)
-        return not waiting or not training or waiting[0] != training[0]
+        waiting, training = Process.of(self.state.supervisor), Process.of(self.state.started)
+        return not waiting or not training or waiting.pid != training.pid
 
     def retry(self, fix: int | Mapping[str, Any] = 0, *, background: bool = True) -> Run:
         """Start a new run with settings changed, beside this one.
@@ -266,8 +289,8 @@ class Run:
                 raise RunError(f"{self.id}: has {len(fixes)} fixes; {fix} is none of them.")
             fix = fixes[fix].changes
         place = {"training.run_name": None, "training.output_dir": str(self.path.parent)}
-        launch = facade.submit if background else facade.start
-        return launch(self.config.apply({**fix, **place}))  # type: ignore[no-any-return]
+        config = self.config.apply({**fix, **place})
+        return facade.retry(self, config) if background else facade.start(config)  # type: ignore[no-any-return]
 
     def move_up(self) -> None:
         """Move one place up in the queue of the device.
@@ -280,16 +303,25 @@ class Run:
         if not move_up(self.path):
             raise RunError(f"{self.id}: is {self.status}; it cannot move up.")
 
-    def delete(self) -> None:
-        """Delete the folder with everything in it.
+    def delete(self) -> list[str]:
+        """Delete everything that nbft wrote into the folder, and the folder if that was all.
+
+        Returns:
+            The names of other files and folders in it, which stay.
 
         Raises:
-            RunError: The run is not over.
+            RunError: The run is not over, or nbft did not make the folder.
         """
         status = self.status
         if "delete" not in ALLOWED[status]:
-            raise RunError(f"{self.id}: is {status}. Stop it before you delete it.")
-        shutil.rmtree(self.path)
+            on = f" on {host}" if (host := self.state.host) else ""
+            raise RunError(f"{self.id}: is {status}{on}. Stop it before you delete it.")
+        if not is_marked(self.path):
+            raise RunError(
+                f"{self.id}: has no {MARK}, so it may not be nbft's. Delete the folder {self.path} "
+                "yourself."
+            )
+        return delete(self.path)
 
     def follow(self) -> Iterator[Event]:
         """Yield every event so far, then each new one, until the run is over."""
@@ -308,12 +340,8 @@ class Run:
         return self
 
     def log_tail(self, lines: int = 20) -> str:
-        """Return the last lines of log.txt."""
-        try:
-            text = (self.path / "log.txt").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
+        """Return the last lines of log.txt, without secrets."""
+        return log_tail(self.path, lines)[0]
 
     def load_model(self) -> tuple[Any, Any]:
         """Load the tuned model for answering, and return it with its tokenizer.
@@ -437,18 +465,32 @@ class Run:
         return f"Run({self.id!r}, {self.status})"
 
 
-def _process(event: Event) -> tuple[int, float] | None:
-    """Return pid and start of the process of an event; None if it has none."""
-    pid, began = event.get("pid"), event.get("process_start_time")
-    return None if pid is None or began is None else (pid, began)
-
-
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """Return the runs in a folder, the newest first."""
     folder = Path(folder).expanduser()
-    configs = folder.glob("*/config.yaml")
-    newest_first = sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True)
-    return [Run(path.parent) for path in newest_first]
+    found: list[tuple[float, Run]] = []
+    with contextlib.suppress(OSError):  # there is no such folder, or it may not be read
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError, RunError):  # deleted meanwhile, or no run
+                run = Run(entry.path)
+                found.append(((run.path / "config.yaml").stat().st_mtime, run))
+    return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def unreadable_runs(folder: str | Path = "runs") -> list[str]:
+    """Return a sentence for each folder beside the runs that cannot be read as one."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in sorted(Path(folder).expanduser().iterdir()):
+            config = path / "config.yaml"
+            try:
+                if path.is_dir() and config.lstat():
+                    open_file(config).close()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                found.append(f"{one_line(path.name)}: cannot be read: {why_not(error)}.")
+    return found
 
 
 def attach(run: str | Path, folder: str | Path = "runs") -> Run:
@@ -462,7 +504,7 @@ def attach(run: str | Path, folder: str | Path = "runs") -> Run:
         RunError: There is no such run; the message has the nearest name.
     """
     for path in (Path(run).expanduser(), Path(folder).expanduser() / str(run)):
-        if (path / "config.yaml").is_file():
+        if is_run(path):
             return Run(path)
     known = [other.id for other in list_runs(folder)]
     close = difflib.get_close_matches(str(run), known, n=1)
@@ -478,8 +520,6 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
         run: Folder of the run to write rows in memory to; they stay in memory if None.
         folder: Folder of the config file, for relative paths.
     """
-    from nbft.data.sources import resolve
-
     copy = config.override()
     for split, block in copy.data.splits().items():
         for number, dataset in enumerate(block.datasets):
@@ -505,10 +545,24 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
     return copy
 
 
+def _check_checkpoint(plan: Plan, folder: Path | None) -> None:
+    """Check whether a run can go on from the checkpoint that it names.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    config, asked = plan.config, plan.config.training.resume_from_checkpoint
+    if not asked or asked == "auto" or plan.total_steps is None or plan.steps_per_epoch is None:
+        return
+    if (checkpoint := resume_point(config, Path())) is not None:
+        from nbft.runs.provenance import check_start
+
+        there = self_contained(config, None, folder)
+        check_start(there, checkpoint, step_of(checkpoint), plan.steps_per_epoch, plan.total_steps)
+
+
 def _absolute_function(written: str | None, folder: Path | None) -> str | None:
     """Return path/to/file:function with the absolute path; anything else as it is."""
-    from nbft.data.sources import resolve
-
     where, _, name = (written or "").rpartition(":")
     file = resolve(where if where.endswith(".py") else f"{where}.py", folder)
     return f"{file}:{name}" if where and file.is_file() else written
@@ -521,13 +575,14 @@ def _load(run: Run) -> tuple[Any, Any]:
     if folder is None:
         raise RunError(f"{run.id}: has no adapter yet; it is {run.status}.")
     tokenizer = load_tokenizer(config.apply({"model.tokenizer_name": None}), folder)
-    if folder.name == "model":
+    if folder.name.startswith("model"):
         from nbft.decisions import decide
 
         decisions = decide(config)
         whole = config.apply({"model.load_pretrained_weights": True})
         device = decisions.device.value
-        model = load_model(whole, folder, decisions.dtype.value, device).to(device)
+        model = load_model(whole, folder, decisions.dtype.value, device, for_answers=True)
+        model = model.to(device)
     else:
         import peft
 
@@ -545,4 +600,5 @@ def _base_model(run: Run) -> Any:
     path = find_model(base_name(config), config.model.model_revision, lambda _: None).path
     decisions = decide(config, path)
     device = decisions.device.value
-    return place(load_model(config, path, decisions.dtype.value, device), device).eval()
+    model = load_model(config, path, decisions.dtype.value, device, for_answers=True)
+    return place(model, device).eval()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Iterable
+
 from nbft import formatting
 from nbft.evaluate.compare import Comparison
 from nbft.runs.state import Note, RunState
@@ -13,6 +16,36 @@ def headline(state: RunState) -> str:
     >>> headline(RunState([{"event": "completed", "step": 9, "seconds": 192.0}]))
     'completed in 3 min 12 s'
     """
+    if state.host and state.end is None:
+        return f"{_headline(state).rstrip(' …')}, on {state.host}"
+    return _headline(state)
+
+
+def status_words(status: str, host: str | None, heard: float | None) -> str:
+    """Return a status in words, with the other machine that has the run, if any.
+
+    >>> status_words("running", "gpu-7", None), status_words("lost", None, None)
+    ('running on gpu-7', 'lost')
+    >>> status_words("lost", "gpu-7", None)
+    'no word from gpu-7'
+    """
+    if not host:
+        return status
+    return f"{status} on {host}" if status != "lost" else f"no word from {host}{_since(heard)}"
+
+
+def _since(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    try:
+        then = datetime.datetime.fromtimestamp(seconds).astimezone()
+    except (OverflowError, ValueError, OSError):  # of a file with odd values
+        return ""
+    day = "" if then.date() == datetime.datetime.now().astimezone().date() else f"{then:%Y-%m-%d} "
+    return f" since {day}{then:%H:%M}"
+
+
+def _headline(state: RunState) -> str:
     total, end = state.total_steps, state.end
     of = f" of {formatting.count(total)}" if total else ""
     at = f"step {formatting.count(state.step)}{of}"
@@ -25,7 +58,10 @@ def headline(state: RunState) -> str:
     took = end.get("seconds")
     span = f" in {formatting.duration(took)}" if took is not None else ""
     if end["event"] == "completed":
-        return f"completed{span}"
+        is_early = bool(state.reason and total and state.step < total)
+        return (
+            f"completed early, after {at}{span and ',' + span}" if is_early else f"completed{span}"
+        )
     if end["event"] in ("stopped", "cancelled"):
         return f"{end['event']} after {at}{span and ',' + span}"
     return f"failed after {at}" if state.step else "failed"
@@ -82,5 +118,15 @@ def sentence(note: Note) -> str:
 
     >>> sentence(Note("The loss rises.", 1200))
     'Step 1,200: The loss rises.'
+    >>> sentence(Note("The loss rises.", 1200, answered_step=1500))
+    'Step 1,200: The loss rises. (No longer true since step 1,500.)'
     """
-    return note.text if note.step is None else f"Step {formatting.count(note.step)}: {note.text}"
+    text = note.text if note.step is None else f"Step {formatting.count(note.step)}: {note.text}"
+    if note.answered_step is None:
+        return text
+    return f"{text} (No longer true since step {formatting.count(note.answered_step)}.)"
+
+
+def sentences(notes: Iterable[Note]) -> list[tuple[str, bool]]:
+    """Return notes for a page: each with its step, and whether it is struck."""
+    return [(sentence(note), note.answered_step is not None) for note in notes]

@@ -1,8 +1,10 @@
 """The queue of a device: one run at a time, the others wait in order of submission.
 
-A ticket is a small file in the device's folder: `0-…` holds the device, `1-…` waits. It names its
-process, so the device is free again when that process dies. The queue is for one person on one
-machine. Loads nothing heavy.
+A ticket is a small file: `DEVICE-0-…` holds the device, `DEVICE-1-…` waits. It names its process, so
+the device is free again when that process dies. Only processes that this machine can look up count.
+The queue may be shared by the users of a machine: in a folder with the sticky bit (mode 1777) each
+removes only tickets of their own, and of another's ticket nothing is used but its process and its
+owner. Loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,16 +12,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import secrets
+import stat
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbft import events
+from nbft.errors import RunError
 from nbft.models.find import cache_folder
-from nbft.runs.processes import identity, lives
+from nbft.runs.processes import Process, identity
 
 _POLL_SECONDS = 0.2
+_BEAT_SECONDS = 20.0
+_LOCK_SECONDS = 60.0  # a lock is held for milliseconds
+
+_NAME = re.compile(r"(?P<device>.+)-(?P<state>[01])-(?P<number>\d{10})-(?P<key>[0-9a-f]{16})\.json")
+_TRAINS = re.compile(r"nbft\.launchers\.(worker|supervisor) \S|^nbft: (training|supervising) ")
+_LARGEST_NUMBER = 10**10 - 1
+_LARGEST_TICKET_BYTES = 16_384
+# Others may put links and pipes into a shared folder.
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Ticket:
@@ -28,73 +45,143 @@ class Ticket:
     Args:
         device: Name of the device, such as cpu or cuda.
         run: Folder of the run that waits.
+
+    Raises:
+        RunError: The folder of the queue cannot be used.
     """
 
     def __init__(self, device: str, run: Path) -> None:
         self._run = run
-        self._folder = queue_folder() / device
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._device = re.sub(r"[^\w.-]", "_", device)  # it becomes part of a file's name
+        self._folder = queue_folder()
+        self._state = 1
+        self._process = identity()
+        self.is_replaced = False
+        self._enter()
+
+    def _enter(self) -> None:
+        """Write a new ticket, at the end of the queue."""
+        _make(self._folder)
+        self._key = secrets.token_hex(8)
         with _locked(self._folder):
-            last = max((int(path.name[2:12]) for path in self._folder.glob("?-*.json")), default=0)
-            # The number changes when others move up, so the ticket is found by the rest of its name.
-            self._key = f"{run.name}-{os.getpid()}-{time.monotonic_ns()}"
-            path = self._folder / f"1-{last + 1:010}-{self._key}.json"
-            path.write_text(json.dumps({**identity(), "run": str(run)}), encoding="utf-8")
+            taken = [name.number for name, _ in _tickets(self._folder, self._device)]
+            number = min(max(taken, default=0) + 1, _LARGEST_NUMBER)
+            name = f"{self._device}-{self._state}-{number:010}-{self._key}.json"
+            self._write(self._folder / name)
+
+    def _write(self, path: Path) -> None:
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({**self._process, "run": str(self._run)}), encoding="utf-8")
+        if _is_shared(self._folder):
+            partial.chmod(0o644)
+        partial.replace(path)
+
+    def _own(self) -> Path | None:
+        """Return the file of this ticket; None if somebody removed it."""
+        found = (p for name, p in _tickets(self._folder, self._device) if name.key == self._key)
+        return next(found, None)
 
     def take(self) -> str | None:
-        """Take the device if it is this ticket's turn; else return the run to wait for."""
+        """Take the device if it is this ticket's turn; else return the run to wait for.
+
+        A ticket that somebody removed is replaced by a new one, and `is_replaced` is set.
+        """
+        if self._own() is None:
+            self._enter()
+            self.is_replaced = True
         with _locked(self._folder):
-            for path in _living(self._folder):
-                if path.name.endswith(f"{self._key}.json"):
-                    path.rename(path.with_name(f"0{path.name[1:]}"))
-                    return None
-                return Path(_about(path).get("run", "")).name
-        return "a queue that lost this ticket"
+            living = _living(self._folder, self._device)
+            if not living:
+                return ""  # removed at this moment; the next call replaces it
+            if _Name.of(living[0]).key != self._key:
+                return _run_of(living[0])
+            living[0].rename(living[0].with_name(_renamed(living[0], state=0)))
+            self._state = 0
+        return None
 
     def hand_to(self, pid: int) -> None:
         """Hand the place to another process; it is kept while that process lives."""
-        about = {**identity(pid), "run": str(self._run)}
+        self._process = identity(pid)
         with _locked(self._folder):
-            for path in self._folder.glob(f"?-*-{self._key}.json"):
-                partial = path.with_suffix(".partial")
-                partial.write_text(json.dumps(about), encoding="utf-8")
-                partial.replace(path)
+            if path := self._own():
+                self._write(path)
+
+    def keep(self) -> None:
+        """Take the device again if it was taken and somebody removed the ticket."""
+        if self._state == 0 and self._own() is None:
+            self._enter()
 
     def release(self) -> None:
         """Give back the device, or the place in the queue."""
-        for path in self._folder.glob(f"?-*-{self._key}.json"):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if path := self._own():
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def turn(
-    device: str, run: Path, waiting: Callable[[str], None], give_up: Callable[[], bool]
+    device: str, run: Path, say: Callable[[str], None], give_up: Callable[[], bool]
 ) -> Iterator[Ticket | None]:
     """Wait for a device, hold it for the block, and give it back.
+
+    Meanwhile the run's events get a new time of change every 20 seconds, so that other machines see
+    that it lives.
 
     Args:
         device: Name of the device.
         run: Folder of the run.
-        waiting: Called with the name of the run ahead whenever it changes.
+        say: Called with a sentence when the run ahead changes, or the ticket was removed.
         give_up: Called between checks; returns whether to leave the queue.
 
     Yields:
         The ticket that holds the device; None after giving up.
+
+    Raises:
+        RunError: The folder of the queue cannot be used.
     """
     ticket = Ticket(device, run)
-    reported: str | None = None
+    reported = ""
+    name = "the CPU" if device == "cpu" else device
     try:
-        while (ahead := ticket.take()) is not None:
-            if ahead != reported:
-                waiting(ahead)
-                reported = ahead
-            if give_up():
-                yield None
-                return
-            time.sleep(_POLL_SECONDS)
-        yield ticket
+        with _beating(run / "events.jsonl", ticket):
+            while True:
+                ahead = ticket.take()
+                if ticket.is_replaced:
+                    ticket.is_replaced, reported = False, ""
+                    say("The ticket in the queue was removed, so the run took a new one.")
+                if ahead is None:
+                    break
+                if ahead and ahead != reported:
+                    say(f"Waiting for run “{ahead}”, which is using {name}.")
+                    reported = ahead
+                if give_up():
+                    yield None
+                    return
+                time.sleep(_POLL_SECONDS)
+            yield ticket
     finally:
         ticket.release()
+
+
+@contextlib.contextmanager
+def _beating(path: Path, ticket: Ticket) -> Iterator[None]:
+    """Show regularly that this process lives, and keep its place in the queue."""
+    has_ended = threading.Event()
+
+    def beat() -> None:
+        while not has_ended.wait(_BEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            with contextlib.suppress(OSError, RunError):
+                ticket.keep()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        thread.join()
 
 
 def say_queued(run: Path, device: str) -> events.EventReader:
@@ -106,20 +193,29 @@ def say_queued(run: Path, device: str) -> events.EventReader:
     commands = run / "commands.jsonl"
     begin = commands.stat().st_size if commands.exists() else 0
     events.keep_reserve(run)
-    about = {**identity(), "device": device, "commands_bytes": begin}
+    about = {**identity(), "python": sys.executable, "device": device, "commands_bytes": begin}
     events.append(run / "events.jsonl", "queued", **about)
     return events.EventReader(commands, begin)
 
 
 def move_up(run: Path) -> bool:
-    """Move a waiting run up by one; return whether there was a place to move to."""
-    for folder in queue_folder().glob("*/"):
-        with _locked(folder):
-            waiting = [path for path in _living(folder) if path.name.startswith("1-")]
+    """Move a waiting run up by one; return whether there was a place to move to.
+
+    Only tickets of this user change places.
+    """
+    folder = queue_folder()
+    if not folder.is_dir():
+        return False
+    with _locked(folder):
+        devices = {name.device for name, _ in _tickets(folder)}
+        for device in devices:
+            living = _living(folder, device)
+            waiting = [path for path in living if _Name.of(path).state == 1 and _is_ours(path)]
             for before, path in zip(waiting, waiting[1:], strict=False):
                 if _about(path).get("run") == str(run):
-                    before.rename(before.with_name(f"{path.name[:12]}{before.name[12:]}"))
-                    path.rename(path.with_name(f"{before.name[:12]}{path.name[12:]}"))
+                    number, earlier = _Name.of(path).number, _Name.of(before).number
+                    before.rename(before.with_name(_renamed(before, number=number)))
+                    path.rename(path.with_name(_renamed(path, number=earlier)))
                     return True
     return False
 
@@ -129,33 +225,181 @@ def queue_folder() -> Path:
     return Path(os.environ.get("NBFT_QUEUE") or cache_folder() / "queue")
 
 
-def _living(folder: Path) -> list[Path]:
-    """Return the tickets whose process is alive, the holder first; remove the others."""
+def other_users() -> list[str]:
+    """Return the names of other users who train with nbft on this machine.
+
+    They are known by their tickets in a shared queue and by the processes of background runs.
+    """
+    import psutil
+
+    names = set()
+    with contextlib.suppress(OSError):
+        tickets = _tickets(queue_folder())
+        names = {_user(path) for _, path in tickets if not _is_ours(path) and _lives(path)}
+    with contextlib.suppress(psutil.Error, KeyError):
+        own = psutil.Process().username()
+        for process in psutil.process_iter(["username", "cmdline"]):
+            about = process.info
+            if about["username"] != own and _TRAINS.search(" ".join(about["cmdline"] or ())):
+                names.add(about["username"] or "another user")
+    return sorted(names)
+
+
+class _Name(NamedTuple):
+    """What the name of a ticket says."""
+
+    device: str
+    state: int
+    number: int
+    key: str
+
+    @classmethod
+    def of(cls, path: Path) -> _Name:
+        match = _NAME.fullmatch(path.name)
+        assert match is not None
+        return cls(match["device"], int(match["state"]), int(match["number"]), match["key"])
+
+
+def _renamed(path: Path, *, state: int | None = None, number: int | None = None) -> str:
+    name = _Name.of(path)
+    state = name.state if state is None else state
+    number = name.number if number is None else number
+    return f"{name.device}-{state}-{number:010}-{name.key}.json"
+
+
+def _tickets(folder: Path, device: str | None = None) -> list[tuple[_Name, Path]]:
+    """Return the tickets of a device, or of all, in the order of their turns."""
+    try:
+        paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    except FileNotFoundError:
+        return []
+    named = sorted((_Name.of(path), path) for path in paths)
+    return [pair for pair in named if device in (None, pair[0].device)]
+
+
+def _living(folder: Path, device: str) -> list[Path]:
+    """Return the tickets whose process lives here, the holder first; remove our dead ones."""
     living = []
-    for path in sorted(folder.glob("?-*.json")):
-        about = _about(path)
-        if about and lives(about["pid"], about["process_start_time"]):
+    for _, path in _tickets(folder, device):
+        lives = _lives(path)
+        if lives:
             living.append(path)
-        else:
+        elif lives is False and _is_ours(path):
             path.unlink(missing_ok=True)
     return living
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _lives(path: Path) -> bool | None:
+    """Whether the process of a ticket lives; None if this machine cannot tell."""
+    about = _about(path)
+    process = Process.of(about)
+    return process.lives() if process else False
+
+
+def _is_ours(path: Path) -> bool:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except (OSError, ValueError):
+        return not hasattr(os, "getuid") or path.lstat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _user(path: Path) -> str:
+    """Return the name of a ticket's owner."""
+    try:
+        return path.owner()
+    except (OSError, KeyError, NotImplementedError):
+        return "another user"
+
+
+def _run_of(path: Path) -> str:
+    """Return the name of a ticket's run; of another user's only whose it is."""
+    if _is_ours(path):
+        return Path(str(_about(path).get("run", ""))).name
+    return f"of {_user(path)}"
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Return what a ticket says; {} for anything else than a small regular file."""
+    try:
+        descriptor = os.open(path, _READ)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return {}
+            about = json.loads(file.read(_LARGEST_TICKET_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether an administrator has made the folder for several users: it has the sticky bit."""
+    return bool(folder.stat().st_mode & stat.S_ISVTX)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from None
+
+
+def _unusable(folder: Path, error: OSError) -> RunError:
+    reason = (error.strerror or str(error)).lower()
+    return RunError(
+        f"The queue in {folder} cannot be used: {reason}. Set NBFT_QUEUE to a folder on a local "
+        "disk that you may write to."
+    )
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases when a process dies."""
-    with (folder / "lock").open("w") as file:
-        try:
-            import fcntl
-        except ImportError:  # on Windows the rename decides who is first
+    """Hold the folder's lock, which the system releases when a process dies.
+
+    Where the file system has no locks, the lock is a file that is created (filelock's soft lock).
+
+    Raises:
+        RunError: The folder cannot be used.
+    """
+    try:
+        with _file_lock(folder / "lock"):
             yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    except OSError as error:
+        raise _unusable(folder, error) from None
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        from filelock import FileLock
+
+        with FileLock(path, timeout=_LOCK_SECONDS):
+            yield
+        return
+    descriptor = _opened_lock(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # ENOLCK, EOPNOTSUPP, ENOSYS and others
+            from filelock import SoftFileLock
+
+            soft = path.with_suffix(".soft")
+            with SoftFileLock(soft, timeout=_LOCK_SECONDS):
+                yield
+        else:
+            yield
+    finally:
+        os.close(descriptor)
+
+
+def _opened_lock(path: Path) -> int:
+    """Open the lock, which in a shared folder may belong to another user."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if _is_shared(path.parent):
+            os.fchmod(descriptor, 0o644)
+        return descriptor
+    with contextlib.suppress(PermissionError):  # NFS locks only what may be written
+        return os.open(path, _READ | os.O_RDWR)
+    return os.open(path, _READ)

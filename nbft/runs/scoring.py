@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | None) -> Scores:
     """Score the base model and the tuned one of a run; see `Run.evaluate`."""
-    from nbft.data.examples import load_examples
+    from nbft.data.examples import by_answer, load_examples
     from nbft.decisions import decide
     from nbft.evaluate.scoring import Scorer
     from nbft.models.load import quiet
@@ -29,6 +29,7 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
         if not examples:
             raise RunError(f"{run.id}: has no {split} rows. Name some in data.{split}.")
         model, tokenizer = run.load_model()
+        examples, _ = by_answer(examples, tokenizer)
         context_tokens = getattr(model.config, "max_position_embeddings", None)
         scorer = Scorer(
             config,

@@ -1,24 +1,33 @@
 """The state of a run, computed from its events in this one place.
 
 `RunState` takes events one after another; `StateReader` feeds it those that were appended to a file
-since the last read, so the cost of a read is proportional to what is new. Loads no library.
+since the last read, so the cost of a read is proportional to what is new. Loads no library but
+pydantic's parser of JSON.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
+import math
+import operator
+import time
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
+
+from pydantic_core import from_json
 
 from nbft import events
 from nbft.charts import ChartSpec
 from nbft.evaluate.scores import Scores
 from nbft.evaluate.timeline import Timeline
 from nbft.events import FINAL_KINDS, Event
-from nbft.runs.processes import lives
+from nbft.reading import why_not
+from nbft.runs.processes import Process
 
 _Ended = Literal["completed", "stopped", "cancelled", "failed", "lost"]
 Status = Literal["created", "queued", "running", "paused"] | _Ended
@@ -26,6 +35,11 @@ Status = Literal["created", "queued", "running", "paused"] | _Ended
 _NO_MEASURES = frozenset(("event", "time", "step"))
 _MOST_CURVES = 100
 """Of measures that nobody asked for by name: 5 MB at 2,000 points each."""
+SILENT_SECONDS = 600.0
+"""A run on another machine that has written nothing for so long counts as lost. It shows every 20
+seconds that it lives; the rest is for clocks that differ and for a network that is slow."""
+
+_MANY_LOGS = 20
 _LOG = b'{"event": "log"'  # as `events.append` writes it
 
 
@@ -35,10 +49,21 @@ class Note(NamedTuple):
     Attributes:
         text: In sentences.
         step: Its step; None if it belongs to none.
+        kind: Name of the note in `nbft.runs.notes`; "" for a warning.
+        changes: The setting to try, by its path; {} if there is none.
+        answered_step: The step at which it was no longer true; None while it is.
     """
 
     text: str
     step: int | None = None
+    kind: str = ""
+    changes: Mapping[str, Any] = MappingProxyType({})
+    answered_step: int | None = None
+
+    def at(self, step: int) -> Note:
+        """Return the note as it was at an earlier step."""
+        is_later = self.answered_step is not None and self.answered_step > step
+        return self._replace(answered_step=None) if is_later else self
 
 
 class Points:
@@ -93,6 +118,13 @@ class Points:
         if is_last:
             self._events[at] = event
         return is_last
+
+    def extend(self, steps: Sequence[int], values: Sequence[float], first_event: int) -> None:
+        """Add the points of consecutive events; the steps ascend from the last one on."""
+        self.steps.extend(steps)
+        self.values.extend(values)
+        self._events.extend(range(first_event, first_event + len(steps)))
+        self._seen += len(steps)
 
     def _fits(self) -> bool:
         """Return whether no point had to be dropped; otherwise every second one is."""
@@ -204,6 +236,7 @@ class RunState:
         counts: Number of events of each kind.
         taken: Number of events, which is the number of the last one.
         began: Time of the first event, in seconds since the epoch; None if unknown.
+        heard: When something was last written, in seconds since the epoch; None if unknown.
         changed: Number of the last event that changed "notes", "samples" and "scored".
         rewritten: Number of the last event that changed earlier points, or logged
             another measure for the first time.
@@ -233,6 +266,7 @@ class RunState:
         self.checkpoint = ""
         self.counts: Counter[str] = Counter()
         self.began: float | None = None
+        self.heard: float | None = None
         self.changed = dict.fromkeys(("notes", "samples", "scored"), 0)
         self.rewritten = 0
         self.taken = 0
@@ -241,17 +275,33 @@ class RunState:
         self._most_other_points = most_other_points
         self.step = 0
         self._status: Status = "created"
-        self._processes: list[tuple[int, float]] = []
+        self._processes: list[Process] = []
         for event in found:
             self.take(event)
 
     @property
     def status(self) -> Status:
-        """The last reported status, or "lost" when neither worker nor supervisor lives."""
-        is_released = self._status == "paused" and not self._processes  # its device was freed
-        if self.end is not None or self._status == "created" or is_released:
+        """The last reported status, or "lost" when neither worker nor supervisor lives.
+
+        Processes of another machine live as long as something is written.
+        """
+        if self.end is not None or self._status == "created" or self.is_released:
             return self._status
-        return self._status if any(lives(*process) for process in self._processes) else "lost"
+        if any(process.lives() for process in self._processes):
+            return self._status
+        is_silent = self.heard is None or time.time() - self.heard > SILENT_SECONDS
+        return "lost" if is_silent or not self.host else self._status
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the run is paused with its process ended and its device free."""
+        return self._status == "paused" and not self._processes
+
+    @property
+    def host(self) -> str:
+        """Name of the other machine that has the run; "" if it is this one, or the run is over."""
+        elsewhere = [process for process in self._processes if process.lives() is None]
+        return elsewhere[-1].place if elsewhere else ""
 
     @property
     def total_steps(self) -> int | None:
@@ -274,9 +324,25 @@ class RunState:
         return list(self._failure.get("problems", []))
 
     @property
+    def reason(self) -> str:
+        """Why the run ended when it did, in a sentence; "" if that goes without saying."""
+        text = self.end.get("text") if self.end else ""
+        return text if isinstance(text, str) else ""
+
+    @property
     def is_out_of_memory(self) -> bool:
         """Whether the run failed because memory ran out."""
         return bool(self._failure.get("out_of_memory"))
+
+    @property
+    def fixes(self) -> list[dict[str, Any]]:
+        """What would need less memory, as the event of a run has it that memory ran out on."""
+        return list(self._failure.get("fixes") or []) if self.is_out_of_memory else []
+
+    @property
+    def device(self) -> str:
+        """The device that the run trains on or waits for; cpu before it is known."""
+        return self.prepared.get("device") or self.supervisor.get("device") or "cpu"
 
     @property
     def scores(self) -> Scores:
@@ -327,9 +393,14 @@ class RunState:
         step = event.get("step")
         self.taken += 1
         self.counts[kind] += 1
-        if self.began is None:
-            self.began = event.get("time")
-        self._take_process(kind, event)
+        process = Process.of(event) if "pid" in event else None
+        if kind in FINAL_KINDS and process and not self._is_of_this_attempt(process):
+            return
+        if event.get("time") is not None:
+            self.heard = event["time"]
+            if self.began is None:
+                self.began = self.heard
+        self._take_process(kind, event, process)
         if step is not None:
             self.step = max(self.step, step)
         if kind == "log":
@@ -349,7 +420,9 @@ class RunState:
         elif kind == "checkpoint":
             self.checkpoint = event.get("path") or ""
         elif kind in ("note", "warning", "paused") and event.get("text"):
-            self._keep("notes", Note(event["text"], step if kind == "note" else None))
+            self._keep("notes", _note(event))
+        elif kind == "answered" and step is not None:
+            self._answer(event.get("kind"), step)
         elif self.few is not None or step is None:
             return
         elif kind == "sample" and event.get("samples"):
@@ -357,9 +430,70 @@ class RunState:
         elif kind == "scores" and event.get("scores"):
             self._keep("scored", event)
 
-    def _take_process(self, kind: str, event: Event) -> None:
+    def _is_of_this_attempt(self, process: Process) -> bool:
+        """Whether a process is none that was silent for long and wakes up after a resume elsewhere."""
+        known = {(other.pid, other.boot) for other in self._processes}
+        return not known or (process.pid, process.boot) in known
+
+    def take_logs(self, found: Sequence[Event]) -> bool:
+        """Take in consecutive `log` events at once, if that comes to the same as one by one.
+
+        They must be as JSON has them: with the same fields, all of them plain numbers, and ascending
+        steps. Taking 100,000 events one by one takes more than a second.
+
+        Returns:
+            Whether they were taken in.
+        """
+        names, last = tuple(found[0]), found[-1]
+        if self.few is not None or not {"event", "step"} <= {*names} or "pid" in names:
+            return False
+        if any(tuple(event) != names for event in found):
+            return False
+        values = zip(*map(operator.itemgetter(*names), found), strict=True)
+        columns = dict(zip(names, values, strict=True))
+        del columns["event"]
+        if not all(events.are_plain(name, column) for name, column in columns.items()):
+            return False
+        steps = columns["step"]
+        if any(after <= before for before, after in itertools.pairwise(steps)):
+            return False
+        if any(curve.steps and curve.steps[-1] >= steps[0] for curve in self.curves.values()):
+            return False
+        first = self.taken + 1
+        self.taken += len(found)
+        self.counts["log"] += len(found)
+        if self.began is None:
+            self.began = found[0].get("time")
+        self.step = max(self.step, steps[-1])
+        self.log, self.stage = last, ""
+        for name in names:
+            is_other = self._measures is not None and name not in self._measures
+            if name in _NO_MEASURES or (is_other and not self._most_other_points):
+                continue
+            curve = self._curve(name, first, is_other=is_other)
+            if curve is None:
+                continue
+            if not is_other:
+                curve.extend(steps, columns[name], first)
+                continue
+            for number, (step, value) in enumerate(zip(steps, columns[name], strict=True), first):
+                if not curve.add(step, value, number):
+                    self.rewritten = max(self.rewritten, number)
+        return True
+
+    def _curve(self, name: str, event: int, *, is_other: bool) -> Points | None:
+        """Return the curve of a measure, which may be new with an event; None if there are too many."""
+        curve = self.curves.get(name)
+        if curve is None:
+            if is_other and len(self.curves) >= _MOST_CURVES:
+                return None
+            curve = self.curves[name] = Points(self._most_other_points if is_other else None)
+            if is_other:
+                self.rewritten = max(self.rewritten, event)  # a chart gains a curve
+        return curve
+
+    def _take_process(self, kind: str, event: Event, process: Process | None) -> None:
         """Take in the processes and the status of an event."""
-        pid, began = event.get("pid"), event.get("process_start_time")
         if kind in ("queued", "started"):
             self._status = "queued" if kind == "queued" else "running"
             self.end, self.is_paused = None, False  # it was resumed
@@ -368,10 +502,10 @@ class RunState:
                 self.started = event
             else:
                 self.supervisor, self._processes = event, []
-        if pid is not None and began is not None:
+        if process is not None and kind in ("queued", "started", "stage"):
             # Of the supervisor; then of the worker, which both of them report.
             self._status = "queued" if kind == "queued" else "running"
-            self._processes.append((pid, began))
+            self._processes.append(process)
         elif kind == "paused":
             self._status, self.is_paused = "paused", True
             if event.get("released"):
@@ -398,19 +532,22 @@ class RunState:
             number = value if type(value) is float else events.number(value)
             if number is None:
                 continue
-            curve = self.curves.get(name)
+            curve = self._curve(name, self.taken, is_other=is_other)
             if curve is None:
-                if is_other and len(self.curves) >= _MOST_CURVES:
-                    continue
-                curve = self.curves[name] = Points(self._most_other_points if is_other else None)
-                if is_other:
-                    self.rewritten = self.taken  # a chart gains a curve
+                continue
             if not curve.add(step, number, self.taken):
                 self.rewritten = self.taken
 
     def _keep(self, name: str, item: Event | Note) -> None:
         getattr(self, name).append(item)
         self.changed[name] = self.taken
+
+    def _answer(self, kind: Any, step: int) -> None:
+        """Strike the notes of a kind, which are no longer true."""
+        for i, note in enumerate(self.notes):
+            if kind and note.kind == kind and note.answered_step is None:
+                self.notes[i] = note._replace(answered_step=step)
+                self.changed["notes"] = self.taken
 
     def _go_back(self, step: int | None) -> None:
         """Forget what a run that goes on from a checkpoint will repeat."""
@@ -426,8 +563,17 @@ class RunState:
             self.few.drop_after(step)
         self.samples = [event for event in self.samples if event["step"] <= step]
         self.scored = [event for event in self.scored if event["step"] <= step]
-        self.notes = [note for note in self.notes if (note.step or 0) <= step]
+        self.notes = [note.at(step) for note in self.notes if (note.step or 0) <= step]
         self.changed = dict.fromkeys(self.changed, self.taken)
+
+
+def _note(event: Event) -> Note:
+    """Return the note of an event; warnings and pauses belong to no step."""
+    if event["event"] != "note":
+        return Note(event["text"])
+    return Note(
+        event["text"], event.get("step"), event.get("kind") or "", event.get("changes") or {}
+    )
 
 
 class StateReader:
@@ -442,6 +588,7 @@ class StateReader:
 
     Attributes:
         state: The state at the last read.
+        problem: Why the file cannot be read; "" if it can.
         file: The inode of the file; 0 if there is none.
         generation: How often another file has taken its place.
     """
@@ -455,6 +602,7 @@ class StateReader:
         most_points: int | None = None,
     ) -> None:
         self.path = path
+        self.problem = ""
         self.file = self.generation = 0
         self._kept = {
             "measures": measures,
@@ -468,26 +616,59 @@ class StateReader:
         self.state = RunState(**self._kept)  # type: ignore[arg-type]
         self._reader = events.EventReader(self.path)
 
-    def read(self) -> bool:
-        """Take in what was appended since the last read, and return whether there was anything."""
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last read left something unread."""
+        return self._reader.is_behind
+
+    def read(self, seconds: float | None = None) -> bool:
+        """Take in what was appended since the last read, and return whether there was anything.
+
+        Args:
+            seconds: Stop after about this time, of a file that is larger than 4 MiB; the next read
+                goes on there.
+        """
         stamp = file_stamp(self.path)
-        if stamp == self._stamp:
+        if stamp == self._stamp and not self.is_behind:
             return False
-        if self._stamp and (stamp[:1] != self._stamp[:1] or stamp[1] < self._reader.offset_bytes):
-            self.generation += 1  # another file, or one cut short
-            self._start_over()
-        try:
-            lines = self._reader.read_lines()
-        except OSError:
-            return False
+        is_other = bool(self._stamp) and stamp[:1] != self._stamp[:1]
         self._stamp = stamp
         self.file = stamp[0] if stamp else 0
+        self.problem = ""
+        until = math.inf if seconds is None else time.monotonic() + seconds
         before = self.state.taken
-        for line in lines if self.state.few is None else self._without_middle_logs(lines):
-            event = events.parse(line)
-            if event is not None:
-                self.state.take(event)
+        try:
+            if is_other or not self._reader.continues():
+                self.generation += 1
+                self._start_over()
+                before = 0
+            for lines in self._reader.blocks():
+                self._take(lines)
+                if time.monotonic() > until:
+                    break
+        except OSError as error:
+            self.problem = f"{self.path.name} cannot be read: {why_not(error)}."
+        self.state.heard = stamp[2] / 1e9 if stamp else None
         return self.state.taken > before
+
+    def _take(self, lines: Sequence[bytes]) -> None:
+        """Take in lines; many logs in a row at once."""
+        if self.state.few is not None:
+            lines = list(self._without_middle_logs(lines))
+        for are_logs, group in itertools.groupby(lines, lambda line: line.startswith(_LOG)):
+            some = list(group)
+            if are_logs and len(some) >= _MANY_LOGS and self._take_at_once(some):
+                continue
+            for event in map(events.parse, some):
+                if event is not None:
+                    self.state.take(event)
+
+    def _take_at_once(self, lines: Sequence[bytes]) -> bool:
+        try:
+            found = [from_json(line) for line in lines]
+        except ValueError:
+            return False
+        return self.state.take_logs(found)
 
     def _without_middle_logs(self, lines: Sequence[bytes]) -> Iterable[bytes]:
         """Yield the lines without logs that are neither a point of the curve nor the last."""

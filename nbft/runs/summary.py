@@ -11,21 +11,32 @@ import threading
 from pathlib import Path, PurePath
 from typing import Any
 
+from nbft.formatting import size
+from nbft.reading import read_bytes, why_not
+from nbft.redaction import redact_text
 from nbft.runs.folder import ALLOWED, Run
 from nbft.runs.state import StateReader, file_stamp
 
 CURVE_POINTS = 60
 
 _CACHED_RUNS = 20_000
+_READING_SECONDS = 0.5
+_CONFIG_BYTES = 1_000_000
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: Run, seconds: float = _READING_SECONDS) -> dict[str, Any]:
     """Return a run as JSON values.
 
+    Args:
+        run: The run.
+        seconds: About how long its events may be read, if they are many. What is left is read by
+            the next calls.
+
     Returns:
-        id, path, status, name, model, method, data, rows, step, total_steps, loss, eval_loss,
-        seconds_left, started and ended (epoch seconds), curve ([step, loss], at most 60), problems
-        and allowed. Unknown values are None.
+        id, path, status, host (the other machine that has the run, if any) and heard (its last sign
+        of life, in epoch seconds), name, model, method, data, rows, step, total_steps, loss,
+        eval_loss, seconds_left, started and ended (epoch seconds), curve ([step, loss], at most 60),
+        problems and allowed. Unknown values are None.
     """
     with _lock:
         if run.path not in _digests:
@@ -33,7 +44,7 @@ def summary(run: Run) -> dict[str, Any]:
                 _digests.clear()
             _digests[run.path] = _Digest(run.path)
         digest = _digests[run.path]
-        digest.refresh()
+        digest.refresh(seconds)
         state = digest.reader.state
         status, few = state.status, state.few
         assert few is not None
@@ -41,6 +52,8 @@ def summary(run: Run) -> dict[str, Any]:
             "id": run.id,
             "path": str(run.path),
             "status": status,
+            "host": state.host or None,
+            "heard": state.heard if state.host else None,
             "name": run.id,
             **digest.settings,
             "rows": state.prepared.get("rows"),
@@ -52,7 +65,7 @@ def summary(run: Run) -> dict[str, Any]:
             "started": state.began if state.began is not None else digest.config_time,
             "ended": state.end.get("time") if state.end else None,
             "curve": few.points(),
-            "problems": state.problems,
+            "problems": [*state.problems, *digest.problems()],
             "allowed": ALLOWED[status],
         }
 
@@ -72,15 +85,29 @@ class _Digest:
         self.reader = StateReader(path / "events.jsonl", most_points=CURVE_POINTS)
         self._config = path / "config.yaml"
         self._config_stamp: tuple[int, ...] = ()
+        self._config_problem = ""
 
-    def refresh(self) -> None:
-        """Read what was written since the last call."""
+    def refresh(self, seconds: float) -> None:
+        """Read what was written since the last call, for about so long."""
         stamp = file_stamp(self._config)
         if stamp != self._config_stamp:
             self._config_stamp = stamp
             self.config_time = stamp[2] / 1e9 if stamp else 0.0
-            self.settings = _settings(self._config.read_text(encoding="utf-8", errors="replace"))
-        self.reader.read()
+            self._config_problem, text = "", b""
+            try:
+                text = read_bytes(self._config, _CONFIG_BYTES)
+            except OSError as error:
+                self._config_problem = f"config.yaml cannot be read: {why_not(error)}."
+            self.settings = _settings(text.decode("utf-8", errors="replace"))
+        self.reader.read(seconds)
+
+    def problems(self) -> list[str]:
+        """Return what could not be read, in sentences."""
+        behind = ""
+        if self.reader.is_behind:
+            bytes_there = size(self.reader.path.stat().st_size)
+            behind = f"events.jsonl holds {bytes_there}; its end has not been read yet."
+        return list(filter(None, (self._config_problem, self.reader.problem, behind)))
 
 
 _digests: dict[Path, _Digest] = {}
@@ -109,4 +136,4 @@ def _settings(text: str) -> dict[str, str | None]:
 
 def _values(block: str, key: str) -> list[str]:
     values = re.findall(rf"^[ -]+{key}: (.*)$", block, flags=re.MULTILINE)
-    return [value.strip("'\"") for value in values if value != "null"]
+    return [redact_text(value.strip("'\"")) for value in values if value != "null"]

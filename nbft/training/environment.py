@@ -10,16 +10,23 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nbft.access import inherit
 from nbft.config import Config
 from nbft.hardware import device_of
 from nbft.limits import usable_cores
+from nbft.redaction import redact_text
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
+
+_LONGEST_LINE_CHARS = 100_000
+# A killed run loses so much of what it logged, rather than 15 s in W&B's file and 5 s in Phoenix.
+_SOON = {"WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1", "OTEL_BSP_SCHEDULE_DELAY": "1000"}
 
 _BUILT_IN = ("cpu", "cuda", "mps", "xpu")
 
@@ -41,16 +48,68 @@ def variables(config: Config, device: str) -> dict[str, str]:
         for name in ("WANDB_TAGS", "COMET_START_EXPERIMENT_TAGS"):
             values[name] = ",".join(tracking.tags)
         values["MLFLOW_TAGS"] = json.dumps(dict.fromkeys(tracking.tags, "true"))
+    if tracking.report_to:
+        values |= {name: _SOON[name] for name in _SOON.keys() - os.environ.keys()}
     if device not in _BUILT_IN:
         values["ACCELERATE_TORCH_DEVICE"] = device
     return values
+
+
+class _Formatter(logging.Formatter):
+    """Writes records without secrets: libraries log addresses, and errors quote them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as text."""
+        return redact_text(super().format(record))
+
+
+class _Redacted:
+    """An output of this process that writes complete lines, without secrets.
+
+    Args:
+        stream: The output.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        """Write the lines that are complete."""
+        self._begun += text
+        end = max(self._begun.rfind("\n"), self._begun.rfind("\r")) + 1
+        if end or len(self._begun) > _LONGEST_LINE_CHARS:
+            end = end or len(self._begun)
+            self._stream.write(redact_text(self._begun[:end]))
+            self._begun = self._begun[end:]
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Write what there is."""
+        self._stream.write(redact_text(self._begun))
+        self._begun = ""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def redact_output() -> None:
+    """Keep secrets out of what this process prints, which a run's log takes in."""
+    sys.stdout, sys.stderr = _Redacted(sys.stdout), _Redacted(sys.stderr)
 
 
 @contextlib.contextmanager
 def run_log(path: Path) -> Iterator[logging.Logger]:
     """Send what nbft and the libraries log, and Python's warnings, to a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    inherit(path)
+    handler.setFormatter(_Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in ("nbft", *LIBRARIES, "py.warnings")]
     propagated, shown = [logger.propagate for logger in loggers], warnings.showwarning
     logging.captureWarnings(True)

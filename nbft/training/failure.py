@@ -10,6 +10,7 @@ from nbft import events
 from nbft.errors import NbftError
 from nbft.formatting import size
 from nbft.hardware import free_memory_bytes
+from nbft.plan.fixes import fixes_for_event
 
 LEAST_FREE_BYTES = 2**20
 """Free space below which a disk counts as full."""
@@ -22,18 +23,19 @@ def failure(error: BaseException, run: Path) -> dict[str, Any]:
         problems = [str(problem) for problem in error.problems]
     elif memory:
         problems = [_out_of_memory(error, run)]
-    elif _is_disk_full(error, run):
+    elif is_disk_full(error, run):
         problems = [f"The disk with {run} is full. Free some space, then run it again."]
     elif isinstance(error, (KeyboardInterrupt, SystemExit)):
         problems = ["The run was interrupted."]
     else:
         first = next(iter(str(error).splitlines()), "")
         problems = [f"{type(error).__name__}: {first} The whole message is in {run / 'log.txt'}."]
-    return {"problems": problems, "error": type(error).__name__, "out_of_memory": memory}
+    about = {"problems": problems, "error": type(error).__name__, "out_of_memory": memory}
+    return about | ({"fixes": fixes_for_event(run)} if memory else {})
 
 
-def _is_disk_full(error: BaseException, run: Path) -> bool:
-    """Whether a full disk ended the run; safetensors and torch raise their own errors for it."""
+def is_disk_full(error: BaseException, run: Path) -> bool:
+    """Whether a full disk is the cause; safetensors and torch raise their own errors for it."""
     if isinstance(error, OSError) and events.is_disk_full(error):
         return True
     return "No space left" in str(error) or shutil.disk_usage(run).free < LEAST_FREE_BYTES
@@ -43,9 +45,10 @@ def _out_of_memory(error: BaseException, run: Path) -> str:
     """Describe what was requested, what is free, at which step, and how long the rows are."""
     path = run / "events.jsonl"
     prepared = next((e for e in reversed(events.read(path)) if e["event"] == "prepared"), {})
-    device = str(prepared.get("device", "cpu"))
+    device = str(prepared.get("device") or "cpu")
     requested = next(iter(str(error).splitlines()), "") or "the system granted no more"
-    rows = f"; the longest row has {prepared['longest']:,} tokens" if prepared else ""
+    longest = prepared.get("longest")  # unknown while rows are streamed
+    rows = f"; the longest row has {longest:,} tokens" if longest else ""
     return (
         f"Memory ran out on {device} after step {last_step(path)} ({requested}); "
         f"{size(free_memory_bytes(device))} are free now{rows}. run.fixes lists changes that would "
@@ -55,4 +58,4 @@ def _out_of_memory(error: BaseException, run: Path) -> str:
 
 def last_step(path: Path) -> int:
     """Return the last step in a file of events."""
-    return max((e.get("step", 0) for e in events.read(path)), default=0)
+    return max((e.get("step") or 0 for e in events.read(path)), default=0)

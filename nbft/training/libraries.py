@@ -11,6 +11,7 @@ from nbft.models.load import IMPORTING
 
 _LIBRARIES = (
     "nbft.training.trainer",
+    "nbft.training.trackers",
     "nbft.training.rows",
     "nbft.training.callbacks.scoring",
     "nbft.training.callbacks.watching",

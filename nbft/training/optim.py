@@ -9,11 +9,13 @@ Source: ELECTRA, arXiv:2003.10555, appendix A. Called by `nbft.training.trainer`
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from peft.optimizers import create_loraplus_optimizer
 from torch.optim import Optimizer
 
 from nbft import registry
@@ -107,6 +109,18 @@ class BfloatAdamW(Optimizer):
         bits = (value.view(torch.int32) + noise) & -(2**16)
         return bits.view(torch.float32).to(torch.bfloat16)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moments, and the state of the random numbers of the rounding by device."""
+        states = {str(device): g.get_state() for device, g in self._generators.items()}
+        return {**super().state_dict(), "rounding": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        for name, state in state_dict.get("rounding", {}).items():
+            generator = self._generators[torch.device(name)] = torch.Generator(name)
+            generator.set_state(state.cpu())
+
 
 class OffloadedOptimizer(Optimizer):
     """An optimiser whose state and copies of the weights are in main memory.
@@ -172,12 +186,39 @@ class OffloadedOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; without copies in it, they are made from the weights."""
         rest = {key: value for key, value in state_dict.items() if key != "masters"}
-        self.inner.load_state_dict(rest)
+        load_exactly(self.inner, rest)
         masters = state_dict.get("masters") or [p for p, _ in self._pairs]
         with torch.no_grad():
             for (_, copy), master in zip(self._pairs, masters, strict=True):
                 copy.copy_(master)
         self._copy_settings(self.inner, self)
+
+
+def load_exactly(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load the state of an optimiser in the number types in which it was saved.
+
+    torch casts what it loads to the type of the parameter. That is the type of the state of its own
+    optimisers, but neither of moments in bfloat16 nor of float32 sums over bfloat16 weights.
+    Learning rate, betas and the like stay those of the optimiser, which has them from the config.
+    """
+    options = [
+        {name: group[name] for name in optimizer.defaults if name in group}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(saved)
+    for group, asked in zip(optimizer.param_groups, options, strict=True):
+        group.update(asked)
+    kind = type(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+    if kind.__module__.startswith("torch.optim."):
+        return
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, p in zip(numbers, parameters, strict=True):
+        state = optimizer.state.get(p, {})
+        for name, value in saved["state"].get(number, {}).items():
+            loaded = state.get(name)
+            if isinstance(loaded, torch.Tensor) and isinstance(value, torch.Tensor):
+                state[name] = loaded if loaded.dtype == value.dtype else value.to(loaded.device)
 
 
 def layer_of(name: str, layers: int) -> int:
@@ -220,6 +261,11 @@ def parameter_groups(model: Any, decayed: Iterable[str], config: Config) -> list
     return [groups[key] for key in sorted(groups)]  # the log shows the rate of the first
 
 
+def is_loraplus(config: Config) -> bool:
+    """Whether LoRA's two matrices have rates of their own."""
+    return config.peft.method == "lora" and config.peft.loraplus_lr_ratio != 1
+
+
 class OwnOptimizer:
     """Part of a trainer: builds the optimiser from the config instead of from its arguments."""
 
@@ -234,15 +280,19 @@ class OwnOptimizer:
             return super().create_optimizer(*given)  # type: ignore[misc,no-any-return]
         if trainer.optimizer is None:
             model = trainer.model if model is None else model
-            decayed = trainer.get_decay_parameter_names(model)
-            groups = parameter_groups(model, decayed, self.nbft_config)
-            trainer.optimizer = self._wrapped(groups, model)
+            if is_loraplus(self.nbft_config):
+                trainer.optimizer = self._loraplus(model)
+            else:
+                decayed = trainer.get_decay_parameter_names(model)
+                groups = parameter_groups(model, decayed, self.nbft_config)
+                trainer.optimizer = self._wrapped(groups, lambda own: self._built(own, model))
         return trainer.optimizer  # type: ignore[no-any-return]
 
     def _builds_its_own(self) -> bool:
         ours = self.nbft_config.optimizer
         return (
-            registry.optimizers.get(ours.optim) is not None
+            is_loraplus(self.nbft_config)
+            or registry.optimizers.get(ours.optim) is not None
             or ours.layerwise_lr_decay != 1
             or ours.moment_dtype != "float32"
             or self._is_offloaded()
@@ -257,13 +307,33 @@ class OwnOptimizer:
         is_mixed = self.nbft_decisions.mixed_precision.value != "no"
         return is_mixed and self.nbft_config.precision.fp16_opt_level == "O2"
 
-    def _wrapped(self, groups: list[dict[str, Any]], model: Any) -> Optimizer:
+    def _loraplus(self, model: Any) -> Optimizer:
+        """Build the library's optimiser, with the learning rate of LoRA's B times the ratio."""
+        kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)  # type: ignore[attr-defined]
+
+        @functools.wraps(kind, updated=())  # PEFT asks for the name
+        def build(groups: list[dict[str, Any]], **more: Any) -> Optimizer:
+            return self._wrapped(groups, lambda own: kind(own, **more))
+
+        optimizer: Optimizer = create_loraplus_optimizer(
+            model,
+            build,  # type: ignore[arg-type]
+            loraplus_lr_ratio=self.nbft_config.peft.loraplus_lr_ratio,
+            loraplus_weight_decay=self.args.weight_decay,  # type: ignore[attr-defined]
+            **arguments,
+        )
+        return optimizer
+
+    def _wrapped(
+        self, groups: list[dict[str, Any]], build: Callable[[list[dict[str, Any]]], Optimizer]
+    ) -> Optimizer:
+        """Build an optimiser of the groups, or of copies of them where O2 or offloading needs some."""
         is_o2, offload = self._is_o2(), self._is_offloaded()
         if not is_o2 and not offload:
-            return self._built(groups, model)
+            return build(groups)
         return OffloadedOptimizer(
             groups,
-            lambda copies: self._built(copies, model),
+            build,
             dtype=torch.float32 if is_o2 else None,
             device="cpu" if offload else None,
         )

@@ -16,11 +16,13 @@ from pyarrow import compute
 
 from nbft.config import Config
 from nbft.data.budget import token_batches
+from nbft.data.chat import each_answer
 from nbft.data.examples import Examples, load_examples, stream_examples
+from nbft.data.lengths import column_lengths
 from nbft.data.packing import pack, packed_dataset
+from nbft.data.rendering import TokenizerTemplate
 from nbft.data.token_cache import prepare
 from nbft.data.tokens import Tokenised, cut_row, encode_rows, remarks
-from nbft.errors import DataError, Problem
 from nbft.evaluate.forecast import metrics_of
 from nbft.methods import IGNORE_INDEX, method_of
 
@@ -94,7 +96,9 @@ def read_rows(
         return TrainingRows(stream, train, held_out, is_stream=True)
     lengths = None
     if config.data.train_sampling_strategy == "group_by_length":
-        examples = splits["train"].examples or load_examples(config, "train")[0]
+        examples = splits["train"].examples
+        if examples is None:
+            examples, _ = load_examples(config, "train", tokenizer=tokenizer)
         lengths = lengths_of(config, train, examples)
     prepared, lengths = _prepared(train, config, lengths)
     is_scored = metrics_of(config) or config.evaluation.metric_function is not None
@@ -109,6 +113,18 @@ def read_rows(
         tokens = np.sum(of_sequences, axis=0).tolist()
         batches = token_batches(tokens, budget, is_padded=not padding_free)
     return TrainingRows(prepared, train, held_out, False, lengths, scored, batches)
+
+
+def rows_key(rows: Tokenised) -> str:
+    """Return a hash of rows as tokens, whatever they come from."""
+    import xxhash
+
+    lengths, values = xxhash.xxh3_128(), xxhash.xxh3_128()
+    for name in rows.method.columns:
+        for chunk in rows.dataset.with_format("arrow")[:].column(name).chunks:
+            lengths.update(compute.list_value_length(chunk).to_numpy(zero_copy_only=False))
+            values.update(compute.list_flatten(chunk).to_numpy(zero_copy_only=False))
+    return f"{lengths.hexdigest()}{values.hexdigest()}"
 
 
 def _prepared(
@@ -138,9 +154,16 @@ def _streamed(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
 def _cut(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
     examples, method = stream_examples(config), method_of(config)
     done = 0
+    template = TokenizerTemplate(tokenizer) if tokenizer.chat_template else None
     while batch := list(itertools.islice(examples, _STREAMED_BATCH)):
-        only = config.data.completion_only_loss
-        for row in encode_rows(batch, tokenizer, method, completion_only=only, first=done):
+        for row in encode_rows(
+            batch if template is None else each_answer(batch, template),
+            tokenizer,
+            method,
+            completion_only=config.data.completion_only_loss,
+            first=done,
+            max_length=config.data.max_length,
+        ):
             if kept := cut_row(row, method, config.data.max_length):
                 yield kept
         done += len(batch)
@@ -159,15 +182,4 @@ def lengths_of(config: Config, rows: Tokenised, examples: Examples) -> list[int]
         return None
     if name == "labels":
         return [int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in rows.labels]
-    return [_length(examples.row(int(n)), name) for n in rows.dataset["example"]]
-
-
-def _length(row: Any, name: str) -> int:
-    value = row.get(name)
-    if isinstance(value, (str, list)):
-        return len(value)
-    if isinstance(value, (int, float)):
-        return round(value)
-    why = f"is no column with a text or a number; found {', '.join(row)}."
-    fix = "Name one, or input_ids for the tokens."
-    raise DataError(Problem("data.length_column_name", name, why, fix))
+    return column_lengths(examples, map(int, rows.dataset["example"]), name)

@@ -90,11 +90,37 @@ class TokenBatchSampler(BatchRebalanceSampler):
         self._epoch += 1
 
 
+class LengthSampler(LengthGroupedSampler):
+    """Groups rows by length in an order that can be repeated.
+
+    The order comes from the random numbers of the training.
+
+    Attributes:
+        began: Their state when this epoch began.
+        begin: The state for the next epoch to begin with; where they are if None.
+    """
+
+    began: torch.Tensor | None = None
+    begin: torch.Tensor | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the row numbers of this epoch."""
+        if self.begin is not None:
+            self.generator = torch.Generator()
+            self.generator.set_state(self.begin)
+        self.began = torch.get_rng_state() if self.begin is None else self.begin
+        order = list(super().__iter__())
+        self.generator = self.begin = None
+        yield from order
+
+
 class OwnSampling:
     """Part of a trainer: uses one of these samplers if a setting asks for it."""
 
     nbft_config: Config
     nbft_rows: TrainingRows
+    nbft_order: LengthSampler | None = None
+    """The sampler whose order comes from the random numbers of the training, if there is one."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         trainer: Any = self
@@ -106,5 +132,9 @@ class OwnSampling:
             return TokenBatchSampler(rows.batches, _seed(config))
         if rows.lengths is not None:
             batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-            return LengthGroupedSampler(batch, lengths=rows.lengths)
-        return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+            usual: Any = LengthGroupedSampler(batch, lengths=rows.lengths)
+        else:
+            usual = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+        if isinstance(usual, LengthGroupedSampler):
+            self.nbft_order = usual = LengthSampler(usual.batch_size, lengths=usual.lengths)
+        return usual

@@ -12,7 +12,9 @@ Source: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861, section 
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,21 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from nbft.config import Config
+from nbft.runs.checkpoints import keeping, mark_whole, remove_older, step_of
+from nbft.training.optim import load_exactly
+from nbft.training.room import EVENTS_BYTES, Room
 
 _BLOCK = 128
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _INDEX = "optimizer.index.json"
 _SHARDED = "distributed_checkpoint"
+
+_CHECKPOINT_BYTES_A_PARAMETER = 16
+"""Each trained parameter and AdamW's two moments, 4 bytes each; the adapter saved at the end has
+each parameter once more."""
+
+_OTHER_BYTES = 16 * 1024 * 1024
+"""Tokenizer and trainer state; 4 MiB per checkpoint for SmolLM2."""
 
 
 def to_8_bits(moment: torch.Tensor, *, is_second: bool) -> dict[str, torch.Tensor]:
@@ -78,9 +90,11 @@ def _each(state: dict[str, Any], *, quantise: bool) -> dict[str, Any]:
         value = state.get(name)
         if quantise and isinstance(value, torch.Tensor):
             codes = to_8_bits(value, is_second=name == "exp_avg_sq")
-            converted[name] = codes | {"shape": torch.tensor(list(value.shape))}
+            shape, like = torch.tensor(list(value.shape)), torch.empty(0, dtype=value.dtype)
+            converted[name] = codes | {"shape": shape, "like": like}
         elif not quantise and isinstance(value, dict):
-            converted[name] = from_8_bits(value, value["shape"].tolist())
+            moment = from_8_bits(value, value["shape"].tolist())
+            converted[name] = moment.to(value["like"].dtype) if "like" in value else moment
     return converted
 
 
@@ -95,10 +109,13 @@ def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: i
     """
     keys = [names[n] for n in state["state"]]
     file_of: dict[str, str] = {}
+    plain: dict[str, Any] = {}
     for number in range(files):
         part: dict[str, torch.Tensor] = {}
         for n, name in list(zip(state["state"], keys, strict=True))[number::files]:
-            part |= {f"{name}/{key}": value for key, value in _flat(state["state"][n])}
+            for key, value in _flat(state["state"][n]):
+                kind = part if isinstance(value, torch.Tensor) else plain
+                kind[f"{name}/{key}"] = value
         file = "optimizer.safetensors"
         if files > 1:
             file = f"optimizer-{number + 1:05}-of-{files:05}.safetensors"
@@ -109,20 +126,22 @@ def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: i
         end = begin + len(group["params"])
         groups.append({**group, "params": names[begin:end]})
         begin = end
-    index = {"weight_map": file_of, "param_groups": groups}
+    index = {"weight_map": file_of, "plain": plain, "param_groups": groups}
     (folder / _INDEX).write_text(json.dumps(index, default=float), encoding="utf-8")
     if "masters" in state:
         masters = dict(zip(names, state["masters"], strict=True))
         save_file({k: v.contiguous() for k, v in masters.items()}, folder / "masters.safetensors")
+    if state.get("rounding"):
+        save_file(state["rounding"], folder / "rounding.safetensors")
 
 
-def _flat(state: dict[str, Any], prefix: str = "") -> list[tuple[str, torch.Tensor]]:
-    pairs: list[tuple[str, torch.Tensor]] = []
+def _flat(state: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
     for key, value in state.items():
         if isinstance(value, dict):
             pairs += _flat(value, f"{prefix}{key}.")
         else:
-            pairs.append((f"{prefix}{key}", torch.as_tensor(value)))
+            pairs.append((f"{prefix}{key}", value))
     return pairs
 
 
@@ -137,8 +156,9 @@ def load_by_name(folder: Path, now: dict[str, Any], names: list[str]) -> dict[st
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     state: dict[int, dict[str, Any]] = {}
     number_of = {name: n for n, name in enumerate(names)}
-    for file in sorted(set(index["weight_map"].values())):
-        for key, value in load_file(folder / file).items():
+    files = sorted(set(index["weight_map"].values()))
+    for values in (*(load_file(folder / file) for file in files), index.get("plain", {})):
+        for key, value in values.items():
             name, _, kind = key.rpartition("/")
             if name not in number_of:
                 continue
@@ -152,15 +172,24 @@ def load_by_name(folder: Path, now: dict[str, Any], names: list[str]) -> dict[st
     if (folder / "masters.safetensors").is_file():
         masters = load_file(folder / "masters.safetensors")
         loaded["masters"] = [masters[name] for name in names]
+    if (folder / "rounding.safetensors").is_file():
+        loaded["rounding"] = load_file(folder / "rounding.safetensors")
     return loaded
 
 
-def _go_on(scheduler: Any, saved: dict[str, Any]) -> None:
-    """Put a schedule where it was, also when the parameters are grouped in another way now."""
-    if len(saved["base_lrs"]) == len(scheduler.base_lrs):
-        scheduler.load_state_dict(saved)
-    else:
-        scheduler.last_epoch, scheduler._step_count = saved["last_epoch"], saved["_step_count"]
+def _go_on(scheduler: Any, saved: dict[str, Any], skipped: int) -> None:
+    """Put a schedule where it was, in the schedule that the config has now.
+
+    Args:
+        scheduler: The schedule.
+        saved: Its state in the checkpoint.
+        skipped: Steps that the run counts fewer than the checkpoint, as its own are larger.
+    """
+    if not hasattr(scheduler, "lr_lambdas"):  # of a trainer of somebody's own
+        scheduler.load_state_dict({**scheduler.state_dict(), **saved})
+        return
+    scheduler.last_epoch = saved["last_epoch"] - skipped
+    scheduler._step_count = saved["_step_count"] - skipped
     shares = (shape(scheduler.last_epoch) for shape in scheduler.lr_lambdas)
     scheduler._last_lr = [
         rate * share for rate, share in zip(scheduler.base_lrs, shares, strict=True)
@@ -170,17 +199,69 @@ def _go_on(scheduler: Any, saved: dict[str, Any]) -> None:
         group["lr"] = rate
 
 
+def saved_bytes(model: Any) -> int:
+    """Return the room that a saved adapter needs, or a saved model where all of it is trained."""
+    adapted = hasattr(model, "peft_config")
+    parameters = [p for p in model.parameters() if p.requires_grad or not adapted]
+    return _OTHER_BYTES + int(sum(p.numel() * p.element_size() for p in parameters))
+
+
+def checkpoint_bytes(model: Any) -> int:
+    """Return the room that a checkpoint needs."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return _OTHER_BYTES + _CHECKPOINT_BYTES_A_PARAMETER * int(trained)
+
+
 class OwnSaving:
     """Part of a trainer: saves and loads the optimiser according to the checkpoint settings."""
 
     nbft_config: Config
+    nbft_room: Room | None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a whole checkpoint; only then are older ones removed.
+
+        While the disk is full it is removed, and saved again when there is room.
+        """
+        trainer: Any = self
+        folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+        usual = super()._save_checkpoint  # type: ignore[misc]
+
+        def save() -> None:
+            with keeping(folder):
+                usual(model, trial)
+                trainer.save_rest(folder)
+                mark_whole(folder)
+
+        with self._removing_nothing():
+            if self.nbft_room is None:
+                save()
+            else:
+                step = int(trainer.state.global_step)
+                self.nbft_room.write(save, step, EVENTS_BYTES + checkpoint_bytes(trainer.model))
+        best = trainer.state.best_model_checkpoint
+        limit = trainer.args.save_total_limit
+        remove_older(folder.parent, limit, Path(best) if best else None)
+
+    @contextlib.contextmanager
+    def _removing_nothing(self) -> Iterator[None]:
+        """Keep the library from removing checkpoints."""
+        arguments: Any = self.args  # type: ignore[attr-defined]
+        limit, arguments.save_total_limit = arguments.save_total_limit, None
+        try:
+            yield
+        finally:
+            arguments.save_total_limit = limit
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """End the training without removing the last checkpoint, which a longer run goes on from."""
+        with self._removing_nothing():
+            return super()._finalize_training(*args, **kwargs)  # type: ignore[misc]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         ours, folder = self.nbft_config.checkpoint, Path(output_dir)
         trainer: Any = self
         super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-        if not self._saves_in_its_own_way():
-            return
         file = folder / "optimizer.pt"
         state = trainer.optimizer.state_dict()
         if ours.quantize_checkpoint:
@@ -198,32 +279,23 @@ class OwnSaving:
             }
             state_dict_saver.save(weights, checkpoint_id=folder / _SHARDED, no_dist=True)
 
-    def _saves_in_its_own_way(self) -> bool:
-        ours = self.nbft_config.checkpoint
-        return (
-            ours.unified_checkpoint
-            or ours.quantize_checkpoint
-            or ours.ignore_load_lr_and_optim
-            or ours.state_dict_type != "FULL_STATE_DICT"
-        )
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self._saves_in_its_own_way():
-            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-            return
         if checkpoint is None or self.nbft_config.checkpoint.ignore_load_lr_and_optim:
             return
         folder = Path(checkpoint)
         trainer: Any = self
+        state = None
         if (folder / _INDEX).is_file():
-            now = trainer.optimizer.state_dict()
-            state = load_by_name(folder, now, self._names())
+            state = load_by_name(folder, trainer.optimizer.state_dict(), self._names())
         elif (folder / "optimizer.pt").is_file():
             state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        else:
-            return
-        trainer.optimizer.load_state_dict(restored(state))
-        _go_on(trainer.lr_scheduler, torch.load(folder / "scheduler.pt", weights_only=True))
+        if state is not None:
+            load_exactly(trainer.optimizer, restored(state))
+        done = step_of(folder)
+        schedule = {"last_epoch": done, "_step_count": done + 1}  # of a checkpoint of weights alone
+        if (folder / "scheduler.pt").is_file():
+            schedule = torch.load(folder / "scheduler.pt", weights_only=True)
+        _go_on(trainer.lr_scheduler, schedule, skipped=done - trainer._own_step(done))
 
     def _names(self) -> list[str]:
         """Return the names of the trained parameters in the order of the optimiser's groups."""

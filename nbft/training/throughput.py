@@ -2,15 +2,22 @@
 
 Model FLOPs utilisation: a token costs 2 N FLOPs forward, 2 N backward through the activations and
 2 N_t for the gradients of the trained weights, and attention 12 L H T more (4 of it forward); MFU is
-these FLOPs per second over the device's peak. Source: PaLM, arXiv:2204.02311, appendix B, where all
-weights are trained and N_t = N. Called by `nbft.training.trainer` and the worker.
+these FLOPs per second over the device's peak. N counts the weights that a token is multiplied with:
+not the input embeddings, which are looked up, and a head that shares their matrix once. Source: PaLM,
+arXiv:2204.02311, appendix B, where all weights are trained and N_t = N. Called by
+`nbft.training.trainer` and the worker.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import torch
 
 from nbft.config import Config
 from nbft.methods import IGNORE_INDEX
@@ -21,73 +28,209 @@ def summary(model: Any) -> str:
     lines = [f"{'parameters':>14} {'trained':>12}  layer"]
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
-        if not own:
+        if not own and not hasattr(module, "rounded"):
             continue
-        size, trained = _parameters(own)
+        size, trained = _sizes(own, [module])
         lines.append(f"{size:>14,} {trained:>12,}  {name or '(model)'} ({type(module).__name__})")
-    size, trained = _parameters(model.parameters())
+    size, trained = parameter_counts(model)
     lines.append(f"{size:>14,} {trained:>12,}  all, shared ones once")
     return "\n".join(lines) + "\n"
 
 
-def _parameters(parameters: Iterable[Any]) -> tuple[int, int]:
-    """Return the number of weights, and of those that are trained."""
-    sizes = [(p.numel(), p.numel() * p.requires_grad) for p in parameters]
-    return sum(size for size, _ in sizes), sum(trained for _, trained in sizes)
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Return the number of weights of a model, and of those that are trained.
+
+    Quantised weights count as those that they stand for: several 4-bit ones share a byte, and float8
+    ones are no parameters to torch.
+    """
+    return _sizes(model.parameters(), model.modules())
+
+
+def _sizes(parameters: Iterable[Any], modules: Iterable[Any]) -> tuple[int, int]:
+    sizes = [(size_of(p), p.requires_grad) for p in parameters]
+    rounded = sum(module.rounded.numel() for module in modules if hasattr(module, "rounded"))
+    return rounded + sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained)
+
+
+def size_of(parameter: Any) -> int:
+    """Return the number of weights in a parameter, which may be packed."""
+    packed = getattr(parameter, "quant_state", None)  # of bitsandbytes, in 4 bits
+    return int(parameter.numel() if packed is None else packed.shape.numel())
+
+
+def multiplied_parameters(model: Any) -> tuple[float, float]:
+    """Return the weights that each token is multiplied with, and how many of them are trained.
+
+    Of a mixture's experts only the share counts that a token is sent to.
+    """
+    head = model.get_output_embeddings()
+    kept = {id(head.weight)} if head is not None else set()
+    embeddings = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    looked_up = {id(m.weight) for m in embeddings} - kept
+    experts = getattr(model.config.get_text_config(), "num_experts_per_tok", None)
+    total = trained = 0.0
+    for name, p in model.named_parameters():
+        # PEFT keeps the original beside a module that is trained in full.
+        if id(p) in looked_up or ".original_module." in name or "lora_embedding_A" in name:
+            continue
+        share = experts / len(p) if experts and ".experts." in name and p.dim() == 3 else 1.0
+        total += share * size_of(p)
+        trained += share * size_of(p) * p.requires_grad
+    return total + sum(m.rounded.numel() for m in model.modules() if hasattr(m, "rounded")), trained
 
 
 def flops_per_token(
-    parameters: int, trained: int, layers: int, hidden_size: int, row_tokens: float
+    parameters: float, trained: float, layers: int, attention_width: int, row_tokens: float
 ) -> float:
     """Return the FLOPs that a token of training costs.
 
     Args:
-        parameters: Parameters of the model, without the input embeddings.
-        trained: Trained parameters.
+        parameters: Weights that a token is multiplied with.
+        trained: Those of them that are trained.
         layers: Number of layers.
-        hidden_size: Width of its attention.
+        attention_width: Width of all heads together.
         row_tokens: Tokens per row.
 
     >>> f"{flops_per_token(100, 100, 0, 0, 0):.0f}"
     '600'
     """
-    return 4 * parameters + 2 * trained + 12 * layers * hidden_size * row_tokens
+    return 4 * parameters + 2 * trained + 12 * layers * attention_width * row_tokens
+
+
+def _attention_width(shape: Any) -> int:
+    """Return the width of all heads together, which need not be that of the model."""
+    head = getattr(shape, "head_dim", None)
+    return int(head * shape.num_attention_heads) if head else int(shape.hidden_size)
+
+
+class StepClock:
+    """The time of a training's steps: what happens between them does not count.
+
+    It runs from the first step on, over the loading of batches, and is stopped while the run logs,
+    evaluates, saves, scores, answers a command or waits.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time of all steps so far."""
+        running = 0.0 if self._since is None else time.monotonic() - self._since
+        return self._seconds + running
+
+    def start(self) -> None:
+        """Let it run, if it does not."""
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def stop(self) -> None:
+        """Let it stand still."""
+        self._seconds, self._since = self.seconds, None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leave the time of a block out."""
+        is_running = self._since is not None
+        self.stop()
+        try:
+            yield
+        finally:
+            if is_running:
+                self.start()
 
 
 class Throughput:
-    """Part of a trainer: adds token statistics and MFU of forward and backward pass to each log."""
+    """Part of a trainer: counts tokens, and adds their statistics and MFU to each log.
+
+    MFU is that of forward and backward pass.
+    """
 
     nbft_config: Config
     nbft_peak_flops: float | None
 
+    @functools.cached_property
+    def nbft_clock(self) -> StepClock:
+        """The clock of the steps."""
+        return StepClock()
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and count from the start, also after memory ran out with a larger batch."""
+        self.nbft_clock.stop()
+        vars(self).pop("_seen", None)
+        try:
+            return super()._inner_training_loop(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.nbft_clock.stop()
+
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Count a batch and its time if a setting asks for it."""
+        """Count a batch, and its time if a setting asks for it."""
+        self.nbft_clock.start()
+        if self._has_own_total and self.args.include_num_input_tokens_seen != "all":  # type: ignore[attr-defined]
+            self._total_train_tokens = self.state.num_input_tokens_seen  # type: ignore[attr-defined]
+        seen = self._count(inputs)
         ours = self.nbft_config.logging
         if not (ours.include_performance_metrics or ours.include_mfu):
             return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        self._count(inputs)
         began = time.monotonic()
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         loss.item()  # waits for the GPU
-        self._seen["seconds"] += time.monotonic() - began
+        seen["seconds"] += time.monotonic() - began
         return loss
 
-    def _count(self, inputs: Any) -> None:
-        if not hasattr(self, "_seen"):
-            self._seen = dict.fromkeys(("rows", "tokens", "padded", "trained", "seconds"), 0.0)
-        ids, seen = inputs["input_ids"], self._seen
-        mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-        seen["rows"] += int((positions == 0).sum()) if positions is not None else len(ids)
-        seen["padded"] += ids.numel()
-        seen["tokens"] += int(mask.sum()) if mask is not None else ids.numel()
-        seen["trained"] += int((inputs["labels"] != IGNORE_INDEX).sum())
+    @property
+    def _has_own_total(self) -> bool:
+        """Whether the trainer is one of TRL's, whose num_tokens begins at 0 again after a resume."""
+        return "_total_train_tokens" in vars(self)
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Count tokens in the trainer's state, which checkpoints keep.
+
+        Joined rows have no padding, and all their tokens count; the library would leave out each
+        end-of-sequence token that is also the padding token.
+        """
+        state, wanted = self.state, self.args.include_num_input_tokens_seen  # type: ignore[attr-defined]
+        if self._has_own_total and wanted == "no":
+            state.num_input_tokens_seen = self._total_train_tokens
+        elif (
+            wanted == "non_padding" and "position_ids" in inputs and "attention_mask" not in inputs
+        ):
+            state.num_input_tokens_seen += int(_batch_counts(inputs, self._pads)["tokens"])
+        else:
+            super()._track_num_input_tokens(inputs)  # type: ignore[misc]
+
+    @property
+    def _pads(self) -> bool:
+        return self.nbft_config.data.pad_to_multiple_of is not None
+
+    def _count(self, inputs: Any) -> dict[str, Any]:
+        if "_seen" not in vars(self):
+            self._seen: dict[str, Any] = _nothing(self.nbft_clock.seconds)
+        if "input_ids" in inputs:
+            for name, number in _batch_counts(inputs, self._pads).items():
+                self._seen[name] += number
+        return self._seen
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save after a step, outside its time."""
+        due = self.control  # type: ignore[attr-defined]
+        if due.should_log or due.should_evaluate or due.should_save:
+            tr_loss.item()  # waits for the GPU, which logging would do a moment later
+        with self.nbft_clock.stopped():
+            super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the numbers since the last log."""
-        seen = getattr(self, "_seen", None)
-        if "loss" in logs and seen and seen["tokens"]:
-            logs |= self._numbers(seen)
-            self._seen = dict.fromkeys(seen, 0.0)
+        """Add the numbers since the last log, in place of a speed over all that has happened."""
+        if "loss" in logs and "_seen" in vars(self):
+            seen = {name: float(number) for name, number in self._seen.items()}
+            now = self.nbft_clock.seconds
+            if seen["tokens"]:
+                logs["tokens_per_second"] = seen["tokens"] / max(now - seen["since"], 1e-9)
+                logs |= self._numbers(seen)
+            self._seen = _nothing(now)
+            # Without the time of its start the library adds no speed that counts everything.
+            args, kwargs = tuple(None for _ in args), dict.fromkeys(kwargs)
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def _numbers(self, seen: dict[str, float]) -> dict[str, float]:
@@ -105,13 +248,88 @@ class Throughput:
             model: Any = self.model  # type: ignore[attr-defined]
             shape = model.config.get_text_config()
             a_token = flops_per_token(
-                model.num_parameters(exclude_embeddings=True)
-                + model.get_output_embeddings().weight.numel(),
-                sum(p.numel() for p in model.parameters() if p.requires_grad),
+                *multiplied_parameters(model),
                 shape.num_hidden_layers,
-                shape.hidden_size,
+                _attention_width(shape),
                 seen["tokens"] / seen["rows"],
             )
             numbers["model_flops_per_second"] = a_token * seen["tokens"] / seconds
             numbers["mfu"] = numbers["model_flops_per_second"] / self.nbft_peak_flops
         return numbers
+
+
+def _nothing(since: float) -> dict[str, Any]:
+    """Return the counts of no step.
+
+    Args:
+        since: Time of the steps so far.
+    """
+    return dict.fromkeys(("rows", "tokens", "padded", "trained", "seconds"), 0.0) | {"since": since}
+
+
+def _batch_counts(inputs: Any, pads: bool) -> dict[str, Any]:
+    """Return the rows and tokens of a batch; tensors stay on its device, so that nothing waits.
+
+    Args:
+        inputs: input_ids [b, s] with attention_mask [b, s], or position_ids [1, s] of joined rows.
+        pads: Whether joined rows may end in padding, each of whose positions is 0.
+    """
+    ids, mask, positions = inputs["input_ids"], inputs.get("attention_mask"), None
+    if mask is None:
+        positions = inputs.get("position_ids")
+    rows: Any = len(ids)
+    tokens: Any = ids.numel()
+    if mask is not None:
+        tokens = mask.sum()
+    elif positions is not None and pads:
+        rows = ((positions[:, :-1] == 0) & (positions[:, 1:] == 1)).sum()
+        tokens = rows + (positions > 0).sum()
+    elif positions is not None:
+        rows = (positions == 0).sum()
+    counts = {"rows": rows, "tokens": tokens, "padded": ids.numel()}
+    labels, answers = inputs.get("labels"), inputs.get("completion_mask")
+    if labels is not None and "decoder_input_ids" in inputs:  # its decoder reads the answers
+        counts["trained"] = (labels != IGNORE_INDEX).sum()
+        counts["tokens"], counts["padded"] = (
+            tokens + counts["trained"],
+            ids.numel() + labels.numel(),
+        )
+    elif labels is not None:  # nothing predicts the first token of a row
+        counts["trained"] = (labels[:, 1:] != IGNORE_INDEX).sum()
+    elif answers is not None:
+        counts["trained"] = answers.sum()
+    return counts
+
+
+class TokenMeans:
+    """Part of a trainer: SFTTrainer's measures of a log as means over its tokens.
+
+    SFTTrainer itself takes the mean over batches, so that a short one counts as much as a long one.
+    """
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss, and note over how many tokens its measures are means."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        for measured in self._measured():
+            if len(measured["mean_token_accuracy"]) > len(measured[_TOKENS]):
+                measured[_TOKENS].append((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the means."""
+        for measured in self._measured():
+            weights = [float(number) for number in measured.pop(_TOKENS, ())]
+            for name in ("mean_token_accuracy", "entropy"):
+                values = measured.get(name, ())
+                if len(values) == len(weights) > 1 and any(weights):
+                    products = [v * w for v, w in zip(values, weights, strict=True)]
+                    measured[name] = [math.fsum(products) / math.fsum(weights)]
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _measured(self) -> list[Any]:
+        """Return SFTTrainer's lists of measures, a value for each batch since the last log."""
+        lists = getattr(self, "_metrics", {}).values()
+        return [one for one in lists if "mean_token_accuracy" in one]
+
+
+_TOKENS = "tokens of each batch"

@@ -7,6 +7,7 @@ mathematics, and leave everything to the library unless a setting asks for them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,40 +16,69 @@ from typing import Any
 import peft
 import torch
 import transformers
-from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainerCallback, TrainerControl
 
 from nbft import registry
 from nbft.config import Config
-from nbft.decisions import Decisions
+from nbft.config.peft import ALL_LINEAR
+from nbft.decisions import Decisions, keeps_float32
 from nbft.devices import peak_flops
 from nbft.errors import ConfigError, Problem
 from nbft.hardware import available_devices
 from nbft.interop.huggingface import adapter_arguments, training_arguments
 from nbft.methods import method_of
-from nbft.models.float8 import use_float8
-from nbft.models.freezing import freeze
+from nbft.models.float8 import activation_scales, use_float8
+from nbft.models.freezing import freeze, freeze_except
 from nbft.models.subclass import extend
-from nbft.training.fast import attention
+from nbft.models.targets import layer_problems, layers_of
+from nbft.plan.memory import file_layers
+from nbft.runs.provenance import Provenance, Resumption
+from nbft.runs.requests import Unfinished
+from nbft.training.callbacks.stopping import EarlyStoppingCallback
+from nbft.training.fast.attention import use_row_attention
 from nbft.training.fast.head import use_loss_head
 from nbft.training.fast.lora import use_lean_adapters
 from nbft.training.fast.norm import use_lean_norms
 from nbft.training.fp8 import FakeFloat8Linear, StepCount
-from nbft.training.optim import OwnOptimizer, OwnScheduler
+from nbft.training.optim import OwnOptimizer, OwnScheduler, is_loraplus
 from nbft.training.precision import OwnPrecision, low_weights
 from nbft.training.recompute import use_granularity
+from nbft.training.resuming import OwnResuming
+from nbft.training.room import Room
 from nbft.training.rows import TrainingRows
 from nbft.training.sampling import OwnSampling
 from nbft.training.saving import OwnSaving
-from nbft.training.throughput import Throughput
+from nbft.training.throughput import StepClock, Throughput, TokenMeans
 
 
-class OwnTrainer(Throughput, OwnOptimizer, OwnScheduler, OwnSampling, OwnSaving, OwnPrecision):
+class OwnTrainer(
+    TokenMeans,
+    Throughput,
+    OwnOptimizer,
+    OwnScheduler,
+    OwnSampling,
+    OwnSaving,
+    OwnResuming,
+    OwnPrecision,
+):
     """What nbft adds to a trainer; other arguments are those of the trainer."""
 
     def __init__(
-        self, *args: Any, config: Config, decisions: Decisions, rows: TrainingRows, **kwargs: Any
+        self,
+        *args: Any,
+        config: Config,
+        decisions: Decisions,
+        rows: TrainingRows,
+        room: Room | None,
+        clock: StepClock | None,
+        provenance: Provenance | None,
+        resumption: Resumption | None,
+        **kwargs: Any,
     ) -> None:
+        self.nbft_room = room
+        self.nbft_provenance, self.nbft_resumption = provenance, resumption
+        if clock is not None:
+            self.nbft_clock = clock
         self.nbft_config, self.nbft_decisions, self.nbft_rows = config, decisions, rows
         device = decisions.device.value
         self.nbft_peak_flops = peak_flops(
@@ -69,6 +99,14 @@ class OwnTrainer(Throughput, OwnOptimizer, OwnScheduler, OwnSampling, OwnSaving,
         if is_own or ids is None or not hasattr(self.model, "num_parameters"):  # type: ignore[attr-defined]
             return int(usual(inputs))
         return int(6 * ids.numel() * self._parameters_but_embeddings)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save after a step; an evaluation that is cut short saves too."""
+        usual: Any = super()._maybe_log_save_evaluate
+        try:
+            usual(*args, **kwargs)
+        except Unfinished:  # the callback that cut it short has asked for a checkpoint only
+            usual(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log numbers without the entropy, which our head does not compute."""
@@ -93,7 +131,10 @@ def build_trainer(
     *,
     output_dir: Path,
     callbacks: Sequence[TrainerCallback],
-    resumed: bool = False,
+    resumption: Resumption | None = None,
+    provenance: Provenance | None = None,
+    room: Room | None = None,
+    clock: StepClock | None = None,
 ) -> Any:
     """Build the trainer that a config asks for.
 
@@ -105,29 +146,39 @@ def build_trainer(
         rows: Training and held-out rows.
         output_dir: Folder of the checkpoints.
         callbacks: Added to those of the config.
-        resumed: Whether it continues from a checkpoint, so that the evaluation before the first
-            step has been done.
+        resumption: How it goes on from a checkpoint; the evaluation before the first step has then
+            been done.
+        provenance: What it is trained on, which its checkpoints say.
+        room: Waits while the disk is full.
+        clock: Measures the time of the steps.
     """
     method = method_of(config)
     arguments = training_arguments(config, decisions)
     if rows.held_out is None:
         arguments |= {"eval_strategy": "no", "eval_on_start": False}
-    if resumed:
+    if resumption is not None:
         arguments["eval_on_start"] = False
     adapter = None
     if not isinstance(model, peft.PeftModel) and (asked := adapter_arguments(config)):
-        adapter = getattr(peft, asked[0])(**asked[1])
+        kind, more = asked
+        if isinstance(more["target_modules"], list):
+            more["target_modules"] = _without_all_linear(more["target_modules"], model)
+        adapter = getattr(peft, kind)(**more)
+    check_layers(config, model)
     _prepare_model(model, decisions)
-    placed: dict[str, Any] = {"model": model}
-    if method.takes_peft_config:
-        placed["peft_config"] = adapter
-    else:
+    placed: dict[str, Any] = {}
+    if not method.takes_peft_config:
         if config.memory.gradient_checkpointing and config.peft.trains_adapter:
             model.enable_input_require_grads()
-        if adapter:
-            placed["model"] = peft.get_peft_model(model, adapter)
         placed["data_collator"] = method.collator(config, decisions, tokenizer, model)
+    is_cast = keeps_float32(config, decisions)
+    if method.takes_peft_config and not is_cast:
+        placed["peft_config"] = adapter
+    elif adapter:
+        model = peft.get_peft_model(model, adapter)
+    in_float32 = {n: p.data for n, p in model.named_parameters() if is_cast and p.requires_grad}
     trainer = trainer_class(method.trainer_class())(
+        model=model,
         **placed,
         args=method.arguments_class()(output_dir=str(output_dir), **arguments),
         train_dataset=rows.train,
@@ -137,12 +188,43 @@ def build_trainer(
         config=config,
         decisions=decisions,
         rows=rows,
+        room=room,
+        clock=clock,
+        provenance=provenance,
+        resumption=resumption,
     )
+    for name, p in trainer.model.named_parameters():
+        if name in in_float32:
+            p.data = in_float32[name]
     trainer.remove_callback(transformers.PrinterCallback)
     if config.data.collate_fn != "dynamic_padding":
         trainer.data_collator = registry.collators.get(config.data.collate_fn)(tokenizer)
     _finish_model(trainer, config, decisions)
     return trainer
+
+
+def check_layers(config: Config, model: Any) -> None:
+    """Check the names of layers in a config against the model itself.
+
+    Raises:
+        ConfigError: A name matches no layer, or one that cannot be trained as asked.
+    """
+    layers = layers_of(model.get_base_model() if isinstance(model, peft.PeftModel) else model)
+    if (named := file_layers(config)) is not None:  # PEFT knows the experts of a mixture by these
+        layers = dataclasses.replace(
+            layers,
+            names=layers.names | named.names,
+            adaptable=layers.adaptable | named.adaptable,
+        )
+    if problems := list(layer_problems(config, layers)):
+        raise ConfigError(problems)
+
+
+def _without_all_linear(names: list[str], model: Any) -> list[str]:
+    """Return names with those of the linear layers in place of all-linear, which stands beside others."""
+    if ALL_LINEAR not in names:
+        return names
+    return sorted({*names, *layers_of(model).linear} - {ALL_LINEAR})
 
 
 def _measured(rows: TrainingRows, config: Config) -> Any:
@@ -159,8 +241,7 @@ def _measured(rows: TrainingRows, config: Config) -> Any:
 def _prepare_model(model: Any, decisions: Decisions) -> None:
     """Change the base model before the trainer gets it."""
     if decisions.uses("row_attention"):
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
+        use_row_attention(model)
     if decisions.uses("lean_norm"):
         use_lean_norms(model)
 
@@ -173,9 +254,8 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
         use_loss_head(inner, **head)
     if decisions.uses("fused_lora"):
         use_lean_adapters(model)
+    freeze_except(model, config.model.unfrozen_parameters)
     freeze(model, config.model.freeze_layers)
-    if config.peft.loraplus_lr_ratio != 1 and config.peft.method == "lora":
-        trainer.optimizer = _loraplus_optimizer(trainer, config.peft.loraplus_lr_ratio)
     if (steps := config.model.dropout_warmup_steps) is not None:
         from nbft.models.dropout import DropoutWarmup
 
@@ -184,16 +264,17 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
     mixed_precision = decisions.mixed_precision.value
     if mixed_precision != "no" and precision.fp16_opt_level == "O2":
         low_weights(model, mixed_precision, master_grad=precision.amp_master_grad)
-    scales = [m.activation for m in model.modules() if hasattr(m, "rounded")]  # fp8_linear's
+    if is_loraplus(config):
+        trainer.create_optimizer()
     if precision.fp8:
-        scales += use_float8(
+        use_float8(
             model,
             FakeFloat8Linear,
             apply_hadamard=precision.apply_hadamard,
             online_steps=precision.apply_online_actscale_step,
         )
-    if scales:
-        trainer.add_callback(StepCount(scales))
+    if scales := activation_scales(model):
+        trainer.add_callback(StepCount(list(scales.values())))
     if memory.gradient_checkpointing and memory.recompute_granularity != "full":
         use_granularity(model, memory.recompute_granularity, memory.gradient_checkpointing_kwargs)
     if not memory.release_grads:
@@ -239,18 +320,6 @@ class _KeepsGradients:
         super().zero_grad(set_to_none=False)  # type: ignore[misc]
 
 
-def _loraplus_optimizer(trainer: Any, ratio: float) -> torch.optim.Optimizer:
-    """Build the trainer's own optimiser with the learning rate of LoRA's B times `ratio`."""
-    kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
-    return create_loraplus_optimizer(
-        trainer.model,
-        kind,
-        loraplus_lr_ratio=ratio,
-        loraplus_weight_decay=trainer.args.weight_decay,
-        **arguments,
-    )
-
-
 class SaveOnEpochEnd(TrainerCallback):
     """Saves at the end of each epoch, in addition to the steps of save_strategy."""
 
@@ -276,7 +345,7 @@ def asked_callbacks(config: Config) -> list[TrainerCallback]:
         tracking = config.tracking
         callbacks.append(PhoenixCallback(tracking.project, config.training.run_name, tracking.tags))
     if (patience := ours.early_stopping_patience) is not None:
-        early = transformers.EarlyStoppingCallback(patience, ours.early_stopping_threshold)
+        early = EarlyStoppingCallback(patience, ours.early_stopping_threshold)
         callbacks.append(early)
     return callbacks
 

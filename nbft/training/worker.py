@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import logging
-import os
 import platform
-import shutil
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -20,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbft import events
+from nbft.access import inherit_all
+from nbft.atomic import replacing
 from nbft.config import Config
 from nbft.decisions import Decisions, decide
 from nbft.hardware import available_devices, release_memory
@@ -27,10 +26,21 @@ from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
-from nbft.runs.processes import process_start_time
+from nbft.runs.files import read_plan
+from nbft.runs.processes import identity
+from nbft.runs.provenance import ROWS, Provenance, Resumption, contents_of, plan_resumption
+from nbft.runs.requests import (
+    Requests,
+    StopNow,
+    StopRequested,
+    Unfinished,
+    because,
+    stopped_at_once,
+)
 from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
+from nbft.training.room import EVENTS_BYTES, Room
 
 if TYPE_CHECKING:
     from nbft.evaluate.scoring import Scorer
@@ -38,7 +48,6 @@ if TYPE_CHECKING:
     from nbft.training.callbacks.scoring import ScoringCallback
     from nbft.training.rows import TrainingRows
 
-_POLL_SECONDS = 0.2
 _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -51,12 +60,21 @@ def work(run: Path, *, owns_process: bool = False) -> None:
     """
     began = time.monotonic()
     path = run / "events.jsonl"
+    requests = Requests(run)
+    room = Room(run, requests)
+    is_at_once = False
     with run_log(run / "log.txt") as log:
         try:
-            _wait_for_room(run, path)
-            config = Config.load(run / "config.yaml")
-            _report_start(path, config)
-            ending = _train(_Job(run, config), owns_process=owns_process)
+            with requests.interruptible():
+                if request := room.wait(last_step(path), LEAST_FREE_BYTES):
+                    raise StopRequested(request)
+                config = Config.load(run / "config.yaml")
+                _report_start(path, config)
+                ending = _train(_Job(run, config, room), owns_process=owns_process)
+        except StopRequested as stop:
+            ending = _ended_early(stop.request, last_step(path))
+        except StopNow:
+            ending, is_at_once = stopped_at_once(run), True
         except BaseException as error:
             log.error("%s", traceback.format_exc())
             ending = {"event": "failed", **failure(error, run)}
@@ -64,39 +82,36 @@ def work(run: Path, *, owns_process: bool = False) -> None:
             release_memory()
         step = last_step(path)
         ending = {"step": step, "seconds": round(time.monotonic() - began, 1), **ending}
-        try:
-            from nbft.pages.report import write_report
-
-            write_report(run, ending)
-        except Exception as error:  # the training itself is done and saved
-            log.error("%s", traceback.format_exc())
-            with contextlib.suppress(OSError):
-                text = f"report.html could not be written ({error}). Call run.report() later."
-                events.append(path, "warning", text=text)
+        if not is_at_once:
+            _write_report(run, ending, log)
+        inherit_all(run)  # what libraries have written
         kind = ending.pop("event")
-        events.append(path, kind, **ending)
+        room.say(kind, **ending, **identity())
         log.info("%s after step %s", kind, step)
 
 
-def _wait_for_room(run: Path, path: Path) -> None:
-    """Pause while the disk is full, and reserve room for events."""
+def _write_report(run: Path, ending: events.Event, log: logging.Logger) -> None:
+    """Write report.html; the training is done and saved, so nothing that fails here ends it."""
+    try:
+        from nbft.pages.report import write_report
 
-    def is_full() -> bool:
-        return shutil.disk_usage(run).free < LEAST_FREE_BYTES
-
-    if is_full():
-        step = last_step(path)
-        text = f"The disk with {run} is full. Free some space, and the run continues by itself."
+        write_report(run, ending)
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
         with contextlib.suppress(OSError):
-            events.append(path, "paused", step=step, released=False, text=text)
-        while is_full():
-            time.sleep(_POLL_SECONDS)
-        events.append(path, "continued", step=step)
-    events.keep_reserve(run)
+            text = f"report.html could not be written ({error}). Call run.report() later."
+            events.append(run / "events.jsonl", "warning", text=text)
+
+
+def _ended_early(request: events.Event, step: int) -> dict[str, Any]:
+    """Return the last event of a run that was asked to end before a step."""
+    if request["event"] == "cancel":
+        return {"event": "cancelled"}
+    text = f"Stopped before step {step + 1:,}{because(request)}."
+    return {"event": "stopped", "text": text}
 
 
 def _report_start(path: Path, config: Config) -> None:
-    pid = os.getpid()
     versions = {"python": platform.python_version()}
     for package in _VERSIONS_OF:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -104,8 +119,7 @@ def _report_start(path: Path, config: Config) -> None:
     events.append(
         path,
         "started",
-        pid=pid,
-        process_start_time=process_start_time(pid),
+        **identity(),
         seed=config.training.seed,
         **({"tags": config.tracking.tags} if config.tracking.tags else {}),
         model=config.model.model_name,
@@ -119,13 +133,19 @@ class _Job:
 
     run: Path
     config: Config
+    room: Room
 
     @property
     def events_path(self) -> Path:
         return self.run / "events.jsonl"
 
     def say(self, text: str) -> None:
-        """Report what is being done."""
+        """Report what is being done next.
+
+        Raises:
+            StopRequested: The run is to end before its first step.
+        """
+        self.room.requests.check()
         events.append(self.events_path, "stage", stage="preparing", text=text)
         logging.getLogger("nbft").info(text)
 
@@ -150,18 +170,24 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     job.say("Loading the libraries …")
     import_libraries(owns_process=owns_process)
     from nbft.models.load import quiet
+    from nbft.training.callbacks.stopping import reason_of_end
     from nbft.training.callbacks.watching import WatchingCallback
+    from nbft.training.trackers import Trackers
     from nbft.training.trainer import build_trainer
 
     config = job.config
     with quiet():
         found = find_model(base_name(config), config.model.model_revision, job.say)
         decisions = _decisions(job, found)
-        with environment(config, decisions.device.value):
+        with (
+            environment(config, decisions.device.value),
+            Trackers(job.say, job.warn) as trackers,
+        ):
             loaded = _load(job, found, decisions)
+            provenance = _provenance(config, loaded.rows)
+            resumption = _resumption(job, provenance)
             reporting, scoring = _callbacks(job, loaded)
             scoring.before(loaded.model, events.read(job.events_path))
-            checkpoint = last_whole(job.run) or resume_point(config, job.run)
             trainer = build_trainer(
                 config,
                 decisions,
@@ -172,19 +198,34 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 callbacks=[
                     reporting,
                     scoring,
-                    WatchingCallback(job.run, stop_on_nan=config.training.stop_on_nan),
+                    WatchingCallback(job.run, config),
                 ],
-                resumed=checkpoint is not None,
+                resumption=resumption,
+                provenance=provenance,
+                room=job.room,
+                clock=reporting.clock,
             )
-            _report_prepared(job, loaded, trainer.model, checkpoint)
+            trackers.take(trainer)
+            _report_prepared(job, loaded, trainer.model, resumption)
+            job.room.requests.check()
             if config.training.do_train:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                _train_on(trainer, provenance, resumption)
             if reporting.ending in ("paused", "cancelled"):
                 return {"event": reporting.ending, "released": True}
-            if loaded.rows.held_out and reporting.last_eval_step != trainer.state.global_step:
-                trainer.evaluate()
-            saved = _save(job, trainer, loaded.tokenizer, scoring)
-    return {"event": reporting.ending or "completed", **saved}
+            is_wanted = config.evaluation.eval_strategy != "no" or not config.training.do_train
+            has_measured = reporting.last_eval_step == trainer.state.global_step
+            is_due = is_wanted and loaded.rows.held_out and not has_measured
+            if is_due and not reporting.is_urgent:
+                with contextlib.suppress(Unfinished):
+                    trainer.evaluate()
+            saved = _save(job, trainer, loaded.tokenizer, reporting)
+            if saved and not reporting.is_urgent:
+                with contextlib.suppress(Unfinished):
+                    scoring.after(trainer.model, _saved_step(config, trainer))
+    if reporting.ending is None:
+        text = reason_of_end(trainer)
+        return {"event": "completed", **({"text": text} if text else {}), **saved}
+    return {"event": reporting.ending, **reporting.reason, **saved}
 
 
 def _decisions(job: _Job, found: FoundModel) -> Decisions:
@@ -193,8 +234,7 @@ def _decisions(job: _Job, found: FoundModel) -> Decisions:
     Decide again if the plan was made without the model, or if its device is not on this machine.
     """
     with contextlib.suppress(OSError, ValueError):
-        plan = json.loads((job.run / "plan.json").read_text(encoding="utf-8"))
-        planned = Decisions.from_dict(plan)
+        planned = Decisions.from_dict(read_plan(job.run))
         if planned and planned.is_final and planned.device.value in available_devices():
             return planned
     return decide(job.config, found.path)
@@ -221,6 +261,44 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
     return _Loaded(found.source, decisions, tokenizer, rows, place(model, device))
 
 
+def _provenance(config: Config, rows: TrainingRows) -> Provenance:
+    """Return what the run is trained on."""
+    from nbft.plan.schedule import steps_per_epoch, total_steps
+    from nbft.training.rows import rows_key
+
+    contents = {**contents_of(config), ROWS: rows_key(rows.known)}
+    total = total_steps(config, rows.sequences)
+    of_epoch = total if rows.is_stream else steps_per_epoch(config, rows.sequences)
+    return Provenance.of(config, of_epoch, total, contents)
+
+
+def _resumption(job: _Job, provenance: Provenance) -> Resumption | None:
+    """Return how the run goes on from a checkpoint, and say so; None if it begins.
+
+    Raises:
+        ConfigError: It cannot go on.
+    """
+    own = last_whole(job.run)
+    checkpoint = own or resume_point(job.config, job.run)
+    if checkpoint is None:
+        return None
+    step = step_of(checkpoint)
+    found = plan_resumption(job.config, checkpoint, step, provenance, is_own=own is not None)
+    for text in found.remarks:
+        job.warn(text)
+    return found
+
+
+def _train_on(trainer: Any, provenance: Provenance, resumption: Resumption | None) -> None:
+    """Train to the end, or take the weights of a checkpoint that is the end."""
+    if resumption is None:
+        trainer.train()
+    elif resumption.step < provenance.total_steps:
+        trainer.train(resume_from_checkpoint=str(resumption.checkpoint))
+    else:
+        trainer.load_result(resumption.checkpoint)
+
+
 def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCallback]:
     """Return the callbacks that report and score the training."""
     from nbft.evaluate.generate import generate, in_precision
@@ -236,7 +314,7 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
             answers = generate(model, tokenizer, prompts, longest)
         return [{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)]
 
-    reporting = ReportingCallback(job.run, loaded.decisions.device.value, sample)
+    reporting = ReportingCallback(job.run, loaded.decisions.device.value, sample, job.room)
     return reporting, ScoringCallback(
         config, _scorers(job, loaded), sample if prompts else None, reporting
     )
@@ -254,7 +332,7 @@ def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
     context_tokens = getattr(loaded.model.config, "max_position_embeddings", None)
     scorers = []
     for split in ("validation", "test"):
-        examples, remarks = load_examples(config, split)
+        examples, remarks = load_examples(config, split, tokenizer=loaded.tokenizer)
         scorer = Scorer(
             config,
             loaded.tokenizer,
@@ -281,13 +359,14 @@ def _sample_prompts(
     return ids, [tokenizer.decode(p, skip_special_tokens=False) for p in ids]
 
 
-def _report_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | None) -> None:
+def _report_prepared(job: _Job, loaded: _Loaded, model: Any, resumption: Resumption | None) -> None:
     """Report what will be trained."""
     from nbft.plan.schedule import total_steps, warmup_steps
-    from nbft.training.throughput import summary
+    from nbft.training.throughput import parameter_counts, summary
 
     config, rows, decisions = job.config, loaded.rows, loaded.decisions
     total = total_steps(config, rows.sequences)
+    parameters, trained = parameter_counts(model)
     events.append(
         job.events_path,
         "prepared",
@@ -304,29 +383,47 @@ def _report_prepared(job: _Job, loaded: _Loaded, model: Any, checkpoint: Path | 
         trained_tokens=rows.known.trained_tokens,
         total_steps=total,
         warmup_steps=warmup_steps(config, total),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        total_parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=trained,
+        total_parameters=parameters,
         measures=[asdict(measure) for measure in method_of(config).measures],
-        **({"resumed_step": step_of(checkpoint)} if checkpoint else {}),
+        **({"resumed_step": resumption.step} if resumption else {}),
     )
-    if checkpoint:
-        job.say(f"Resuming from step {step_of(checkpoint):,} …")
+    if resumption:
+        job.say(f"Resuming from step {resumption.step:,} …")
     if config.logging.log_model_summary:
-        (job.run / "model.txt").write_text(summary(model), encoding="utf-8")
+        with replacing(job.run / "model.txt") as path:
+            path.write_text(summary(model), encoding="utf-8")
 
 
-def _save(job: _Job, trainer: Any, tokenizer: Any, scoring: ScoringCallback) -> dict[str, str]:
-    """Save the result and score it; return {"adapter" or "model": its folder}."""
+def _save(job: _Job, trainer: Any, tokenizer: Any, reporting: ReportingCallback) -> dict[str, str]:
+    """Save the result; return {"adapter" or "model": its folder}.
+
+    Where the system ends the process soon, a model is left to the checkpoint.
+    """
+    from nbft.training.saving import saved_bytes
+
     config = job.config
     if not (config.checkpoint.save_final_model and config.training.do_train):
         return {}
     what = "adapter" if config.peft.trains_adapter else "model"
+    needed = EVENTS_BYTES + saved_bytes(trainer.model)
+    if reporting.is_urgent and (what == "model" or not job.room.has(needed)):
+        return {}
     target = job.run / what
-    job.say("Saving …")
-    trainer.save_model(str(target))
-    tokenizer.save_pretrained(target)
-    best, step = trainer.state.best_model_checkpoint, int(trainer.state.global_step)
-    if config.checkpoint.load_best_model_at_end and best:
-        step = step_of(Path(best))
-    scoring.after(trainer.model, step)
+    reporting.say("stage", stage="saving", text="Saving …")
+
+    def save() -> None:
+        with replacing(target, is_alone=True) as partial:
+            trainer.save_model(str(partial))
+            tokenizer.save_pretrained(partial)
+
+    job.room.write(save, int(trainer.state.global_step), needed)
     return {what: target.name}
+
+
+def _saved_step(config: Config, trainer: Any) -> int:
+    """Return the step of the saved model; earlier than the last for the best checkpoint."""
+    best = trainer.state.best_model_checkpoint
+    if config.checkpoint.load_best_model_at_end and best:
+        return step_of(Path(best))
+    return int(trainer.state.global_step)

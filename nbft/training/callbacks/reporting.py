@@ -6,10 +6,8 @@ Called by transformers' Trainer between steps; the only place where commands are
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,14 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nbft import events
-from nbft.formatting import size
 from nbft.hardware import used_memory_bytes
-from nbft.runs.checkpoints import mark_whole
+from nbft.runs.requests import Requests, Unfinished, because
+from nbft.training.room import EVENTS_BYTES, Room
+from nbft.training.saving import checkpoint_bytes
+from nbft.training.throughput import StepClock
 
 _OF_THE_EVENT = ("event", "time", "step")
 _POLL_SECONDS = 0.1
-_ROOM_BYTES = 1024 * 1024
-"""Free space below which a run pauses: enough for the events of thousands of steps."""
-
-_SAVED_BYTES_A_PARAMETER = 16
-"""A checkpoint has each trained parameter and AdamW's two moments, 4 bytes each; the adapter saved
-at the end has each parameter once more."""
-
-_SAVED_BYTES = 16 * 1024 * 1024
-"""Tokenizer and trainer state; 4 MiB per checkpoint for SmolLM2."""
-
 _SPEED_MEMORY = 0.9
 """Weight of the past in the moving average of seconds per step."""
 
@@ -44,91 +34,113 @@ class ReportingCallback(TrainerCallback):
         run: Folder of the run.
         device: Device whose memory is measured.
         sample: Answers the fixed prompts with the current model.
+        room: Waits while the run's disk is full; has the requests to the run.
     """
 
     def __init__(
-        self, run: Path, device: str, sample: Callable[[Any], list[dict[str, str]]]
+        self,
+        run: Path,
+        device: str,
+        sample: Callable[[Any], list[dict[str, str]]],
+        room: Room | None = None,
     ) -> None:
         self.ending: str | None = None
         self.last_eval_step = -1
         self._events = run / "events.jsonl"
         self._run = run
-        queued = [e for e in events.read(self._events) if e["event"] == "queued"]
-        begin = queued[-1].get("commands_bytes", 0) if queued else 0
-        self._commands = events.EventReader(run / "commands.jsonl", begin)
-        self._pending: deque[events.Event] = deque()
+        self._room = room or Room(run, Requests(run))
+        self._requests = self._room.requests
+        self._has_trained = False
+        self._saved_at: float | None = None
+        self._stop: events.Event = {}
         self._device = device
         self._sample = sample
+        self.clock = StepClock()
         self._seconds_a_step: float | None = None
-        self._step_began = time.monotonic()
-        self._logged_at = time.monotonic()
-        self._logged_tokens = 0.0
+        self._logged_step, self._logged_seconds = 0, 0.0
         events.keep_reserve(run)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
+    ) -> None:
+        """Measure from here on, which after a resume is not the first step."""
+        self._logged_step, self._logged_seconds = state.global_step, self.clock.seconds
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
-        """Start the clock of a step; evaluating and saving between steps do not count."""
-        self._step_began = time.monotonic()
+        """Check whether to train at all.
+
+        Raises:
+            StopRequested: The run is to end before its first step.
+        """
+        if not self._has_trained:
+            self._requests.check()
+            self._has_trained = True
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """Measure the step, then carry out commands."""
-        took = time.monotonic() - self._step_began
-        past = self._seconds_a_step
-        self._seconds_a_step = (
-            took if past is None else _SPEED_MEMORY * past + (1 - _SPEED_MEMORY) * took
-        )
-        self._pending += self._commands.read()
-        while self._pending:
-            self._obey(self._pending.popleft(), state.global_step, control, model)
-        self._wait_for_room(state.global_step, control, model)
+        """Carry out commands."""
+        with self.clock.stopped():
+            waiting = self._requests.read()
+            while waiting:
+                self._obey(waiting.popleft(), state.global_step, control, model)
+            self._wait_for_room(state.global_step, control, model)
 
     def on_epoch_end(
         self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Make sure that there is room for the checkpoint of an epoch."""
-        self._wait_for_room(state.global_step, control, model)
+        if self.ending is not None:  # in the middle of an epoch, and all is saved
+            control.should_evaluate = control.should_save = False
+        with self.clock.stopped():
+            self._wait_for_room(state.global_step, control, model)
+
+    def on_prediction_step(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Leave an evaluation for a request that cannot wait for its end.
+
+        Raises:
+            StopRequested: Before the first step.
+            Unfinished: Later; the run stops and saves.
+        """
+        self.check(state.global_step, control)
+
+    def check(self, step: int, control: TrainerControl | None = None) -> None:
+        """Check whether to go on with what takes long between steps; raises like the above."""
+        if not self._has_trained:
+            self._requests.check()
+        elif (urgent := self._requests.take_urgent()) is not None:
+            self._obey(urgent, step, control or TrainerControl(), None)
+            raise Unfinished
+
+    @contextlib.contextmanager
+    def checked(
+        self, model: Any, step: int, control: TrainerControl | None = None
+    ) -> Iterator[None]:
+        """Check in each forward pass of a model in the block, which all of them begin alike."""
+        begin = model.get_input_embeddings()
+        hook = begin.register_forward_pre_hook(lambda *_: self.check(step, control))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _wait_for_room(self, step: int, control: TrainerControl, model: Any) -> None:
-        """Pause while the disk is too full to continue, unless the run is cancelled meanwhile.
+        """Pause while the disk is too full to continue, unless the run is ended meanwhile.
 
-        A save that would not fit is never started, so a full disk leaves no incomplete checkpoint.
+        A save that would not fit is never started.
         """
-        needed = _ROOM_BYTES
+        needed = EVENTS_BYTES
         if control.should_save:
-            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            needed += _SAVED_BYTES + _SAVED_BYTES_A_PARAMETER * trained
-        if self._has_room(needed):
-            return
-        free = shutil.disk_usage(self._run).free
-        with contextlib.suppress(OSError):
-            events.append(
-                self._events,
-                "paused",
-                step=step,
-                released=False,
-                text=f"The disk with {self._run} is full: {size(free)} are free, {size(needed)} "
-                "are needed. Free some space, and the run continues by itself.",
-            )
-        while self.ending is None and not self._has_room(needed):
-            time.sleep(_POLL_SECONDS)
-            self._pending += self._commands.read()
-            for command in [c for c in self._pending if c["event"] == "cancel"]:
-                self._pending.remove(command)
-                self._obey(command, step, control, model)
-        self.restart_clock()
-        if self.ending is None:
-            self.say("continued", step=step)
-
-    def restart_clock(self) -> None:
-        """Leave the time since the last log out of the speed."""
-        self._logged_at = time.monotonic()
-
-    def _has_room(self, needed_bytes: int) -> bool:
-        free = shutil.disk_usage(self._run).free
-        return free >= needed_bytes and events.keep_reserve(self._run)
+            needed += checkpoint_bytes(model)
+        if self.is_urgent:
+            control.should_save = control.should_save and self._room.has(needed)
+        elif (request := self._room.wait(step, needed)) is not None:
+            self._obey(request, step, control, model)
+            control.should_save = False
 
     def _obey(self, command: events.Event, step: int, control: TrainerControl, model: Any) -> None:
         name = command["event"]
@@ -138,7 +150,8 @@ class ReportingCallback(TrainerCallback):
 
         if name == "stop":
             self._end("stopped", control)
-            answer(f"Stopping after step {step}.")
+            self._stop = command
+            answer(f"Stopping after step {step}{because(command)}.")
         elif name == "cancel":
             self._end("cancelled", control, save=False)
             answer(f"Ending after step {step}, saving nothing.")
@@ -163,19 +176,35 @@ class ReportingCallback(TrainerCallback):
         self.ending = ending
         control.should_training_stop = True
         control.should_save = save
+        control.should_evaluate = False  # the best checkpoint would decide whether to save
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the system ends the process soon."""
+        return bool(self._stop.get("why"))
+
+    @property
+    def reason(self) -> dict[str, str]:
+        """The fields of the last event that say why the run stops; {} for a person's command."""
+        if not self.is_urgent:
+            return {}
+        text = f"Stopped{because(self._stop)}"
+        asked_at, saved_at = self._stop.get("monotonic"), self._saved_at
+        if asked_at is not None and saved_at is not None and saved_at >= asked_at:
+            text += f"; the checkpoint was whole {saved_at - asked_at:.1f} s later"
+        return {"text": f"{text}."}
 
     def _pause(self, step: int, control: TrainerControl, model: Any) -> None:
         """Wait for the next command, with everything kept in memory."""
         self.say("paused", step=step, released=False)
         while self.ending is None:
-            self._pending += self._commands.read()
-            if not self._pending:
+            waiting = self._requests.read()
+            if not waiting:
                 time.sleep(_POLL_SECONDS)
                 continue
-            command = self._pending.popleft()
+            command = waiting.popleft()
             if command["event"] == "continue":
                 self.say("continued", step=step)
-                self.restart_clock()
                 return
             if command["event"] != "pause" or command.get("release"):
                 self._obey(command, step, control, model)
@@ -186,17 +215,22 @@ class ReportingCallback(TrainerCallback):
         """Write every number that the trainer logs for its steps."""
         if not logs or "loss" not in logs:
             return  # held-out numbers, which `on_evaluate` writes, or the totals at the end
-        now = time.monotonic()
-        tokens = float(logs.get("num_tokens") or state.num_input_tokens_seen or 0)
         fields: dict[str, Any] = _numbers(logs)
-        if self._seconds_a_step is not None:
-            steps = max(1, args.logging_steps)
-            took = min(now - self._logged_at, self._seconds_a_step * steps * 2)
-            fields["tokens_per_second"] = (tokens - self._logged_tokens) / max(took, 1e-9)
-            fields["seconds_left"] = (state.max_steps - state.global_step) * self._seconds_a_step
-        self._logged_at, self._logged_tokens = now, tokens
+        if (a_step := self._measured_step(state.global_step)) is not None:
+            fields["seconds_left"] = (state.max_steps - state.global_step) * a_step
         fields["memory_bytes"] = used_memory_bytes(self._device)
         self.say("log", step=state.global_step, **fields)
+
+    def _measured_step(self, step: int) -> float | None:
+        """Return the seconds of a step, a moving average; None where none was measured."""
+        seconds = self.clock.seconds
+        steps, took = step - self._logged_step, seconds - self._logged_seconds
+        self._logged_step, self._logged_seconds = step, seconds
+        if steps > 0 and took > 0:
+            past = took / steps if self._seconds_a_step is None else self._seconds_a_step
+            weight = _SPEED_MEMORY**steps
+            self._seconds_a_step = weight * past + (1 - weight) * took / steps
+        return self._seconds_a_step
 
     def on_evaluate(
         self, args: Any, state: TrainerState, *_: Any, metrics: Any = None, **__: Any
@@ -204,25 +238,16 @@ class ReportingCallback(TrainerCallback):
         """Write every number that the trainer measures on the held-out rows."""
         self.last_eval_step = state.global_step
         self.say("eval", step=state.global_step, **_numbers(metrics or {}))
-        self.restart_clock()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Report the path of a checkpoint."""
+        self._saved_at = time.monotonic()
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        mark_whole(path)
         self.say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
-        self.restart_clock()
 
-    def say(self, event: str, **fields: Any) -> None:
+    def say(self, event: str, /, **fields: Any) -> None:
         """Write an event, waiting while the disk is full."""
-        while True:
-            try:
-                events.append(self._events, event, **fields)
-                return
-            except OSError as error:
-                if not events.is_disk_full(error):
-                    raise
-            time.sleep(_POLL_SECONDS)  # the reserve is used up, and no event may be lost
+        self._room.say(event, **fields)
 
 
 def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:

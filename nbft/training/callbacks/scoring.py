@@ -6,6 +6,7 @@ last. Random numbers, mode and measured speed of the training stay as if it had 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from nbft.evaluate.scoring import Scorer
 from nbft.events import Event
 from nbft.formatting import count
 from nbft.hardware import release_memory
+from nbft.runs.requests import Unfinished
 from nbft.training.callbacks.reporting import ReportingCallback
 
 Answers = list[dict[str, str]]
@@ -61,15 +63,18 @@ class ScoringCallback(TrainerCallback):
 
         Raises:
             ConfigError: The user's own metric function failed.
+            StopRequested: The run is to end.
         """
-        if not any(e["event"] == "sample" and e["step"] == 0 for e in earlier):
-            self._answer(model, 0)
-        for scorer in self._scorers:
-            done = [e for e in earlier if e["event"] == "scores" and e["step"] == 0]
-            if same := [e for e in done if scorer.asked.items() <= e.items()]:
-                self._base[scorer.split] = same[-1]
-            else:
-                self._score(scorer, model, 0)
+        of_base = [e for e in earlier if e.get("step") == 0]
+        with self._reporting.checked(model, 0):
+            if not any(e["event"] == "sample" for e in of_base):
+                self._answer(model, 0)
+            for scorer in self._scorers:
+                done = [e for e in of_base if e["event"] == "scores" and e.get("scores")]
+                if same := [e for e in done if scorer.asked.items() <= e.items()]:
+                    self._base[scorer.split] = same[-1]
+                else:
+                    self._score(scorer, model, 0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -79,25 +84,26 @@ class ScoringCallback(TrainerCallback):
         self._sampled_at = -1
 
     def on_step_end(
-        self, args: Any, state: TrainerState, *_: Any, model: Any = None, **__: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Score every evaluation.score_every_n_steps."""
         if self._every and state.global_step % self._every == 0 and not self._reporting.ending:
-            self._during_training(model, state.global_step)
+            with contextlib.suppress(Unfinished):
+                self._during_training(model, state.global_step, control)
 
     def on_evaluate(
         self,
         args: Any,
         state: TrainerState,
-        *_: Any,
+        control: TrainerControl,
         model: Any = None,
         metrics: Any = None,
-        **__: Any,
+        **_: Any,
     ) -> None:
         """Score with the held-out loss, and let the scores decide which checkpoint is best."""
         step = state.global_step
         if step and self._scorers and (self._every is None or self._decides):
-            self._during_training(model, step)
+            self._during_training(model, step, control)
         if metrics is not None and self._scorers:
             split = self._scorers[0].split
             known = self._latest.get(split) or self._base.get(split) or {"step": -1, "scores": {}}
@@ -110,16 +116,20 @@ class ScoringCallback(TrainerCallback):
         Args:
             model: The model as it is saved.
             step: Step of that model; earlier than the last for the best checkpoint.
-        """
-        for scorer in self._scorers:
-            self._score(scorer, model, step)
-        self._answer(model, step)
 
-    def _during_training(self, model: Any, step: int) -> None:
-        for scorer in self._scorers[:1]:
-            self._score(scorer, model, step)
-        self._answer(model, step)
-        self._reporting.restart_clock()
+        Raises:
+            Unfinished: The system ends the process.
+        """
+        with self._reporting.checked(model, step):
+            for scorer in self._scorers:
+                self._score(scorer, model, step)
+            self._answer(model, step)
+
+    def _during_training(self, model: Any, step: int, control: TrainerControl) -> None:
+        with self._reporting.clock.stopped(), self._reporting.checked(model, step, control):
+            for scorer in self._scorers[:1]:
+                self._score(scorer, model, step)
+            self._answer(model, step)
 
     def _answer(self, model: Any, step: int) -> None:
         if self._sample is None or self._sampled_at == step:

@@ -9,6 +9,7 @@ Source: rows attend within themselves, as in FlashAttention's varlen functions (
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import logging
 from typing import Any
@@ -20,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from nbft.decisions import SHORT_ROW_TOKENS
+from nbft.models.subclass import extend
 
 NAME = "nbft_documents"
 
@@ -209,22 +211,35 @@ def _whole_mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Te
     return torch.zeros(length, length, dtype=dtype).masked_fill(hidden, float("-inf"))
 
 
-def _row_mask(
-    *, batch_size: int, q_length: int, kv_length: int, attention_mask: Any = None, **kwargs: Any
-) -> torch.Tensor | None:
-    """Return no mask for joined rows, and torch's mask otherwise."""
-    if attention_mask is None and batch_size == 1 and q_length == kv_length:
+_is_joined = contextvars.ContextVar("_is_joined", default=False)
+"""Whether the batch of the current forward pass says where its rows begin."""
+
+
+def _row_mask(**kwargs: Any) -> torch.Tensor | None:
+    """Return no mask for joined rows, and torch's mask otherwise.
+
+    A single row needs torch's: without a mask it would attend beyond its sliding window.
+    """
+    if kwargs.get("attention_mask") is None and _is_joined.get():
         return None
-    return sdpa_mask(
-        batch_size=batch_size,
-        q_length=q_length,
-        kv_length=kv_length,
-        attention_mask=attention_mask,
-        **kwargs,
-    )
+    return sdpa_mask(**kwargs)
 
 
-def register() -> None:
-    """Register the implementation with transformers."""
+class _JoinedRows:
+    """Part of a decoder's class: knows before its masks are made whether the rows are joined."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the usual output."""
+        before = _is_joined.set(kwargs.get("cu_seq_lens_q") is not None)
+        try:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            _is_joined.reset(before)
+
+
+def use_row_attention(model: Any) -> None:
+    """Let a causal language model attend within the rows of a joined batch."""
     AttentionInterface.register(NAME, attend_within_rows)
     AttentionMaskInterface.register(NAME, _row_mask)
+    model.set_attn_implementation(NAME)
+    extend(model.base_model, _JoinedRows)

@@ -47,6 +47,160 @@ def test_the_final_number(text, number):
     assert final_number(text) == Decimal(number)
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        # Marks of lists are no signs, and their numbers no answers.
+        ("The total is:\n- 12", "12"),
+        ("The total is:\n  - 12 apples", "12"),
+        ("- 12", "12"),
+        ("* 12", "12"),
+        ("• 12", "12"),
+        ("– 12", "12"),
+        ("+ 12", "12"),
+        ("The total is:\n- -12", "-12"),
+        ("The total is:\n- **12**", "12"),
+        ("1. Add 5 and 7.\n2. That is 12.\n3. So we are done.", "12"),
+        ("1) 5 + 7 = 12\n2) done", "12"),
+        ("5 + 7 =\n12. That is all.", "12"),
+        ("The answer is\n12.", "12"),
+        # Signs.
+        ("-12", "-12"),
+        ("The total is:\n-12", "-12"),
+        ("\u221212", "-12"),
+        ("it is \u2212 12", "12"),
+        ("x = - 12", "-12"),
+        ("#### - 12", "-12"),
+        ("#### \u2212 12", "-12"),
+        ("\u201112", "-12"),
+        ("\uff0d12", "-12"),
+        ("+12", "12"),
+        ("(-12)", "-12"),
+        ("x=-12", "-12"),
+        ("The answer is minus 12.", "-12"),
+        ("Minus 12", "-12"),
+        ("The answer is negative 12", "-12"),
+        ("minus $12", "-12"),
+        ("15 minus 3", "3"),
+        ("(a + 15) minus 3", "3"),
+        ("answer-12", "12"),
+        ("answer\u201412", "12"),
+        # Ranges.
+        ("3-4", "4"),
+        ("3\u20134", "4"),
+        ("3 - 4", "4"),
+        ("3 to 4", "4"),
+        ("on 2026-11-30", "30"),
+        # Currencies and units.
+        ("$12", "12"),
+        ("-$12", "-12"),
+        ("$-12", "-12"),
+        ("\u2212$ 12.50", "-12.50"),
+        ("12$", "12"),
+        ("12 €", "12"),
+        ("€1,234.50", "1234.50"),
+        ("£12", "12"),
+        ("US$12", "12"),
+        ("USD 12", "12"),
+        ("USD12 in 3A", "3"),
+        ("Rs. 12", "12"),
+        ("Rs.12", "12"),
+        ("$.50", "0.50"),
+        ("12%", "12"),
+        ("12 m^2", "12"),
+        ("12 cm2", "12"),
+        ("12 m²", "12"),
+        ("12kg of CO2", "12"),
+        ("gpt-4", "4"),
+        ("x12", "12"),
+        # Points and commas.
+        ("12.", "12"),
+        ("12.0", "12"),
+        ("1,234.5", "1234.5"),
+        ("1,234,567", "1234567"),
+        ("1,23,456", "123456"),
+        ("1.234,5", "1234.5"),
+        ("1.234.567", "1234567"),
+        ("12,5", "12.5"),
+        ("1,2,3", "3"),
+        ("1, 2, 3", "3"),
+        ("1 234", "1234"),
+        ("12 000,5", "12000.5"),
+        ("1\u202f234", "1234"),
+        ("1'234", "1234"),
+        ("12,", "12"),
+        ("No.12", "12"),
+        # Powers.
+        ("1e3", "1000"),
+        ("1.2e-3", "0.0012"),
+        ("3 × 10^5", "300000"),
+        (r"3 \cdot 4", "4"),
+        ("5 x 10^{-2}", "0.05"),
+        # Fractions.
+        ("3/4", "0.75"),
+        ("It is 3/4.", "0.75"),
+        ("-3/4", "-0.75"),
+        ("1 1/2", "1.5"),
+        ("½", "0.5"),
+        ("2½", "2.5"),
+        ("12/5/2020", "2020"),
+        ("5/0", "0"),
+        (r"\frac{3}{4}", "0.75"),
+        (r"-\dfrac34", "-0.75"),
+        (r"1\frac{1}{2}", "1.5"),
+        # Marked answers.
+        ("12 of 20\n#### 12", "12"),
+        ("####12\n7", "12"),
+        ("#### $12", "12"),
+        ("#### **12**", "12"),
+        ("#### The answer is 12 apples.\n7", "12"),
+        ("####\n12\n7", "12"),
+        (r"It is \boxed{12}, out of 20.", "12"),
+        (r"\boxed{-12}", "-12"),
+        (r"$\boxed{\$1,234.50}$ of 3", "1234.50"),
+        (r"\boxed{1{,}234}", "1234"),
+        (r"\boxed{12\,345}", "12345"),
+        (r"\boxed{12\%}", "12"),
+        (r"\boxed{\frac{1}{2}} of 7", "0.5"),
+        (r"\boxed{x = 12}", "12"),
+        (r"\boxed{12 \text{ m}^2}", "12"),
+        (r"\boxed{3} no: \boxed{12}", "12"),
+        (r"\boxed{12", "12"),
+        (r"12, \boxed{\text{none}}", "12"),
+    ],
+)
+def test_the_final_number_in_every_form(text, number):
+    assert final_number(text) == Decimal(number)
+    assert metrics.exact_match([text], [f"#### {number}"])["exact_match"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "right"),
+    [
+        ("#### 0", "It is 0.", 1),
+        ("#### 0", "none", 0),
+        (r"so \boxed{12}", "The total is:\n- 12", 1),
+        (r"so \boxed{12}", "-12", 0),
+        ("3/4", "0.75", 1),
+        ("$12", "12 dollars", 1),
+        ("12", "12 and 3 more", 0),
+        ("room 12", "12", 0),
+        ("12 apples", "12 apples", 1),
+    ],
+)
+def test_numbers_are_compared_where_the_reference_is_one(reference, answer, right):
+    assert metrics.exact_match([answer], [reference])["exact_match"] == [right]
+
+
+def test_a_long_answer_is_searched_quickly(cpu_seconds):
+    for part in ("-1,234 / 5 (", "1. a\n", "\\boxed{", "1 234 567 ", "####", "1,2,3"):
+        short, long = part * 2_000, part * 20_000
+        final_number(short)
+        assert cpu_seconds(lambda t=long: final_number(t)) < 40 * max(
+            cpu_seconds(lambda t=short: final_number(t)), 0.005
+        )
+
+
 @pytest.mark.parametrize("text", ["", "no number", "####", "a-b", "$"])
 def test_no_final_number(text):
     assert final_number(text) is None

@@ -8,22 +8,28 @@ import os
 import random
 import subprocess
 import sys
-import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from pydantic_core import to_json
 
-from nbft import cli, events
+from nbft import charts, cli, events
 from nbft.charts import LOSS, STANDARD, other_charts
 from nbft.config import Config
+from nbft.launchers import supervisor
+from nbft.pages import report
 from nbft.runs import Run, progress
 from nbft.runs.processes import process_start_time
 from nbft.runs.state import RunState, StateReader, read_state
 from nbft.runs.summary import summary
 from nbft.server import answers
+from nbft.training import failure
+from nbft.training.callbacks.reporting import ReportingCallback
+from nbft.training.callbacks.scoring import ScoringCallback
 from nbft.widgets.monitor import Monitor
 
 
@@ -60,6 +66,19 @@ def test_every_number_that_is_logged_is_a_curve() -> None:
     assert list(state.curve("rewards/chosen").values) == [0.1, 0.3]
     assert state.rows(LOSS) == [(1, 2.0, None), (2, 1.0, 1.5)]
     assert [chart.title for chart in other_charts(state.curves)] == ["rewards"]
+
+
+def test_a_note_that_is_answered_says_since_when() -> None:
+    flat = {"event": "note", "kind": "flat", "text": "flat", "changes": {"training.seed": 1}}
+    state = RunState([{**flat, "step": 5}, {"event": "note", "step": 5, "text": "other"}])
+    assert state.notes[0] == ("flat", 5, "flat", {"training.seed": 1}, None)
+    state.take({"event": "answered", "step": 9, "kind": "flat"})
+    assert [note.answered_step for note in state.notes] == [9, None]
+    assert state.changed["notes"] == state.taken
+    state.take({**flat, "step": 12})
+    assert [note.answered_step for note in state.notes] == [9, None, None]
+    state.take({"event": "prepared", "resumed_step": 6})
+    assert [note.answered_step for note in state.notes] == [None, None]
 
 
 def test_what_a_resumed_run_does_again_replaces_the_earlier() -> None:
@@ -113,6 +132,76 @@ def test_other_measures_are_kept_in_few_points() -> None:
     assert len(state.curve("rewards/chosen")) < 10
     state.take(log(101, **{f"measure {i}": 1.0 for i in range(1_000)}))
     assert len(state.curves) == 100
+
+
+def as_values(state: RunState) -> dict[str, Any]:
+    """Return everything that a state says, for comparison."""
+    curves = {
+        name: [curve.steps.tolist(), list(map(str, curve.values)), curve._events.tolist()]
+        for name, curve in state.curves.items()
+    }
+    said = ("step", "log", "stage", "taken", "rewritten", "began", "counts", "eval_loss", "changed")
+    return {
+        "curves": curves,
+        "order": list(curves),
+        **{name: getattr(state, name) for name in said},
+    }
+
+
+ODD_LOGS: list[dict[str, Any]] = [
+    {},
+    {"loss": "NaN"},
+    {"loss": None},
+    {"loss": True},
+    {"loss": 10**400},
+    {"loss": 2**60},
+    {"loss": "low"},
+    {"tokens": -1},
+    {"tokens": 3.0},
+    {"pid": 7, "process_start_time": 1.0},
+    {"step": "7"},
+    {"step": 2.0},
+    {"step": -3},
+    {"step": None},
+    {"event": "log", "note": "text"},
+    {"other": [1, 2]},
+    {"text": "\ud800"},
+]
+
+
+@pytest.mark.parametrize(
+    "kept", [{}, {"measures": {"loss"}, "most_other_points": 16}, {"measures": {}}]
+)
+@pytest.mark.parametrize("seed", range(6))
+def test_many_logs_at_once_are_as_one_by_one(
+    tmp_path: Path, seed: int, kept: dict[str, Any]
+) -> None:
+    chance = random.Random(seed)
+    found, step = [], 0
+    for _ in range(30):
+        shape = {name: chance.random() for name in chance.sample(("loss", "a", "b", "c"), 3)}
+        for _ in range(chance.choice((1, 5, 25, 60))):
+            step += chance.choice((1, 1, 1, 1, 2)) if seed else 1
+            if seed > 2 and chance.random() < 0.01:
+                step = max(0, step - chance.randrange(20))
+            odd = chance.choice(ODD_LOGS) if seed > 1 and chance.random() < 0.01 else {}
+            found.append({**log(step, **shape, tokens=step), **odd})
+        if chance.random() < 0.4:
+            found.append({"event": "eval", "step": step, "eval_loss": chance.random()})
+        if chance.random() < 0.1:
+            found.append({"event": "prepared", "resumed_step": max(0, step - 10)})
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in found))
+    reader = StateReader(path, **kept)
+    reader.read()
+    assert as_values(reader.state) == as_values(RunState(events.read(path), **kept))
+
+
+def test_a_long_run_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "events.jsonl"
+    write(path, *(log(step, loss=1.0) for step in range(500)))
+    monkeypatch.setattr(RunState, "take", lambda *_: pytest.fail("one by one"))
+    assert len(read_state(path).curve("loss")) == 500
 
 
 def test_a_step_out_of_order_makes_everything_new() -> None:
@@ -172,22 +261,32 @@ def test_a_reader_reads_what_is_new_and_notices_another_file(tmp_path: Path) -> 
     assert reader.state.status == "created"
 
 
-def test_a_look_costs_as_much_as_is_new(tmp_path: Path) -> None:
+def test_a_reader_notices_a_larger_file_with_the_same_inode(tmp_path: Path) -> None:
+    """An inode that a deleted run had is given to the next file."""
+    path = tmp_path / "events.jsonl"
+    write(path, log(1, loss=2.0), log(2, loss=2.0))
+    reader = StateReader(path)
+    reader.read()
+    inode = path.stat().st_ino
+    path.write_text("")
+    write(path, log(1, loss=3.0), log(2, loss=3.0), log(3, loss=3.0))
+    assert path.stat().st_ino == inode
+    assert reader.read()
+    assert reader.generation == 1
+    assert list(reader.state.curves["loss"].values) == [3.0] * 3
+
+
+def test_a_look_costs_as_much_as_is_new(tmp_path: Path, cpu_seconds: Callable[..., float]) -> None:
     path = tmp_path / "events.jsonl"
     line = '{"event": "log", "time": 1.0, "step": %d, "loss": 1.5, "learning_rate": 0.0002}\n'
     path.write_text("".join(line % step for step in range(1, 50_001)))
     reader = StateReader(path)
 
-    def seconds(look: Callable[[], object]) -> float:
-        began = time.process_time()
-        look()
-        return time.process_time() - began
-
-    whole = seconds(reader.read)
+    whole = cpu_seconds(reader.read)
     taken = reader.state.taken
     with path.open("a") as file:
         file.write(line % 50_001)
-    assert seconds(lambda: (reader.read(), reader.state.rows(LOSS, taken))) < whole / 50
+    assert cpu_seconds(lambda: (reader.read(), reader.state.rows(LOSS, taken))) < whole / 50
 
 
 # Lines that no worker writes.
@@ -298,8 +397,8 @@ class Served:
         self.top = found[0].path.parent
         self.found = {run.id: run for run in found}
 
-    def runs(self) -> dict[str, Run]:
-        return self.found
+    def look(self) -> tuple[dict[str, Run], dict[str, Any]]:
+        return self.found, {}
 
     def find(self, run_id: str) -> Run:
         return self.found[run_id]
@@ -324,6 +423,7 @@ def look_everywhere(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         summary(run),
         answers.list_runs(served),
         answers.describe(served, run.id, run),
+        answers.details(served, run.id),
         answers.state(served, run.id, ""),
         answers.events(served, run.id, 0),
     ):
@@ -338,6 +438,7 @@ def look_everywhere(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     lines = cli._Progress()
     for event in run.events():
         lines.show(event)
+    assert not lines._has_failed
     cli._about(run)
     assert run.report().read_text()
     capsys.readouterr()
@@ -361,6 +462,96 @@ def test_lines_made_by_chance_break_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
     look_everywhere(odd_run(tmp_path, odd_lines(seed, 400)), capsys)
+
+
+EACH_KIND: list[dict[str, Any]] = [
+    json.loads(line)
+    for line in """
+{"event": "queued", "pid": 1, "process_start_time": 1, "device": "cpu", "commands_bytes": 0}
+{"event": "started", "pid": 1, "process_start_time": 1, "seed": 42, "model": "m", "tags": ["a"], "versions": {"torch": "2"}}
+{"event": "stage", "stage": "starting", "text": "Loading …", "pid": 1, "process_start_time": 1}
+{"event": "sample", "step": 0, "samples": [{"prompt": "p", "text": "a"}]}
+{"event": "scores", "step": 0, "split": "validation", "rows": 2, "max_new_tokens": 8, "scores": {"exact_match": 0}, "values": {"exact_match": [0, 0]}, "seconds": 1}
+{"event": "prepared", "device": "cpu", "device_reason": "it is there", "dtype": "float32", "dtype_reason": "as asked", "mixed_precision": "no", "model_source": "folder", "rows": 300, "eval_rows": 30, "tokens": 9000, "longest": 99, "trained_tokens": 500, "total_steps": 40, "warmup_steps": 4, "resumed_step": 0, "trainable_parameters": 10, "total_parameters": 100, "measures": [{"name": "rewards", "label": "Rewards", "chart": "Rewards", "better": "up"}]}
+{"event": "log", "step": 1, "epoch": 0.1, "loss": 2.0, "learning_rate": 1e-4, "grad_norm": 1.0, "tokens_per_second": 9.0, "memory_bytes": 1e9, "seconds_left": 3.0, "rewards": 1.0}
+{"event": "eval", "step": 1, "epoch": 0.1, "eval_loss": 2.5}
+{"event": "checkpoint", "step": 1, "path": "checkpoints/checkpoint-1"}
+{"event": "command", "command": "sample", "step": 1, "text": "Answering the prompts."}
+{"event": "sample", "step": 1, "samples": [{"prompt": "p", "text": "b"}]}
+{"event": "scores", "step": 1, "split": "validation", "rows": 2, "max_new_tokens": 8, "scores": {"exact_match": 1}, "values": {"exact_match": [1, 1]}, "seconds": 1, "verdicts": {"exact_match": "better"}}
+{"event": "note", "step": 1, "text": "The loss is flat.", "kind": "flat", "changes": {"training.learning_rate": 1e-3}}
+{"event": "answered", "step": 1, "kind": "flat"}
+{"event": "warning", "text": "3 rows were cut."}
+{"event": "paused", "step": 1, "released": false, "text": "The disk is full."}
+{"event": "continued", "step": 1}
+{"event": "failed", "step": 1, "seconds": 9, "error": "E", "out_of_memory": false, "problems": ["Why."], "log": "line", "exit_code": 1, "signal": null}
+{"event": "cancelled", "step": 1, "seconds": 9, "text": "Left the queue."}
+{"event": "stopped", "step": 1, "seconds": 9, "adapter": "adapter"}
+{"event": "completed", "step": 1, "seconds": 9, "adapter": "adapter"}
+""".strip().splitlines()
+]
+"""Events as a worker writes them, with every field of each kind."""
+
+
+def test_every_kind_of_event_is_there() -> None:
+    assert {event["event"] for event in EACH_KIND} == {*events.KINDS}
+
+
+def read_as_a_worker(run: Run) -> None:
+    """Read a run as the worker and the supervisor of another attempt do."""
+    failure.failure(MemoryError("none left"), run.path)
+    failure.last_step(run.events_path)
+    supervisor._has_ended(run.events(), 1)
+    events.current(run.events())
+    reporting = ReportingCallback(run.path, "cpu", lambda _: [])
+    scoring = ScoringCallback(run.config, [], None, reporting)
+    scorer: Any = types.SimpleNamespace(split="validation", asked={"rows": 4})
+    scoring._scorers = [scorer]
+    scoring._score = lambda *_: None  # type: ignore[method-assign]
+    hook = types.SimpleNamespace(remove=lambda: None)
+    embeddings = types.SimpleNamespace(register_forward_pre_hook=lambda _: hook)
+    model = types.SimpleNamespace(get_input_embeddings=lambda: embeddings)
+    scoring.before(model, run.events())
+
+
+@pytest.mark.parametrize("is_none", [False, True], ids=["absent", "null"])
+@pytest.mark.parametrize(
+    ("at", "field"),
+    [
+        pytest.param(at, name, id=f"{event['event']}-{at}-{name}")
+        for at, event in enumerate(EACH_KIND)
+        for name in ("time", *event)
+        if name != "event"
+    ],
+)
+def test_any_field_may_be_missing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    field: str,
+    is_none: bool,
+) -> None:
+    """Rows that are streamed have no number, and a later version may leave out others."""
+    found = [{"time": 1.0, **event} for event in EACH_KIND]
+    found[at].pop(field)
+    if is_none:
+        found[at][field] = None
+    # The last event hides the others that end a run.
+    kept = [e for n, e in enumerate(found) if n == at or e["event"] not in events.FINAL_KINDS]
+    if kept[-1]["event"] not in events.FINAL_KINDS:
+        kept.append(found[-1])
+    for place in ((Figure, "savefig"), (charts, "png"), (report, "draw_curves")):
+        monkeypatch.setattr(*place, lambda *_, **__: b"")  # pixels take the longest
+    run = odd_run(tmp_path, "".join(json.dumps(event) + "\n" for event in kept))
+    look_everywhere(run, capsys)
+    read_as_a_worker(run)
+
+
+def test_streamed_rows_are_described(tmp_path: Path) -> None:
+    found = [{"event": "prepared", "rows": None, "tokens": None, "device": "cpu", "eval_rows": 3}]
+    run = odd_run(tmp_path, "".join(json.dumps(event) + "\n" for event in found))
+    assert "Streamed rows; 3 held out." in run.report().read_text()
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -2,10 +2,16 @@
 
 import pytest
 import torch
+import transformers
 
 from nbft.config import Config
 from nbft.training import optim
-from nbft.training.optim import BfloatAdamW, OffloadedOptimizer, parameter_groups
+from nbft.training.optim import (
+    BfloatAdamW,
+    OffloadedOptimizer,
+    load_exactly,
+    parameter_groups,
+)
 
 
 def weights(seed=0, n=400):
@@ -174,3 +180,62 @@ def test_the_rate_falls_from_layer_to_layer():
 def test_one_rate_for_all_when_nothing_falls():
     groups = parameter_groups(Layers(), [], Config())
     assert [group["lr"] for group in groups] == [Config().training.learning_rate]
+
+
+def saved_and_loaded(make, p, tmp_path, steps=5):
+    """Return an optimiser after some steps, and one that loaded its file into equal weights."""
+    first = make(p)
+    train(first, [p], steps)
+    torch.save(first.state_dict(), tmp_path / "optimizer.pt")
+    other = torch.nn.Parameter(p.detach().clone())
+    second = make(other)
+    load_exactly(second, torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    return first, second, other
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_moments_in_bfloat16_go_on_as_if_never_saved(tmp_path, kind):
+    p = torch.nn.Parameter(weights().detach().to(kind))
+    first, second, other = saved_and_loaded(lambda p: BfloatAdamW([p], lr=0.1), p, tmp_path)
+    assert {s["exp_avg"].dtype for s in second.state.values()} == {torch.bfloat16}
+    for _ in range(3):
+        train(first, [p], 2)
+        train(second, [other], 2)
+        assert torch.equal(p, other)
+    for mine, theirs in zip(first.state.values(), second.state.values(), strict=True):
+        assert torch.equal(mine["exp_avg_sq"], theirs["exp_avg_sq"])
+
+
+def test_float32_sums_over_bfloat16_weights_stay_float32(tmp_path):
+    def adafactor(p):
+        return transformers.Adafactor([p], lr=0.1, scale_parameter=False, relative_step=False)
+
+    p = torch.nn.Parameter(weights().detach().view(20, 20).to(torch.bfloat16))
+    first, second, other = saved_and_loaded(adafactor, p, tmp_path)
+    assert second.state[other]["exp_avg_sq_row"].dtype == torch.float32
+    train(first, [p])
+    train(second, [other])
+    assert torch.equal(p, other)
+
+
+def test_the_options_of_the_config_are_not_overwritten_by_those_that_were_saved(tmp_path):
+    p = weights()
+    first = torch.optim.AdamW([p], lr=0.1, betas=(0.9, 0.99), weight_decay=0.1)
+    train(first, [p])
+    second = torch.optim.AdamW([p], lr=0.2, betas=(0.8, 0.95), weight_decay=0.0)
+    load_exactly(second, first.state_dict())
+    (group,) = second.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.2, (0.8, 0.95), 0.0)
+    assert torch.equal(second.state[p]["exp_avg"], first.state[p]["exp_avg"])
+
+
+def test_a_state_of_torchs_own_optimiser_has_the_type_of_its_weights(tmp_path):
+    """As of an adapter that an earlier version trained in bfloat16."""
+    low = torch.nn.Parameter(weights().detach().to(torch.bfloat16))
+    first = torch.optim.AdamW([low], lr=0.1)
+    train(first, [low])
+    p = torch.nn.Parameter(low.detach().float())
+    second = torch.optim.AdamW([p], lr=0.1, fused=True)
+    load_exactly(second, first.state_dict())
+    assert second.state[p]["exp_avg"].dtype == torch.float32
+    train(second, [p])

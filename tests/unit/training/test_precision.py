@@ -10,6 +10,7 @@ from nbft.config import Config
 from nbft.config.precision import OPERATORS
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
+from nbft.training.optim import OffloadedOptimizer
 from nbft.training.precision import OperatorLists, OwnPrecision, low_weights
 
 A, B = torch.randn(4, 4), torch.randn(4, 4)
@@ -88,6 +89,30 @@ def test_gradients_add_up_in_float32_when_asked():
     assert kept.grad.dtype == torch.float32
     assert kept.grad.item() == 1 + 2**-9
     assert lost.grad.item() == 1.0
+
+
+@pytest.mark.parametrize("master_grad", [False, True])
+def test_a_loss_scale_is_removed_from_float32_gradients_alone(master_grad):
+    """So the plan refuses the other case."""
+    layer = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(layer.weight, 1.0)
+    low_weights(layer, "fp16", master_grad=master_grad)
+    optimizer = OffloadedOptimizer(
+        [{"params": [layer.weight]}],
+        lambda groups: torch.optim.SGD(groups, lr=1e-4),
+        dtype=torch.float32,
+        device=None,
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024)
+    scaler.scale(layer(torch.ones(1, 2, dtype=torch.float16)).sum()).backward()
+    if not master_grad:
+        with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
+            scaler.unscale_(optimizer)
+        return
+    scaler.step(optimizer)
+    (master,) = optimizer.state_dict()["masters"]
+    assert torch.equal(master, torch.full((1, 2), 1.0) - 1e-4)
+    assert layer.weight.dtype == torch.float16
 
 
 def test_the_first_loss_scale_reaches_the_scaler():

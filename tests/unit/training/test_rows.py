@@ -61,7 +61,7 @@ def test_the_strategy_decides_which_rows_share_a_sequence(config, tiny_tokenizer
     """By best fit the longest rows come first, greedily the first ones; wrapped rows are cut."""
 
     def sequences(**data):
-        changes = {"data.shuffle": False, "data.max_length": 48}
+        changes = {"data.shuffle": False, "data.max_length": 48, "data.split_ratio": 1.0}
         changes |= {f"data.{name}": value for name, value in data.items()}
         return said(config.apply(changes), tiny_tokenizer)[0].train["input_ids"][:]
 

@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from nbft.training.sampling import VirtualEpochSampler
+from nbft.training.sampling import LengthSampler, VirtualEpochSampler
 
 
 def epochs(sampler, many):
@@ -36,3 +37,21 @@ def test_a_resumed_run_draws_what_the_other_would_have():
 
 def test_the_order_is_kept_without_a_seed():
     assert epochs(VirtualEpochSampler(3, 4, None), 2) == [[0, 1, 2, 0], [1, 2, 0, 1]]
+
+
+def test_rows_grouped_by_length_come_in_the_same_order_again():
+    """The order of an epoch is drawn from the random numbers of the training, whatever they did."""
+    lengths = [n % 17 for n in range(300)]
+    torch.manual_seed(3)
+    through = LengthSampler(4, lengths=lengths)
+    epochs(through, 1)
+    torch.rand(100)  # dropout
+    second = list(through)
+    assert second != list(range(300))
+    resumed = LengthSampler(4, lengths=lengths)
+    resumed.begin = through.began
+    following = torch.get_rng_state()
+    assert list(resumed) == second
+    assert torch.equal(torch.get_rng_state(), following)
+    assert torch.equal(resumed.began, through.began)  # as it is saved again
+    assert list(resumed) != second  # the next epoch draws from where the random numbers are

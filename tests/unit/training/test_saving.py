@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+import transformers
 
+from nbft.training.optim import BfloatAdamW
 from nbft.training.saving import (
     from_8_bits,
     load_by_name,
@@ -117,3 +119,30 @@ def test_parts_are_of_about_the_same_number_of_parameters(tmp_path):
         parameters.setdefault(file, set()).add(key.rpartition("/")[0])
     assert [len(names) for names in parameters.values()] == [2, 2]
     assert math.prod(len(names) for names in parameters.values()) == 4
+
+
+def test_what_is_no_tensor_comes_back_as_it_was(tmp_path):
+    """Adafactor counts its steps in a Python number."""
+    p = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    optimizer = transformers.Adafactor([p], lr=0.1, scale_parameter=False, relative_step=False)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state_dict()
+    save_by_name(tmp_path, state, ["weight"], 1)
+    back = load_by_name(tmp_path, state, ["weight"])["state"][0]
+    assert back.keys() == state["state"][0].keys()
+    assert type(back["step"]) is int
+    for name, value in state["state"][0].items():
+        assert torch.equal(torch.as_tensor(back[name]), torch.as_tensor(value))
+
+
+def test_moments_in_8_bits_come_back_in_their_type_with_the_rounding_by_name(tmp_path):
+    p = torch.nn.Parameter(torch.ones(300))
+    optimizer = BfloatAdamW([p], lr=0.1)
+    p.grad = torch.linspace(-1, 1, 300)
+    optimizer.step()
+    state = optimizer.state_dict()
+    save_by_name(tmp_path, quantised(state), ["weight"], 1)
+    back = restored(load_by_name(tmp_path, state, ["weight"]))
+    assert back["state"][0]["exp_avg"].dtype == torch.bfloat16
+    assert torch.equal(back["rounding"]["cpu"], state["rounding"]["cpu"])

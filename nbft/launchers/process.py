@@ -1,0 +1,92 @@
+"""Background runs: a supervisor starts the worker as a process, and both outlive this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nbft import events
+from nbft.access import inherit
+from nbft.errors import RunError
+from nbft.launchers import spare
+from nbft.launchers.interpreter import python_for, remember
+from nbft.launchers.launcher import Launcher
+from nbft.launchers.supervisor import worker_command
+
+if TYPE_CHECKING:
+    from nbft.runs.folder import Run
+
+STARTING_SECONDS = 20.0
+"""Longest time from the start of a supervisor to its first event."""
+
+
+class Process(Launcher):
+    """A process of its own on this machine."""
+
+    title = "the background"
+
+    def prepare(self) -> None:
+        """Start a spare supervisor, which imports its libraries while the config is checked."""
+        spare.prepare()
+
+    def start(self, run: Run, python: str | None = None) -> None:
+        """Start the supervisor of a run and wait for its first event.
+
+        Args:
+            run: The run.
+            python: As in `Launcher.start`; used only if this user has started runs with it.
+
+        Raises:
+            RunError: This system is not POSIX, or the supervisor did not start.
+        """
+        if not hasattr(os, "killpg"):
+            raise RunError(
+                "Background runs need Linux or macOS. Train in this kernel: nbft.train(config), or "
+                'nbft.train(config, resume="auto") to continue.'
+            )
+        remember()
+        chosen, remark = python_for(python)
+        if remark:
+            events.append(run.events_path, "warning", text=remark)
+        self._start_supervisor(run, chosen)
+
+    def worker_command(self, run: Path) -> list[str]:
+        """Return the command that starts the worker; by default the worker itself, in this Python.
+
+        A launcher by an engine puts the engine's command before it.
+        """
+        return worker_command(run)
+
+    def _start_supervisor(self, run: Run, python: str) -> None:
+        reader = events.EventReader(run.events_path)
+        reader.read()
+        command = [
+            python if part == sys.executable else part for part in self.worker_command(run.path)
+        ]
+        waiting = spare.take(run.path) if command == worker_command(run.path) else None
+        with (run.path / "log.txt").open("ab") as log:
+            inherit(run.path / "log.txt")
+            process = waiting or subprocess.Popen(
+                [python, "-m", "nbft.launchers.supervisor", str(run.path), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until = time.monotonic() + STARTING_SECONDS
+        while time.monotonic() < until:
+            if reader.read():
+                threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
+                return
+            if process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise RunError(f"{run.id}: the supervisor did not start. {run.log_tail(3)}")
+
+
+LAUNCHER = Process()
