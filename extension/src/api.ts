@@ -25,6 +25,10 @@ export interface IRun {
   path: string;
   folder: string | null;
   status: Status;
+  /** The other machine that has the run; null if it is this one, or the run is over. */
+  host: string | null;
+  /** The last sign of life of a run on another machine, in seconds since the epoch. */
+  heard: number | null;
   name: string;
   model: string | null;
   method: string | null;
@@ -147,7 +151,8 @@ export class Api {
     return this._ask(`runs/${encodeURIComponent(id)}/retry`, { method: 'POST', body });
   }
 
-  delete(id: string): Promise<void> {
+  /** Delete a run; the answer names what stays because nbft did not write it. */
+  delete(id: string): Promise<{ left: string[] } | undefined> {
     return this._ask(`runs/${encodeURIComponent(id)}`, { method: 'DELETE' });
   }
 
@@ -173,8 +178,8 @@ export class Api {
     const otherwise =
       answer.status === 404
         ? this._trans.__(
-            'The server extension of nbft is not running. Install nbft where Jupyter runs ' +
-              '(pip install nbft), then check `jupyter server extension list`.'
+            'The server extension of nbft is not running. Install nbft in the environment that ' +
+              'Jupyter runs in, then check `jupyter server extension list`.'
           )
         : this._trans.__('The server responds with status %1.', answer.status);
     throw new Error((body as { message?: string } | undefined)?.message ?? otherwise);

@@ -139,13 +139,17 @@ export class RunDetails extends ReactWidget {
 
   async delete(): Promise<void> {
     const { trans } = this;
+    const host = this.run?.host ?? null;
+    const silent =
+      host === null ? '' : trans.__('%1 may still be training it. Check there first. ', host);
+    const what = trans.__(
+      'This permanently deletes the adapter, the checkpoints, the log and everything else that nbft wrote into its folder: %1',
+      this.run?.path ?? ''
+    );
     if (
       !(await isSure(
         trans.__('Delete %1?', this.name),
-        trans.__(
-          'This permanently deletes its folder with the adapter, the checkpoints and the log: %1',
-          this.run?.path ?? ''
-        ),
+        silent + what,
         trans.__('Cancel'),
         trans.__('Delete')
       ))
@@ -153,8 +157,19 @@ export class RunDetails extends ReactWidget {
       return;
     }
     try {
-      await this.api.delete(this.runId);
+      const answer = await this.api.delete(this.runId);
       this.actions.changed();
+      if (answer) {
+        await showDialog({
+          title: trans.__('Deleted %1', this.name),
+          body: trans.__(
+            'Other files are still in its folder %1: %2',
+            this.run?.path ?? '',
+            answer.left.join(', ')
+          ),
+          buttons: [Dialog.okButton({ label: trans.__('OK') })]
+        });
+      }
       this.parent?.close();
     } catch (error) {
       this.refused = (error as Error).message;

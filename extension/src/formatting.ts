@@ -33,6 +33,24 @@ export function statusLabel(status: Status, trans: TranslationBundle): string {
   return labels[status] ?? status; // a newer server may know more
 }
 
+/** The status of a run, with the other machine that has it. */
+export function statusWords(run: IRun, now: Date, trans: TranslationBundle): string {
+  if (!run.host) {
+    return statusLabel(run.status, trans);
+  }
+  if (run.status !== 'lost') {
+    return trans.__('%1 on %2', statusLabel(run.status, trans), run.host);
+  }
+  if (run.heard === null) {
+    return trans.__('no word from %1', run.host);
+  }
+  const then = new Date(run.heard * 1000);
+  const time = then.toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' });
+  const isToday = then.toDateString() === now.toDateString();
+  const since = isToday ? time : `${then.toLocaleDateString()} ${time}`;
+  return trans.__('no word from %1 since %2', run.host, since);
+}
+
 export function measured(value: JsonNumber, trans: TranslationBundle): string {
   if (value === null) {
     return '–';

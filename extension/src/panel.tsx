@@ -14,7 +14,7 @@ import * as React from 'react';
 import { IRun } from './api';
 import { CommandIDs } from './commands';
 import { SmallCurve } from './curves';
-import { heading, isActive, lossSoFar, progress, statusLabel, timeLeft } from './formatting';
+import { heading, isActive, lossSoFar, progress, statusWords, timeLeft } from './formatting';
 import { RunsModel } from './model';
 
 /** The side panel: every run, active ones first. */
@@ -220,7 +220,7 @@ interface IStatusWordProps {
 export function StatusWord({ run, trans }: IStatusWordProps): React.ReactElement {
   return (
     <span className="nbft-status" data-status={run.status} data-active={isActive(run)}>
-      {statusLabel(run.status, trans)}
+      {statusWords(run, new Date(), trans)}
     </span>
   );
 }

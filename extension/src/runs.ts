@@ -237,14 +237,18 @@ export const runsPlugin: JupyterFrontEndPlugin<void> = {
  * Add a tab to the main area, or where there is room.
  *
  * A page of Jupyter Notebook shows one widget there and silently drops others. On the page of files
- * that is a panel of tabs, which takes one more; below a notebook is an area for tabs.
+ * that is a panel of tabs, which takes one more; below a notebook is an area for tabs, since 7.4, and
+ * before that there are the side panels.
  */
 function addTab(shell: JupyterFrontEnd.IShell, labShell: ILabShell | null, tab: Widget): void {
   const tabs = labShell ? undefined : [...shell.widgets('main')].find(isTabPanel);
   if (tabs) {
     tabs.addWidget(tab);
-  } else {
-    shell.add(tab, labShell ? 'main' : 'down');
+    return;
+  }
+  shell.add(tab, labShell ? 'main' : 'down');
+  if (!tab.parent) {
+    shell.add(tab, 'right'); // an older Jupyter Notebook has no area below and drops the tab
   }
 }
 

@@ -12,6 +12,7 @@ import {
   runName,
   setting,
   statusLabel,
+  statusWords,
   timeLeft
 } from '../src/formatting';
 import { makeRun } from './run';
@@ -80,6 +81,18 @@ test.each(['created', 'completed', 'stopped', 'cancelled', 'failed', 'lost'] as 
 test('a status that only a newer server knows is shown as it is', () => {
   expect(statusLabel('running', trans)).toBe('running');
   expect(statusLabel('hibernating' as Status, trans)).toBe('hibernating');
+});
+
+test('a run of another machine names it', () => {
+  const now = new Date(2026, 2, 30, 15, 0);
+  const heard = new Date(2026, 2, 30, 14, 2).getTime() / 1000;
+  const on = (status: Status, when: number | null = heard) =>
+    statusWords(makeRun({ status, host: 'gpu-7', heard: when }), now, trans);
+  expect(statusWords(makeRun({ status: 'running' }), now, trans)).toBe('running');
+  expect(on('running')).toBe('running on gpu-7');
+  expect(on('lost')).toMatch(/^no word from gpu-7 since .*02/);
+  expect(on('lost', heard - 86_400 * 2)).toMatch(/since .*28.*02/);
+  expect(on('lost', null)).toBe('no word from gpu-7');
 });
 
 describe('heading', () => {

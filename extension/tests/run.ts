@@ -7,6 +7,8 @@ export function makeRun(values: Partial<IRun> = {}): IRun {
     path: '/runs/calm-crane-7',
     folder: 'runs/calm-crane-7',
     status: 'completed',
+    host: null,
+    heard: null,
     name: 'calm-crane-7',
     model: 'smollm2-135m',
     method: 'lora',

@@ -14,7 +14,7 @@ from nbft.pages.environment import render
 def success(
     headline: str,
     score: str,
-    notes: Iterable[str],
+    notes: Iterable[tuple[str, bool]],
     answers: Comparison,
     *,
     scores: Scores | None = None,
@@ -27,7 +27,7 @@ def success(
     Args:
         headline: Which run, and how it ended; a sentence.
         score: The held-out loss before and after; a sentence, empty if it was not measured.
-        notes: Notes of the run; sentences.
+        notes: Notes of the run; sentences, each with whether it is struck.
         answers: The answers of the base model and of the tuned one.
         scores: The scores of both.
         place: Where the adapter is; a sentence, empty if there is none.

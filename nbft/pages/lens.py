@@ -7,7 +7,8 @@ special and cut off is told apart by the elements themselves.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -36,24 +37,72 @@ def headline(title: str, row: LensRow | None) -> str:
     return " · ".join([title, *facts])
 
 
-def plain(title: str, row: LensRow | None, sentences: Iterable[str] = ()) -> str:
-    """Return a row as plain text; special tokens stand in brackets."""
+LEGEND = "⟦trained⟧  [special token]  [cut off: never seen]  everything else is only read"
+"""What the marks of `plain` mean."""
+
+
+def plain(
+    title: str, row: LensRow | None, sentences: Iterable[str] = (), *, colour: bool = False
+) -> str:
+    """Return a row as plain text, for terminals.
+
+    What is trained stands in ⟦ ⟧, special tokens in [ ], and what is cut off in [cut off: ]; control
+    characters are written out, so that no row can command a terminal.
+
+    Args:
+        title: Which row it is.
+        row: Its content.
+        sentences: Sentences to add below it.
+        colour: Whether to add the colours of a terminal to the marks.
+    """
     lines = [headline(title, row)]
     for part in row.parts if row else ():
-        lines += [f"── {caption(part.name, is_trained=part.is_trained)}", _plain_part(part)]
+        name = caption(_visible(part.name), is_trained=part.is_trained)
+        lines += [f"── {name}", _plain_part(part, _COLOURS if colour else {})]
     return "\n".join([*lines, *sentences])
 
 
-def _plain_part(part: LensPart) -> str:
-    if not part.tokens:
-        return part.text
+_COLOURS = {"trained": "\x1b[32m", "special": "\x1b[35m", "cut": "\x1b[9;31m", "end": "\x1b[0m"}
+
+
+def _plain_part(part: LensPart, colours: Mapping[str, str]) -> str:
+    looks = [(token.kind, token.label >= 0, token.text) for token in part.tokens]
+    if not looks:
+        return _marked(_visible(part.text), "trained" if part.is_trained else "", colours)
     text = ""
-    was_cut = False
-    for token in part.tokens:
-        if token.kind == "cut" and not was_cut:
-            text, was_cut = text + "[cut off from here: ]", True
-        text += f"[{token.text}]" if token.kind == "special" and token.text.strip() else token.text
+    for (is_cut, is_trained), group in itertools.groupby(
+        looks, lambda look: (look[0] == "cut", look[1])
+    ):
+        run = ""
+        for kind, pieces in itertools.groupby(group, lambda look: look[0]):
+            piece = _visible("".join(piece for _, _, piece in pieces))
+            bare = piece.rstrip() if kind == "special" else piece  # line breaks stay outside
+            run += _marked(bare, kind if kind == "special" else "", colours) + piece[len(bare) :]
+        text += _marked(run, "cut" if is_cut else "trained" if is_trained else "", colours)
     return text
+
+
+_AROUND = {"trained": ("⟦", "⟧"), "special": ("[", "]"), "cut": ("[cut off: ", "]")}
+
+
+def _marked(text: str, look: str, colours: Mapping[str, str]) -> str:
+    """Put the marks of a look around a text, and its colour."""
+    before, after = _AROUND.get(look, ("", ""))
+    start = colours.get(look, "")
+    if not text or not look:
+        return text
+    if start:  # the colour of an inner mark ends there: start again after it
+        text = text.replace(colours["end"], colours["end"] + start)
+    return f"{start}{before}{text}{after}{colours['end'] if start else ''}"
+
+
+def _visible(text: str) -> str:
+    r"""Write out control characters except tabs and line breaks.
+
+    >>> _visible("a\x1b[2J\nb")
+    'a\\x1b[2J\nb'
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 def html(rows: Sequence[Seen], sentences: Iterable[str], name: str) -> Markup:

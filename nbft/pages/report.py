@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbft import charts, events
+from nbft.atomic import replacing
 from nbft.config import Config
 from nbft.evaluate.compare import Comparison
 from nbft.evaluate.timeline import Timeline
@@ -17,6 +18,8 @@ from nbft.formatting import count, duration, number, size
 from nbft.pages import comparison, timeline
 from nbft.pages import scores as score_table
 from nbft.pages.environment import render
+from nbft.redaction import redact, redact_text
+from nbft.runs import progress
 from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
 from nbft.runs.state import RunState, read_state
 
@@ -39,13 +42,8 @@ def write_report(run: Path, ending: Mapping[str, Any] | None = None) -> Path:
         state.take(events.checked(dict(ending)))
     config = Config.load(run / "config.yaml")
     target = run / "report.html"
-    partial = target.with_name("report.html.partial")
-    try:
+    with replacing(target) as partial:
         partial.write_text(_page(run, config, state) + "\n", encoding="utf-8")
-        partial.replace(target)  # a full disk leaves an earlier report unchanged
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
     return target
 
 
@@ -72,19 +70,19 @@ def _page(run: Path, config: Config, state: RunState) -> str:
         timeline=timeline.html(over_steps) if over_steps else "",
         settings=[
             (path, _shown(value), _shown(default))
-            for path, (default, value) in config.diff().items()
+            for path, (default, value) in redact(config.diff()).items()
         ],
-        files=_files(config),
+        files=redact(_files(config)),
         rows=_rows(state.prepared),
         machine=_machine(state.started, state.prepared),
         cell=_cell(config),
-        notes=[note.text for note in state.notes],
+        notes=progress.sentences(state.notes),
     )
 
 
 def _summary(config: Config, state: RunState) -> str:
     last = state.end or {}
-    method = {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3"}.get(
+    method = {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3", "oft": "OFT"}.get(
         config.peft.method, "full training"
     )
     text = f"{config.model.model_name}, {method}."
@@ -92,9 +90,9 @@ def _summary(config: Config, state: RunState) -> str:
         seconds = last.get("seconds")
         text += f" {last['event'].capitalize()} after {count(last.get('step') or 0, 'step')}"
         text += "." if seconds is None else f" and {duration(seconds)}."
-    for problem in state.problems:
-        text += f" {problem}"
-    return text
+    for sentence in filter(None, (state.reason, *state.problems)):
+        text += f" {sentence}"
+    return redact_text(text)
 
 
 def _png(figure: Figure) -> str:
@@ -133,29 +131,33 @@ def _files(config: Config) -> list[tuple[str, str, str]]:
 def _rows(prepared: Event) -> str:
     if not prepared:
         return "The rows were not read."
-    rows, held_out = prepared.get("rows") or 0, prepared.get("eval_rows") or 0
-    trained, tokens = prepared.get("trained_tokens") or 0, prepared.get("tokens") or 0
-    return (
-        f"{count(rows, 'training row')} with {count(tokens, 'token')}, of which "
-        f"{trained / max(tokens, 1):.0%} are trained on; {count(held_out)} held out."
+    rows, held_out, tokens, trained = map(
+        prepared.get, ("rows", "eval_rows", "tokens", "trained_tokens")
     )
+    text = "Streamed rows" if rows is None else count(rows, "training row")
+    if rows is not None and tokens is not None:
+        text += f" with {count(tokens, 'token')}"
+        if trained is not None:
+            text += f", of which {trained / max(tokens, 1):.0%} are trained on"
+    return f"{text}." if held_out is None else f"{text}; {count(held_out)} held out."
 
 
 def _machine(started: Event, prepared: Event) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = [
-        (name, f"{prepared[name]} ({prepared.get(f'{name}_reason', '')})")
+        (name, f"{value} ({reason})" if (reason := prepared.get(f"{name}_reason")) else value)
         for name in ("device", "dtype")
-        if name in prepared
+        if (value := prepared.get(name))
     ]
     trained, all_of_them = (prepared.get(f"{part}_parameters") for part in ("trainable", "total"))
     if trained is not None and all_of_them is not None:
         rows += [("parameters trained", f"{count(trained)} of {count(all_of_them)}")]
     rows += [(name, version) for name, version in started.get("versions", {}).items()]
-    return [*rows, ("seed", str(started.get("seed", "")))]
+    seed = started.get("seed")
+    return rows if seed is None else [*rows, ("seed", str(seed))]
 
 
 def _cell(config: Config) -> str:
-    tree = config.to_yaml()
+    tree = config.to_yaml(redacted=True)
     quoted = tree.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return f'import nbft\n\nconfig = nbft.Config.from_yaml("""\n{quoted}""")\nrun = nbft.train(config)\n'
 

@@ -1,8 +1,8 @@
 """The Jupyter server extension: what a front end may ask without a kernel.
 
 Importing it costs nothing; tornado and jupyter_server come in when a server loads it. Every
-route is below `/nbft/api` and refuses whoever has not logged in. `c.Nbft.roots` in the server's
-config names more folders of runs; see `roots.Nbft` for where runs are looked for.
+route is below `/nbft/api` and refuses whoever has not logged in. `c.NbftServer.roots` in the server's
+config names more folders of runs; see `roots.NbftServer` for where runs are looked for.
 """
 
 from __future__ import annotations

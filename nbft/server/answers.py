@@ -5,10 +5,8 @@ Everything here may block on the disk; `handlers` calls it in a thread.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -19,12 +17,15 @@ from typing import Any
 from nbft.charts import LOSS, SMOOTHING, STANDARD, ChartSpec, Curve, other_charts
 from nbft.errors import NbftError
 from nbft.evaluate.timeline import when
-from nbft.events import parse
+from nbft.events import EventReader
+from nbft.formatting import one_line
+from nbft.redaction import redact
 from nbft.runs import Run
+from nbft.runs.files import log_tail
 from nbft.runs.progress import sentence
 from nbft.runs.state import RunState, StateReader
 from nbft.runs.summary import summary
-from nbft.server.roots import Nbft
+from nbft.server.roots import NbftServer, SharedRun
 
 COMMANDS = ("stop", "pause", "continue", "save", "sample", "cancel", "move_up")
 
@@ -35,24 +36,22 @@ _STATE_EVENTS = 20_000
 _KEPT_STATES = 16
 _MEASURES = frozenset(name for chart in STANDARD for name in chart.names)
 _OTHER_POINTS = 2_000
-_LOG_BYTES = 256_000
+_READING_SECONDS = 1.0
+"""How long an answer reads events before it is sent; the next one continues."""
+
 _COMPARED_RUNS = 6
 _ACTIVE = frozenset({"queued", "running", "paused"})
-_HIDDEN = "(hidden)"
-# Tokens of Hugging Face, OpenAI, GitHub and GitLab by their form, and whatever is called a token.
-_SECRET = re.compile(
-    r"\b(?:hf_|sk-|gh[pousr]_|glpat-)[\w-]{16,}"
-    r"|(?<=[Bb]earer )[\w.~+/-]{8,}=*"
-    r"|(?i:(?<=token=)|(?<=api_key=)|(?<=password=))[^\s&,'\"]+"
-)
-_SECRET_NAME = re.compile(r"(?:^|_)(?:token|secret|password|api_key)$")
 
 
 class BadRequestError(NbftError):
     """The request cannot be understood."""
 
 
-def list_runs(nbft: Nbft, search: str = "", limit: int = 200) -> dict[str, Any]:
+class SharedRunError(NbftError):
+    """The run may only be looked at."""
+
+
+def list_runs(nbft: NbftServer, search: str = "", limit: int = 200) -> dict[str, Any]:
     """Return the runs, active ones first, then the newest.
 
     Args:
@@ -61,9 +60,19 @@ def list_runs(nbft: Nbft, search: str = "", limit: int = 200) -> dict[str, Any]:
         limit: Maximum number of runs.
     """
     runs = []
-    for run_id, run in nbft.runs().items():
-        with contextlib.suppress(OSError):  # deleted meanwhile
-            runs.append(describe(nbft, run_id, run))
+    until = time.monotonic() + _READING_SECONDS
+    found, refused = nbft.look()
+    for run_id, error in refused.items():
+        runs.append(_odd(run_id, error.path, str(error)))
+    for run_id, run in found.items():
+        try:
+            runs.append(describe(nbft, run_id, run, until - time.monotonic()))
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        except Exception as error:
+            name = type(error).__name__
+            why = f"This run cannot be read ({name}). Its files may be damaged."
+            runs.append(_odd(run_id, run.path, why))
     words = search.casefold().split()
 
     def matches(run: dict[str, Any]) -> bool:
@@ -80,58 +89,83 @@ def list_runs(nbft: Nbft, search: str = "", limit: int = 200) -> dict[str, Any]:
     }
 
 
-def describe(nbft: Nbft, run_id: str, run: Run) -> dict[str, Any]:
+def _odd(run_id: str, path: Path, why: str) -> dict[str, Any]:
+    """Return the line of a run that cannot be described, so that the others are listed."""
+    unknown = "host heard model method data rows total_steps loss eval_loss seconds_left"
+    nothing = dict.fromkeys(unknown.split())
+    return nothing | {
+        "id": run_id,
+        "path": str(path),
+        "folder": None,
+        "name": one_line(path.name),
+        "status": "lost",
+        "step": 0,
+        "started": 0.0,
+        "ended": None,
+        "curve": [],
+        "problems": [why],
+        "allowed": [],
+    }
+
+
+def describe(
+    nbft: NbftServer, run_id: str, run: Run, seconds: float = _READING_SECONDS
+) -> dict[str, Any]:
     """Return a run's summary, with the id of the routes and its folder relative to the root."""
     inside = run.path.is_relative_to(nbft.top)
-    about = summary(run)
-    about["problems"] = [_SECRET.sub(_HIDDEN, str(problem)) for problem in about["problems"]]
+    about = summary(run, seconds)
+    if isinstance(run, SharedRun):
+        about["allowed"] = []
     return about | {
         "id": run_id,
         "folder": run.path.relative_to(nbft.top).as_posix() if inside else None,
     }
 
 
-def details(nbft: Nbft, run_id: str) -> dict[str, Any]:
+def details(nbft: NbftServer, run_id: str) -> dict[str, Any]:
     """Return a run's summary, the settings that differ from the defaults, and possible fixes."""
     run = nbft.find(run_id)
     about = describe(nbft, run_id, run)
-    fixes = []
-    if about["status"] == "failed":
-        fixes = _fixes(run.path, run.events_path.stat().st_mtime_ns)
-    return about | {"settings": _settings(run), "fixes": fixes}
+    offered = about["status"] == "failed" and not isinstance(run, SharedRun)
+    return about | {"settings": _settings(run), "fixes": _fixes(run) if offered else []}
 
 
-def events(nbft: Nbft, run_id: str, after: int) -> dict[str, Any]:
+def _fixes(run: Run) -> list[str]:
+    """Return the changes that a failed run may be started again with, by the reader kept of it."""
+    from nbft.plan.fixes import read_fixes  # plans are not needed to start a server
+
+    reader, lock = _state_reader(run.events_path)
+    with lock:
+        reader.read(_READING_SECONDS)
+        return [fix.offer for fix in read_fixes(reader.state.fixes, reader.state.device)]
+
+
+def events(nbft: NbftServer, run_id: str, after: int) -> dict[str, Any]:
     """Return the events after a position in the file, up to 1 MB.
 
     Args:
         nbft: The folders of runs.
         run_id: The run.
-        after: `next` of the last answer, or 0. A position beyond the end means that the file was
-            replaced: the answer starts again, with `after` 0.
+        after: `next` of the last answer, or 0. Where no event ends there, the file was replaced: the
+            answer starts again, with `after` 0.
 
     Returns:
         after, events, next (the position to continue at), more (whether there are more already).
     """
     path = nbft.find(run_id).events_path
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if after > size:
-                after = 0
-            file.seek(after)
-            block = file.read(_EVENTS_BYTES)
-            if size - after > len(block) and b"\n" not in block:
-                block += file.readline()  # one event larger than an answer
-    except FileNotFoundError:
-        return {"after": 0, "events": [], "next": 0, "more": False}
-    end = block.rfind(b"\n") + 1
-    parsed = [event for event in map(parse, block[:end].splitlines()) if event is not None]
-    more = size > after + len(block)
-    return {"after": after, "events": parsed, "next": after + end, "more": more}
+    reader = EventReader(path, after)
+    if not reader.continues():
+        after, reader = 0, EventReader(path)
+    found = reader.read(_EVENTS_BYTES)  # more if an event is larger
+    return {
+        "after": after,
+        "events": found,
+        "next": reader.offset_bytes,
+        "more": reader.is_behind,
+    }
 
 
-def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
+def state(nbft: NbftServer, run_id: str, after: str) -> dict[str, Any]:
     """Return the changes of a run's curves, notes, scores and answers.
 
     Args:
@@ -146,7 +180,7 @@ def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
     """
     reader, lock = _state_reader(nbft.find(run_id).events_path)
     with lock:
-        reader.read()
+        reader.read(_READING_SECONDS)
         now = reader.state
         file = f"{reader.file}-{reader.generation}-{now.rewritten}"
         known, _, number = after.rpartition("-")
@@ -158,16 +192,14 @@ def state(nbft: Nbft, run_id: str, after: str) -> dict[str, Any]:
         return {
             "whole": whole,
             "next": f"{file}-{until}",
-            "more": until < now.taken,
+            "more": until < now.taken or reader.is_behind,
             "said": now.taken - now.counts["log"] - now.counts["eval"],
             "smoothing": SMOOTHING,
             "charts": [
                 _chart(spec, now.rows(spec, since, until))
                 for spec in (*STANDARD, *other_charts(now.curves, now.measures))
             ],
-            "notes": [_SECRET.sub(_HIDDEN, sentence(note)) for note in now.notes]
-            if is_new["notes"]
-            else None,
+            "notes": [sentence(note) for note in now.notes] if is_new["notes"] else None,
             "scores": _scores(now) if is_new["scored"] else None,
             "answers": _answers(now) if is_new["samples"] else None,
         }
@@ -210,61 +242,67 @@ _states: OrderedDict[Path, tuple[StateReader, threading.Lock]] = OrderedDict()
 _states_lock = threading.Lock()  # a server asks from several threads
 
 
-def log(nbft: Nbft, run_id: str, lines: int) -> dict[str, Any]:
-    """Return the last lines of a run's log, without what looks like a secret."""
-    path = nbft.find(run_id).path / "log.txt"
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LOG_BYTES))
-            tail = file.read(_LOG_BYTES).decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return {"text": "", "truncated": False}
-    text = _SECRET.sub(_HIDDEN, "\n".join(tail[-lines:]))
-    return {"text": text, "truncated": size > _LOG_BYTES or len(tail) > lines}
+def log(nbft: NbftServer, run_id: str, lines: int) -> dict[str, Any]:
+    """Return the last lines of a run's log, without secrets."""
+    text, is_truncated = log_tail(nbft.find(run_id).path, lines)
+    return {"text": text, "truncated": is_truncated}
 
 
-def command(nbft: Nbft, run_id: str, name: Any) -> dict[str, Any]:
+def _own(nbft: NbftServer, run_id: str) -> Run:
+    """Return a run to change.
+
+    Raises:
+        SharedRunError: It may only be looked at.
+    """
+    run = nbft.find(run_id)
+    if isinstance(run, SharedRun):
+        why = "is in a shared folder, whose runs can be looked at but not changed."
+        raise SharedRunError(f"{run.id}: {why}")
+    return run
+
+
+def command(nbft: NbftServer, run_id: str, name: Any) -> dict[str, Any]:
     """Send a command to a run and return its summary.
 
     Raises:
         BadRequestError: There is no such command.
         RunError: The run's status does not allow it.
     """
-    run = nbft.find(run_id)
+    run = _own(nbft, run_id)
     if not isinstance(name, str) or name not in COMMANDS:
         raise BadRequestError(f"command: is none of {', '.join(COMMANDS)}.")
     getattr(run, "continue_" if name == "continue" else name)()
     return describe(nbft, run_id, run)
 
 
-def resume(nbft: Nbft, run_id: str) -> dict[str, Any]:
+def resume(nbft: NbftServer, run_id: str) -> dict[str, Any]:
     """Resume a run in the background from its last checkpoint, and return its summary."""
-    run = nbft.find(run_id)
+    run = _own(nbft, run_id)
     run.resume()
     return describe(nbft, run_id, run)
 
 
-def retry(nbft: Nbft, run_id: str, fix: Any) -> dict[str, Any]:
+def retry(nbft: NbftServer, run_id: str, fix: Any) -> dict[str, Any]:
     """Start a new run in the background with a fix of another, and return its summary.
 
     Raises:
         BadRequestError: The fix is no integer.
         RunError: There is no such fix.
     """
-    run = nbft.find(run_id)
+    run = _own(nbft, run_id)
     if not isinstance(fix, int) or isinstance(fix, bool):
         raise BadRequestError("fix: is no whole number.")
     new = run.retry(fix)
     return describe(nbft, f"{new.id}~{run_id.rpartition('~')[2]}", new)
 
 
-def delete(nbft: Nbft, run_id: str) -> None:
-    """Delete a run that is over."""
-    nbft.find(run_id).delete()
+def delete(nbft: NbftServer, run_id: str) -> dict[str, list[str]] | None:
+    """Delete a run that is over, and return what stays because nbft did not write it."""
+    left = _own(nbft, run_id).delete()
+    return {"left": left} if left else None
 
 
-def compare(nbft: Nbft, run_ids: list[str]) -> dict[str, Any]:
+def compare(nbft: NbftServer, run_ids: list[str]) -> dict[str, Any]:
     """Return the summaries of some runs, their losses and the settings in which they differ.
 
     Returns:
@@ -300,7 +338,7 @@ def _losses(run_ids: list[str], runs: list[Run]) -> dict[str, Any]:
     for column, run in enumerate(runs):
         reader, lock = _state_reader(run.events_path)
         with lock:
-            reader.read()
+            reader.read(_READING_SECONDS)
             points = reader.state.curve("loss")
             for step, value in zip(points.steps, points.values, strict=True):
                 merged.setdefault(step, [None] * len(runs))[column] = value
@@ -316,23 +354,9 @@ def _settings(run: Run) -> dict[str, tuple[Any, Any]]:
 @lru_cache(maxsize=64)
 def _settings_of(path: Path, _modified: int) -> dict[str, tuple[Any, Any]]:
     """Return {setting: (default, value)} of a run's config, where they differ."""
+    settings: dict[str, tuple[Any, Any]] = redact(Run(path).config.diff())
     return {
-        setting: (default, _without_secrets(setting, value))
-        for setting, (default, value) in Run(path).config.diff().items()
+        setting: values
+        for setting, values in settings.items()
         if setting != "training.run_name"  # shown as the title
     }
-
-
-@lru_cache(maxsize=64)
-def _fixes(path: Path, _modified: int) -> list[str]:
-    """Return the changes that a failed run may be started again with."""
-    return [fix.offer for fix in Run(path).fixes]
-
-
-def _without_secrets(name: str, value: Any) -> Any:
-    name = name.rpartition(".")[2]
-    if isinstance(value, dict):
-        return {key: _without_secrets(str(key), item) for key, item in value.items()}
-    if value is not None and _SECRET_NAME.search(name) and name != "pad_token":
-        return _HIDDEN
-    return _SECRET.sub(_HIDDEN, value) if isinstance(value, str) else value

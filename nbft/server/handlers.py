@@ -1,7 +1,8 @@
 """The routes below `/nbft/api`; `openapi.yaml` describes them.
 
-Each refuses unauthenticated requests, and reads files in a thread, so that the server's other
-answers do not wait. Errors become HTTP statuses in one place, `Handler.answer`.
+Each refuses unauthenticated requests. Looking needs the action "read" on the resource "nbft" of the
+server's authorizer, and whatever changes a run needs "write". Files are read in a thread, so that
+the server's other answers do not wait. Errors become HTTP statuses in one place, `Handler.answer`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tornado.web import HTTPError, authenticated
 
 from nbft.errors import NbftError
 from nbft.server import answers
-from nbft.server.roots import Nbft, UnknownRunError
+from nbft.server.roots import NbftServer, UnknownRunError
 
 _RUN = r"runs/([^/]+)"
 
@@ -30,7 +31,7 @@ class Handler(APIHandler):
 
     auth_resource = "nbft"
 
-    def initialize(self, nbft: Nbft, actions: dict[str, Action]) -> None:
+    def initialize(self, nbft: NbftServer, actions: dict[str, Action]) -> None:
         """Take the folders of runs, and what the route does by HTTP method."""
         self.nbft, self.actions = nbft, actions
 
@@ -50,12 +51,14 @@ class Handler(APIHandler):
         Args:
             work: A function of `nbft.server.answers`.
             *arguments: Its arguments after the first, the folders of runs.
-            status_code: HTTP status of the answer; 204 has no body.
+            status_code: HTTP status of the answer; 204 if the function returns None.
         """
         try:
             body = await asyncio.to_thread(work, self.nbft, *arguments)
         except UnknownRunError as error:
             raise HTTPError(404, str(error)) from None
+        except answers.SharedRunError as error:
+            raise HTTPError(403, str(error)) from None
         except FileNotFoundError:
             raise HTTPError(404, "The run was deleted meanwhile.") from None
         except answers.BadRequestError as error:
@@ -64,9 +67,9 @@ class Handler(APIHandler):
             raise HTTPError(409, str(error)) from None
         except OSError as error:
             raise HTTPError(409, f"The disk refuses: {error.strerror}.") from None
-        self.set_status(status_code)
+        self.set_status(204 if body is None else status_code)
         # Numbers that JSON lacks become the strings "NaN", "Infinity" and "-Infinity".
-        self.finish(None if status_code == 204 else to_json(body, inf_nan_mode="strings"))
+        self.finish(None if body is None else to_json(body, inf_nan_mode="strings"))
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
         """Return an integer of the query.
@@ -89,7 +92,10 @@ class Handler(APIHandler):
             raise HTTPError(405)
         await self.actions[self.request.method](self, *run_id)
 
-    get = post = delete = authenticated(authorized(_handle))
+    # One decorated function for all would keep the action of its first request.
+    get = authenticated(authorized("read")(_handle))
+    post = authenticated(authorized("write")(_handle))
+    delete = authenticated(authorized("write")(_handle))
 
 
 Action = Callable[..., Awaitable[None]]
@@ -111,7 +117,7 @@ ROUTES: dict[str, dict[str, Action]] = {
     "runs": {"GET": _list},
     _RUN: {
         "GET": lambda h, run: h.answer(answers.details, run),
-        "DELETE": lambda h, run: h.answer(answers.delete, run, status_code=204),
+        "DELETE": lambda h, run: h.answer(answers.delete, run),
     },
     f"{_RUN}/events": {
         "GET": lambda h, run: h.answer(answers.events, run, h.number("after", 0, 0, 2**53))
@@ -134,7 +140,7 @@ ROUTES: dict[str, dict[str, Action]] = {
 """What each route does, by HTTP method."""
 
 
-def add_routes(web_app: Any, nbft: Nbft) -> None:
+def add_routes(web_app: Any, nbft: NbftServer) -> None:
     """Add the routes to the web application of a Jupyter server."""
     api = url_path_join(web_app.settings["base_url"], "nbft", "api")
     handlers = [

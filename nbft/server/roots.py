@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
@@ -15,9 +14,12 @@ from traitlets import Int, List, Unicode, default
 from traitlets.config import Configurable
 
 from nbft.errors import RunError
+from nbft.formatting import one_line
+from nbft.reading import why_not
 from nbft.runs import Run
+from nbft.runs.mark import MARK
 
-_FILES = ("config.yaml", "events.jsonl", "commands.jsonl", "log.txt", "plan.json")
+_FILES = (MARK, "config.yaml", "events.jsonl", "commands.jsonl", "log.txt", "plan.json")
 _SKIPPED = frozenset({"node_modules", "__pycache__", "checkpoints", "site-packages"})
 _SEARCHED_FOLDERS = 2_000
 _SEARCH_SECONDS = 30.0
@@ -27,17 +29,41 @@ class UnknownRunError(RunError):
     """No run has that id."""
 
 
-class Nbft(Configurable):
+class RefusedRunError(UnknownRunError):
+    """A run whose folder has a link, a pipe or a folder in the place of a file.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path, file: str) -> None:
+        super().__init__(
+            f"{one_line(path.name)}: {file} is not a plain file, so this run is not opened."
+        )
+        self.path = path
+
+
+class SharedRun(Run):
+    """A run that may only be looked at."""
+
+
+class NbftServer(Configurable):
     """The folders whose runs the panel shows.
 
-    They are `runs` in the server's root folder; the folders configured as `c.Nbft.roots`; and each
-    folder named `runs` at most `c.Nbft.search_depth` levels below the root folder, where notebooks
-    put their runs. Hidden folders and links are not searched.
+    They are `runs` in the server's root folder; the folders configured as `c.NbftServer.roots`; and
+    each folder named `runs` at most `c.NbftServer.search_depth` levels below the root folder, where
+    notebooks put their runs. Hidden folders and links are not searched. The runs in the folders of
+    `c.NbftServer.shared_roots` are shown, and take no commands.
     """
 
     roots = List(
         Unicode(),
         help="More folders of runs, absolute or relative to the server's root folder.",
+    ).tag(config=True)
+    shared_roots = List(
+        Unicode(),
+        help="Folders of runs that may only be looked at, such as those of a class; absolute or "
+        "relative to the server's root folder.",
     ).tag(config=True)
     search_depth = Int(
         3, min=0, help="Levels below the root folder that are searched for `runs`; 0 for none."
@@ -51,56 +77,83 @@ class Nbft(Configurable):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.top = Path(self.root_dir).expanduser().resolve()
+        self._shared = [(self.top / Path(r).expanduser()).resolve() for r in self.shared_roots]
         self._found: list[Path] = []
         self._searched = -_SEARCH_SECONDS
 
     def folders(self) -> dict[str, Path]:
         """Return the folders of runs by their key, a short digest of the path."""
-        named = [self.top / "runs", *(self.top / Path(root).expanduser() for root in self.roots)]
+        roots = (self.top / Path(root).expanduser() for root in (*self.roots, *self.shared_roots))
+        named = [self.top / "runs", *roots]
         if time.monotonic() - self._searched > _SEARCH_SECONDS:
             self._found = list(_search(self.top, self.search_depth))
             self._searched = time.monotonic()
         return {_key(folder): folder for folder in map(Path.resolve, [*named, *self._found])}
 
+    def _run(self, path: Path) -> Run:
+        _check_files(path)
+        return (SharedRun if any(map(path.is_relative_to, self._shared)) else Run)(path)
+
     def runs(self) -> dict[str, Run]:
         """Return every run by its id."""
-        found = {}
+        return self.look()[0]
+
+    def look(self) -> tuple[dict[str, Run], dict[str, RefusedRunError]]:
+        """Return every run by its id, and by theirs why some are not opened."""
+        found: dict[str, Run] = {}
+        refused: dict[str, RefusedRunError] = {}
         for key, folder in self.folders().items():
             try:
                 entries = list(os.scandir(folder))
             except OSError:  # not there yet, or not ours to read
                 continue
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False) and _is_run(Path(entry.path)):
-                    with contextlib.suppress(RunError):  # deleted meanwhile
-                        found[f"{entry.name}~{key}"] = Run(entry.path)
-        return found
+                if entry.is_dir(follow_symlinks=False):
+                    run_id = f"{entry.name}~{key}"
+                    try:
+                        found[run_id] = self._run(Path(entry.path))
+                    except RefusedRunError as error:
+                        refused[run_id] = error
+                    except RunError:  # no run, or deleted meanwhile
+                        continue
+        return found, refused
 
     def find(self, run_id: str) -> Run:
         """Return the run of an id.
 
         Raises:
-            UnknownRunError: No folder of runs holds it, or it is a path, a link, or a folder with
-                a link among its files.
+            UnknownRunError: No folder of runs holds it, or it is a path or a link.
+            RefusedRunError: Something else is in the place of one of its files.
         """
         name, _, key = run_id.rpartition("~")
         folder = self.folders().get(key)
         if folder is None or not name or name in (".", "..") or {"/", "\\", "\0"} & set(name):
             raise UnknownRunError("There is no run with this id.")
         path = folder / name
-        if path.is_symlink() or not _is_run(path):
-            raise UnknownRunError(f"{name}: there is no such run; it may have been deleted.")
-        return Run(path)
+        try:
+            if not path.is_symlink():
+                return self._run(path)
+        except RefusedRunError:
+            raise
+        except RunError:
+            pass
+        raise UnknownRunError(f"{name}: there is no such run; it may have been deleted.")
 
 
-def _is_run(path: Path) -> bool:
-    """Whether a folder holds a run without links among its files."""
+class Nbft(NbftServer):
+    """The same; settings of `c.Nbft` apply as well."""
+
+
+def _check_files(path: Path) -> None:
+    """Raise if a run's folder may not be read, or has no plain file where nbft writes one."""
     try:
         with os.scandir(path) as entries:
             files = {e.name: e.is_file(follow_symlinks=False) for e in entries if e.name in _FILES}
-    except OSError:
-        return False
-    return "config.yaml" in files and all(files.values())
+    except OSError as error:
+        raise RunError(f"{one_line(path.name)}: cannot be read: {why_not(error)}.") from None
+    odd = [name for name, is_plain in files.items() if not is_plain]
+    if odd and not {MARK, "config.yaml"}.isdisjoint(files):
+        raise RefusedRunError(path, min(odd))
 
 
 def _key(folder: Path) -> str:

@@ -60,7 +60,7 @@ def test_success_says_where_the_adapter_is_and_how_to_load_it():
     html = ending.success(
         "Run a-b-1 completed in 3 s.",
         "Held-out loss: 2.00 before training, 1.50 after step 9.",
-        ["Step 2: <warm>-up ends."],
+        [("Step 2: <warm>-up ends.", False), ("Step 3: flat.", True)],
         Comparison([("p", "q", "r")]),
         place="The adapter is in runs/a-b-1/adapter.",
         load='nbft.attach("a-b-1").load_model()',
@@ -71,7 +71,8 @@ def test_success_says_where_the_adapter_is_and_how_to_load_it():
         "runs/a-b-1/adapter",
         "load_model()",
         "report.html",
-        "&lt;warm&gt;",
+        "<li>Step 2: &lt;warm&gt;",
+        "<li><s>Step 3: flat.</s></li>",
         "<table",
     ):
         assert part in html

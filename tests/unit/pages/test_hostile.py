@@ -139,7 +139,7 @@ PAGES: dict[str, Callable[[str], Any]] = {
     "findings": lambda text: html(report(text)),
     "finding": lambda text: findings.finding(finding(text)),
     "success": lambda text: ending.success(
-        text, text, [text], Comparison([(text, text, "b")]), scores=scores(text), place=text,
+        text, text, [(text, True)], Comparison([(text, text, "b")]), scores=scores(text), place=text,
         load=text, page=text,
     ),
     "failure": lambda text: ending.failure(text, [text], text),
