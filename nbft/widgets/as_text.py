@@ -41,7 +41,7 @@ class Focus(anywidget.AnyWidget):
 
 
 class YamlView:
-    """The config as YAML: edits stay, and Apply changes the fields.
+    """The config as YAML, without secrets: edits stay, and Apply changes the fields.
 
     Args:
         kit: Makes the widgets.
@@ -65,7 +65,7 @@ class YamlView:
     def show(self, config: Config) -> None:
         """Show a config, unless there are edits that were not applied yet."""
         if self.text.value == self._shown:
-            self.write(config.to_yaml() or "# Every setting is at its default.\n")
+            self.write(config.to_yaml(redacted=True) or "# Every setting is at its default.\n")
 
     def write(self, text: str, *, is_applied: bool = True) -> None:
         """Replace the text."""

@@ -26,7 +26,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from nbft.charts import SMOOTHING, ChartSpec, Curve, Style, moving_average, new_figure, tidy
+from nbft.charts import SMOOTHING, ChartSpec, Curve, Style, drawn, moving_average, new_figure, tidy
 from nbft.config.problems import nearest
 from nbft.formatting import number
 
@@ -148,7 +148,7 @@ class Chart(anywidget.AnyWidget):
         self.layout.close()
         super().close()
 
-    def append(self, x: float, **values: float | None) -> None:
+    def append(self, x: float, /, **values: float | None) -> None:
         """Add a point of one or more series; `flush` shows it.
 
         Args:
@@ -205,7 +205,7 @@ class Chart(anywidget.AnyWidget):
         for one, column in zip(self.series, columns, strict=True):
             has_value = np.isfinite(column)
             x, y = x_column[has_value], column[has_value]
-            style = {"color": one["color"], "label": one["label"]}
+            style = {"color": one["color"], "label": drawn(one["label"])}
             if one["style"] == "marks":
                 axes.plot(x, y, "o", markersize=5, zorder=3, **style)
             elif one["smooth"]:
@@ -216,7 +216,7 @@ class Chart(anywidget.AnyWidget):
         for mark in self.marks:
             axes.axvline(mark["x"], color="#666666", linestyle=":", linewidth=1)
             axes.annotate(
-                mark["text"],
+                drawn(mark["text"]),
                 (mark["x"], 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(3, -3),
@@ -224,7 +224,7 @@ class Chart(anywidget.AnyWidget):
                 va="top",
                 fontsize="small",
             )
-        axes.set(xlabel=self.x_label, ylabel=self.y_label, title=self.title)
+        axes.set(xlabel=drawn(self.x_label), ylabel=drawn(self.y_label), title=drawn(self.title))
         axes.set_yscale("log" if self.log_y else "linear")
         tidy(axes)
         if len(self.series) > 1:

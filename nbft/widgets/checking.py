@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from nbft import consent
 from nbft.config import Config
+from nbft.config.code import forbidden
+from nbft.consent import Code
 from nbft.errors import Problem
 from nbft.models.find import find_local
 from nbft.pages.environment import render
@@ -51,8 +54,22 @@ class Checking:
 
         return Findings(kit=self.kit, on_fixed=self._take_fixed)
 
+    def consent(self, kit: Kit) -> Iterator[Any]:
+        """Yield the code that waits for consent, each with its text and a button."""
+        for code in forbidden(self.tree.config):
+            if not code.refusal:
+                yield kit.html(render("code", code=code))
+                allow = functools.partial(self._allow, code)
+                yield kit.row(kit.button(f"Allow {code.name}", allow, "nbft-push"))
+
+    @guarded
+    def _allow(self, code: Code, _button: Any) -> None:
+        consent.allow(code)
+        self.check_again()
+
     def problems(self, kit: Kit) -> Iterator[Any]:
         """Yield every problem with a button that leads to its field; errors first."""
+        yield from self.consent(kit)
         problems = self.tree.problems
         if not problems:
             yield kit.html("<h3>No problems</h3><p>In the settings, the data and this machine.</p>")

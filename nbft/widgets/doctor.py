@@ -15,6 +15,9 @@ from markupsafe import Markup
 
 from nbft.config import Config
 from nbft.data.doctor import Finding, Report, doctor
+from nbft.data.doctor.measure import Place
+from nbft.data.doctor.report import choices
+from nbft.data.doctor.rewrite import Change
 from nbft.errors import NbftError
 from nbft.formatting import count, duration
 from nbft.pages import findings as page
@@ -57,6 +60,7 @@ class Findings:
         self._kit = kit = kit or Kit()
         self._on_fixed = on_fixed
         self._turn = 0  # grows with each task; earlier ones are ignored
+        self._before: tuple[str, Config] | None = None  # the last fix, and the config without it
         self.report: Report | None = None
         self.config = Config()
         title = kit.html('<h3 style="margin: 6px 0 4px">The rows</h3>')
@@ -82,12 +86,16 @@ class Findings:
         self._list.show(lambda kit: self._findings(kit, report))
 
     def _findings(self, kit: Kit, report: Report) -> Iterator[Any]:
+        if self._before is not None:
+            about = f"Go back to the rows without the fix of {self._before[0]}; its file stays"
+            yield kit.row(_button(kit, f"Undo {self._before[0]}", about, self._undo))
         for finding in report.findings:
             yield self._finding(kit, finding)
         if report.is_sample:
             text = f"Check all {count(sum(report.rows.values()))} rows"
             check_all = functools.partial(self.check, self.config, sample=None)
             yield kit.row(_button(kit, text, "Check every row", check_all))
+        yield kit.html(Markup("<p>{}</p>").format(report.looked_for))
         yield kit.html(histograms.html(report.histograms))
 
     def check(self, config: Config, *, sample: int | None = SAMPLE_ROWS) -> None:
@@ -148,37 +156,55 @@ class Findings:
             functools.partial(unless_overtaken, fail),
         )
 
-    def _fix(self, finding: Finding) -> None:
-        report = self.report
+    def _fix(self, finding: Finding, rows: Callable[[], list[Any] | None] = lambda: None) -> None:
+        """Fix a finding: all of its rows, or those that were chosen."""
+        report, chosen = self.report, rows()
         assert report is not None
-        before = report.config
+        if chosen == []:
+            self._say(f"{finding.name}: choose at least one row.", "alert")
+            return
 
         def fixed(config: Config) -> None:
-            self.config = config
-            changes = {path: new for path, (_, new) in config.diff(before).items()}
-            did = ", ".join(f"{path}={value}" for path, value in changes.items())
-            sentence = f"{finding.name}: fixed. " + (f"Now {did}." if did else "In memory.")
-            if self._on_fixed is not None:
-                self._on_fixed(config, sentence)
-            else:
-                self.check(config, sample=SAMPLE_ROWS if report.is_sample else None)
+            self._before = finding.name, report.config
+            changed = config.diff(report.config)
+            did = ", ".join(f"{path}={new}" for path, (_, new) in changed.items())
+            self._take(
+                config, f"{finding.name}: fixed. " + (f"Now {did}." if did else "In memory.")
+            )
 
-        self._work(
-            f"Fixing {finding.name} …", lambda say: report.apply(finding.name, say=say), fixed
-        )
+        def task(say: Callable[[str], None]) -> Config:
+            return report.apply(finding.name, rows=chosen, say=say)
+
+        self._work(f"Fixing {finding.name} …", task, fixed)
+
+    def _undo(self) -> None:
+        """Go back to the config before the last fix."""
+        assert self._before is not None
+        (name, config), self._before = self._before, None
+        self._take(config, f"{name}: undone.")
+
+    def _take(self, config: Config, sentence: str) -> None:
+        """Hand a config to whoever embeds the findings, or check it."""
+        self.config = config
+        if self._on_fixed is not None:
+            self._on_fixed(config, sentence)
+        else:
+            sample = self.report is not None and self.report.is_sample
+            self.check(config, sample=SAMPLE_ROWS if sample else None)
 
     def _say(self, text: str, role: str = "status") -> None:
         self._state.value = Markup('<p role="{}">{}</p>').format(role, text)
 
     def _finding(self, kit: Kit, finding: Finding) -> Any:
-        rows = kit.slot()
+        rows, fix = kit.slot(), kit.slot()
         buttons = []
-        if finding.has_fix:
-            text = fix_words(dict(finding.changes))
-            if finding.rewrite:
-                text = "Write a new file without it"
-            about, fix = f"{finding.name}: {finding.fix}", functools.partial(self._fix, finding)
-            buttons.append(_button(kit, text, about, fix))
+        about = f"{finding.name}: {finding.fix}"
+        if finding.rewrite is not None:
+            show_fix = functools.partial(self._show_fix, finding, fix)
+            buttons.append(_button(kit, "Show the fix", about, show_fix))
+        elif finding.has_fix:
+            words = fix_words(dict(finding.changes))
+            buttons.append(_button(kit, words, about, functools.partial(self._fix, finding)))
         if finding.places:
 
             def toggle() -> None:
@@ -189,8 +215,47 @@ class Findings:
 
             about = f"{finding.name}: {finding.rows_text}"
             buttons.append(_button(kit, "Show the rows", about, toggle))
-        children = (kit.html(page.finding(finding)), kit.row(*buttons), rows)
+        children = (kit.html(page.finding(finding)), kit.row(*buttons), fix, rows)
         return kit(ipywidgets.VBox, "nbft-finding", children=children)
+
+    def _show_fix(self, finding: Finding, slot: Any) -> None:
+        """Show what a fix changes, with the button that applies it; a second click folds it."""
+        report, rewrite = self.report, finding.rewrite
+        assert report is not None
+        assert rewrite is not None
+        if slot.children:
+            slot.show()
+            return
+
+        def parts(changes: list[Change], kit: Kit) -> Iterator[Any]:
+            if rewrite.is_choice:
+                boxes = {
+                    row: _choice(kit, place)
+                    for row, place in zip(choices(finding), finding.places, strict=True)
+                }
+                yield from boxes.values()
+                more = rewrite.count - len(boxes)
+                if more > 0:
+                    text = f"{count(more, 'more row')}: report.apply({finding.name!r}, rows=[…])"
+                    yield kit.html(Markup("<p>{}</p>").format(text))
+
+                def chosen() -> list[Any]:
+                    return [row for row, box in boxes.items() if box.value]
+
+                apply = functools.partial(self._fix, finding, chosen)
+                yield kit.row(_button(kit, "Leave out the chosen rows", finding.fix, apply))
+                return
+            yield from (kit.html(page.changed(change)) for change in changes)
+            is_left_out = bool(changes) and all(change.after is None for change in changes)
+            what = "Leave out" if is_left_out else "Change"
+            text = f"{what} {count(rewrite.count, 'row')} in a new file"
+            yield kit.row(_button(kit, text, finding.fix, functools.partial(self._fix, finding)))
+
+        def shown(changes: list[Change]) -> None:
+            self._say(report.headline)
+            slot.show(functools.partial(parts, changes))
+
+        self._work("Preparing the fix …", lambda _: report.preview(finding.name), shown)
 
     def _rows(self, kit: Kit, finding: Finding) -> Iterator[Any]:
         """Open the mask lens at the first row, with a button for each."""
@@ -212,6 +277,12 @@ class Findings:
                 )
             )
         yield lens
+
+
+def _choice(kit: Kit, place: Place) -> Any:
+    """Return a box that chooses a row."""
+    text = f"Row {count(place.row)}: {place.text}"
+    return kit(ipywidgets.Checkbox, "nbft-choice", description=text, indent=False, value=False)
 
 
 def _button(kit: Kit, text: str, about: str, action: Callable[[], None]) -> Any:

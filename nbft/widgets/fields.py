@@ -22,6 +22,10 @@ from nbft.widgets.kit import Kit, unobserved
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
 
+_OF_PATTERNS = re.compile(r"[*+?()|^$\\\\]")
+"""Characters of a regular expression that no name of a layer has."""
+
+
 class Field:
     """A setting on the screen.
 
@@ -172,6 +176,8 @@ def read(setting: Setting, text: Any) -> Any:
         return None if setting.optional else setting.type() if setting.type in (list, dict) else ""
     if setting.type in (int, float):
         return _read_number(text.strip())
+    if setting.or_text and _OF_PATTERNS.search(text):
+        return text.strip()
     if setting.type is list and not text.strip().startswith("["):
         return [item.strip() for item in text.split(",") if item.strip()]
     if setting.type in (list, dict):
@@ -247,7 +253,8 @@ def range_words(setting: Setting) -> str:
         if setting.choices:
             return f"Any of {', '.join(map(str, setting.choices))}, separated by commas."
         examples = ", ".join(setting.suggestions[:3])
-        return f"Separated by commas{', for example ' if examples else ''}{examples}."
+        text = f"Separated by commas{', for example ' if examples else ''}{examples}"
+        return f"{text}; or one pattern." if setting.or_text else f"{text}."
     if setting.type is dict:
         return "Written {key: value}."
     unit = f" {setting.unit}" if setting.unit else ""

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from nbft.config import Config
+from nbft.config import Config, io
 from nbft.config.data import SPLITS
 from nbft.config.problems import nearest
 from nbft.errors import ConfigError, Problem
 from nbft.formatting import count
 from nbft.pages.plan import summary
+from nbft.redaction import restore
 from nbft.widgets.checking import Checking
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
@@ -92,6 +93,7 @@ class Form:
             preset=preset,
             replace=self._replace,
             show_results=self._show_results,
+            consent=self._checking.consent,
         )
         self._views = self._opening.views = Views(
             kit,
@@ -216,7 +218,8 @@ class Form:
 
     def _apply_yaml(self, text: str) -> Sequence[str | Problem]:
         try:
-            config = Config.from_yaml(text)
+            tree = io.parse_yaml(text, "the text")
+            config = Config(**restore(tree, self._tree.config.to_dict()))
         except ConfigError as error:
             return error.problems
         self._views.yaml.write(text)
@@ -234,6 +237,8 @@ class Form:
 
     def _replace(self, config: Config, preset: str = OWN, *, keeps_rows: bool = False) -> None:
         """Show another config, with the earlier rows in memory if it keeps them."""
+        if keeps_rows and self._tree.config.is_own:  # so are the rows that it keeps
+            config.own()
         self._tree.replace(config, keeps_rows=keeps_rows)
         self._tree.kept = set(config.diff()) if preset == OWN else set()
         self._fields.fill()

@@ -24,16 +24,15 @@ import traitlets
 
 from nbft.config import Config
 from nbft.config.problems import nearest
-from nbft.data.examples import Examples, load_examples
+from nbft.data.examples import Examples, by_answer, load_examples
 from nbft.data.lens import (
     KINDS,
     ORDERS,
     LensRow,
     LensToken,
     Measure,
-    as_text,
-    as_tokens,
     measure,
+    seen,
     sequences,
     worst_first,
 )
@@ -44,6 +43,7 @@ from nbft.errors import DataError, NbftError, Problem
 from nbft.formatting import count
 from nbft.methods import method_of
 from nbft.models.find import find_local, find_model
+from nbft.models.load import tokenizer_source
 from nbft.pages import lens as page
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
@@ -56,6 +56,7 @@ SAMPLE_ROWS = 2_000
 _CHUNK_ROWS = 100
 _SENT_TOKENS = 20_000  # of a row, unless all of it is asked for
 _SENT_CHARACTERS = 100_000
+_SPLIT_ROWS = 5_000  # of more, the answers are not split up
 _STILL_ROWS = 3
 _SPLITS = {"train": "training rows", "validation": "held-out rows", "test": "test rows"}
 _VIEWS = {"row": "Row", "text": "Text", "tokens": "Tokens", "packed": "Packed"}
@@ -247,7 +248,7 @@ class Lens(anywidget.AnyWidget):
         about, self._problems = [], []
         try:
             self._examples, remarks = load_examples(self._config, split, folder=self._folder)
-            about = [*self._examples.recognised, *remarks]
+            about = [*self._examples.recognised, *remarks, *self._split_up()]
             if not self._examples:
                 self._problems = [f"There are no {_SPLITS[split]}."]
         except DataError as error:
@@ -257,6 +258,23 @@ class Lens(anywidget.AnyWidget):
         with self._placing():
             self.split, self.order, self.says, self.about = split, "file", "", about
             self.total = self.ranked = len(self._examples)
+
+    def _split_up(self) -> list[str]:
+        """Make one row for each answer where the chat template needs it; return what to say."""
+        if self._tokenizer is None:
+            return []
+        some = self._examples.take(spread(len(self._examples), _SPLIT_ROWS))
+        split_up, said = by_answer(some, self._tokenizer)
+        if said and len(some) < len(self._examples):
+            return [
+                (
+                    "The chat template writes earlier turns differently when the conversation goes "
+                    "on, so each answer is an example of its own. Here the last one of each row is "
+                    "shown."
+                )
+            ]
+        self._examples = split_up if said else self._examples
+        return said
 
     def _place(self, number: int, position: int | None = None) -> None:
         """Show a row at its place in the order."""
@@ -297,19 +315,11 @@ class Lens(anywidget.AnyWidget):
         """Return a row as tokens or, failing that, as text; and the problems with it."""
         if not self.total:
             return None, self._problems
-        data, shown, problems = self._config.data, None, []
-        only = data.completion_only_loss
-        try:
-            example = self._examples[number - 1]
-            texts = {name: text[0] for name, text in self._method.texts([example]).items()}
-            shown = as_text(texts, completion_only=only)
-            if self._tokenizer is not None:
-                (row,) = self._encoded([number - 1], self._examples)
-                limit = data.max_length
-                shown = as_tokens(texts, row, self._tokenizer, limit, completion_only=only)
-        except DataError as error:
-            problems = [str(problem) for problem in error.problems]
-        return shown, problems
+        with self._tokenizing:
+            return seen(
+                *(self._examples, number - 1, self._config, self._tokenizer, self.split),
+                encode=encode_rows,
+            )
 
     def _encoded(self, places: Sequence[int], examples: Examples) -> list[Sequences]:
         """Tokenise rows as the training does."""
@@ -321,6 +331,7 @@ class Lens(anywidget.AnyWidget):
                 self.split,
                 completion_only=self._config.data.completion_only_loss,
                 first=places[0],
+                max_length=self._config.data.max_length,
             )
 
     def _title(self, number: int) -> str:
@@ -537,7 +548,7 @@ class Lens(anywidget.AnyWidget):
 
     def _find_tokenizer(self) -> None:
         """Load the tokenizer on a thread, if it is on this machine."""
-        name, revision = self._tokenizer_source()
+        name, revision = tokenizer_source(self._config)
         if find_local(name, revision) is None:
             self.model = {
                 "state": "absent",
@@ -572,31 +583,21 @@ class Lens(anywidget.AnyWidget):
 
         shell.events.register("pre_run_cell", wait)
 
-    def _tokenizer_source(self) -> tuple[str, str | None]:
-        settings = self._config.model
-        if settings.tokenizer_name:
-            return settings.tokenizer_name, None
-        return settings.model_name, settings.model_revision
-
     def _load(self) -> Any:
         """Return the tokenizer that the training uses."""
-        from nbft.models.load import IMPORTING, load_tokenizer
+        from nbft.models.load import tokenizer_for_display
 
-        name, revision = self._tokenizer_source()
-        model = find_model(name, revision, say=lambda _: None)
-        with IMPORTING:
-            # If another thread is importing it, the first import waits for that and fails.
-            with contextlib.suppress(ImportError):
-                from transformers import AutoTokenizer  # noqa: F401
-            tokenizer = load_tokenizer(self._config, model.path, self._folder)
-        tokenizer.model_max_length = 2**62  # no warnings about long rows
-        return tokenizer
+        model = find_model(*tokenizer_source(self._config), say=lambda _: None)
+        return tokenizer_for_display(self._config, model.path, self._folder)
 
     def _take_tokenizer(self, tokenizer: Any) -> None:
         self._show_wanted()
         self._tokenizer = tokenizer
         with self._placing():
             self.model = {"state": "ready", "text": ""}
+            if said := self._split_up():
+                self.about = [*self.about, *said]
+                self.total = self.ranked = len(self._examples)
             self._paint()
         self._redraw()
         if self.order != "file":
@@ -613,7 +614,7 @@ class Lens(anywidget.AnyWidget):
         """Fetch the model, because a person pressed the button."""
         if self.model["state"] not in ("absent", "failed"):
             return
-        name, revision = self._tokenizer_source()
+        name, revision = tokenizer_source(self._config)
         self.model = {"state": "getting", "text": f"Getting {name}…"}
 
         def say(text: str) -> None:

@@ -23,6 +23,7 @@ from nbft.errors import NbftError
 from nbft.formatting import count
 from nbft.pages import ending
 from nbft.pages.environment import render
+from nbft.redaction import redact, redact_text
 from nbft.runs import progress
 from nbft.runs.state import RunState, StateReader
 from nbft.widgets.chart import Chart
@@ -52,6 +53,10 @@ _OVER = "The run is over: there is nothing left to stop, save or sample."
 _LOST = (
     "Nothing says why. Usual causes: the kernel was restarted, or the system killed the process "
     "because memory ran out. A smaller batch or a shorter max_length needs less memory."
+)
+_SILENT = (
+    "That machine may be off, unreachable, or still training. Make sure that it is not before you "
+    "resume or delete the run here."
 )
 _FIXES = (
     '<p style="line-height: 1.5">Memory ran out. Each of these changes needs less. Those that '
@@ -117,6 +122,8 @@ class Monitor:
     @property
     def state(self) -> str:
         """The state of the run in words."""
+        if self._is_lost and self.seen.host:
+            return f"lost: {progress.status_words('lost', self.seen.host, self.seen.heard)}"
         if self._is_lost:
             return "lost: the process ended without a word"
         return progress.headline(self.seen)
@@ -335,12 +342,13 @@ class Monitor:
             return {"text/html": "", "text/plain": ""}
         seen, end = self.seen, self.seen.end or {}
         headline = f"Run {self.run.id} {self.state}".replace("lost:", "was lost:") + "."
+        headline = f"{headline} {seen.reason}".strip()
         if self._is_lost or end.get("event") == "failed":
-            problems = seen.problems or [_LOST]
+            problems = seen.problems or [_SILENT if seen.host else _LOST]
             html = ending.failure(headline, problems, self.run.log_tail(_LOG_LINES))
             return {"text/html": html, "text/plain": "\n".join([headline, *problems])}
         score, answers = progress.held_out(seen), progress.answers(seen)
-        notes = [progress.sentence(note) for note in seen.notes]
+        notes = progress.sentences(seen.notes)
         folder = self.run.path.resolve()
         if folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
@@ -357,7 +365,8 @@ class Monitor:
             headline, score, notes, answers, scores=scores, place=place, load=load, page=page
         )
         measured = [str(scores), *scores.sentences] if scores else []
-        text = [headline, score, *notes, *measured, str(answers), place, load, page]
+        said = [sentence for sentence, _ in notes]
+        text = [headline, score, *said, *measured, str(answers), place, load, page]
         return {"text/html": html, "text/plain": "\n".join(filter(None, text))}
 
 
@@ -482,8 +491,8 @@ class _View:
         """Return the line over the curves, as HTML: which run, and its state."""
         run, config = self._monitor.run, self._monitor.config
         about = [
-            config.model.model_name,
-            {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3"}.get(
+            redact_text(config.model.model_name),
+            {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3", "oft": "OFT"}.get(
                 config.peft.method, "all weights"
             ),
             _data(config, self._monitor.seen.prepared),
@@ -506,14 +515,15 @@ class _View:
         return [curves.chart for curves in drawn.values()]
 
     def _draw_notes(self, seen: RunState) -> None:
-        """Show the notes as a list, and those of a step on the loss."""
-        sentences = [progress.sentence(note) for note in seen.notes]
+        """Show the notes as a list, and those of a step that hold on the loss."""
+        sentences = progress.sentences(seen.notes)
         self._panels["Notes"].value = _part("notes", sentences=sentences)
-        self._tab.set_title(0, f"Notes ({len(sentences)})" if sentences else "Notes")
+        holding = sum(not is_struck for _, is_struck in sentences)
+        self._tab.set_title(0, f"Notes ({holding})" if holding else "Notes")
         self._curves[0].chart.marks = [
             {"x": float(note.step), "text": note.text}
             for note in seen.notes
-            if note.step is not None
+            if note.step is not None and note.answered_step is None
         ]
 
     def _draw_scores(self, seen: RunState) -> None:
@@ -564,7 +574,8 @@ def _html(value: Any) -> Markup:
 
 def _data(config: Any, prepared: Mapping[str, Any]) -> str:
     names = [
-        dataset.dataset_name or (Path(dataset.path).name if dataset.path else "rows in memory")
+        dataset.dataset_name
+        or (Path(redact_text(dataset.path)).name if dataset.path else "rows in memory")
         for dataset in config.data.train.datasets
     ]
     rows = prepared.get("rows")
@@ -575,5 +586,5 @@ def _settings(changed: Mapping[str, tuple[Any, Any]]) -> str:
     """Return the settings that differ from their defaults, as a table."""
     if not changed:
         return "Every setting has its default."
-    rows = [(path, value, default) for path, (default, value) in changed.items()]
+    rows = [(path, value, default) for path, (default, value) in redact(changed).items()]
     return render("table", head=("setting", "value", "default"), rows=rows, css="", header=0)

@@ -39,6 +39,7 @@ class Opening:
         preset: The preset that is shown first; "" for one's own settings.
         replace: Shows another config.
         show_results: Shows a page below the form.
+        consent: The page with the code that waits for consent.
         views: The pages of the form, which sets them: they need the page of this one first.
         control: The list.
     """
@@ -49,10 +50,10 @@ class Opening:
     preset: str
     replace: Replace
     show_results: Callable[[Page], None]
+    consent: Page
     views: Views = field(init=False)
 
     def __post_init__(self) -> None:
-        self._agreed_to: list[str] = []  # functions of an opened file that may run
         self._model_of_preset = Config().model.model_name
         self.control = self.kit(
             ipywidgets.Dropdown,
@@ -139,16 +140,10 @@ class Opening:
     def _open_theirs(self, path: Path) -> None:
         """Show another system's file as settings, and below how each of its keys was read."""
         config, report = Config.import_file(path)
-        self.show_results(lambda kit: [kit.html(report._repr_html_())])
-        if report.functions and self._agreed_to != report.functions:
-            self._agreed_to = report.functions
-            names = ", ".join(report.functions)
-            self.line.say(
-                f"{path.name} runs your own code: {names}. Press Open again to allow it.", "wrong"
-            )
-            return
-        self._show(config)
+        self._show(config, lambda kit: [kit.html(report._repr_html_())])
 
-    def _show(self, config: Config) -> None:
+    def _show(self, config: Config, page: Page = lambda kit: ()) -> None:
+        """Show a config, and below the form a page and the code that waits for consent."""
         self.replace(config)
+        self.show_results(lambda kit: (*self.consent(kit), *page(kit)))
         self.views.show("guided" if self.views.home == "guided" else "basic")

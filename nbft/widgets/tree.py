@@ -48,6 +48,7 @@ class Tree:
         if not keeps_rows:
             self._rows: list[Any] = []
         self._tree = config.to_dict()
+        self._is_own = config.is_own
         self.left: set[str] = set()
         self.is_checked = False
 
@@ -86,7 +87,7 @@ class Tree:
         config, wrong = Config.parse(self._tree)
         for dataset, rows in zip(config._datasets(), self._rows, strict=False):
             dataset.rows = rows
-        return config, wrong
+        return config.own() if self._is_own else config, wrong
 
     @property
     def plan(self) -> Plan:

@@ -112,6 +112,7 @@ class Incoming:
                 path.open("rb") for path in self._taken() if path.stat().st_size == size_bytes
             ]
             self._part = (self._folder / f".nbft-{secrets.token_hex(4)}.part").open("xb")
+            Path(self._part.name).chmod(0o600)  # these are somebody's rows
         self.discard = weakref.finalize(self, _discard, self._part, self._like)
 
     def append(self, piece: bytes | memoryview, start: int, crc32: int) -> None:

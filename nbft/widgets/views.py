@@ -16,6 +16,7 @@ from nbft.config import Setting
 from nbft.errors import Problem
 from nbft.formatting import count
 from nbft.pages.environment import render
+from nbft.redaction import redact
 from nbft.widgets.as_text import Focus, PythonView, YamlView
 from nbft.widgets.fields import Field, css_name, in_words
 from nbft.widgets.kit import Kit, unobserved
@@ -331,7 +332,7 @@ class Views:
         yield from self._review(kit)
         rows = [
             (path, in_words(new), in_words(old))
-            for path, (old, new) in self._tree.config.diff().items()
+            for path, (old, new) in redact(self._tree.config.diff()).items()
             if new not in ([], {})
         ]
         table = render("table", head=("setting", "value", "default"), rows=rows, css="", header=0)

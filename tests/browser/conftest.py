@@ -1,6 +1,6 @@
 """A real JupyterLab, Notebook or Voila in a real Chromium.
 
-One server and one browser serve the whole session; each test gets a page and, by
+One server serves the whole session, one browser each file; each test gets a page and, by
 `notebook.open`, a notebook file of its own and so a kernel of its own. Nothing sleeps: what
 is not ready yet is waited for.
 """
@@ -173,8 +173,9 @@ def wait_for(answers: Callable[[], Any], seconds: float, failed: Callable[[], bo
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A browser for one file: its library leaves an event loop running that other tests would meet."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.fail("The browser tests need Chromium: install the package chromium.")
@@ -352,6 +353,15 @@ def notebook(page: Page, jupyter_lab: Server, request: pytest.FixtureRequest) ->
     name = re.sub(r"\W+", "-", request.node.name).strip("-")
     yield Notebook(page, jupyter_lab, name)
     jupyter_lab.shut_kernels_down()
+
+
+@pytest.fixture
+def root(jupyter_lab: Server) -> Iterator[Path]:
+    """The server's root folder, without any run before and after."""
+    runs = jupyter_lab.root / "runs"
+    shutil.rmtree(runs, ignore_errors=True)  # of other tests on the same server
+    yield jupyter_lab.root
+    shutil.rmtree(runs, ignore_errors=True)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from nbft.data.samples import sample_path
 make_tiny_model(pathlib.Path("tiny"))
 rows = [json.loads(line) for line in sample_path("gsm8k", "train").read_text("utf-8").splitlines()]
 rows = [{"prompt": row["question"] + "\\n", "completion": row["answer"]} for row in rows[:150]]
-rows[5]["completion"] = "The cafÃ© is <b>closed</b>."
+rows[5]["prompt"] = "In the cafÃ© <x>: " + rows[5]["prompt"]
 rows += [rows[7], rows[9]]
 for left in pathlib.Path().glob("rows.*.jsonl"):
     left.unlink()
@@ -48,7 +48,7 @@ def test_findings_are_listed_under_check_and_mended_by_a_click(
     expect(findings.locator(".nbft-finding")).to_have_count(3)
     expect(findings.get_by_role("img", name=re.compile("^Lengths of 152"))).to_be_visible()
     findings.get_by_text("Row 6", exact=True).click()  # unfolds the row
-    expect(findings.get_by_text("The cafÃ© is <b>closed</b>.")).to_be_visible()
+    expect(findings.get_by_text("In the cafÃ© <x>: ")).to_be_visible()
     notebook.screenshot(f"doctor-{theme}-{width}", findings)
     assert axe(form) == []
     assert form.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
@@ -65,12 +65,23 @@ def test_findings_are_listed_under_check_and_mended_by_a_click(
     expect(findings.locator(".nbft-finding", has_text="warning: cut")).to_have_count(0)
     assert notebook.kernel_eval("form.config.data.max_length") > 150
     repeated = findings.locator(".nbft-finding", has_text="warning: duplicates")
-    repeated.get_by_role("button", name="Write a new file").click()
+    repeated.get_by_role("button", name="Show the fix").click()
+    expect(repeated.get_by_role("table").first).to_contain_text("Row 151, left out")
+    repeated.get_by_role("button", name="Leave out 2 rows in a new file").click()
     expect(headline).to_contain_text("150 rows", timeout=60_000)
     path = notebook.kernel_eval("form.config.data.train.datasets[0].path")
-    assert path == "rows.without-duplicates.jsonl"
+    assert path == "rows.fixed.jsonl"
     shown = form.get_by_role("textbox", name="Data file").first
     expect(shown).to_have_value(path)
+
+    mangled = findings.locator(".nbft-finding", has_text="warning: mojibake")
+    mangled.get_by_role("button", name="Show the fix").click()
+    expect(mangled.get_by_role("table").first).to_contain_text("In the café <x>: ")
+    notebook.screenshot(f"doctor-fix-{theme}-{width}", mangled)
+    assert axe(form) == []
+    findings.get_by_role("button", name="Undo duplicates").click()
+    expect(headline).to_contain_text("152 rows", timeout=60_000)
+    expect(shown).to_have_value("rows.jsonl")
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 700)])

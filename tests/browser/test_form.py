@@ -103,7 +103,7 @@ def look(notebook: Notebook, axe: Callable[[Locator], list[str]], theme: Theme, 
     notebook.screenshot(f"form-{theme}-{width}-review", form)
     assert axe(form) == []
     form.get_by_role("button", name="Use 2e-4").first.click()
-    expect(form.get_by_role("row", name="passed Rows 270 rows read")).to_be_visible()
+    expect(form.get_by_role("row", name="passed Rows 267 rows read")).to_be_visible()
     notebook.screenshot(f"form-{theme}-{width}-checklist", form)
     assert axe(form) == []
     assert form.evaluate("node => node.scrollWidth <= node.clientWidth")
@@ -148,6 +148,46 @@ def test_a_problem_stands_under_its_field_and_one_click_mends_it(
     )
     print(f"problem shown after {milliseconds:.0f} ms")
     assert milliseconds < 1000  # 100 on a machine with nothing else to do
+
+
+THEIRS = '''
+import pathlib
+pathlib.Path("prompts.py").write_text("""
+open("ran", "w")
+def prompt(row):
+    return "A long line that does not fit on a narrow screen, so it has to be scrolled there: " + row["prompt"]
+""")
+pathlib.Path("theirs.yaml").write_text("""
+data: {path: rows.jsonl, prompt_func: "prompts.py:prompt", completion_template: "{completion}"}
+""")
+'''
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 700)])
+def test_code_of_an_opened_file_waits_for_a_click(
+    notebook: Notebook, axe: Callable[[Locator], list[str]], theme: Theme, width: int
+) -> None:
+    code_of_its_own = THEIRS.replace("A long", f"A {theme} and long")  # or the consent holds
+    notebook.open([FORM, code_of_its_own], theme=theme, width=width)
+    notebook.run_cell(0)
+    form = notebook.output(0).locator(".nbft-form")
+    notebook.run_cell(1)
+    form.get_by_label("Preset").select_option("Open a file…")
+    form.get_by_label("File", exact=True).fill("theirs.yaml")
+    form.get_by_label("File", exact=True).press("Tab")
+    form.get_by_role("button", name="Open", exact=True).click()
+    code = form.get_by_role("group", name="Code that waits for your consent")
+    expect(code).to_contain_text("def prompt(row):")
+    expect(form.get_by_role("button", name="Train here")).to_be_disabled()
+    assert axe(form) == []
+    assert form.evaluate("node => node.scrollWidth <= node.clientWidth")
+    notebook.screenshot(f"consent-{theme}-{width}", code)
+    assert not notebook.kernel_eval("pathlib.Path('ran').exists()")
+    form.get_by_role("button", name="Allow prompts.py:prompt").click()
+    expect(form.get_by_role("button", name="Train here")).to_be_enabled()
+    expect(code).to_have_count(0)
+    assert notebook.kernel_eval("pathlib.Path('ran').exists()")
+    notebook.kernel_eval("pathlib.Path('ran').unlink()")
 
 
 def test_search_check_and_yaml_lead_to_the_field(

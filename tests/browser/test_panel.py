@@ -18,7 +18,9 @@ from nbft import events
 from nbft.config import Config
 from nbft.data.samples import sample_path
 from nbft.data.tiny_model import make_tiny_model
+from nbft.plan.fixes import fixes_for_event
 from nbft.runs import Run, list_runs
+from nbft.runs.mark import mark
 
 from .conftest import ARTIFACTS, READY, THEMES, Notebook, Server
 
@@ -56,6 +58,7 @@ def make_run(root: Path, name: str, ended: str | None = None, **settings: object
     path.mkdir(parents=True)
     config = Config(model={"model_name": "smollm2-135m"}, data={"path": "/data/alpaca.jsonl"})
     config = config.apply(settings)
+    mark(path)
     config.save(path / "config.yaml", full=True)
     run = Run(path)
     if ended:
@@ -68,15 +71,6 @@ def make_run(root: Path, name: str, ended: str | None = None, **settings: object
         events.append(run.events_path, ended, step=40, seconds=75, **problems)
         (path / "log.txt").write_text("step 39\nstep 40\n")
     return run
-
-
-@pytest.fixture
-def root(jupyter_lab: Server) -> Iterator[Path]:
-    """The server's root folder, without any run before and after."""
-    runs = jupyter_lab.root / "runs"
-    shutil.rmtree(runs, ignore_errors=True)  # of other tests on the same server
-    yield jupyter_lab.root
-    shutil.rmtree(runs, ignore_errors=True)
 
 
 @pytest.fixture
@@ -299,6 +293,7 @@ def test_a_run_that_memory_ran_out_on_is_started_again(
     }
     run = make_run(root, "brave-fox-3", "failed", **settings)
     said = {"error": "MemoryError", "problems": ["Memory ran out at step 40."]}
+    said["fixes"] = fixes_for_event(run.path)
     events.append(run.events_path, "failed", step=40, out_of_memory=True, **said)
     details = panel.open().details(run)
     fixes = details.get_by_role("group", name="Run again").get_by_role("button")

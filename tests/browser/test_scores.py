@@ -12,13 +12,13 @@ from nbft import events
 from nbft.runs import Run
 
 from .conftest import ARTIFACTS, Notebook, Server
-from .test_panel import Panel, make_run, root  # noqa: F401 - a fixture
+from .test_panel import Panel, make_run
 
 PROMPT = "Question: Anna has 3 apples and buys 4 more. How many has she?\n\nAnswer:\n"
 ANSWERS = {0: "Anna Anna has <b>", 20: "3 + 4 = 8\n#### 8", 40: "3 + 4 = 7\n#### 7"}
 
 
-def with_scores(root: Path) -> Run:  # noqa: F811
+def with_scores(root: Path) -> Run:
     run = make_run(root, "wise-heron-5")
     say = lambda event, **fields: events.append(run.events_path, event, **fields)  # noqa: E731
     say("started", pid=1, process_start_time=1.0, model="m")
@@ -43,7 +43,7 @@ def with_scores(root: Path) -> Run:  # noqa: F811
 def test_the_panel_shows_scores_and_answers(
     page: Page,
     jupyter_lab: Server,
-    root: Path,  # noqa: F811
+    root: Path,
     axe: Callable[[Locator], list[str]],
     theme: str,
     width: int,
@@ -79,7 +79,7 @@ def test_the_panel_shows_scores_and_answers(
 
 def test_the_monitor_shows_scores_and_answers(
     notebook: Notebook,
-    root: Path,  # noqa: F811
+    root: Path,
     axe: Callable[[Locator], list[str]],
 ) -> None:
     run = with_scores(root)

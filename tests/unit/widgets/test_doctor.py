@@ -70,7 +70,7 @@ def test_each_finding_is_shown_with_its_buttons(config: Config) -> None:
         assert f"<b>{one.level}: {one.name}</b>" in text
     assert 'role="img"' in text
     buttons = [b.description for b in widgets_in(findings.widget, "Button")]
-    assert buttons.count("Write a new file without it") == 1
+    assert buttons.count("Show the fix") == sum(bool(one.rewrite) for one in report.findings) > 0
     assert f"Use {report['cut'].changes['data.max_length']}" in buttons
     assert buttons.count("Show the rows") == sum(bool(one.places) for one in report.findings)
     assert not any(b.startswith("Check all") for b in buttons)
@@ -91,10 +91,60 @@ def test_a_fix_is_applied_and_the_rows_are_looked_at_again(config: Config) -> No
     assert findings.report is not None
     assert "cut" not in findings.report
     assert findings.config.data.max_length > 100
-    button(findings, "Write a new file").click()
-    assert [one.name for one in findings.report.findings if one.level == "warning"] == []
+    assert "duplicates" in findings.report
+    show(findings, "duplicates")
+    assert "Row 31, left out" in text_of(findings), "what will change is shown first"
+    assert len(findings.config.data.train.datasets[0].rows) == 31
+    button(findings, "Leave out 1 row in a new file").click()
+    assert "duplicates" not in findings.report
     assert len(findings.config.data.train.datasets[0].rows) == 30
     assert findings.config.data.max_length > 100, "both are mended"
+    button(findings, "Undo duplicates").click()
+    assert "duplicates" in findings.report
+    assert len(findings.config.data.train.datasets[0].rows) == 31
+    assert findings.config.data.max_length > 100, "the other fix stays"
+
+
+def show(findings: Findings, name: str) -> None:
+    """Click "Show the fix" of a finding."""
+    next(
+        b for b in widgets_in(findings.widget, "Button")
+        if b.description == "Show the fix" and b.tooltip.startswith(f"{name}: ")
+    ).click()  # fmt: skip
+
+
+def test_a_fix_is_shown_before_and_after_and_folds(config: Config, rows: Any) -> None:
+    rows[4]["prompt"] = "Salt &amp; pepper: " + rows[4]["prompt"]
+    findings = Findings(report_of(Config(data={"rows": rows}, model=config.model)))
+    show(findings, "html_entities")
+    text = text_of(findings)
+    assert '<th scope="col"' in text
+    assert "Salt &amp;amp; pepper" in text
+    assert "Salt &amp; pepper" in text
+    button(findings, "Change 1 row in a new file")
+    show(findings, "html_entities")
+    assert not [
+        b for b in widgets_in(findings.widget, "Button") if b.description.startswith("Change")
+    ]
+
+
+def test_what_is_a_judgement_is_chosen(config: Config, rows: Any) -> None:
+    for n in (2, 5):
+        rows[n]["completion"] = "I'm sorry, but I cannot help with that."
+    findings = Findings(report_of(Config(data={"rows": rows}, model=config.model)))
+    before = len(rows)
+    show(findings, "refusals")
+    boxes = widgets_in(findings.widget, "Checkbox")
+    assert [box.description.partition(":")[0] for box in boxes] == ["Row 3", "Row 6"]
+    assert not any(box.value for box in boxes)
+    button(findings, "Leave out the chosen rows").click()
+    assert "refusals: choose at least one row." in text_of(findings)
+    boxes[1].value = True
+    button(findings, "Leave out the chosen rows").click()
+    left = findings.config.data.train.datasets[0].rows
+    assert len(left) == before - 1
+    assert rows[2] in left
+    assert rows[5] not in left
 
 
 def test_who_embeds_it_decides_what_follows(config: Config) -> None:
@@ -239,8 +289,13 @@ def test_a_fix_lands_in_the_fields_and_keeps_what_was_typed(config: Config) -> N
     assert form._fields["data.max_length"].control.value == str(form.config.data.max_length)
     assert "cut: fixed." in form.line.widget.value
     button(form._checking.findings, "Check the rows").click()
-    button(form._checking.findings, "Write a new file").click()
+    show(form._checking.findings, "duplicates")
+    button(form._checking.findings, "Leave out 1 row").click()
     assert len(form.config.data.train.datasets[0].rows) == 30
+    button(form._checking.findings, "Check the rows").click()
+    button(form._checking.findings, "Undo duplicates").click()
+    assert len(form.config.data.train.datasets[0].rows) == 31
+    assert form.config.data.max_length > 100, "the other fix stays"
 
 
 def test_a_locked_form_keeps_its_fields(config: Config) -> None:

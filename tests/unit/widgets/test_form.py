@@ -19,6 +19,7 @@ from nbft.errors import ConfigError, Problem, RunError
 from nbft.hardware import Choice
 from nbft.pages.plan import learning_rate_curve, summary
 from nbft.plan import Plan
+from nbft.plan.plan import make_plan
 from nbft.widgets.fields import read, write
 from nbft.widgets.form import Form
 from nbft.widgets.tree import fields, find
@@ -57,6 +58,7 @@ def plan_of(config: Config, problems: list[Problem] | None = None) -> Plan:
         trainable_parameters=2_442_240,
         total_parameters=134_515_008,
         memory_bytes=2 * 2**30,
+        disk_bytes=2**26,
         seconds=240,
         config=config,
     )
@@ -471,21 +473,41 @@ def test_a_file_of_another_system_is_opened_with_a_word_on_every_key(
     assert "PEFT Studio: 3 keys read" in report
     assert "<code>peft.r</code> 16" in report
     open_file("wrong.json", json.dumps({"base_model": "a/b", "algorithm": "lora", "rank": 999}))
-    assert "PEFT Studio: must be 4 to 64" in state_of(form)
-    assert form.config.peft.r == 16
+    report = form._results.children[1].value
+    assert "PEFT Studio: must be 4 to 64" in report
+    assert report.index("Could not be taken (1)") < report.index("Renamed, converted or left out")
+    assert form.config.peft.r == Config().peft.r
+    assert not form.config.peft.use_dora
+    open_file("method.yml", "base_model: a/b\nadapter: lora\nrl: dpo\n")
+    assert "asks for DPO" in state_of(form)
+    assert not form.config.peft.use_dora
 
 
-def test_a_file_that_runs_code_is_opened_at_the_second_asking(form: Form, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text("open('ran', 'w')\ndef prompt(row):\n    return 'a'\n")
+def test_code_of_an_opened_file_waits_for_a_button_beside_its_source(
+    form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbft.plan.make_plan", make_plan)
+    trace = str(tmp_path / "ran")
+    (tmp_path / "own.py").write_text(f"open({trace!r}, 'w')\ndef prompt(row):\n    return 'a'\n")
     theirs = "dataset: {dataset_name: grammar, prompt_func: 'own:prompt', "
     (tmp_path / "a.yaml").write_text(theirs + "completion_template: '{target}'}")
     form._opening.control.value = "open"
     form._opening.file[0].value = str(tmp_path / "a.yaml")
     form._opening.file[1].click()
-    assert "runs your own code" in state_of(form)
-    assert form.config.data.train.datasets[0].prompt_func is None
-    form._opening.file[1].click()
     assert form.config.data.train.datasets[0].prompt_func == f"{tmp_path}/own:prompt"
+    assert "which you have not allowed" in state_of(form)
+    assert form.plan.errors
+    form._look_button.click()
+    form._check_button.click()
+    _, shown, row, *_ = form._results.children
+    (button,) = row.children
+    assert "def prompt(row):" in shown.value
+    assert button.description == f"Allow {tmp_path}/own:prompt"
+    assert not (tmp_path / "ran").exists()
+    button.click()
+    assert "which you have not allowed" not in state_of(form)
+    assert form.plan.errors == []
+    assert (tmp_path / "ran").exists()
 
 
 def test_rows_in_memory_are_kept_through_every_change() -> None:

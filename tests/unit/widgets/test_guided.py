@@ -281,7 +281,7 @@ def test_a_wrong_value_waits_and_its_link_leads_to_its_step(form: Form) -> None:
 def test_the_review_is_the_checklist_of_checks_that_ran(form: Form) -> None:
     turn(form, 7)
     page = page_of(form)
-    assert '<td>passed</td><th scope="row">Rows</th><td>216 rows read, 24 held out.</td>' in page
+    assert '<td>passed</td><th scope="row">Rows</th><td>217 rows read, 23 held out.</td>' in page
     assert '<td>unknown</td><th scope="row">Model</th>' in page  # it is not on this machine
     type_in(form, f"{ROWS}.path", "gone.jsonl")
     assert '<td>to fix</td><th scope="row">Rows</th>' in page_of(form)

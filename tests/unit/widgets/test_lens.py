@@ -447,7 +447,7 @@ def test_in_a_terminal_it_is_text(make: Callable[..., Config]) -> None:
         "Name 1",
         "",
         "── completion (trained)",
-        "word word [<|end|>]",
+        "⟦word word [<|end|>]⟧",
         lens.about[0],
     ]
 
