@@ -18,20 +18,22 @@ compile = echo torch | .venv-lock/bin/uv pip compile pyproject.toml --universal 
 say_without_npm = command -v npm > /dev/null || \
 	echo "npm was not found: the JupyterLab panel and the live chart are left out; install Node.js for them."
 
-.PHONY: help setup demo test test-newest check lock lab notebooks docs bench faults proofs chromium
+.PHONY: help setup demo test test-newest test-trackers check lock lab notebooks docs bench faults fuzz proofs chromium
 
 help:
 	@echo "make setup       the development environment, in .venv"
 	@echo "make demo        a small fine-tuning run; needs Python and pip only"
 	@echo "make test        every test, the browser included"
 	@echo "make test-newest every test with the newest packages, in .venv-newest"
+	@echo "make test-trackers  the trackers, also those that are not in .venv; in .venv-trackers"
 	@echo "make check       format, lint and types of Python and TypeScript"
 	@echo "make lock        renew the versions in requirements/"
 	@echo "make lab         JupyterLab with the first notebook"
 	@echo "make notebooks   run the notebooks in full and save them with their outputs"
 	@echo "make docs        the pages that are made from the tables in the code"
 	@echo "make bench       the benchmarks"
-	@echo "make faults      kill -9 at N=50 random moments of runs, and count what survives"
+	@echo "make fuzz        N=1000 wrong configs, files and commands, and what is said of them"
+	@echo "make faults      harm N=60 runs at random moments (kill -9, full disk, …), and count what survives"
 	@echo "make proofs      each setting's test, which must fail without the setting's effect"
 
 setup: $(venv)/.setup
@@ -39,13 +41,21 @@ setup: $(venv)/.setup
 demo: $(venv)/.demo
 	$(bin)/nbft demo
 
+# The longest groups first, so that no process is left with one while the others have nothing to do.
 test: setup chromium
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup \
-		nbft tests/unit tests/e2e tests/notebooks tests/browser
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadscope \
+		--no-loadscope-reorder tests/browser tests/notebooks tests/e2e tests/unit nbft
 
 test-newest:
 	rm -rf .venv-newest
 	$(MAKE) test venv=.venv-newest lock=
+
+# Comet, MLflow and Phoenix bring a hundred packages, so they are not part of the environment.
+test-trackers:
+	$(MAKE) setup venv=.venv-trackers
+	.venv-trackers/bin/pip install -c $(lock) comet-ml mlflow arize-phoenix-otel
+	OMP_NUM_THREADS=1 .venv-trackers/bin/python -m pytest \
+		tests/unit/training/test_trackers.py tests/e2e/test_trackers.py
 
 check: setup
 	$(bin)/ruff format --check .
@@ -73,6 +83,9 @@ docs: setup
 
 bench: setup
 	$(bin)/python -m benchmarks
+
+fuzz: setup
+	$(bin)/python -m tests.fuzz $(N)
 
 faults: setup
 	$(bin)/python -m tests.faults $(N)

@@ -18,7 +18,7 @@ from typing import Any
 from .measurement import ROOT, Measurement
 
 BENCHMARKS = (
-    *("imports", "form", "lens", "live_chart", "background", "doctor"),
+    *("imports", "form", "lens", "live_chart", "background", "views", "doctor"),
     *("data_preparation", "overhead", "loop", "training", "four_bit", "long_rows", "matmul_rate"),
     *("memory", "demo"),
 )

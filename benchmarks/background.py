@@ -169,7 +169,7 @@ def watch(name: str, seconds: float) -> None:
     start = {"pid": pid, "process_start_time": process_start_time(pid)}
     events.append(run.events_path, "started", **start, **about)
     events.append(run.events_path, "prepared", total_steps=2 * POINTS, rows=1, device="cpu")
-    _write_logs(run.events_path, POINTS)
+    write_logs(run.events_path, POINTS)
     monitor = shown(run)
     monitor.update()
     writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(run.events_path)])
@@ -197,7 +197,7 @@ def list_many(name: str) -> None:
     run = Run.create(make_config(folder, tiny=True, steps=100))
     events.append(run.events_path, "started", pid=1, process_start_time=0.0, seed=0, model="tiny")
     events.append(run.events_path, "prepared", total_steps=100, rows=1, device="cpu")
-    _write_logs(run.events_path, 100)
+    write_logs(run.events_path, 100)
     events.append(run.events_path, "completed", step=100, seconds=1.0, adapter="adapter")
     config, said = (run.path / "config.yaml").read_bytes(), run.events_path.read_bytes()
     for number in range(RUNS - 1):
@@ -214,7 +214,7 @@ def list_many(name: str) -> None:
     print(json.dumps(took))
 
 
-def _write_logs(path: Path, count: int) -> None:
+def write_logs(path: Path, count: int) -> None:
     """Write many log events at once, as `events.append` would one by one."""
     with path.open("a", encoding="utf-8") as file:
         for step in range(1, count + 1):

@@ -55,8 +55,8 @@ def shown(run: Any) -> Any:
 
     monitor = Monitor(run)
     monitor.update()
-    for chart in monitor._built._charts:
-        chart._answer(chart, {"type": "resync", "have": 0}, [])
+    for curves in monitor._built._curves:
+        curves.chart._answer(curves.chart, {"type": "resync", "have": 0}, [])
     return monitor
 
 

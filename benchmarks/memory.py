@@ -10,7 +10,7 @@ from .measurement import Measurement, run_python
 _CODE = """
 import json, os, tempfile, threading, time
 import psutil, nbft
-from nbft.launchers.launch import join
+from nbft.launchers.kernel import join
 
 folder = tempfile.mkdtemp()
 os.environ["NBFT_QUEUE"] = folder + "/queue"

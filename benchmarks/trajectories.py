@@ -56,7 +56,8 @@ def _train(kind: str, changes: Mapping[str, Any], model: Path, folder: Path) -> 
     import nbft
     from nbft import events
     from nbft.data.samples import sample_path
-    from nbft.launchers.launch import join, start
+    from nbft.launchers.kernel import join
+    from nbft.launchers.launch import start
 
     lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()
     folder.mkdir()

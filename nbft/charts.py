@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from nbft.formatting import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,8 +122,8 @@ def other_charts(names: Iterable[str], declared: Iterable[Any] = ()) -> list[Cha
             continue
         about = known.get(measure, {})
         group, _, part = measure.partition("/")
-        title = str(about.get("chart") or group.replace("_", " "))
-        label = str(about.get("label") or (part or measure).replace("_", " "))
+        title = one_line(str(about.get("chart") or group.replace("_", " ")))
+        label = one_line(str(about.get("label") or (part or measure).replace("_", " ")))
         curve = Curve(name, label)
         if measure != name:
             curve = Curve(name, f"{label}, held-out", style="marks")
@@ -174,8 +177,20 @@ def new_figure(width: float = 9, height: float = 3.2, dpi: int = 110) -> Figure:
 def png(figure: Figure, **options: Any) -> bytes:
     """Return a figure as PNG; options go to `savefig`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # its box is in the picture
+        figure.savefig(buffer, format="png", **options)
     return buffer.getvalue()
+
+
+def drawn(text: str) -> str:
+    r"""Return a text for matplotlib, which takes dollars for mathematics and leaves "_…" out.
+
+    >>> print(drawn("$x$"))
+    \$x\$
+    """
+    label = one_line(text).replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
 
 
 def tidy(axes: Any) -> None:

@@ -1,15 +1,18 @@
 """The command line.
 
-`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | bench | import |
-export | compatibility | config show|check|new|create|presets`,
+`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | inspect | bench |
+import | export | compatibility | config show|check|new|create|presets`,
 and requests to a run: `nbft stop | pause | continue | save | sample | cancel | resume RUN`. Exit
-codes: 2 for a user's mistake, 1 for a failed run.
+codes: 2 for a user's mistake, 1 for a failed run, 130 after an interrupt, 143 after SIGTERM and 129
+after SIGHUP.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +25,9 @@ from typer.core import TyperGroup
 from nbft.config import Config, io, presets, settings
 from nbft.errors import NbftError
 from nbft.events import FINAL_KINDS, EventReader
-from nbft.formatting import count, duration, number, size
+from nbft.formatting import count, duration, number, one_line, size
+from nbft.reading import why_not
+from nbft.redaction import redact, redact_text
 
 if TYPE_CHECKING:
     from nbft.bench.task import Task
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class _Commands(TyperGroup):
-    """Prints the sentences of an `NbftError` instead of a traceback, and exits with 2."""
+    """Prints a user's mistake in sentences instead of a traceback, and exits with 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -39,6 +44,14 @@ class _Commands(TyperGroup):
         except NbftError as error:
             _print_problems(error.problems)
             raise typer.Exit(2) from None
+        except OSError as error:
+            if error.filename is None:  # such as a closed pipe, which typer knows
+                raise
+            _print_problems([redact_text(f"{error.filename}: {why_not(error)}.")])
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(128 + signal.SIGINT) from None
 
 
 def _print_problems(problems: Iterable[object]) -> None:
@@ -65,6 +78,10 @@ _Overrides = Annotated[
 _File = Annotated[Path, typer.Argument(help="Config file (YAML or JSON).")]
 _Name = Annotated[str, typer.Argument(help="Name or folder of a run.")]
 _Folder = Annotated[Path, typer.Option("--folder", help="Folder that holds the runs.")]
+_AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Consent to the code that the config names, once for each."),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -75,18 +92,17 @@ def _attached(run: str, folder: Path) -> Run:
 
 
 @app.command()
-def train(file: _File, overrides: _Overrides = None) -> None:
+def train(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = False) -> None:
     """Train the run that a config file describes, and wait for its end."""
-    from nbft.launchers import start
+    from nbft.runs import Run
 
-    config = _checked(file, overrides or [])
-    run = start(config)
-    _watch(run)
+    run = Run.create(_checked(file, overrides or [], allow_code=allow_code))
+    code = _train(run)
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Report: {run.path / 'report.html'}")
     _print_problems(run.problems)
-    if run.status == "failed":
-        raise typer.Exit(1)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -96,8 +112,8 @@ def demo(
 ) -> None:
     """Fine-tune the default model on bundled rows, and show what changed."""
     from nbft.hardware import peak_memory_bytes
-    from nbft.launchers import start
     from nbft.models import find_model
+    from nbft.runs import Run
     from nbft.runs.curves import in_words
 
     began = time.monotonic()
@@ -108,11 +124,10 @@ def demo(
     find_model(config.model.model_name, say=lambda text: typer.echo(f"   {text}"))
     model_seconds = time.monotonic() - began
     typer.echo("2. The training")
-    run = start(config)
-    _watch(run)
-    if run.status == "failed":
+    run = Run.create(config)
+    if code := _train(run):
         _print_problems(run.problems)
-        raise typer.Exit(1)
+        raise typer.Exit(code)
     picture = run.path / "curves.png"
     run.curves().savefig(picture)
     typer.echo("3. The answers")
@@ -131,11 +146,11 @@ def demo(
 
 
 @app.command()
-def submit(file: _File, overrides: _Overrides = None) -> None:
+def submit(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = False) -> None:
     """Train the run that a config file describes in the background, and return at once."""
     from nbft.launchers import submit as submit_run
 
-    run = submit_run(_checked(file, overrides or []))
+    run = submit_run(_checked(file, overrides or [], allow_code=allow_code))
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Watch it with: nbft attach {run.path}")
 
@@ -143,12 +158,16 @@ def submit(file: _File, overrides: _Overrides = None) -> None:
 @app.command()
 def attach(run: _Name, folder: _Folder = Path("runs")) -> None:
     """Show a run, old or running, from its beginning; Ctrl-C leaves it alone."""
+    from nbft.runs.progress import status_words
+
     attached = _attached(run, folder)
     progress = _Progress()
     with contextlib.suppress(KeyboardInterrupt):
         for event in attached.follow():
             progress.show(event)
-    typer.echo(f"Run: {attached.path} ({attached.status})")
+    state = attached.state
+    status = status_words(state.status, state.host, state.heard)
+    typer.echo(f"Run: {attached.path} ({status})")
 
 
 def _add_request(name: str, about: str) -> None:
@@ -167,15 +186,26 @@ _add_request("continue", "Continue a paused run.")
 _add_request("save", "Ask a run to save a checkpoint.")
 _add_request("sample", "Ask a run to answer its fixed prompts now.")
 _add_request("cancel", "End a run at once, saving nothing.")
-_add_request("resume", "Resume a run in the background from its last complete checkpoint.")
+
+
+@app.command()
+def resume(run: _Name, overrides: _Overrides = None, folder: _Folder = Path("runs")) -> None:
+    """Resume a run in the background from its last complete checkpoint."""
+    attached = _attached(run, folder)
+    tree, whole = io.overridden({}, overrides or []), {setting.path for setting in settings()}
+    attached.resume(io.flatten(tree, whole) if overrides else {})
+    typer.echo(f"{attached.id}: asked to resume.")
 
 
 @app.command()
 def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
     """List the runs in a folder, the newest first."""
     from nbft.runs import list_runs
+    from nbft.runs.folder import unreadable_runs
+    from nbft.runs.progress import status_words
 
     summaries = [_about(run) for run in list_runs(folder)]
+    _print_problems(unreadable_runs(folder))
     if as_json:
         typer.echo(json.dumps(summaries, indent=2))
         return
@@ -183,10 +213,13 @@ def runs(folder: _Folder = Path("runs"), as_json: _Json = False) -> None:
         typer.echo(f"No runs in {folder}. Start one with: nbft train FILE, or nbft demo.")
     for run in summaries:
         loss = "" if run["loss"] is None else f"loss {run['loss']:.3g}"
+        status = status_words(run["status"], run["host"], run["heard"])
         typer.echo(
-            f"{run['id']:<24} {run['status']:<10} step {run['step']:>6,} of {run['total_steps']:>6,}"
-            f"  {loss:<12} {run['model']}"
+            f"{one_line(run['id']):<24} {status:<10} step {run['step']:>6,} of {run['total_steps']:>6,}"
+            f"  {loss:<12} {one_line(str(run['model']))}"
         )
+        if run["status"] != "failed":  # what cannot be read
+            _print_problems(f"  {problem}" for problem in run["problems"])
 
 
 @app.command()
@@ -227,6 +260,7 @@ def doctor(
     as_json: _Json = False,
     sample: Annotated[int | None, typer.Option(help="Check about this many rows.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    allow_code: _AllowCode = False,
 ) -> None:
     """Check rows for problems; exits with 1 on errors, with 2 on an invalid config.
 
@@ -236,6 +270,7 @@ def doctor(
 
     tree, folder = _config_or_rows(file)
     config = Config(**io.overridden(tree, overrides or []))
+    _ask_consent(config, folder, allow_code=allow_code)
     with _progress_line() as say:
         report = look(config, sample=sample, folder=folder, say=say)
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
@@ -260,6 +295,7 @@ def bench(
     scale: Annotated[str | None, typer.Option(help="model, length, batch or rows.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the bars to this file (.png).")] = None,
     as_json: _Json = False,
+    allow_code: _AllowCode = False,
 ) -> None:
     """Compare the training speed of nbft and other systems on this machine.
 
@@ -292,6 +328,7 @@ def bench(
         if not rows:
             given = {"data": {"dataset_name": "alpaca"}, **given}
         config = Config(**io.overridden(given, overrides or []))
+        _ask_consent(config, folder, allow_code=allow_code)
         task = make_task(config, Path(name), folder, steps=steps)
         if not rows:
             rows = f"bundled text in rows as long as the first {len(ALPACA_LENGTHS)} of Alpaca"
@@ -401,19 +438,136 @@ def import_(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write our config file here.")] = None,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Show this many training rows, with what is trained marked.")
+    ] = 0,
+    allow_code: _AllowCode = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Write nothing if a key could not be taken; exits with 2."),
+    ] = False,
     as_json: _Json = False,
 ) -> None:
-    """Import another system's file, with a note on each of its keys."""
-    config, report = Config.import_file(file, system)
+    """Import another system's file, with a verdict on each of its keys.
+
+    Exits with 0 if everything that changes the training was taken, with 3 if something was not:
+    keys that nbft cannot take, or does not know. A file that asks for a training method that nbft
+    does not have is an error.
+    """
+    config, report = Config.import_file(file, system, strict=strict)
     if as_json:
-        typer.echo(json.dumps(report.to_dict() | {"config": config.to_dict()}, indent=2))
+        as_data = report.to_dict() | {"config": config.to_dict()}
+        if rows:
+            shown = _rows_in_text(config, file, range(1, rows + 1), allow_code=allow_code)
+            as_data["rows"] = list(shown)
+        typer.echo(json.dumps(redact(as_data), indent=2))
     else:
-        typer.echo(str(report))
+        typer.echo(redact_text(str(report)))
     if output is not None:
         config.save(output)
         typer.echo(f"Wrote {output}. Train it with: nbft train {output}", err=as_json)
     elif not as_json:
-        typer.echo(f"\n{config.to_yaml()}", nl=False)
+        typer.echo(f"\n{config.to_yaml(redacted=True)}", nl=False)
+    if rows and not as_json:
+        try:
+            _show_rows(config, file, range(1, rows + 1), allow_code=allow_code)
+        except NbftError as error:  # the config is imported all the same
+            _print_problems(["The rows cannot be shown:", *error.problems])
+    if report.dropped:
+        keys = count(len(report.dropped), "key")
+        typer.echo(f"{keys} could not be taken: the training may differ from theirs.", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def inspect(
+    file: Annotated[
+        Path, typer.Argument(help="Config file of nbft or of another system, or a file of rows.")
+    ],
+    overrides: _Overrides = None,
+    row: Annotated[int, typer.Option(min=1, help="The row to show, from 1 in its split.")] = 1,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to show from there on.")] = 1,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    system: Annotated[
+        str | None, typer.Option("--from", help="System of the file; detected by default.")
+    ] = None,
+    allow_code: _AllowCode = False,
+) -> None:
+    """Show rows as the model will see them: what is trained on, special tokens, what is cut off.
+
+    Works without the model's weights. Without its tokenizer, the text of the rows is shown.
+    """
+    from nbft.interop.importer import is_theirs
+
+    if system or is_theirs(file):
+        config, report = Config.import_file(file, system)
+        more = "" if report.system == "rows" else f" All of them: nbft import {file}"
+        typer.echo(redact_text(f"{report.summary}{more}"), err=True)
+        tree = config.to_dict(full=True)
+    else:
+        tree = io.read(file)
+    config = Config(**io.overridden(tree, overrides or []))
+    _show_rows(config, file, range(row, row + rows), split, allow_code=allow_code)
+
+
+def _show_rows(
+    config: Config, file: Path, numbers: range, split: str = "train", *, allow_code: bool
+) -> None:
+    """Print rows of a config as the model will see them."""
+    from nbft.pages import lens as page
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    texts = _rows_in_text(config, file, numbers, split, allow_code=allow_code, colour=colour)
+    for place, text in enumerate(texts):
+        if place == 0:
+            typer.echo(f"\n{page.LEGEND}")
+        typer.echo(f"\n{text}", color=colour)
+
+
+def _rows_in_text(
+    config: Config,
+    file: Path,
+    numbers: range,
+    split: str = "train",
+    *,
+    allow_code: bool,
+    colour: bool = False,
+) -> Iterator[str]:
+    """Yield rows of a config as text, as the model will see them; says on stderr what is amiss."""
+    from nbft.data.examples import by_answer, load_examples
+    from nbft.data.lens import seen
+    from nbft.errors import DataError, Problem
+    from nbft.models.find import find_local
+    from nbft.models.load import tokenizer_for_display, tokenizer_source
+    from nbft.pages import lens as page
+
+    folder = file.absolute().parent
+    if split not in ("train", "validation", "test"):
+        raise DataError(Problem("split", split, "is no split.", "Use train, validation or test."))
+    _ask_consent(config, folder, allow_code=allow_code)
+    examples, remarks = load_examples(config, split, folder=folder)
+    tokenizer, source = None, tokenizer_source(config)
+    why = f"The model {source[0]} is not on this machine"
+    try:
+        if found := find_local(*source):
+            tokenizer = tokenizer_for_display(config, found.path, folder)
+    except NbftError as error:
+        why = str(error).rstrip(".")
+    said = [*examples.recognised, *remarks]
+    if tokenizer is not None:
+        examples, split_up = by_answer(examples, tokenizer)
+        said += split_up
+    total = len(examples)
+    if numbers.start > total:
+        why = f"is beyond the {count(total, 'row')} of {split}."
+        raise DataError(Problem("row", numbers.start, why))
+    if tokenizer is None:
+        said.append(f"{why}, so rows are shown as text, without their tokens.")
+    _print_problems(said)
+    for at in numbers[: max(0, total + 1 - numbers.start)]:
+        shown, problems = seen(examples, at - 1, config, tokenizer, split)
+        title = f"row {at:,} of {total:,}"
+        yield page.plain(title, shown, problems, colour=colour)
 
 
 @app.command()
@@ -428,7 +582,7 @@ def export(
     text = Config.load(file, overrides or []).export(system)
     typer.echo(text, nl=False)
     for path, value in getattr(text, "left_out", {}).items():
-        typer.echo(f"Not supported there: {path}={value}", err=True)
+        typer.echo(f"Not supported there: {path}={redact(value, path)}", err=True)
 
 
 @app.command()
@@ -461,7 +615,7 @@ def config_show(
     """Show a config, or every setting there is."""
     config = Config.load(file, overrides or []) if file else Config()
     if file or comments:
-        typer.echo(config.to_yaml(full=everything or not file, comments=comments))
+        typer.echo(config.to_yaml(full=everything or not file, comments=comments, redacted=True))
         return
     for setting in settings():
         if not everything and setting.level == "expert":
@@ -471,15 +625,17 @@ def config_show(
 
 
 @config_app.command("check")
-def config_check(file: _File, overrides: _Overrides = None) -> None:
+def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = False) -> None:
     """Check a config file and show its plan; exits with 2 if it cannot run."""
     from nbft.plan import make_plan
 
-    config = _checked(file, overrides or [])
+    config = _checked(file, overrides or [], allow_code=allow_code)
     plan = make_plan(config, folder=file.absolute().parent)
     for remark in plan.remarks:
         typer.echo(f"Note: {remark}")
     typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}. Fast path: {plan.fast_path}.")
+    if plan.device_use:
+        typer.echo(f"Note: {plan.device_use}.")
     typer.echo(
         f"{count(plan.total_steps or 0, 'step')} of {count(plan.effective_batch_size, 'row')}, "
         f"{count(plan.train_rows or 0, 'training row')}, {count(plan.eval_rows or 0)} held out."
@@ -563,7 +719,29 @@ def config_presets() -> None:
         typer.echo(f"{name:<17} {about}")
 
 
-def _checked(file: Path, overrides: list[str]) -> Config:
+def _ask_consent(config: Config, folder: Path, *, allow_code: bool) -> None:
+    """Consent to the code of a config: all of it by a flag, or one by one at a terminal."""
+    from nbft import consent
+    from nbft.config.code import forbidden
+
+    for code in forbidden(config, folder):
+        if code.refusal:
+            continue
+        if not allow_code:
+            if not _is_terminal():
+                return
+            typer.echo(f"{code.setting} names code, which the run would execute: {code.place}")
+            typer.echo(f"\n{code.source}\n" if code.source else "Its text is not on this machine.")
+            if not typer.confirm("Allow it?", default=False):
+                continue
+        consent.allow(code)
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _checked(file: Path, overrides: list[str], *, allow_code: bool = False) -> Config:
     """Load a config and check its settings and its plan.
 
     Raises:
@@ -576,6 +754,7 @@ def _checked(file: Path, overrides: list[str]) -> Config:
     tree = io.overridden(io.read(file), overrides)
     config, problems = Config.parse(tree)
     wrong = {problem.field for problem in problems}
+    _ask_consent(config, file.absolute().parent, allow_code=allow_code)
     plan = make_plan(config, folder=file.absolute().parent)
     if problems:
         more = [p for p in plan.errors if not any(p.field.startswith(f) for f in wrong)]
@@ -587,23 +766,26 @@ def _checked(file: Path, overrides: list[str]) -> Config:
     return self_contained(config, None, file.absolute().parent)
 
 
-def _watch(run: Any) -> None:
-    """Print a progress line until a run is over; Ctrl-C stops it gracefully."""
-    from nbft.launchers.launch import join
+def _train(run: Run) -> int:
+    """Train a run in this process, printing its progress, and return the exit code."""
+    from nbft.launchers.launch import train_and_wait
+    from nbft.runs.processes import set_title
 
+    set_title(f"training {run.id}")
     progress, reader = _Progress(), EventReader(run.events_path)
-    while True:
-        try:
-            for event in reader.read():
-                progress.show(event)
-            if progress.state.end is not None or run.is_over:  # its process may have been killed
-                break
-            time.sleep(0.2)
-        except KeyboardInterrupt:
-            typer.echo("\n   Stopping after this step, with everything saved …")
-            with contextlib.suppress(NbftError):
-                run.stop()
-    join(run)
+
+    def show_news() -> None:
+        for event in reader.read():
+            progress.show(event)
+
+    signals = train_and_wait(run, lambda: show_news)
+    if signals.first is not None and signals.is_second:
+        typer.echo(f"Run: {run.path}")
+        sys.stdout.flush()
+        os._exit(128 + signals.first)  # Python would take seconds to leave
+    if signals.first is not None:
+        return 128 + signals.first
+    return 1 if run.status == "failed" else 0
 
 
 class _Progress:
@@ -616,16 +798,31 @@ class _Progress:
         self._terminal = sys.stdout.isatty()
         self._open_line = False
         self._printed_at = 0.0
+        self._has_failed = False
 
     def show(self, event: dict[str, Any]) -> None:
-        """Print an event."""
+        """Print an event; an error ends the printing, not the run that is trained meanwhile."""
         self.state.take(event)
+        if self._has_failed:
+            return
+        try:
+            self._print(event)
+        except Exception as error:
+            self._has_failed = True
+            with contextlib.suppress(OSError):  # for example, a pipe that was closed
+                text = f"The progress is no longer shown ({error}). The run goes on."
+                typer.echo(f"   {text}", err=True)
+
+    def _print(self, event: dict[str, Any]) -> None:
         kind, step, text = event["event"], event.get("step"), event.get("text")
         at = "" if step is None else f" at step {step:,}"
         if kind == "stage" and text:
             self._line(f"   {text}")
         elif kind in ("warning", "note") and text:
             self._line(f"   Note: {text}")
+        elif kind == "answered":
+            steps = [note.step or 0 for note in self.state.notes if note.answered_step == step]
+            self._line(f"   Note: what was said at step {max(steps, default=0):,} is over{at}.")
         elif kind == "prepared" and (facts := _prepared(event)):
             self._line(f"   {facts}.")
         elif kind == "log":
@@ -640,7 +837,9 @@ class _Progress:
         elif kind in FINAL_KINDS:
             seconds = event.get("seconds")
             after = "" if seconds is None else f" after {duration(seconds)}"
-            self._line(f"   {kind.capitalize()}{after}.")
+            self._line(f"   {kind.capitalize()}{after}. {text or ''}".rstrip())
+        elif kind == "command" and event.get("command") == "stop" and text:
+            self._line(f"   {text}")
 
     def _step(self, text: str, *, last: bool) -> None:
         if self._terminal:
@@ -693,7 +892,10 @@ def _about(run: Any) -> dict[str, Any]:
 
     about = summary(run)
     about["total_steps"] = about["total_steps"] or 0
-    names = ("id", "path", "status", "step", "total_steps", "loss", "model")
+    names = (
+        *("id", "path", "status", "host", "heard", "step", "total_steps", "loss", "model"),
+        "problems",
+    )
     return {name: about[name] for name in names}
 
 

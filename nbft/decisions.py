@@ -15,8 +15,9 @@ from typing import Any
 from nbft.config import Config
 from nbft.hardware import Choice, available_devices, has_bfloat16
 from nbft.methods import method_of
-from nbft.models.adapters import base_name
+from nbft.models.adapters import FoundAdapter, adapter_of, base_name
 from nbft.models.find import find_local
+from nbft.models.targets import trains_head
 
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
 
@@ -138,17 +139,73 @@ def choose_mixed_precision(config: Config, device: str, dtype: str) -> Choice:
     return Choice("no", "model.dtype is float32")
 
 
+@dataclass(frozen=True)
+class _Model:
+    """What the parts ask about the model.
+
+    Attributes:
+        about: Its config.json, with the changes of model.model_init_kwargs.
+        attention: The attention that the settings choose; None for the model's own.
+        untested: Why no part may be used by itself; "" where the losses are tested.
+        adapter: The adapter that the run continues; None for a new one.
+    """
+
+    about: Mapping[str, Any]
+    attention: str | None
+    untested: str
+    adapter: FoundAdapter | None
+
+
+def _about_model(config: Config, folder: Path | None) -> _Model:
+    settings = config.model
+    about = _read(folder) | settings.model_init_kwargs
+    attention = settings.attn_implementation or about.get("attn_implementation")
+    if settings.model_type != "hf":  # whatever its name, its code is somebody's own
+        untested = f"not tested with {settings.model_type} models"
+    elif settings.trust_remote_code and about.get("auto_map"):
+        untested = "not tested with models that bring their own code"
+    elif kind := about.get("model_type"):
+        untested = "" if kind in _TESTED else f"not tested with {kind} models"
+    else:
+        untested = _NOT_HERE
+    return _Model(about, attention, untested, adapter_of(config))
+
+
+def adapter_dtype(config: Config, dtype: str) -> str:
+    """Return the number type in which an adapter is trained: float32 over weights of any type.
+
+    Only over quantised weights that compute in bfloat16 TRL's trainers make it bfloat16, as QLoRA
+    does (arXiv:2305.14314, section 3).
+
+    Args:
+        config: The config.
+        dtype: Number type of the weights.
+    """
+    is_low = _is_cast_by_trl(config) and dtype == "bfloat16"
+    return "bfloat16" if is_low else "float32"
+
+
+def keeps_float32(config: Config, decisions: Decisions) -> bool:
+    """Whether the trainer would make a float32 adapter bfloat16, which is to be undone."""
+    return _is_cast_by_trl(config) and adapter_dtype(config, decisions.dtype.value) == "float32"
+
+
+def _is_cast_by_trl(config: Config) -> bool:
+    how = config.quantization
+    is_quantised = how.bits is not None and how.weight_quantize_algo != "fp8_linear"
+    return is_quantised and method_of(config).takes_peft_config and config.peft.trains_adapter
+
+
 def _choose_parts(
-    config: Config, device: str, mixed_precision: str, model: Path | None
+    config: Config, device: str, mixed_precision: str, folder: Path | None
 ) -> dict[str, Choice]:
-    own = config.model.model_type
-    about = _read(model) if own == "hf" else {"model_type": own}
-    padding_free = _padding_free(config, about)
+    model = _about_model(config, folder)
+    padding_free = _padding_free(config, model)
     obstacles = {
-        "row_attention": _row_attention(config, device, about, joined=padding_free.value == "on"),
-        "label_head": _label_head(config, device, mixed_precision, about),
-        "fused_lora": _fused_lora(config, mixed_precision),
-        "lean_norm": _lean_norm(config, device, about),
+        "row_attention": _row_attention(config, device, model, joined=padding_free.value == "on"),
+        "label_head": _label_head(config, device, mixed_precision, model),
+        "fused_lora": _fused_lora(config, mixed_precision, model),
+        "lean_norm": _lean_norm(config, device, model),
     }
     return {"padding_free": padding_free} | {
         part: Choice("off", obstacle) if obstacle else Choice("on", _GAIN[part])
@@ -184,53 +241,49 @@ def _read(model: Path | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _unknown(about: dict[str, Any]) -> str:
-    kind = about.get("model_type")
-    if kind in _TESTED:
-        return ""
-    return f"not tested with {kind} models" if kind else _NOT_HERE
-
-
-def _padding_free(config: Config, about: dict[str, Any]) -> Choice:
-    if config.data.packing:
+def _padding_free(config: Config, model: _Model) -> Choice:
+    data = config.data
+    if data.packing:
         return Choice("on", "packed rows need no padding")
-    if config.data.padding_free is not None:
-        return Choice("on" if config.data.padding_free else "off", _SET)
-    if config.data.pad_to_multiple_of:
-        return Choice(
-            "off", f"data.pad_to_multiple_of={config.data.pad_to_multiple_of} adds padding"
-        )
-    if config.model.attn_implementation not in (None, "sdpa"):
-        return Choice("off", f"not tested with {config.model.attn_implementation} attention")
-    if obstacle := _unknown(about):
-        return Choice("off", obstacle)
+    if data.padding_free is not None:
+        return Choice("on" if data.padding_free else "off", _SET)
+    if data.collate_fn != "dynamic_padding":
+        return Choice("off", f"data.collate_fn={data.collate_fn} makes the batches")
+    if data.pad_to_multiple_of:
+        return Choice("off", f"data.pad_to_multiple_of={data.pad_to_multiple_of} adds padding")
+    if model.attention not in (None, "sdpa"):
+        return Choice("off", f"not tested with {model.attention} attention")
+    if model.untested:
+        return Choice("off", model.untested)
     return Choice("on", "avoids computing on padding")
 
 
-def _row_attention(config: Config, device: str, about: dict[str, Any], *, joined: bool) -> str:
+def _row_attention(config: Config, device: str, model: _Model, *, joined: bool) -> str:
     asked = config.memory.use_attn_mask_start_row_indices
     if asked is False:
         return "memory.use_attn_mask_start_row_indices is false"
     if not joined:
         return "rows are padded"
-    if config.model.attn_implementation not in (None, "sdpa"):
-        return f"model.attn_implementation is {config.model.attn_implementation}"
+    if model.attention not in (None, "sdpa"):
+        return f"model.attn_implementation is {model.attention}"
     if config.model.attention_dropout:
         return f"model.attention_dropout={config.model.attention_dropout:g} is not supported"
-    if about.get("attn_logit_softcapping"):
+    if model.about.get("attn_logit_softcapping"):
         return "this model caps its attention scores"
-    if asked:
-        return "" if about else _NOT_HERE
+    if model.about.get("is_causal") is False or model.about.get("use_bidirectional_attention"):
+        return "this model attends to later tokens too"
+    if asked or model.untested:  # what an unknown model adds to its scores would be lost
+        return model.untested
     if config.speed.row_attention == "off":
         return _SET
     if device not in ("cpu", "cuda"):
         return f"{device} has its own kernels"
     if device == "cuda" and (choice := has_bfloat16(device)).value == "no":
         return f"FlashAttention needs a newer GPU: {choice.reason}"
-    return _unknown(about)
+    return ""
 
 
-def _label_head(config: Config, device: str, mixed_precision: str, about: dict[str, Any]) -> str:
+def _label_head(config: Config, device: str, mixed_precision: str, model: _Model) -> str:
     method, memory = method_of(config), config.memory
     if "label_head" not in method.fast_parts:
         return f"{method.trainer_name} computes the loss itself"
@@ -238,20 +291,35 @@ def _label_head(config: Config, device: str, mixed_precision: str, about: dict[s
         return "the memory settings select another head"
     if config.speed.label_head == "off":
         return _SET
+    if best_measure(config) == "entropy":
+        return "it computes no entropy, which checkpoint.metric_for_best_model names"
     if device != "cpu":
         return f"TRL has its own kernel for {device}"
     if mixed_precision == "fp16":
         return "fp16 scales the loss"
-    if any(about.get(name) not in (None, 1, 1.0) for name in HEAD_EXTRAS):
+    if any(model.about.get(name) not in (None, 1, 1.0) for name in HEAD_EXTRAS):
         return "this model scales or caps its logits"
-    if "lm_head" in [*config.peft.target_modules, *config.peft.modules_to_save]:
+    if trains_head(config):
         return "the head has an adapter"
-    return _unknown(about)
+    return model.untested
 
 
-def _fused_lora(config: Config, mixed_precision: str) -> str:
-    peft = config.peft
-    if peft.method != "lora":
+def best_measure(config: Config) -> str | None:
+    """Return the measure that decides which checkpoint is best; None where nothing depends on it."""
+    keep = config.checkpoint
+    if not (
+        keep.load_best_model_at_end or keep.save_strategy == "best" or config.callbacks.stops_early
+    ):
+        return None
+    return keep.metric_for_best_model.removeprefix("eval_")
+
+
+def _adapter_settings(config: Config, adapter: FoundAdapter | None) -> Mapping[str, Any]:
+    return adapter.about if adapter else vars(config.peft)
+
+
+def _fused_lora(config: Config, mixed_precision: str, model: _Model) -> str:
+    if config.peft.method != "lora":
         return "no LoRA"
     if config.speed.fused_lora == "off":
         return _SET
@@ -263,16 +331,17 @@ def _fused_lora(config: Config, mixed_precision: str) -> str:
         return "the run continues an existing adapter"
     if mixed_precision != "no":
         return f"{mixed_precision} autocast chooses the number types"
-    if peft.use_dora:
+    peft = _adapter_settings(config, model.adapter)
+    if peft.get("use_dora"):
         return "DoRA is computed differently"
-    if peft.lora_dropout:
-        return f"peft.lora_dropout={peft.lora_dropout:g}"
-    if peft.bias != "none":
-        return f"peft.bias={peft.bias}"
+    if dropout := peft.get("lora_dropout"):
+        return f"peft.lora_dropout={dropout:g}"
+    if (bias := peft.get("bias") or "none") != "none":
+        return f"peft.bias={bias}"
     return ""
 
 
-def _lean_norm(config: Config, device: str, about: dict[str, Any]) -> str:
+def _lean_norm(config: Config, device: str, model: _Model) -> str:
     if config.speed.lean_norm == "off":
         return _SET
-    return f"{device} has its own kernels" if device != "cpu" else _unknown(about)
+    return f"{device} has its own kernels" if device != "cpu" else model.untested

@@ -16,12 +16,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nbft.redaction import redact, redact_text
+
 _SHOWN_VALUE_CHARS = 80
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Problem:
-    """One thing that is wrong, or doubtful, and what to do about it.
+    """One thing that is wrong, or doubtful, and what to do about it. No text of it holds a secret.
 
     Attributes:
         field: Dotted path of the setting, or the name of what is wrong.
@@ -45,18 +47,22 @@ class Problem:
     @property
     def sentence(self) -> str:
         """What is wrong and what to do, without the name of the field."""
-        return f"{self.why} {self.fix}".strip()
+        return redact_text(f"{self.why} {self.fix}".strip())
 
     def __str__(self) -> str:
         """Return `field=value: why fix`."""
         if self.value is None:
-            return f"{self.field}: {self.sentence}"
-        shown = repr(self.value)
-        if len(shown) > _SHOWN_VALUE_CHARS and "/" in shown and "\n" not in str(self.value):
+            return redact_text(f"{self.field}: {self.sentence}")
+        value = redact(self.value, self.field)
+        shown = repr(value)
+        if len(shown) > _SHOWN_VALUE_CHARS and "/" in shown and "\n" not in str(value):
             shown = f"{shown[0]}…{shown[2 - _SHOWN_VALUE_CHARS :]}"  # a path's end is its name
         elif len(shown) > _SHOWN_VALUE_CHARS:
             shown = shown[: _SHOWN_VALUE_CHARS - 1] + "…"
         return f"{self.field}={shown}: {self.sentence}"
+
+    def __repr__(self) -> str:
+        return f"Problem({str(self)!r}, level={self.level!r})"
 
 
 class NbftError(Exception):
@@ -69,7 +75,9 @@ class NbftError(Exception):
     def __init__(self, problems: str | Problem | Iterable[str | Problem]) -> None:
         if isinstance(problems, (str, Problem)):
             problems = [problems]
-        self.problems: list[str | Problem] = list(problems)
+        self.problems: list[str | Problem] = [
+            redact_text(problem) if isinstance(problem, str) else problem for problem in problems
+        ]
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def _render_traceback_(self) -> list[str]:

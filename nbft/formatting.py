@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+_JOINER = "\u200d"  # joins the parts of an emoji
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -21,6 +22,19 @@ def count(number: float, noun: str = "") -> str:
     if not noun:
         return f"{number:,.0f}"
     return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
+
+
+def one_line(text: str, most_chars: int = 60) -> str:
+    r"""Return a name that somebody else chose as a label: one line, printable, not too long.
+
+    >>> one_line("my\nscore \x1b[31m" + "x" * 60, 20)
+    'my score [31mxxxxxx…'
+    """
+    words = " ".join(text.split())
+    label = "".join(c for c in words if c.isprintable() or c == _JOINER)
+    if text and not label:
+        return "(no name)"
+    return label if len(label) <= most_chars else label[: most_chars - 1] + "…"
 
 
 def number(value: float) -> str:

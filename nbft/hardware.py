@@ -10,15 +10,16 @@ import contextlib
 import ctypes
 import functools
 import gc
+import os
 import platform
-import shutil
-import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbft import registry
+from nbft import devices, registry
+from nbft.formatting import count, size
 from nbft.limits import available_bytes
 
 
@@ -34,24 +35,9 @@ class Choice:
         return f"{self.value} ({self.reason})"
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU.
-
-    Attributes:
-        name: Its product name.
-        free_bytes: Free memory.
-        capability: Compute capability; bfloat16 from (8, 0) on.
-    """
-
-    name: str
-    free_bytes: int
-    capability: tuple[int, int]
-
-
 def available_devices() -> dict[str, str]:
     """Return the available devices, each with a description."""
-    descriptions = {"cpu": processor_name()}
+    descriptions = {"cpu": devices.processor_name()}
     for key in registry.devices:
         if (device := device_of(key)) and (description := device.found()):
             descriptions[key] = description
@@ -69,48 +55,6 @@ def device_of(key: str) -> Any:
     return kind and _made(kind)
 
 
-@functools.cache
-def nvidia_gpus() -> tuple[Gpu, ...]:
-    """Return the NVIDIA GPUs that the driver lists."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ()
-    query = "--query-gpu=name,memory.free,compute_cap"
-    try:
-        out = subprocess.run(
-            [command, query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        ).stdout
-        gpus = []
-        for line in out.strip().splitlines():
-            name, free_mib, capability = (cell.strip() for cell in line.split(","))
-            major, _, minor = capability.partition(".")
-            gpus.append(Gpu(name, int(free_mib) * 2**20, (int(major), int(minor or 0))))
-        return tuple(gpus)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ()
-
-
-@functools.cache
-def processor_name() -> str:
-    """Return the processor's name."""
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-@functools.cache
-def _cpuinfo() -> tuple[str, ...]:
-    try:
-        return tuple(Path("/proc/cpuinfo").read_text().splitlines())
-    except OSError:
-        return ()
-
-
 def _cuda() -> Any:
     """Return torch.cuda if torch is loaded and finds a GPU, else None."""
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
@@ -123,7 +67,7 @@ def has_bfloat16(device: str) -> Choice:
         if cuda := _cuda():
             capability = cuda.get_device_capability(0)
         else:
-            gpus = nvidia_gpus()
+            gpus = devices.nvidia_gpus()
             capability = gpus[0].capability if gpus else (0, 0)
         version = f"compute capability {capability[0]}.{capability[1]}"
         if capability >= (8, 0):
@@ -139,7 +83,7 @@ def has_bfloat16(device: str) -> Choice:
     if device != "cpu":
         has_it = device_of(device).has_bfloat16()
         return Choice("yes" if has_it else "no", f"reported by the plugin of {device}")
-    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
+    flags = next((line for line in devices.cpuinfo() if line.startswith("flags")), "")
     for flag in ("amx_bf16", "avx512_bf16"):
         if f" {flag}" in flags:
             return Choice("yes", f"this processor has it, {flag}")
@@ -155,13 +99,45 @@ def free_memory_bytes(device: str) -> int:
     if device == "cuda":
         if cuda := _cuda():
             return int(cuda.mem_get_info()[0])
-        if gpus := nvidia_gpus():
+        if gpus := devices.nvidia_gpus():
             return gpus[0].free_bytes
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)
     available = available_bytes()
     return int(psutil.virtual_memory().available) if available is None else available
+
+
+def other_use(device: str) -> str:
+    """Say what else uses a device now, as far as the system tells; "" if nothing does."""
+    if device == "cuda":
+        return _other_gpu_use(int(time.monotonic() // _ASKED_AGAIN_SECONDS))
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if device != "cpu" or load < _BUSY_SHARE * cores:
+        return ""
+    return f"the processor is in use: load {load:.1f} on {count(cores, 'core')}"
+
+
+_ASKED_AGAIN_SECONDS = 30
+_BUSY_SHARE = 0.75
+
+
+@functools.lru_cache(maxsize=1)
+def _other_gpu_use(_when: int) -> str:
+    import psutil
+
+    used: dict[str, int] = {}
+    for pid, size_bytes in devices.gpu_processes():
+        if pid == os.getpid():
+            continue
+        try:
+            user = psutil.Process(pid).username()
+        except (psutil.Error, KeyError):
+            user = "another user"
+        used[user] = used.get(user, 0) + size_bytes
+    parts = [f"{user} ({size(n)})" if n else user for user, n in sorted(used.items())]
+    return f"the GPU is also used by {' and '.join(parts)}" if parts else ""
 
 
 def used_memory_bytes(device: str) -> int:

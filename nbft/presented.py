@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from nbft import facade
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a kernel with a front end. A script may import one's libraries."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
 
 
 class Presented:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from nbft.models.find import cache_folder
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and those of the one JupyterLab in one as well."""
-    for item in items:
-        group = "browser" if "browser" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class OneFileInOneProcess(LoadScopeScheduling):
+    """Keeps the tests of a file in one process, and those of the one JupyterLab in one as well."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "browser" if file.startswith("tests/browser/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneFileInOneProcess:
+    """Return what decides which process runs a test."""
+    return OneFileInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,5 +33,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (own / "models").symlink_to(models)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBFT_CACHE", str(own))
+        patch.setenv("NBFT_CONSENT", str(own / "allowed"))
         patch.setenv("NBFT_SPARE_WORKER", "off")  # its imports would slow other tests down
         yield

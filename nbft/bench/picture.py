@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbft.bench.compare import Comparisons
+from nbft.charts import drawn
 from nbft.errors import NbftError
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ def draw(comparisons: Mapping[str, Comparisons]) -> Figure:
 
     bars = []
     for what, of_task in comparisons.items():
-        bars.append((f"{what}\nnbft", of_task.ours.tokens_per_second, "", _OURS))
+        bars.append((f"{drawn(what)}\nnbft", of_task.ours.tokens_per_second, "", _OURS))
         for pair in of_task.pairs:
             note = "losses differ" if pair.ratio is None else f"nbft is {pair.ratio:.1f} ×"
-            bars.append((pair.peer, pair.theirs.tokens_per_second, note, _THEIRS))
+            bars.append((drawn(pair.peer), pair.theirs.tokens_per_second, note, _THEIRS))
     figure = Figure(figsize=(7, 0.8 + 0.45 * len(bars)), layout="constrained")
     axes = figure.subplots()
     positions = range(len(bars))

@@ -84,7 +84,7 @@ def make_task(
     decisions = decide(config, found.path)
     batch = config.training.per_device_train_batch_size
     tokenizer = load_tokenizer(config, found.path)
-    examples, _ = load_examples(config, "train", folder=data_folder)
+    examples, _ = load_examples(config, "train", folder=data_folder, tokenizer=tokenizer)
     rows = []
     for row in encode(examples, tokenizer):
         if len(row.ids) <= config.data.max_length:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import nbft
 from nbft.data.samples import sample_path
 from nbft.data.tiny_model import make_tiny_model
-from nbft.launchers.launch import join
+from nbft.launchers.kernel import join
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +44,9 @@ def own_queue(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def rows() -> list[dict[str, Any]]:
+    """Forty rows, of which 36 are trained on and four held out."""
     lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[:40]]
+    return [json.loads(line) for line in lines[125:165]]
 
 
 @pytest.fixture
@@ -87,3 +89,20 @@ def train(make_config: Callable[..., nbft.Config]) -> Callable[..., nbft.Run]:
 
 def losses(run: nbft.Run) -> list[float]:
     return [e["loss"] for e in run.events() if e["event"] == "log"]
+
+
+SECONDS = 120
+"""How long a test waits for something that takes seconds on a free machine."""
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"not within {SECONDS} s: {what}"
+        time.sleep(0.02)
+
+
+def steps(run: nbft.Run) -> int:
+    """Return the last step that a run has logged."""
+    return max((e["step"] for e in run.events() if e["event"] == "log"), default=0)

@@ -9,30 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import nbft
-from nbft import events
-from nbft.launchers import launch as starting
-from nbft.launchers.launch import submit
+from nbft import events, registry
+from nbft.launchers.kernel import join
+from nbft.launchers.launch import start, submit
+from nbft.launchers.process import Process
+from nbft.runs import processes
 from nbft.runs.checkpoints import last_whole, step_of
-from nbft.runs.folder import _process
-from nbft.runs.processes import lives
 
-from .conftest import losses
-
-SECONDS = 120
-
-
-def until(condition, what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"not within {SECONDS} s: {what}"
-        time.sleep(0.05)
-
-
-def steps(run: nbft.Run) -> int:
-    return max((e["step"] for e in run.events() if e["event"] == "log"), default=0)
+from .conftest import losses, steps, until
 
 
 def current_losses(run: nbft.Run) -> dict[int, float]:
@@ -68,6 +56,27 @@ def test_a_background_run_ends_like_one_in_the_kernel(submitted, train):
     kinds = [e["event"] for e in run.follow()]
     assert kinds[0] == "queued"
     assert kinds[-1] == "completed"
+
+
+class Nice(Process):
+    """Starts the worker through another program, as torchrun or srun do."""
+
+    def worker_command(self, run):
+        return ["nice", "-n", "7", *super().worker_command(run)]
+
+
+def test_a_launcher_of_ones_own_starts_the_worker(make_config, train):
+    registry.launchers.register("nice")(Nice())
+    try:
+        run = submit(make_config(training__max_steps=400), launcher="nice")
+        until(lambda: steps(run) >= 1, "a step")
+        assert psutil.Process(worker_pid(run)).nice() == 7
+        run.stop()
+        assert run.wait().status == "stopped", run.problems
+    finally:
+        registry.launchers.unregister("nice")
+    with pytest.raises(nbft.ConfigError, match=r"registry.launchers='nice': is not one of kernel"):
+        submit(make_config(), launcher="nice")
 
 
 def test_kill_the_worker_and_resume_on_the_same_trajectory(submitted, train):
@@ -126,7 +135,10 @@ def test_pause_with_release_frees_the_device(submitted, train):
     until(lambda: steps(run) >= 1, "a step")
     pid = worker_pid(run)
     run.pause(release=True)
-    until(lambda: run.status == "paused" and not lives(*_process(run.state.started)), "the release")
+    until(
+        lambda: run.status == "paused" and not processes.Process.of(run.state.started).lives(),
+        "the release",
+    )
     until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the process")
     run.continue_()
     assert run.wait().status == "completed", run.problems
@@ -195,10 +207,10 @@ def test_what_may_change_on_resume(submitted):
 
 def test_train_resumes_by_itself_when_asked(make_config):
     config = make_config(training__max_steps=12)
-    run = starting.start(config)
+    run = start(config)
     until(lambda: steps(run) >= 2, "a step")
     run.stop()
-    starting.join(run)
+    join(run)
     assert run.status == "stopped"
     config = run.config.apply({"training.run_name": None})
     again = nbft.train(config, show=False, resume="auto")
@@ -213,7 +225,9 @@ def test_a_stop_while_the_worker_loads_is_heard(submitted):
     assert steps(run) == 0
     run.stop()
     assert run.wait().status == "stopped"
-    assert steps(run) == 1
+    assert steps(run) == 0
+    assert run.events()[-1]["text"] == "Stopped before step 1."
+    assert run.resume({"training.max_steps": 3}).wait().status == "completed"
 
 
 def test_two_that_start_the_same_run_are_told_apart(submitted):
@@ -251,9 +265,10 @@ def test_a_loss_that_is_no_number_is_said_and_stops(train, tiny_model, tmp_path)
     run = train(model__model_name=str(broken))
     assert run.status == "failed"
     assert run.problems[0].startswith(
-        "The loss is nan at step 1, so training is useless from here on."
+        "The loss is nan at step 1, before the first update, so the cause is in the rows or in the "
+        "model. Check the rows with nbft.doctor"
     )
-    assert "training.learning_rate=0.0002" in run.problems[0]
+    assert "learning_rate" not in run.problems[0]
     note = next(e for e in run.events() if e["event"] == "note")
     assert note["step"] == 1
     on = train(model__model_name=str(broken), training__stop_on_nan=False, training__max_steps=3)

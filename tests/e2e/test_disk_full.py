@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import transformers
 
 import nbft
 from nbft import events
 from nbft.runs.checkpoints import is_whole, last_whole
 
-from .conftest import losses
-
-SECONDS = 120
+from .conftest import losses, steps, until
 
 
 @pytest.fixture
@@ -43,17 +42,6 @@ def fill(disk: Path, but_bytes: int = 0) -> Path:
     if but_bytes:
         os.truncate(path, path.stat().st_size - but_bytes)
     return path
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"not within {SECONDS} s: {what}"
-        time.sleep(0.02)
-
-
-def steps(run: nbft.Run) -> int:
-    return max((e["step"] for e in run.events() if e["event"] == "log"), default=0)
 
 
 @pytest.fixture
@@ -178,3 +166,81 @@ def test_a_run_whose_turn_comes_on_a_full_disk_waits_for_room(submitted, disk):
     assert [e["event"] for e in second.events()].count("started") == 0
     others.unlink()
     assert second.wait().status == "completed", second.problems
+
+
+def full_once(monkeypatch: pytest.MonkeyPatch, of: type, name: str, when: Callable[[Path], bool]):
+    """Let a method that writes a folder fail once, half way, as it does on a full disk."""
+    usual = getattr(of, name)
+    failed = []
+
+    def save(self, folder, *args, **kwargs):
+        result = usual(self, folder, *args, **kwargs)
+        if not failed and when(Path(folder)):
+            failed.append(folder)
+            next(f for f in sorted(Path(folder).rglob("*")) if f.is_file()).write_bytes(b"torn")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return result
+
+    monkeypatch.setattr(of, name, save)
+    return failed
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_disk_that_fills_while_the_result_is_saved_pauses_the_run(train, monkeypatch, method):
+    what = "adapter" if method == "lora" else "model"
+    expected = losses(train(peft__method=method))
+    of = transformers.PreTrainedTokenizerBase
+    failed = full_once(monkeypatch, of, "save_pretrained", lambda f: f.name.startswith(what))
+    run = train(peft__method=method)
+    assert failed
+    assert run.status == "completed", run.problems
+    assert run.problems == []
+    kinds = [e["event"] for e in run.events()]
+    assert kinds.count("paused") == kinds.count("continued") == 1
+    assert losses(run) == pytest.approx(expected, rel=1e-6)
+    assert run.adapter == run.path / what
+    assert b"torn" not in [f.read_bytes() for f in run.adapter.iterdir()]
+    assert not [*run.path.glob("*.partial"), *run.path.glob("*.previous")]
+    assert run.generate("Correct: I has a cat.\n", max_new_tokens=2) is not None
+    run.close()
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_saved_pauses_the_run(train, monkeypatch):
+    failed = full_once(
+        monkeypatch, transformers.Trainer, "_save_optimizer_and_scheduler", lambda f: "-2" in f.name
+    )
+    run = train(checkpoint__save_steps=2, checkpoint__save_total_limit=1)
+    assert failed
+    assert run.status == "completed", run.problems
+    kinds = [e["event"] for e in run.events()]
+    assert kinds.count("paused") == kinds.count("continued") == 1
+    saved = (run.path / "checkpoints").glob("checkpoint-*")
+    assert [(path.name, is_whole(path)) for path in saved] == [("checkpoint-6", True)]
+
+
+def test_what_a_full_disk_once_said_is_no_problem_of_a_run_that_was_resumed(train, monkeypatch):
+    def fail(_tokenizer, folder, *_args, **_kwargs):
+        assert not Path(folder).name.startswith("adapter"), "No adapter."
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", fail)
+    run = train()
+    assert run.status == "failed"
+    assert run.problems
+    monkeypatch.undo()
+    run.resume()
+    assert run.wait().status == "completed"
+    assert run.problems == []
+    assert nbft.attach(run.path).problems == []
+
+
+def test_the_system_ends_a_run_on_a_full_disk(submitted, disk):
+    run = submitted(training__max_steps=5000, checkpoint__save_steps=3)
+    until(lambda: last_whole(run.path), "a checkpoint")
+    kept = last_whole(run.path)
+    fill(disk)
+    until(lambda: run.status == "paused", "the pause")
+    os.kill(next(e for e in run.events() if e["event"] == "started")["pid"], signal.SIGTERM)
+    until(lambda: run.is_over, "the end")
+    assert run.status == "stopped"
+    assert last_whole(run.path) is not None
+    assert kept is not None

@@ -27,6 +27,8 @@ _MODELS = {
         "peft.loraplus_lr_ratio": 4.0,
     },
     "4 bits": {"quantization.load_in_4bit": True, "peft.init_lora_weights": "gaussian"},
+    "more layers": {"peft.target_modules": ["all-linear", "o_proj"]},
+    "a pattern": {"peft.target_modules": r".*\.(q|up)_proj"},
     "float8": {"quantization.weight_quantize_algo": "fp8_linear"},
 }
 
@@ -40,6 +42,9 @@ _MODELS = {
         ("sft", "ia3", ""),
         ("sft", "lora", "dropout"),
         ("base", "lora", "4 bits"),
+        ("sft", "lora", "4 bits"),
+        ("sft", "lora", "more layers"),
+        ("sft", "lora", "a pattern"),
         ("sft", "lora", "float8"),
     ],
     ids=str,
@@ -145,3 +150,58 @@ def test_the_exported_cell_takes_the_same_rows_in_the_same_order(
     ours, theirs = losses_of_both(config, tmp_path, tiny_model)
     assert theirs == pytest.approx(ours, abs=1e-6)
     assert len(ours) == 4
+
+
+def test_the_exported_cell_knows_rows_with_and_without_input(tmp_path, tiny_model, rows):
+    file = tmp_path / "rows.jsonl"
+    some = [{**row, "more": row["input"] if n % 2 else ""} for n, row in enumerate(rows)]
+    file.write_text("\n".join(map(json.dumps, some)), encoding="utf-8")
+    config = nbft.Config(
+        model={"model_name": str(tiny_model), "dtype": "float32"},
+        data={
+            "path": str(file),
+            "columns": {"input": "more"},
+            "prompt_template": "Correct: {input}\n",
+            "no_input_template": "Write.\n",
+            "completion_template": "{target}",
+            "max_length": 48,
+        },
+        training={"output_dir": str(tmp_path / "runs"), "max_steps": 3, "learning_rate": 2e-3},
+        evaluation={"sample_count": 0},
+        precision={"mixed_precision": "no"},
+        compute={"device": "cpu"},
+    )
+    assert config.to_python().left_out == {"evaluation.sample_count": 0}
+    ours, theirs = losses_of_both(config, tmp_path, tiny_model)
+    assert theirs == pytest.approx(ours, abs=1e-6)
+
+
+def test_the_exported_cell_says_what_of_the_turns_it_ignores(tmp_path):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    answer = {"role": "assistant", "content": "Two.", "reasoning_content": "1 + 1"}
+    row = {
+        "system": "Be brief.",
+        "messages": [
+            {"role": "user", "content": "1 + 1?"},
+            {"role": "assistant", "tool_calls": [call], "weight": 0},
+            {"role": "tool", "content": "2"},
+            answer,
+        ],
+        "tools": [{"type": "function", "function": {"name": "add", "parameters": {}}}],
+    }
+    plain = {
+        "messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "!"}]
+    }
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [plain, row])), encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps(plain), encoding="utf-8")
+    config = nbft.Config(data={"path": str(tmp_path / "a.jsonl")})
+    text = config.to_python()
+    key = "data.train.datasets[0] (rows)"
+    what = "reasoning, system prompts in a column, tool calls, tools, untrained turns"
+    assert text.left_out[key] == what
+    (line,) = [
+        line for line in text.splitlines() if line.startswith(f"# Ignored by this cell: {key}")
+    ]
+    assert line.endswith("; only the text of turns is written here.")
+    config = nbft.Config(data={"path": str(tmp_path / "b.jsonl")})
+    assert key not in config.to_python().left_out

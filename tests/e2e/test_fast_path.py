@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nbft
+from nbft.data.samples import sample_path
 from nbft.decisions import PARTS, decide
 from nbft.hardware import Choice
 from nbft.training.fast.attention import NAME
@@ -38,6 +40,11 @@ FAMILIES = {
     "gemma": ("GemmaConfig", {"tie_word_embeddings": True}),
     "phi3": ("Phi3Config", {"bos_token_id": 1, "eos_token_id": 2}),
 }
+OTHERS = {
+    "gemma2": ("Gemma2Config", {"sliding_window": 8, "query_pre_attn_scalar": 8}),
+    "gpt_oss": ("GptOssConfig", {"sliding_window": 8, "num_local_experts": 4}),
+    "gemma3_text": ("Gemma3TextConfig", {"sliding_window": 8, "query_pre_attn_scalar": 8}),
+}
 OFF = {f"speed.{part}": "off" for part in PARTS[1:]} | {"data.padding_free": False}
 
 
@@ -46,7 +53,7 @@ def family_model(tiny_model, tmp_path_factory):
     """Return a function that makes a small random model of a family, with the tiny tokenizer."""
 
     def make(family: str) -> Path:
-        name, more = FAMILIES[family]
+        name, more = (FAMILIES | OTHERS)[family]
         torch.manual_seed(1)
         shape = getattr(transformers, name)(**{**_SIZE, **more})
         folder = tmp_path_factory.mktemp(family)
@@ -117,6 +124,23 @@ def test_a_batch_has_the_loss_and_gradients_of_trl(
     assert on == {*PARTS} - ({"fused_lora"} if peft == "full" else set())
     plain = loss_and_gradients(config.apply(OFF), tmp_path / "plain")
     assert_alike(loss_and_gradients(config, tmp_path / "fast"), plain)
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_row_attention_that_is_asked_for_gives_the_loss_of_the_librarys(
+    family, family_model, make_config, tmp_path
+):
+    """Soft-capped scores and sinks are the library's alone; a window on some layers is not."""
+    config = make_config(
+        model__model_name=str(family_model(family)),
+        data__padding_free=True,
+        training__per_device_train_batch_size=6,
+        peft__target_modules=["q_proj", "v_proj"],
+    )
+    asked = config.apply({"memory.use_attn_mask_start_row_indices": True})
+    assert decide(asked).uses("row_attention") == (family == "gemma3_text")
+    plain = loss_and_gradients(config.apply(OFF | {"data.padding_free": True}), tmp_path / "plain")
+    assert_alike(loss_and_gradients(asked, tmp_path / "asked"), plain)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -212,6 +236,47 @@ def test_answers_are_those_of_torchs_attention(make_config, tmp_path):
     assert all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True))
 
 
+@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 60])
+def test_one_row_alone_is_read_as_the_library_reads_it(family_model, make_config, tmp_path, tokens):
+    """No mask marks a single row; its attention still ends where the window does."""
+    trainer = trainer_of(make_config(model__model_name=str(family_model("mistral"))), tmp_path)
+    model = trainer.model.eval()
+    assert model.config._attn_implementation == NAME
+    ids = torch.arange(2, 2 + tokens)[None]
+    with torch.no_grad():
+        ours = [model(input_ids=ids).logits, model(ids, attention_mask=torch.ones_like(ids)).logits]
+        answers = model.generate(ids, max_new_tokens=12, do_sample=False)
+        model.set_attn_implementation("sdpa")
+        library = model(input_ids=ids).logits
+        assert all(torch.equal(found, library) for found in ours)
+        assert torch.equal(answers, model.generate(ids, max_new_tokens=12, do_sample=False))
+
+
+def test_rows_that_are_joined_by_their_positions_alone_stay_apart(make_config, tmp_path):
+    """As a collator of one's own joins them, which names no beginnings of rows."""
+    model = trainer_of(make_config(), tmp_path).model.eval()
+    ids = torch.arange(2, 22)[None]
+    joined = {"input_ids": ids, "position_ids": torch.tensor([[*range(8), *range(12)]])}
+    with torch.no_grad():
+        ours = model(**joined).logits
+        model.set_attn_implementation("sdpa")
+        assert torch.equal(ours, model(**joined).logits)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_equal_weights_have_equal_perplexity(family, family_model, train):
+    """A rate of almost nothing leaves the weights as they are, so base and tuned score alike."""
+    run = train(
+        model__model_name=str(family_model(family)),
+        training__learning_rate=1e-30,
+        optimizer__weight_decay=0.0,
+        training__max_steps=2,
+        evaluation__metrics=["perplexity"],
+    )
+    before, after = (e["scores"]["perplexity"] for e in run.events() if e["event"] == "scores")
+    assert before == after
+
+
 def test_long_rows_take_torchs_attention_and_give_the_same(monkeypatch, make_config, tmp_path):
     from nbft.training.fast import attention
 
@@ -268,9 +333,12 @@ def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_c
         "evaluation__eval_strategy": "no",
         "checkpoint__save_steps": 3,
     }
-    config = make_config(**asked)
+    lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()[:40]
+    first = {"data.train.datasets[0].rows": [json.loads(line) for line in lines]}
+    config = make_config(**asked).apply(first)
     whole = nbft.train(config, show=False)
     prepared = next(e for e in whole.events() if e["event"] == "prepared")
+    # The plan counts words, not tokens: for these rows it meets the number of steps exactly.
     assert whole.step == prepared["total_steps"] == nbft.make_plan(config).total_steps
     rows = read_rows(
         config,

@@ -9,7 +9,7 @@ import pytest
 
 import nbft
 from nbft.interop.importer import import_file
-from nbft.launchers.launch import join
+from nbft.launchers.kernel import join
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -46,7 +46,7 @@ def prepared(config: nbft.Config, tiny_model: Path, folder: Path) -> nbft.Config
     """Put the tiny model and bundled rows where theirs are out of reach."""
     changes = {"model.model_name": str(tiny_model), "model.tokenizer_name": None, **QUICK}
     changes |= {"training.output_dir": str(folder / "runs"), "model.dtype": "float32"}
-    changes |= {"data.max_length": min(config.data.max_length, 128)}
+    changes |= {"data.max_length": min(config.data.max_length, 192)}
     changes |= {"model.trust_remote_code": False, "training.num_samples_each_epoch": None}
     for name, split in config.data.splits().items():
         for number, dataset in enumerate(split.datasets):

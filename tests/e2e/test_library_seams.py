@@ -1,4 +1,4 @@
-"""The four places where nbft replaces something inside a library, as docs/architecture.md lists them.
+"""The five places where nbft replaces something inside a library, as docs/architecture.md lists them.
 
 Each test fails when the library changes underneath.
 """
@@ -45,6 +45,29 @@ def test_the_trainer_saves_and_loads_the_optimizer_by_its_own_methods():
     assert [*inspect.signature(load).parameters] == ["self", "checkpoint"]
     assert "self._save_optimizer_and_scheduler(" in calls(trainer._save_checkpoint)
     assert '"optimizer.pt"' in calls(inspect.getmodule(trainer)) or "OPTIMIZER_NAME" in calls(save)
+
+
+def test_the_trainer_evaluates_then_saves_then_removes_older_checkpoints():
+    trainer = transformers.Trainer
+    step = calls(trainer._maybe_log_save_evaluate)
+    assert step.index("self._evaluate(") < step.index("self._save_checkpoint(model, trial)")
+    assert "self.control.should_evaluate" in step
+    save = calls(trainer._save_checkpoint)
+    assert save.count("save_total_limit") == save.count("rotate_checkpoints(") * 2 == 2
+    assert save.index("save_to_json") < save.index("rotate_checkpoints(")
+
+
+def test_the_trainer_logs_after_a_step_and_counts_tokens_by_its_own_methods():
+    trainer = transformers.Trainer
+    names = [*inspect.signature(trainer._maybe_log_save_evaluate).parameters]
+    assert names[:2] == ["self", "tr_loss"]
+    assert "self._maybe_log_save_evaluate(" in calls(trainer._run_epoch)
+    assert "self._track_num_input_tokens(inputs)" in calls(trainer._run_epoch)
+    assert "self._inner_training_loop" in calls(trainer.train)
+    counted = calls(trl.SFTTrainer.compute_loss)
+    assert "self._total_train_tokens +=" in counted
+    for name in ("mean_token_accuracy", "entropy"):
+        assert f'self._metrics[mode]["{name}"].append(' in counted
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import nbft
 from nbft import registry
-from nbft.launchers.launch import join
+from nbft.launchers.kernel import join
 from nbft.plan.schedule import learning_rate_at
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "registries.md"

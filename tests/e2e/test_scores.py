@@ -11,7 +11,8 @@ import pytest
 import nbft
 from nbft import events
 from nbft.evaluate.timeline import Timeline
-from nbft.launchers.launch import join
+from nbft.launchers.kernel import LAUNCHER as KERNEL
+from nbft.launchers.kernel import join
 
 from .conftest import losses
 
@@ -72,9 +73,7 @@ def test_a_run_that_goes_on_scores_as_if_it_had_never_stopped(train, make_config
     found = [e for e in first.events() if e["event"] not in ("completed", "scores", "sample")]
     base = [e for e in first.events() if e["event"] in ("scores", "sample") and not e["step"]]
     first.events_path.write_text("".join(json.dumps(e) + "\n" for e in [*base, *found]))
-    from nbft.launchers.launch import _start_thread
-
-    _start_thread(first)
+    KERNEL.start(first)
     join(first)
     assert first.status == "completed", first.problems
     again = [e for e in events.current(first.events()) if e["event"] == "scores"]

@@ -16,6 +16,7 @@ import transformers
 import nbft
 from nbft import registry
 from nbft.decisions import decide
+from nbft.errors import ModelError
 from nbft.evaluate.generate import generate
 from nbft.models.adapters import base_name, fetch_adapter, load_adapter
 from nbft.models.find import find_model
@@ -226,8 +227,15 @@ def test_fp8_linear_rounds_weights_and_inputs(built):
         {"peft__r": 3},
         {"peft__target_modules": ["q_proj", "v_proj"]},
         {"peft__use_dora": True},
+        {"peft__target_modules": r".*\.layers\.1\..*(up|q)_proj"},
         {"peft__modules_to_save": ["embed_tokens"]},
+        {"peft__modules_to_save": ["lm_head"]},
+        {"peft__modules_to_save": ["mlp", "model.norm"]},
         {"peft__method": "ia3"},
+        {"peft__method": "oft", "peft__oft_block_size": 4},
+        {"peft__method": "oft", "peft__target_modules": ["q_proj"], "peft__oft_block_size": 8},
+        {"peft__target_modules": r".*layers\.0\.self_attn\.(q|v)_proj"},
+        {"model__unfrozen_parameters": [r"\.{-1}\.", "norm"], "peft__method": "full"},
         {"peft__method": "ia3", "peft__target_modules": ["k_proj", "down_proj"]},
         {"peft__method": "ia3", "peft__feedforward_modules": []},
         {"model__freeze_layers": ["layers.0"]},
@@ -242,6 +250,92 @@ def test_the_forecast_of_what_is_trained(built, settings):
     trainer = built(**settings)
     assert trained(trainer) == forecast(trainer) > 0
     assert trained(trainer) != trained(built())
+
+
+@pytest.fixture
+def untied(tiny_model, tmp_path) -> Path:
+    """The same model with a head of its own."""
+    config = transformers.AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "untied")
+    transformers.AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "untied")
+    return tmp_path / "untied"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"peft__target_modules": ["all-linear", "lm_head"]},
+        {"peft__target_modules": ["all-linear", "embed_tokens", "lm_head"]},
+        {"peft__target_modules": ["all-linear", "lm_head"], "peft__use_dora": True},
+        {"peft__target_modules": r".*q_proj|lm_head"},
+        {"peft__target_modules": ["k_proj", "lm_head"], "peft__method": "ia3"},
+    ],
+    ids=str,
+)
+def test_what_stands_beside_all_linear_gets_an_adapter_too(built, untied, settings):
+    trainer = built(model__model_name=str(untied), training__method="base", **settings)
+    assert trained(trainer) == forecast(trainer)
+    heads = [n for n, p in trainer.model.named_parameters() if "lm_head" in n and p.requires_grad]
+    assert heads
+    linear = [n for n, p in trainer.model.named_parameters() if p.requires_grad and "proj" in n]
+    assert linear
+    before = state(trainer.model)
+    trainer.train()
+    assert set(heads) & set(changed(before, state(trainer.model)))
+
+
+def test_a_model_of_your_own_refuses_names_before_its_first_step(train):
+    """The plan cannot know its layers; the run says what the plan would have said."""
+
+    @registry.models.register("renamed-llama")
+    class Renamed(nbft.models.BaseModel):
+        @classmethod
+        def from_pretrained(cls, folder: Path, **arguments: Any) -> Any:
+            model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=arguments["dtype"])
+            for layer in model.model.layers:
+                layer.mlp.up_proj = torch.nn.Sequential(layer.mlp.up_proj)
+            return model
+
+    try:
+        own = {"model__model_type": "renamed-llama", "training__max_steps": 1}
+        run = train(peft__target_modules=["up_proj.0", "q_prj"], **own)
+        assert run.status == "failed"
+        assert run.problems == [
+            "peft.target_modules='q_prj': matches no layer of the model. Did you mean q_proj?"
+        ]
+        assert losses(run) == []
+        frozen = train(model__freeze_layers=["layer.0"], **own)
+        assert frozen.problems == [
+            "model.freeze_layers='layer.0': matches no layer of the model. Did you mean layers.0?"
+        ]
+        assert train(peft__target_modules=["up_proj.0"], **own).status == "completed"
+    finally:
+        registry.models.unregister("renamed-llama")
+
+
+@pytest.mark.parametrize("saved", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_a_copy_of_tied_embeddings_is_the_same_merged(train, tiny_model, tmp_path, saved, method):
+    """Merged by PEFT alone, saved and loaded again, it answers as the adapter does."""
+    rate = {"training__learning_rate": 2e-2 if method == "ia3" else 5e-3}
+    run = train(peft__method=method, peft__modules_to_save=saved, training__max_steps=4, **rate)
+    assert run.status == "completed", run.problems
+    remark = f"peft.modules_to_save trains a copy of {' and '.join(saved)}, which share"
+    assert any(text.startswith(remark) for text in run.plan["remarks"])
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(base, str(run.adapter)).eval()
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        plain = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)(ids).logits
+        expected = adapted(ids).logits
+        merged = adapted.merge_and_unload()
+        at_once = merged(ids).logits
+        merged.save_pretrained(tmp_path / "merged")
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
+    assert (expected - plain).abs().max() > 0.01
+    assert torch.allclose(at_once, expected, atol=1e-5)
+    assert torch.allclose(again, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("bias", "grown"), [("none", False), ("all", True), ("lora_only", True)])
@@ -270,6 +364,40 @@ def test_freeze_layers(built):
     names = [n for n, _ in with_adapter.model.named_parameters() if "lora_" in n]
     assert names
     assert not any("layers.0." in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "moves"),
+    [
+        ([r"layers\.{-1}\."], lambda name: "layers.1." in name),
+        (["^lm_head", "embed_tokens"], lambda name: "embed_tokens" in name or "lm_head" in name),
+        ([r"layers\.0\.mlp", r"layers\.{-1}\.mlp"], lambda name: ".mlp." in name),
+    ],
+)
+def test_unfrozen_parameters_alone_are_trained(built, patterns, moves):
+    trainer = built(model__unfrozen_parameters=patterns, peft__method="full")
+    before = state(trainer.model)
+    trainer.train()
+    moved = changed(before, state(trainer.model))
+    assert moved
+    assert moved == {name for name in before if moves(name)} & moved
+    assert {n for n, p in trainer.model.named_parameters() if p.requires_grad} == {
+        n for n, _ in trainer.model.named_parameters() if moves(n)
+    }
+
+
+def test_a_pattern_that_matches_no_parameter_is_an_error(built):
+    with pytest.raises(ModelError, match="matches no parameter"):
+        built(model__unfrozen_parameters=["layers.99"], peft__method="full")
+
+
+def test_a_text_in_target_modules_is_a_pattern(built):
+    trainer = built(peft__target_modules=r".*layers\.0\.self_attn\.(q|v)_proj")
+    names = {n.partition(".lora_")[0] for n, _ in trainer.model.named_parameters() if "lora_" in n}
+    assert {name.split("layers.")[1] for name in names} == {
+        "0.self_attn.q_proj",
+        "0.self_attn.v_proj",
+    }
 
 
 # Adapters
@@ -322,9 +450,13 @@ def test_an_adapter_that_changed_the_base_model_answers_as_trained(
 def test_ia3_and_dora_train_to_their_end(train):
     for changes, part in (
         ({"peft__method": "ia3"}, "ia3_l"),
+        ({"peft__method": "oft", "peft__oft_block_size": 8}, "oft_R"),
         ({"peft__use_dora": True}, "magnitude"),
     ):
-        run = train(**changes, training__learning_rate=3e-3)
+        # Every step sees all rows, so that the losses can be compared.
+        run = train(
+            **changes, training__learning_rate=3e-3, training__per_device_train_batch_size=36
+        )
         assert run.status == "completed", run.problems
         tensors = safetensors.torch.load_file(run.path / "adapter" / "adapter_model.safetensors")
         assert any(part in name for name in tensors)

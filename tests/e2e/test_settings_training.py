@@ -728,6 +728,30 @@ def test_o2(fit, master_grad):
     assert losses(trainer) == pytest.approx(losses(usual), rel=0.03)
 
 
+def test_o2_keeps_float32_copies_of_adapters_with_two_rates(fit):
+    """Two rates group the parameters; what the optimiser moves are still the float32 copies."""
+    lora = {"peft__method": "lora", "peft__loraplus_lr_ratio": 4.0}
+    o2 = {"precision__mixed_precision": "bf16", "precision__fp16_opt_level": "O2"}
+    trainer = fit(**lora, **o2)
+    adapter = {p.dtype for n, p in trainer.model.named_parameters() if "lora_" in n}
+    assert adapter == {torch.bfloat16}
+    found = trainer.optimizer.optimizer
+    assert type(found) is OffloadedOptimizer
+    assert {m.dtype for m in found.state_dict()["masters"]} == {torch.float32}
+    assert {g["initial_lr"] for g in found.param_groups if g["params"]} == {2e-3, 8e-3}
+    usual = fit(**lora, precision__mixed_precision="bf16")
+    assert losses(trainer) == pytest.approx(losses(usual), rel=0.03)
+
+
+def test_two_rates_are_offloaded_too(built):
+    changes = {"peft__method": "lora", "peft__loraplus_lr_ratio": 4.0}
+    with built(**changes, memory__offload_optimizer=True) as trainer:
+        assert type(trainer.optimizer) is not OffloadedOptimizer  # a CPU has nothing to offload
+        trainer.optimizer = None
+        trainer._is_offloaded = lambda: True
+        assert type(trainer.create_optimizer()) is OffloadedOptimizer
+
+
 def test_operator_lists(fit):
     """A black product is that of float32; then only the rest of autocast differs from none."""
     bf16 = {"precision__mixed_precision": "bf16"}
@@ -1038,25 +1062,25 @@ def test_trackers_get_name_project_and_tags(fit, monkeypatch, tracker, variables
 
 def test_phoenix(fit, monkeypatch):
     """The spans that Arize Phoenix would get, through a stand-in for its package."""
-    registered, events, attributes, ended = [], [], {}, []
-    span = types.SimpleNamespace(
-        set_attribute=attributes.__setitem__,
-        add_event=lambda name, numbers: events.append(numbers),
-        end=lambda: ended.append(True),
-    )
-    provider = types.SimpleNamespace(
-        get_tracer=lambda _: types.SimpleNamespace(start_span=lambda name: span),
-        force_flush=lambda: None,
-    )
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    registered, provider, sent = [], TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(sent))
     phoenix, otel = types.ModuleType("phoenix"), types.ModuleType("phoenix.otel")
     otel.register = lambda **asked: registered.append(asked) or provider
     monkeypatch.setitem(sys.modules, "phoenix", phoenix)
     monkeypatch.setitem(sys.modules, "phoenix.otel", otel)
     trainer = fit(tracking__report_to=["phoenix"], tracking__project="mine", tracking__tags=["a"])
     assert registered[0]["project_name"] == "mine"
-    assert attributes["tags"] == ["a"]
-    assert [e["loss"] for e in events if "loss" in e] == losses(trainer)
-    assert ended == [True]
+    *logs, run = sent.get_finished_spans()
+    assert run.attributes["tags"] == ("a",)
+    assert run.attributes["training.max_steps"] == trainer.args.max_steps
+    assert {log.parent.span_id for log in logs} == {run.context.span_id}
+    numbers = [log.attributes for log in logs if "loss" in log.attributes]
+    assert [n["loss"] for n in numbers] == losses(trainer)
+    assert [n["step"] for n in numbers] == [1, 2, 3]
 
 
 # Callbacks

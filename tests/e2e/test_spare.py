@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -22,6 +24,8 @@ from .test_background import until
 def no_spare_is_left(monkeypatch):
     monkeypatch.setattr(module, "available_bytes", lambda: 1 << 40)
     monkeypatch.delenv("NBFT_SPARE_WORKER", raising=False)
+    for name in [name for name in os.environ if name.startswith("JUPYTERHUB_")]:
+        monkeypatch.delenv(name)
     yield
     if (spare := module._waiting) is not None:
         spare.end()
@@ -102,14 +106,81 @@ def test_one_waits_at_a_time():
     assert spare().pid == first.pid
 
 
-@pytest.mark.parametrize("reason", ["memory", "variable"])
-def test_none_waits_where_it_should_not(reason, monkeypatch):
+@pytest.fixture
+def site_packages(monkeypatch, tmp_path):
+    """A folder of installed packages."""
+    folder = tmp_path / "lib" / "site-packages"
+    (folder / "one-1.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def upgrade(folder):
+    (folder / "one-1.0.dist-info").rename(folder / "one-1.1.dist-info")
+
+
+def reinstall(folder):
+    os.utime(folder / "one-1.0.dist-info", (1, 1))
+
+
+@pytest.mark.parametrize("change", [upgrade, reinstall])
+def test_changed_packages_get_a_worker_that_knows_them(site_packages, change):
+    waiting = spare()
+    (site_packages / "__pycache__").mkdir()
+    assert spare().pid == waiting.pid  # nothing was installed
+    change(site_packages)
+    assert module.take(site_packages) is None
+    until(lambda: has_ended(waiting), "the end of the spare")
+
+
+def test_waiting_ends_when_packages_change(monkeypatch, site_packages):
+    read, write = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(read))
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
+    threading.Timer(0.2, upgrade, [site_packages]).start()
+    assert module.wait_for_run(idle_seconds=60) is None
+    os.close(write)
+
+
+@pytest.mark.parametrize("name", ["[a]", "line\nbreak"])
+def test_the_folder_of_its_run_may_have_any_name(monkeypatch, tmp_path, name):
+    read, write = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(read))
+    with os.fdopen(write, "wb") as stdin:
+        assert module.tell(SimpleNamespace(stdin=stdin, poll=lambda: None), tmp_path / name)
+    assert module.wait_for_run() == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        ("memory", "Less than 3 GiB of memory are free."),
+        ("variable", "NBFT_SPARE_WORKER is off."),
+        ("hub", "This is a JupyterHub, whose users share the memory."),
+        ("others", "Another user trains on this machine: ada, bob."),
+        ("windows", "Background runs need Linux or macOS."),
+    ],
+)
+def test_none_waits_where_it_should_not(reason, why, monkeypatch):
     if reason == "memory":
         monkeypatch.setattr(module, "available_bytes", lambda: module.LEAST_FREE_BYTES - 1)
+    elif reason == "hub":
+        monkeypatch.setenv("JUPYTERHUB_USER", "ada")
+    elif reason == "others":
+        monkeypatch.setattr(module, "other_users", lambda: ["ada", "bob"])
+    elif reason == "windows":
+        monkeypatch.delattr(os, "killpg")
     else:
         monkeypatch.setenv("NBFT_SPARE_WORKER", "off")
+    assert module.why_off() == why
     assert not module.prepare()
     assert module._waiting is None
+
+
+def test_an_administrator_may_allow_it_on_a_hub(monkeypatch):
+    monkeypatch.setenv("JUPYTERHUB_USER", "ada")
+    monkeypatch.setenv("NBFT_SPARE_WORKER", "on")
+    assert module.why_off() == ""
 
 
 def test_waiting_ends_when_idle_or_when_memory_gets_short(monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 
 import nbft
 from nbft import events
-from nbft.launchers.launch import join, start
+from nbft.launchers.kernel import join
+from nbft.launchers.launch import start
 from nbft.training.worker import work
 
 from .conftest import losses

@@ -1,6 +1,6 @@
-"""Kill -9 at many moments, and count what survives: `python -m tests.faults [N] [--seed S]`.
+"""Do harm to runs at many moments, and count what survives: `python -m tests.faults [N] [--seed S]`.
 
-The moments and what is killed are chosen by chance from a seed, so a case can be repeated. One
+The kinds of harm come in turn; their moments are chosen by chance from a seed, so a case can be repeated. One
 line is printed for each; the last line is `survived N of M`. Exits with 1 if N < M.
 """
 
@@ -13,7 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from .cases import TARGETS, make_reference, random_moment, survive
+from .cases import KINDS, make_reference, moment_of, survive
 
 AT_A_TIME = 2
 
@@ -21,7 +21,7 @@ AT_A_TIME = 2
 def main() -> int:
     """Run the cases and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("count", nargs="?", type=int, default=50, help="how many faults")
+    parser.add_argument("count", nargs="?", type=int, default=60, help="how many faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="number of one case, to repeat it")
     arguments = parser.parse_args()
@@ -36,10 +36,10 @@ def main() -> int:
             cases = {}
             for number in numbers:
                 chance = random.Random(f"{arguments.seed}/{number}")
-                moment = random_moment(chance, number, reference.seconds)
-                target = TARGETS[number % len(TARGETS)]
+                kind = KINDS[number % len(KINDS)]
+                moment = moment_of(kind, chance, number, reference.seconds)
                 own = folder / f"case-{number}"
-                cases[pool.submit(survive, own, reference, target, moment)] = number
+                cases[pool.submit(survive, own, reference, kind, moment)] = number
             survived = 0
             for case in as_completed(cases):
                 outcome = case.result()

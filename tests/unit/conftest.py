@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,21 @@ def tiny_tokenizer(tiny_model):
 def without_parsers_words() -> Callable[[str], str]:
     """Return a function that leaves a parser's message, which its next version may change, out."""
     return lambda message: re.sub(r"(is not valid \w+) \(.*?\)\.", r"\1.", message)
+
+
+@pytest.fixture(scope="session")
+def cpu_seconds() -> Callable[[Callable[[], object]], float]:
+    """Return a function that measures another, to be compared with a second one of the same test.
+
+    An absolute time would only measure how busy the machine is; `benchmarks/` has those.
+    """
+
+    def measure(look: Callable[[], object]) -> float:
+        began = time.process_time()
+        look()
+        return time.process_time() - began
+
+    return measure
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from nbft import events
+from nbft import cli, events
 from nbft.cli import app
 from nbft.config import Config, presets, settings
+from nbft.runs.folder import Run
+from nbft.runs.mark import mark
 from nbft.runs.processes import process_start_time
 
 BROKEN = """
@@ -131,6 +133,26 @@ def test_runs_are_listed(folder):
     assert "kind-otter-14" in run("runs").output
 
 
+def test_settings_can_be_changed_on_resuming_from_the_shell(tmp_path, monkeypatch):
+    (tmp_path / "kind-otter-14").mkdir()
+    Config().save(tmp_path / "kind-otter-14" / "config.yaml", full=True)
+    asked = []
+    monkeypatch.setattr(Run, "resume", lambda run, changes: asked.append((run.id, changes)))
+    changes = ["training.max_steps=60", "callbacks.callbacks={printer: {}}"]
+    for overrides in (changes, []):
+        done = CliRunner().invoke(
+            app, ["resume", "kind-otter-14", *overrides, "--folder", str(tmp_path)]
+        )
+        assert done.output == "kind-otter-14: asked to resume.\n"
+    assert asked == [
+        (
+            "kind-otter-14",
+            {"training.max_steps": 60, "callbacks.callbacks": {"printer": {}}},
+        ),
+        ("kind-otter-14", {}),
+    ]
+
+
 def test_a_run_can_be_asked_from_the_shell(tmp_path):
     run = tmp_path / "kind-otter-14"
     run.mkdir()
@@ -156,6 +178,7 @@ def test_a_run_can_be_asked_from_the_shell(tmp_path):
 
 def test_an_unknown_run_is_said_with_the_nearest(tmp_path):
     (tmp_path / "kind-otter-14").mkdir()
+    mark(tmp_path / "kind-otter-14")
     Config().save(tmp_path / "kind-otter-14" / "config.yaml")
     done = CliRunner().invoke(app, ["stop", "kind-oter-14", "--folder", str(tmp_path)])
     assert done.exit_code == 2
@@ -176,12 +199,122 @@ def test_a_file_of_another_system_becomes_ours(tmp_path):
     assert json.loads(back.stdout)["algorithm"] == "dora"
 
 
-def test_a_wrong_file_of_another_system_is_sentences(tmp_path):
-    file = tmp_path / "theirs.json"
+def test_a_wrong_value_of_another_system_is_a_verdict_and_with_strict_an_error(tmp_path):
+    file, own = tmp_path / "theirs.json", tmp_path / "ours.yaml"
     file.write_text('{"algorithm": "lora", "rank": 999}', encoding="utf-8")
-    said = run("import", str(file))
+    said = run("import", str(file), "--output", str(own), "--strict")
     assert said.exit_code == 2
     assert said.stderr == "line 1: rank=999: PEFT Studio: must be 4 to 64.\n"
+    assert not own.exists()
+    said = run("import", str(file), "--output", str(own))
+    assert said.exit_code == 3
+    assert said.stderr == "1 key could not be taken: the training may differ from theirs.\n"
+    assert "Could not be taken (1):\nimpossible line 1: rank=999" in said.stdout
+    assert Config.load(own).peft.r == Config().peft.r
+
+
+def test_an_unknown_key_of_another_system_is_said_and_is_exit_code_3(tmp_path):
+    file = tmp_path / "theirs.yml"
+    file.write_text("base_model: a/b\nmicro_batch_size: 1\nmicro_batch_sise: 2\n")
+    said = run("import", str(file), "--json")
+    assert said.exit_code == 3
+    report = json.loads(said.stdout)
+    assert report["dropped"] == ["micro_batch_sise"]
+    (line,) = [one for one in report["lines"] if one["key"] == "micro_batch_sise"]
+    assert line["note"] == "nbft does not know this key. Did you mean micro_batch_size?"
+
+
+def test_a_method_that_nbft_has_not_writes_nothing(tmp_path):
+    file, own = tmp_path / "theirs.yml", tmp_path / "ours.yaml"
+    file.write_text("base_model: a/b\nrl: dpo\nmicro_batch_size: 1\n")
+    said = run("import", str(file), "--output", str(own))
+    assert said.exit_code == 2
+    assert said.stdout == ""
+    assert said.stderr.startswith("line 2: rl='dpo': asks for DPO (preference training), but nbft ")
+    assert not own.exists()
+
+
+SCRIPT = """
+from trl import SFTConfig, SFTTrainer
+from datasets import load_dataset
+ds = load_dataset("json", data_files="rows.jsonl", split="train")
+ds = ds.map(lambda r: {"text": f"Q: {r['q']}\\nA: {r['a']}"})
+SFTTrainer("org/none", train_dataset=ds, args=SFTConfig(max_steps=3)).train()
+"""
+
+
+@pytest.fixture
+def rows(folder):
+    lines = [{"q": "Hi", "a": "Yes\x1b[2J"}, {"q": "And", "a": "No"}]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def test_rows_are_shown_with_what_is_trained(rows, tiny_model):
+    settings = {"path": "rows.jsonl", "prompt_template": "{q}: ", "completion_template": "{a}"}
+    config = Config(model={"model_name": str(tiny_model)}, data={**settings, "split_ratio": 1.0})
+    config.save("c.yaml")
+    said = run("inspect", "c.yaml", "--rows", "5")
+    assert said.exit_code == 0, said.stderr
+    assert "⟦trained⟧" in said.stdout
+    assert "row 1 of 2 · " in said.stdout
+    assert "row 2 of 2 · " in said.stdout
+    assert "── prompt (not trained)\nHi: \n── completion (trained)\n⟦Yes" in said.stdout
+    assert "[<|end|>]⟧" in said.stdout
+    assert "\x1b" not in said.stdout, "no row commands the terminal"
+    second = run("inspect", "c.yaml", "--row", "2").stdout
+    assert "row 1 of 2" not in second
+    assert "⟦No" in second
+    whole = run("inspect", "c.yaml", "data.completion_only_loss=false").stdout
+    assert "── prompt (trained)\n⟦Hi: ⟧" in whole
+    cut = run("inspect", "c.yaml", "data.max_length=8", "--row", "2").stdout
+    assert "[cut off: " in cut
+
+
+def test_rows_of_another_systems_file(rows):
+    (rows / "theirs.py").write_text(SCRIPT)
+    said = run("inspect", "theirs.py", "--row", "2")
+    assert said.exit_code == 0, said.stderr
+    assert "⟦Q: And\nA: ⟧" in said.stdout, "the whole text is trained there"
+    assert said.stderr.startswith("Unsloth and TRL: ")
+    assert said.stderr.splitlines()[-1] == (
+        "The model org/none is not on this machine, so rows are shown as text, without their tokens."
+    )
+    imported = run("import", "theirs.py", "--rows", "1")
+    assert imported.exit_code == 0
+    assert "row 1 of 2" in imported.stdout
+    assert "row 2 of 2" not in imported.stdout
+    as_json = json.loads(run("import", "theirs.py", "--rows", "2", "--json").stdout)
+    assert [text.splitlines()[0][:10] for text in as_json["rows"]] == ["row 1 of 2", "row 2 of 2"]
+
+
+def test_rows_that_cannot_be_shown_are_a_sentence(rows):
+    assert run("inspect", "rows.jsonl").exit_code == 2  # q and a are no known columns
+    assert (
+        "row=9: is beyond the 1 row of train."
+        in run(
+            "inspect", "rows.jsonl", "data.train.datasets[0].input_columns=[q, a]", "--row", "9"
+        ).stderr
+    )
+    said = run("inspect", "rows.jsonl", "--split", "tst")
+    assert said.stderr.splitlines()[-1].startswith("split='tst': is no split.")
+    (rows / "theirs.py").write_text(SCRIPT.replace("rows.jsonl", "gone.jsonl"))
+    said = run("import", "theirs.py", "--rows", "1", "--output", "mine.yaml")
+    assert said.exit_code == 0
+    assert "The rows cannot be shown:\n" in said.stderr
+    assert (rows / "mine.yaml").exists()
+
+
+def test_a_file_of_a_method_that_nbft_does_not_have_writes_nothing(rows):
+    (rows / "theirs.py").write_text(SCRIPT.replace("SFT", "DPO"))
+    said = run("import", "theirs.py", "--output", "mine.yaml")
+    assert said.exit_code == 2
+    assert said.stderr == (
+        "theirs.py, line 6: DPOTrainer trains with the method 'dpo', which nbft does not support; "
+        "nbft trains with the methods base, sft.\n"
+    )
+    assert not said.stdout
+    assert not (rows / "mine.yaml").exists()
 
 
 def test_the_compatibility_of_one_system():
@@ -189,3 +322,31 @@ def test_the_compatibility_of_one_system():
     assert [row["system"] for row in json.loads(said.stdout)] == ["unsloth"] * 12
     text = run("compatibility", "--system", "unsloth").stdout
     assert "12 parameters" in text
+
+
+def test_an_error_in_the_progress_does_not_end_the_run(monkeypatch, capsys):
+    """The run trains in a thread of the same process, which would end with it."""
+
+    def closed(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    progress = cli._Progress()
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "_line", closed)
+        progress.show({"event": "stage", "text": "Loading …"})
+    progress.show({"event": "completed", "step": 3, "seconds": 1.0})
+    assert progress.state.end is not None
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "The progress is no longer shown" in said.err
+
+
+def test_a_note_that_is_over_is_said_in_the_terminal(capsys):
+    progress = cli._Progress()
+    progress.show({"event": "note", "step": 40, "kind": "flat", "text": "The loss is flat."})
+    progress.show({"event": "answered", "step": 90, "kind": "flat"})
+    said = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in said] == [
+        "Note: The loss is flat.",
+        "Note: what was said at step 40 is over at step 90.",
+    ]

@@ -1,15 +1,19 @@
 """Devices as plugins: what is found, what is said where it is not, and qaic through its package."""
 
+import os
 import subprocess
 import sys
 import types
 
+import psutil
 import pytest
 
 from nbft import hardware, registry
 from nbft.config import Config
 from nbft.decisions import choose_device, decide
 from nbft.devices import Cuda, Device, Qaic, peak_flops
+from nbft.plan import make_plan
+from nbft.plan.checklist import checklist
 from nbft.plan.checks import check
 
 
@@ -91,3 +95,49 @@ def test_the_peak_of_a_device():
 
 def test_several_processes_talk_through():
     assert (Cuda.backend, Qaic.backend, Device.backend) == ("nccl", "qccl", "gloo")
+
+
+@pytest.fixture
+def nvidia_smi(monkeypatch, tmp_path):
+    """A driver that lists this process and two others, one of which is not seen from here."""
+    path = tmp_path / "nvidia-smi"
+    other, hidden = os.getppid(), 2**22 + 5
+    path.write_text(
+        f"#!/bin/sh\necho {os.getpid()}, 900\necho {other}, 2048\necho {hidden}, [N/A]\n"
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    hardware._other_gpu_use.cache_clear()
+    yield path
+    hardware._other_gpu_use.cache_clear()
+
+
+def test_other_processes_on_the_gpu_are_said(nvidia_smi):
+    user = psutil.Process(os.getppid()).username()
+    assert hardware.other_use("cuda") == (
+        f"the GPU is also used by another user and {user} (2.0 GiB)"
+    )
+
+
+@pytest.mark.parametrize("answer", ["", "No devices were found", "a, b, c"])
+def test_a_driver_that_says_nothing_of_use(nvidia_smi, answer):
+    nvidia_smi.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    assert hardware.other_use("cuda") == ""
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [(0.1, ""), (7.9, "the processor is in use: load 7.9 on 8 cores"), (None, "")],
+)
+def test_a_processor_in_use_is_said(monkeypatch, load, said):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    if load is None:  # Windows
+        monkeypatch.delattr(os, "getloadavg")
+    else:
+        monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert hardware.other_use("cpu") == said
+    plan = make_plan(Config(data={"dataset_name": "alpaca"}, compute={"device": "cpu"}))
+    assert plan.device_use == said
+    (machine,) = [str(item) for item in checklist(plan) if item.title == "Machine"]
+    assert said in machine
+    assert plan.to_dict()["device_use"] == said

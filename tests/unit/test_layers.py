@@ -9,14 +9,17 @@ import pytest
 
 import nbft
 import nbft.runs as nbft_runs
+from nbft import registry
 
 ROOT = Path(nbft.__file__).parent
 
 LAYERS = [
-    ("charts", "errors", "syntax", "formatting", "presented"),
-    ("events", "registry", "limits"),
-    ("hardware",),
+    ("redaction", "reading", "access", "formatting"),
+    ("atomic", "charts", "errors", "syntax", "presented"),
+    ("consent", "events", "limits"),
+    ("registry",),
     ("devices",),
+    ("hardware",),
     ("config",),
     ("models",),
     ("methods",),
@@ -59,10 +62,22 @@ def _imports(tree):
         todo += ast.iter_child_nodes(node)
 
 
+def _from_registries(tree):
+    """Yield the dotted names that `registry.NAME.get(key)` imports, whatever the key."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "get":
+            name = ast.unparse(node.value)
+            if name.startswith("registry."):
+                places = getattr(registry, name.removeprefix("registry."))._builtin.values()
+                yield from (place.partition(":")[0] for place in places)
+
+
 def imported(path, source):
     """Return the parts of nbft outside its own that a module imports."""
     own = path.split("/")[0].removesuffix(".py")
-    names = (name.split(".")[1] for name in _imports(ast.parse(source)) if name.startswith("nbft."))
+    tree = ast.parse(source)
+    names = [*_imports(tree), *_from_registries(tree)]
+    names = {name.split(".")[1] for name in names if name.startswith("nbft.")}
     return {name for name in names if name in {*LAYER_OF, FACADE}} - {own}
 
 
@@ -105,6 +120,9 @@ def test_every_part_has_a_layer():
         ("plan/plan.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import nbft.runs", {"runs"}),
         ("plan/plan.py", "from nbft.plan.memory import Shape", set()),
         ("runs/folder.py", "from nbft import facade", {"facade"}),
+        ("config/io.py", "registry.trainers.get(key)", {"methods"}),
+        ("methods/sft.py", "registry.trainers.get(key)", set()),
+        ("config/io.py", "registry.trainers.keys()", set()),
     ],
 )
 def test_this_test_sees_what_it_should(path, source, found):

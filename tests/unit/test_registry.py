@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import nbft
-from nbft import registry
+from nbft import consent, registry
 from nbft.config import Config, settings
 from nbft.errors import ConfigError
 from nbft.registry import ALL, Registry
@@ -83,6 +83,12 @@ def test_packages_offer_keys_by_entry_points(monkeypatch, own):
     assert asked == []  # not looked at for what is built in
     import json
 
+    with pytest.raises(
+        ConfigError, match=r"would run code from a package \(json:loads\), which you"
+    ):
+        own.get("of_a_package")
+    consent.allow(own.code("of_a_package", "a.setting"))
+    consent.allow(own.code("broken", "a.setting"))
     assert own.get("of_a_package") is json.loads
     assert own.get("theirs") is None
     assert own.keys() == ("built_in", "theirs", "of_a_package", "broken")
@@ -106,8 +112,9 @@ def test_the_packages_are_read_once_for_all_registries(monkeypatch):
     assert asked == [{}]
 
 
-def test_there_is_one_for_each_of_nine():
+def test_there_is_one_for_each_kind_of_component():
     names = "models datasets trainers optimizers schedulers collators metrics callbacks devices"
+    names += " launchers checks"
     assert [one.name for one in ALL] == names.split()
     assert [one.entry_point_group for one in ALL] == [f"nbft.{name}" for name in names.split()]
     assert nbft.registry is registry
