@@ -264,7 +264,8 @@ def doctor(
 ) -> None:
     """Check rows for problems; exits with 1 on errors, with 2 on an invalid config.
 
-    A file of rows is checked with the default settings and model.
+    A file of rows is checked with the default settings and model. Ctrl-C ends the check with a
+    report on the rows checked until then, and exit code 130.
     """
     from nbft.data.doctor import doctor as look
 
@@ -274,6 +275,8 @@ def doctor(
     with _progress_line() as say:
         report = look(config, sample=sample, folder=folder, say=say)
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    if report.is_stopped:
+        raise typer.Exit(130)
     if report.of_level("error") or (strict and report.of_level("warning")):
         raise typer.Exit(1)
 

@@ -52,7 +52,12 @@ class Checking:
         """What the doctor finds in the rows."""
         from nbft.widgets.doctor import Findings
 
-        return Findings(kit=self.kit, on_fixed=self._take_fixed)
+        return Findings(kit=self.kit, on_fixed=self._take_fixed, refuses=self._refuses)
+
+    def _refuses(self) -> bool:
+        if self.is_locked:
+            self.line.say(LOCKED, "wrong")
+        return self.is_locked
 
     def consent(self, kit: Kit) -> Iterator[Any]:
         """Yield the code that waits for consent, each with its text and a button."""
@@ -135,8 +140,7 @@ class Checking:
         """Take over a fix of the rows; what was typed meanwhile stays."""
         report = self.findings.report
         assert report is not None
-        if self.is_locked:
-            self.line.say(LOCKED, "wrong")
+        if self._refuses():
             return
         self.tree.take_rows(config)
         self.apply_fix("", {path: new for path, (_, new) in config.diff(report.config).items()})

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from nbft.config import Config
 from nbft.data.doctor import Finding, Report, doctor
-from nbft.data.doctor.measure import Place
+from nbft.data.doctor.measure import Place, StoppedError
 from nbft.data.doctor.report import choices
 from nbft.data.doctor.rewrite import Change
 from nbft.errors import NbftError
@@ -43,6 +43,8 @@ class Findings:
         kit: Makes the widgets.
         on_fixed: Called with the config in which a finding is fixed, and a sentence about the fix,
             instead of checking the new config.
+        refuses: Asked before a fix or its undoing; True if the config cannot be changed now, which
+            whoever is asked says.
 
     Attributes:
         widget: The widget to be shown.
@@ -56,10 +58,12 @@ class Findings:
         *,
         kit: Kit | None = None,
         on_fixed: Callable[[Config, str], None] | None = None,
+        refuses: Callable[[], bool] = lambda: False,
     ) -> None:
         self._kit = kit = kit or Kit()
-        self._on_fixed = on_fixed
+        self._on_fixed, self._refuses = on_fixed, refuses
         self._turn = 0  # grows with each task; earlier ones are ignored
+        self._is_enough = False  # whether the rows checked until now are enough
         self._before: tuple[str, Config] | None = None  # the last fix, and the config without it
         self.report: Report | None = None
         self.config = Config()
@@ -106,10 +110,24 @@ class Findings:
             sample: Approximate number of rows to check; all when None.
         """
         self.config = config
-        self._list.show()
-        self._work(
-            "Checking the rows …", lambda say: doctor(config, sample=sample, say=say), self.show
+        self._is_enough = False
+        about = "Stop checking, and show what was found until now"
+        stop = functools.partial(setattr, self, "_is_enough", True)
+        # A sample is checked before anybody could press it.
+        self._list.show(
+            lambda kit: [] if sample else [kit.row(_button(kit, "Stop here", about, stop))]
         )
+
+        def task(say: Callable[[str], None]) -> Report:
+            def say_unless_enough(text: str) -> None:
+                if self._is_enough:
+                    self._is_enough = False  # the rest of the check has to come to an end
+                    raise StoppedError("The check was stopped before a row was checked.")
+                say(text)
+
+            return doctor(config, sample=sample, say=say_unless_enough)
+
+        self._work("Checking the rows …", task, self.show, self._list.show)
 
     def offer(self, config: Config, why: str) -> None:
         """Offer to check the rows, with a sentence why they have not been checked."""
@@ -128,7 +146,11 @@ class Findings:
         self._kit.close()
 
     def _work(
-        self, what: str, task: Callable[[Callable[[str], None]], Any], done: Callable[[Any], None]
+        self,
+        what: str,
+        task: Callable[[Callable[[str], None]], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
         """Do something on a thread, and hand the result to the main thread."""
         self.stop()
@@ -149,6 +171,7 @@ class Findings:
             if isinstance(error, NbftError):
                 text = " ".join(map(str, error.problems))
             self._say(text, "alert")
+            failed()
 
         Task(
             lambda: task(say),
@@ -160,6 +183,8 @@ class Findings:
         """Fix a finding: all of its rows, or those that were chosen."""
         report, chosen = self.report, rows()
         assert report is not None
+        if self._refuses():
+            return
         if chosen == []:
             self._say(f"{finding.name}: choose at least one row.", "alert")
             return
@@ -180,6 +205,8 @@ class Findings:
     def _undo(self) -> None:
         """Go back to the config before the last fix."""
         assert self._before is not None
+        if self._refuses():
+            return
         (name, config), self._before = self._before, None
         self._take(config, f"{name}: undone.")
 

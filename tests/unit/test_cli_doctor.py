@@ -54,6 +54,20 @@ def test_a_warning_exits_with_1_only_if_strict(folder, look):
     assert look(name, "data.split_ratio=1.0", "--strict").exit_code == 1
 
 
+def test_an_interrupt_shows_what_was_found_and_exits_with_130(folder, look, monkeypatch):
+    from nbft.data.doctor import measure
+
+    def say_or_stop(progress, text):
+        if text.startswith("Checked 20"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "_CHUNK", 10)
+    monkeypatch.setattr(measure._Progress, "__call__", say_or_stop)
+    done = look(write(folder, PAIRS))
+    assert done.exit_code == 130, done.output
+    assert "of which 20 were checked before it was stopped: no problems found" in done.stdout
+
+
 def test_an_error_exits_with_1(folder, look):
     rows = [{**row, "prompt": "word " * 300} for row in PAIRS]
     done = look(write(folder, rows), "data.max_length=64")

@@ -32,11 +32,13 @@ def doctor(
         config: The config whose rows are checked.
         sample: Check about this many rows, spread evenly over all; all when None.
         folder: Folder of the config file, for relative paths.
-        say: Told the progress once a second; a line on the screen when None.
+        say: Told the progress once a second; a line on the screen when None. An interrupt, or a
+            `StoppedError` raised by it, ends the check with a report on the rows checked until then.
 
     Raises:
         ConfigError: sample is below 1.
         ModelError: No source could give the model, or it has no tokenizer.
+        StoppedError: Raised by say before any row was checked.
         TypeError: config is not a config.
     """
     if not isinstance(config, Config):

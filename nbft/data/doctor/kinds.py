@@ -606,6 +606,37 @@ def _late_system_turns(said: Said) -> Hit | None:
     return None if turn is None else (turns.text_of(turn), 0)
 
 
+# What should not be said
+
+_INSULT = r"(?:idiot|moron|imbecile|retard|loser|scum|vermin|pig)s?"
+_TOXIC = re.compile(
+    r"\b(?:"
+    # Words that are hardly ever written but to hurt,
+    r"(?:mother)?fuck(?:s|ed|er|ers|ing)?|(?:bull)?shit(?:ty|s)?|bitch(?:es)?|cunts?|(?:ass|arse)holes?|dickheads?"
+    r"|whores?|sluts?|fagg?ots?|n[i1]gg(?:er|a)s?|kikes?|trann(?:y|ies)|wetbacks?|ragheads?"
+    # insults,
+    rf"|you(?: \w+){{0,2}} {_INSULT}|you(?:'re| are)(?! not\b| never\b)(?: \w+){{0,2}} (?:{_INSULT}|worthless"
+    r"|pathetic|disgusting|subhuman|stupid|dumb)|shut (?:the \w+ )?up,? (?:you|idiot|stupid)"
+    # and threats.
+    r"|kill yoursel(?:f|ves)|(?:you|they)(?: all)? (?:should|deserve to)(?: all)? (?:die|be (?:killed|shot|gassed))"
+    r"|hope (?:you|they)(?: all)? die|i hate (?:you|all \w+s)|go to hell"
+    r")\b",
+    re.IGNORECASE,
+)
+
+
+@kind(
+    "note",
+    2,
+    "Rows whose answer swears, insults or threatens",
+    "The model learns to say such things.",
+    "Leave out those that are not meant, as they are in a quotation or a lesson on the subject.",
+    is_choice=True,
+)
+def _toxic_answers(said: Said) -> Hit | None:
+    return _at(said.answer, _TOXIC.search(said.answer.replace("’", "'")))
+
+
 # What should not leave the house
 
 _EMAIL = re.compile(

@@ -43,6 +43,11 @@ EXAMPLES = 5
 FOLDED = "have a system turn, which the chat template does not take"
 """The remark of `Seen.remarked` on rows whose system turn stands before the first question."""
 
+
+class StoppedError(DataError):
+    """The check was stopped."""
+
+
 _CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
 _SECONDS_BETWEEN_WORDS = 1.0
 
@@ -72,6 +77,9 @@ class Hits:
 
     rows: array.array[int] = field(default_factory=lambda: array.array("I"))
     texts: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def add(self, row: int, text: str, place: int) -> None:
         """Record a row, and what surrounds a place of its text."""
@@ -134,6 +142,7 @@ class Seen:
         read: Rows read of each dataset.
         context_tokens: Most tokens that the model reads; None where it does not say.
         is_sample: Whether only some of the rows were looked at.
+        is_stopped: Whether that is because the check was stopped.
     """
 
     config: Config
@@ -159,6 +168,7 @@ class Seen:
     read: dict[str, int] = field(default_factory=dict)
     context_tokens: int | None = None
     is_sample: bool = False
+    is_stopped: bool = False
 
     def __post_init__(self) -> None:
         rows = len(self.number)
@@ -214,6 +224,33 @@ class Seen:
         """Return the example of a row, read again."""
         return self.examples[self.names[self.split[row]]][int(self.number[row])]
 
+    def keep(self, rows: np.ndarray) -> None:
+        """Forget all rows but some, as if only these had been chosen.
+
+        Args:
+            rows: Which rows to keep, a flag for each.
+        """
+        new = dict(zip(np.flatnonzero(rows).tolist(), itertools.count(), strict=False))
+
+        def kept(hits: Hits) -> Hits:
+            texts = {new[row]: text for row, text in hits.texts.items() if row in new}
+            return Hits(array.array("I", [new[row] for row in hits.rows if row in new]), texts)
+
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(self, name, value[rows])
+        self.habits.keep(rows)
+        for found in (self.odd, self.foreign, self.talk):
+            for name, hits in [*found.items()]:
+                found[name] = kept(hits)
+                if not found[name]:
+                    del found[name]
+        self.templated, self.special = kept(self.templated), kept(self.special)
+        self.refused = {new[row]: why for row, why in self.refused.items() if row in new}
+        remarked = {name: [new[n] for n in of if n in new] for name, of in self.remarked.items()}
+        self.remarked = {name: numbers for name, numbers in remarked.items() if numbers}
+        self.is_sample = True
+
     def place(self, row: int, text: str | None = None) -> Place:
         """Return where a row comes from, with a part of its text."""
         return Place(
@@ -240,7 +277,11 @@ def measure(
         tokenizer: Its model's tokenizer.
         folder: Folder of the config file, for relative paths.
         sample: Check about this many rows, spread evenly over all; all of them when None.
-        say: Told the progress once a second.
+        say: Told the progress once a second. An interrupt, or a `StoppedError` raised by it, ends
+            the pass, and the rows checked until then are the sample.
+
+    Raises:
+        StoppedError: Raised by say before any row was checked.
     """
     examples: dict[str, Examples] = {}
     problems: list[Problem] = []
@@ -329,19 +370,33 @@ class _Pass:
                 seen.failed[name] = str(error)
 
     def run(self) -> None:
-        """Check every row."""
-        total, done = len(self._seen), 0
+        """Check every row, or those for which there is time."""
+        seen = self._seen
+        total, done = len(seen), np.zeros(len(seen), bool)
         chunks = -(-total // _CHUNK)
-        for start in range(chunks):
-            # Every n-th row, so that the first chunk shows what all rows have in common.
-            rows = np.arange(start, total, chunks)
-            for code, split in enumerate(self._seen.names):
-                of_split = rows[self._seen.split[rows] == code]
-                if len(of_split):
-                    self._record(of_split, split)
-            done += len(rows)
-            self._progress(f"Checked {done:,} of {total:,} rows")
-        self._seen.habits.forget()
+        try:
+            for start in range(chunks):
+                # Every n-th row, so that the first chunk shows what all rows have in common.
+                rows = np.arange(start, total, chunks)
+                for code, split in enumerate(seen.names):
+                    of_split = rows[seen.split[rows] == code]
+                    if len(of_split):
+                        self._record(of_split, split)
+                done[rows] = True
+                self._progress(f"Checked {done.sum():,} of {total:,} rows{self._so_far()}")
+        except (KeyboardInterrupt, StoppedError):
+            if not done.any():
+                raise
+            if not done.all():
+                seen.keep(done)
+                seen.is_stopped = True
+        seen.habits.forget()
+
+    def _so_far(self) -> str:
+        """Return what was found most often until now."""
+        found = sorted(self._seen.odd.items(), key=lambda pair: -len(pair[1]))
+        named = ", ".join(f"{name} {len(hits):,}" for name, hits in found[:3])
+        return named and f"; so far {named}"
 
     def _record(self, rows: np.ndarray, split: str) -> None:
         """Record some rows of one split."""

@@ -51,6 +51,7 @@ class Report(Presented):
         kinds: How many kinds of faults were looked for.
         failed: Why other kinds could not be looked for, by name.
         is_sample: Whether only some of the rows were checked.
+        is_stopped: Whether that is because the check was stopped.
     """
 
     config: Config
@@ -65,6 +66,7 @@ class Report(Presented):
     kinds: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     is_sample: bool = False
+    is_stopped: bool = False
 
     @classmethod
     def of(cls, seen: Seen, findings: list[Finding], folder: Path | None) -> Report:
@@ -83,6 +85,7 @@ class Report(Presented):
             kinds=len({*CHECKS, *seen.kinds} - {*seen.failed}),
             failed=dict(seen.failed),
             is_sample=seen.is_sample,
+            is_stopped=seen.is_stopped,
         )
 
     def of_level(self, level: Level) -> list[Finding]:
@@ -172,7 +175,8 @@ class Report(Presented):
         total = sum(self.rows.values())
         rows = f"{count(total, 'row')} ({splits})" if self.rows else "No rows could be read"
         if self.is_sample:
-            rows += f", of which {count(self.looked_at)} were checked"
+            stopped = " before it was stopped" if self.is_stopped else ""
+            rows += f", of which {count(self.looked_at)} were checked{stopped}"
         levels = [(level, len(self.of_level(level))) for level in LEVELS]
         counts = ", ".join(count(number, level) for level, number in levels if number)
         return f"{rows}: {counts or 'no problems found'}."
@@ -184,8 +188,8 @@ class Report(Presented):
             f" {name} could not be looked for ({why})." for name, why in self.failed.items()
         )
         return (
-            f"Looked for {self.kinds} kinds of faults. Not looked for: wrong facts, bad style, toxic "
-            f"language, and whether the rows are enough.{failed}"
+            f"Looked for {self.kinds} kinds of faults. Not looked for: wrong facts, bad style, "
+            f"toxic answers without swear words, and whether the rows are enough.{failed}"
         )
 
     @property
@@ -199,6 +203,7 @@ class Report(Presented):
             "rows": self.rows,
             "looked_at": self.looked_at,
             "is_sample": self.is_sample,
+            "is_stopped": self.is_stopped,
             "seconds": round(self.seconds, 2),
             "remarks": self.remarks,
             "looked_for": self.looked_for,

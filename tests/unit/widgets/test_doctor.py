@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nbft.config import Config
-from nbft.data.doctor import Report, doctor
+from nbft.data.doctor import Report, doctor, measure
 from nbft.data.samples import sample_path
 from nbft.errors import ModelError
 from nbft.widgets import doctor as module
@@ -260,6 +260,46 @@ def test_an_earlier_check_is_given_up(config: Config, monkeypatch: pytest.Monkey
     asyncio.run(asyncio.wait_for(cell(), 10))
 
 
+def test_a_check_of_all_rows_can_be_stopped(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    look = module.doctor
+
+    def slow(config: Config, *, sample: int | None, say: Any) -> Report:
+        def say_and_wait(text: str) -> None:
+            if text.startswith("Checked 13"):
+                goes_on.wait(10)
+            say(text)
+
+        return look(config, sample=sample, say=say_and_wait)
+
+    monkeypatch.setattr(module, "doctor", slow)
+    monkeypatch.setattr(measure, "_CHUNK", 7)
+    monkeypatch.setattr(measure, "_SECONDS_BETWEEN_WORDS", 0.0)
+
+    async def cell() -> None:
+        findings = Findings()
+        findings.check(config, sample=None)
+        while not text_of(findings).count("Checked 7 of 31 rows"):
+            await asyncio.sleep(0.01)
+        button(findings, "Stop here").click()
+        goes_on.set()
+        while findings.report is None:
+            await asyncio.sleep(0.01)
+        assert findings.report.is_stopped
+        assert findings.report.looked_at == 13
+        assert "were checked before it was stopped" in text_of(findings)
+        assert button(findings, "Check all 31 rows")
+        findings.check(config, sample=None)
+        button(findings, "Stop here").click()
+        while "stopped before a row was checked" not in text_of(findings):
+            await asyncio.sleep(0.01)
+        assert widgets_in(findings.widget, "Button") == []
+
+    asyncio.run(asyncio.wait_for(cell(), 30))
+
+
 # In the form
 
 
@@ -306,6 +346,18 @@ def test_a_locked_form_keeps_its_fields(config: Config) -> None:
     button(form._checking.findings, "Use ").click()
     assert form.config.data.max_length == 100
     assert "locked while a run is training" in form.line.widget.value
+    findings = form._checking.findings
+    findings.show(findings.report)
+    buttons = [one.description for one in widgets_in(findings.widget, "Button")]
+    assert not [words for words in buttons if words.startswith("Undo")], "nothing was fixed"
+    form._launching.lock(False)
+    button(findings, "Use ").click()
+    assert form.config.data.max_length > 100
+    form._launching.lock(True)
+    button(findings, "Check the rows").click()
+    button(findings, "Undo ").click()
+    assert form.config.data.max_length > 100
+    assert button(findings, "Undo "), "still to be had"
 
 
 def test_rows_that_cannot_be_read_are_the_plans_business() -> None:

@@ -154,6 +154,23 @@ def test_boilerplate_is_a_note(found_in):
     assert found_in(closed, split_ratio=1.0)["boilerplate"].count == TOTAL
 
 
+def test_longer_boilerplate_is_found_in_few_rows(found_in):
+    rows = prose()
+    assert "boilerplate" not in found_in(rows, split_ratio=1.0)
+    for add in (
+        lambda text, n: f"Sure! I would be happy to help you with that. {text}",
+        lambda text, n: f"{text} I hope this helps!",
+        lambda text, n: f"{text}\nLet me know if you have more questions.",
+    ):
+        some = [
+            {**row, "completion": add(row["completion"], n)} if n % 20 == 7 else row
+            for n, row in enumerate(rows)
+        ]
+        found = found_in(some, split_ratio=1.0)["boilerplate"]
+        assert found.count == TOTAL / 20
+        assert {place.row % 20 for place in found.places} == {8}
+
+
 def test_labels_out_of_balance(found_in):
     rows = labels()
     rows = [

@@ -117,6 +117,25 @@ KIND_CASES = {
         [f"The key is {KEY}.", "hf_" + "aB3d" * 9, "-----BEGIN PRIVATE KEY-----"],
         ["The key is under the mat.", "AKIA is a prefix."],
     ),
+    "toxic_answers": (
+        [
+            "What the fuck do I know.",
+            "You stupid moron, look it up.",
+            "You are so pathetic.",
+            "You’re a complete idiot.",
+            "Just kill yourself.",
+            "They should all be shot.",
+            "I hate all foreigners.",
+            "I hope you die.",
+        ],
+        [
+            "You are not stupid.",
+            "You should dye the cloth blue.",
+            "It retards growth in Scunthorpe; the assassin passed the class.",
+            "They are disgusted by the smell of shiitake.",
+            "He killed a hitchhiker in the novel.",
+        ],
+    ),
     "wrong_sums": (
         ["She has <<3+4=8>>8.", "<<2*3=6>> then <<10/4=4>>", "<<50%*200=10>>"],
         ["<<3+4=7>>7", "<<10/3=3.33>>", "<<1,000*2=2,000>>", "<<1/3=1/3>>", "<<x+1=3>>", "a << b"],

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from nbft.data.doctor import measure as module
+from nbft.data.doctor.checks import findings
+from nbft.data.doctor.kinds import Said
 from nbft.data.doctor.measure import measure
 
 
@@ -47,6 +49,64 @@ def test_pieces_change_nothing(config_of, tokenizer, good_rows, monkeypatch, chu
     assert sorted(zip(seen.split, seen.row, strict=True)) == sorted(
         zip(whole.split, whole.row, strict=True)
     )
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, module.StoppedError("enough")])
+def test_a_stopped_check_reports_the_rows_until_then(
+    config_of, tokenizer, good_rows, monkeypatch, stop
+):
+    rows = [{**row, "completion": row["completion"] + "\x00"} for row in good_rows]
+    rows[3] = {"prompt": "", "completion": None}  # refused
+    monkeypatch.setattr(module, "_CHUNK", 7)
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_WORDS", 0.0)
+    whole = measure(config_of(rows), tokenizer)
+    said = []
+
+    def say(text):
+        said.append(text)
+        if text.startswith("Checked 21"):
+            raise stop
+
+    seen = measure(config_of(rows), tokenizer, say=say)
+    assert said[-1].startswith("Checked 21 of 40 rows; so far control_characters 2")
+    assert (len(seen), seen.is_stopped, seen.is_sample) == (21, True, True)
+    assert (whole.is_stopped, whole.is_sample) == (False, False)
+    among = np.isin(whole.row, seen.row)
+    for name in ("split", "number", "row", "tokens", "trained", "text_hash", "signature"):
+        assert (getattr(seen, name) == getattr(whole, name)[among]).all(), name
+    assert (seen.habits.chars == whole.habits.chars[among]).all()
+
+    def places(hits, of):
+        return [int(of.row[row]) for row in hits.rows]
+
+    mine, every = seen.odd["control_characters"], whole.odd["control_characters"]
+    assert sorted(places(mine, seen)) == [n for n in sorted(places(every, whole)) if n in seen.row]
+    for sign, having in seen.habits.signs.items():
+        known = {int(whole.row[row]) for row in whole.habits.signs[sign]}
+        assert {int(seen.row[row]) for row in having} == known & {*seen.row.tolist()}
+    refused = {int(whole.row[row]) for row in whole.refused} & {*seen.row.tolist()}
+    assert {int(seen.row[row]) for row in seen.refused} == refused
+    assert {one.name for one in findings(seen)} >= {"control_characters"}
+
+
+def test_an_interrupt_amid_a_piece_drops_the_piece(config_of, tokenizer, good_rows, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 10)
+    rows = [{**row, "completion": row["completion"] + "\x00"} for row in good_rows]
+    looked = []
+
+    def said(example):
+        looked.append(example)
+        if len(looked) == 25:
+            raise KeyboardInterrupt
+        return Said(example)
+
+    monkeypatch.setattr(module, "Said", said)
+    seen = measure(config_of(rows), tokenizer)
+    assert len(seen) == len(seen.odd["control_characters"].rows) == 20
+    assert seen.is_tokenised.all()
+    looked[:] = [None] * 24
+    with pytest.raises(KeyboardInterrupt):  # nothing was checked
+        measure(config_of(rows), tokenizer)
 
 
 def test_every_row_of_every_split_is_seen_once(config_of, tokenizer, good_rows):
