@@ -33,7 +33,7 @@ from nbft.data.doctor.finding import (
     Rewrite,
     Row,
     percent,
-    with_last_answer,
+    with_answers,
     with_texts,
 )
 from nbft.data.doctor.habits import are_labels
@@ -756,7 +756,7 @@ def _of_kind(seen: Seen, name: str) -> Finding | None:
     if kind.may_be_label and are_labels(seen.habits, len(seen)):
         return None
     if kind.mend is not None:
-        mend = (with_last_answer if kind.answers_only else with_texts)(kind.mend)
+        mend = (with_answers if kind.answers_only else with_texts)(kind.mend)
         rewrite: Rewrite | None = mended(seen, rows, mend, answers_only=kind.answers_only)
     else:
         rewrite = leaving_out(seen, rows, is_choice=True) if kind.is_choice else None

@@ -11,6 +11,7 @@ import numpy as np
 
 from nbft.data.doctor.kinds import Level
 from nbft.data.doctor.measure import Place
+from nbft.data.turns import ROLES
 from nbft.formatting import count
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -28,7 +29,7 @@ class Rewrite:
         mend: Returns a row as it should be, or None to leave it out; called for these rows only.
         makes_turns: Whether the rows become conversations, so that templates no longer apply.
         is_choice: Whether a person has to choose the rows: what is wrong with them is a judgement.
-        answers_only: Whether only the last answer is mended, and no prompt or earlier turn.
+        answers_only: Whether only answers are mended, and nothing else that is said.
     """
 
     rows: Mapping[str, np.ndarray]
@@ -47,15 +48,18 @@ def left_out(row: Row) -> None:
     """Leave a row out."""
 
 
-def with_last_answer(mend: Callable[[str], str]) -> Callable[[Row], Row]:
-    """Return a function that mends the texts of a row, of a conversation the last turn only."""
+def with_answers(mend: Callable[[str], str]) -> Callable[[Row], Row]:
+    """Return a function that mends the texts of a row, of a conversation those of the assistant."""
     every = with_texts(mend)
+
+    def of_turn(turn: Any) -> Any:
+        said_by = turn.get("role") or turn.get("from") if isinstance(turn, Mapping) else "assistant"
+        is_answer = ROLES.get(str(said_by).strip().lower()) == "assistant"
+        return every(turn) if is_answer else turn
 
     def mended(row: Row) -> Row:
         return {
-            name: [*value[:-1], every(value[-1])]
-            if isinstance(value, list) and value and isinstance(value[-1], Mapping)
-            else every(value)
+            name: [*map(of_turn, value)] if isinstance(value, list) else every(value)
             for name, value in row.items()
         }
 

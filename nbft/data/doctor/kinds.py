@@ -51,6 +51,13 @@ class Said:
         asked = (turn for turn in reversed(self.example.messages) if turn["role"] == "user")
         return turns.text_of(next(asked, {"content": ""}))
 
+    @property
+    def answers(self) -> list[str]:
+        """Every answer."""
+        if not self.example.messages:
+            return [self.answer]
+        return [turns.text_of(t) for t in self.example.messages if t["role"] == "assistant"]
+
     @functools.cached_property
     def is_code(self) -> bool:
         """Whether it seems to be about code or markup, where odd signs are meant."""
@@ -548,15 +555,17 @@ def without_end_tokens(text: str) -> str:
 @kind(
     "warning",
     2,
-    "Rows whose answer ends with a written end token, such as </s>",
+    "Rows with an answer that ends with a written end token, such as </s>",
     "Where the model knows the token, the answer ends twice; where not, it learns to write the letters.",
     "Remove it: the right end is added anyway.",
     mend=without_end_tokens,
     answers_only=True,
 )
 def _written_end_tokens(said: Said) -> Hit | None:
-    bare = without_end_tokens(said.answer)
-    return None if bare == said.answer else (said.answer, len(bare))
+    for answer in said.answers:
+        if (bare := without_end_tokens(answer)) != answer:
+            return answer, len(bare)
+    return None
 
 
 # Turns

@@ -16,7 +16,7 @@ from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.config.io import resolve
 from nbft.data.doctor.finding import Rewrite, Row, left_out
-from nbft.data.examples import load_examples
+from nbft.data.examples import Example, load_examples
 from nbft.data.lines import line_keys
 from nbft.data.ready import READY
 from nbft.data.sources import Rows, lines_of, load_rows, rename
@@ -141,13 +141,15 @@ def _mender(
             before, after = (make(rename(one, columns)) for one in (row, {**row, name: value}))
         except RowError:
             return True
-        is_kept = not rewrite.answers_only or (before.prompt, before.messages[:-1]) == (
-            after.prompt,
-            after.messages[:-1],
-        )
+        is_kept = not rewrite.answers_only or _asked(before) == _asked(after)
         return before != after and is_kept
 
     return mend
+
+
+def _asked(example: Example) -> Any:
+    """Return what an example says besides its answers."""
+    return example.prompt, [turn for turn in example.messages if turn["role"] != "assistant"]
 
 
 def _mended(

@@ -353,3 +353,31 @@ def test_only_the_answer_is_mended_where_the_kind_is_about_it(found_in):
     mended = found.rewrite.mend(row)
     assert mended["messages"][:3] == row["messages"][:3]
     assert mended["messages"][3]["content"] == "Done."
+
+
+@pytest.mark.parametrize("said_by", [("role", "content"), ("from", "value")])
+def test_every_answer_of_a_conversation_is_mended(said_by, tmp_path, tiny_model):
+    """Also one that is followed by other turns, whatever the speakers are called."""
+    role, content = said_by
+    users = ("user", "assistant") if role == "role" else ("human", "gpt")
+    said = ["Ends </s>", "First.</s>", "And </s>", "Second.</s>", "Thanks, that is all </s>"]
+    row = {
+        "conversations": [{role: users[n % 2], content: text} for n, text in enumerate(said)],
+        "id": "a</s>",
+    }
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    data = {"path": str(path), "split_ratio": 1.0}
+    config = Config(model={"model_name": str(tiny_model)}, data=data)
+    report = doctor(config, say=lambda _: None)
+    mended = report.apply("written_end_tokens")
+    new = json.loads((tmp_path / "rows.fixed.jsonl").read_text())
+    assert [turn[content] for turn in new["conversations"]] == [
+        "Ends </s>",
+        "First.",
+        "And </s>",
+        "Second.",
+        "Thanks, that is all </s>",
+    ]
+    assert new["id"] == "a</s>"
+    assert "written_end_tokens" not in doctor(mended, say=lambda _: None)
