@@ -237,14 +237,20 @@ def described(problem: Problem) -> str:
 
 
 def fix_words(changes: dict[str, Any]) -> str:
-    """Return the label of a button that applies changes.
+    r"""Return the label of a button that applies changes.
 
     >>> fix_words({"training.learning_rate": 2e-4})
     'Use 2e-4'
+    >>> fix_words({"data.prompt_template": "Question:\n{question}"})
+    'Use the new text'
     """
+
+    def words(value: Any) -> str:
+        return "the new text" if "\n" in (text := in_words(value)) or len(text) > 60 else text
+
     if len(changes) == 1:
-        return f"Use {in_words(next(iter(changes.values())))}"
-    return "Use " + ", ".join(f"{p.rpartition('.')[2]} {in_words(v)}" for p, v in changes.items())
+        return f"Use {words(next(iter(changes.values())))}"
+    return "Use " + ", ".join(f"{p.rpartition('.')[2]} {words(v)}" for p, v in changes.items())
 
 
 def range_words(setting: Setting) -> str:

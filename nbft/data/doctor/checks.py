@@ -37,7 +37,7 @@ from nbft.data.doctor.finding import (
     with_texts,
 )
 from nbft.data.doctor.habits import are_labels
-from nbft.data.doctor.kinds import Level
+from nbft.data.doctor.kinds import Kind, Level
 from nbft.data.doctor.measure import EXAMPLES, FOLDED, Seen
 from nbft.data.doctor.text import FAMILIES, Family, families_in, whole_turns, without_marks
 from nbft.data.formats import Example
@@ -755,11 +755,13 @@ def _of_kind(seen: Seen, name: str) -> Finding | None:
     kind, rows = seen.kinds[name], np.sort(hits.rows)
     if kind.may_be_label and are_labels(seen.habits, len(seen)):
         return None
-    if kind.mend is not None:
+    changes = _mended_templates(seen, kind)
+    rewrite: Rewrite | None = None
+    if kind.mend is not None and not changes:
         mend = (with_answers if kind.answers_only else with_texts)(kind.mend)
-        rewrite: Rewrite | None = mended(seen, rows, mend, answers_only=kind.answers_only)
-    else:
-        rewrite = leaving_out(seen, rows, is_choice=True) if kind.is_choice else None
+        rewrite = mended(seen, rows, mend, answers_only=kind.answers_only)
+    elif kind.is_choice:
+        rewrite = leaving_out(seen, rows, is_choice=True)
     return of_rows(
         seen,
         kind.level,
@@ -767,10 +769,35 @@ def _of_kind(seen: Seen, name: str) -> Finding | None:
         kind.what,
         kind.why,
         kind.fix,
+        detail=f"It stands in {', '.join(changes)}." if changes else "",
+        changes=changes,
         rewrite=rewrite,
         texts=hits.texts,
         weight=kind.weight,
     )
+
+
+_TEMPLATES = (
+    *("prompt_template", "no_input_template", "completion_template"),
+    *("system_template", "system_prompt"),
+)
+
+
+def _mended_templates(seen: Seen, kind: Kind) -> dict[str, str]:
+    """Return the templates that have a kind of fault themselves, without it, by setting.
+
+    No row can be mended then: the fault is in what is written around it.
+    """
+    if kind.mend is None:
+        return {}
+    names = _TEMPLATES[2:3] if kind.answers_only else _TEMPLATES
+    texts = {
+        f"{field}.{name}": text
+        for field, dataset in seen.config.data.named_datasets()
+        for name in names
+        if (text := getattr(dataset, name))
+    }
+    return {path: new for path, text in texts.items() if (new := kind.mend(text)) != text}
 
 
 # Chat templates

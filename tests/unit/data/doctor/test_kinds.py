@@ -381,3 +381,29 @@ def test_every_answer_of_a_conversation_is_mended(said_by, tmp_path, tiny_model)
     ]
     assert new["id"] == "a</s>"
     assert "written_end_tokens" not in doctor(mended, say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "meant"),
+    [
+        ("prompt_template", "Fragen Ã¼ber Zahlen: {prompt}", "Fragen über Zahlen: {prompt}"),
+        ("completion_template", "{completion}</s>", "{completion}"),
+    ],
+)
+def test_what_stands_in_a_template_is_mended_there(
+    setting, text, meant, tmp_path, good_rows, tiny_model
+):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, good_rows)))
+    data = {"path": str(path), "prompt_template": "{prompt}", "completion_template": "{completion}"}
+    config = Config(model={"model_name": str(tiny_model)}, data=data | {setting: text})
+    before = doctor(config, say=lambda _: None)
+    (name,) = {"mojibake", "written_end_tokens"} & {one.name for one in before.findings}
+    assert before[name].count == 40
+    assert f"It stands in data.train.datasets[0].{setting}." in before[name].what
+    mended = before.apply(name)
+    assert mended.data.train.datasets[0] == config.data.train.datasets[0].model_copy(
+        update={setting: meant}
+    )
+    assert [*tmp_path.iterdir()] == [path], "no file is written"
+    assert name not in doctor(mended, say=lambda _: None)
