@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nbft.data.doctor import habits
-from nbft.data.doctor.check import check, leaving_out, of_rows
-from nbft.data.doctor.finding import Finding, percent
+from nbft.data.doctor.check import check, leaving_out, mended, of_rows
+from nbft.data.doctor.finding import Finding, percent, with_answers
 from nbft.data.doctor.kinds import Said
 from nbft.data.doctor.measure import Seen
 from nbft.formatting import count
@@ -105,6 +105,68 @@ def cut_answers(seen: Seen) -> Finding | None:
 
 
 @check
+def short_answers(seen: Seen) -> Finding | None:
+    """Answers are far shorter than the others."""
+    return _rare(
+        seen,
+        habits.much_shorter(seen.habits, _answered(seen)),
+        "Rows whose answer is a tenth as long as usual or less",
+        "The model learns to leave the answer out.",
+        "Check whether they answer at all.",
+        2,
+    )
+
+
+@check
+def shouted_answers(seen: Seen) -> Finding | None:
+    """Answers are in capital letters."""
+    return _rare(
+        seen,
+        habits.few_with(seen.habits.is_shouted, _answered(seen)),
+        "Rows whose answer is in capital letters, unlike most",
+        "The model learns to shout now and then.",
+        "Write them like the others, unless they were asked for so.",
+        1,
+    )
+
+
+@check
+def padded_answers(seen: Seen) -> Finding | None:
+    """Answers begin or end with spaces."""
+    rows = np.sort(habits.few_with(seen.habits.is_padded, _answered(seen)))
+    return of_rows(
+        seen,
+        "note",
+        rows,
+        "Rows whose answer begins or ends with spaces or line breaks, unlike most",
+        "The model reads other tokens there than in the other rows.",
+        "Remove them.",
+        rewrite=mended(seen, rows, with_answers(str.strip), answers_only=True),
+        weight=0.5,
+    )
+
+
+@check
+def labelled_answers(seen: Seen) -> Finding | None:
+    """Answers begin with a label."""
+    rows = np.sort(habits.few_with(seen.habits.is_labelled, _answered(seen)))
+
+    def without_label(text: str) -> str:
+        return habits.LABEL.sub("", text, count=1) if habits.LABEL.match(text) else text
+
+    return of_rows(
+        seen,
+        "warning",
+        rows,
+        "Rows whose answer begins with a label such as “Answer:”, unlike most",
+        "The model learns to write it now and then, and whatever reads its answers has to expect both.",
+        "Remove it.",
+        rewrite=mended(seen, rows, with_answers(without_label), answers_only=True),
+        weight=2,
+    )
+
+
+@check
 def other_scripts(seen: Seen) -> Finding | None:
     """Answers are written in another script than most."""
     usual, others = habits.other_script(seen.habits, _answered(seen))
@@ -178,9 +240,11 @@ def boilerplate(seen: Seen) -> Finding | None:
 @check
 def unrelated_answers(seen: Seen) -> Finding | None:
     """Answers share no word with their prompts, where others do."""
+    seeming = habits.unrelated(seen.habits, _answered(seen)).tolist()
+    strangers = [row for row in seeming if not habits.share_numbers(Said(seen.example(row)))]
     return _rare(
         seen,
-        habits.unrelated(seen.habits, _answered(seen)),
+        np.array(strangers, np.int64),
         "Rows whose answer has hardly a word or number of its prompt, where others have many",
         "The answers may belong to other rows.",
         "Look at them: were rows shuffled?",

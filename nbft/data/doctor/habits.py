@@ -49,8 +49,16 @@ _FOREIGN = re.compile(
     r"|korean|arabic|hindi|dutch|swedish|polish|turkish)",
     re.IGNORECASE,
 )
+LABEL = re.compile(
+    r"[#*\s]{0,4}(?P<name>answer|output|response|assistant|completion|result|AI|bot|chatgpt|gpt|model|A)"
+    r"\s?:[*]{0,2}\s+",
+    re.IGNORECASE,
+)
+"""A label before an answer."""
+
+_SHOUTED_WORDS = 3
 _WORDS = re.compile(r"[^\W\d_]{3,}")
-_NUMBERS = re.compile(r"\d+(?:[.,]\d+)?")
+_NUMBERS = re.compile(r"(?<!\w)\d+(?:[.,]\d+)?")
 
 
 class Habits:
@@ -74,6 +82,10 @@ class Habits:
         language: The language of a longer answer that no translation was asked for, a number in
             `languages`; 0 for none.
         shared: Share of the answer's words and numbers that the prompt has, too; NaN without any.
+        is_shouted: Whether the answer is in capital letters.
+        is_padded: Whether the answer begins or ends with spaces or line breaks.
+        is_labelled: Whether the answer begins with a label such as “Answer:”.
+        first_asked, first_said: Hash of the first word of the last question, and of the answer.
         asks: 1 if the prompt ends in a question mark, 2 if the answer does, 3 if both do.
     """
 
@@ -93,6 +105,11 @@ class Habits:
         self.language = np.zeros(rows, np.uint8)
         self.languages = [""]
         self.shared = np.full(rows, np.nan, np.float16)
+        self.is_shouted = np.zeros(rows, bool)
+        self.is_padded = np.zeros(rows, bool)
+        self.is_labelled = np.zeros(rows, bool)
+        self.first_asked = np.zeros(rows, np.uint32)
+        self.first_said = np.zeros(rows, np.uint32)
         self.asks = np.zeros(rows, np.uint8)
         self.signs: dict[str, array.array[int]] = {}
         self.labels: collections.Counter[str] = collections.Counter()
@@ -130,6 +147,11 @@ class Habits:
         self.shared[row] = self._shared(prompt, answer)
         if not said.is_code and not _FOREIGN.search(prompt):
             self.language[row] = self._language(answer)
+        self.is_shouted[row] = answer.isupper() and len(_WORDS.findall(answer)) >= _SHOUTED_WORDS
+        self.is_padded[row] = len(said.answer) != len(answer) and not said.is_code
+        label = LABEL.match(answer)
+        self.is_labelled[row] = label is not None and label["name"].lower() not in prompt.lower()
+        self.first_asked[row], self.first_said[row] = _first(said.asked), _first(answer)
         self.asks[row] = prompt.endswith("?") + 2 * answer.endswith("?")
         for sign in {match[0].strip() for match in _SIGNS.finditer(answer[-4000:])}:
             if len(self.signs) < _MOST_KEPT or sign in self.signs:
@@ -202,6 +224,11 @@ class Habits:
 
 def _words(text: str) -> list[str]:
     return [word.lower() for word in _WORDS.findall(text)]
+
+
+def _first(text: str) -> int:
+    word = _WORDS.search(text[:_GLANCE_CHARS])
+    return crc(word[0].casefold()) if word else 0
 
 
 ENDS = ("", "sentence", "word", "few", "comma", "sign")
@@ -296,15 +323,40 @@ def without_json(habits: Habits, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def cut_short(habits: Habits, rows: np.ndarray) -> np.ndarray:
     """Return the rows whose answer stops in mid-sentence, where long answers end with one."""
-    long = rows[habits.chars[rows] >= _LONG_CHARS]
-    if len(long) < FEWEST_ROWS:
-        return _NONE
-    ends = habits.ends[long]
+    is_long = habits.chars[rows] >= _LONG_CHARS
+    found = _open(habits, rows[is_long])
+    if habits.is_line[rows].sum() < _STRICT_SHARE * len(rows):
+        return found  # short answers may be titles and labels
+    return np.concatenate([found, _open(habits, rows[~is_long])])
+
+
+def _open(habits: Habits, rows: np.ndarray) -> np.ndarray:
+    """Return the rows whose answer stops in mid-sentence, if the others end with one."""
+    ends = habits.ends[rows]
     whole = (ends == ENDS.index("sentence")).sum()
+    if len(rows) < FEWEST_ROWS or whole < HABIT_SHARE * len(rows):
+        return _NONE
     open_ = (ends == ENDS.index("comma")) | (ends == ENDS.index("word"))
-    if habits.is_line[long].mean() >= _STRICT_SHARE:
+    if habits.is_line[rows].mean() >= _STRICT_SHARE:
         open_ |= ends == ENDS.index("few")  # there are no lists
-    return _where(long, open_) if whole >= HABIT_SHARE * len(long) else _NONE
+    return _where(rows, open_)
+
+
+def few_with(flags: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the rows that have something, where most do not."""
+    having = rows[flags[rows]]
+    is_habit = len(having) > (1 - HABIT_SHARE) * len(rows)
+    return _NONE if is_habit or len(rows) < FEWEST_ROWS else having
+
+
+def much_shorter(habits: Habits, rows: np.ndarray) -> np.ndarray:
+    """Return the rows whose answer is a tenth as long as usual or less, where lengths are alike."""
+    if len(rows) < FEWEST_ROWS:
+        return _NONE
+    chars = habits.chars[rows]
+    low, usual = np.quantile(chars, [1 - HABIT_SHARE, 0.5])
+    are_alike = low >= 0.5 * usual and usual >= _LONG_CHARS
+    return _where(rows, chars <= 0.1 * usual) if are_alike else _NONE
 
 
 def without_prompt(habits: Habits, rows: np.ndarray) -> np.ndarray:
@@ -387,7 +439,7 @@ FEW_WORDS_SHARE = 0.25
 """From this share of the answers on, the same four words at their start, or any same line at their
 end, are boilerplate."""
 
-MANY_WORDS_SHARE = 0.03
+MANY_WORDS_SHARE = 0.04
 """The same for six words at the start, or three at the end. In Alpaca, GSM8K and DialogSum at most 1.2%
 of the answers begin with the same six words."""
 
@@ -404,21 +456,41 @@ def unrelated(habits: Habits, rows: np.ndarray) -> np.ndarray:
     return _where(rows, strangers) if typical >= 0.4 and low > 0.5 * typical else _NONE
 
 
+def share_numbers(said: Said) -> bool:
+    """Whether a prompt and its answer have two numbers in common, however usual these are."""
+    return len({*_NUMBERS.findall(said.prompt)} & {*_NUMBERS.findall(said.answer)}) >= 2
+
+
 def swapped(habits: Habits, rows: np.ndarray) -> np.ndarray:
     """Return the rows that are the other way round: the answer asks, or is the long part.
 
-    Where most prompts ask, or nearly all are twice as long as their answers.
+    Where most prompts ask, or nearly all are twice as long as their answers. Else, those whose answer
+    begins with a word that prompts begin with (“Write”), and whose prompt does not.
     """
     if len(rows) < FEWEST_ROWS:
         return _NONE
     asks, ratio = habits.asks[rows], habits.chars[rows] / np.maximum(habits.prompt_chars[rows], 1)
-    found = np.zeros(len(rows), bool)
-    if (asks == 1).sum() >= HABIT_SHARE * len(rows):
-        found |= asks == 2
     short, long = ratio < 0.5, ratio > 2
-    if short.mean() >= HABIT_SHARE and (short | long).mean() >= _STRICT_SHARE:
-        found |= long
-    return _where(rows, found)
+    do_ask = (asks == 1).sum() >= HABIT_SHARE * len(rows)
+    are_long = short.mean() >= HABIT_SHARE and (short | long).mean() >= _STRICT_SHARE
+    if not do_ask and not are_long:
+        return _where(rows, _begins_like_a_prompt(habits, rows))
+    return _where(rows, (do_ask & (asks == 2)) | (are_long & long))
+
+
+def _begins_like_a_prompt(habits: Habits, rows: np.ndarray) -> np.ndarray:
+    """Return for which rows the first word of the answer is one of prompts, and that of the prompt not."""
+    asked, said = habits.first_asked[rows], habits.first_said[rows]
+    words = np.unique(np.concatenate([asked, said]))
+    prompts, answers = (
+        np.bincount(np.searchsorted(words, of), minlength=len(words)) for of in (asked, said)
+    )
+    is_asking = (words > 0) & (prompts >= 5) & (prompts >= 4 * answers)
+    is_telling = answers > prompts
+    found: np.ndarray = (
+        is_asking[np.searchsorted(words, said)] & is_telling[np.searchsorted(words, asked)]
+    )
+    return found
 
 
 def misspelt_labels(labels: Iterable[tuple[str, int]]) -> dict[str, str]:

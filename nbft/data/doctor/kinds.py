@@ -65,7 +65,7 @@ class Said:
 
 
 _CODE = re.compile(
-    r"```|</?(?:html|div|script|body|head|span|table)\b|\bx?html\b|\bXML\b|\bregex|\bescap(?:e|ing)\b"
+    r"```|</?(?:html|script|body|head|table)\b|\bx?html\b|\bXML\b|\bregex|\bescap(?:e|ing)\b"
     r"|\bampersand|\bentit(?:y|ies)\b|\bdef \w+\(|\bfunction\s*\w*\(|\b(?:import|return|print)\b.{0,80}[({]"
     r"|#include|[{}]\s*$|[\w)\]\"'];\s*$|=>|\bSELECT\b",
     re.MULTILINE | re.IGNORECASE,
@@ -408,6 +408,25 @@ def _html_tags(said: Said) -> Hit | None:
     return _at(said.text, _TAG.search(said.text))
 
 
+_CITED = re.compile(
+    r"(?:(?<=[.,;:!?)\"”])|(?<=\w\s))\[\d{1,3}\](?:\s?\[\d{1,3}\]){0,9}(?=[\s.,;]|$)"
+)
+
+
+@kind(
+    "note",
+    1,
+    "Rows whose answer has marks of footnotes, such as [1], without the notes",
+    "The model learns to cite what is not there.",
+    "Remove the marks, unless the prompt numbers its sources.",
+)
+def _footnote_marks(said: Said) -> Hit | None:
+    if "[" not in said.answer or said.is_code or re.search(r"\[\d", said.prompt):
+        return None
+    has_notes = re.search(r"^\s*\[\d{1,3}\]\s*\w", said.answer, re.MULTILINE)
+    return None if has_notes else _at(said.answer, _CITED.search(said.answer))
+
+
 # Answers
 
 
@@ -441,7 +460,7 @@ def _placeholder_answers(said: Said) -> Hit | None:
 
 _BLANK = re.compile(
     r"(?i:\[(?:insert|your|enter|add|name|company|date|address|city|placeholder|todo)\b[^\]\n]{0,40}\])(?!\()"
-    r"|(?i:<(?:insert|your)[ _-][^>\n]{0,40}>)|\{\{\s*\w+\s*\}\}|\bTODO\b|(?i:\blorem ipsum\b)"
+    r"|(?i:<(?:insert|your)[ _-][^>\n]{0,40}>)|\bTODO\b|(?i:\blorem ipsum\b)"
 )
 
 
@@ -453,8 +472,29 @@ _BLANK = re.compile(
     "Fill them in. In a template that was asked for they are meant.",
 )
 def _blanks_in_answers(said: Said) -> Hit | None:
-    asked = _BLANK.search(said.prompt) or re.search(r"\btemplate|\bform\b", said.prompt, re.I)
-    return None if asked or said.is_code else _at(said.answer, _BLANK.search(said.answer))
+    is_asked = _BLANK.search(said.prompt) or _ASKS_FOR_BLANKS.search(said.prompt)
+    return None if is_asked or said.is_code else _at(said.answer, _BLANK.search(said.answer))
+
+
+_ASKS_FOR_BLANKS = re.compile(r"\btemplate|\bform\b|\bplaceholder|\bformat", re.IGNORECASE)
+_UNFILLED = re.compile(
+    r"\{\{\s*\w+\s*\}\}|(?<![\w{$\\])\{(?:input|instruction|question|query|context|prompt|system|user"
+    r"|assistant|response|output|answer|completion|text|document|name|first_name|topic|title)\}(?!\})"
+)
+
+
+@kind(
+    "warning",
+    3,
+    "Rows with a placeholder that was not filled in, such as {input}",
+    "The model learns to read and write the placeholder.",
+    "Fill the template in with the columns of the row.",
+    is_choice=True,
+)
+def _unfilled_placeholders(said: Said) -> Hit | None:
+    if "{" not in said.text or said.is_code or _ASKS_FOR_BLANKS.search(said.prompt):
+        return None
+    return _at(said.text, _UNFILLED.search(said.text))
 
 
 _HELP = (
@@ -527,6 +567,41 @@ def _repetition_loops(said: Said) -> Hit | None:
         tail = words[-size:]
         if len(words) >= 6 * size and words[-6 * size :] == tail * 6:
             return answer, max(0, len(answer) - 90)
+    return None
+
+
+_DOUBLED_CHARS = 20  # a shorter text may well be said twice
+
+
+def said_once(text: str) -> str:
+    """Return a text once that is there twice.
+
+    >>> said_once("It is the capital of France.  It is the capital of France.")
+    'It is the capital of France.'
+    """
+    bare = text.strip()
+    for gap in range(4):
+        half = (len(bare) - gap) // 2
+        between = bare[half : len(bare) - half]
+        is_text = half >= _DOUBLED_CHARS and len({*bare[:half]}) > 5  # no line of one sign
+        if is_text and bare[:half] == bare[-half:] and not between.strip():
+            return bare[:half].rstrip()
+    return text
+
+
+@kind(
+    "warning",
+    3,
+    "Rows whose answer says everything twice",
+    "The model learns to answer twice.",
+    "Keep one of the two.",
+    mend=said_once,
+    answers_only=True,
+)
+def _doubled_answers(said: Said) -> Hit | None:
+    for answer in said.answers:
+        if (once := said_once(answer)) != answer:
+            return answer, len(once)
     return None
 
 
@@ -660,13 +735,15 @@ _PHONE = re.compile(
     r"\d{3,4}[ .-]\d{4}(?![\d=+*/]|[ .-]\d|-\w)"
     r"|(?<![\w+])\+\d{1,3}[ .-]?\d{2,4}[ .-]?\d{5,8}(?!\d)"
 )
+_SOCIAL_SECURITY = re.compile(r"(?<![\d-])(?!000|666)[0-8]\d\d-(?!00)\d\d-(?!0000)\d{4}(?![\d-])")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
 _CARD = re.compile(r"(?<![\d.])(?:\d[ -]?){12,18}\d(?!\d|\.\d)")
 
 
 @kind(
     "note",
     2,
-    "Rows with e-mail addresses, phone numbers or card numbers",
+    "Rows with e-mail addresses, phone, card, account or social security numbers",
     "The model may write them to anybody.",
     "Replace them, unless they are invented.",
     is_choice=True,
@@ -675,10 +752,17 @@ def _personal_data(said: Said) -> Hit | None:
     text = said.text
     if "@" in text and (match := _EMAIL.search(text)):
         return _at(text, match)
-    for match in _CARD.finditer(text):
-        if _is_card(match[0]):
-            return _at(text, match)
-    return _at(text, _PHONE.search(text))
+    for pattern, is_valid in ((_CARD, _is_card), (_IBAN, _is_account)):
+        for match in pattern.finditer(text):
+            if is_valid(match[0]):
+                return _at(text, match)
+    return _at(text, _PHONE.search(text) or _SOCIAL_SECURITY.search(text))
+
+
+def _is_account(text: str) -> bool:
+    """Whether an international account number has the right check digits. Source: ISO 13616."""
+    plain = text.replace(" ", "")
+    return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
 
 
 def _is_card(text: str) -> bool:
@@ -696,18 +780,22 @@ def _is_card(text: str) -> bool:
 _KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[\w-]{35}\b"
 )
+_PASSWORD = re.compile(
+    r"\b(?:password|passwd|pwd)\s?[:=]\s?(?=\S{0,20}\d)[^\s\"'<(\[{]{6,40}", re.IGNORECASE
+)
 
 
 @kind(
     "warning",
     5,
-    "Rows with secrets: keys and tokens of services",
+    "Rows with secrets: passwords, keys and tokens of services",
     "The model may write them to anybody, and whoever has the adapter may get at them.",
     "Revoke them, and remove them from the rows.",
 )
 def _secrets(said: Said) -> Hit | None:
     text = said.text
-    if match := _KEY.search(text):
+    match = _KEY.search(text) or _PASSWORD.search(text)
+    if match and not (match.re is _PASSWORD and "password" in said.asked.lower()):
         return _at(text, match)
     hidden = redact_tokens(text)
     return None if hidden == text else (hidden, _where_they_differ(text, hidden))

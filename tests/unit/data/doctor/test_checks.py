@@ -155,7 +155,8 @@ CASES = {
 OWN_TESTS = {  # those of what most rows do are in test_consistency.py
     *("missing_signs", "broken_json", "other_json_keys", "cut_answers", "other_scripts"),
     *("other_languages", "same_answers", "boilerplate", "unrelated_answers", "swapped_parts"),
-    *("label_spelling", "label_imbalance", "empty_prompts"),
+    *("label_spelling", "label_imbalance", "empty_prompts", "short_answers", "shouted_answers"),
+    *("padded_answers", "labelled_answers"),
     "refused",
     "pad_is_end",
     "end_not_trained",

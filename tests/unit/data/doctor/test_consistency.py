@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 
@@ -107,6 +108,11 @@ PLANTED = {
         prose,
         lambda row, n: {"prompt": row["completion"] + "\n", "completion": row["prompt"].strip()},
     ),
+    "short_answers": (
+        prose,
+        lambda row, n: {**row, "completion": f"{n} of it."[-9:]},
+    ),
+    "shouted_answers": (prose, lambda row, n: {**row, "completion": row["completion"].upper()}),
     "label_spelling": (
         labels,
         lambda row, n: {**row, "completion": row["completion"].capitalize()},
@@ -169,6 +175,71 @@ def test_longer_boilerplate_is_found_in_few_rows(found_in):
         found = found_in(some, split_ratio=1.0)["boilerplate"]
         assert found.count == TOTAL / 20
         assert {place.row % 20 for place in found.places} == {8}
+
+
+MENDED = {
+    "padded_answers": lambda text: f"  {text}\n",
+    "labelled_answers": lambda text: f"Answer: {text}",
+}
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("name", MENDED)
+def test_what_few_answers_have_around_them_is_removed(name, share, found_in):
+    rows = prose()
+    clean = list(rows)
+    chosen = random.Random(5).sample(range(TOTAL), round(share * TOTAL))
+    for n in chosen:
+        rows[n] = {**rows[n], "completion": MENDED[name](rows[n]["completion"])}
+    found = found_in(rows, split_ratio=1.0)[name]
+    assert sorted(found.rewrite.rows["data.train.datasets[0]"]) == sorted(n + 1 for n in chosen)
+    for n in chosen:
+        assert found.rewrite.mend(rows[n])["completion"] == clean[n]["completion"]
+    every = [{**row, "completion": MENDED[name](row["completion"])} for row in prose()]
+    assert name not in found_in(every, split_ratio=1.0), "it is the form of the answers"
+
+
+def test_short_titles_beside_lists_are_not_cut(found_in):
+    rows = prose()
+    for n in range(0, TOTAL, 4):
+        rows[n] = {**rows[n], "completion": "Three things:\n- one\n- two\n- three of them."}
+    for n in range(1, TOTAL, 10):
+        rows[n] = {**rows[n], "completion": "A walk through the city"}
+    assert "cut_answers" not in found_in(rows, split_ratio=1.0)
+
+
+def test_short_answers_are_cut_where_all_others_end_with_a_sentence(found_in):
+    rows = [
+        {**row, "completion": row["completion"][:40].rsplit(" ", 1)[0] + "."} for row in prose()
+    ]
+    for n in range(0, TOTAL, 20):
+        rows[n] = {**rows[n], "completion": rows[n]["completion"].rstrip(".")}
+    assert found_in(rows, split_ratio=1.0)["cut_answers"].count == TOTAL / 20
+
+
+def test_instructions_in_the_place_of_answers_are_found_by_their_first_words(found_in):
+    verbs = "Write Describe Explain Name List".split()
+    starts = "The A In Many It".split()
+    rows = [
+        {
+            "prompt": f"{verbs[n % 5]} what {who} knows of {where} and of {a} {what}.\n",
+            "completion": f"{starts[n % 5]} city of {where} has {a} {what} that {who} counted.",
+        }
+        for n, who, what, where, a, _ in stories()
+    ]
+    assert "swapped_parts" not in found_in(rows, split_ratio=1.0)
+    for n in random.Random(5).sample(range(TOTAL), 15):
+        rows[n] = {"prompt": rows[n]["completion"] + "\n", "completion": rows[n]["prompt"].strip()}
+    assert found_in(rows, split_ratio=1.0)["swapped_parts"].count == 15
+
+
+def test_answers_with_numbers_of_their_prompt_are_not_unrelated(found_in):
+    rows = sums()
+    for n in range(0, TOTAL, 20):
+        one, other = re.findall(r"\d+", rows[n]["prompt"])[:2]
+        strange = " ".join(nonsense(9 * n + word) for word in range(9))
+        rows[n] = {**rows[n], "completion": f"{strange} {one} {other}.\n#### 7{n}77"}
+    assert "unrelated_answers" not in found_in(rows, split_ratio=1.0)
 
 
 def test_labels_out_of_balance(found_in):

@@ -59,7 +59,7 @@ KIND_CASES = {
         ["No", "None of them.", "0", "A", "👍", ">", "€", "x"],
     ),
     "blanks_in_answers": (
-        ["Dear [Insert name], hello.", "On [date] at noon.", "Hello {{ name }}!"],
+        ["Dear [Insert name], hello.", "On [date] at noon."],
         ["See [1] and [the docs].", ("Write a template for a letter.", "Dear [Your Name]")],
     ),
     "refusals": (
@@ -84,6 +84,32 @@ KIND_CASES = {
         [LOOP, "no no no no no no no no no no no no no", "ha. " * 100],
         ["ha ha ha", "| --- " * 30 + "|", json.dumps([{"a": n} for n in range(40)]), "1 " * 20],
     ),
+    "doubled_answers": (
+        [
+            "The sea is very deep there. The sea is very deep there.",
+            "The sea is very deep there.\n\nThe sea is very deep there.",
+        ],
+        ["No, no.", "-" * 80, "The sea is deep there. The lake is deep there."],
+    ),
+    "unfilled_placeholders": (
+        [("Answer {question} now.", "Yes."), "Dear {{ name }},", "It is {output}."],
+        [
+            ("Write a template for a letter.", "Dear {{name}},"),
+            "f{input}",
+            "The set {a, b} and {x}",
+            'print(f"{name}")',
+            "\\text{name}",
+        ],
+    ),
+    "footnote_marks": (
+        ["It was built in 1890.[1]", "Many [2][3] say so."],
+        [
+            ("See [1] for it.", "It says so.[1]"),
+            "a[1] = 2",
+            "It is so.[1]\n\n[1] The Times",
+            "x = [1]",
+        ],
+    ),
     "written_end_tokens": (
         ["Yes.</s>", "Yes. <|endoftext|>\n", "Yes.<|im_end|>"],
         ["Strike </s> the text.", "Yes.", "<s>gone</s>"],
@@ -105,6 +131,8 @@ KIND_CASES = {
             f"Pay with {CARD}.",
             "Write to jo.smith@gmail.com",
             "Call (555) 123-4567 or +49 171 555 1234",
+            "Her number is 123-45-6789.",
+            "Pay to DE89 3704 0044 0532 0130 00.",
         ],
         [
             "Write to a@b.example",
@@ -114,7 +142,7 @@ KIND_CASES = {
         ],
     ),
     "secrets": (
-        [f"The key is {KEY}.", "hf_" + "aB3d" * 9, "-----BEGIN PRIVATE KEY-----"],
+        [f"The key is {KEY}.", "hf_" + "aB3d" * 9, "-----BEGIN PRIVATE KEY-----", "pwd=hunter2x"],
         ["The key is under the mat.", "AKIA is a prefix."],
     ),
     "toxic_answers": (
@@ -172,7 +200,15 @@ for _name, _more in {
         "I'm sorry I can't come to your party.",
         "As an AI researcher, she works.",
     ],
-    "personal_data": ["john@example.com", "500 1000 2000", "in 1990 2000 2010"],
+    "personal_data": [
+        *("john@example.com", "500 1000 2000", "in 1990 2000 2010"),
+        *("DE89 3704 0044 0532 0130 01", "000-12-3456", "AB12 CDEF GHIJ KLMN"),
+    ],
+    "secrets": [
+        ("Make a password.", "Your password: rT8$jLpZ"),
+        "The password: ask your administrator.",
+        'password = "<yours>"',
+    ],
     "wrong_sums": ["<<3*1,5=4,5>>", "<<3(4)=12>>"],
     "no_break_spaces": ["— Bonjour, M.\xa0Dupont", "i\xa0zwijania"],
     "invisible_characters": ["ភាសា\u200bខ្មែរ"],
@@ -255,7 +291,7 @@ def test_a_fix_changes_the_sick_rows_of_a_mixed_file_only(
     other = FIXES["mojibake" if name != "mojibake" else "html_entities"]
     rows = [{"n": n, **row, "note": f"as it was: {other}"} for n, row in enumerate(good_rows)]
     for n in (3, 17, 30):
-        before = "" if name == "written_line_breaks" else rows[n][column] + " "
+        before = "" if name in ("written_line_breaks", "doubled_answers") else rows[n][column] + " "
         rows[n] = {**rows[n], column: before + FIXES[name]}
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps(row, separators=(",", ":")) for row in rows]

@@ -27,6 +27,8 @@ CHATS = {
     "DeepSeek": "<｜begin▁of▁sentence｜><｜User｜>{0}<｜Assistant｜>{1}<｜end▁of▁sentence｜>",
     "Alpaca": "Below is a task.\n\n### Instruction:\n{0}\n\n### Response:\n{1}",
     "Guanaco": "### Human: {0}\n### Assistant: {1}",
+    "Anthropic's older models": "\n\nHuman: {0}\n\nAssistant: {1}",
+    "Vicuna": "USER: {0} ASSISTANT: {1}</s>",
 }
 
 
