@@ -6,6 +6,7 @@ Thresholds are constants with their reason.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import re
@@ -36,7 +37,7 @@ from nbft.data.doctor.finding import (
     with_answers,
     with_texts,
 )
-from nbft.data.doctor.habits import are_labels
+from nbft.data.doctor.habits import HABIT_SHARE, are_labels
 from nbft.data.doctor.kinds import Kind, Level
 from nbft.data.doctor.measure import EXAMPLES, FOLDED, Seen
 from nbft.data.doctor.text import FAMILIES, Family, families_in, whole_turns, without_marks
@@ -269,6 +270,75 @@ def _clean_boundary(seen: Seen, field: str, rows: list[int]) -> dict[str, str]:
             names = (f"{field}.prompt_template", f"{field}.completion_template")
             return dict(zip(names, change(*templates), strict=True))
     return {}
+
+
+@check
+def glued(seen: Seen) -> Finding | None:
+    """The answer follows the prompt without a space or line break."""
+    rows = np.flatnonzero(seen.is_glued & ~seen.is_merged & seen.is_tokenised)
+    changes: dict[str, str] = {}
+    between: dict[str, tuple[str, str]] = {}
+    for field in dict.fromkeys(seen.fields[dataset] for dataset in seen.dataset[rows].tolist()):
+        of_field = np.array([name == field for name in seen.fields])[seen.dataset]
+        templates = _templates(seen, field)
+        if templates is None:
+            continue
+        if seen.is_glued[of_field].mean() >= HABIT_SHARE:
+            changes[f"{field}.prompt_template"] = templates[0] + "\n"
+            changes[f"{field}.completion_template"] = templates[1]
+        elif templates == ("{prompt}", "{completion}"):
+            others = np.flatnonzero(of_field & seen.is_tokenised & ~seen.is_glued)
+            between[field] = _between(seen, others)
+    return of_rows(
+        seen,
+        "warning",
+        rows,
+        "Rows whose answer follows the prompt without a space or line break",
+        "The model reads the two as one, and in use it cannot tell whether the question has ended.",
+        "Put a line break between them."
+        if changes or not between
+        else "Separate them like the others.",
+        changes=changes,
+        rewrite=None if changes else _separated(seen, rows, between),
+        weight=4,
+    )
+
+
+def _between(seen: Seen, rows: np.ndarray) -> tuple[str, str]:
+    """Return what most rows have at the end of the prompt and at the start of the answer."""
+    found: collections.Counter[tuple[str, str]] = collections.Counter()
+    for row in rows[:: max(1, len(rows) // 50)].tolist():
+        one = seen.example(row)
+        end, start = one.prompt[len(one.prompt.rstrip()) :], len(one.completion.lstrip())
+        found[end, one.completion[: len(one.completion) - start]] += 1
+    del found["", ""]
+    return max(found, key=found.__getitem__, default=("\n", ""))
+
+
+def _separated(
+    seen: Seen, rows: np.ndarray, between: Mapping[str, tuple[str, str]]
+) -> Rewrite | None:
+    """Return the fix that separates prompts and answers, in files with a column for each."""
+    if len({*between.values()}) != 1:
+        return None
+    ((end, start),) = {*between.values()}
+    columns = [_dataset(seen, field).columns for field in between]
+    prompts, answers = (
+        {one.get(name, name) for one in columns} for name in ("prompt", "completion")
+    )
+
+    def mend(row: Row) -> Row:
+        return {
+            name: f"{value}{end}"
+            if name in prompts
+            else f"{start}{value}"
+            if name in answers
+            else value
+            for name, value in row.items()
+        }
+
+    of_files = np.isin(seen.dataset[rows], [n for n, f in enumerate(seen.fields) if f in between])
+    return mended(seen, rows[of_files], mend)
 
 
 @check

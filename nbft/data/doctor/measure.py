@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ class StoppedError(DataError):
     """The check was stopped."""
 
 
+# Signs such as = > ] : may be the mark after which the answer begins.
+_LAST_OF_TEXT = re.compile(r"[^\W_]|[.,;?!)\"'’”]")
+_FIRST_OF_TEXT = re.compile(r"[^\W_]|[(\"'“]")
 _CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
 _SECONDS_BETWEEN_WORDS = 1.0
 
@@ -119,7 +123,8 @@ class Seen:
         row: Number of each row in its file, from 1.
         tokens: Tokens of each row, whole.
         trained: Tokens of each row that add to the loss at data.max_length.
-        is_merged, is_chat: Whether a token would cross the boundary; whether it is messages.
+        is_merged, is_glued, is_chat: Whether a token would cross the boundary; whether the answer
+            follows the prompt without a space or line break; whether it is messages.
         end_is_trained, end_is_masked: Whether the end-of-sequence token is trained on; whether it
             is not, although the token before it is.
         answer_is_empty: Whether there is nothing to train on but the end.
@@ -176,6 +181,7 @@ class Seen:
         self.tokens = np.zeros(rows, np.int32)
         self.trained = np.zeros(rows, np.int32)
         self.is_merged = np.zeros(rows, bool)
+        self.is_glued = np.zeros(rows, bool)
         self.is_chat = np.zeros(rows, bool)
         self.end_is_trained = np.zeros(rows, bool)
         self.end_is_masked = np.zeros(rows, bool)
@@ -481,6 +487,9 @@ class _Pass:
         said = Said(example)
         text, prompt, answer = said.text, said.prompt, said.answer
         seen.is_chat[row] = bool(example.messages)
+        seen.is_glued[row] = not example.messages and bool(
+            _LAST_OF_TEXT.search(prompt[-1:]) and _FIRST_OF_TEXT.search(answer[:1])
+        )
         seen.answer_is_empty[row] = not answer.strip()
         more = [example.tools, example.rejected, example.label]
         beside = json.dumps(more, default=str) if any(m not in ((), None) for m in more) else ""

@@ -161,6 +161,7 @@ OWN_TESTS = {  # those of what most rows do are in test_consistency.py
     "pad_is_end",
     "end_not_trained",
     "boundary_merged",
+    "glued",
     "held_out_in_training",
     "nearly_held_out_in_training",
     "templated_text",
@@ -397,6 +398,42 @@ def _merging(tokenizer):
             if tokenizer("So" + word)["input_ids"][: len(before)] != before:
                 return "So" + word[:cut], word[cut:]
     raise AssertionError("the tiny tokenizer merges nothing")
+
+
+SUMS = [
+    (f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}.") for a in range(2, 12) for b in (20, 31)
+]
+
+
+def test_an_answer_that_is_glued_to_its_prompt_gets_a_line_break(found_in):
+    rows = [{"q": asked, "a": answered} for asked, answered in SUMS]
+    templates = {"prompt_template": "{q}", "completion_template": "{a}"}
+    found = found_in(rows, **templates)["glued"]
+    assert (found.level, found.count) == ("warning", len(rows))
+    assert found.changes == {
+        "data.train.datasets[0].prompt_template": "{q}\n",
+        "data.train.datasets[0].completion_template": "{a}",
+    }
+    for prompt in ("{q}\n", "{q} ", "Q: {q}\nA:", "[INST] {q} [/INST]"):
+        assert "glued" not in found_in(rows, **{**templates, "prompt_template": prompt}), prompt
+
+
+@pytest.mark.parametrize(("end", "start"), [("\n\n", ""), ("", " "), (" ", "")])
+def test_few_glued_rows_are_separated_like_the_others(found_in, end, start):
+    rows = [
+        {"prompt": asked + end, "completion": start + answered, "note": asked}
+        for asked, answered in SUMS
+    ]
+    sick = [3, 11]
+    for n in sick:
+        rows[n] = {**rows[n], "prompt": SUMS[n][0], "completion": SUMS[n][1]}
+    found = found_in(rows, split_ratio=1.0)["glued"]
+    assert found.rewrite.rows["data.train.datasets[0]"].tolist() == [n + 1 for n in sick]
+    for n in sick:
+        assert found.rewrite.mend(rows[n]) == {**rows[0], "note": SUMS[n][0]} | {
+            "prompt": SUMS[n][0] + end,
+            "completion": start + SUMS[n][1],
+        }
 
 
 def test_a_merged_boundary_is_mended_by_a_line_break(found_in, good_rows, tokenizer):
