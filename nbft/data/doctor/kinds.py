@@ -52,6 +52,11 @@ class Said:
         return turns.text_of(next(asked, {"content": ""}))
 
     @property
+    def task(self) -> str:
+        """Where a prompt says what to do: its start and its end."""
+        return f"{self.prompt[:200]}\n{self.prompt[-80:]}"
+
+    @property
     def answers(self) -> list[str]:
         """Every answer."""
         if not self.example.messages:
@@ -472,7 +477,7 @@ _BLANK = re.compile(
     "Fill them in. In a template that was asked for they are meant.",
 )
 def _blanks_in_answers(said: Said) -> Hit | None:
-    is_asked = _BLANK.search(said.prompt) or _ASKS_FOR_BLANKS.search(said.prompt)
+    is_asked = _BLANK.search(said.prompt) or _ASKS_FOR_BLANKS.search(said.task)
     return None if is_asked or said.is_code else _at(said.answer, _BLANK.search(said.answer))
 
 
@@ -492,7 +497,7 @@ _UNFILLED = re.compile(
     is_choice=True,
 )
 def _unfilled_placeholders(said: Said) -> Hit | None:
-    if "{" not in said.text or said.is_code or _ASKS_FOR_BLANKS.search(said.prompt):
+    if "{" not in said.text or said.is_code or _ASKS_FOR_BLANKS.search(said.task):
         return None
     return _at(said.text, _UNFILLED.search(said.text))
 
@@ -795,7 +800,7 @@ _PASSWORD = re.compile(
 def _secrets(said: Said) -> Hit | None:
     text = said.text
     match = _KEY.search(text) or _PASSWORD.search(text)
-    if match and not (match.re is _PASSWORD and "password" in said.asked.lower()):
+    if match and not (match.re is _PASSWORD and "password" in said.prompt.lower()):
         return _at(text, match)
     hidden = redact_tokens(text)
     return None if hidden == text else (hidden, _where_they_differ(text, hidden))
@@ -885,10 +890,8 @@ _ASKS_FOR_SUMMARY = re.compile(r"\b(?:summar|tl;?dr|shorten|condense|abridge)", 
 def _long_summaries(said: Said) -> Hit | None:
     if said.example.messages or len(said.answer) < 80 or len(said.prompt) < _TEXT_CHARS:
         return None
-    asked = _ASKS_FOR_SUMMARY.search(said.prompt[:200]) or _ASKS_FOR_SUMMARY.search(
-        said.prompt[-80:]
-    )
-    return (said.answer, 0) if asked and len(said.answer) > len(said.prompt) else None
+    is_longer = len(said.answer) > len(said.prompt) and _ASKS_FOR_SUMMARY.search(said.task)
+    return (said.answer, 0) if is_longer else None
 
 
 def own_kind(name: str, function: Callable[[Example], Any]) -> Kind:
