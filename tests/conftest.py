@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,13 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from nbft.models.find import cache_folder
+
+
+def pytest_configure() -> None:
+    """Hear interrupts: a shell starts with them ignored what it puts in the background, and the
+    processes that tests interrupt would inherit it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class OneFileInOneProcess(LoadScopeScheduling):
