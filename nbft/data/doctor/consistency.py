@@ -152,7 +152,9 @@ def labelled_answers(seen: Seen) -> Finding | None:
     rows = np.sort(habits.few_with(seen.habits.is_labelled, _answered(seen)))
 
     def without_label(text: str) -> str:
-        return habits.LABEL.sub("", text, count=1) if habits.LABEL.match(text) else text
+        bare = text.lstrip()
+        label = habits.LABEL.match(bare)
+        return text[: len(text) - len(bare)] + bare[label.end() :] if label else text
 
     return of_rows(
         seen,

@@ -50,11 +50,10 @@ _FOREIGN = re.compile(
     re.IGNORECASE,
 )
 LABEL = re.compile(
-    r"[#*\s]{0,4}(?P<name>answer|output|response|assistant|completion|result|AI|bot|chatgpt|gpt|model|A)"
-    r"\s?:[*]{0,2}\s+",
+    r"[#* ]{0,4}(?P<name>answer|output|response|assistant|AI|chatgpt|gpt)\s?:[*]{0,2}\s+",
     re.IGNORECASE,
 )
-"""A label before an answer."""
+"""A label at the start of an answer."""
 
 _SHOUTED_WORDS = 3
 _WORDS = re.compile(r"[^\W\d_]{3,}")
@@ -83,7 +82,7 @@ class Habits:
             `languages`; 0 for none.
         shared: Share of the answer's words and numbers that the prompt has, too; NaN without any.
         is_shouted: Whether the answer is in capital letters.
-        is_padded: Whether the answer begins or ends with spaces or line breaks.
+        is_padded: Whether the answer begins or ends with spaces or line breaks that separate nothing.
         is_labelled: Whether the answer begins with a label such as “Answer:”.
         first_asked, first_said: Hash of the first word of the last question, and of the answer.
         asks: 1 if the prompt ends in a question mark, 2 if the answer does, 3 if both do.
@@ -148,7 +147,8 @@ class Habits:
         if not said.is_code and not _FOREIGN.search(prompt):
             self.language[row] = self._language(answer)
         self.is_shouted[row] = answer.isupper() and len(_WORDS.findall(answer)) >= _SHOUTED_WORDS
-        self.is_padded[row] = len(said.answer) != len(answer) and not said.is_code
+        is_apart = not said.answer[:1].isspace() or not said.prompt[-1:].strip()
+        self.is_padded[row] = said.answer != answer and is_apart and not said.is_code
         label = LABEL.match(answer)
         self.is_labelled[row] = label is not None and label["name"].lower() not in prompt.lower()
         self.first_asked[row], self.first_said[row] = _first(said.asked), _first(answer)

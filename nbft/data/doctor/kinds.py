@@ -594,6 +594,11 @@ def said_once(text: str) -> str:
     return text
 
 
+_ASKS_TO_REPEAT = re.compile(
+    r"\brepeat|\b(?:say|write|print|type)\b.{0,40}\b(?:twice|two times)", re.IGNORECASE
+)
+
+
 @kind(
     "warning",
     3,
@@ -604,6 +609,8 @@ def said_once(text: str) -> str:
     answers_only=True,
 )
 def _doubled_answers(said: Said) -> Hit | None:
+    if _ASKS_TO_REPEAT.search(said.task):
+        return None
     for answer in said.answers:
         if (once := said_once(answer)) != answer:
             return answer, len(once)
@@ -697,17 +704,17 @@ def _late_system_turns(said: Said) -> Hit | None:
 
 # What should not be said
 
-_INSULT = r"(?:idiot|moron|imbecile|retard|loser|scum|vermin|pig)s?"
+_INSULT = r"(?:idiot|moron|imbecile|retard|scum)s?"
 _TOXIC = re.compile(
     r"\b(?:"
     # Words that are hardly ever written but to hurt,
     r"(?:mother)?fuck(?:s|ed|er|ers|ing)?|(?:bull)?shit(?:ty|s)?|bitch(?:es)?|cunts?|(?:ass|arse)holes?|dickheads?"
     r"|whores?|sluts?|fagg?ots?|n[i1]gg(?:er|a)s?|kikes?|trann(?:y|ies)|wetbacks?|ragheads?"
     # insults,
-    rf"|you(?: \w+){{0,2}} {_INSULT}|you(?:'re| are)(?! not\b| never\b)(?: \w+){{0,2}} (?:{_INSULT}|worthless"
+    rf"|you(?: \w+){{0,2}} {_INSULT}|you(?:'re| are)(?! not\b| never\b)(?: \w+){{0,2}} (?:{_INSULT}|losers?|vermin|worthless"
     r"|pathetic|disgusting|subhuman|stupid|dumb)|shut (?:the \w+ )?up,? (?:you|idiot|stupid)"
     # and threats.
-    r"|kill yoursel(?:f|ves)|(?:you|they)(?: all)? (?:should|deserve to)(?: all)? (?:die|be (?:killed|shot|gassed))"
+    r"|kill yoursel(?:f|ves)|(?:you|they)(?: all)? deserve to die|should all (?:die|be (?:killed|shot|gassed))"
     r"|hope (?:you|they)(?: all)? die|i hate (?:you|all \w+s)|go to hell"
     r")\b",
     re.IGNORECASE,

@@ -44,16 +44,15 @@ EXAMPLES = 5
 FOLDED = "have a system turn, which the chat template does not take"
 """The remark of `Seen.remarked` on rows whose system turn stands before the first question."""
 
-
-class StoppedError(DataError):
-    """The check was stopped."""
-
-
 # Signs such as = > ] : may be the mark after which the answer begins.
 _LAST_OF_TEXT = re.compile(r"[^\W_]|[.,;?!)\"'’”]")
 _FIRST_OF_TEXT = re.compile(r"[^\W_]|[(\"'“]")
 _CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
 _SECONDS_BETWEEN_WORDS = 1.0
+
+
+class StoppedError(DataError):
+    """The check was stopped."""
 
 
 @dataclass(frozen=True)

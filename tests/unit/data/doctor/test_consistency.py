@@ -199,6 +199,25 @@ def test_what_few_answers_have_around_them_is_removed(name, share, found_in):
     assert name not in found_in(every, split_ratio=1.0), "it is the form of the answers"
 
 
+def test_spaces_between_prompt_and_answer_are_no_padding(found_in):
+    """Without them the answer would be glued to the prompt."""
+    rows = prose()
+    for n in range(0, TOTAL, 10):
+        asked, answered = rows[n]["prompt"].strip(), rows[n]["completion"]
+        rows[n] = {"prompt": asked, "completion": f"\nAnswer: {answered}"}
+    found = found_in(rows, split_ratio=1.0)
+    assert "padded_answers" not in found
+    mended = found["labelled_answers"].rewrite.mend(rows[10])
+    assert mended["completion"] == "\n" + prose()[10]["completion"]
+
+
+def test_choices_are_no_labels(found_in):
+    rows = prose()
+    for n in range(0, TOTAL, 10):
+        rows[n] = {**rows[n], "completion": "A: Paris is the one that was asked for here."}
+    assert "labelled_answers" not in found_in(rows, split_ratio=1.0)
+
+
 def test_short_titles_beside_lists_are_not_cut(found_in):
     rows = prose()
     for n in range(0, TOTAL, 4):

@@ -89,7 +89,12 @@ KIND_CASES = {
             "The sea is very deep there. The sea is very deep there.",
             "The sea is very deep there.\n\nThe sea is very deep there.",
         ],
-        ["No, no.", "-" * 80, "The sea is deep there. The lake is deep there."],
+        [
+            ("Say it twice.", "The sea is very deep there. The sea is very deep there."),
+            "No, no.",
+            "-" * 80,
+            "The sea is deep there. The lake is deep there.",
+        ],
     ),
     "unfilled_placeholders": (
         [("Answer {question} now.", "Yes."), "Dear {{ name }},", "It is {output}."],
@@ -159,6 +164,8 @@ KIND_CASES = {
         [
             "You are not stupid.",
             "You should dye the cloth blue.",
+            "What do you call a pig? I can help you beat losers.",
+            "The last scenes are dark: they should be shot at night.",
             "It retards growth in Scunthorpe; the assassin passed the class.",
             "They are disgusted by the smell of shiitake.",
             "He killed a hitchhiker in the novel.",
