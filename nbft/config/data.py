@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import SkipValidation, field_validator, model_validator
@@ -174,6 +175,13 @@ class Dataset(Section):
                 "files, or a copy without code.",
             )
         return value
+
+    @property
+    def called(self) -> str:
+        """What people call it: by what is read, which a name beside a file is not."""
+        if self.rows is not None or (self.path is None and self.dataset_name is None):
+            return "the rows in memory"
+        return Path(self.path).name if self.path else str(self.dataset_name)
 
 
 class Split(Section):

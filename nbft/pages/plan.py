@@ -9,8 +9,10 @@ from markupsafe import Markup
 
 from nbft.formatting import count, duration, number, size
 from nbft.pages.environment import render
+from nbft.redaction import redact_text
 
 if TYPE_CHECKING:
+    from nbft.config.data import Split
     from nbft.plan import Plan
 
 _WIDTH, _HEIGHT = 240, 64  # of the drawing, in its own units
@@ -41,11 +43,24 @@ def summary(plan: Plan | None, waiting: str = "") -> Markup:
     )
 
 
+def _rows(plan: Plan) -> str:
+    """Say how many rows of what are trained on and held out."""
+    data = plan.config.data
+
+    def of(split: Split) -> str:
+        return " of " + " + ".join(redact_text(dataset.called) for dataset in split.datasets)
+
+    text = count(plan.train_rows or 0) + of(data.train)
+    if not plan.eval_rows:
+        return text
+    others = of(data.validation) if data.validation else ""
+    return f"{text}, {count(plan.eval_rows)}{others} held out"
+
+
 def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts = [("effective batch", count(plan.effective_batch_size, "row"))]
     if plan.train_rows is not None:
-        held_out = f", {count(plan.eval_rows)} held out" if plan.eval_rows else ""
-        facts.append(("rows", count(plan.train_rows) + held_out))
+        facts.append(("rows", _rows(plan)))
     if plan.total_steps is not None:
         facts.append(("steps", count(plan.total_steps)))
     if plan.tokens is not None:

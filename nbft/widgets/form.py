@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from nbft.widgets.guided import GuidedMode
 
 _FIRST_PRESET = "two-minute-try"
+_REPLACED = (
+    "These rows replace those of the preset, with the settings that belonged to them. Without "
+    "validation rows of your own, a part of the rows to train on is held out."
+)
 _CSS = Path(__file__).parent / "form.css"
 
 
@@ -205,14 +209,19 @@ class Form:
     @guarded
     def _take(self, path: str, value: Any) -> None:
         """A person has left a field."""
-        self._tree.take({path: value})
+        replaced = self._tree.take({path: value})
+        self._fields.fill(replaced)
         self._follow()
+        if replaced:
+            self.line.say_too(_REPLACED)
 
     @guarded
     def _apply_fix(self, path: str, changes: dict[str, Any]) -> None:
-        self._tree.take(changes)
-        self._fields.fill(changes)
+        replaced = self._tree.take(changes)
+        self._fields.fill(replaced | changes)
         self._follow()
+        if replaced:
+            self.line.say_too(_REPLACED)
         if path in self._fields:
             self._fields[path].control.focus()
 

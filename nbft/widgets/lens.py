@@ -347,7 +347,7 @@ class Lens(anywidget.AnyWidget):
         dataset, row = self._examples.origin(number - 1)
         splits = self._config.data.splits()
         named = splits[self.split if self.split in splits else "train"].datasets[dataset]
-        name = Path(named.path).name if named.path else named.dataset_name or "the rows in memory"
+        name = named.called
         format_name = self._examples.formats[dataset]
         how = "through the template" if format_name == "template" else f"as {format_name}"
         columns = []

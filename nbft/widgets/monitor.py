@@ -573,11 +573,7 @@ def _html(value: Any) -> Markup:
 
 
 def _data(config: Any, prepared: Mapping[str, Any]) -> str:
-    names = [
-        dataset.dataset_name
-        or (Path(redact_text(dataset.path)).name if dataset.path else "rows in memory")
-        for dataset in config.data.train.datasets
-    ]
+    names = [redact_text(dataset.called) for dataset in config.data.train.datasets]
     rows = prepared.get("rows")
     return " + ".join(names) + (f" ({count(rows, 'row')})" if rows is not None else "")
 

@@ -16,7 +16,7 @@ from nbft.formatting import count
 from nbft.interop.importer import is_theirs
 from nbft.widgets.kit import Kit, unobserved
 from nbft.widgets.state_line import StateLine, guarded
-from nbft.widgets.tree import Tree
+from nbft.widgets.tree import OF_ROWS, Tree
 from nbft.widgets.views import MODES, Page, Views
 
 OWN = ""
@@ -101,7 +101,10 @@ class Opening:
                 tree["model"] = {**given.get("model", {}), "model_name": my_model}
         if its_model and not is_my_model:
             self._model_of_preset = its_model
+        chosen = {path for path in self.tree.kept if path.startswith(OF_ROWS)}
         self.replace(Config(**tree), change["new"], keeps_rows=keeps_rows)
+        if keeps_rows:
+            self.tree.kept |= chosen
         if is_my_model:
             self.tree.left.add(_MODEL)
             self.tree.kept.add(_MODEL)

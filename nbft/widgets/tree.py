@@ -10,11 +10,22 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbft.config import Config, Setting, io, settings
+from nbft.config.data import SPLITS
 from nbft.config.search import find_settings
 from nbft.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from nbft.plan import Plan
+
+OF_ROWS = tuple(f"data.{split}." for split in SPLITS)
+"""How the settings of the rows begin."""
+
+_NAMES_ROWS = {
+    f"data.{split}.datasets[0].{name}": OF_ROWS if split == "train" else (f"data.{split}.",)
+    for split in SPLITS
+    for name in ("path", "dataset_name")
+}
+"""The settings that name rows, and where the settings are that belonged to the earlier ones."""
 
 _TYPES = (bool, int, float, str, list, dict)  # rows in memory are set from Python only
 
@@ -56,11 +67,30 @@ class Tree:
         """Take the rows in memory of a config; no tree holds them."""
         self._rows = [dataset.rows for dataset in config._datasets()]
 
-    def take(self, changes: dict[str, Any]) -> None:
-        """Set values that a person has chosen."""
+    def take(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Set values that a person has chosen; return what was set besides.
+
+        Other rows replace those of a preset with all that belonged to them: their templates, their
+        number, and in place of rows to train on the held-out rows, too.
+        """
+        named = [path for path in _NAMES_ROWS if changes.get(path)]
+        places = tuple(place for path in named for place in _NAMES_ROWS[path])
+        beside = {p: v for p, v in self._of_preset(places).items() if p not in changes}
         self.left |= changes.keys()
         self.kept |= changes.keys()
-        self.put(changes)
+        self.put(beside | changes)
+        return beside
+
+    def _of_preset(self, places: tuple[str, ...]) -> dict[str, Any]:
+        """Return the default of every setting of some rows that the person has not chosen."""
+        if any(rows is not None for rows in self._rows):
+            return {}
+        default = {setting.path: setting.default for setting in settings()}
+        return {
+            path: default[io.without_indices(path)]
+            for path in io.flatten(self._tree)
+            if path.startswith(places) and path not in self.kept
+        }
 
     def put(self, changes: dict[str, Any]) -> None:
         """Set values; defaults are removed from the tree, and so is a dataset of defaults."""

@@ -311,3 +311,16 @@ def test_an_override_of_no_section_is_no_setting():
         ConfigError, match=r"max_steps=1: is not a setting\. It is called training.max_steps"
     ):
         Config().override("max_steps=1")
+
+
+def test_a_dataset_is_called_by_what_is_read():
+    """A name beside a file, left from a preset, is not what is trained on."""
+    called = [
+        Config(data=data).data.train.datasets[0].called
+        for data in (
+            {"path": "my rows/own.jsonl", "dataset_name": "alpaca"},
+            {"dataset_name": "alpaca"},
+            {"rows": [{"prompt": "a", "completion": "b"}], "dataset_name": "alpaca"},
+        )
+    ]
+    assert called == ["own.jsonl", "alpaca", "the rows in memory"]

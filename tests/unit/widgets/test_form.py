@@ -403,6 +403,52 @@ def test_a_preset_that_names_no_rows_keeps_mine(form: Form) -> None:
     assert control(form, PATH).value == ""
 
 
+def test_other_rows_replace_all_rows_of_the_preset(form: Form) -> None:
+    """Held-out rows of the preset would score a run on other data, without a word."""
+    validation = control(form, "data.validation.datasets[0].dataset_name")
+    assert validation.value == "alpaca"
+    control(form, PATH).value = "mine.jsonl"
+    wanted = {"path": "mine.jsonl", "max_length": 256, "padding_free": True}
+    assert form.config.data == Config(data=wanted).data
+    assert validation.value == ""
+    assert control(form, "data.train.datasets[0].sample_count").value == ""
+    assert "Ready" in state_of(form)
+    assert "These rows replace those of the preset" in state_of(form)
+    assert form.config.peft == Config.preset("two-minute-try").peft
+    control(form, "data.train.datasets[0].prompt_template").value = "{q}"
+    assert "replace" not in state_of(form)
+
+
+def test_what_a_person_chose_for_their_rows_stays(form: Form) -> None:
+    control(form, "data.train.datasets[0].prompt_template").value = "{q}\n"
+    control(form, "data.validation.datasets[0].path").value = "held out.jsonl"
+    assert form.config.data.validation.datasets[0].sample_count is None
+    assert form.config.data.train.datasets[0].dataset_name == "alpaca"
+    control(form, "data.train.datasets[0].sample_count").value = "50"
+    control(form, PATH).value = "mine.jsonl"
+    (trained,), (held_out,) = form.config.data.train.datasets, form.config.data.validation.datasets
+    assert (trained.path, trained.dataset_name, trained.sample_count) == ("mine.jsonl", None, 50)
+    assert trained.prompt_template == "{q}\n"
+    assert (held_out.path, held_out.dataset_name, held_out.sample_count) == (
+        "held out.jsonl",
+        None,
+        None,
+    )
+    form._opening.control.value = "high-quality"
+    control(form, PATH).value = "others.jsonl"
+    assert form.config.data.train.datasets[0].prompt_template == "{q}\n", "still the person's own"
+    own = Form(Config(data={"dataset_name": "alpaca", "sample_count": 20}))
+    control(own, PATH).value = "mine.jsonl"
+    assert own.config.data.train.datasets[0].sample_count == 20, "not of a preset"
+
+
+def test_another_bundled_dataset_replaces_the_rows_of_the_preset(form: Form) -> None:
+    control(form, "data.train.datasets[0].dataset_name").value = "gsm8k"
+    assert form.config.data.train.datasets[0].dataset_name == "gsm8k"
+    assert form.config.data.train.datasets[0].sample_count is None
+    assert form.config.data.validation is None
+
+
 def test_a_recipe_keeps_the_model_that_was_chosen_and_says_so(form: Form) -> None:
     model = "model.model_name"
     said = (
