@@ -114,8 +114,10 @@ def is_partial(path: Path) -> bool:
 def _changed_at(path: Path) -> float:
     """Return when anything in a file or a folder changed last, in seconds since the epoch."""
     times = [0.0]
-    for each in (path, *path.rglob("*")):
-        with contextlib.suppress(OSError):  # finished or removed meanwhile
+    # Unlike Path.rglob, os.walk passes over a folder that is finished or removed meanwhile.
+    inside = (Path(top, name) for top, folders, files in os.walk(path) for name in folders + files)
+    for each in (path, *inside):
+        with contextlib.suppress(OSError):
             times.append(each.stat().st_mtime)
     return max(times)
 

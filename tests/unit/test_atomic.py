@@ -181,3 +181,20 @@ def test_older_checkpoints_go_but_neither_the_newest_nor_the_best(tmp_path):
     remove_older(tmp_path, 2, tmp_path / "checkpoint-5")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"checkpoint-5", "checkpoint-20", "README.md"}
+
+
+def test_what_disappears_while_it_is_looked_at_stops_nobody(tmp_path, monkeypatch):
+    """Others finish theirs at any moment, also between a look at a folder and one into it."""
+    theirs = tmp_path / "entry.0123456789abcdef.partial"
+    theirs.mkdir()
+    look = os.scandir
+
+    def finished_meanwhile(path):
+        if Path(path) == theirs and theirs.exists():
+            theirs.rename(tmp_path / "entry")
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", finished_meanwhile)
+    with providing(tmp_path / "other") as partial:
+        partial.mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["entry", "other"]
