@@ -41,6 +41,7 @@ seconds that it lives; the rest is for clocks that differ and for a network that
 
 _MANY_LOGS = 20
 _LOG = b'{"event": "log"'  # as `events.append` writes it
+_IN_SHORT = (_LOG, b'{"event": "sample"')
 
 
 class Note(NamedTuple):
@@ -481,6 +482,28 @@ class RunState:
                     self.rewritten = max(self.rewritten, number)
         return True
 
+    def take_point(self, found: Event) -> bool:
+        """Take in a `log` or `sample` of which only the step and a point of the loss are wanted.
+
+        It must be as JSON has it, with plain numbers.
+
+        Returns:
+            Whether it was taken in.
+        """
+        kind, step, loss = found.get("event"), found.get("step"), found.get("loss")
+        if type(step) is not int or not 0 <= step < 2**53 or "pid" in found:
+            return False
+        if self.few is None or self.began is None or not isinstance(kind, str):
+            return False
+        if kind == "log":
+            if type(loss) is not float:
+                return False
+            self.few.add(step, loss)
+        self.taken += 1
+        self.counts[kind] += 1
+        self.step = max(self.step, step)
+        return True
+
     def _curve(self, name: str, event: int, *, is_other: bool) -> Points | None:
         """Return the curve of a measure, which may be new with an event; None if there are too many."""
         curve = self.curves.get(name)
@@ -654,7 +677,8 @@ class StateReader:
     def _take(self, lines: Sequence[bytes]) -> None:
         """Take in lines; many logs in a row at once."""
         if self.state.few is not None:
-            lines = list(self._without_middle_logs(lines))
+            self._take_few(lines)
+            return
         for are_logs, group in itertools.groupby(lines, lambda line: line.startswith(_LOG)):
             some = list(group)
             if are_logs and len(some) >= _MANY_LOGS and self._take_at_once(some):
@@ -670,8 +694,8 @@ class StateReader:
             return False
         return self.state.take_logs(found)
 
-    def _without_middle_logs(self, lines: Sequence[bytes]) -> Iterable[bytes]:
-        """Yield the lines without logs that are neither a point of the curve nor the last."""
+    def _take_few(self, lines: Sequence[bytes]) -> None:
+        """Take in lines; of logs only the points of the curve, and the last as a whole."""
         few = self.state.few
         assert few is not None
         logs = [i for i, line in enumerate(lines) if line.startswith(_LOG)]
@@ -680,8 +704,16 @@ class StateReader:
         for i, line in enumerate(lines):
             if line.startswith(_LOG) and i != newest and not few.takes_next:
                 few.skip()
-                continue
-            yield line
+            elif i == newest or not line.startswith(_IN_SHORT) or not self._take_in_short(line):
+                event = events.parse(line)
+                if event is not None:
+                    self.state.take(event)
+
+    def _take_in_short(self, line: bytes) -> bool:
+        try:
+            return self.state.take_point(from_json(line))
+        except (ValueError, AttributeError):  # no JSON, or no object
+            return False
 
 
 def file_stamp(path: Path) -> tuple[int, ...]:

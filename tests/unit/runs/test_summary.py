@@ -18,6 +18,7 @@ from nbft.runs import Run
 from nbft.runs.folder import ALLOWED
 from nbft.runs.mark import mark
 from nbft.runs.processes import process_start_time
+from nbft.runs.state import RunState, StateReader
 from nbft.runs.summary import CURVE_POINTS, summary
 
 
@@ -212,3 +213,43 @@ def test_a_list_reads_again_only_what_has_changed(
 
     first = cpu_seconds(look)
     assert min(cpu_seconds(look) for _ in range(3)) < first / 3
+
+
+LINES = [
+    '{"event": "log", "step": 3, "loss": 1.5, "time": 12.0}',
+    '{"event": "log", "step": 4, "loss": 2}',
+    '{"event": "log", "step": "5", "loss": 1.25}',
+    '{"event": "log", "step": 6, "loss": "NaN"}',
+    '{"event": "log", "step": true, "loss": 1.0}',
+    '{"event": "log", "step": -7, "loss": 1.0}',
+    '{"event": "log", "step": 8}',
+    '{"event": "log", "step": 9, "loss": 1.0',
+    '{"event": "log"}[]',
+    '{"event": "log", "event": 7, "step": 10, "loss": 1.0}',
+    '{"event": "sample", "step": 11, "samples": [{"prompt": "a", "text": "b"}]}',
+    '{"event": "sample", "step": 1e400, "samples": 5}',
+    '{"event": "log", "step": 12, "loss": 0.5}',
+    '{"event": "sample", "step": 20, "samples": []}',
+]
+
+
+@pytest.mark.parametrize("skipped", [None, *range(len(LINES))])
+def test_a_list_sees_what_a_reader_of_every_event_sees(tmp_path: Path, skipped: int | None) -> None:
+    """Lines that are looked at in short count as if they were read whole, however odd they are."""
+    run = make_run(tmp_path)
+    start(run)
+    with run.events_path.open("a") as file:
+        file.writelines(line + "\n" for n, line in enumerate(LINES) if n != skipped)
+    whole = RunState()
+    in_short = RunState(most_points=CURVE_POINTS)
+    for event in events.read(run.events_path):
+        whole.take(event)
+        in_short.take(event)
+    reader = StateReader(run.events_path, most_points=CURVE_POINTS)
+    reader.read()
+    found = reader.state
+    assert (found.step, found.status) == (whole.step, whole.status)
+    assert found.few is not None
+    assert in_short.few is not None
+    assert repr(found.few.points()) == repr(in_short.few.points())
+    assert (found.taken, found.counts, found.log) == (whole.taken, whole.counts, whole.log)
