@@ -236,17 +236,23 @@ def described(problem: Problem) -> str:
     return f"{in_words(problem.value)}: {problem.sentence}"
 
 
+_BUTTON_CHARS = 60
+
+
 def fix_words(changes: dict[str, Any]) -> str:
     r"""Return the label of a button that applies changes.
 
     >>> fix_words({"training.learning_rate": 2e-4})
     'Use 2e-4'
     >>> fix_words({"data.prompt_template": "Question:\n{question}"})
+    'Use Question:⏎{question}'
+    >>> fix_words({"data.prompt_template": "{question}" * 10})
     'Use the new text'
     """
 
     def words(value: Any) -> str:
-        return "the new text" if "\n" in (text := in_words(value)) or len(text) > 60 else text
+        text = in_words(value).replace("\n", "⏎")
+        return text if len(text) <= _BUTTON_CHARS else "the new text"
 
     if len(changes) == 1:
         return f"Use {words(next(iter(changes.values())))}"

@@ -285,7 +285,8 @@ def glued(seen: Seen) -> Finding | None:
             continue
         if seen.is_glued[of_field].mean() >= HABIT_SHARE:
             changes[f"{field}.prompt_template"] = templates[0] + "\n"
-            changes[f"{field}.completion_template"] = templates[1]
+            if _dataset(seen, field).completion_template is None:
+                changes[f"{field}.completion_template"] = templates[1]
         elif templates == ("{prompt}", "{completion}"):
             others = np.flatnonzero(of_field & seen.is_tokenised & ~seen.is_glued)
             between[field] = _between(seen, others)

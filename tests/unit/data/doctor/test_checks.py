@@ -410,9 +410,11 @@ def test_an_answer_that_is_glued_to_its_prompt_gets_a_line_break(found_in):
     templates = {"prompt_template": "{q}", "completion_template": "{a}"}
     found = found_in(rows, **templates)["glued"]
     assert (found.level, found.count) == ("warning", len(rows))
-    assert found.changes == {
-        "data.train.datasets[0].prompt_template": "{q}\n",
-        "data.train.datasets[0].completion_template": "{a}",
+    assert found.changes == {"data.train.datasets[0].prompt_template": "{q}\n"}
+    plain = [{"prompt": asked, "completion": answered} for asked, answered in SUMS]
+    assert found_in(plain)["glued"].changes == {
+        "data.train.datasets[0].prompt_template": "{prompt}\n",
+        "data.train.datasets[0].completion_template": "{completion}",
     }
     for prompt in ("{q}\n", "{q} ", "Q: {q}\nA:", "[INST] {q} [/INST]"):
         assert "glued" not in found_in(rows, **{**templates, "prompt_template": prompt}), prompt
