@@ -10,8 +10,8 @@ What "taken away" means:
   set, and files still hold it.
 - A key of a free block, such as `callbacks.callbacks.printer`, is missing from the block.
 - In the tests of `tests/unit/config`, which prove what is checked, any value is accepted too.
-- A parameter of another system (`oumi:…`) is missing from the importer's table, and our setting
-  reads as its default.
+- A parameter of another system (`oumi:…`) is missing from the importer's table, a block with the
+  keys in it, and our setting reads as its default.
 - An option of the command line keeps its default.
 
 Only `nbft.config`, the importer's tables, the command line and pytest are used, so no change to
@@ -119,7 +119,13 @@ def unknown(system: str, parameter: str) -> Iterator[None]:
     """Let the importer not know a parameter of another system."""
     known = importer.system(system)
     table = known.table
-    rest = tuple(entry for entry in table if parameter not in (entry.name, entry.path))
+
+    def is_known(entry: Any) -> bool:
+        """Of a block, the keys in it are its effect."""
+        names = (name.replace("[]", "") for name in (entry.name, entry.path))
+        return not any(f"{name}.".startswith(f"{parameter}.") for name in names)
+
+    rest = tuple(filter(is_known, table))
     object.__setattr__(known, "table", rest)
     importer._paths.cache_clear()
     try:
