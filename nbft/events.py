@@ -379,7 +379,7 @@ def current(found: list[Event]) -> list[Event]:
 OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note", "answered"})
 """Kinds that a run repeats when it resumes from a checkpoint."""
 
-_BLOCK_BYTES = 2**22
+_BLOCK_BYTES = 2**18  # larger blocks take a third longer: their events leave the cache of a core
 _LONGEST_LINE_BYTES = 2**24
 _SHORT = 7  # characters of a text that has no room for a secret and its name
 _DEEPEST = 50  # levels of nested lists and objects; serialisers refuse some hundreds

@@ -450,9 +450,9 @@ class RunState:
             return False
         if any(tuple(event) != names for event in found):
             return False
-        values = zip(*map(operator.itemgetter(*names), found), strict=True)
-        columns = dict(zip(names, values, strict=True))
-        del columns["event"]
+        columns = {
+            name: list(map(operator.itemgetter(name), found)) for name in names if name != "event"
+        }
         if not all(events.are_plain(name, column) for name, column in columns.items()):
             return False
         steps = columns["step"]
@@ -648,7 +648,7 @@ class StateReader:
         """Take in what was appended since the last read, and return whether there was anything.
 
         Args:
-            seconds: Stop after about this time, of a file that is larger than 4 MiB; the next read
+            seconds: Stop after about this time, of a file that is larger than 256 KiB; the next read
                 goes on there.
         """
         stamp = file_stamp(self.path)
