@@ -75,8 +75,11 @@ READY = """async () => {
 }"""
 EVAL = """async code => {
     const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
-    const reply = await kernel.requestExecute(
+    const ask = () => kernel.requestExecute(
         {code: '', silent: true, user_expressions: {value: code}}).done;
+    // A reply is lost when the connection to a kernel that has just started is made anew.
+    const late = () => new Promise(resolve => setTimeout(resolve, 30_000));
+    const reply = await Promise.race([ask(), late()]) ?? await ask();
     return reply.content.user_expressions.value;
 }"""
 
