@@ -112,23 +112,27 @@ def _spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Both splits of a file share the result.
     """
-    line_ends: list[np.ndarray] = []
-    size = 0
-    first = b""
+    found: list[np.ndarray] = []
+    may_be_blank = [np.array([0, len(_BOM)])]
+    size, first = 0, b""
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             first = first or block[: len(_BOM)]
-            newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
-            line_ends.append(newlines + size + 1)
+            content = np.frombuffer(block, dtype=np.uint8)
+            begins = np.flatnonzero(content == ord("\n")) + 1
+            found.append(begins + size)
+            begins = begins[begins < len(block)]
+            may_be_blank.append(begins[np.isin(content[begins], _SPACES)] + size)
             size += len(block)
-    ends = np.concatenate([*line_ends, [size]])
-    begins = np.concatenate([[len(_BOM) if first == _BOM else 0], ends[:-1]])
-    is_filled = begins < ends
-    begins, ends = begins[is_filled], ends[is_filled]
-    content = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
-    is_filled = np.ones(len(begins), bool)
-    for n in np.flatnonzero(np.isin(content[begins], _SPACES)):
-        is_filled[n] = bool(content[begins[n] : ends[n]].tobytes().strip())
+            may_be_blank.append(np.array([size]))  # of the next block
+        ends = np.concatenate([*found, [size]])
+        begins = np.concatenate([[len(_BOM) if first == _BOM else 0], ends[:-1]])
+        is_filled = begins < ends
+        begins, ends = begins[is_filled], ends[is_filled]
+        is_filled = np.ones(len(begins), bool)
+        for n in np.flatnonzero(np.isin(begins, np.concatenate(may_be_blank))):
+            file.seek(begins[n])
+            is_filled[n] = bool(file.read(ends[n] - begins[n]).strip())
     return begins[is_filled], ends[is_filled]
 
 
