@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nbft import charts, events
 from nbft.atomic import replacing
 from nbft.config import Config
+from nbft.config.data import Dataset
 from nbft.evaluate.compare import Comparison
 from nbft.evaluate.timeline import Timeline
 from nbft.events import Event
@@ -109,6 +110,13 @@ def _answers(state: RunState) -> tuple[Comparison | None, Timeline | None]:
     return both, over_steps if len(over_steps.steps) > 2 else None
 
 
+def _place(path: Path | None, dataset: Dataset) -> str:
+    """Say where rows are that are no file."""
+    if path is not None:
+        return "a folder" if path.is_dir() else "no longer there"
+    return "on the hub" if dataset.dataset_name else "in memory"
+
+
 def _files(config: Config) -> list[tuple[str, str, str]]:
     from nbft.data.ready import READY
     from nbft.data.samples import sample_path
@@ -124,7 +132,7 @@ def _files(config: Config) -> list[tuple[str, str, str]]:
         if path is not None and path.is_file():
             found.append((path.name, fingerprint(path), size(path.stat().st_size)))
         else:
-            found.append((str(dataset.dataset_name), "on the hub", ""))
+            found.append((dataset.called, _place(path, dataset), ""))
     return found
 
 
