@@ -342,8 +342,8 @@ def are_plain(name: str, values: Sequence[Any]) -> bool:
     if not kinds <= {int, float}:
         return False
     if _FIELDS.get(name) is _count:
-        return kinds == {int} and min(values) >= 0 and max(values) < _LARGEST
-    return int not in kinds or (max(values) < _LARGEST and min(values) > -_LARGEST)
+        return kinds == {int} and min(values) >= 0 and max(values) < LARGEST
+    return int not in kinds or (max(values) < LARGEST and min(values) > -LARGEST)
 
 
 def number(value: Any) -> float | int | None:
@@ -356,7 +356,7 @@ def number(value: Any) -> float | int | None:
     if kind is float:
         return value  # type: ignore[no-any-return]
     if kind is int:
-        return value if abs(value) < _LARGEST else None
+        return value if abs(value) < LARGEST else None
     return _NON_FINITE.get(value) if kind is str else None
 
 
@@ -383,7 +383,9 @@ _BLOCK_BYTES = 2**18  # larger blocks take a third longer: their events leave th
 _LONGEST_LINE_BYTES = 2**24
 _SHORT = 7  # characters of a text that has no room for a secret and its name
 _DEEPEST = 50  # levels of nested lists and objects; serialisers refuse some hundreds
-_LARGEST = 2**53  # integers below it are exact in every JSON reader
+LARGEST = 2**53
+"""Integers below it are exact in every JSON reader."""
+
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ABSENT = object()
 
@@ -404,9 +406,9 @@ def _is_flat(event: Event) -> bool:
 
 
 def _count(value: Any) -> Any:
-    if value is None or (type(value) is int and 0 <= value < _LARGEST):
+    if value is None or (type(value) is int and 0 <= value < LARGEST):
         return value
-    if type(value) is float and value.is_integer() and 0 <= value < _LARGEST:
+    if type(value) is float and value.is_integer() and 0 <= value < LARGEST:
         return int(value)
     return _ABSENT
 

@@ -491,7 +491,7 @@ class RunState:
             Whether it was taken in.
         """
         kind, step, loss = found.get("event"), found.get("step"), found.get("loss")
-        if type(step) is not int or not 0 <= step < 2**53 or "pid" in found:
+        if type(step) is not int or not 0 <= step < events.LARGEST or "pid" in found:
             return False
         if self.few is None or self.began is None or not isinstance(kind, str):
             return False

@@ -9,7 +9,7 @@ change (`_follow`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,19 +209,19 @@ class Form:
     @guarded
     def _take(self, path: str, value: Any) -> None:
         """A person has left a field."""
-        replaced = self._tree.take({path: value})
-        self._fields.fill(replaced)
+        self._take_all({path: value})
+
+    def _take_all(self, changes: dict[str, Any], shown: Iterable[str] = ()) -> None:
+        """Take what a person has chosen, and show it where no field was typed into."""
+        replaced = self._tree.take(changes)
+        self._fields.fill([*replaced, *shown])
         self._follow()
         if replaced:
             self.line.say_too(_REPLACED)
 
     @guarded
     def _apply_fix(self, path: str, changes: dict[str, Any]) -> None:
-        replaced = self._tree.take(changes)
-        self._fields.fill(replaced | changes)
-        self._follow()
-        if replaced:
-            self.line.say_too(_REPLACED)
+        self._take_all(changes, shown=changes)
         if path in self._fields:
             self._fields[path].control.focus()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from nbft.data.doctor import habits
@@ -22,13 +24,21 @@ def _answered(seen: Seen) -> np.ndarray:
 
 
 def _rare(
-    seen: Seen, rows: np.ndarray, what: str, why: str, fix: str, weight: float
+    seen: Seen,
+    rows: np.ndarray,
+    what: str,
+    why: str,
+    fix: str,
+    weight: float,
+    mend: Callable[[str], str] | None = None,
 ) -> Finding | None:
-    """Return a finding about rows that differ, which a person may leave out."""
+    """Return a finding about rows that differ, whose answers are mended, or which a person may leave out."""
     rows = np.sort(rows)
-    choice = leaving_out(seen, rows, is_choice=True)
+    rewrite = leaving_out(seen, rows, is_choice=True)
+    if mend is not None:
+        rewrite = mended(seen, rows, with_answers(mend), answers_only=True)
     level = "warning" if weight >= 2 else "note"
-    return of_rows(seen, level, rows, what, why, fix, rewrite=choice, weight=weight)  # type: ignore[arg-type]
+    return of_rows(seen, level, rows, what, why, fix, rewrite=rewrite, weight=weight)  # type: ignore[arg-type]
 
 
 @check
@@ -133,38 +143,34 @@ def shouted_answers(seen: Seen) -> Finding | None:
 @check
 def padded_answers(seen: Seen) -> Finding | None:
     """Answers begin or end with spaces."""
-    rows = np.sort(habits.few_with(seen.habits.is_padded, _answered(seen)))
-    return of_rows(
+    return _rare(
         seen,
-        "note",
-        rows,
+        habits.few_with(seen.habits.is_padded, _answered(seen)),
         "Rows whose answer begins or ends with spaces or line breaks, unlike most",
         "The model reads other tokens there than in the other rows.",
         "Remove them.",
-        rewrite=mended(seen, rows, with_answers(str.strip), answers_only=True),
-        weight=0.5,
+        0.5,
+        mend=str.strip,
     )
 
 
 @check
 def labelled_answers(seen: Seen) -> Finding | None:
     """Answers begin with a label."""
-    rows = np.sort(habits.few_with(seen.habits.is_labelled, _answered(seen)))
 
     def without_label(text: str) -> str:
         bare = text.lstrip()
         label = habits.LABEL.match(bare)
         return text[: len(text) - len(bare)] + bare[label.end() :] if label else text
 
-    return of_rows(
+    return _rare(
         seen,
-        "warning",
-        rows,
+        habits.few_with(seen.habits.is_labelled, _answered(seen)),
         "Rows whose answer begins with a label such as “Answer:”, unlike most",
         "The model learns to write it now and then, and whatever reads its answers has to expect both.",
         "Remove it.",
-        rewrite=mended(seen, rows, with_answers(without_label), answers_only=True),
-        weight=2,
+        2,
+        mend=without_label,
     )
 
 

@@ -161,6 +161,12 @@ def _where_they_differ(text: str, other: str) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(text), len(other)))
 
 
+def _too_long(said: Said, mend: Callable[[str], str]) -> Hit | None:
+    """Return the first answer of which something at the end has to go, and where that begins."""
+    pairs = ((answer, mend(answer)) for answer in said.answers)
+    return next(((answer, len(bare)) for answer, bare in pairs if bare != answer), None)
+
+
 # Characters
 
 _REPLACED = re.compile("[\ufffd\ud800-\udfff]")  # tokenizers refuse half of a surrogate pair
@@ -609,12 +615,7 @@ _ASKS_TO_REPEAT = re.compile(
     answers_only=True,
 )
 def _doubled_answers(said: Said) -> Hit | None:
-    if _ASKS_TO_REPEAT.search(said.task):
-        return None
-    for answer in said.answers:
-        if (once := said_once(answer)) != answer:
-            return answer, len(once)
-    return None
+    return None if _ASKS_TO_REPEAT.search(said.task) else _too_long(said, said_once)
 
 
 _MOST_ENDS = 20
@@ -649,10 +650,7 @@ def without_end_tokens(text: str) -> str:
     answers_only=True,
 )
 def _written_end_tokens(said: Said) -> Hit | None:
-    for answer in said.answers:
-        if (bare := without_end_tokens(answer)) != answer:
-            return answer, len(bare)
-    return None
+    return _too_long(said, without_end_tokens)
 
 
 # Turns
