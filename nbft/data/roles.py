@@ -169,7 +169,7 @@ def guess(columns: Sequence[str], rows: Iterable[Row]) -> tuple[Roles, bool]:
 
 
 def settings_of(roles: Roles, columns: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of a dataset that give its columns these roles.
+    r"""Return the settings of a dataset that give its columns these roles.
 
     Settings that said otherwise are set to their defaults.
 
@@ -179,7 +179,7 @@ def settings_of(roles: Roles, columns: Sequence[str]) -> dict[str, Any]:
 
     >>> changes = settings_of(Roles("q", completion="a", wording="question"), ["q", "a"])
     >>> changes["prompt_template"], changes["completion_template"]
-    ('Question: {q}\\n\\nAnswer:\\n', '{a}')
+    ('Question: {q}\n\nAnswer:\n', '{a}')
     """
     usual = Dataset()
     settings: dict[str, Any] = {name: getattr(usual, name) for name in _SHAPES}
@@ -254,11 +254,13 @@ def roles_of(dataset: Dataset, columns: Sequence[str]) -> Roles | None:
     prompt, completion = among(dataset.prompt_template), among(dataset.completion_template)
     if not completion:
         return None
-    (system,) = among(dataset.system_template)[:1] or [""]
-    shorter = among(dataset.no_input_template)
-    first = shorter[:1] or prompt[:1]
-    context = [name for name in prompt if name not in first][:1]
-    roles = Roles(*(first or [""]), *(context or [""]), completion[0], system)
+    first = (among(dataset.no_input_template) or prompt or [""])[0]
+    roles = Roles(
+        prompt=first,
+        context=next((name for name in prompt if name != first), ""),
+        completion=completion[0],
+        system=next(iter(among(dataset.system_template)), ""),
+    )
     for wording in WORDINGS:
         known = dataclasses.replace(roles, wording=wording)
         wanted = settings_of(known, columns)
