@@ -53,6 +53,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nbft"
 
 
+def hub_cache_folder() -> Path:
+    """Return the folder in which huggingface_hub keeps what it downloaded."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
 def find_local(name: str, revision: str | None = None) -> FoundModel | None:
     """Return a model that is on this machine, or None; uses no network."""
     folder = Path(name).expanduser()
@@ -142,9 +148,7 @@ def _no_folder(name: str) -> str:
 
 def _hub_snapshot(hub_name: str, revision: str | None) -> Path | None:
     """Return a whole snapshot in the hub's own cache, or None."""
-    hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
-    hub = Path(os.environ.get("HF_HUB_CACHE", hub)).expanduser()
-    repository = hub / f"models--{hub_name.replace('/', '--')}"
+    repository = hub_cache_folder() / f"models--{hub_name.replace('/', '--')}"
     reference = repository / "refs" / (revision or "main")
     commit = reference.read_text().strip() if _is_file(reference) else (revision or "")
     snapshot = repository / "snapshots" / commit

@@ -29,6 +29,7 @@ LAYERS = [
     ("plan",),
     ("interop",),
     ("runs",),
+    ("catalogue",),
     ("pages",),
     ("training",),
     ("launchers",),
