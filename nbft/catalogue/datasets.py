@@ -27,7 +27,7 @@ from nbft.data.sources import columns_of, file_errors, load_rows, stream_rows
 from nbft.errors import DataError, Problem
 from nbft.formatting import size
 from nbft.models.find import is_hub_name
-from nbft.reading import is_file
+from nbft.reading import is_file, open_file
 
 Source = Literal["sample", "file", "upload", "recent", "known", "hub"]
 
@@ -36,6 +36,8 @@ _READ_BYTES = 4 * 2**20
 """Files up to this size are read as a whole, so that their rows are counted: 0.1 s."""
 
 _COLUMNS_ROWS = 50
+_LINE_BYTES = 16 * 2**20
+_BY_LINE = (".jsonl", ".ndjson", ".csv", ".tsv")
 _Key = tuple[tuple[str, str], ...]
 
 
@@ -194,6 +196,9 @@ def _start(dataset: Dataset, choice: DatasetChoice, rows: int) -> Preview:
         raise DataError(Problem(field, choice.name, why, "It can be trained on all the same."))
     try:
         with file_errors(field, choice.name):
+            if path.suffix.lower() in _BY_LINE and not _has_line(path):
+                why = f"has a first line of more than {size(_LINE_BYTES)}, too long to be shown."
+                raise DataError(Problem(field, choice.name, why, "Write one row on each line."))
             stream = stream_rows(dataset, "train", _FIELD)
             some = list(itertools.islice(stream, max(rows, _COLUMNS_ROWS)))
     except ValueError as error:
@@ -203,6 +208,13 @@ def _start(dataset: Dataset, choice: DatasetChoice, rows: int) -> Preview:
         raise DataError(Problem(field, choice.name, why, 'Write {"column": "text"}.'))
     columns = dict.fromkeys(name for row in some for name in row)
     return Preview(tuple(columns), tuple(some[:rows]), None)
+
+
+def _has_line(path: Path) -> bool:
+    """Whether the first line of a file ends soon; what reads lines holds a whole one in memory."""
+    with open_file(path) as file:
+        start = file.read(_LINE_BYTES)
+    return len(start) < _LINE_BYTES or b"\n" in start
 
 
 def _key(settings: Mapping[str, str]) -> _Key:

@@ -6,20 +6,22 @@ import contextlib
 import itertools
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbft.data.lines import kind_of
+from nbft.data.lines import PACKED
 from nbft.data.sources import FORMATS
 from nbft.errors import DataError, Problem
 from nbft.reading import open_file, why_not
 
-_ENTRIES = 20_000
-"""Entries of a folder that are looked at."""
-
+_ENDINGS = tuple(kind + packing for kind in FORMATS for packing in ("", *PACKED))
 _SECONDS = 0.2
+"""How long a folder is looked at: about 100,000 entries."""
+
 _SHOWN = 1000
 _NEWEST = 50
+_OPENED = 200
 _START_BYTES = 64 * 1024
 _NOT_DATA = ("config.json", "run.json", "package.json", "adapter_config.json")
 """Files of folders whose other JSON files are not rows either."""
@@ -69,65 +71,83 @@ def folder(path: str | Path = ".") -> Folder:
     """
     here = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - links stay as they are
     try:
-        entries, is_complete = _scan(here, time.monotonic() + _SECONDS)
+        found, is_complete = _scan(here, time.monotonic() + _SECONDS)
     except (OSError, ValueError) as error:
         why = why_not(error) if isinstance(error, OSError) else "no path of a folder"
         fix = "Choose another folder."
         raise DataError(Problem("folder", str(path), f"cannot be read: {why}.", fix)) from None
-    entries.sort(key=lambda entry: (not entry.is_folder, entry.name.casefold(), entry.name))
+    found.sort(key=lambda entry: (not entry.is_dir(), entry.name.casefold(), entry.name))
+    entries = tuple(filter(None, map(_entry, found[:_SHOWN])))
     parent = here.parent if here.parent != here else None
-    return Folder(here, parent, tuple(entries[:_SHOWN]), is_complete and len(entries) <= _SHOWN)
+    return Folder(here, parent, entries, is_complete and len(found) <= _SHOWN)
 
 
 def data_files(path: Path, levels: int = 0) -> list[Entry]:
     """Return data files in a folder and the folders below it, the newest first, at most 50.
 
-    Looks for 0.2 seconds at most; folders that may not be read, runs, models and installed packages
-    are left out.
+    Looks for about 0.2 seconds at most. Folders that may not be read, runs and models are left out,
+    and files that hold no rows.
 
     Args:
         path: The folder.
         levels: Levels of folders below it to look into.
     """
-    deadline = time.monotonic() + _SECONDS
+    began = time.monotonic()
     files: list[Entry] = []
-    level = [path]
+    level = [path.absolute()]
     for depth in range(levels + 1):
         below: list[Path] = []
         for each in level:
+            if time.monotonic() > began + _SECONDS:
+                break
             with contextlib.suppress(OSError):
-                entries, _ = _scan(each, deadline)
-                if depth and any(entry.name in _NOT_DATA for entry in entries):
+                found, _ = _scan(each, began + _SECONDS / 2)  # the rest is for their times
+                if depth and any(entry.name in _NOT_DATA for entry in found):
                     continue
-                files += [entry for entry in entries if not entry.is_folder]
-                below += [entry.path for entry in entries if entry.is_folder]
+                below += [Path(entry.path) for entry in found if entry.is_dir()]
+                files += _files(found, began + _SECONDS)
         level = below
     newest = sorted(files, key=lambda entry: (-entry.modified, entry.name))
-    return list(itertools.islice((file for file in newest if _may_hold_rows(file.path)), _NEWEST))
+    return list(
+        itertools.islice((file for file in newest[:_OPENED] if _may_hold_rows(file)), _NEWEST)
+    )
 
 
-def _scan(path: Path, deadline: float) -> tuple[list[Entry], bool]:
+def _files(found: Iterable[os.DirEntry[str]], deadline: float) -> Iterator[Entry]:
+    for entry in found:
+        if not entry.is_dir() and (file := _entry(entry)):
+            yield file
+            if time.monotonic() > deadline:
+                return
+
+
+def _scan(path: Path, deadline: float) -> tuple[list[os.DirEntry[str]], bool]:
     """Return the visible folders and data files in a folder, and whether that is all.
 
     Raises:
         OSError: It may not be read.
     """
-    found: list[Entry] = []
+    found: list[os.DirEntry[str]] = []
     with os.scandir(path) as entries:
-        for number, entry in enumerate(entries):
-            if number >= _ENTRIES or (number % 100 == 99 and time.monotonic() > deadline):
+        for number, entry in enumerate(entries, start=1):
+            if number % 100 == 0 and time.monotonic() > deadline:
                 return found, False
+            is_data = entry.name.lower().endswith(_ENDINGS)
             if entry.name.startswith(".") or not _is_text(entry.name):
                 continue
             with contextlib.suppress(OSError):  # gone meanwhile, or a link to itself
-                is_folder = entry.is_dir()
-                is_data = kind_of(Path(entry.name)) in FORMATS
-                if is_folder or (is_data and entry.is_file()):
-                    about = entry.stat()
-                    size_bytes = None if is_folder else about.st_size
-                    path = Path(os.path.abspath(entry.path))  # noqa: PTH100
-                    found.append(Entry(entry.name, path, is_folder, size_bytes, about.st_mtime))
+                if entry.is_dir() or (is_data and entry.is_file()):
+                    found.append(entry)
     return found, True
+
+
+def _entry(found: os.DirEntry[str]) -> Entry | None:
+    try:
+        about, is_folder = found.stat(), found.is_dir()
+    except OSError:
+        return None
+    size_bytes = None if is_folder else about.st_size
+    return Entry(found.name, Path(found.path), is_folder, size_bytes, about.st_mtime)
 
 
 def _is_text(name: str) -> bool:
@@ -139,14 +159,14 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _may_hold_rows(path: Path) -> bool:
+def _may_hold_rows(file: Entry) -> bool:
     """Whether a file is not empty and, for .json, holds rows: an array, or an object a line."""
+    if file.path.suffix.lower() != ".json":
+        return bool(file.size_bytes)
     try:
-        with open_file(path) as file:
-            start = file.read(_START_BYTES)
+        with open_file(file.path) as stream:
+            start = stream.read(_START_BYTES)
     except OSError:
         return False
-    if path.suffix.lower() != ".json":
-        return bool(start)
     first, *_ = start.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
     return first.startswith(b"[") or (first.startswith(b"{") and first.rstrip().endswith(b"}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,7 +32,6 @@ class Repository:
         is_gated: Whether its terms have to be accepted first; None if the hub does not say.
         downloads: Downloads in the last 30 days; None if the hub does not say.
         parameters: Parameters of a model; None if unknown.
-        tags: Its tags.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Repository:
     is_gated: bool | None
     downloads: int | None
     parameters: int | None
-    tags: tuple[str, ...]
 
 
 def search(kind: Literal["models", "datasets"], text: str) -> list[Repository]:
-    """Return what the hub finds, the most downloaded first, at most 30.
+    """Return what is public on the hub, the most downloaded first, at most 30.
 
-    One request without retries: HfApi.list_models takes no time limit, and tries for half a minute.
+    One request, without retries and without the person's token: HfApi.list_models takes no time
+    limit, and tries for half a minute.
 
     Args:
         kind: What to search for.
@@ -57,7 +57,6 @@ def search(kind: Literal["models", "datasets"], text: str) -> list[Repository]:
     Source: huggingface.co/docs/hub/api; models with safetensors weights only, as nbft loads them.
     """
     from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     if constants.HF_HUB_OFFLINE:
         raise _failed(kind, "HF_HUB_OFFLINE is set", "Unset it, or choose one listed here.")
@@ -65,21 +64,17 @@ def search(kind: Literal["models", "datasets"], text: str) -> list[Repository]:
     if kind == "models":
         query["filter"] = "safetensors"
     try:
-        answer = get_session().get(
-            f"{constants.ENDPOINT}/api/{kind}",
-            params=query,
-            headers=build_hf_headers(),
-            timeout=HUB_SECONDS,
-        )
-        found = answer.json() if answer.is_success else None
-    except ValueError:
-        found = None
-    except Exception as error:  # of several network libraries
+        address = f"{constants.ENDPOINT}/api/{kind}"
+        answer = get_session().get(address, params=query, timeout=HUB_SECONDS)
+    except Exception as error:  # of the network library, which differs by version
         why = f"no answer within {HUB_SECONDS:g} seconds ({type(error).__name__})"
         fix = "Check the network, or choose one listed here."
         raise _failed(kind, why, fix) from None
+    found = None
+    with contextlib.suppress(ValueError):
+        found = answer.json()
     if not isinstance(found, list):
-        why = f"it answered with status {answer.status_code} and no list"
+        why = f"it answered with status {answer.status_code} and without a list"
         raise _failed(kind, why, "Try again later.")
     return [_repository(each) for each in found if isinstance(each, dict) and each.get("id")]
 
@@ -98,5 +93,4 @@ def _repository(about: dict[str, Any]) -> Repository:
         is_gated=None if gated is None else bool(gated),
         downloads=about.get("downloads"),
         parameters=total if isinstance(total, int) else None,
-        tags=tags,
     )

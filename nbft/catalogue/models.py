@@ -175,7 +175,7 @@ def search_models(
         lengths_tokens: As in `models`.
 
     Raises:
-        ModelError: The hub cannot be asked, with the reason.
+        NbftError: The hub cannot be asked, with the reason.
     """
     judge = _Judge(config or Config(), lengths_tokens)
     choices = []

@@ -30,6 +30,7 @@ ALIASES = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Our short names, and the hub's names for the same models."""
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SHARD = re.compile(r"-of-(\d+)\.safetensors$")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -152,8 +153,15 @@ def _hub_snapshot(hub_name: str, revision: str | None) -> Path | None:
     reference = repository / "refs" / (revision or "main")
     commit = reference.read_text().strip() if _is_file(reference) else (revision or "")
     snapshot = repository / "snapshots" / commit
-    complete = commit and _is_file(snapshot / "config.json") and any(snapshot.glob("*.safetensors"))
+    complete = commit and _is_file(snapshot / "config.json") and _has_weights(snapshot)
     return snapshot if complete else None
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether all files with weights are there; a download that broke off leaves some of them."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    totals = [match[1] for name in names if (match := _SHARD.search(name))]
+    return bool(names) and all(len(totals) >= int(total) for total in totals)
 
 
 def _from_hub(hub_name: str, revision: str | None, say: Say) -> Path:
