@@ -122,6 +122,12 @@ def test_a_small_file_is_counted(tmp_path):
     assert seen.rows == ({"q": "Why?", "a": "So."},) * 2
 
 
+def test_a_damaged_row_further_down_does_not_hide_the_first_rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n{"a": \n')
+    assert look(of(path)).rows == ({"a": 1}, {"a": 2}, {"a": 3})
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".json", ".parquet", ".jsonl.gz"])
 def test_of_a_large_file_only_the_start_is_read(tmp_path, monkeypatch, ending, empty_cache):
     monkeypatch.setattr(catalogue, "_READ_BYTES", 10)

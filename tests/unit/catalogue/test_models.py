@@ -106,6 +106,11 @@ def test_the_fit_of_a_model_that_is_here_follows_the_settings(
 
     twice = config.apply({"training.per_device_train_batch_size": 8})
     assert needed(twice) > needed(config)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for name in ("model_name", "adapter_name_or_path"):
+        continued = config.apply({f"model.{name}": str(tmp_path / "adapter")})
+        assert needed(continued) == needed(config), "an adapter belongs to its own model"
     longer = models(config, [1000] * 20, folder=tmp_path)
     assert named(longer, "owner/name").fit.needed_bytes > needed(config)
 
@@ -141,18 +146,20 @@ def test_folders_nearby_are_found_to_the_second_level(config, tmp_path, make_mod
     assert here[0].license == "mit"
 
 
-def test_results_of_runs_and_models_they_used(config, tmp_path, make_model, make_run):
-    older = make_run("older", model={"model_name": "someone/Mystery-3B"})
+def test_results_of_runs_and_models_they_used(config, tmp_path, make_model, make_run, monkeypatch):
+    has_memory(monkeypatch, 20 * GIB)
+    older = make_run("older", model={"model_name": "Qwen/Qwen2.5-0.5B-Instruct"})
     os.utime(older / "config.yaml", (1000, 1000))
-    newer = make_run("newer", model={"model_name": "Qwen/Qwen2.5-0.5B-Instruct"})
+    newer = make_run("newer", model={"model_name": "someone/Mystery-3B"})
     make_model(newer / "merged")
     choices = models(config, folder=tmp_path)
     assert (choices[0].source, choices[0].title) == ("run", "newer, merged")
     assert choices[0].name == str(newer / "merged")
     mystery = named(choices, "someone/Mystery-3B")
-    assert (mystery.source, mystery.last_used, mystery.parameters) == ("recent", 1000, 3 * 10**9)
+    assert (mystery.source, mystery.parameters) == ("recent", 3 * 10**9)
+    assert named(choices, "Qwen/Qwen2.5-0.5B-Instruct").last_used == 1000
     used = [choice.name for choice in choices if choice.last_used]
-    assert used == ["Qwen/Qwen2.5-0.5B-Instruct", "someone/Mystery-3B"], "the newest first"
+    assert used == ["someone/Mystery-3B", "Qwen/Qwen2.5-0.5B-Instruct"], "the newest first"
 
 
 def test_a_folder_that_a_run_used_is_offered_while_it_is_there(
@@ -164,6 +171,13 @@ def test_a_folder_that_a_run_used_is_offered_while_it_is_there(
     listed = models(config, folder=tmp_path / "elsewhere")
     assert [choice.name for choice in listed if choice.is_local] == [str(far)]
     assert str(tmp_path / "gone") not in {choice.name for choice in listed}
+
+
+def test_a_config_of_another_program_is_no_run(config, tmp_path, make_run):
+    run = make_run("other", model={"model_name": "someone/Mystery-3B"})
+    (run / "run.json").unlink()
+    (run / "config.yaml").write_text("model:\n  model_name: someone/Mystery-3B\nname: other\n")
+    assert all(choice.source == "known" for choice in models(config, folder=tmp_path))
 
 
 def test_damaged_files_do_not_hide_the_rest(config, tmp_path, make_model, make_run):
