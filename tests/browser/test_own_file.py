@@ -150,6 +150,43 @@ def test_a_table_with_odd_columns(
     assert person.actions <= 8
 
 
+@THEMES
+def test_lists_to_choose_from(
+    person: Person,
+    notebook: Notebook,
+    jupyter_lab: Server,
+    theme: Theme,
+    width: int,
+    axe: Callable[[Locator], list[str]],
+) -> None:
+    folder = jupyter_lab.root / "lists"
+    folder.mkdir(exist_ok=True)
+    (folder / "here.csv").write_text("question,answer\n" + "Why?,So.\n" * 30)
+    form = person.opens_the_form(theme, width)
+    field = form.locator(".nbft-field", has=person.page.get_by_label("Base model", exact=True))
+    field.get_by_role("button", name="Choose from a list").click()
+    model = field.get_by_role("button", name="smollm2-135m")
+    expect(model).to_be_visible(timeout=30_000)
+    person.page.set_viewport_size({"width": width, "height": 2000})
+    notebook.screenshot(f"list-of-models-{theme}-{width}", form)
+    assert axe(form) == []
+    field.get_by_role("searchbox").fill("qwen")
+    field.get_by_role("searchbox").press("Enter")
+    expect(field.get_by_role("status")).to_contain_text("hub", timeout=30_000)
+    field.get_by_role("button", name="Choose from a list").click()
+
+    files = form.locator(".nbft-field", has=person.page.get_by_label("Data file", exact=True))
+    files.get_by_role("button", name="Browse this machine").click()
+    files.get_by_role("button", name="lists/", exact=True).click()
+    files.get_by_role("button", name="show rows of here.csv").click()
+    expect(files.get_by_text('"answer": "So."').first).to_be_visible(timeout=30_000)
+    notebook.screenshot(f"list-of-files-{theme}-{width}", form)
+    assert axe(form) == []
+    files.get_by_role("button", name="here.csv", exact=True).click()
+    expect(form.get_by_label("Data file", exact=True)).to_have_value("lists/here.csv")
+    held_out_rows_are_of(notebook, "here.csv")
+
+
 def test_the_problem_of_a_field_is_a_way_to_it(
     person: Person, notebook: Notebook, page: Page
 ) -> None:
