@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ _LENGTHS_CHECKED = 5000
 
 _ROWS_PACKED = 5000
 """Rows that are packed for an estimate."""
+
+_ROWS_GLANCED_AT = 20
+"""Rows by which a template is judged."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             ]
     if "train" in examples:
         problems += _length_column(config, examples["train"])
+        problems += _glued(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
     numbers: dict[str, Any] = {}
@@ -431,6 +435,22 @@ def _special(folder: Path | None) -> list[str]:
     tokenizer = read_tokenizer(folder)
     added = tokenizer.get_added_tokens_decoder().values() if tokenizer else ()
     return [token.content for token in added if token.special]
+
+
+def _glued(config: Config, examples: Examples) -> Iterator[Problem]:
+    """Warn of prompt templates after which the answer follows without a space or line break."""
+    for part, dataset in zip(examples.parts, config.data.train.datasets, strict=True):
+        first = [part.example(n) for n in range(min(len(part.numbers), _ROWS_GLANCED_AT))]
+        if dataset.prompt_template and first and all(example.is_glued for example in first):
+            field = f"{part.field}.prompt_template"
+            yield warning(
+                field,
+                "ends without a space or line break, so prompt and answer become one word: "
+                f"“…{first[0].prompt[-20:]}{first[0].completion[:20]}…”.",
+                "End it with a line break.",
+                {field: f"{dataset.prompt_template}\n"},
+                value=dataset.prompt_template,
+            )
 
 
 def _length_column(config: Config, examples: Examples) -> Sequence[Problem]:

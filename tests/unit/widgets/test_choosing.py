@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def test_folders_lead_to_files(form: Form) -> None:
     assert titles(chooser) == ["..", "other.csv"]
     assert chooser.items[0]["group"] == str(Path.cwd() / "lesson")
     choose(chooser, "other.csv")
-    assert form.config.data.train.datasets[0].path == os.path.join("lesson", "other.csv")
+    assert form.config.data.train.datasets[0].path == str(Path("lesson", "other.csv"))
     assert form.plan.train_rows
     choose(chooser, "..")
     assert "mine.jsonl" in titles(chooser)
