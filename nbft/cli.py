@@ -388,10 +388,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
     """Return the tree of a config file, or of a config for a file of rows, and its folder."""
-    from nbft.data.sources import FORMATS
+    from nbft.data.sources import is_of_rows
 
     folder = file.absolute().parent
-    if file.suffix.lower() not in FORMATS:
+    if not is_of_rows(file):
         return io.read(file), folder
     if not file.is_file():
         raise NbftError(f"{file}: no such file. Looked in {folder}.")

@@ -35,10 +35,19 @@ from nbft.data.formats import Example
 from nbft.data.holdout import is_held_out
 from nbft.data.ready import READY
 from nbft.data.rendering import Template, TokenizerTemplate
-from nbft.data.sources import Rows, content_keys, file_errors, load_rows, spread, stream_rows
+from nbft.data.sources import (
+    Rows,
+    content_keys,
+    file_errors,
+    load_rows,
+    number_in_file,
+    remarks_of,
+    spread,
+    stream_rows,
+)
 from nbft.data.turns import RowError, text_of
 from nbft.errors import DataError, Problem
-from nbft.formatting import count
+from nbft.formatting import count, listed
 from nbft.methods import Method, method_of
 from nbft.methods.method import Kind
 
@@ -83,7 +92,7 @@ class Part:
         if self.made is not None:
             return self.made[number]
         row = int(self.numbers[number])
-        return _made(self.make, self.rows[row], _row_number(self.rows, row), self.field)
+        return _made(self.make, self.rows[row], number_in_file(self.rows, row), self.field)
 
 
 class Examples(Sequence[Example]):
@@ -146,7 +155,7 @@ class Examples(Sequence[Example]):
     def origin(self, number: int) -> tuple[int, int]:
         """Return the dataset of an example, from 0, and its row in the file or list, from 1."""
         part, place = self._place(number)
-        return part, _row_number(self.parts[part].rows, int(self.parts[part].numbers[place]))
+        return part, number_in_file(self.parts[part].rows, int(self.parts[part].numbers[place]))
 
     def take(self, numbers: np.ndarray) -> Examples:
         """Return some of the examples."""
@@ -212,12 +221,6 @@ def in_words_by_answer(conversations: int, examples: int, about: str = "") -> st
     )
 
 
-def _row_number(rows: Rows, row: int) -> int:
-    """Return the number of a row in its file or list, from 1, also where some are taken in order."""
-    taken = getattr(rows, "numbers", None)
-    return (row if taken is None else int(taken[row])) + 1
-
-
 def load_examples(
     config: Config,
     split: str,
@@ -274,7 +277,8 @@ def load_examples(
             problems += error.problems
     if problems:
         raise DataError(problems)
-    recognised = [
+    recognised = [f"{part.field}: {remark}" for part in parts for remark in remarks_of(part.rows)]
+    recognised += [
         f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
         f"{method.trained_on(known.name) or known.trained_on}."
         for part in parts
@@ -320,7 +324,8 @@ def _rows(
             stream = stream_rows(dataset, section, field, folder=folder)
             rows = list(itertools.islice(stream, most))
     except ValueError as error:
-        raise DataError(Problem(*where, str(error), "Fix it.")) from None
+        fix = getattr(error, "fix", "Fix it.")
+        raise DataError(Problem(*where, str(error), fix)) from None
     if not rows:
         raise DataError(Problem(*where, "holds no rows.", "Name another."))
     return rows
@@ -526,7 +531,7 @@ def _part(
     refused: list[DataError] = []
     for n in checked:
         try:
-            example = _made(make, rows[n], _row_number(rows, n), field)
+            example = _made(make, rows[n], number_in_file(rows, n), field)
         except DataError as error:
             refused.append(error)
             if is_strict or len(refused) == len(checked):
@@ -648,7 +653,7 @@ def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
         wanted = [*dataset.input_columns, *([target] if target else [])]
         if missing := [name for name in wanted if name not in columns]:
             which = "target_column" if missing[0] == target else "input_columns"
-            why = f"{missing[0]} is not a column; found {', '.join(columns)}."
+            why = f"{missing[0]} is not a column; found {listed(columns)}."
             fix = "Name columns of the rows."
             raise DataError(Problem(f"{field}.{which}", getattr(dataset, which), why, fix))
         return "columns", adapters.of_columns(dataset.input_columns, target), set(wanted)
@@ -664,7 +669,7 @@ def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
 
 
 def _unknown(columns: list[str], field: str) -> Problem:
-    found = ", ".join(f'"{name}"' for name in columns)
+    found = listed([f'"{name}"' for name in columns])
     pair = f'{{"prompt": "{columns[0]}", "completion": "{columns[-1]}"}}' if columns else "{…}"
     why = f'no "prompt" and "completion", no "messages" and no "text"; found {found}.'
     fix = f"Write prompt_template and completion_template, or map columns: columns={pair}."
@@ -736,7 +741,7 @@ def _renderers(
     if not problems and (made["prompt"] is None) != (made["completion"] is None):
         have, lack = ("prompt", "completion") if made["prompt"] else ("completion", "prompt")
         why = f"is missing, while {have}_template or {have}_func is given."
-        fix = f"Write one; the columns are {', '.join(columns)}."
+        fix = f"Write one; the columns are {listed(columns)}."
         problems.append(Problem(f"{field}.{lack}_template", None, why, fix))
     if problems:
         raise DataError(problems)
@@ -780,7 +785,7 @@ def template_renderer(
         raise DataError(problems)
     if not is_constant and not any(column for _, column in pieces):
         why = "names no column, so every row would be the same."
-        fix = f"Put a column in braces: {', '.join(f'{{{c}}}' for c in columns)}."
+        fix = f"Put a column in braces: {listed([f'{{{c}}}' for c in columns])}."
         raise DataError(Problem(field, template, why, fix))
 
     def render(row: Mapping[str, Any]) -> str:
@@ -798,7 +803,7 @@ def _no_column(written: str, name: str, template: str, columns: list[str], field
         fixed = template.replace(f"{{{written}}}", f"{{{close[0]}}}")
         return Problem(field, template, why, f"Did you mean {{{close[0]}}}?", {field: fixed})
     is_prose = "\n" in name or " " in name
-    fix = _LITERAL_BRACES if is_prose else f"The columns are {', '.join(columns)}."
+    fix = _LITERAL_BRACES if is_prose else f"The columns are {listed(columns)}."
     return Problem(field, template, why, fix)
 
 
@@ -859,7 +864,7 @@ def _called(render: Render, row: Mapping[str, Any]) -> str:
     except Exception as error:
         raise RowError(
             f"the prompt or completion function failed with {type(error).__name__}: {error}.",
-            f"The row has the columns {', '.join(row)}.",
+            f"The row has the columns {listed([*row])}.",
         ) from None
     if not isinstance(text, str):
         raise RowError(
@@ -890,11 +895,11 @@ def _contents(rows: Rows, numbers: Sequence[int]) -> dict[str, _Content]:
     """Return what each column holds in the given rows, in the order of the first row that has it."""
     columns: dict[str, _Content] = {}
     for place, index in enumerate(numbers):
-        row, number = rows[index], _row_number(rows, index)
+        row, number = rows[index], number_in_file(rows, index)
         for name, value in row.items():
             column = columns.get(name)
             if column is None:
-                first_without = _row_number(rows, numbers[0]) if place else 0
+                first_without = number_in_file(rows, numbers[0]) if place else 0
                 column = columns[name] = _Content(len(numbers), first_without=first_without)
             column.rows += 1
             if not is_missing(value):
