@@ -15,7 +15,7 @@ import hashlib
 import importlib
 import importlib.util
 import itertools
-import string
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -641,7 +641,7 @@ def _prompt_template(dataset: Dataset, columns: list[str], field: str) -> _Rende
 def _named_in(template: str) -> list[str]:
     """Return the columns that a template names; [] for one that `template_renderer` refuses."""
     with contextlib.suppress(ValueError):
-        names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+        names = [name for _, name in parsed_template(template) if name is not None]
         return [name.strip().strip("'\"") for name in names]
     return []
 
@@ -764,21 +764,21 @@ def template_renderer(
         DataError: A placeholder is not a column, or a brace is not closed.
     """
     try:
-        parsed = list(string.Formatter().parse(template))
+        parsed = list(parsed_template(template))
     except ValueError:
         why = "has a brace that is not closed, or not opened."
         raise DataError(Problem(field, template, why, _LITERAL_BRACES)) from None
     pieces: list[tuple[str, str | None]] = []
     problems: list[str | Problem] = []
-    for text, name, spec, conversion in parsed:
-        column = None
-        if name is not None:
-            column = name.strip().strip("'\"")
-            if spec or conversion:
-                written = f"{{{name}{'!' + conversion if conversion else ':' + (spec or '')}}}"
-                fix = f"Write {{{column}}} alone, or {{{{ and }}}} for literal braces."
-                problems.append(Problem(field, template, f"{written} is not a column.", fix))
-            elif column not in columns:
+    for text, name in parsed:
+        column = None if name is None else name.strip().strip("'\"")
+        if name is not None and column is not None and column not in columns:
+            plain, is_formatted, _ = re.split(r"([:!]|$)", column, maxsplit=1)
+            if is_formatted and plain in columns:
+                fix = f"Write {{{plain}}} alone, or {{{{ and }}}} for literal braces."
+                why = f"{{{name}}} is not a column."
+                problems.append(Problem(field, template, why, fix))
+            else:
                 problems.append(_no_column(name, column, template, columns, field))
         pieces.append((text, column))
     if problems:
@@ -794,6 +794,28 @@ def template_renderer(
     return render, {column for _, column in pieces if column}
 
 
+def parsed_template(template: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the pieces of a template: a text, and what is in the braces after it, if any.
+
+    Unlike `string.Formatter`, takes any name of a column, such as "Question:".
+
+    Raises:
+        ValueError: A brace is not closed, or not opened.
+
+    >>> list(parsed_template("Say {it: now}, {{x}}!"))
+    [('Say ', 'it: now'), (', {', None), ('x}', None), ('!', None)]
+    """
+    begin = 0
+    for match in _BRACES.finditer(template):
+        text, begin = template[begin : match.start()], match.end()
+        if match[0] in "{}":
+            raise ValueError(template)
+        name = match[1]
+        yield (text, name) if name is not None else (text + match[0][0], None)
+    yield template[begin:], None
+
+
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _LITERAL_BRACES = "Write {{ and }} for literal braces."
 
 

@@ -65,8 +65,14 @@ class Table:
         titles: Numbers of rows in which one cell is as wide as several columns.
 
     Attributes:
+        names: Name of each column; None for one that is left out.
+        skipped_rows: Rows above the first one below the names, as a plain reader counts them.
+        encoding, separator: Of a text.
+        sheet: The sheet of a workbook.
         remarks: Sentences on how the file was read; complete after an iteration.
     """
+
+    encoding = separator = sheet = ""
 
     def __init__(
         self,
@@ -79,6 +85,7 @@ class Table:
         head = list(itertools.islice(records(), _HEAD_ROWS))
         self._header = self._find_header(head)
         self.names = self._name_columns(head)
+        self.skipped_rows = self._header
 
     def __iter__(self) -> Iterator[Item]:
         names, header = self.names, self._header
@@ -236,7 +243,10 @@ def _text(path: Path, promised: str) -> Table:
             if row and begin - last > 1:
                 _check_end(path, encoding, separator, row, last + bool(first))
 
-    return Table(records, remarks)
+    table = Table(records, remarks)
+    table.encoding, table.separator = encoding, separator
+    table.skipped_rows += bool(first)
+    return table
 
 
 def _check_end(path: Path, encoding: str, separator: str, row: int, line: int) -> None:
@@ -380,7 +390,9 @@ def _workbook(path: Path, wanted: str | None) -> Table:
         for cells in sheet.iter_rows():
             yield [*itertools.repeat(None, left), *map(_shown, cells)]
 
-    return Table(records, remarks, {a[0] + 1 for a, b in merged if a[1] != b[1]})
+    table = Table(records, remarks, {a[0] + 1 for a, b in merged if a[1] != b[1]})
+    table.sheet = sheet.name
+    return table
 
 
 def _sheets(workbook: Any, wanted: str | None, visible: Any) -> list[str]:

@@ -36,9 +36,9 @@ import traitlets
 from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.data import formats, load_examples, load_rows, preview
-from nbft.data.sources import FORMATS
+from nbft.data.sources import FORMATS, remarks_of
 from nbft.errors import DataError
-from nbft.formatting import count, duration, size
+from nbft.formatting import count, duration, listed, size
 from nbft.methods import method_of
 from nbft.pages import rows as page
 from nbft.widgets.fields import Field
@@ -428,7 +428,7 @@ def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
         first = [dict(rows[n]) for n in range(min(len(rows), _ROWS_LOOKED_AT))]
     except DataError:
         return "", ""
-    total = count(len(rows), "row")
+    total, remarks = count(len(rows), "row"), remarks_of(rows)
     in_memory = whole.model_copy(
         update={"path": None, "dataset_name": None, "columns": {}, "rows": first}
     )
@@ -437,11 +437,12 @@ def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
         (name,) = load_examples(config, "train")[0].formats
         examples = list(preview(config, _ROWS_SHOWN))
     except DataError:
-        columns = ", ".join(first[0])
+        columns = listed([*first[0]])
         sentence = f"{total} with the columns {columns}; prompt and completion are not specified."
-        return sentence, str(page.as_in_file(first[:_ROWS_SHOWN]))
+        return " ".join([sentence, *remarks]), str(page.as_in_file(first[:_ROWS_SHOWN]))
     known = {one.name: one.trained_on for one in formats.FORMATS}
     trained = method_of(config).trained_on(name) or known.get(name, "")
     trained = f"; {trained}" if trained else ""
     how = "read by your templates" if name == "template" else f"recognised as {name}"
-    return f"{total}, {how}{trained}.", str(page.as_examples(examples))
+    sentence = f"{total}, {how}{trained}."
+    return " ".join([sentence, *remarks]), str(page.as_examples(examples))

@@ -158,6 +158,14 @@ def test_a_template_takes_a_name_with_a_space(write):
     assert any("Spaces around column names" in text for text in examples.recognised)
 
 
+@pytest.mark.parametrize("name", ["Question:", "say it!", "a: b", "50% [new]", "x.y"])
+def test_a_template_takes_any_name(write, name):
+    path = write("a.csv", f"{name};a\nx;y\n")
+    templates = {"prompt_template": f"Q {{{name}}}?", "completion_template": "{a}"}
+    examples, _ = load_examples(Config(data={"path": path, "split_ratio": 1, **templates}), "train")
+    assert examples[0].prompt == "Q x?"
+
+
 def test_empty_columns_and_rows_are_left_out_and_said(load, write):
     rows, remarks = load(write("a.csv", "q;a;;\nx;y;;\n;;;\nz;w;;\n;;;\n;;;\n"))
     assert rows == [{"q": "x", "a": "y"}, {"q": "z", "a": "w"}]
