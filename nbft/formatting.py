@@ -29,9 +29,9 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """List names, and how many more there are.
 
     >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], 2)
-    ('a, b', 'a, b … and 2 more')
+    ('a, b', 'a, b and 2 more')
     """
-    more = f" … and {len(names) - most:,} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

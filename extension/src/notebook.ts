@@ -1,12 +1,17 @@
 import { ILabShell, JupyterFrontEnd } from '@jupyterlab/application';
-import { NotebookPanel } from '@jupyterlab/notebook';
+import { NotebookActions, NotebookPanel } from '@jupyterlab/notebook';
 import { KernelSpec, ServiceManager } from '@jupyterlab/services';
 
 /** The cells of a new notebook with the form. */
 export const FORM_CELLS = ['import nbft', 'nbft.Form()'];
 
+/** Said where the cells have to be run by hand. */
+const HOW_TO_RUN = '# Press Shift+Enter in each cell to run it.\n';
+
 /**
- * Open a new notebook with a Python kernel.
+ * Open a new notebook with a Python kernel, and run its cells.
+ *
+ * Jupyter Notebook opens it in a tab of its own, where they wait for the reader.
  *
  * @param app - JupyterLab or Jupyter Notebook.
  * @param labShell - The shell of JupyterLab; null in Jupyter Notebook.
@@ -26,7 +31,9 @@ export async function openNewNotebook(
   if (!labShell) {
     // Jupyter Notebook opens documents in a browser tab of their own, which reads the file: the
     // cells must be there before.
-    const path = await writeNotebook(serviceManager, folder, cells, kernel);
+    const [first = '', ...others] = cells;
+    const told = [HOW_TO_RUN + first, ...others];
+    const path = await writeNotebook(serviceManager, folder, told, kernel);
     await commands.execute('docmanager:open', { path });
     return undefined;
   }
@@ -44,6 +51,8 @@ export async function openNewNotebook(
       }
     });
     await panel.context.save();
+    await panel.sessionContext.ready;
+    await NotebookActions.runAll(panel.content, panel.sessionContext);
   }
   return panel;
 }

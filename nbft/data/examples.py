@@ -29,7 +29,7 @@ from nbft.config import Config
 from nbft.config.code import function_code, is_forbidden
 from nbft.config.data import Dataset, Split
 from nbft.config.io import resolve
-from nbft.data import adapters, chat, formats
+from nbft.data import adapters, chat, formats, roles
 from nbft.data.cells import is_missing, to_text
 from nbft.data.formats import Example
 from nbft.data.holdout import is_held_out
@@ -449,6 +449,7 @@ def _typed(make: Make, needed: Mapping[str, _Content]) -> Make:
 
 
 _PROBLEMS_SHOWN = 10
+_ROWS_GUESSED_FROM = 50
 
 
 def _is_kept(keeps: Callable[[Mapping[str, Any]], bool], row: Mapping[str, Any]) -> bool:
@@ -519,7 +520,8 @@ def _part(
             )
     else:
         of_rows = [problem for why in [*broken.values()][:_PROBLEMS_SHOWN] for problem in why]
-        raise DataError([_unknown(columns, field), *of_rows])
+        few = [rows[n] for n in (readable or checked)[:_ROWS_GUESSED_FROM]]
+        raise DataError([_unknown(dataset, columns, few, field), *of_rows])
     make = adapters.in_turns(dataset, make)
     needed = {name: contents[name] for name in sorted(texts) if name in contents}
     if is_strict:
@@ -668,12 +670,29 @@ def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
     return dataset.dataset_type, adapters.of_function(function), set()
 
 
-def _unknown(columns: list[str], field: str) -> Problem:
-    found = listed([f'"{name}"' for name in columns])
-    pair = f'{{"prompt": "{columns[0]}", "completion": "{columns[-1]}"}}' if columns else "{…}"
-    why = f'no "prompt" and "completion", no "messages" and no "text"; found {found}.'
-    fix = f"Write prompt_template and completion_template, or map columns: columns={pair}."
-    return Problem(field, None, why, fix)
+def _unknown(dataset: Dataset, columns: list[str], few: Rows, field: str) -> Problem:
+    """Say that rows are of no known format, and what their columns may be."""
+    names = listed([f'"{name}"' for name in columns])
+    why = f'no "prompt" and "completion", no "messages" and no "text"; found {names}.'
+    picked, _ = roles.guess(columns, few)
+    fix = "Write prompt_template and completion_template, with names of columns in braces."
+    changes = roles.changes_of(picked, dataset, columns)
+    if dataset.columns and not changes.get("columns"):
+        changes.pop("columns")  # these names are those that it gives
+    if not picked.is_whole or (dataset.columns and "columns" in changes):
+        return Problem(field, None, why, fix)
+    return Problem(
+        field,
+        None,
+        why,
+        f"If {picked}, use {_assigned(changes)}. Otherwise, write the templates yourself.",
+        {f"{field}.{name}": value for name, value in changes.items()},
+    )
+
+
+def _assigned(changes: Mapping[str, Any]) -> str:
+    """Return settings as a person writes them: a=1 and b=2."""
+    return " and ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
 def _made(make: Make, row: Mapping[str, Any], number: int, field: str) -> Example:
@@ -767,7 +786,11 @@ def template_renderer(
         parsed = list(parsed_template(template))
     except ValueError:
         why = "has a brace that is not closed, or not opened."
-        raise DataError(Problem(field, template, why, _LITERAL_BRACES)) from None
+        if closed := _closed(template, columns):
+            fix, changes = f"Did you mean {closed!r}?", {field: closed}
+        else:
+            fix, changes = _LITERAL_BRACES, {}
+        raise DataError(Problem(field, template, why, fix, changes)) from None
     pieces: list[tuple[str, str | None]] = []
     problems: list[str | Problem] = []
     for text, name in parsed:
@@ -820,13 +843,29 @@ _LITERAL_BRACES = "Write {{ and }} for literal braces."
 
 
 def _no_column(written: str, name: str, template: str, columns: list[str], field: str) -> Problem:
+    """Say that a template names no column, with the nearest one, or the one of the same role."""
     why = f"{{{name}}} is not a column."
-    if close := difflib.get_close_matches(name, columns, n=1, cutoff=0.5):
+    is_prose = "\n" in name or " " in name
+    close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
+    if not close and not is_prose:
+        close = [likely] if (likely := roles.same_role(name, columns)) else []
+    if close:
         fixed = template.replace(f"{{{written}}}", f"{{{close[0]}}}")
         return Problem(field, template, why, f"Did you mean {{{close[0]}}}?", {field: fixed})
-    is_prose = "\n" in name or " " in name
     fix = _LITERAL_BRACES if is_prose else f"The columns are {listed(columns)}."
     return Problem(field, template, why, fix)
+
+
+def _closed(template: str, columns: Sequence[str]) -> str | None:
+    """Return a template whose braces around names of columns are closed, if that makes it right."""
+    names = "|".join(map(re.escape, sorted(columns, key=len, reverse=True)))
+    opened = re.sub(rf"(?<!\{{)\b({names})\}}", r"{\1}", template)
+    closed = re.sub(rf"\{{({names})(?!\w|\}})", r"{\1}", opened)
+    try:
+        named = [name for _, name in parsed_template(closed) if name is not None]
+    except ValueError:
+        return None
+    return closed if named and all(name in columns for name in named) else None
 
 
 def load_function(written: str, field: str, folder: Path | None, *, is_own: bool = False) -> Render:

@@ -98,6 +98,9 @@ class Field:
         with unobserved(self.control, self._changed):
             self.control.value = shown
 
+    def follow(self) -> None:
+        """Show what else belongs to the field, after a change of any setting."""
+
     def _changed(self, change: dict[str, Any]) -> None:
         self._on_change(self.path, read(self.setting, change["new"]))
 
@@ -237,6 +240,7 @@ def described(problem: Problem) -> str:
 
 
 _BUTTON_CHARS = 60
+_MOST_NAMED = 3
 
 
 def fix_words(changes: dict[str, Any]) -> str:
@@ -256,6 +260,8 @@ def fix_words(changes: dict[str, Any]) -> str:
 
     if len(changes) == 1:
         return f"Use {words(next(iter(changes.values())))}"
+    if len(changes) > _MOST_NAMED:
+        return f"Use these {len(changes)} settings"
     return "Use " + ", ".join(f"{p.rpartition('.')[2]} {words(v)}" for p, v in changes.items())
 
 

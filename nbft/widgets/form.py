@@ -23,12 +23,14 @@ from nbft.formatting import count
 from nbft.pages.plan import summary
 from nbft.redaction import restore
 from nbft.widgets.checking import Checking
+from nbft.widgets.columns import certain
+from nbft.widgets.fields import described
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.launching import ABOUT, Launching
 from nbft.widgets.opening import OWN, Opening
 from nbft.widgets.state_line import StateLine, guarded
-from nbft.widgets.tree import Tree
+from nbft.widgets.tree import NAMES_ROWS, Tree, fields, path_of
 from nbft.widgets.views import Fields, Page, Views
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ _REPLACED = (
     "These rows replace those of the preset, with the settings that belonged to them. Without "
     "validation rows of your own, a part of the rows to train on is held out."
 )
+_MOST_LINKED = 3  # problems below the state
+_LINK_CHARS = 300
 _CSS = Path(__file__).parent / "form.css"
 
 
@@ -81,7 +85,7 @@ class Form:
         self._kit = kit = Kit()
         tree = self._tree
         self.line = StateLine(kit)
-        self._fields = Fields(kit, tree, self._take, self._apply_fix)
+        self._fields = Fields(kit, tree, self._take, self._apply_fix, self._take_columns)
         self._checking = Checking(
             kit,
             tree,
@@ -214,10 +218,31 @@ class Form:
     def _take_all(self, changes: dict[str, Any], shown: Iterable[str] = ()) -> None:
         """Take what a person has chosen, and show it where no field was typed into."""
         replaced = self._tree.take(changes)
-        self._fields.fill([*replaced, *shown])
+        found = self._find_roles(changes)
+        self._fields.fill([*replaced, *found, *shown])
         self._follow()
-        if replaced:
+        if NAMES_ROWS.keys() & replaced.keys():
             self.line.say_too(_REPLACED)
+
+    def _find_roles(self, changes: Iterable[str]) -> list[str]:
+        """Give the columns of newly named rows the roles that their names leave no doubt about."""
+        found: list[str] = []
+        for path in NAMES_ROWS.keys() & changes:
+            self._tree.read()
+            block, split = path.rpartition(".")[0], path.split(".")[1]
+            given = self._tree.so_far().data.splits().get(split)
+            settings = certain(given.datasets[0], split) if given and given.datasets else {}
+            self._tree.put({f"{block}.{name}": value for name, value in settings.items()})
+            found += [f"{block}.{name}" for name in settings]
+        return found
+
+    @guarded
+    def _take_columns(self, changes: dict[str, Any]) -> None:
+        """Give columns the roles that a person has picked; other rows will have roles of their own."""
+        self._tree.put(changes)
+        self._tree.left |= changes.keys()
+        self._fields.fill(changes)
+        self._follow()
 
     @guarded
     def _apply_fix(self, path: str, changes: dict[str, Any]) -> None:
@@ -299,23 +324,24 @@ class Form:
         self._check_button.disabled = launching.is_locked
         self._look_button.disabled = bool(tree.wrong) or not has_rows
         is_run_shown = launching.show(len(errors))
+        problems = [] if is_run_shown else [*(errors or tree.known_problems)]
+        self.line.link([*map(_linked, problems[:_MOST_LINKED])], self._reveal)
         self._lay_out()
         if is_run_shown:
             return
-        problems = count(len(errors), "problem")
+        more = " Press Check to see them all." if len(problems) > _MOST_LINKED else ""
         if tree.wrong:
-            self.line.say(f"{problems}. Training can start when every field is valid.", "wrong")
+            said = f"{count(len(errors), 'problem')}. Training can start when every field is valid."
+            self.line.say(said + more, "wrong")
         elif not has_rows:
+            self.line.link([("data.train.datasets[0].path", "Choose a data file")], self._reveal)
+            self._lay_out()
             self.line.say(
                 "No data yet. Choose a data file or a dataset to look at the data and to train.",
                 "empty",
             )
         elif errors:
-            first = errors[0]
-            self.line.say(
-                f"{problems}. {first.field}: {first.sentence} Press Check to see them all.",
-                "wrong",
-            )
+            self.line.say(f"{count(len(errors), 'problem')} to fix before training.{more}", "wrong")
         elif tree.known_plan is None:
             self.line.say("Checking the settings…", "checking")
         else:
@@ -324,12 +350,13 @@ class Form:
             if run is not None and launching.is_training:
                 waits = f" Train here waits: run {run.id} is training."
             chosen = ", ".join(f"{c.value} ({c.reason})" for c in (plan.device, plan.dtype))
-            self.line.say(f"Ready: {chosen}.{waits}", "ready")
+            doubts = f", {count(len(problems), 'warning')}" if problems else ""
+            self.line.say(f"Ready{doubts}: {chosen}.{waits}{more}", "ready")
 
     def _lay_out(self) -> None:
         """Place the buttons for a run, the state and the results."""
         results = (self._results,) if "_results" in self.__dict__ else ()
-        children = (*self._top, *self._launching.extra_buttons, self.line.widget, *results)
+        children = (*self._top, *self._launching.extra_buttons, *self.line.widgets, *results)
         if self.widget.children != children:
             self.widget.children = children
 
@@ -355,8 +382,10 @@ class Form:
 
     @guarded
     def _reveal(self, path: str) -> None:
-        """Open the page that shows a field, and move the focus there."""
-        if self._views.view == "guided" and (step := self._guided.guide.step_of(path)):
+        """Open the page that shows a field, and move the focus there; Check for a problem without one."""
+        if not path:
+            self._check()
+        elif self._views.view == "guided" and (step := self._guided.guide.step_of(path)):
             self._guided.go_to(step, path)
         else:
             self._views.reveal(path)
@@ -369,3 +398,11 @@ class Form:
         config = self._tree.right()
         self._show_results(lambda kit: [kit.own(Lens(config))])
         self._show_state()
+
+
+def _linked(problem: Problem) -> tuple[str, str]:
+    """Return the path of the field of a problem, and the problem as the text of a button."""
+    path = path_of(problem) or ""
+    label = dict(fields())[path].label if path == problem.field else problem.field
+    text = f"{label}: {described(problem)}" if path else str(problem)
+    return path, text if len(text) <= _LINK_CHARS else f"{text[: _LINK_CHARS - 1]}…"

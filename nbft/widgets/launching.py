@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbft.config import Config
+from nbft.formatting import count, duration
+from nbft.redaction import redact_text
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.state_line import StateLine, guarded
@@ -23,6 +25,7 @@ ABOUT = (
 )
 _PLACE_OF_A_RUN = ("training.run_name", "training.output_dir")
 _FOLLOW_SECONDS = 0.5
+_NAME_CHARS = 40
 
 
 @dataclass
@@ -91,7 +94,9 @@ class Launching:
         """
         for button in self.buttons.values():
             button.disabled = self.is_locked or self.is_training or bool(errors)
-        self.buttons["Train here"].description = "Run again" if self.is_finished else "Train here"
+        what = "Run again" if self.is_finished else "Train here"
+        is_known = self.tree.known_plan is not None and not self.buttons["Train here"].disabled
+        self.buttons["Train here"].description = what + (self._forecast() if is_known else "")
         run = self.run
         if run is None or not (self.is_locked or self.is_finished):
             return False
@@ -102,6 +107,16 @@ class Launching:
         why = "" if run.adapter else " There is no adapter to compare."
         self.line.say(f"Finished: run {run.id} {run.status}.{why}", "finished")
         return True
+
+    def _forecast(self) -> str:
+        """Say what a run will do: ": 60 steps on alpaca, about 2 min"."""
+        plan = self.tree.plan
+        if plan.total_steps is None:
+            return ""
+        on = " + ".join(redact_text(one.called) for one in plan.config.data.train.datasets)
+        on = on if len(on) <= _NAME_CHARS else f"{on[: _NAME_CHARS - 1]}…"
+        time = f", about {duration(plan.seconds)}" if plan.seconds is not None else ""
+        return f": {count(plan.total_steps, 'step')} on {on}{time}"
 
     def prepare(self, config: Config) -> None:
         """Start a worker that imports its libraries while the form is filled in."""

@@ -19,7 +19,7 @@ LOCKED = "The fields are locked while a run is training. Press “Edit a copy”
 
 
 class StateLine:
-    """The line.
+    """The line, and below it what leads to the fields that it speaks of.
 
     Attributes:
         widget: The line itself.
@@ -27,8 +27,36 @@ class StateLine:
     """
 
     def __init__(self, kit: Kit) -> None:
+        self._kit = kit
         self.widget = kit.html("", "nbft-state")
+        self._linked: tuple[tuple[str, str], ...] = ()
         self.log = ""
+
+    @functools.cached_property
+    def links(self) -> Any:
+        """A button for each such field."""
+        return self._kit.slot("nbft-links")
+
+    @property
+    def widgets(self) -> tuple[Any, ...]:
+        """What is shown of the line."""
+        return (self.widget, self.links) if self._linked else (self.widget,)
+
+    def link(self, texts: Sequence[tuple[str, str]], follow: Callable[[str], None]) -> None:
+        """Show a button for each of some fields, in place of the earlier ones.
+
+        Args:
+            texts: The path of each field, and the text of its button.
+            follow: Called with the path when a button is pressed.
+        """
+        if tuple(texts) != self._linked:
+            self._linked = tuple(texts)
+            self.links.show(
+                lambda kit: [
+                    kit.button(text, lambda _, path=path: follow(path), "nbft-link")
+                    for path, text in texts
+                ]
+            )
 
     def say(self, sentence: str, state: State) -> None:
         """Show the state in a sentence."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OF_ROWS = tuple(f"data.{split}." for split in SPLITS)
 """How the settings of the rows begin."""
 
-_NAMES_ROWS = {
+NAMES_ROWS = {
     f"data.{split}.datasets[0].{name}": OF_ROWS if split == "train" else (f"data.{split}.",)
     for split in SPLITS
     for name in ("path", "dataset_name")
@@ -73,8 +73,8 @@ class Tree:
         Other rows replace those of a preset with all that belonged to them: their templates, their
         number, and in place of rows to train on the held-out rows, too.
         """
-        named = [path for path in _NAMES_ROWS if changes.get(path)]
-        places = tuple(place for path in named for place in _NAMES_ROWS[path])
+        named = [path for path in NAMES_ROWS if changes.get(path)]
+        places = tuple(place for path in named for place in NAMES_ROWS[path])
         beside = {p: v for p, v in self._of_preset(places).items() if p not in changes}
         self.left |= changes.keys()
         self.kept |= changes.keys()

@@ -113,7 +113,6 @@ export default () => {
       const stop = element("button", "jupyter-button nbft-push", "Cancel");
       const way = element("div", "nbft-way");
       const said = element("p", "nbft-said");
-      const rows = element("div", "nbft-rows");
       choose.type = stop.type = "button";
       choose.append(whose);
       input.type = "file";
@@ -121,11 +120,10 @@ export default () => {
       input.accept = model.get("endings").join(",");
       bar.setAttribute("aria-label", "Upload");
       way.append(bar, words, stop);
-      root.append(help, " ", choose, hint, input, way, said, rows);
+      root.append(help, " ", choose, hint, input, way, said);
       el.append(root);
 
       const drawHelp = () => (help.innerHTML = model.get("value"));
-      const drawRows = () => (rows.innerHTML = model.get("shown"));
       const drawSaid = () => {
         said.textContent = model.get("said");
         said.classList.toggle("nbft-wrong", model.get("is_wrong"));
@@ -186,7 +184,6 @@ export default () => {
       document.addEventListener("drop", drop, true);
       const changes = [
         ["change:value", drawHelp],
-        ["change:shown", drawRows],
         ["change:said", drawSaid],
         ["change:is_wrong", drawSaid],
         ...["disabled", "is_busy", "share", "progress"].map((name) => [`change:${name}`, draw]),

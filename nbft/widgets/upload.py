@@ -34,13 +34,10 @@ import anywidget
 import traitlets
 
 from nbft.config import Config
-from nbft.config.data import Dataset
-from nbft.data import formats, load_examples, load_rows, preview
-from nbft.data.sources import FORMATS, remarks_of
+from nbft.data.sources import FORMATS
 from nbft.errors import DataError
-from nbft.formatting import count, duration, listed, size
-from nbft.methods import method_of
-from nbft.pages import rows as page
+from nbft.formatting import duration, size
+from nbft.widgets.columns import Columns
 from nbft.widgets.fields import Field
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
 
@@ -51,8 +48,6 @@ _SILENT_TICKS = 6  # counted, not timed: a busy cell delays the ticks as it does
 _SHOW_SECONDS = 0.25
 _STALE_SECONDS = 3600.0  # a part that was not written to for so long has lost its kernel
 _NAME_BYTES = 200  # file systems take 255; the rest is for a number and the suffix
-_ROWS_LOOKED_AT = 50
-_ROWS_SHOWN = 3
 
 
 def kept_name(name: str) -> str:
@@ -233,7 +228,6 @@ class Upload(anywidget.AnyWidget):
     progress = traitlets.Unicode(help="the same in words").tag(sync=True)
     said = traitlets.Unicode(help="the state or result of the last upload").tag(sync=True)
     is_wrong = traitlets.Bool(help="whether that is an error").tag(sync=True)
-    shown = traitlets.Unicode(help="the first rows of the last file, as HTML").tag(sync=True)
 
     def __init__(
         self, folder: Callable[[], Path], on_kept: Callable[[Path], None], **traits: Any
@@ -252,10 +246,10 @@ class Upload(anywidget.AnyWidget):
             self._stop("")
         super().close()
 
-    def say(self, sentence: str, *, is_wrong: bool = False, shown: str = "") -> None:
-        """Show the state or result of the upload, with rows as HTML below."""
+    def say(self, sentence: str, *, is_wrong: bool = False) -> None:
+        """Show the state or result of the upload."""
         with self.hold_sync():
-            self.said, self.is_wrong, self.shown = sentence, is_wrong, shown
+            self.said, self.is_wrong = sentence, is_wrong
 
     def _hear(self, _widget: object, message: Mapping[str, Any], buffers: Sequence[Any]) -> None:
         """Handle a message of the front end, on the main thread."""
@@ -361,16 +355,25 @@ class Upload(anywidget.AnyWidget):
 class FileField(Field):
     """The field for the path of a data file, which an upload fills as if it were typed.
 
+    Below it are the columns of the rows, also of rows that are in memory.
+
     Args:
         config: Returns the current config, which has the folder of the runs and the format of the
             rows.
+        on_columns: Called with the settings that picked columns change.
         *field: Arguments of `Field`.
     """
 
-    def __init__(self, config: Callable[[], Config], *field: Any) -> None:
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        on_columns: Callable[[dict[str, Any]], None],
+        *field: Any,
+    ) -> None:
         self._config = config
         self._kept = ""
         super().__init__(*field)
+        self.columns = Columns(self._kit, self.path.rpartition(".")[0], on_columns)
         self.control.observe(self._forget, "value")
 
     def _make_note(self, html: str) -> Any:
@@ -384,65 +387,32 @@ class FileField(Field):
             what=self._split,
         )
 
+    def follow(self) -> None:
+        """Show the columns of the current rows."""
+        self.columns.follow(self._config())
+        if self.columns.is_shown or "widget" in vars(self.columns):
+            self._show_extras(self.columns.widget, self.columns.is_shown)
+
     def lock(self, is_locked: bool) -> None:
         """Lock or unlock the value."""
         super().lock(is_locked)
+        self.columns.lock(is_locked)
         self._note.disabled = is_locked
 
     def _take(self, path: Path) -> None:
-        """Set the field to the path of an uploaded file, and show its rows."""
+        """Set the field to the path of an uploaded file."""
         self._kept = str(path)
         if not self.control.disabled:
             self.control.value = self._kept
+        sentence = ""
         split = self._config().data.splits().get(self._split)
-        dataset = split.datasets[0] if split and split.datasets else Dataset()
-        sentence, shown = first_rows(dataset, path, self._split)
-        if dataset.rows is not None:
-            sentence = "It is not read: rows given in Python take precedence."
+        if split and split.datasets and split.datasets[0].rows is not None:
+            sentence = " It is not read: rows given in Python take precedence."
         elif self.control.disabled:
-            sentence = "The fields are locked by a run: type this path when it is over."
-        size_words = size(path.expanduser().stat().st_size)
-        self._note.say(f"Kept as {path} ({size_words}). {sentence}".strip(), shown=shown)
+            sentence = " The fields are locked by a run: type this path when it is over."
+        self._note.say(f"Kept as {path} ({size(path.expanduser().stat().st_size)}).{sentence}")
 
     def _forget(self, change: Mapping[str, Any]) -> None:
         """Remove the message about a file that is no longer the value."""
         if change["new"] != self._kept:
             self._note.say("")
-
-
-def first_rows(dataset: Dataset, path: Path, split: str) -> tuple[str, str]:
-    """Describe the format of a file's rows, and show the first.
-
-    Args:
-        dataset: How the rows are read: columns, templates, functions.
-        path: The file.
-        split: The split of its rows.
-
-    Returns:
-        A sentence and HTML; both "" if the rows cannot be read, which the field reports itself.
-    """
-    every_row = {"sample_count": None, "shuffle": False, "mixture_proportion": None}
-    whole = dataset.model_copy(update={**every_row, "path": str(path), "rows": None})
-    try:
-        rows = load_rows(whole, split, f"data.{split}.datasets[0]")
-        first = [dict(rows[n]) for n in range(min(len(rows), _ROWS_LOOKED_AT))]
-    except DataError:
-        return "", ""
-    total, remarks = count(len(rows), "row"), remarks_of(rows)
-    in_memory = whole.model_copy(
-        update={"path": None, "dataset_name": None, "columns": {}, "rows": first}
-    )
-    config = Config(data={"train": {"datasets": [in_memory]}, "split_ratio": 1.0})
-    try:
-        (name,) = load_examples(config, "train")[0].formats
-        examples = list(preview(config, _ROWS_SHOWN))
-    except DataError:
-        columns = listed([*first[0]])
-        sentence = f"{total} with the columns {columns}; prompt and completion are not specified."
-        return " ".join([sentence, *remarks]), str(page.as_in_file(first[:_ROWS_SHOWN]))
-    known = {one.name: one.trained_on for one in formats.FORMATS}
-    trained = method_of(config).trained_on(name) or known.get(name, "")
-    trained = f"; {trained}" if trained else ""
-    how = "read by your templates" if name == "template" else f"recognised as {name}"
-    sentence = f"{total}, {how}{trained}."
-    return " ".join([sentence, *remarks]), str(page.as_examples(examples))

@@ -49,7 +49,7 @@ _MOST_FOUND = 15
 
 
 class Fields(Mapping[str, Field]):
-    """The fields that were shown so far, by the paths of their settings; arguments as `Field`."""
+    """The fields that were shown so far, by the paths of their settings; arguments as `FileField`."""
 
     def __init__(
         self,
@@ -57,8 +57,10 @@ class Fields(Mapping[str, Field]):
         tree: Tree,
         on_change: Callable[[str, Any], None],
         on_fix: Callable[[str, dict[str, Any]], None],
+        on_columns: Callable[[dict[str, Any]], None],
     ) -> None:
         self._kit, self._tree, self._handlers = kit, tree, (on_change, on_fix)
+        self._on_columns = on_columns
         self._made: dict[str, Field] = {}
         self._is_locked = False
 
@@ -76,9 +78,12 @@ class Fields(Mapping[str, Field]):
         if path not in self._made:
             setting = dict(fields())[path]
             about = (self._kit, setting, path, *self._handlers)
-            is_file = setting.name == "path"
-            field = FileField(self._tree.so_far, *about) if is_file else Field(*about)
+            if setting.name == "path":
+                field: Field = FileField(self._tree.so_far, self._on_columns, *about)
+            else:
+                field = Field(*about)
             field.show(self._tree.values([path])[path])
+            field.follow()
             field.lock(self._is_locked)
             self._made[path] = field
         return self._made[path]
@@ -93,6 +98,7 @@ class Fields(Mapping[str, Field]):
         """Mark changed and wrong fields; those the person has not left yet are not judged."""
         problems = self._tree.problems_of_fields()
         for path, field in self.items():
+            field.follow()
             field.show_problems(problems.get(path, ()))
             field.show_changed(path in changes)
 

@@ -136,8 +136,8 @@ F = "data.train.datasets[0]"
             {"prompt_template": "{question", "completion_template": "{answer}"},
             [
                 (
-                    f"{F}.prompt_template='{{question': has a brace that is not closed, or not opened. Write {{{{ and "
-                    "}} for literal braces."
+                    f"{F}.prompt_template='{{question': has a brace that is not closed, or not opened. Did you "
+                    "mean '{question}'?"
                 )
             ],
         ),
@@ -177,8 +177,8 @@ F = "data.train.datasets[0]"
             [
                 (
                     f'{F}: no "prompt" and "completion", no "messages" and no "text"; found "ask", '
-                    '"reply". Write prompt_template and completion_template, or map columns: columns='
-                    '{"prompt": "ask", "completion": "reply"}.'
+                    '"reply". If ask is the prompt, reply the answer, use prompt_template='
+                    "'{ask}\\n' and completion_template='{reply}'. Otherwise, write the templates yourself."
                 )
             ],
         ),

@@ -128,11 +128,15 @@ def problem_of(form: Form, path: str) -> str:
 
 
 def state_of(form: Form) -> str:
-    return form.line.widget.value
+    """Return what the line of the state says, with the problems that it links to."""
+    links = form.line.widgets[1].children if len(form.line.widgets) > 1 else ()
+    return "\n".join([form.line.widget.value, *(link.description for link in links)])
 
 
 def press(form: Form, name: str) -> None:
-    named = (b for b in form.widget.children if getattr(b, "description", "") == name)
+    named = (
+        b for b in form.widget.children if getattr(b, "description", "").partition(": ")[0] == name
+    )
     next(named).click()
 
 
@@ -597,13 +601,13 @@ def test_training_locks_the_fields_and_ends_with_run_again(form: Form, run: Fake
     run.is_over, run.status, run.adapter = True, "completed", Path("adapter")
     form._launching.follow()
     assert "Finished: run kind-otter-14 completed." in state_of(form)
-    assert form._launching.buttons["Train here"].description == "Run again"
+    assert form._launching.buttons["Train here"].description.startswith("Run again")
     assert not form._launching.buttons["Train here"].disabled
     press(form, "Compare")
     assert "before and after" in shown_text(form._results)
     control(form, RATE).value = "1e-4"
     assert "Ready" in state_of(form)
-    assert form._launching.buttons["Train here"].description == "Train here"
+    assert form._launching.buttons["Train here"].description.startswith("Train here: ")
 
 
 def test_a_fix_beneath_the_form_makes_the_new_run_the_forms_run(form: Form, run: FakeRun) -> None:

@@ -11,7 +11,6 @@ import shutil
 import threading
 import time
 import zlib
-from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +18,11 @@ from typing import Any
 import pytest
 
 from nbft.config import Config
-from nbft.config.data import Dataset
 from nbft.data.sources import FORMATS
 from nbft.errors import DataError
 from nbft.widgets import upload as uploads
 from nbft.widgets.form import Form
-from nbft.widgets.upload import FileField, Incoming, Upload, first_rows, kept_name
+from nbft.widgets.upload import FileField, Incoming, Upload, kept_name
 
 PATH = "data.train.datasets[0].path"
 ROWS = "".join(
@@ -354,15 +352,10 @@ def test_a_kept_file_is_the_value_of_the_field_as_if_typed(form: Form, tmp_path:
     assert form._fields.make(PATH).control.value == "my runs/data/rows.jsonl"
     assert PATH in form._tree.left
     assert form.plan.train_rows == 267
-    assert front_end.widget.said == (
-        f"Kept as my runs/data/rows.jsonl ({len(ROWS) // 1024} KiB). 300 rows, recognised as "
-        "prompt and completion; the completion is trained on."
-    )
-    assert front_end.widget.shown.count("<li>") == 3
-    assert "Name 2:" in front_end.widget.shown
-    assert "Name 3:" not in front_end.widget.shown
+    kept = f"Kept as my runs/data/rows.jsonl ({len(ROWS) // 1024} KiB)."
+    assert front_end.widget.said == kept
     form._fields.make(PATH).control.value = "other.jsonl"
-    assert (front_end.widget.said, front_end.widget.shown) == ("", "")
+    assert front_end.widget.said == ""
 
 
 def test_each_split_takes_its_own_file(form: Form) -> None:
@@ -373,26 +366,10 @@ def test_each_split_takes_its_own_file(form: Form) -> None:
     assert data.validation.datasets[0].path == "my runs/data/held out.jsonl"
 
 
-def test_rows_of_an_unknown_shape_are_shown_as_they_stand(form: Form) -> None:
-    front_end = upload_of(form)
-    row = json.dumps({"frage": "Wie <b>groß</b>?", "antwort": "x" * 5000})
-    front_end.send("rows.jsonl", (row + "\n").encode() * 2)
-    assert "2 rows with the columns frage, antwort; prompt and" in front_end.widget.said
-    assert "Wie &lt;b&gt;groß" in front_end.widget.shown
-    assert 'antwort": "xxx' in unescape(front_end.widget.shown)  # every column is to be seen
-    assert len(front_end.widget.shown) < 1000
-    assert 'found "frage"' in unescape(form._fields.make(PATH)._problem.value)
-    form._fields.make("data.train.datasets[0].prompt_template").control.value = "{frage}\n"
-    form._fields.make("data.train.datasets[0].completion_template").control.value = "{antwort}"
-    front_end.send("more.jsonl", (row + "\n").encode() * 3)
-    assert "3 rows, read by your templates." in front_end.widget.said
-
-
 def test_a_file_that_cannot_be_read_is_kept_and_the_field_says_why(form: Form) -> None:
     front_end = upload_of(form)
     front_end.send("rows.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt"\n')
     assert front_end.widget.said == "Kept as my runs/data/rows.jsonl (45 B)."
-    assert front_end.widget.shown == ""
     assert "line 2, column 10: is not valid JSON" in form._fields.make(PATH)._problem.value
 
 
@@ -400,7 +377,6 @@ def test_a_wrong_field_elsewhere_does_not_stop_an_upload(form: Form) -> None:
     form._fields.make("training.learning_rate").control.value = "fast"
     front_end = upload_of(form)
     front_end.send("rows.jsonl", ROWS)
-    assert "300 rows" in front_end.widget.said
     assert (Path("my runs") / "data" / "rows.jsonl").is_file()
     assert form._fields.make(PATH).control.value == "my runs/data/rows.jsonl"
 
@@ -423,44 +399,6 @@ def test_rows_in_memory_still_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     front_end = upload_of(form)
     front_end.send("rows.jsonl", ROWS)
     assert "rows given in Python take precedence" in front_end.widget.said
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("a.csv", "question,answer\nWhy?,So.\n", "1 row, recognised as questions and answers"),
-        (
-            "a.tsv",
-            "text\nOnce\nupon\n",
-            "2 rows, recognised as plain text; all of it is trained on.",
-        ),
-        ("a.json", '[{"prompt": "a", "completion": "b"}]', "1 row, recognised as prompt and"),
-        (
-            "a.jsonl",
-            '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}',
-            "1 row, recognised as ShareGPT conversations",
-        ),
-        ("a.json", '{"prompt": "a"}', ""),
-    ],
-)
-def test_the_format_is_said_in_words(
-    tmp_path: Path, name: str, content: str, sentence: str
-) -> None:
-    path = tmp_path / name
-    path.write_text(content)
-    said, shown = first_rows(Dataset(), path, "train")
-    assert said.startswith(sentence)
-    assert bool(said) == bool(sentence) == bool(shown)
-
-
-def test_a_file_is_read_whole_even_if_the_dataset_takes_a_part(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_bytes(ROWS)
-    dataset = Dataset(
-        dataset_name="alpaca", sample_count=2, shuffle=True, columns={"text": "completion"}
-    )
-    said, shown = first_rows(dataset, tmp_path / "rows.jsonl", "train")
-    assert said.startswith("300 rows, recognised as plain text")
-    assert "number 0" in shown
 
 
 def test_every_mistake_is_a_data_error(tmp_path: Path) -> None:

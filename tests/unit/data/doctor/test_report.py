@@ -105,7 +105,7 @@ def test_an_unknown_finding_names_the_nearest(report):
 
 
 def test_what_only_a_person_can_mend_is_said(config_of, good_rows, write):
-    report = doctor(config_of(None, path=write("a.jsonl", '{"x": "1"}')), say=lambda _: None)
+    report = doctor(config_of(None, path=write("a.jsonl", '{"x": [1]}')), say=lambda _: None)
     with pytest.raises(DataError, match=r"unreadable: only you can fix it\. Write prompt_template"):
         report.apply("unreadable")
 

@@ -1,0 +1,203 @@
+"""The columns of a file's rows: what is seen of them, and what picking sets."""
+
+from __future__ import annotations
+
+import json
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbft.config import Config
+from nbft.config.data import Dataset
+from nbft.widgets.columns import Columns, look
+from nbft.widgets.form import Form
+
+PATH = "data.train.datasets[0].path"
+
+
+def write(name: str, *rows: dict[str, Any]) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def columns_of(form: Form, path: str = PATH) -> Columns:
+    return form._fields.make(path).columns
+
+
+def said(columns: Columns) -> str:
+    return unescape(columns._said.value)
+
+
+def name_file(form: Form, name: str, path: str = PATH) -> Columns:
+    form._fields.make(path).control.value = name
+    return columns_of(form, path)
+
+
+def first(form: Form) -> tuple[str, str]:
+    from nbft.data import load_examples
+
+    example = load_examples(form.config, "train")[0][0]
+    return example.prompt, example.completion
+
+
+QA = [{"q": f"{n} + 8?", "a": f"{n + 8}"} for n in range(20)]
+ODD = [{"german word": f"Wort {n}", "hint": "", "meaning": f"word {n}"} for n in range(20)]
+
+
+def test_names_that_leave_no_doubt_become_roles_at_once() -> None:
+    form = Form()
+    columns = name_file(form, write("mine.jsonl", *QA))
+    assert form.problems == []
+    assert first(form) == ("Question: 0 + 8?\n\nAnswer:\n", "8")
+    assert "mine.jsonl: 20 rows; q is the prompt, a the answer." in said(columns)
+    assert columns._use not in columns._picks.children
+    template = form._fields.make("data.train.datasets[0].prompt_template")
+    assert template.control.value == "Question: {q}\n\nAnswer:\n"
+    assert [columns._lists[role].value for role in ("prompt", "completion")] == ["q", "a"]
+
+
+def test_a_guess_is_shown_and_waits_for_one_click() -> None:
+    form = Form()
+    columns = name_file(form, write("odd.jsonl", *ODD))
+    assert [p.level for p in form.problems] == ["error"]
+    assert "with the columns german word, hint, meaning. Which of them" in said(columns)
+    assert "Wort 0" in columns._rows.value
+    columns._use.click()
+    assert form.problems == []
+    assert first(form) == ("Wort 0\n", "word 0")
+    assert columns._use not in columns._picks.children
+
+
+def test_picking_a_column_sets_its_role_and_takes_it_from_another() -> None:
+    form = Form()
+    columns = name_file(form, write("mine.jsonl", *QA))
+    columns._lists["prompt"].value = "a"
+    assert "Pick the answer, too" in said(columns)
+    assert first(form) == ("Question: 0 + 8?\n\nAnswer:\n", "8"), "nothing is set halfway"
+    columns._lists["completion"].value = "q"
+    assert first(form) == ("Question: 8\n\nAnswer:\n", "0 + 8?")
+    columns._wording.value = "plain"
+    assert first(form) == ("8\n", "0 + 8?")
+
+
+def test_a_conversation_and_a_pair_exclude_each_other() -> None:
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    form = Form()
+    columns = name_file(form, write("a.jsonl", *[{"log": turns, "note": "n", "who": "w"}] * 5))
+    assert columns._lists["messages"].value == "log"
+    columns._use.click()
+    assert form.config.data.train.datasets[0].dataset_type == "messages"
+    columns._lists["completion"].value = "note"
+    assert columns._lists["messages"].value == ""
+    assert form.config.data.train.datasets[0].dataset_type == "text"
+    columns._lists["messages"].value = "log"
+    assert columns._lists["completion"].value == ""
+
+
+def test_roles_belong_to_their_file() -> None:
+    form = Form()
+    name_file(form, write("mine.jsonl", *QA))
+    columns_of(form)._wording.value = "plain"
+    name_file(form, write("odd.jsonl", *ODD))
+    assert form.config.data.train.datasets[0].prompt_template is None
+    name_file(form, write("again.jsonl", *QA))
+    assert first(form) == ("Question: 0 + 8?\n\nAnswer:\n", "8")
+
+
+def test_a_template_that_a_person_has_written_stays_with_another_file() -> None:
+    form = Form()
+    form._fields.make("data.train.datasets[0].prompt_template").control.value = "{q} = "
+    form._fields.make("data.train.datasets[0].completion_template").control.value = "{a}"
+    columns = name_file(form, write("mine.jsonl", *QA))
+    assert first(form) == ("0 + 8? = ", "8")
+    assert "20 rows, read by your templates." in said(columns)
+    assert columns._wording.options[0] == ("your own templates", "")
+
+
+def test_rows_in_memory_have_columns_too_and_bundled_ones_need_none() -> None:
+    columns = columns_of(Form(Config(data={"rows": ODD})))
+    assert "the rows in memory: 20 rows" in said(columns)
+    assert not columns_of(Form()).is_shown
+
+
+def test_held_out_rows_get_roles_of_their_own() -> None:
+    form = Form()
+    name_file(form, write("mine.jsonl", *QA))
+    name_file(form, write("held.jsonl", *QA[:5]), "data.validation.datasets[0].path")
+    assert form.problems == []
+    assert form.plan.eval_rows == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"id": 1, "url": "http://x"}], "None of them holds text to learn from."),
+        ([{"story": "Once."}], "1 row with the columns story."),
+        (
+            [{f"column {n}": "x" for n in range(200)}],
+            "column 0, column 1, column 2, column 3, column 4, column 5, column 6, column 7 and 192 more",
+        ),
+        ([{"text": "Once."}], "1 row, recognised as plain text; all of it is trained on."),
+        ([{"instruction": "Why?", "output": "So."}] * 3, "3 rows, recognised as instructions"),
+    ],
+)
+def test_what_is_said_of_rows(rows: list[dict[str, Any]], sentence: str) -> None:
+    seen = look(Dataset(path=write("a.jsonl", *rows)), "train")
+    assert seen is not None
+    assert sentence in seen.sentence
+
+
+def test_a_file_that_cannot_be_read_has_no_columns() -> None:
+    Path("a.jsonl").write_text('{"a"')
+    assert look(Dataset(path="a.jsonl"), "train") is None
+    form = Form()
+    assert not name_file(form, "a.jsonl").is_shown
+
+
+def test_a_file_is_looked_at_whole_even_if_the_dataset_takes_a_part() -> None:
+    path = write("mine.jsonl", *QA)
+    seen = look(Dataset(path=path, sample_count=2, shuffle=True), "train")
+    assert seen is not None
+    assert seen.total == 20
+
+
+def test_locked_lists_keep_their_roles() -> None:
+    form = Form()
+    columns = name_file(form, write("mine.jsonl", *QA))
+    form._lock(True)
+    assert all(control.disabled for control in columns._controls())
+    form._lock(False)
+    assert not any(control.disabled for control in columns._controls())
+
+
+def test_markup_in_names_and_cells_is_text() -> None:
+    columns = name_file(Form(), write("a.jsonl", {"<b>": "<i>x</i>", "</p>": "y"}))
+    shown = columns._said.value + columns._rows.value
+    assert "&lt;b&gt;" in shown
+    assert "&lt;i&gt;x" in shown
+    assert "<i>" not in shown
+
+
+def test_following_again_reads_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = Form()
+    name_file(form, write("mine.jsonl", *QA))
+    monkeypatch.setattr("nbft.widgets.columns.look", lambda *_: pytest.fail("read again"))
+    form._fields.make("training.learning_rate").control.value = "1e-4"
+
+
+def test_what_was_odd_about_a_table_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("q;a;\nx;y;\n;;\n")
+    seen = look(Dataset(path=str(path)), "train")
+    assert seen is not None
+    assert seen.sentence.endswith(
+        "The cells are separated by semicolons. 1 column without a name or values is left out. "
+        "1 empty row is left out (row 3)."
+    )
