@@ -33,13 +33,14 @@ from nbft.data.fingerprint import code_key
 from nbft.data.holdout import content_key
 from nbft.errors import DataError, Problem
 from nbft.models.find import cache_folder
+from nbft.progress import open_told
 from nbft.reading import cached_by_stamp, stamp
 from nbft.syntax import invalid, json_problem
 
 LARGE_BYTES = 32 * 2**20
 """Files above this are not held in memory: parsed JSON takes about ten times the file."""
 
-PACKED: dict[str, Callable[[Path], Any]] = {
+PACKED: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
@@ -240,10 +241,10 @@ def unpacked(path: Path) -> Path:
     def write(file: BinaryIO) -> None:
         try:
             with contextlib.ExitStack() as stack:
+                packed = stack.enter_context(open_told(path))
+                source = stack.enter_context(PACKED[packing](packed))
                 if packing == ".zip":
-                    source = stack.enter_context(zipfile.ZipFile(path)).open(names[0])
-                else:
-                    source = stack.enter_context(PACKED[packing](path))
+                    source = stack.enter_context(source.open(names[0]))
                 shutil.copyfileobj(source, file, _BLOCK_BYTES)
         except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise ValueError(f"cannot be unpacked ({error}).") from None
@@ -304,7 +305,7 @@ def stream(path: Path, sheet: str | None = None) -> Iterator[Any]:
     elif kind == ".json" and _first_byte(path) == b"[":
         import ijson
 
-        with path.open("rb") as file:
+        with open_told(path) as file:
             try:
                 yield from ijson.items(file, "item", use_float=True)
             except ijson.JSONError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft.formatting import count, listed, one_line
+from nbft.progress import open_told
 from nbft.syntax import invalid
 
 TEXTS = {".csv": ",", ".tsv": "\t"}
@@ -227,7 +228,7 @@ def _text(path: Path, promised: str) -> Table:
         remarks.append(f"The cells are separated by {_SEPARATORS.get(separator, separator)}.")
 
     def records() -> Iterator[list[str]]:
-        with path.open(encoding=encoding, newline="") as file:
+        with io.TextIOWrapper(open_told(path), encoding, newline="") as file:
             if first:
                 file.readline()  # no row for a spreadsheet program
             reader = csv.reader(file, delimiter=separator)
