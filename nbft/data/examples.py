@@ -45,9 +45,10 @@ from nbft.data.sources import (
     spread,
     stream_rows,
 )
+from nbft.data.tables import is_no_name
 from nbft.data.turns import RowError, text_of
 from nbft.errors import DataError, Problem
-from nbft.formatting import count, listed
+from nbft.formatting import count, listed, one_line
 from nbft.methods import Method, method_of
 from nbft.methods.method import Kind
 
@@ -674,6 +675,8 @@ def _unknown(dataset: Dataset, columns: list[str], few: Rows, field: str) -> Pro
     """Say that rows are of no known format, and what their columns may be."""
     names = listed([f'"{name}"' for name in columns])
     why = f'no "prompt" and "completion", no "messages" and no "text"; found {names}.'
+    if odd := next(filter(is_no_name, columns), None):
+        why += f" If “{one_line(odd, 40)}” is no name but data, put a row with names above it."
     picked, _ = roles.guess(columns, few)
     fix = "Write prompt_template and completion_template, with names of columns in braces."
     changes = roles.changes_of(picked, dataset, columns)

@@ -198,6 +198,16 @@ def _free(name: str, taken: Counter[str | None]) -> str:
     raise AssertionError
 
 
+def is_no_name(name: str) -> bool:
+    """Whether the name of a column looks like data, since the names are missing.
+
+    >>> [is_no_name(name) for name in ("english meaning", "Question:", "3,5", "How are you?")]
+    [False, False, True, True]
+    """
+    is_number = bool(re.fullmatch(r"[-+]?\d[\d.,\s]*%?", name))
+    return is_number or len(name) > 60 or name.endswith((".", "?", "!"))
+
+
 def read_table(path: Path, sheet: str | None = None) -> Table:
     """Return the table in a file.
 

@@ -434,6 +434,12 @@ def test_a_fix_is_written_beside_a_table_and_names_its_rows(tmp_path, tiny_model
     ]
 
 
+def test_a_table_without_names_is_suspected(write):
+    path = write("a.csv", "How are you?;Wie geht es dir?\nFine.;Gut.\n")
+    with pytest.raises(DataError, match="If “How are you\\?” is no name but data, put a row with"):
+        load_examples(Config(data={"path": path}), "train")
+
+
 @pytest.mark.parametrize("columns", [200, 10_000])
 def test_a_refusal_of_many_columns_is_short(write, columns):
     names = [f"name{n}" for n in range(columns)]
