@@ -16,6 +16,7 @@ class Compute(Section):
         help="Device to train on; auto picks the first available of cuda, xpu, mps and cpu.",
         source="nbft",
         level="basic",
+        why="A GPU is usually many times faster than a CPU. Choose cpu to leave the GPU to others.",
     )
     torch_compile: bool = expert_setting(
         False,

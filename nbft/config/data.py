@@ -21,12 +21,16 @@ class Dataset(Section):
         "over dataset_name.",
         source="datasets.load_dataset data_files",
         level="basic",
+        why="The rows decide what the model learns, more than any other setting. A few hundred good "
+        "rows of the task that you care about teach more than many doubtful ones.",
     )
     dataset_name: str | None = setting(
         label="Dataset",
         help="Dataset name on the hub, or a bundled sample: alpaca, samsum, gsm8k, grammar.",
         source="TRL ScriptArguments.dataset_name",
         level="basic",
+        why="Change it to train on a dataset that others have published. The bundled samples are for "
+        "trying things out: they are small and need no network.",
         suggestions=("alpaca", "samsum", "gsm8k", "grammar", "yahma/alpaca-cleaned"),
     )
     rows: SkipValidation[Any] = expert_setting(
@@ -58,12 +62,15 @@ class Dataset(Section):
         help="Prompt text with column names in braces: {question}.",
         source="QEfficient dataset.prompt_template",
         level="basic",
-        why="Write {{ and }} for literal braces. The quoted form {'question'} works too.",
+        why="The model learns to answer this very text, so it must be asked in the same way later. "
+        "Write {{ and }} for literal braces. The quoted form {'question'} works too.",
     )
     completion_template: str | None = setting(
         help="Text to train on, with column names in braces: {answer}.",
         source="QEfficient dataset.completion_template",
         level="basic",
+        why="The model is trained to write this, and nothing else. Change it if the answer consists "
+        "of several columns, or should end in a certain way.",
     )
     no_input_template: str | None = expert_setting(
         help="Prompt text of rows whose column input is empty or missing, instead of "

@@ -21,6 +21,7 @@ class Training(Section):
         help="Folder in which each run gets its own subfolder.",
         source="nbft",
         level="basic",
+        why="Choose a folder that outlives the machine: on Colab, for example, one in a mounted Drive.",
     )
     run_name: str | None = setting(
         help="Name of the run; generated (two words and a number) when empty.", source="nbft"

@@ -684,11 +684,12 @@ def _unknown(dataset: Dataset, columns: list[str], few: Rows, field: str) -> Pro
         changes.pop("columns")  # these names are those that it gives
     if not picked.is_whole or (dataset.columns and "columns" in changes):
         return Problem(field, None, why, fix)
+    shown = {name: changes[name] for name in changes if name != "no_input_template"}
     return Problem(
         field,
         None,
         why,
-        f"If {picked}, use {_assigned(changes)}. Otherwise, write the templates yourself.",
+        f"If {picked}, use {_assigned(shown)}.",
         {f"{field}.{name}": value for name, value in changes.items()},
     )
 

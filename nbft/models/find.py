@@ -30,6 +30,7 @@ ALIASES = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Our short names, and the hub's names for the same models."""
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SHARD = re.compile(r"-of-(\d+)\.safetensors$")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -51,6 +52,12 @@ def cache_folder() -> Path:
     if given := os.environ.get("NBFT_CACHE"):
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nbft"
+
+
+def hub_cache_folder() -> Path:
+    """Return the folder in which huggingface_hub keeps what it downloaded."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
 
 
 def find_local(name: str, revision: str | None = None) -> FoundModel | None:
@@ -142,14 +149,19 @@ def _no_folder(name: str) -> str:
 
 def _hub_snapshot(hub_name: str, revision: str | None) -> Path | None:
     """Return a whole snapshot in the hub's own cache, or None."""
-    hub = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
-    hub = Path(os.environ.get("HF_HUB_CACHE", hub)).expanduser()
-    repository = hub / f"models--{hub_name.replace('/', '--')}"
+    repository = hub_cache_folder() / f"models--{hub_name.replace('/', '--')}"
     reference = repository / "refs" / (revision or "main")
     commit = reference.read_text().strip() if _is_file(reference) else (revision or "")
     snapshot = repository / "snapshots" / commit
-    complete = commit and _is_file(snapshot / "config.json") and any(snapshot.glob("*.safetensors"))
+    complete = commit and _is_file(snapshot / "config.json") and _has_weights(snapshot)
     return snapshot if complete else None
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether all files with weights are there; a download that broke off leaves some of them."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    totals = [match[1] for name in names if (match := _SHARD.search(name))]
+    return bool(names) and all(len(totals) >= int(total) for total in totals)
 
 
 def _from_hub(hub_name: str, revision: str | None, say: Say) -> Path:

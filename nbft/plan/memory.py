@@ -68,7 +68,7 @@ class Shape:
     vocab_size: int
 
 
-@cached_by_stamp(maxsize=16)
+@cached_by_stamp(maxsize=64)
 def model_shape(folder: Path) -> Shape | None:
     """Read a model's shape from its files, or return None where they do not contain it."""
     try:

@@ -115,25 +115,46 @@ _lock = threading.Lock()  # a server asks from several threads
 
 
 def _settings(text: str) -> dict[str, str | None]:
-    """Find model, method and data in a config written by nbft.
+    """Return the names of model, method and data in a config written by nbft."""
+    names = [
+        PurePath(used["path"]).name if "path" in used else used["dataset_name"]
+        for used in named_data(text)
+        if "path" in used or "dataset_name" in used
+    ]
+    data = names[0] if names else None
+    if len(names) > 1:
+        data = f"{data} and {len(names) - 1} more"
+    method = next(iter(_values(_sections(text).get("peft", ""), "method")), None)
+    return {"model": named_model(text), "method": method, "data": data}
+
+
+def named_model(text: str) -> str | None:
+    """Return the base model that a config written by nbft names.
 
     The text is searched, not parsed: parsing a thousand configs takes 10 s.
     """
-    sections = re.split(r"^(?=\w)", text, flags=re.MULTILINE)
-    block = {part.partition(":")[0]: part for part in sections}
-    train = re.split(r"^  (?=\w)", block.get("data", ""), flags=re.MULTILINE)
-    rows = next((part for part in train if part.startswith("train:")), "")
-    names = _values(rows, "path") or _values(rows, "dataset_name")
-    data = PurePath(names[0]).name if names else None
-    if len(names) > 1:
-        data = f"{data} and {len(names) - 1} more"
-    return {
-        "model": next(iter(_values(block.get("model", ""), "model_name")), None),
-        "method": next(iter(_values(block.get("peft", ""), "method")), None),
-        "data": data,
-    }
+    return next(iter(_values(_sections(text).get("model", ""), "model_name")), None)
 
 
-def _values(block: str, key: str) -> list[str]:
-    values = re.findall(rf"^[ -]+{key}: (.*)$", block, flags=re.MULTILINE)
+def named_data(text: str) -> tuple[dict[str, str], ...]:
+    """Return path, dataset_name, subset and split of each training dataset, where they are set.
+
+    Args:
+        text: A config written by nbft; searched like in `named_model`.
+    """
+    splits = re.split(r"^  (?=\w)", _sections(text).get("data", ""), flags=re.MULTILINE)
+    train = next((part for part in splits if part.startswith("train:")), "")
+    blocks = re.split(r"^ {6}- (?=\w)", train, flags=re.MULTILINE)[1:]
+    keys = ("path", "dataset_name", "subset", "split")
+    found = ({key: v[0] for key in keys if (v := _values(b, key, " {8}"))} for b in blocks)
+    return tuple(filter(None, found))
+
+
+def _sections(text: str) -> dict[str, str]:
+    blocks = re.split(r"^(?=\w)", text, flags=re.MULTILINE)
+    return {block.partition(":")[0]: block for block in blocks}
+
+
+def _values(block: str, key: str, indent: str = " +") -> list[str]:
+    values = re.findall(rf"^(?:{indent})?{key}: (.*)$", block, flags=re.MULTILINE)
     return [redact_text(value.strip("'\"")) for value in values if value != "null"]

@@ -13,17 +13,23 @@ from decimal import Decimal
 from typing import Any
 
 import ipywidgets
+from markupsafe import Markup
 
-from nbft.config import Setting, io
+from nbft.config import Setting, io, settings
 from nbft.errors import ConfigError, Problem
 from nbft.pages.environment import render
 from nbft.widgets.kit import Kit, unobserved
 
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
+_OF_PRESET = Markup(' <em class="nbft-origin">From the preset.</em>')
 
 _OF_PATTERNS = re.compile(r"[*+?()|^$\\\\]")
 """Characters of a regular expression that no name of a layer has."""
+
+
+UNITS = tuple(sorted({s.unit for s in settings() if s.unit and s.unit.isalpha()}))
+"""The units that stand inside a field."""
 
 
 class Field:
@@ -60,10 +66,11 @@ class Field:
         default = in_words(setting.default)
         details = [setting.why, f"Default: {default} (source: {setting.source}).", f"Name: {path}"]
         about = {"setting": setting, "range": range_words(setting), "details": details}
-        self._note = self._make_note(render("note", **about))
-        self.widget = kit(
-            ipywidgets.VBox, f"nbft-field {css_name(path)}", children=(self.control, self._note)
-        )
+        self._help = render("note", **about)
+        self._note = self._make_note(self._help)
+        unit = f" nbft-unit nbft-unit-{setting.unit}" if setting.unit in UNITS else ""
+        css = f"nbft-field {css_name(path)}{unit}"
+        self.widget = kit(ipywidgets.VBox, css, children=(self.control, self._note))
 
     def _make_control(self) -> Any:
         setting, kit = self.setting, self._kit
@@ -78,7 +85,7 @@ class Field:
             return kit(ipywidgets.Dropdown, "nbft-control", options=unset + options, **about)
         about["continuous_update"] = False
         if setting.type is str and setting.name.endswith("_template"):
-            return kit(ipywidgets.Textarea, "nbft-control", rows=2, **about)
+            return kit(ipywidgets.Textarea, "nbft-control", rows=_LEAST_LINES, **about)
         if setting.type is str and setting.suggestions:
             return kit(ipywidgets.Combobox, "nbft-control", options=setting.suggestions, **about)
         return kit(ipywidgets.Text, "nbft-control", **about)
@@ -97,6 +104,18 @@ class Field:
             shown = write(value)
         with unobserved(self.control, self._changed):
             self.control.value = shown
+        if isinstance(self.control, ipywidgets.Textarea):
+            self.control.rows = min(max(_LEAST_LINES, shown.count("\n") + 1), _MOST_LINES)
+
+    def in_words(self) -> str:
+        """Return the label and the value, such as "Epochs 2"; "" for an empty one."""
+        value = self.control.value
+        if value in ("", None):
+            return ""
+        unit = self.setting.unit if self.setting.unit in UNITS else ""
+        unit = f" {unit}" if unit and unit not in self.setting.label.lower() else ""
+        short = _shortened(in_words(value).replace("\n", "⏎"))
+        return f"{self.setting.label} {short}{unit}"
 
     def follow(self) -> None:
         """Show what else belongs to the field, after a change of any setting."""
@@ -104,17 +123,28 @@ class Field:
     def _changed(self, change: dict[str, Any]) -> None:
         self._on_change(self.path, read(self.setting, change["new"]))
 
-    def show_changed(self, is_changed: bool) -> None:
-        """Mark whether the value differs from the default, with a button that resets it."""
+    def show_changed(self, is_changed: bool, usual: Any, *, is_preset: bool) -> None:
+        """Mark whether the person has changed the value, with a button that resets it.
+
+        Args:
+            is_changed: Whether it differs from the usual value.
+            usual: The value of the preset, or the default.
+            is_preset: Whether the usual value is that of a preset.
+        """
         if is_changed and self._reset_button is None:
-            default = in_words(self.setting.default)
-            self._reset_button = self._kit.button(
-                f"Reset to {default}" if len(default) <= 20 else "Reset",
-                lambda _: self._on_fix(self.path, {self.path: self.setting.default}),
-                "nbft-link nbft-reset",
-            )
+            self._reset_button = self._kit.button("", self._reset, "nbft-link nbft-reset")
+        if is_changed:
+            words = in_words(usual)
+            self._usual = usual
+            self._reset_button.description = f"Reset to {words}" if len(words) <= 20 else "Reset"
+        note = self._help + (_OF_PRESET if is_preset and not is_changed else "")
+        if self._note.value != note:
+            self._note.value = note
         self._mark("nbft-changed", is_changed)
         self._show_extras(self._reset_button, is_changed)
+
+    def _reset(self, _button: Any) -> None:
+        self._on_fix(self.path, {self.path: self._usual})
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
         """Show problems under the control, and the first fix as a button."""
@@ -239,7 +269,9 @@ def described(problem: Problem) -> str:
     return f"{in_words(problem.value)}: {problem.sentence}"
 
 
+_LEAST_LINES, _MOST_LINES = 2, 8
 _BUTTON_CHARS = 60
+_SUMMARY_CHARS = 30
 _MOST_NAMED = 3
 
 
@@ -263,6 +295,10 @@ def fix_words(changes: dict[str, Any]) -> str:
     if len(changes) > _MOST_NAMED:
         return f"Use these {len(changes)} settings"
     return "Use " + ", ".join(f"{p.rpartition('.')[2]} {words(v)}" for p, v in changes.items())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SUMMARY_CHARS else f"{text[: _SUMMARY_CHARS - 1]}…"
 
 
 def range_words(setting: Setting) -> str:

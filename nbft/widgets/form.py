@@ -24,7 +24,7 @@ from nbft.pages.plan import summary
 from nbft.redaction import restore
 from nbft.widgets.checking import Checking
 from nbft.widgets.columns import certain
-from nbft.widgets.fields import described
+from nbft.widgets.fields import UNITS, described
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.launching import ABOUT, Launching
@@ -73,6 +73,7 @@ class Form:
         preset = OWN if config is not None or guided else _FIRST_PRESET
         config = config or (Config.preset(preset) if preset else Config())
         self._tree = Tree(config)
+        self._tree.base = Config.preset(preset) if preset else Config()
         self._tree.kept = set(config.diff()) if preset == OWN else set()
         self._build(preset, "guided" if guided else "basic")
         if guided:
@@ -122,7 +123,11 @@ class Form:
             show_state=self._show_state,
             show_results=self._show_results,
         )
-        head = f"<style>{_CSS.read_text(encoding='utf-8')}</style><h2>Fine-tune a model</h2>"
+        units = "".join(
+            f".nbft-unit-{unit} > .nbft-control::after {{ content: '{unit}' }}" for unit in UNITS
+        )
+        css = _CSS.read_text(encoding="utf-8") + units
+        head = f"<style>{css}</style><h2>Fine-tune a model</h2>"
         self._side = kit.html(summary(None), "nbft-side")
         self._check_button = kit.button("Check", self._check, "nbft-push")
         self._look_button = kit.button("Look at the data", self._look, "nbft-push")
@@ -274,6 +279,7 @@ class Form:
         if keeps_rows and self._tree.config.is_own:  # so are the rows that it keeps
             config.own()
         self._tree.replace(config, keeps_rows=keeps_rows)
+        self._tree.base = Config.preset(preset) if preset else Config()
         self._tree.kept = set(config.diff()) if preset == OWN else set()
         self._fields.fill()
         if self._views.view == "guided" and preset != OWN:
@@ -356,13 +362,16 @@ class Form:
     def _lay_out(self) -> None:
         """Place the buttons for a run, the state and the results."""
         results = (self._results,) if "_results" in self.__dict__ else ()
-        children = (*self._top, *self._launching.extra_buttons, *self.line.widgets, *results)
+        below = (*self.line.widgets[1:], *results)
+        focus = (self._views.focus,) if below else ()  # what leads to fields
+        state = (self.line.widget, *below, *focus)
+        children = (*self._top, *self._launching.extra_buttons, *state)
         if self.widget.children != children:
             self.widget.children = children
 
     def _show_results(self, page: Page) -> None:
         """Replace the page below the form."""
-        self._results.show(lambda kit: (self._views.focus, *page(kit)))
+        self._results.show(page)
         self._lay_out()
 
     @guarded

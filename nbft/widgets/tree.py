@@ -40,12 +40,13 @@ class Tree:
         config: The last valid settings.
         wrong: The problems with the fields; empty when the config is that of the fields.
         left: Settings whose fields the person has left; only these are checked.
+        base: What a person starts from: a preset, or the defaults.
         kept: Settings that the person has chosen, which no rule of the guided mode changes.
         is_checked: Whether every field is checked.
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.base = config, Config()
         self.wrong: list[Problem] = []
         self.kept: set[str] = set()
         self._plan: Plan | None = None
@@ -150,10 +151,15 @@ class Tree:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What differs from the defaults, as {path: value}; wrong values too."""
-        changed = {path: new for path, (_, new) in self.config.diff().items()}
+        """What differs from the base, as {path: value}; wrong values too."""
+        changed = {path: new for path, (_, new) in self.config.diff(self.base).items()}
         changed |= {problem.field: problem.value for problem in self.wrong}
         return {path: value for path, value in changed.items() if value not in ([], {})}
+
+    @property
+    def of_preset(self) -> dict[str, Any]:
+        """What a preset sets, as {path: value}."""
+        return {path: new for path, (_, new) in self.base.diff().items()}
 
     def values(self, paths: Iterable[str]) -> dict[str, Any]:
         """Return the values of fields, by their paths."""

@@ -46,6 +46,7 @@ MODES = {name.lower(): name for name in ("Guided", "Basic", "Advanced", "YAML", 
 """The views of the switch; a search, the changes and a file are reached by other controls."""
 
 _MOST_FOUND = 15
+_MOST_SUMMED = 4
 
 
 class Fields(Mapping[str, Field]):
@@ -96,17 +97,63 @@ class Fields(Mapping[str, Field]):
 
     def mark(self, changes: Container[str]) -> None:
         """Mark changed and wrong fields; those the person has not left yet are not judged."""
-        problems = self._tree.problems_of_fields()
+        problems, of_preset = self._tree.problems_of_fields(), self._tree.of_preset
         for path, field in self.items():
             field.follow()
             field.show_problems(problems.get(path, ()))
-            field.show_changed(path in changes)
+            usual = of_preset.get(path, field.setting.default)
+            field.show_changed(path in changes, usual, is_preset=path in of_preset)
 
     def lock(self, is_locked: bool) -> None:
         """Lock or unlock the values."""
         self._is_locked = is_locked
         for field in self.values():
             field.lock(is_locked)
+
+
+class Group:
+    """Some fields of a page below a heading, which folds them into one line.
+
+    Args:
+        kit: Makes the heading.
+        page: The slot of the page.
+        title: The heading.
+        fields: The fields.
+    """
+
+    def __init__(self, kit: Kit, page: Any, title: str, fields: Sequence[Field]) -> None:
+        self.page, self._title, self.fields = page, title, fields
+        self.is_folded = False
+        about = "Fold or unfold these settings"
+        self._head = kit.button(
+            "", lambda _: self.fold(not self.is_folded), "nbft-group", tooltip=about
+        )
+        self.show()
+
+    @property
+    def widgets(self) -> tuple[Any, ...]:
+        """The heading, and the fields unless they are folded."""
+        return (self._head, *(() if self.is_folded else (field.widget for field in self.fields)))
+
+    def fold(self, is_folded: bool) -> None:
+        """Fold or unfold the fields."""
+        if is_folded == self.is_folded:
+            return
+        self.is_folded = is_folded
+        mine = [field.widget for field in self.fields]
+        shown = [widget for widget in self.page.children if widget not in mine]
+        at = shown.index(self._head)
+        self.page.children = (*shown[:at], *self.widgets, *shown[at + 1 :])
+        self.show()
+
+    def show(self) -> None:
+        """Show the heading, with the values of folded fields."""
+        if not self.is_folded:
+            self._head.description = f"▾ {self._title}"
+            return
+        values = [words for field in self.fields if (words := field.in_words())]
+        more = ", …" if len(values) > _MOST_SUMMED else ""
+        self._head.description = f"▸ {self._title}: {', '.join(values[:_MOST_SUMMED])}{more}"
 
 
 class Views:
@@ -127,7 +174,7 @@ class Views:
         home: The view to return to after a search or the list of changes.
         mode: The switch.
         search: The box for a search.
-        changed_button: Shows the settings that differ from the defaults, and hides them again.
+        changed_button: Shows the settings that the person has changed, and hides them again.
         page: The page itself.
     """
 
@@ -145,6 +192,7 @@ class Views:
     ) -> None:
         self._kit, self._tree, self._fields, self.line = kit, tree, made, line
         self._review, self._on_yaml = review, on_yaml
+        self._groups: list[Group] = []
         self.view = self.home = view
         self.mode = kit(
             ipywidgets.RadioButtons,
@@ -202,6 +250,7 @@ class Views:
         """Show a page."""
         self.view = view
         self._fill(self.mode, view if view in MODES else None)
+        self._groups = [group for group in self._groups if group.page is not self.page]
         self.page.show(self._pages[view])
         if view == "advanced":
             self._open_tab()
@@ -218,8 +267,11 @@ class Views:
         """Mark changed and wrong fields, and count the changes."""
         changes = self._tree.changes
         self._fields.mark(changes)
+        for group in self._groups:
+            group.show()
         what = "hide" if self.view == "changed" else "show"
-        self.changed_button.description = f"{len(changes)} changed from defaults ({what})"
+        base = "the preset" if self._tree.of_preset else "defaults"
+        self.changed_button.description = f"{len(changes)} changed from {base} ({what})"
 
     def lock(self, is_locked: bool) -> None:
         """Lock or unlock the settings."""
@@ -239,6 +291,9 @@ class Views:
                 index for index, part in enumerate(TABS.values()) if setting.section in part
             )
             self.show("advanced")
+        for group in self._groups:
+            if any(field.path == path for field in group.fields):
+                group.fold(False)
         self.focus.move(css_name(path))
 
     def _fill(self, control: Any, value: Any) -> None:
@@ -263,10 +318,18 @@ class Views:
 
     # The pages
 
-    def _basic(self, _kit: Kit) -> Iterator[Any]:
-        for path, setting in fields():
-            if _is_basic(path, setting):
-                yield self._fields.make(path).widget
+    def _basic(self, kit: Kit) -> Iterator[Any]:
+        basic = [(path, setting) for path, setting in fields() if _is_basic(path, setting)]
+        for title, sections in TABS.items():
+            paths = [path for path, setting in basic if setting.section in sections]
+            yield from self._group(kit, self.page, title, paths)
+
+    def _group(self, kit: Kit, page: Any, title: str, paths: Sequence[str]) -> Iterator[Any]:
+        """Yield a heading and its fields."""
+        if paths:
+            group = Group(kit, page, title, [self._fields.make(path) for path in paths])
+            self._groups.append(group)
+            yield from group.widgets
 
     def _text_page(self, view: YamlView | PythonView) -> Sequence[Any]:
         self._show_text()  # before the page can be seen, and copied
@@ -285,7 +348,8 @@ class Views:
     def _changed(self, kit: Kit) -> Iterator[Any]:
         changes, known = self._tree.changes, dict(fields())
         if not changes:
-            yield kit.html("<p>Every setting is at its default.</p>")
+            base = "as in the preset" if self._tree.of_preset else "at its default"
+            yield kit.html(f"<p>Every setting is {base}.</p>")
         for path in known:
             if path in changes:
                 yield self._fields.make(path).widget
@@ -302,25 +366,23 @@ class Views:
             page.show(self._review_page)
             self._show_text()
         elif not page.children:
-            page.show(functools.partial(self._tab_page, list(TABS.values())[index]))
+            page.show(functools.partial(self._tab_page, page, list(TABS.values())[index]))
             self.mark()
 
-    def _tab_page(self, sections: Sequence[str], kit: Kit) -> Iterator[Any]:
-        previous = sections[0] if len(sections) == 1 else ""
+    def _tab_page(self, page: Any, sections: Sequence[str], kit: Kit) -> Iterator[Any]:
+        blocks: dict[str, list[str]] = {}
         rare = []
         for path, setting in fields():
             if setting.section not in sections:
                 continue
             if setting.level == "expert":
                 rare.append(path)
-                continue
-            block = path.rpartition(".")[0]
-            if block != previous:
-                # "data.train.datasets[0]" becomes "Data, train".
-                title = ", ".join(block.removesuffix(".datasets[0]").split(".")).capitalize()
-                yield kit.html(Markup("<h3>{}</h3>").format(title))
-                previous = block
-            yield self._fields.make(path).widget
+            else:
+                blocks.setdefault(path.rpartition(".")[0], []).append(path)
+        for block, paths in blocks.items():
+            # "data.train.datasets[0]" becomes "Data, train".
+            title = ", ".join(block.removesuffix(".datasets[0]").split(".")).capitalize()
+            yield from self._group(kit, page, title, paths)
         if rare:
             rest = kit(ipywidgets.VBox)
 

@@ -29,6 +29,7 @@ LAYERS = [
     ("plan",),
     ("interop",),
     ("runs",),
+    ("catalogue",),
     ("pages",),
     ("training",),
     ("launchers",),
@@ -142,6 +143,10 @@ LIGHT = {
     "checklist": "import nbft; from nbft.plan.checklist import checklist\n"
     "assert checklist(nbft.make_plan(nbft.Config.preset('two-minute-try')))",
     "runs": "import nbft; assert nbft.list_runs('.') == []",
+    "catalogue": "import sys, nbft; from nbft.catalogue.models import models\n"
+    "from nbft.catalogue.datasets import datasets, look\n"
+    "assert models(nbft.Config()) and look(datasets(nbft.Config())[0]).rows\n"
+    "assert 'huggingface_hub' not in sys.modules",
     "imported": "import nbft; open('a.json', 'w').write('{\"base_model\": \"a/b\", \"rank\": 8}')\n"
     "config, report = nbft.import_file('a.json'); config.export('oumi')",
     "python": "import nbft; nbft.Config.preset('two-minute-try').to_python()",

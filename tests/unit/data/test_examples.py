@@ -178,7 +178,7 @@ F = "data.train.datasets[0]"
                 (
                     f'{F}: no "prompt" and "completion", no "messages" and no "text"; found "ask", '
                     '"reply". If ask is the prompt, reply the answer, use prompt_template='
-                    "'{ask}\\n' and completion_template='{reply}'. Otherwise, write the templates yourself."
+                    "'{ask}\\n' and completion_template='{reply}'."
                 )
             ],
         ),

@@ -79,6 +79,10 @@ def test_the_hubs_own_cache_is_read_by_revision(empty_cache):
     assert find_local("owner/name", "other") is None
     (folder / "model.safetensors").unlink()
     assert find_local("owner/name") is None, "half a download is no model"
+    (folder / "model-00001-of-00002.safetensors").touch()
+    assert find_local("owner/name") is None, "half of the weights are missing"
+    (folder / "model-00002-of-00002.safetensors").touch()
+    assert find_local("owner/name") == FoundModel(folder, "the hub's cache")
 
 
 def test_the_short_name_is_found_under_the_hubs_name(empty_cache):

@@ -145,7 +145,7 @@ def shown_text(widget: Any) -> str:
     return own + "".join(shown_text(child) for child in getattr(widget, "children", ()))
 
 
-def test_the_basic_view_costs_at_most_60_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_basic_view_costs_at_most_70_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     opening = Widget.open
 
@@ -156,8 +156,9 @@ def test_the_basic_view_costs_at_most_60_messages(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Widget, "open", count)
     form = Form()
     form._show_plan()
-    assert 12 < len(opened) <= 60
-    assert len(form._views.page.children) == len(form._fields) <= 12
+    assert 12 < len(opened) <= 70
+    assert len(form._fields) <= 12
+    assert len(form._views.page.children) == len(form._fields) + len(form._views._groups)
 
 
 def test_every_setting_but_rows_in_memory_has_a_field_in_one_tab(form: Form) -> None:
@@ -295,22 +296,66 @@ def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: 
 
 def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
     rate = form._fields[RATE]
-    assert "nbft-changed" in rate.widget._dom_classes
-    assert rate._reset_button.description == "Reset to 2e-4"
-    before = form._views.changed_button.description
-    rate._reset_button.click()
-    assert rate.control.value == "2e-4"
+    assert form._views.changed_button.description == "0 changed from the preset (show)"
     assert "nbft-changed" not in rate.widget._dom_classes
-    assert form._views.changed_button.description != before
+    assert "From the preset." in rate._note.value
+    rate.control.value = "1e-4"
+    assert "nbft-changed" in rate.widget._dom_classes
+    assert "From the preset." not in rate._note.value
+    assert rate._reset_button.description == "Reset to 3e-4"
+    assert form._views.changed_button.description == "1 changed from the preset (show)"
     form._views.changed_button.click()
     assert form._views.view == "changed"
-    assert form._fields["peft.r"].widget in form._views.page.children
+    assert rate.widget in form._views.page.children
+    rate._reset_button.click()
+    assert rate.control.value == "3e-4"
+    assert "nbft-changed" not in rate.widget._dom_classes
     form._reset_button.click()
+    assert "changed from defaults" in form._views.changed_button.description
     assert set(form.config.diff()) <= {
         f"data.{split}.datasets[0].{name}"
         for split in ("train", "validation")
         for name in ("dataset_name", "sample_count")
     } | {"data.validation"}
+
+
+def test_a_group_folds_into_a_line_with_its_values(form: Form) -> None:
+    model, data, _, training, _ = form._views._groups
+    rate = form._fields[RATE].widget
+    before = form._views.page.children
+    training._head.click()
+    assert rate not in form._views.page.children
+    assert training._head.description == (
+        "▸ Training: Output folder runs, Epochs 2, Batch size per device 4 rows, Learning rate 3e-4"
+    )
+    form._apply_fix("", {RATE: 1e-4})
+    assert training._head.description.endswith("Learning rate 1e-4")
+    data._head.click()
+    assert data._head.description == "▸ Data: Dataset alpaca, Maximum length 256 tokens"
+    form._reveal(RATE)
+    assert rate in form._views.page.children, "what leads to a field unfolds its group"
+    data._head.click()
+    assert form._views.page.children == before
+    assert model._head.description == "▾ Model"
+
+
+def test_the_tabs_have_groups_too(form: Form) -> None:
+    form._views.mode.value = "advanced"
+    (group, *_) = form._views._groups
+    assert group._head.description == "▾ Model"
+    group._head.click()
+    assert group._head.description.startswith("▸ Model: Base model smollm2-135m")
+    form._reveal("model.model_name")
+    assert group._head.description == "▾ Model"
+
+
+def test_without_a_preset_the_defaults_count() -> None:
+    form = Form(Config(training={"learning_rate": 1e-4}))
+    rate = form._fields[RATE]
+    assert "nbft-changed" in rate.widget._dom_classes
+    assert rate._reset_button.description == "Reset to 2e-4"
+    assert form._views.changed_button.description == "1 changed from defaults (show)"
+    assert "From the preset." not in rate._note.value
 
 
 def test_the_review_ticks_what_was_checked_and_waits_for_wrong_fields(form: Form) -> None:
@@ -519,11 +564,11 @@ def test_a_file_of_another_system_is_opened_with_a_word_on_every_key(
     open_file("theirs.json", json.dumps({"base_model": "a/b", "algorithm": "dora", "rank": 16}))
     assert form.config.peft.use_dora
     assert form._views.view == "basic"
-    report = form._results.children[1].value
+    report = form._results.children[0].value
     assert "PEFT Studio: 3 keys read" in report
     assert "<code>peft.r</code> 16" in report
     open_file("wrong.json", json.dumps({"base_model": "a/b", "algorithm": "lora", "rank": 999}))
-    report = form._results.children[1].value
+    report = form._results.children[0].value
     assert "PEFT Studio: must be 4 to 64" in report
     assert report.index("Could not be taken (1)") < report.index("Renamed, converted or left out")
     assert form.config.peft.r == Config().peft.r
@@ -549,7 +594,7 @@ def test_code_of_an_opened_file_waits_for_a_button_beside_its_source(
     assert form.plan.errors
     form._look_button.click()
     form._check_button.click()
-    _, shown, row, *_ = form._results.children
+    shown, row, *_ = form._results.children
     (button,) = row.children
     assert "def prompt(row):" in shown.value
     assert button.description == f"Allow {tmp_path}/own:prompt"

@@ -1,0 +1,169 @@
+"""From the launcher card to a run on a file of one's own, by a person's steps, which are counted.
+
+An action is a click, a choice or a text typed; waiting and looking are none.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from .conftest import READY, Notebook, Server, Theme
+
+# A run without a model: what is asked here is how people get to it.
+NO_TRAINING = (
+    "exec('import nbft.launchers; from nbft.runs import Run; "
+    "nbft.launchers.start = lambda config: Run.create(config)', globals())"
+)
+
+
+class Person:
+    """Acts on the page, and counts."""
+
+    def __init__(self, notebook: Notebook, server: Server) -> None:
+        self.notebook, self.page, self.server = notebook, notebook.page, server
+        self.actions = 0
+
+    def opens_the_form(self, theme: Theme, width: int) -> Locator:
+        """Press the card of the launcher."""
+        self.page.set_viewport_size({"width": width, "height": 1000})
+        self.page.goto(f"{self.server.url}/lab?reset&token={self.server.token}")
+        card = self.page.locator(".jp-LauncherCard", has_text="Fine-tune a model")
+        expect(card).to_be_visible(timeout=30_000)
+        self.notebook.set_theme(theme)
+        self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        self.clicks(card)
+        form = self.page.locator(".nbft-form")
+        expect(form).to_be_visible(timeout=60_000)
+        self.page.wait_for_function(READY, timeout=60_000)
+        self.notebook.kernel_eval(NO_TRAINING)
+        return form
+
+    def clicks(self, what: Locator) -> None:
+        self.actions += 1
+        what.click()
+
+    def chooses(self, form: Locator, path: Path) -> None:
+        """Choose a file of this computer: the button, and the file in the system's dialog."""
+        with self.page.expect_file_chooser() as chooser:
+            self.clicks(form.get_by_role("button", name="Choose a file of train rows"))
+        self.actions += 1
+        chooser.value.set_files(path)
+
+    def picks(self, form: Locator, role: str, column: str) -> None:
+        self.actions += 1
+        form.locator(".nbft-columns").get_by_label(role, exact=True).select_option(column)
+
+    def trains(self, form: Locator) -> None:
+        button = form.get_by_role("button", name="Train here")
+        expect(button).to_be_enabled(timeout=30_000)
+        self.clicks(button)
+        expect(form.get_by_text("Running: run")).to_be_visible(timeout=30_000)
+
+
+@pytest.fixture
+def person(notebook: Notebook, jupyter_lab: Server) -> Person:
+    return Person(notebook, jupyter_lab)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "mydata.jsonl"
+    rows = ({"q": f"What is {n} plus 8?", "a": f"{n} plus 8 is {n + 8}."} for n in range(60))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    path = tmp_path / "words.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["german word", "hint", "english_meaning"])
+        table.writerows([f"Wort {n}", "a noun" if n % 2 else "", f"word {n}"] for n in range(80))
+    return path
+
+
+THEMES = pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 700)])
+
+
+def held_out_rows_are_of(notebook: Notebook, name: str) -> None:
+    """Hold that the rows to train on and the held-out ones come from the file, and no other."""
+    side = notebook.page.locator(".nbft-side")
+    expect(side).to_contain_text(re.compile(rf"of {re.escape(name)}, \d+ held out"))
+    expect(side).not_to_contain_text("alpaca")
+
+
+@THEMES
+def test_an_own_file_with_telling_names(
+    person: Person,
+    notebook: Notebook,
+    questions: Path,
+    theme: Theme,
+    width: int,
+    axe: Callable[[Locator], list[str]],
+) -> None:
+    form = person.opens_the_form(theme, width)
+    person.chooses(form, questions)
+    columns = form.locator(".nbft-columns")
+    expect(columns).to_contain_text("60 rows; q is the prompt, a the answer.", timeout=30_000)
+    expect(columns.get_by_role("listitem")).to_have_count(3)
+    expect(form.get_by_role("button", name="Train here")).to_have_text(
+        re.compile(r"Train here: \d+ steps on mydata\.jsonl, about \d+ "), timeout=30_000
+    )
+    held_out_rows_are_of(notebook, "mydata.jsonl")
+    notebook.page.set_viewport_size({"width": width, "height": 2000})
+    notebook.screenshot(f"own-file-{theme}-{width}", form)
+    assert axe(form) == []
+    person.trains(form)
+    assert person.actions <= 5
+
+
+@THEMES
+def test_a_table_with_odd_columns(
+    person: Person,
+    notebook: Notebook,
+    words: Path,
+    theme: Theme,
+    width: int,
+    axe: Callable[[Locator], list[str]],
+) -> None:
+    form = person.opens_the_form(theme, width)
+    person.chooses(form, words)
+    columns = form.locator(".nbft-columns")
+    expect(columns).to_contain_text("Which of them is the prompt", timeout=30_000)
+    notebook.page.set_viewport_size({"width": width, "height": 2000})
+    notebook.screenshot(f"own-table-asked-{theme}-{width}", form)
+    assert axe(form) == []
+    person.picks(form, "Further text", "–")
+    expect(columns).to_contain_text("german word is the prompt, english_meaning the answer")
+    expect(columns.get_by_role("listitem").first).to_contain_text("Wort 0⏎")
+    held_out_rows_are_of(notebook, "words.csv")
+    notebook.screenshot(f"own-table-{theme}-{width}", form)
+    person.trains(form)
+    assert person.actions <= 8
+
+
+def test_the_problem_of_a_field_is_a_way_to_it(
+    person: Person, notebook: Notebook, page: Page
+) -> None:
+    form = person.opens_the_form("light", 1400)
+    rate = form.get_by_label("Learning rate", exact=True)
+    rate.fill("0.1")
+    rate.press("Tab")
+    link = form.get_by_role("button", name=re.compile("^Learning rate: "))
+    expect(link).to_be_visible()
+    notebook.screenshot("state-warning", form)
+    link.click()
+    expect(rate).to_be_focused()
+    rate.fill("fast")
+    rate.press("Tab")
+    expect(form.get_by_text("1 problem. Training can start when")).to_be_visible()
+    expect(form.get_by_role("button", name="Train here", exact=True)).to_be_disabled()
+    notebook.screenshot("state-wrong", form)
