@@ -26,6 +26,7 @@ from nbft.config import Config, io, presets, settings
 from nbft.errors import NbftError
 from nbft.events import FINAL_KINDS, EventReader
 from nbft.formatting import count, duration, number, one_line, size
+from nbft.progress import telling
 from nbft.reading import why_not
 from nbft.redaction import redact, redact_text
 
@@ -388,10 +389,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
     """Return the tree of a config file, or of a config for a file of rows, and its folder."""
-    from nbft.data.sources import FORMATS
+    from nbft.data.sources import is_of_rows
 
     folder = file.absolute().parent
-    if file.suffix.lower() not in FORMATS:
+    if not is_of_rows(file):
         return io.read(file), folder
     if not file.is_file():
         raise NbftError(f"{file}: no such file. Looked in {folder}.")
@@ -416,7 +417,10 @@ def _begins_an_object(file: Path) -> bool:
 
 @contextlib.contextmanager
 def _progress_line() -> Iterator[Callable[[str], None]]:
-    """Yield a function that overwrites one line on a terminal; the line is cleared at the end."""
+    """Yield a function that overwrites one line on a terminal; the line is cleared at the end.
+
+    Whatever tells its progress meanwhile writes there, too.
+    """
     is_shown = sys.stderr.isatty()
 
     def say(text: str) -> None:
@@ -424,7 +428,8 @@ def _progress_line() -> Iterator[Callable[[str], None]]:
             typer.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
     try:
-        yield say
+        with telling(say):
+            yield say
     finally:
         say("")
 
@@ -457,7 +462,8 @@ def import_(
     keys that nbft cannot take, or does not know. A file that asks for a training method that nbft
     does not have is an error.
     """
-    config, report = Config.import_file(file, system, strict=strict)
+    with _progress_line():
+        config, report = Config.import_file(file, system, strict=strict)
     if as_json:
         as_data = report.to_dict() | {"config": config.to_dict()}
         if rows:
@@ -503,7 +509,8 @@ def inspect(
     from nbft.interop.importer import is_theirs
 
     if system or is_theirs(file):
-        config, report = Config.import_file(file, system)
+        with _progress_line():
+            config, report = Config.import_file(file, system)
         more = "" if report.system == "rows" else f" All of them: nbft import {file}"
         typer.echo(redact_text(f"{report.summary}{more}"), err=True)
         tree = config.to_dict(full=True)
@@ -548,7 +555,8 @@ def _rows_in_text(
     if split not in ("train", "validation", "test"):
         raise DataError(Problem("split", split, "is no split.", "Use train, validation or test."))
     _ask_consent(config, folder, allow_code=allow_code)
-    examples, remarks = load_examples(config, split, folder=folder)
+    with _progress_line():
+        examples, remarks = load_examples(config, split, folder=folder)
     tokenizer, source = None, tokenizer_source(config)
     why = f"The model {source[0]} is not on this machine"
     try:
@@ -633,7 +641,8 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
     from nbft.plan import make_plan
 
     config = _checked(file, overrides or [], allow_code=allow_code)
-    plan = make_plan(config, folder=file.absolute().parent)
+    with _progress_line():
+        plan = make_plan(config, folder=file.absolute().parent)
     for remark in plan.remarks:
         typer.echo(f"Note: {remark}")
     typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}. Fast path: {plan.fast_path}.")
@@ -701,7 +710,8 @@ def config_create(
         say=typer.echo,
     )
     folder = output.absolute().parent
-    plan = make_plan(wizard.write(changes, reasons, output), folder=folder)
+    with _progress_line():
+        plan = make_plan(wizard.write(changes, reasons, output), folder=folder)
     typer.echo("")
     for item in checklist(plan, folder=folder):
         typer.echo(f"  {item}")
@@ -758,7 +768,8 @@ def _checked(file: Path, overrides: list[str], *, allow_code: bool = False) -> C
     config, problems = Config.parse(tree)
     wrong = {problem.field for problem in problems}
     _ask_consent(config, file.absolute().parent, allow_code=allow_code)
-    plan = make_plan(config, folder=file.absolute().parent)
+    with _progress_line():
+        plan = make_plan(config, folder=file.absolute().parent)
     if problems:
         more = [p for p in plan.errors if not any(p.field.startswith(f) for f in wrong)]
         raise ConfigError([*problems, *more])

@@ -25,6 +25,7 @@ from nbft.hardware import available_devices, release_memory
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
+from nbft.progress import telling
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.files import read_plan
 from nbft.runs.processes import identity
@@ -251,7 +252,8 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
     config, device = job.config, decisions.device.value
     tokenizer = load_tokenizer(config, found.path)
     job.say("Reading and tokenising the rows …")
-    rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
+    with telling(job.say):
+        rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
     job.say(f"Loading {config.model.model_name} …")
     set_seed(config.training.seed)
     model = load_model(config, found.path, decisions.dtype.value, device)
