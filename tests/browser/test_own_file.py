@@ -204,3 +204,76 @@ def test_the_problem_of_a_field_is_a_way_to_it(
     expect(form.get_by_text("1 problem. Training can start when")).to_be_visible()
     expect(form.get_by_role("button", name="Train here", exact=True)).to_be_disabled()
     notebook.screenshot("state-wrong", form)
+
+
+TEMPLATE = "Prompt template"
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "said", "fix", "mended"),
+    [
+        (TEMPLATE, "{q}", "become one word", "Use {q}⏎", "{q}\n"),
+        (TEMPLATE, "{question}", "is not a column", "Use {q}", "{q}"),
+        (TEMPLATE, "{q", "not closed", "Use {q}", "{q}"),
+        ("Learning rate", "0.1", "above the usual range", "Use 2e-4", "2e-4"),
+        ("Learning rate", "3", "must be at most 1", "Use 2e-4", "2e-4"),
+        ("Epochs", "500", "500 times", "Use 5", "5"),
+        (
+            "Maximum length",
+            "8",
+            "truncates about 100%",
+            re.compile(r"Use \d+"),
+            re.compile(r"\d\d"),
+        ),
+    ],
+)
+def test_what_is_wrong_is_mended_with_a_click(
+    notebook: Notebook,
+    questions: Path,
+    field: str,
+    typed: str,
+    said: str,
+    fix: str | re.Pattern[str],
+    mended: str | re.Pattern[str],
+) -> None:
+    given = {"path": str(questions), "prompt_template": "Q: {q}\n", "completion_template": "{a}"}
+    notebook.open(
+        [f"import nbft\nnbft.Form(nbft.Config(data={{'train': {{'datasets': [{given!r}]}}}}))"]
+    )
+    notebook.run_cell(0)
+    form = notebook.page.locator(".nbft-form")
+    control = form.get_by_label(field, exact=True)
+    control.fill(typed)
+    control.press("Tab")
+    box = form.locator(".nbft-field", has=control)
+    expect(box.get_by_role("alert")).to_contain_text(said, timeout=30_000)
+    expect(form.get_by_role("button", name=re.compile(f"^{field}")).last).to_contain_text(said)
+    box.get_by_role("button", name=fix).click()
+    expect(control).to_have_value(mended)
+    expect(box.get_by_role("alert")).to_be_hidden()
+    expect(form.get_by_text(re.compile("^Ready"))).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("ids.csv", "id,url\n1,http://a\n2,http://b\n", "None of them holds text to learn from."),
+        ("story.csv", "story\n" + "Once upon a time.\n" * 30, "30 rows with the columns story."),
+        (
+            "wide.csv",
+            ",".join(f"column {n}" for n in range(200)) + "\n" + ",".join(["x"] * 200) + "\n",
+            "and 192 more",
+        ),
+        ("few.csv", "question,answer\nWhy?,So.\nHow?,Thus.\nWho?,Me.\n", "3 rows"),
+    ],
+)
+def test_a_file_that_is_hard_to_train_on_is_met_with_the_next_step(
+    person: Person, notebook: Notebook, tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    form = person.opens_the_form("light", 1400)
+    person.chooses(form, tmp_path / name)
+    columns = form.locator(".nbft-columns")
+    expect(columns).to_contain_text(said, timeout=30_000)
+    notebook.page.set_viewport_size({"width": 1400, "height": 2000})
+    notebook.screenshot(f"hard-{name.removesuffix('.csv')}", form)
