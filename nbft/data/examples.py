@@ -674,7 +674,7 @@ def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
 def _unknown(dataset: Dataset, columns: list[str], few: Rows, field: str) -> Problem:
     """Say that rows are of no known format, and what their columns may be."""
     names = listed([f'"{name}"' for name in columns])
-    why = f'no "prompt" and "completion", no "messages" and no "text"; found {names}.'
+    why = f"nothing says which column is the prompt, and which the answer; found {names}."
     if odd := next(filter(is_no_name, columns), None):
         why += f" If “{one_line(odd, 40)}” is no name but data, put a row with names above it."
     picked, _ = roles.guess(columns, few)

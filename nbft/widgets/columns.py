@@ -74,6 +74,11 @@ class Look:
     remarks: tuple[str, ...] = ()
 
     @property
+    def is_asked(self) -> bool:
+        """Whether nothing says yet how the rows are read, and a guess can be made."""
+        return not self.format and not self.is_set and self.roles.is_whole
+
+    @property
     def sentence(self) -> str:
         """How many rows there are, how they are read, and what was odd about their file."""
         return " ".join([self._sentence, *self.remarks])
@@ -210,6 +215,11 @@ class Columns:
         """Whether there are rows to look at."""
         return self._look is not None
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether the person has to say what the columns are."""
+        return self._look is not None and self._look.is_asked
+
     def follow(self, config: Config) -> None:
         """Show the rows of a config, if they are others than before or read in another way."""
         split = config.data.splits().get(self._split)
@@ -246,9 +256,8 @@ class Columns:
         wordings = [(wording.title, name) for name, wording in WORDINGS.items()]
         own = [] if seen.roles.wording else [("your own templates", "")]
         self._fill(self._wording, own + wordings, seen.roles.wording)
-        is_asked = not seen.format and not seen.is_set and seen.roles.is_whole
         pair = (self._wording,) if seen.roles.prompt else ()
-        use = (self._use,) if is_asked else ()
+        use = (self._use,) if seen.is_asked else ()
         self._picks.children = (*self._lists.values(), *pair, *use)
         examples = seen.examples or _as_picked(seen, self._dataset)
         self._rows.value = page.as_examples(examples) if examples else page.as_in_file(seen.first)

@@ -207,51 +207,34 @@ def test_the_problem_of_a_field_is_a_way_to_it(
 
 
 TEMPLATE = "Prompt template"
+MENDED = [
+    (TEMPLATE, "{q}", "become one word", "Use {q}⏎", "{q}\n"),
+    (TEMPLATE, "{question}", "is not a column", "Use {q}", "{q}"),
+    (TEMPLATE, "{q", "not closed", "Use {q}", "{q}"),
+    ("Learning rate", "0.1", "above the usual range", "Use 2e-4", "2e-4"),
+    ("Learning rate", "3", "must be at most 1", "Use 2e-4", "2e-4"),
+    ("Epochs", "500", "500 times", "Use 5", "5"),
+    ("Maximum length", "8", "truncates about 100%", "Use 2", re.compile(r"2\d")),
+]
 
 
-@pytest.mark.parametrize(
-    ("field", "typed", "said", "fix", "mended"),
-    [
-        (TEMPLATE, "{q}", "become one word", "Use {q}⏎", "{q}\n"),
-        (TEMPLATE, "{question}", "is not a column", "Use {q}", "{q}"),
-        (TEMPLATE, "{q", "not closed", "Use {q}", "{q}"),
-        ("Learning rate", "0.1", "above the usual range", "Use 2e-4", "2e-4"),
-        ("Learning rate", "3", "must be at most 1", "Use 2e-4", "2e-4"),
-        ("Epochs", "500", "500 times", "Use 5", "5"),
-        (
-            "Maximum length",
-            "8",
-            "truncates about 100%",
-            re.compile(r"Use \d+"),
-            re.compile(r"\d\d"),
-        ),
-    ],
-)
-def test_what_is_wrong_is_mended_with_a_click(
-    notebook: Notebook,
-    questions: Path,
-    field: str,
-    typed: str,
-    said: str,
-    fix: str | re.Pattern[str],
-    mended: str | re.Pattern[str],
-) -> None:
+def test_what_is_wrong_is_mended_with_a_click(notebook: Notebook, questions: Path) -> None:
     given = {"path": str(questions), "prompt_template": "Q: {q}\n", "completion_template": "{a}"}
-    notebook.open(
-        [f"import nbft\nnbft.Form(nbft.Config(data={{'train': {{'datasets': [{given!r}]}}}}))"]
-    )
+    data = {"train": {"datasets": [given]}}
+    notebook.open([f"import nbft\nnbft.Form(nbft.Config(data={data!r}))"])
     notebook.run_cell(0)
     form = notebook.page.locator(".nbft-form")
-    control = form.get_by_label(field, exact=True)
-    control.fill(typed)
-    control.press("Tab")
-    box = form.locator(".nbft-field", has=control)
-    expect(box.get_by_role("alert")).to_contain_text(said, timeout=30_000)
-    expect(form.get_by_role("button", name=re.compile(f"^{field}")).last).to_contain_text(said)
-    box.get_by_role("button", name=fix).click()
-    expect(control).to_have_value(mended)
-    expect(box.get_by_role("alert")).to_be_hidden()
-    expect(form.get_by_text(re.compile("^Ready"))).to_be_visible()
+    for field, typed, said, fix, mended in MENDED:
+        control = form.get_by_label(field, exact=True)
+        control.fill(typed)
+        control.press("Tab")
+        box = form.locator(".nbft-field", has=notebook.page.get_by_label(field, exact=True))
+        expect(box.get_by_role("alert")).to_contain_text(said, timeout=30_000)
+        link = form.locator(".nbft-links").get_by_role("button").filter(has_text=said)
+        expect(link).to_contain_text(field)
+        box.get_by_role("button", name=fix).click()
+        expect(control).to_have_value(mended)
+        expect(link).to_have_count(0)
 
 
 @pytest.mark.parametrize(
