@@ -11,6 +11,8 @@ from typing import NamedTuple, overload
 from nbft.evaluate.metrics import exact_match
 from nbft.presented import Presented
 
+_EMPTY = "(empty answer)"
+
 
 class Answer(NamedTuple):
     """One prompt, answered by the base model and by the tuned one; `wanted` is "" if unknown."""
@@ -135,8 +137,11 @@ class Answers(Presented, Sequence[str]):
 
     @property
     def answered(self) -> list[Answered]:
-        """The prompts with their answers."""
-        return [Answered(row.prompt, row.wanted, (row.text,)) for row in self.rows]
+        """The prompts with their answers; one that is empty says so."""
+        return [
+            Answered(row.prompt, row.wanted, (row.text if row.text.strip() else _EMPTY,))
+            for row in self.rows
+        ]
 
     def __len__(self) -> int:
         return len(self.rows)

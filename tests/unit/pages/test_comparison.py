@@ -80,6 +80,13 @@ def test_the_terminal_shows_what_was_wanted_and_which_answer_is_right():
     assert second.splitlines() == ["prompt      q", "base model  a", "tuned       b"]
 
 
+def test_an_empty_answer_is_not_shown_as_nothing():
+    answers = Answers([("p", " "), ("q", "two")])
+    assert str(answers).splitlines()[1] == "answer  (empty answer)"
+    assert "(empty answer)" in answers._repr_html_()
+    assert answers == [" ", "two"]
+
+
 def test_a_slice_of_a_comparison_is_shown_the_same_way():
     both = Comparison([("p", "a", "b"), ("q", "c", "d")], tuned="step 9")
     assert both[1:].rows == both.rows[1:]
