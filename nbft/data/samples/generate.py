@@ -5,7 +5,7 @@ copied from another data set.
 
 | sample | written by hand, in `written/` | composed or computed, in `families/` |
 |---|---|---|
-| alpaca | `alpaca.txt`: more than half of the rows | tasks whose answer code can compute |
+| alpaca | `alpaca.txt`: more than a third of the rows | tasks whose answer code can compute |
 | samsum | `samsum.txt`: the scenarios, with their endings and summaries | people, places, times |
 | gsm8k | | all: a function a family, which also works out the answer |
 | grammar | `grammar.txt`: all sentences, with their mistakes marked | people and alternatives |

@@ -1,6 +1,6 @@
 """Rows of the Alpaca sample: an instruction, an input that may be empty, and the answer.
 
-Most rows are written by hand, in `written/alpaca.txt`. The families here add tasks whose answer
+Many rows are written by hand, in `written/alpaca.txt`. The families here add tasks whose answer
 can be computed. All answers keep one style, so that a small model visibly changes when it is
 trained on them: short, without a preamble, ending with a full stop.
 """
