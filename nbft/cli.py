@@ -116,6 +116,7 @@ def demo(
     from nbft.models import find_model
     from nbft.runs import Run
     from nbft.runs.curves import in_words
+    from nbft.runs.progress import what_not_to_expect
 
     began = time.monotonic()
     config = Config.preset("two-minute-try").apply(
@@ -133,7 +134,9 @@ def demo(
     run.curves().savefig(picture)
     typer.echo("3. The answers")
     with contextlib.suppress(NbftError):
-        typer.echo(str(run.compare()))
+        typer.echo(f"{run.compare()}\n")
+    for sentence in (*run.scores().sentences, what_not_to_expect(run.state, config)):
+        typer.echo(sentence)
     seconds, peak = (run.state.end or {}).get("seconds"), peak_memory_bytes("cpu")
     typer.echo(f"\n{in_words(run.state)}")
     typer.echo(

@@ -446,12 +446,16 @@ def _values(value: Any) -> Any:
 
 
 def _answers(value: Any) -> Any:
-    """Read [{prompt, text}]."""
+    """Read [{prompt, text, wanted}]; the last may be missing."""
     if not isinstance(value, list):
         return _ABSENT
     answers = [item for item in value if isinstance(item, dict)]
     return [
-        a for a in answers if isinstance(a.get("prompt"), str) and isinstance(a.get("text"), str)
+        a
+        for a in answers
+        if all(isinstance(a.get(name, ""), str) for name in ("prompt", "text", "wanted"))
+        and "prompt" in a
+        and "text" in a
     ]
 
 

@@ -295,6 +295,44 @@ def load_examples(
     return examples, remarks + split_up
 
 
+def examples(config: Config, split: str = "train", *, folder: Path | None = None) -> Examples:
+    """Return the rows of a split as the model is trained on them.
+
+    Args:
+        config: The config.
+        split: train, validation (the held-out rows) or test.
+        folder: Folder of the config file, for relative paths.
+
+    Returns:
+        A sequence of examples with `prompt` and `completion`, or `messages`; its `row(n)` is the
+        row that example n was made of.
+
+    Raises:
+        DataError: There is no such split, or its rows cannot be read.
+    """
+    if split not in ("train", "validation", "test"):
+        raise DataError(Problem("split", split, "is no split.", "Use train, validation or test."))
+    return load_examples(config, split, folder=folder)[0]
+
+
+def make_example(part: Part, row: Mapping[str, Any], field: str) -> Example:
+    """Return the example of one more row; columns that it lacks, such as the answer, are empty.
+
+    Args:
+        part: The dataset whose templates, or whose recognised format, apply.
+        row: The row.
+        field: Its name, for messages.
+
+    Raises:
+        DataError: The row has none of the dataset's columns, or cannot become an example.
+    """
+    columns = list(part.rows[int(part.numbers[0])])
+    if not set(row) & set(columns):
+        why = f"has none of the columns of {part.field}: {', '.join(columns)}."
+        raise DataError(Problem(field, dict(row), why, "Name them as there."))
+    return _made(part.make, {**dict.fromkeys(columns, ""), **row}, None, field)
+
+
 def held_out(config: Config, train: Examples) -> Examples:
     """Return what `load_examples` returns for validation, without reading the rows again.
 
@@ -699,13 +737,14 @@ def _assigned(changes: Mapping[str, Any]) -> str:
     return " and ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
-def _made(make: Make, row: Mapping[str, Any], number: int, field: str) -> Example:
-    """Make the example of a row; number it in errors."""
+def _made(make: Make, row: Mapping[str, Any], number: int | None, field: str) -> Example:
+    """Make the example of a row; number it in errors, where it has a number."""
     try:
         example = make(row)
         _check_characters(example)
     except RowError as error:
-        raise DataError(Problem(field, None, f"row {number:,}: {error.why}", error.fix)) from None
+        place = "" if number is None else f"row {number:,}: "
+        raise DataError(Problem(field, None, f"{place}{error.why}", error.fix)) from None
     return example
 
 

@@ -18,6 +18,7 @@ def success(
     answers: Comparison,
     *,
     scores: Scores | None = None,
+    limits: str = "",
     place: str = "",
     load: str = "",
     page: str = "",
@@ -30,6 +31,7 @@ def success(
         notes: Notes of the run; sentences, each with whether it is struck.
         answers: The answers of the base model and of the tuned one.
         scores: The scores of both.
+        limits: What a model of this size cannot learn; a sentence, empty for a large one.
         place: Where the adapter is; a sentence, empty if there is none.
         load: One line of Python that loads it.
         page: Where the report is, or how to write it; a sentence.
@@ -42,6 +44,7 @@ def success(
         scores=score_table.html(scores) if scores else "",
         sentences=scores.sentences if scores else (),
         answers=comparison.html(answers) if answers else "",
+        limits=limits,
         place=place,
         load=load,
         page=page,

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable
 
 from nbft import formatting
+from nbft.config import Config
 from nbft.evaluate.compare import Comparison
 from nbft.runs.state import Note, RunState
 
@@ -110,6 +111,24 @@ def answers(state: RunState) -> Comparison:
     )
     return Comparison.of_samples(
         base[-1]["samples"] if base else [], latest["samples"] if step else [], label
+    )
+
+
+_LARGE_PARAMETERS = 1_000_000_000
+
+
+def what_not_to_expect(state: RunState, config: Config) -> str:
+    """Return a sentence about what a small model cannot learn; "" of a large or unknown one."""
+    parameters = state.prepared.get("total_parameters") or 0
+    if config.peft.trains_adapter:
+        parameters -= state.prepared.get("trainable_parameters") or 0
+    if not parameters or parameters >= _LARGE_PARAMETERS:
+        return ""
+    size = f"{parameters / 1e6:,.0f} million" if parameters >= 1e6 else f"{parameters:,}"
+    return (
+        f"A model of {size} parameters learns the form of the answers and patterns that many rows "
+        "share. Do not expect new facts, reliable arithmetic or reasoning from it; these take a "
+        "larger model."
     )
 
 

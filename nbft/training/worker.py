@@ -44,6 +44,8 @@ from nbft.training.libraries import import_libraries
 from nbft.training.room import EVENTS_BYTES, Room
 
 if TYPE_CHECKING:
+    from nbft.data.tokens import Tokenised
+    from nbft.evaluate.prompts import Asked
     from nbft.evaluate.scoring import Scorer
     from nbft.training.callbacks.reporting import ReportingCallback
     from nbft.training.callbacks.scoring import ScoringCallback
@@ -308,17 +310,20 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
     from nbft.training.callbacks.scoring import ScoringCallback
 
     config, tokenizer = job.config, loaded.tokenizer
-    prompts, texts = _sample_prompts(config, tokenizer, loaded.rows.held_out)
+    asked = _sample_prompts(config, tokenizer, loaded.rows.held_out)
 
     def sample(model: Any) -> list[dict[str, str]]:
         longest = config.evaluation.sample_max_new_tokens
         with in_precision(model, loaded.decisions.mixed_precision.value):
-            answers = generate(model, tokenizer, prompts, longest)
-        return [{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)]
+            answers = generate(model, tokenizer, [one.ids for one in asked], longest)
+        return [
+            {"prompt": one.text, "text": answer} | ({"wanted": one.wanted} if one.wanted else {})
+            for one, answer in zip(asked, answers, strict=True)
+        ]
 
     reporting = ReportingCallback(job.run, loaded.decisions.device.value, sample, job.room)
     return reporting, ScoringCallback(
-        config, _scorers(job, loaded), sample if prompts else None, reporting
+        config, _scorers(job, loaded), sample if asked else None, reporting
     )
 
 
@@ -349,16 +354,23 @@ def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
     return scorers
 
 
-def _sample_prompts(
-    config: Config, tokenizer: Any, held_out: Any
-) -> tuple[list[list[int]], list[str]]:
-    """Return the prompts to answer before and after, as token ids and as text."""
+def _sample_prompts(config: Config, tokenizer: Any, held_out: Tokenised | None) -> list[Asked]:
+    """Return the given prompts, or those of the first held-out rows with their wanted answers."""
+    from nbft.evaluate.prompts import Asked
+
     if given := config.evaluation.sample_prompts:
-        return tokenizer(given)["input_ids"], list(given)
+        return list(map(Asked, tokenizer(given)["input_ids"], given))
     if held_out is None:
-        return [], []
-    ids = [p for p in held_out.prompt_ids if p][: config.evaluation.sample_count]
-    return ids, [tokenizer.decode(p, skip_special_tokens=False) for p in ids]
+        return []
+    with_prompt = [(n, ids) for n, ids in enumerate(held_out.prompt_ids) if ids]
+    return [
+        Asked(
+            ids,
+            tokenizer.decode(ids, skip_special_tokens=False),
+            tokenizer.decode(held_out.answer_ids(number), skip_special_tokens=True).strip(),
+        )
+        for number, ids in with_prompt[: config.evaluation.sample_count]
+    ]
 
 
 def _report_prepared(job: _Job, loaded: _Loaded, model: Any, resumption: Resumption | None) -> None:

@@ -361,12 +361,21 @@ class Monitor:
         if not (self.run.path / "report.html").is_file():
             page = f'nbft.attach("{name}").report() writes a page to share.'
         scores = seen.scores
+        limits = progress.what_not_to_expect(seen, self.config) if answers else ""
         html = ending.success(
-            headline, score, notes, answers, scores=scores, place=place, load=load, page=page
+            headline,
+            score,
+            notes,
+            answers,
+            scores=scores,
+            limits=limits,
+            place=place,
+            load=load,
+            page=page,
         )
         measured = [str(scores), *scores.sentences] if scores else []
         said = [sentence for sentence, _ in notes]
-        text = [headline, score, *said, *measured, str(answers), place, load, page]
+        text = [headline, score, *said, *measured, str(answers), limits, place, load, page]
         return {"text/html": html, "text/plain": "\n".join(filter(None, text))}
 
 

@@ -455,7 +455,7 @@ def test_a_preset_that_names_no_rows_keeps_mine(form: Form) -> None:
 def test_other_rows_replace_all_rows_of_the_preset(form: Form) -> None:
     """Held-out rows of the preset would score a run on other data, without a word."""
     validation = control(form, "data.validation.datasets[0].dataset_name")
-    assert validation.value == "alpaca"
+    assert validation.value == "grammar"
     control(form, PATH).value = "mine.jsonl"
     wanted = {"path": "mine.jsonl", "max_length": 256, "padding_free": True}
     assert form.config.data == Config(data=wanted).data
@@ -472,7 +472,7 @@ def test_what_a_person_chose_for_their_rows_stays(form: Form) -> None:
     control(form, "data.train.datasets[0].prompt_template").value = "{q}\n"
     control(form, "data.validation.datasets[0].path").value = "held out.jsonl"
     assert form.config.data.validation.datasets[0].sample_count is None
-    assert form.config.data.train.datasets[0].dataset_name == "alpaca"
+    assert form.config.data.train.datasets[0].dataset_name == "grammar"
     control(form, "data.train.datasets[0].sample_count").value = "50"
     control(form, PATH).value = "mine.jsonl"
     (trained,), (held_out,) = form.config.data.train.datasets, form.config.data.validation.datasets

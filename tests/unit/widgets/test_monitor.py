@@ -535,6 +535,34 @@ def test_scores_and_answers_are_kept_and_what_is_done_again_counts_once():
     assert state.timeline.prompts[0].answers == [(0, "a"), (5, "c")]
 
 
+def test_the_end_shows_what_was_wanted_how_many_are_right_and_what_not_to_expect(run):
+    run.say(
+        "prepared", total_steps=94, total_parameters=137_000_000, trainable_parameters=2_000_000
+    )
+    wanted = {"prompt": "p", "wanted": "He goes."}
+    run.say(**scored(0, exact_match=0.125))
+    run.say("sample", step=0, samples=[wanted | {"text": "He go."}])
+    run.say(**scored(94, exact_match=0.75))
+    run.say("sample", step=94, samples=[wanted | {"text": "He goes."}])
+    run.say("completed", step=94, seconds=3)
+    monitor = Monitor(run)
+    monitor.update()
+    for said in (monitor._outcome()["text/html"], monitor._outcome()["text/plain"]):
+        assert "He goes." in said
+        assert "1 of 8 held-out rows before training, 6 after step 94." in said
+        assert "A model of 135 million parameters" in said
+    assert "wanted      He goes." in monitor._outcome()["text/plain"]
+    assert "tuned       He goes. (right)" in monitor._outcome()["text/plain"]
+
+
+def test_of_a_large_model_no_limits_are_said(run):
+    run.say("prepared", total_steps=94, total_parameters=7_000_000_000)
+    run.say("completed", step=94, seconds=3)
+    monitor = Monitor(run)
+    monitor.update()
+    assert "Do not expect" not in monitor._outcome()["text/plain"]
+
+
 def test_the_scores_have_a_table_and_a_chart_for_each_scale(run):
     monitor = Monitor(run)
     run.say(**scored(0, rougeL=0.1, exact_match=0.25, perplexity=30.0))

@@ -61,7 +61,7 @@ CASES = {
         lambda rows: [{**row, "prompt": "word " * 200} for row in rows],
         None,
         "error",
-        37,
+        38,
         {"max_length": 100},
     ),
     "cut": (
