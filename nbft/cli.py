@@ -647,8 +647,8 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
         typer.echo(
             f"Memory: about {size(plan.memory_bytes)} of {size(plan.free_memory_bytes)} free."
         )
-    if plan.seconds:
-        typer.echo(f"Time: about {duration(plan.seconds)}.")
+    if plan.time:
+        typer.echo(f"Time: {plan.time}.")
     typer.echo("Ready.")
 
 
@@ -820,7 +820,12 @@ class _Progress:
         kind, step, text = event["event"], event.get("step"), event.get("text")
         at = "" if step is None else f" at step {step:,}"
         if kind == "stage" and text:
-            self._line(f"   {text}")
+            left = event.get("seconds_left")
+            text += "" if left is None else f" ({duration(left)} left)"
+            if self.state.log and self._terminal:
+                self._step(f"   {text}", last=False)
+            else:
+                self._line(f"   {text}")
         elif kind in ("warning", "note") and text:
             self._line(f"   Note: {text}")
         elif kind == "answered":

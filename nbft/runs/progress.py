@@ -74,8 +74,8 @@ def numbers(state: RunState) -> str:
         parts.append(f"{formatting.count(log['tokens_per_second'])} tokens/s")
     if log.get("memory_bytes"):
         parts.append(formatting.size(log["memory_bytes"]))
-    if state.end is None and log.get("seconds_left") is not None:
-        parts.append(f"{formatting.duration(log['seconds_left'])} left")
+    if (left := state.seconds_left) is not None:
+        parts.append(f"{formatting.duration(left)} left")
     if log.get("loss") is not None:
         parts.append(f"loss {formatting.number(log['loss'])}")
     if log and state.eval_loss is not None:
