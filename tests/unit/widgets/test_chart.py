@@ -189,7 +189,8 @@ def test_figure_draws_every_series(chart: Chart) -> None:
     assert marks.get_xdata().tolist() == [20]
     assert axes.get_yscale() == "log"
     assert [text.get_text() for text in axes.texts] == ["warm-up ends"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "held-out loss"]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["loss of each step", "loss, smoothed", "held-out loss"]
 
 
 def test_moving_average_does_not_start_at_zero() -> None:

@@ -228,8 +228,8 @@ def test_events_reach_the_curves_and_notes_stand_at_their_step(run):
     monitor = Monitor(run)
     monitor.update()
     loss, rate = charts(monitor)
-    assert "train: 3 points, step 1 to 3" in loss.summary()
-    assert "held-out: 2 points, step 0 to 3" in loss.summary()
+    assert "loss: 3 points, step 1 to 3" in loss.summary()
+    assert "held-out loss: 2 points, step 0 to 3" in loss.summary()
     assert "3 points" in rate.summary()
     assert loss.marks == [{"x": 2.0, "text": "warm-up <ends>"}]
     assert "Step 2: warm-up &lt;ends&gt;" in html(monitor)
@@ -255,7 +255,7 @@ def test_update_reads_only_what_is_new(run):
     monitor.update()
     run.log(2)
     monitor.update()
-    assert charts(monitor)[0].summary().startswith("train: 2 points")
+    assert charts(monitor)[0].summary().startswith("loss: 2 points")
 
 
 def test_the_panels_are_filled_when_they_are_opened(run):
@@ -344,7 +344,7 @@ def test_shown_live_it_ends_as_a_picture_and_the_result(run, displayed):
         await asyncio.wait_for(monitor._following, timeout=5)
         assert set(view.bundle) == {"image/png", "text/plain"}
         assert "completed in 3 s" in view.bundle["text/plain"]
-        assert "held-out: 2 points" in view.bundle["text/plain"]
+        assert "held-out loss: 2 points" in view.bundle["text/plain"]
         end = beneath.bundle
         assert "Held-out loss: 2.50 before training, 1.50 after step 1." in end["text/html"]
         assert "<u>new</u></mark>" in end["text/html"]
