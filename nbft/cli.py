@@ -101,8 +101,19 @@ def train(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = Fa
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Report: {run.path / 'report.html'}")
     _print_problems(run.problems)
+    _print_next(run)
     if code:
         raise typer.Exit(code)
+
+
+def _print_next(run: Run) -> None:
+    """Print the commands that usually come next."""
+    from nbft.runs.next_steps import next_steps
+
+    steps = [step for step in next_steps(run, run.state) if step.shell]
+    width = max((len(step.shell) for step in steps), default=0)
+    for step in steps:
+        typer.echo(f"Next: {step.shell:<{width}}  # {step.what}")
 
 
 @app.command()

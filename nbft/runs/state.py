@@ -325,6 +325,8 @@ class RunState:
         left, when = said.get("seconds_left"), said.get("time")
         if left is None or not math.isfinite(left):
             return None
+        if (when or math.inf) < (self.started.get("time") or 0.0):
+            return None  # of an attempt before this one
         if when is not None and not self.host:  # clocks of two machines differ
             left -= max(0.0, time.time() - when)
         return left if left > 0 else None

@@ -613,6 +613,8 @@ def test_the_time_left_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
     state.take({"event": "continued", "step": 1})
     state.take({"event": "completed", "step": 1})
     assert state.seconds_left is None
+    state.take({"event": "started", "time": now + 14, **me()})
+    assert state.seconds_left is None  # what is known is of the first attempt
 
 
 def test_an_estimate_that_is_no_number_is_none() -> None:
