@@ -233,7 +233,8 @@ class Monitor:
         self._built.offer([])
         self._built.outcome.value = ""
         self.update()
-        for _, beneath in self._shown:
+        for handle, beneath in self._shown:
+            handle.update(self._view_bundle(), raw=True)
             if beneath is not None:
                 beneath.update(self._outcome(), raw=True)
         self._keep_up()
@@ -322,27 +323,30 @@ class Monitor:
         """
         outcome, fixes = self._outcome(), self._fixes()
         self._built.offer(fixes)
-        is_offered = bool(fixes) or self.resume_step is not None
         # A page that was reloaded no longer knows its outputs; there the view shows the result.
         self._built.outcome.value = outcome["text/html"]
         if not self._shown:
             return
         picture, size = self._picture()
+        words = {"text/plain": self._words()}
+        is_resumable = self.resume_step is not None
         for handle, beneath in self._shown:
-            if is_offered:
-                bundle = self._view_bundle() | picture
+            if fixes or (is_resumable and beneath is None):
+                handle.update(self._view_bundle() | picture | words, raw=True, metadata=size)
+                below = outcome
+            elif is_resumable:  # the button alone, so that the rest stays in the saved notebook
+                handle.update(self._built.ended._repr_mimebundle_() | words, raw=True)
+                below = picture | _in_one(picture, outcome, self._words())
             elif beneath is None:
-                still = Markup(
-                    '<img alt="{}" style="max-width: 100%" src="data:image/png;base64,{}">'
-                )
-                html = still.format(self._words(), picture["image/png"]) if picture else ""
-                bundle = picture | {"text/html": html + Markup(outcome["text/html"])}  # noqa: S704 - a page
+                bundle = picture | _in_one(picture, outcome, self._words()) | words
+                handle.update(bundle, raw=True, metadata=size)
             else:
                 bundle = picture or {"text/html": f"<p>{self._built.title()}</p>"}
-            handle.update(bundle | {"text/plain": self._words()}, raw=True, metadata=size)
+                handle.update(bundle | words, raw=True, metadata=size)
+                below = outcome
             if beneath is not None:
-                beneath.update(outcome, raw=True)
-                if is_offered:
+                beneath.update(below, raw=True, metadata=size if "image/png" in below else {})
+                if fixes:
                     self._built.outcome.value = ""
 
     def _fixes(self) -> list[Fix]:
@@ -450,6 +454,7 @@ class _View:
         self._resume = kit.button("Resume", lambda _: monitor._resume(), "")
         hear_while_busy(*self._buttons, self._resume)
         self._row = kit.row(self._message)
+        self.ended = kit(ipywidgets.VBox, "nbft-monitor", children=(self._header, self._row))
         self._panels = {
             name: kit.row(css="nbft-charts") if name in _BOXES else kit.html("") for name in _PANELS
         }
@@ -630,6 +635,13 @@ class _Curves:
             pairs = zip(self.spec.names, values, strict=True)
             self.chart.append(step or 0, **{name: v for name, v in pairs if v is not None})
         self.chart.flush()
+
+
+def _in_one(picture: Mapping[str, str], outcome: Mapping[str, str], words: str) -> dict[str, str]:
+    """Return a result for one output, with the picture in its HTML."""
+    still = Markup('<img alt="{}" style="max-width: 100%" src="data:image/png;base64,{}">')
+    html = still.format(words, picture["image/png"]) if picture else ""
+    return {**outcome, "text/html": html + Markup(outcome["text/html"])}  # noqa: S704 - a page
 
 
 def _from_here(path: Path) -> str:

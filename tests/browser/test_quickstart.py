@@ -99,7 +99,7 @@ def train_and_stop(notebook: Notebook, output: Locator, form: Locator) -> None:
     notebook.save()
     notebook.reload()
     expect(picture).to_be_visible(timeout=OPEN_MS)
-    expect(output.last).to_contain_text("load_model()")
+    expect(output.last).to_contain_text("run.generate(")
 
 
 @pytest.mark.timeout(1200)  # the default model on a busy CPU; 2 minutes on a free one

@@ -429,7 +429,10 @@ def test_a_run_that_was_cut_short_is_resumed_by_a_button(run, displayed, event, 
         view, beneath = displayed
         assert "Stopping after step 4." not in html(monitor)
         assert "run.resume()  # resume it" in beneath.bundle["text/plain"]
-        assert "application/vnd.jupyter.widget-view+json" in view.bundle
+        # The button alone is a widget: picture and result stay in the saved notebook.
+        assert set(view.bundle) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+        assert {"image/png", "text/html"} <= set(beneath.bundle)
+        assert "data:image/png;base64," in beneath.bundle["text/html"]
         find(monitor, "Resume from step 4").click()
         run.say("started")
         await asyncio.sleep(0.5)
