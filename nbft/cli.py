@@ -830,7 +830,7 @@ class _Progress:
     def _print(self, event: dict[str, Any]) -> None:
         kind, step, text = event["event"], event.get("step"), event.get("text")
         at = "" if step is None else f" at step {step:,}"
-        if kind == "stage" and text:
+        if kind == "stage" and text and event.get("stage") != "checkpoint":  # "saved …" follows
             left = event.get("seconds_left")
             text += "" if left is None else f" ({duration(left)} left)"
             if self.state.log and self._terminal:

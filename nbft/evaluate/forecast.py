@@ -31,6 +31,9 @@ Measured with SmolLM2-135M in bfloat16, 8 prompts at a time, on 2 cores: 70 ms p
 _ROW_IN_TOKENS = 1.5
 """Time to read one row of some 40 tokens, relative to a new token. Measured likewise."""
 
+_PROMPT_IN_TOKENS = 0.5
+"""The same for a prompt that is read in a batch with others."""
+
 _CHECKED_ROWS = 200
 
 
@@ -101,7 +104,8 @@ def scoring_seconds(config: Config, weight_bytes: float, answer_tokens: int) -> 
     token = weight_bytes / _CPU_BYTES_PER_SECOND
     seconds = 0.0
     if set(metrics_of(config)) - {"perplexity"} or evaluation.metric_function:
-        seconds += batches * answer_tokens * token
+        prompts = evaluation.score_rows * _PROMPT_IN_TOKENS
+        seconds += (batches * answer_tokens + prompts) * token
     if "perplexity" in metrics_of(config):
         seconds += evaluation.score_rows * _ROW_IN_TOKENS * token
     return seconds

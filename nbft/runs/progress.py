@@ -52,6 +52,8 @@ def _headline(state: RunState) -> str:
     if state.is_paused:
         return f"paused at {at}"
     if end is None:
+        if state.stage and state.log:
+            return f"running, {at} · {state.stage}"
         if state.stage or not (state.started or state.prepared or state.log):
             return state.stage or "starting"
         return f"running, {at}" if state.log else f"running, the first step{of}"

@@ -102,7 +102,7 @@ class StageClock:
     def seconds(self) -> dict[str, float]:
         """Return how long each stage took until now."""
         self.begin(self.stage)
-        return {stage: round(taken, 1) for stage, taken in self.taken.items()}
+        return {stage: round(taken, 2) for stage, taken in self.taken.items()}
 
 
 def report_stage(room: Room, clock: StageClock, step: int, text: str) -> None:

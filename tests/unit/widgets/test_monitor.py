@@ -1,4 +1,5 @@
 import asyncio
+import re
 import threading
 from types import SimpleNamespace
 
@@ -160,6 +161,14 @@ def test_the_header_says_which_run_and_how_it_stands(run):
     assert "alpaca (41,200 rows)" in html(monitor)
     assert monitor.state == "running, the first step of 94"
     run.log(41)
+    monitor.update()
+    assert monitor.state == "running, step 41 of 94"
+    run.say("stage", stage="scoring", text="Scoring 16 held-out rows …", seconds_left=72.4)
+    monitor._view._status_at -= 10  # it is told at most every two seconds
+    monitor.update()
+    assert monitor.state == "running, step 41 of 94 · Scoring 16 held-out rows …"
+    assert re.search("1 min 1[0-2] s left", html(monitor))
+    run.say("scores", step=41, split="validation", rows=16, scores={"rougeL": 0.5})
     monitor.update()
     assert monitor.state == "running, step 41 of 94"
 
