@@ -29,9 +29,9 @@ SMOOTHING = 0.8
 """Weight of the next point in the moving average, which spans about 5 points on either side. More
 would flatten a loss that falls within the few dozen steps of a small run."""
 
-RAW_ALPHA = 0.7
-"""Opacity of the raw values behind a smoothed curve: 2.4:1 or more on white and on #111111, as far
-as a thin line can be told from the thick one in front. Also in extension/chart/chart.js."""
+RAW_ALPHA = 0.85
+"""Opacity of the raw values behind a smoothed curve: the loss has 3:1 on white and on #111111, and the
+thick line stands out from the thin one. Also in extension/chart/chart.js."""
 
 Style = Literal["line", "marks"]
 

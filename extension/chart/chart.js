@@ -8,7 +8,7 @@ import { Curves, lastOf, legend } from './curves.js';
 import { logTicks, position, reading, tick } from './numbers.js';
 
 const NEAR_PX = 12; // how far from a mark the pointer still means it
-const RAW_ALPHA = 0.7; // as in nbft/charts.py
+const RAW_ALPHA = 0.85; // as in nbft/charts.py
 const FONT = '12px system-ui, sans-serif';
 
 // Distances between two ticks of x: there is no step 2.5.
@@ -171,7 +171,7 @@ function drawChart(curves, model, el) {
     const points = { show: () => curves.rows === 1, size: 6, fill: color };
     return smooth
       ? [
-          { ...line, width: 1, alpha: RAW_ALPHA, points: { show: false } },
+          { ...line, width: 1.25, alpha: RAW_ALPHA, points: { show: false } },
           { ...line, width: 2.5, points }
         ]
       : [{ ...line, points }];
