@@ -102,8 +102,19 @@ def train(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = Fa
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Report: {run.path / 'report.html'}")
     _print_problems(run.problems)
+    _print_next(run)
     if code:
         raise typer.Exit(code)
+
+
+def _print_next(run: Run) -> None:
+    """Print the commands that usually come next."""
+    from nbft.runs.next_steps import next_steps
+
+    steps = [step for step in next_steps(run, run.state) if step.shell]
+    width = max((len(step.shell) for step in steps), default=0)
+    for step in steps:
+        typer.echo(f"Next: {step.shell:<{width}}  # {step.what}")
 
 
 @app.command()
@@ -659,8 +670,8 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
         typer.echo(
             f"Memory: about {size(plan.memory_bytes)} of {size(plan.free_memory_bytes)} free."
         )
-    if plan.seconds:
-        typer.echo(f"Time: about {duration(plan.seconds)}.")
+    if plan.time:
+        typer.echo(f"Time: {plan.time}.")
     typer.echo("Ready.")
 
 
@@ -833,8 +844,13 @@ class _Progress:
     def _print(self, event: dict[str, Any]) -> None:
         kind, step, text = event["event"], event.get("step"), event.get("text")
         at = "" if step is None else f" at step {step:,}"
-        if kind == "stage" and text:
-            self._line(f"   {text}")
+        if kind == "stage" and text and event.get("stage") != "checkpoint":  # "saved …" follows
+            left = event.get("seconds_left")
+            text += "" if left is None else f" ({duration(left)} left)"
+            if self.state.log and self._terminal:
+                self._step(f"   {text}", last=False)
+            else:
+                self._line(f"   {text}")
         elif kind in ("warning", "note") and text:
             self._line(f"   Note: {text}")
         elif kind == "answered":

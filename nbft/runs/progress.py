@@ -53,6 +53,8 @@ def _headline(state: RunState) -> str:
     if state.is_paused:
         return f"paused at {at}"
     if end is None:
+        if state.stage and state.log:
+            return f"running, {at} · {state.stage}"
         if state.stage or not (state.started or state.prepared or state.log):
             return state.stage or "starting"
         return f"running, {at}" if state.log else f"running, the first step{of}"
@@ -75,8 +77,8 @@ def numbers(state: RunState) -> str:
         parts.append(f"{formatting.count(log['tokens_per_second'])} tokens/s")
     if log.get("memory_bytes"):
         parts.append(formatting.size(log["memory_bytes"]))
-    if state.end is None and log.get("seconds_left") is not None:
-        parts.append(f"{formatting.duration(log['seconds_left'])} left")
+    if (left := state.seconds_left) is not None:
+        parts.append(f"{formatting.duration(left)} left")
     if log.get("loss") is not None:
         parts.append(f"loss {formatting.number(log['loss'])}")
     if log and state.eval_loss is not None:

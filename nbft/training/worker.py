@@ -25,6 +25,7 @@ from nbft.hardware import available_devices, release_memory
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
+from nbft.plan.stages import moments
 from nbft.progress import telling
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.files import read_plan
@@ -42,6 +43,7 @@ from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
 from nbft.training.room import EVENTS_BYTES, Room
+from nbft.training.stages import StageClock, report_stage
 
 if TYPE_CHECKING:
     from nbft.data.tokens import Tokenised
@@ -61,7 +63,7 @@ def work(run: Path, *, owns_process: bool = False) -> None:
         run: The run's folder, with config.yaml.
         owns_process: Whether this process does nothing else.
     """
-    began = time.monotonic()
+    began, stages = time.monotonic(), StageClock()
     path = run / "events.jsonl"
     requests = Requests(run)
     room = Room(run, requests)
@@ -73,7 +75,7 @@ def work(run: Path, *, owns_process: bool = False) -> None:
                     raise StopRequested(request)
                 config = Config.load(run / "config.yaml")
                 _report_start(path, config)
-                ending = _train(_Job(run, config, room), owns_process=owns_process)
+                ending = _train(_Job(run, config, room, stages), owns_process=owns_process)
         except StopRequested as stop:
             ending = _ended_early(stop.request, last_step(path))
         except StopNow:
@@ -86,7 +88,10 @@ def work(run: Path, *, owns_process: bool = False) -> None:
         step = last_step(path)
         ending = {"step": step, "seconds": round(time.monotonic() - began, 1), **ending}
         if not is_at_once:
+            stages.begin("saving")
+            report_stage(room, stages, step, "Writing the report …")
             _write_report(run, ending, log)
+        ending |= {"stages": stages.seconds()}
         inherit_all(run)  # what libraries have written
         kind = ending.pop("event")
         room.say(kind, **ending, **identity())
@@ -137,6 +142,7 @@ class _Job:
     run: Path
     config: Config
     room: Room
+    stages: StageClock
 
     @property
     def events_path(self) -> Path:
@@ -149,8 +155,7 @@ class _Job:
             StopRequested: The run is to end before its first step.
         """
         self.room.requests.check()
-        events.append(self.events_path, "stage", stage="preparing", text=text)
-        logging.getLogger("nbft").info(text)
+        report_stage(self.room, self.stages, 0, text)
 
     def warn(self, text: str) -> None:
         """Report a warning."""
@@ -170,6 +175,7 @@ class _Loaded:
 
 def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     """Train and return the fields of the last event."""
+    _expect_planned(job)
     job.say("Loading the libraries …")
     import_libraries(owns_process=owns_process)
     from nbft.models.load import quiet
@@ -187,8 +193,10 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             Trackers(job.say, job.warn) as trackers,
         ):
             loaded = _load(job, found, decisions)
+            job.stages.end(0)
             provenance = _provenance(config, loaded.rows)
             resumption = _resumption(job, provenance)
+            _expect(job, loaded.rows, provenance, resumption)
             reporting, scoring = _callbacks(job, loaded)
             scoring.before(loaded.model, events.read(job.events_path))
             trainer = build_trainer(
@@ -207,6 +215,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 provenance=provenance,
                 room=job.room,
                 clock=reporting.clock,
+                begin=reporting.begin,
             )
             trackers.take(trainer)
             _report_prepared(job, loaded, trainer.model, resumption)
@@ -231,6 +240,16 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     return {"event": reporting.ending, **reporting.reason, **saved}
 
 
+def _expect_planned(job: _Job) -> None:
+    """Take in what the plan expects of the run, if it knew its rows."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        planned = read_plan(job.run)
+        total, of_epoch = planned["total_steps"], planned["steps_per_epoch"]
+        has_held_out = planned["eval_rows"] > 0
+        times = moments(job.config, total, of_epoch, has_held_out=has_held_out)
+        job.stages.expect(times, total, planned["stages"])
+
+
 def _decisions(job: _Job, found: FoundModel) -> Decisions:
     """Return what the plan decided.
 
@@ -253,9 +272,11 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
 
     config, device = job.config, decisions.device.value
     tokenizer = load_tokenizer(config, found.path)
+    job.stages.begin("tokenizing")
     job.say("Reading and tokenising the rows …")
     with telling(job.say):
         rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
+    job.stages.end(0)
     job.say(f"Loading {config.model.model_name} …")
     set_seed(config.training.seed)
     model = load_model(config, found.path, decisions.dtype.value, device)
@@ -274,6 +295,17 @@ def _provenance(config: Config, rows: TrainingRows) -> Provenance:
     total = total_steps(config, rows.sequences)
     of_epoch = total if rows.is_stream else steps_per_epoch(config, rows.sequences)
     return Provenance.of(config, of_epoch, total, contents)
+
+
+def _expect(
+    job: _Job, rows: TrainingRows, provenance: Provenance, resumption: Resumption | None
+) -> None:
+    """Take in what the run will do, now that its rows are known."""
+    total, of_epoch = provenance.total_steps, provenance.steps_per_epoch
+    times = moments(job.config, total, of_epoch, has_held_out=bool(rows.held_out))
+    job.stages.expect(times, total)
+    if resumption is not None:
+        job.stages.resume_from(resumption.step)
 
 
 def _resumption(job: _Job, provenance: Provenance) -> Resumption | None:
@@ -321,7 +353,9 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
             for one, answer in zip(asked, answers, strict=True)
         ]
 
-    reporting = ReportingCallback(job.run, loaded.decisions.device.value, sample, job.room)
+    reporting = ReportingCallback(
+        job.run, loaded.decisions.device.value, sample, job.room, job.stages
+    )
     return reporting, ScoringCallback(
         config, _scorers(job, loaded), sample if asked else None, reporting
     )
@@ -424,14 +458,16 @@ def _save(job: _Job, trainer: Any, tokenizer: Any, reporting: ReportingCallback)
     if reporting.is_urgent and (what == "model" or not job.room.has(needed)):
         return {}
     target = job.run / what
-    reporting.say("stage", stage="saving", text="Saving …")
+    step = int(trainer.state.global_step)
+    reporting.begin("saving", step, f"Saving the {what} …")
 
     def save() -> None:
         with replacing(target, is_alone=True) as partial:
             trainer.save_model(str(partial))
             tokenizer.save_pretrained(partial)
 
-    job.room.write(save, int(trainer.state.global_step), needed)
+    job.room.write(save, step, needed)
+    job.stages.end(step)
     return {what: target.name}
 
 

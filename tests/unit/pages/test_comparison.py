@@ -126,14 +126,15 @@ def test_success_says_where_the_adapter_is_and_how_to_load_it():
         [("Step 2: <warm>-up ends.", False), ("Step 3: flat.", True)],
         Comparison([("p", "q", "r")]),
         place="The adapter is in runs/a-b-1/adapter.",
-        load='nbft.attach("a-b-1").load_model()',
-        page="A page to share: runs/a-b-1/report.html",
+        code='run = nbft.attach("a-b-1")\nmodel, tokenizer = run.load_model()',
+        page="runs/a-b-1/report.html",
+        report="runs/a-b-1/report.html",
     )
     for part in (
         "2.00 before",
         "runs/a-b-1/adapter",
         "load_model()",
-        "report.html",
+        '<a href="runs/a-b-1/report.html" target="_blank">Open the report</a>',
         "<li>Step 2: &lt;warm&gt;",
         "<li><s>Step 3: flat.</s></li>",
         "<table",

@@ -653,6 +653,8 @@ def test_training_locks_the_fields_and_ends_with_run_again(form: Form, run: Fake
     control(form, RATE).value = "1e-4"
     assert "Ready" in state_of(form)
     assert form._launching.buttons["Train here"].description.startswith("Train here: ")
+    press(form, "Train here")
+    assert "before and after" not in shown_text(form._results)  # it was the earlier run's
 
 
 def test_a_fix_beneath_the_form_makes_the_new_run_the_forms_run(form: Form, run: FakeRun) -> None:
