@@ -333,6 +333,8 @@ class Form:
         problems = [] if is_run_shown else [*(errors or tree.known_problems)]
         self.line.link([*map(_linked, problems[:_MOST_LINKED])], self._reveal)
         self._lay_out()
+        if self._views.view == "guided":
+            self._guided.show_problems()
         if is_run_shown:
             return
         more = " Press Check to see them all." if len(problems) > _MOST_LINKED else ""
@@ -394,9 +396,7 @@ class Form:
         """Open the page that shows a field, and move the focus there; Check for a problem without one."""
         if not path:
             self._check()
-        elif self._views.view == "guided" and (step := self._guided.guide.step_of(path)):
-            self._guided.go_to(step, path)
-        else:
+        elif self._views.view != "guided" or not self._guided.reveal(path):
             self._views.reveal(path)
 
     @guarded

@@ -24,7 +24,7 @@ def test_the_model_of_the_wizard(folder, tiny_model):
     config = Config.load("config.yaml")
     assert config.model.model_name == str(tiny_model)
     assert config.data.train.datasets[0].path == "rows.jsonl"
-    assert "27 rows to train on: small datasets need 3 to 5 epochs." in result.output
+    assert "27 rows to train on: a small dataset needs 2 to 5 passes over it." in result.output
     assert "7 of 7. Review and launch" in result.output
     assert "[x] Rows: 27 rows read, 3 held out." in result.output
 
@@ -65,7 +65,7 @@ def test_the_output_of_the_wizard(folder, tiny_model):
 
 
 def test_answers_are_checked_and_asked_again(folder, tiny_model):
-    answers = ["lora", "5", "abc", "1e-4", "", "", "8", *[""] * 20]
+    answers = ["lora", "", "5", "abc", "1e-4", "", "", "", "8", *[""] * 20]
     result = create(*("--model", str(tiny_model), "--data", "rows.jsonl"), input="\n".join(answers))
     assert "training.learning_rate=5: must be at most 1." in result.output
     assert "training.learning_rate='abc': is not a number." in result.output
