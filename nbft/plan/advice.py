@@ -207,13 +207,13 @@ def _model(answers: Answers, machine: Machine) -> Iterator[Question]:
     yield Question(
         "model.model_name",
         "smollm2-135m",
-        "smollm2-135m needs no account and trains in minutes on any machine.",
+        "A small model that needs no account and trains in minutes on any machine.",
         is_free=True,
     )
 
 
 def _data(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("data", _BUNDLED, "alpaca is a bundled sample to try things out.", is_free=True)
+    yield Question("data", _BUNDLED, "A bundled sample to try things out.", is_free=True)
     if str(answers["data"]) in READY:
         enough = f"{_BUNDLED_ROWS} rows are enough to see the loss fall."
         yield Question(f"{_DATASET}.sample_count", _BUNDLED_ROWS, enough, is_free=True)
@@ -318,9 +318,9 @@ def _length(long_tokens: int | None, machine: Machine) -> Question:
 def _compute(answers: Answers, machine: Machine) -> Iterator[Question]:
     is_asked = answers.get("compute.device", "auto") != "auto"
     best = choose_device(Config()) if is_asked else machine.device
-    why = f"auto is {best} on this machine."
+    why = f"On this machine, auto is {best}."
     yield Question("compute.device", "auto", why, is_free=True)
-    why = "local is this machine; the others only show what renting a GPU would cost."
+    why = "Training runs on this machine; the others only show what renting a GPU would cost."
     yield Question("compute.provider", "local", why, is_free=True)
 
 

@@ -453,7 +453,7 @@ def test_the_rules_of_a_device_go_by_that_device(monkeypatch: pytest.MonkeyPatch
     changes = guide.decide(config, {"compute.device"})
     assert changes["peft.method"] == "lora"
     reason = guide.answers[4][0].question.reason
-    assert reason == f"auto is {this_machine().device} on this machine."
+    assert reason == f"On this machine, auto is {this_machine().device}."
 
 
 def test_the_guided_form_is_light() -> None:
