@@ -22,15 +22,15 @@ from nbft.errors import ConfigError, Problem
 from nbft.formatting import count
 from nbft.pages.plan import summary
 from nbft.redaction import restore
-from nbft.widgets.checking import Checking
+from nbft.widgets.checking import Checking, link_text
 from nbft.widgets.columns import certain
-from nbft.widgets.fields import UNITS, described
+from nbft.widgets.fields import UNITS
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.launching import ABOUT, Launching
 from nbft.widgets.opening import OWN, Opening
 from nbft.widgets.state_line import StateLine, guarded
-from nbft.widgets.tree import NAMES_ROWS, Tree, fields, path_of
+from nbft.widgets.tree import NAMES_ROWS, Tree, path_of
 from nbft.widgets.views import Fields, Page, Views
 
 if TYPE_CHECKING:
@@ -411,7 +411,5 @@ class Form:
 
 def _linked(problem: Problem) -> tuple[str, str]:
     """Return the path of the field of a problem, and the problem as the text of a button."""
-    path = path_of(problem) or ""
-    label = dict(fields())[path].label if path == problem.field else problem.field
-    text = f"{label}: {described(problem)}" if path else str(problem)
+    path, text = path_of(problem) or "", link_text(problem)
     return path, text if len(text) <= _LINK_CHARS else f"{text[: _LINK_CHARS - 1]}…"

@@ -29,7 +29,8 @@ from nbft.plan.advice import (
     this_machine,
 )
 from nbft.widgets.as_text import Focus
-from nbft.widgets.fields import Field, css_name, described, in_words
+from nbft.widgets.checking import link_text
+from nbft.widgets.fields import Field, css_name, in_words
 from nbft.widgets.kit import Kit
 from nbft.widgets.state_line import LOCKED, StateLine, guarded
 from nbft.widgets.tree import Tree, fields, path_of
@@ -239,7 +240,7 @@ class GuidedMode:
     def show_problems(self) -> None:
         """Let Next wait for the problems of the step."""
         problems = self._problems()
-        self.view.wait([(path, self._waiting_for(path, each)) for path, each in problems.items()])
+        self.view.wait([(path, link_text(each)) for path, each in problems.items()])
 
     def _problems(self) -> dict[str, Problem]:
         """Return the first error of each field of the step."""
@@ -249,14 +250,6 @@ class GuidedMode:
             if path is not None and self.guide.step_of(path) == self.guide.number:
                 problems.setdefault(path, problem)
         return problems
-
-    def _waiting_for(self, path: str, problem: Problem) -> str:
-        """Return what Next waits for, as the text of a link."""
-        if problem.field == _ROWS:
-            return "Pick the columns of your file: which is the prompt, and which the answer?"
-        if problem.field == _ROWS.removesuffix("[0]"):
-            return "Choose a data file or a dataset."
-        return f"{dict(fields())[path].label}: {described(problem)}"
 
     def _besides(self, problems: Collection[str]) -> list[str]:
         """Return further fields of the step: templates in use, what is wrong, where a link led."""
