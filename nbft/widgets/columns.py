@@ -204,6 +204,12 @@ class Columns:
         """Whether there are rows to look at."""
         return self._look is not None
 
+    @property
+    def asks(self) -> bool:
+        """Whether the rows wait for their columns to be picked."""
+        seen = self._look
+        return seen is not None and _waits(seen)
+
     def follow(self, config: Config) -> None:
         """Show the rows of a config, if they are others than before or read in another way."""
         split = config.data.splits().get(self._split)
@@ -240,7 +246,7 @@ class Columns:
         wordings = [(wording.title, name) for name, wording in WORDINGS.items()]
         own = [] if seen.roles.wording else [("your own templates", "")]
         self._fill(self._wording, own + wordings, seen.roles.wording)
-        is_asked = not seen.format and not seen.is_set and seen.roles.is_whole
+        is_asked = _waits(seen)
         pair = (self._wording,) if seen.roles.prompt else ()
         use = (self._use,) if is_asked else ()
         self._picks.children = (*self._lists.values(), *pair, *use)
@@ -283,6 +289,10 @@ class Columns:
             return
         changes = roles.changes_of(picked, self._dataset, self._look.columns)
         self._on_pick({f"{self._block}.{name}": value for name, value in changes.items()})
+
+
+def _waits(seen: Look) -> bool:
+    return not seen.format and not seen.is_set and seen.roles.is_whole
 
 
 def _as_picked(seen: Look, dataset: Dataset) -> tuple[dict[str, str], ...]:

@@ -35,7 +35,7 @@ import traitlets
 
 from nbft.config import Config
 from nbft.data.sources import FORMATS
-from nbft.errors import DataError
+from nbft.errors import DataError, Problem
 from nbft.formatting import duration, size
 from nbft.widgets.columns import Columns
 from nbft.widgets.fields import Field
@@ -392,6 +392,14 @@ class FileField(Field):
         self.columns.follow(self._config())
         if self.columns.is_shown or "widget" in vars(self.columns):
             self._show_extras(self.columns.widget, self.columns.is_shown)
+
+    def show_problems(self, problems: Sequence[Problem]) -> None:
+        """Show problems, without the one that the lists of columns ask about."""
+        block = self.path.rpartition(".")[0]
+        is_asked = [self.columns.asks and problem.field == block for problem in problems]
+        super().show_problems([p for p, asked in zip(problems, is_asked, strict=True) if not asked])
+        if any(is_asked):
+            self._mark("nbft-wrong", True)
 
     def lock(self, is_locked: bool) -> None:
         """Lock or unlock the value."""

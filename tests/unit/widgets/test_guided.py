@@ -374,7 +374,10 @@ def test_columns_are_picked_in_the_data_step(form: Form, write: Callable[[str, s
         "Pick the columns of your file: which is the prompt, and which the answer?"
     ]
     assert "Which of them is the prompt, and which the answer?" in page_of(form)
-    columns = form._fields[f"{ROWS}.path"].columns
+    field = form._fields[f"{ROWS}.path"]
+    assert "nbft-wrong" in field.widget._dom_classes
+    assert field._problem is None, "the panel asks; no setting has to be typed"
+    columns = field.columns
     columns._use.click()
     assert waits_for(form) == []
     columns._lists["context"].value = ""
