@@ -153,7 +153,9 @@ def test_a_file_with_columns_of_its_own_comes_to_the_review(
     on(2)
     put(form, "Data file", "odd.csv")
     actions += 1
-    waiting = form.get_by_role("button", name="Pick the columns of your file: which is the prompt")
+    waiting = form.locator(".nbft-turns").get_by_role(
+        "button", name="Pick the columns of your file"
+    )
     expect(waiting).to_be_visible()
     expect(form.get_by_role("button", name="Next: Algorithm")).to_be_disabled()
     assert axe(form) == []
