@@ -297,7 +297,7 @@ def _batches(method: str, answers: Answers) -> Iterator[Question]:
     yield Question(
         "training.gradient_accumulation_steps",
         max(1, _ROWS_PER_STEP // batch),
-        f"A step learns from the batch size, {batch}, times this many rows: {fewest} to {most} "
+        f"Each step learns from {count(batch, 'row')} times this number; {fewest} to {most} rows "
         "are usual.",
         (-(-fewest // batch), max(1, most // batch)),
     )
@@ -447,8 +447,8 @@ STEPS = (
     ),
     Step(
         "Algorithm",
-        "full trains every weight of the model, lora a small adapter, and qlora an adapter on "
-        "weights in 4 bits. An adapter needs a fraction of the memory and takes only a few MB to "
+        "full trains every weight of the model, lora a small adapter; qlora is lora with the model "
+        "loaded in 4 bits. An adapter needs a fraction of the memory and takes only a few MB to "
         "store.",
         _algorithm,
     ),
