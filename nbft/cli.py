@@ -701,7 +701,7 @@ def config_create(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("config.yaml"),
     yes: Annotated[bool, typer.Option("--yes", help="Take every default.")] = False,
 ) -> None:
-    """Ask for what a run needs, in seven steps with defaults for this machine, and write it."""
+    """Ask seven questions with defaults for your rows and this machine, and write a config."""
     from nbft import wizard
     from nbft.plan import make_plan
     from nbft.plan.advice import this_machine

@@ -1,21 +1,37 @@
-"""`nbft config create`: seven steps to a config file.
+"""`nbft config create`: seven steps with a question each, to a config file.
 
 The questions and their recommended answers come from `nbft.plan.advice`, like those of the guided
-form.
+form. A step with several settings asks whether to keep all that is recommended. Further questions are
+asked only of files whose columns do not tell how their rows are to be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nbft.config import Config, io
-from nbft.errors import ConfigError, NbftError, Problem
-from nbft.plan.advice import METHODS, STEPS, Machine, Question, settings_of
+from nbft.config.data import Dataset
+from nbft.data import load_rows, preview, roles
+from nbft.data.roles import WORDINGS, Roles
+from nbft.errors import ConfigError, DataError, NbftError, Problem
+from nbft.plan.advice import (
+    METHODS,
+    STEPS,
+    Machine,
+    Question,
+    Step,
+    dataset_of,
+    settings_of,
+)
 
 Ask = Callable[[str, str], str]
 Say = Callable[[str], None]
+
+_DATASET = "data.train.datasets[0]"
+_ROWS_LOOKED_AT = 50
 
 
 def create(
@@ -41,24 +57,58 @@ def create(
     reasons: dict[str, str] = {}
     for number, step in enumerate(STEPS, 1):
         say(f"\n{number} of {len(STEPS)}. {step.title}\n{step.about}")
+        ask_here = ask
+        if ask is not None and len(several := _recommended(step, answers, machine)) > 1:
+            for question in several:
+                say(_line(question.path, question.value, question.reason))
+            if _agrees(ask, say, "keep these"):
+                ask_here = None
         for question in step.questions(answers, machine):
             path = question.path
             if path in given:
                 value, reason = given[path], "As requested."
+            elif ask_here is None:
+                value, reason = question.value, question.reason
             else:
-                value = question.value if ask is None else _answer(question, ask, say)
+                value = _answer(question, ask_here, say)
                 reason = question.reason if value == question.value else "Your answer."
             if ask is None or path in given:
-                say(f"  {path}: {_shown(value)}. {reason}")
+                say(_line(path, value, reason))
             answers[path] = value
             for setting in _settings(path, value):
                 reasons[setting] = reason
+            if path == "data":
+                columns = _columns(str(value), ask, say)
+                answers |= columns
+                reasons |= dict.fromkeys(columns, "How the columns become prompt and answer.")
+                ask_here = None  # how many rows of a sample are used is no question
     changes = {p: v for path, value in answers.items() for p, v in _settings(path, value).items()}
     return changes, reasons
 
 
+def _recommended(step: Step, answers: Mapping[str, Any], machine: Machine) -> list[Question]:
+    """Return the questions of a step that are asked together; none if it depends on a first answer."""
+    expected, questions = dict(answers), []
+    for question in step.questions(expected, machine):
+        if question.path == "data":
+            return []
+        expected.setdefault(question.path, question.value)
+        questions.append(question)
+    return questions
+
+
+def _line(path: str, value: Any, reason: str) -> str:
+    return f"  {path}: {_shown(value)}. {reason}"
+
+
+def _agrees(ask: Ask, say: Say, what: str) -> bool:
+    while (text := ask(what, "yes").strip().lower()) not in ("y", "yes", "n", "no"):
+        say(f"  {text} is neither yes nor no.")
+    return text.startswith("y")
+
+
 def _answer(question: Question, ask: Ask, say: Say) -> Any:
-    """Ask until the answer is valid."""
+    """Ask until the answer is valid, and until the rows that it names can be read."""
     say(f"  {question.reason}")
     while True:
         text = ask(question.path, _shown(question.value)).strip()
@@ -67,11 +117,115 @@ def _answer(question: Question, ask: Ask, say: Say) -> Any:
         try:
             value = _read(question, text)
             _settings(question.path, value)
+            if question.path == "data":
+                _first_rows(value)
         except NbftError as error:
             for problem in error.problems:
                 say(f"  {problem}")
             continue
         return value
+
+
+# The columns of a file
+
+
+def _dataset(given: str) -> Dataset:
+    return Config().apply(dataset_of(given)).data.train.datasets[0]
+
+
+def _first_rows(given: str) -> list[dict[str, Any]]:
+    """Return the first rows of a file; none for a name.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    dataset = _dataset(given)
+    if dataset.path is None:
+        return []
+    rows = load_rows(dataset, "train", _DATASET)
+    return [dict(rows[n]) for n in range(min(len(rows), _ROWS_LOOKED_AT))]
+
+
+def _columns(given: str, ask: Ask | None, say: Say) -> dict[str, Any]:
+    """Return the settings that say what the columns of a file are, if they are not recognised.
+
+    They are asked for, with the likeliest as the default, until a row looks as it should.
+    """
+    try:
+        first = _first_rows(given)
+    except DataError:  # the checklist at the end says why
+        return {}
+    if not first or _say_row(given, {}, say):
+        return {}
+    columns = list(dict.fromkeys(name for row in first for name in row))
+    picked, _ = roles.guess(columns, first)
+    if not picked.is_whole:
+        return {}
+    say("  The columns of this file do not tell which is the prompt and which the answer.")
+    while True:
+        if ask is not None:
+            picked = _pick(columns, picked, ask, say)
+        say(f"  {picked}.")
+        changes = roles.changes_of(picked, _dataset(given), columns)
+        settings = {f"{_DATASET}.{name}": value for name, value in changes.items()}
+        is_read = _say_row(given, settings, say)
+        if ask is None or (is_read and _agrees(ask, say, "keep these columns")):
+            return settings
+
+
+def _say_row(given: str, settings: Mapping[str, Any], say: Say) -> bool:
+    """Show the first row as the model sees it; return whether the rows can be read."""
+    try:
+        (row,) = preview(Config().apply({**dataset_of(given), **settings}), 1)
+    except NbftError:
+        return False
+    say("  The first row, as the model sees it:")
+    for name, text in row.items():
+        say("\n".join([f"    {name}:", *(f"      | {line}" for line in text.split("\n"))]))
+    return True
+
+
+def _pick(columns: Sequence[str], likeliest: Roles, ask: Ask, say: Say) -> Roles:
+    """Ask for the column of each role, by its number or name."""
+    names = {"": "none"} | {name: name for name in columns}
+    say(_numbered(names))
+    picked = Roles(system=likeliest.system)
+
+    def column(role: str, title: str) -> str:
+        return _choose(title, names, getattr(likeliest, role), ask, say)
+
+    if likeliest.messages and (messages := column("messages", "conversation")):
+        return dataclasses.replace(picked, messages=messages)
+    prompt = column("prompt", "prompt")
+    has_more = prompt and len(columns) > 2
+    context = column("context", "further text of the prompt") if has_more else ""
+    while not (completion := column("completion", "answer")):
+        say("  The model is trained to write the answer: choose its column.")
+    wording = likeliest.wording
+    if prompt:
+        titles = {name: wording.title for name, wording in WORDINGS.items()}
+        say(_numbered(titles))
+        wording = _choose("text around the prompt", titles, wording, ask, say)
+    return dataclasses.replace(
+        picked, prompt=prompt, context=context, completion=completion, wording=wording
+    )
+
+
+def _numbered(names: Mapping[str, str]) -> str:
+    return "\n".join(f"    {number} {name}" for number, name in enumerate(names.values()))
+
+
+def _choose(title: str, names: Mapping[str, str], likeliest: str, ask: Ask, say: Say) -> str:
+    """Ask for one of some values by its number or name."""
+    values = list(names)
+    while True:
+        text = ask(title, str(values.index(likeliest))).strip()
+        if text.isdecimal() and int(text) < len(values):
+            return values[int(text)]
+        for value in values:
+            if text == names[value]:
+                return value
+        say(f"  {text} is neither a number from 0 to {len(values) - 1} nor one of these names.")
 
 
 def _read(question: Question, text: str) -> Any:

@@ -185,6 +185,15 @@ class Setting:
         limits = {"at least": self.ge, "above": self.gt, "at most": self.le, "below": self.lt}
         return ", ".join(f"{k} {limit_text(v)}" for k, v in limits.items() if v is not None)
 
+    def takes(self, number: float) -> bool:
+        """Whether a number is within the limits."""
+        return (
+            (self.ge is None or number >= self.ge)
+            and (self.gt is None or number > self.gt)
+            and (self.le is None or number <= self.le)
+            and (self.lt is None or number < self.lt)
+        )
+
 
 _SPELLING = {
     "lr": "learning rate",

@@ -439,6 +439,22 @@ def written_out(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def path_written_out(path: str) -> str:
+    """Return the full path of a setting of a dataset that is written directly under `data` or a split.
+
+    >>> path_written_out("data.path"), path_written_out("data.test.path")
+    ('data.train.datasets[0].path', 'data.test.datasets[0].path')
+    """
+    *place, name = path.split(".")
+    section, split = place[:1], place[1:]
+    block = Split if split else Data
+    if section != ["data"] or split not in ([], *([each] for each in SPLITS)):
+        return path
+    if name not in Dataset.model_fields or name in block.model_fields:
+        return path
+    return f"data.{(split or ['train'])[0]}.datasets[0].{name}"
+
+
 def _block_written_out(block: dict[str, Any]) -> dict[str, Any]:
     """Return a split with the keys of one dataset moved to its datasets.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
 import io
 import itertools
 import math
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from nbft.atomic import replacing
-from nbft.config.data import written_out
+from nbft.config.data import path_written_out, written_out
+from nbft.config.numbers import read_number
 from nbft.errors import ConfigError, Problem
 from nbft.formatting import count, one_line
 from nbft.reading import read_bytes
@@ -225,9 +227,12 @@ def write(path: Path, text: str) -> Path:
 
 
 def overridden(tree: Tree, overrides: Iterable[str]) -> Tree:
-    """Apply "a.b[0].c=value" overrides to a tree, and return it; values are read as YAML.
+    """Apply "a.b[0].c=value" overrides to a tree, and return it.
 
-    A dataset written directly under `data` can be overridden as `data.train.datasets[0]` too.
+    The value of a setting that is text is taken as it is, unless it stands in quotes; null and nothing
+    leave it empty. Other values are read as YAML, numbers with a decimal comma too.
+
+    The settings of a dataset may be written directly under `data`, in the tree and in overrides.
 
     Raises:
         ConfigError: Overrides without "=", or with a path that does not exist.
@@ -239,7 +244,8 @@ def overridden(tree: Tree, overrides: Iterable[str]) -> Tree:
             problems.append(f"{override}: is not an override. Write training.max_steps=60.")
             continue
         try:
-            value = parse_yaml(f"value: {text}", override)["value"] if text else None
+            path = path_written_out(path)
+            value = _value(path, text, override)
             if path.startswith("data.") and isinstance(tree.get("data"), dict):
                 tree["data"] = written_out(tree["data"])
             put(tree, path, value)
@@ -248,6 +254,26 @@ def overridden(tree: Tree, overrides: Iterable[str]) -> Tree:
     if problems:
         raise ConfigError(problems)
     return tree
+
+
+def _value(path: str, text: str, override: str) -> Any:
+    """Return the value of an override."""
+    if text in ("", "null", "~"):
+        return None
+    kind = _types().get(without_indices(path))
+    if kind is str and not (len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"):
+        return text
+    if kind in (int, float) and (number := read_number(text)) is not None:
+        return number
+    return parse_yaml(f"value: {text}", override)["value"]
+
+
+@functools.cache
+def _types() -> dict[str, type]:
+    """Return the type of each setting, by its path."""
+    from nbft.config.config import settings  # which reads files with this module
+
+    return {setting.path: setting.type for setting in settings()}
 
 
 def parts(path: str) -> list[str | int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from nbft.config.base import Section, Setting, limit_text, section_type, walk_settings
+from nbft.config.numbers import likely_number, read_number
 from nbft.errors import Problem
 
 
@@ -127,13 +129,31 @@ def _use_default(setting: Setting | None) -> tuple[str, Any]:
     return f"The default is {setting.default}.", setting.default
 
 
+def _number_meant(value: Any, setting: Setting | None) -> float | None:
+    """Return the number that a text with commas means, if the setting can take it."""
+    if not isinstance(value, str):
+        return None
+    number = read_number(value)
+    number = likely_number(value) if number is None else number
+    if number is None or not math.isfinite(number):
+        return None
+    return number if setting is None or setting.takes(number) else None
+
+
 def _not_a_number(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Explanation:
-    return ("is not a number.", *_use_default(setting))
+    why = "is not a number."
+    if isinstance(value, str) and likely_number(value) is not None:
+        why = "has a point and a comma, so it could be two numbers."
+    meant = _number_meant(value, setting)
+    if meant is not None:
+        return why, f"Use {meant:g}.", meant
+    return (why, *_use_default(setting))
 
 
 def _not_whole(value: Any, setting: Setting | None, _: Mapping[str, Any]) -> _Explanation:
+    meant = _number_meant(value, setting)
     try:
-        whole = float(round(float(value)))
+        whole = float(round(float(value if meant is None else meant)))
     except (TypeError, ValueError, OverflowError):
         return ("is not a whole number.", *_use_default(setting))
     if abs(whole) > _LARGEST_PROPOSAL:

@@ -36,7 +36,7 @@ class Training(Section):
     num_train_epochs: float = setting(
         1.0,
         label="Epochs",
-        help="Number of passes over the training data. Small datasets: 3 to 5; large ones: 1 to 2.",
+        help="Number of passes over the training data. Small datasets need more than large ones.",
         unit="epochs",
         gt=0,
         le=10_000,

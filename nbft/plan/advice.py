@@ -1,11 +1,12 @@
 """Recommended settings for a model, a dataset and a machine, each with its reason.
 
-Seven steps, as in PEFT Studio's wizard; each yields its questions one at a time, so that a later
-one can depend on earlier answers. `nbft.wizard` and the guided form ask them.
+Seven steps; each yields its questions one at a time, so that a later one can depend on earlier
+answers. `nbft.wizard` and the guided form ask them.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,14 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nbft.config import Config, io
-from nbft.data.examples import load_examples
+from nbft.data.examples import Examples
+from nbft.data.lengths import KEPT_SHARES, enough_for
 from nbft.data.ready import READY
 from nbft.data.sources import FORMATS
 from nbft.decisions import choose_device
 from nbft.errors import NbftError
 from nbft.formatting import count, size
 from nbft.hardware import Choice, free_memory_bytes, has_bfloat16
-from nbft.models.find import find_local
+from nbft.methods import Method as TrainingMethod
+from nbft.methods import method_of
+from nbft.models.find import find_local, find_tokenizer
 from nbft.plan.memory import model_shape
 
 Method = Literal["full", "lora", "qlora"]
@@ -46,6 +50,8 @@ _DATASET = "data.train.datasets[0]"
 
 _ACTIVATIONS_BYTES = 2 * 2**30
 _ROWS_PER_STEP = 16
+_USUAL_ROWS_PER_STEP = (8, 32)
+_SHORTEST_TOKENS = 128  # a shorter limit saves nothing: batches are padded to their longest row
 _BUNDLED = "grammar"
 _BUNDLED_ROWS = 1000
 
@@ -72,12 +78,36 @@ class Question:
     Attributes:
         path: Its path, or "method" (full, lora or qlora) or "data".
         value: The recommended value.
-        reason: Why it is recommended. A sentence.
+        reason: What to know about it, true of other values too. A sentence.
+        usual: Lowest and highest value for which the reason holds as well, or None.
+        is_free: Whether any value is as good: the recommended one is only a start.
     """
 
     path: str
     value: Any
     reason: str
+    usual: tuple[float, float] | None = None
+    is_free: bool = False
+
+    def suits(self, value: Any) -> bool:
+        """Whether a value is as good as the recommended one."""
+        if self.is_free or value == self.value:
+            return True
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return bool(self.usual and is_number and self.usual[0] <= value <= self.usual[1])
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """What is known of the rows to train on; None for what is not.
+
+    Attributes:
+        count: How many there are.
+        long_tokens: The length that 99% of them do not exceed, in tokens.
+    """
+
+    count: int | None = None
+    long_tokens: int | None = None
 
 
 Answers = Mapping[str, Any]
@@ -88,7 +118,7 @@ class Step:
     """One of the seven steps.
 
     Attributes:
-        title: Name of the step in PEFT Studio.
+        title: Name of the step.
         about: Introduction, in two sentences.
         questions: Yields the questions, given the answers so far (which grow in between).
     """
@@ -158,7 +188,9 @@ def choose_method(wanted: str, parameters: int | None, machine: Machine) -> Choi
     for name in METHODS[METHODS.index(method) :]:
         needed = needed_bytes(name, parameters, has_bfloat16=machine.has_bfloat16)
         if needed <= machine.free_bytes:
-            return Choice(name, f"{why}; about {size(needed)} of {size(machine.free_bytes)} free")
+            return Choice(
+                name, f"{why}; it needs about {size(needed)} of {size(machine.free_bytes)} free"
+            )
         why += f"; {name} needs about {size(needed)}"
     return Choice(
         "qlora", f"{why}; only {size(machine.free_bytes)} are free, so use a smaller model"
@@ -175,78 +207,121 @@ def _model(answers: Answers, machine: Machine) -> Iterator[Question]:
     yield Question(
         "model.model_name",
         "smollm2-135m",
-        "Needs no account and trains on any machine in minutes.",
+        "A small model that needs no account and trains in minutes on any machine.",
+        is_free=True,
     )
+
+
+def _data(answers: Answers, machine: Machine) -> Iterator[Question]:
+    yield Question("data", _BUNDLED, "A bundled sample to try things out.", is_free=True)
+    if str(answers["data"]) in READY:
+        enough = f"{_BUNDLED_ROWS} rows are enough to see the loss fall."
+        yield Question(f"{_DATASET}.sample_count", _BUNDLED_ROWS, enough, is_free=True)
 
 
 def _algorithm(answers: Answers, machine: Machine) -> Iterator[Question]:
     choice = choose_method("auto", parameters_of(answers["model.model_name"]), machine)
-    yield Question("method", choice.value, f"{choice.reason}.")
+    reason = f"{choice.reason[:1].upper()}{choice.reason[1:]}."
+    yield Question("method", choice.value, reason)
 
 
 def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
-    method = answers["method"]
+    method, rows = answers["method"], answers.get("rows") or _rows_of(answers)
     parameters = parameters_of(answers["model.model_name"]) or 7 * 10**9
-    yield Question("training.learning_rate", *_rate(method, parameters))
-    batch, why = 4, "Oumi's LoRA recipe."
-    if method in ("full", "qlora"):
-        batch, why = 1, "The weights leave little memory; Oumi's and PEFT Studio's recipes."
-    yield Question("training.per_device_train_batch_size", batch, why)
-    batch = max(1, int(answers["training.per_device_train_batch_size"]))
-    yield Question(
-        "training.gradient_accumulation_steps",
-        max(1, _ROWS_PER_STEP // batch),
-        f"Gives about {_ROWS_PER_STEP} rows per step with a batch of {batch}.",
-    )
+    yield _epochs(rows.count)
+    yield _rate(method, parameters)
+    yield from _batches(method, answers)
+    yield _length(rows.long_tokens, machine)
     if method not in ("full", "ia3"):
-        yield Question("peft.r", 16, "8 to 16 suits most tasks; Oumi's LoRA recipe.")
+        yield Question(
+            "peft.r",
+            16,
+            "A higher rank can learn more but needs more rows: 8 to 32 suits most tasks, and Oumi's "
+            "recipe has 16.",
+            (8, 32),
+        )
         rank = max(1, int(answers["peft.r"]))
-        yield Question("peft.lora_alpha", 2 * rank, "Twice the rank, the usual choice.")
+        why = "Scales what the adapter adds: the rank or twice the rank is usual."
+        yield Question("peft.lora_alpha", 2 * rank, why, (rank, 2 * rank))
     needed = needed_bytes(method, parameters, has_bfloat16=machine.has_bfloat16)
     is_tight = needed > machine.free_bytes / 2
     yield Question(
         "memory.gradient_checkpointing",
         is_tight,
-        "Saves 30 to 40% of the memory but takes 20 to 30% more time (PEFT Studio); this run needs "
+        "Saves 30 to 40% of the memory but takes 20 to 30% more time (PEFT Studio). This run needs "
         f"{'more' if is_tight else 'less'} than half of the free memory.",
     )
 
 
-def _rate(method: str, parameters: int) -> tuple[float, str]:
+def _epochs(rows: int | None) -> Question:
+    """Source: PEFT Studio has 3 to 5 for small datasets, 1 to 2 for large ones; Unsloth 1 to 5."""
+    path = "training.num_train_epochs"
+    if rows is None:
+        why = "The rows are not counted yet, and one pass over them is a safe start."
+        return Question(path, 1.0, why, (1, 3))
+    epochs, usual, why = 1, (1, 2), "1 to 2 passes over them are enough"
+    if rows < 50_000:
+        epochs, usual, why = 2, (1, 3), "1 to 3 passes over them suit a dataset of this size"
+    if rows < 5_000:
+        epochs, usual, why = 3, (2, 5), "a small dataset needs 2 to 5 passes over it"
+    return Question(path, epochs, f"{count(rows, 'row')} to train on: {why}.", usual)
+
+
+def _rate(method: str, parameters: int) -> Question:
+    path = "training.learning_rate"
     if method == "full":
-        return 2e-5, "Oumi's recipe for full training; 1e-5 to 5e-5 is usual."
+        why = "1e-5 to 5e-5 is usual when every weight is trained; Oumi's recipe has 2e-5."
+        return Question(path, 2e-5, why, (1e-5, 5e-5))
     if parameters < 1e9:
-        return (
-            3e-4,
-            "Small models need a higher rate than large ones; 1e-4 to 5e-4 is usual for LoRA.",
-        )
+        why = "Small models need a higher rate than large ones: 1e-4 to 5e-4 is usual for LoRA."
+        return Question(path, 3e-4, why, (1e-4, 5e-4))
     if parameters < 3e9:
-        return 2e-4, "QLoRA, arXiv:2305.14314, appendix B."
-    return 1e-4, "Oumi's LoRA recipe; Unsloth's guide recommends 5e-5 to 1e-4."
+        why = "1e-4 to 5e-4 is usual for LoRA; QLoRA (arXiv:2305.14314, appendix B) has 2e-4."
+        return Question(path, 2e-4, why, (1e-4, 5e-4))
+    why = "Large models need a lower rate: Oumi's recipe has 1e-4, Unsloth's guide 5e-5 to 1e-4."
+    return Question(path, 1e-4, why, (5e-5, 2e-4))
+
+
+def _batches(method: str, answers: Answers) -> Iterator[Question]:
+    path, start = "training.per_device_train_batch_size", 4
+    why = "More rows at once are faster on a GPU but need more memory; Oumi's recipe has 4."
+    if method in ("full", "qlora"):
+        start = 1
+        why = (
+            "More rows at once need more memory, of which the weights leave little; Oumi and PEFT "
+            "Studio begin with 1."
+        )
+    yield Question(path, start, why, (1, 64))
+    batch = max(1, int(answers[path]))
+    fewest, most = _USUAL_ROWS_PER_STEP
+    yield Question(
+        "training.gradient_accumulation_steps",
+        max(1, _ROWS_PER_STEP // batch),
+        f"Each step learns from {count(batch, 'row')} times this number; {fewest} to {most} rows "
+        "are usual.",
+        (-(-fewest // batch), max(1, most // batch)),
+    )
+
+
+def _length(long_tokens: int | None, machine: Machine) -> Question:
+    path = "data.max_length"
+    if long_tokens is not None:
+        enough = max(_SHORTEST_TOKENS, 1 << (long_tokens - 1).bit_length())
+        why = f"99% of your rows have at most {long_tokens:,} tokens; longer rows are cut off."
+        return Question(path, enough, why, (long_tokens, float("inf")))
+    if machine.device.value == "cpu":
+        why = "Longer rows are cut off, and they are slow on a CPU."
+        return Question(path, 512, why, (256, 1024))
+    return Question(path, 1024, "Longer rows are cut off; 1,024 fits most data.", (512, 8192))
 
 
 def _compute(answers: Answers, machine: Machine) -> Iterator[Question]:
     is_asked = answers.get("compute.device", "auto") != "auto"
     best = choose_device(Config()) if is_asked else machine.device
-    yield Question("compute.device", "auto", f"Uses {best} on this machine.")
-    yield Question(
-        "compute.provider", "local", "Only local can train; the others estimate the cost."
-    )
-
-
-def _data(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("data", _BUNDLED, "A bundled sample that works right away.")
-    given = str(answers["data"])
-    if given in READY:
-        yield Question(
-            f"{_DATASET}.sample_count", _BUNDLED_ROWS, "Enough to see the answers change."
-        )
-    rows = answers.get("rows") or _rows_of(given, answers.get(f"{_DATASET}.sample_count"))
-    yield Question("training.num_train_epochs", *_epochs(rows))
-    length, why = 1024, "Fits most instruction data."
-    if machine.device.value == "cpu":
-        length, why = 512, "Longer rows are slow on a CPU."
-    yield Question("data.max_length", length, why)
+    why = f"On this machine, auto is {best}."
+    yield Question("compute.device", "auto", why, is_free=True)
+    why = "Training runs on this machine; the others only show what renting a GPU would cost."
+    yield Question("compute.provider", "local", why, is_free=True)
 
 
 def dataset_of(given: str) -> dict[str, Any]:
@@ -289,96 +364,121 @@ def answers_of(config: Config) -> dict[str, Any]:
     answers["method"], bits = config.peft.method, config.quantization.bits
     if bits and answers["method"] == "lora":
         answers["method"] = "qlora" if bits == 4 else f"lora in {bits} bits"
-    answers["data"] = ""
+    answers["data"], answers["rows"] = "", KnownRows()
     if datasets := config.data.train.datasets:
         first = datasets[0]
         named = first.path or first.dataset_name or ""
         answers["data"] = named if first.rows is None else IN_MEMORY
-        answers["rows"] = _rows_read(config)
+        answers["rows"] = known_rows(config)
     return answers
 
 
-def _rows_read(config: Config) -> int | None:
+def known_rows(config: Config) -> KnownRows:
+    """Return what is known of the rows of a config; nothing if they cannot be read."""
     from nbft.plan.plan import read_examples  # here, because the plan takes advice itself
 
     try:
         examples, _ = read_examples(config, "train", None)
-        return None if examples.is_stream else len(examples)
+        if examples.is_stream:
+            return KnownRows()
+        model = find_local(config.model.model_name, config.model.model_revision)
+        tokenizer = find_tokenizer(config.model, model.path if model else None)
+        return _measured(_Same(examples), method_of(config), tokenizer)
     except NbftError:
-        return None
+        return KnownRows()
 
 
-def _rows_of(given: str, wanted: Any) -> int | None:
-    """Count the rows of a dataset on this machine; None if it is not here or unreadable."""
-    if isinstance(wanted, int):
-        return wanted
+class _Same:
+    """Rows as the key of a cache: equal only to the very same ones."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.examples is other.examples
+
+    def __hash__(self) -> int:
+        return id(self.examples)
+
+
+@functools.lru_cache(maxsize=1)  # asked again after every answer, mostly of the same rows
+def _measured(rows: _Same, method: TrainingMethod, tokenizer: Path | None) -> KnownRows:
+    from nbft.plan.plan import token_lengths
+
+    lengths = token_lengths(rows.examples, method, tokenizer)
+    return KnownRows(len(rows.examples), enough_for(lengths, KEPT_SHARES[-1]))
+
+
+def _rows_of(answers: Answers) -> KnownRows:
+    """Return what is known of the rows that were answered, if they are on this machine."""
+    given = str(answers["data"])
     if not given or (given not in READY and not Path(given).expanduser().exists()):
-        return None
+        return KnownRows()
     try:
-        return len(load_examples(Config().apply(dataset_of(given)), "train")[0])
+        changes = (settings_of(path, value) for path, value in answers.items())
+        return known_rows(Config().apply({p: v for some in changes for p, v in some.items()}))
     except NbftError:
-        return None
-
-
-def _epochs(rows: int | None) -> tuple[float, str]:
-    if rows is None:
-        return 1, "The rows are not counted yet; one epoch is a safe start."
-    epochs, why = 1, "large datasets need only 1 epoch"
-    if rows < 50_000:
-        epochs, why = 2, "1 to 2 epochs suit a dataset of this size"
-    if rows < 5_000:
-        epochs, why = 3, "small datasets need 3 to 5 epochs"
-    return epochs, f"{count(rows, 'row')} to train on: {why}."
+        return KnownRows()
 
 
 def _tracking(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("tracking.report_to", [], "Every run has its own log and charts.")
+    why = "nbft keeps a log and charts of every run, so no tracker is needed."
+    yield Question("tracking.report_to", [], why, is_free=True)
 
 
 def _review(answers: Answers, machine: Machine) -> Iterator[Question]:
-    yield Question("training.output_dir", "runs", "Every run gets its own subfolder.")
+    why = "Every run gets a folder of its own in this one."
+    yield Question("training.output_dir", "runs", why, is_free=True)
 
 
 STEPS = (
     Step(
         "Model",
-        "Choose the base model to tune: a name on the hub, a folder, or smollm2-135m. Larger models "
-        "give better answers but need more memory and time.",
+        "Choose the base model to fine-tune: a name on the hub, a folder, or smollm2-135m. Larger "
+        "models give better answers but need more memory and time.",
         _model,
     ),
     Step(
+        "Data",
+        "Choose what to train on: a file of your own, a dataset on the hub, or one of the samples "
+        "alpaca, samsum, gsm8k and grammar. A tenth of the rows is held out to see how well the "
+        "model does on rows that it was not trained on.",
+        _data,
+    ),
+    Step(
         "Algorithm",
-        "full trains every weight, lora a small adapter, and qlora an adapter on 4-bit weights. An "
-        "adapter needs a fraction of the memory and takes only a few MB to store.",
+        "full trains every weight of the model, lora a small adapter; qlora is lora with the model "
+        "loaded in 4 bits. An adapter needs a fraction of the memory and takes only a few MB to "
+        "store.",
         _algorithm,
     ),
     Step(
         "Hyperparameters",
-        "They control how fast the model learns, and from how many rows at a time. The defaults "
-        "depend on the method and the size of the model.",
+        "These settings control how fast the model learns, and from how many rows at a time. The "
+        "recommended values depend on your model, your rows and this machine.",
         _hyperparameters,
     ),
     Step(
         "Compute",
-        "The device determines the speed and which models fit. auto picks the best one available.",
+        "The device decides how fast the training is and which models fit. With auto, nbft takes the "
+        "best one that it finds.",
         _compute,
     ),
     Step(
-        "Data",
-        "Choose the data to train on: a file, a name on the hub, or alpaca, samsum, gsm8k, "
-        "grammar. Some rows are held out for evaluation.",
-        _data,
-    ),
-    Step(
         "Tracking",
-        "Trackers such as wandb or tensorboard show runs in another place. Each must be installed.",
+        "A tracker, such as wandb or tensorboard, shows your runs in another place. It has to be "
+        "installed first.",
         _tracking,
     ),
     Step(
         "Review and launch",
         "The settings are checked against the model, the data and this machine. Training starts "
-        "only when you confirm.",
+        "only when you confirm it.",
         _review,
     ),
 )
-"""The steps, in order. Source: PEFT Studio, wizard_steps."""
+"""The steps, in order.
+
+Source: PEFT Studio, wizard_steps; there the data come fifth. Here they come second, because people
+bring them, and the values of later steps depend on them.
+"""

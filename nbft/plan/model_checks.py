@@ -12,6 +12,7 @@ from nbft.config.io import is_there
 from nbft.decisions import Decisions, adapter_dtype
 from nbft.errors import ModelError, Problem
 from nbft.models.adapters import ADAPTER_WEIGHTS, FoundAdapter, adapter_of, base_name
+from nbft.models.context import context_tokens
 from nbft.models.find import find_local
 from nbft.models.targets import ends, layer_problems, layer_remarks
 from nbft.models.templates import chosen_template
@@ -32,7 +33,7 @@ def model_problems(
         folder: Folder of the config file, for relative paths.
     """
     checks = (
-        *(_adapter, _quantization, _lora, _encoder_decoder, _layers, _model),
+        *(_adapter, _quantization, _lora, _encoder_decoder, _layers, _model, _context),
         tokenizer_problems,
     )
     for check in checks:
@@ -143,6 +144,14 @@ def _misfit(config: Config, adapter: FoundAdapter) -> str:
                 "adapter."
             )
     return ""
+
+
+def _context(config: Config) -> Iterator[Problem]:
+    found = find_local(base_name(config), config.model.model_revision)
+    tokens = context_tokens(found.path) if found else None
+    if tokens is not None and config.data.max_length > tokens:
+        why = f"is more than the {tokens:,} tokens that this model reads at once."
+        yield warning("data.max_length", why, use=tokens)
 
 
 def _quantization(config: Config) -> Iterator[Problem]:

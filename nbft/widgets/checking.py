@@ -16,16 +16,32 @@ from nbft.consent import Code
 from nbft.errors import Problem
 from nbft.models.find import find_local
 from nbft.pages.environment import render
-from nbft.widgets.fields import fix_words
+from nbft.widgets.fields import described, fix_words
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.state_line import LOCKED, StateLine, guarded
-from nbft.widgets.tree import Tree, path_of
+from nbft.widgets.tree import Tree, fields, path_of
 
 if TYPE_CHECKING:
     from nbft.widgets.doctor import Findings
 
 _GROUPS = {"error": "Fix before training", "warning": "Worth a look"}
+
+
+_PICK = "Pick the columns of your file: which is the prompt, and which the answer?"
+_NO_ROWS = "Choose a data file or a dataset."
+
+
+def link_text(problem: Problem) -> str:
+    """Return what to do about a problem, as the text of a link to its field."""
+    path = path_of(problem)
+    if problem.field.endswith(".datasets"):
+        return _NO_ROWS
+    if problem.field.endswith("]") and problem.changes:  # the roles that its columns may have
+        return _PICK
+    if path is None:
+        return str(problem)
+    return f"{dict(fields())[path].label}: {described(problem)}"
 
 
 @dataclass

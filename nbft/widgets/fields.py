@@ -17,6 +17,7 @@ import ipywidgets
 from markupsafe import Markup
 
 from nbft.config import Setting, io, settings
+from nbft.config.numbers import read_number
 from nbft.errors import ConfigError, Problem
 from nbft.pages.environment import render
 from nbft.widgets.kit import Kit, unobserved
@@ -24,7 +25,6 @@ from nbft.widgets.kit import Kit, unobserved
 if TYPE_CHECKING:
     from nbft.widgets.choosing import Offer
 
-_THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
 _OF_PRESET = Markup(' <em class="nbft-origin">From the preset.</em>')
 
@@ -238,7 +238,8 @@ def read(setting: Setting, text: Any) -> Any:
     if not text.strip():
         return None if setting.optional else setting.type() if setting.type in (list, dict) else ""
     if setting.type in (int, float):
-        return _read_number(text.strip())
+        number = read_number(text)
+        return text.strip() if number is None else number
     if setting.or_text and _OF_PATTERNS.search(text):
         return text.strip()
     if setting.type is list and not text.strip().startswith("["):
@@ -249,16 +250,6 @@ def read(setting: Setting, text: Any) -> Any:
         except ConfigError:
             return text
     return text if setting.name.endswith("_template") else text.strip()
-
-
-def _read_number(text: str) -> Any:
-    digits = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
-    for kind in (int, float):
-        try:
-            return kind(digits)
-        except ValueError:
-            continue
-    return text
 
 
 def write(value: Any) -> str:

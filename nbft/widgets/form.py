@@ -22,15 +22,15 @@ from nbft.errors import ConfigError, Problem
 from nbft.formatting import count
 from nbft.pages.plan import summary
 from nbft.redaction import restore
-from nbft.widgets.checking import Checking
+from nbft.widgets.checking import Checking, link_text
 from nbft.widgets.columns import certain
-from nbft.widgets.fields import UNITS, described
+from nbft.widgets.fields import UNITS
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.launching import ABOUT, Launching
 from nbft.widgets.opening import OWN, Opening
 from nbft.widgets.state_line import StateLine, guarded
-from nbft.widgets.tree import NAMES_ROWS, Tree, fields, path_of
+from nbft.widgets.tree import NAMES_ROWS, Tree, path_of
 from nbft.widgets.views import Fields, Page, Views
 
 if TYPE_CHECKING:
@@ -333,6 +333,8 @@ class Form:
         problems = [] if is_run_shown else [*(errors or tree.known_problems)]
         self.line.link([*map(_linked, problems[:_MOST_LINKED])], self._reveal)
         self._lay_out()
+        if self._views.view == "guided":
+            self._guided.show_problems()
         if is_run_shown:
             return
         more = " Press Check to see them all." if len(problems) > _MOST_LINKED else ""
@@ -394,9 +396,7 @@ class Form:
         """Open the page that shows a field, and move the focus there; Check for a problem without one."""
         if not path:
             self._check()
-        elif self._views.view == "guided" and (step := self._guided.guide.step_of(path)):
-            self._guided.go_to(step, path)
-        else:
+        elif self._views.view != "guided" or not self._guided.reveal(path):
             self._views.reveal(path)
 
     @guarded
@@ -411,8 +411,5 @@ class Form:
 
 def _linked(problem: Problem) -> tuple[str, str]:
     """Return the path of the field of a problem, and the problem as the text of a button."""
-    path = path_of(problem) or ""
-    label = dict(fields())[path].label if path == problem.field else problem.field
-    between = " " if problem.value not in (None, "") else ": "
-    text = f"{label}{between}{described(problem)}" if path else str(problem)
+    path, text = path_of(problem) or "", link_text(problem)
     return path, text if len(text) <= _LINK_CHARS else f"{text[: _LINK_CHARS - 1]}…"

@@ -1,20 +1,22 @@
-"""The form's guided mode: seven steps, each with its few fields and the rule behind each value.
+"""The form's guided mode: seven steps, each with its few fields and the reason for each value.
 
 Steps, texts and rules are those of `nbft.plan.advice`, which `nbft config create` uses too. `Guide`
 knows the current step and what the rules decide, without a widget; `GuidedView` shows a step with
-the form's own fields; `GuidedMode` applies the rules to the form's tree.
+the form's own fields; `GuidedMode` applies the rules to the form's tree. Next waits until the
+settings of the step are valid and its data can be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ipywidgets
 from markupsafe import Markup
 
 from nbft.config import Config, io, settings
+from nbft.errors import Problem
 from nbft.pages.environment import render
 from nbft.plan.advice import (
     IN_MEMORY,
@@ -27,14 +29,24 @@ from nbft.plan.advice import (
     this_machine,
 )
 from nbft.widgets.as_text import Focus
+from nbft.widgets.checking import link_text
 from nbft.widgets.fields import Field, css_name, in_words
 from nbft.widgets.kit import Kit
 from nbft.widgets.state_line import LOCKED, StateLine, guarded
-from nbft.widgets.tree import Tree
-from nbft.widgets.views import Fields, Page
+from nbft.widgets.tree import Tree, fields, path_of
+from nbft.widgets.views import TABS, Fields, Page
 
 _HELD_OUT = "data.validation."
+_ROWS = "data.train.datasets[0]"
+_TEMPLATES = tuple(
+    path
+    for path, _ in fields()
+    if path.startswith(f"{_ROWS}.") and path.endswith(("prompt_template", "completion_template"))
+)
 _ROUNDS = 3  # a rule may depend on what another changes
+
+Origin = Literal["rule", "preset", "default", "you"]
+"""Who has chosen a value."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +57,25 @@ class Answer:
         question: The question, with the value that the rule gives.
         value: The value in the config.
         is_kept: Whether the value stays even if the rule differs.
+        origin: Who has chosen it.
     """
 
     question: Question
     value: Any
     is_kept: bool
+    origin: Origin
 
     @property
     def is_by_rule(self) -> bool:
         """Whether the value is the rule's."""
         return bool(self.value == self.question.value)
+
+    @property
+    def offers_rule(self) -> bool:
+        """Whether the rule's value is offered: to a person always, else where the value is unusual."""
+        if self.is_by_rule or self.question.is_free:
+            return False
+        return self.origin == "you" or not self.question.suits(self.value)
 
 
 class Guide:
@@ -71,19 +92,22 @@ class Guide:
         self._decided: set[str] = set()  # settings that a rule has set
         self._machines: dict[str, Machine] = {}
 
-    def decide(self, config: Config, kept: Collection[str]) -> dict[str, Any]:
+    def decide(
+        self, config: Config, kept: Collection[str], of_preset: Mapping[str, Any] = {}
+    ) -> dict[str, Any]:
         """Answer every question: by the config for kept settings, else by its rule.
 
         Args:
             config: The current settings.
             kept: Settings that no rule changes.
+            of_preset: What a preset sets, without what a person has chosen since.
 
         Returns:
             The settings that this changes.
         """
         default = {setting.path: setting.default for setting in settings()}
         now = io.flatten(config.to_dict(full=True), default)
-        self.answers = tuple(self._answers(config, lambda path: path in kept))
+        self.answers = tuple(self._answers(config, lambda path: path in kept, of_preset))
         changes: dict[str, Any] = {}
         decided: set[str] = set()
         for answer in (answer for answers in self.answers for answer in answers):
@@ -107,34 +131,42 @@ class Guide:
         self._decided = set()
         return {
             path
-            for answers in self._answers(config, lambda _: True)
+            for answers in self._answers(config, lambda _: True, {})
             for answer in answers
             if not answer.is_by_rule
             for path in settings_asked(answer.question.path)
         }
 
     def step_of(self, path: str) -> int | None:
-        """Return the number of the step that asks for a setting."""
+        """Return the number of the step that a setting belongs to."""
         for number, answers in enumerate(self.answers, 1):
             if any(path in settings_asked(answer.question.path) for answer in answers):
                 return number
-        return None
+        section = path.split(".")[0]
+        return next((n for n, part in enumerate(TABS.values(), 1) if section in part), None)
 
     def _answers(
-        self, config: Config, is_kept: Callable[[str], bool]
+        self, config: Config, is_kept: Callable[[str], bool], of_preset: Mapping[str, Any]
     ) -> Iterator[tuple[Answer, ...]]:
         answers = answers_of(config)
+        changed = {path: new for path, (_, new) in config.diff().items()}
+        still_preset = {path for path, value in of_preset.items() if changed.get(path) == value}
         device = config.compute.device
         if device not in self._machines:  # measured once: its free memory changes all the time
             self._machines[device] = this_machine(config)
         for step in STEPS:
             step_answers = []
             for question in step.questions(answers, self._machines[device]):
-                path = question.path
-                stays = any(map(is_kept, settings_asked(path))) or answers.get(path) == IN_MEMORY
+                path, asked = question.path, settings_asked(question.path)
+                stays = any(map(is_kept, asked)) or answers.get(path) == IN_MEMORY
                 if not stays:
                     answers[path] = question.value
-                step_answers.append(Answer(question, answers.get(path), stays))
+                origin: Origin = "you" if stays else "rule"
+                if still_preset.intersection(asked):
+                    origin = "preset"
+                elif stays and not changed.keys() & asked:
+                    origin = "default"
+                step_answers.append(Answer(question, answers.get(path), stays, origin))
             yield tuple(step_answers)
 
 
@@ -161,7 +193,8 @@ class GuidedMode:
 
     def __post_init__(self) -> None:
         self.guide = Guide()
-        self.view = GuidedView(self.kit, self.fields.make, self.go_to, self.use_rule)
+        self._revealed: set[str] = set()
+        self.view = GuidedView(self.kit, self.fields.make, self.turn, self.go_to, self.use_rule)
 
     def page(self) -> Sequence[Any]:
         """Return the step as a page of the form. Coming here changes no setting."""
@@ -178,7 +211,9 @@ class GuidedMode:
         """Set what the rules decide; return what this changed."""
         followed: dict[str, Any] = {}
         for _ in range(_ROUNDS):
-            changes = self.guide.decide(self.tree.so_far(), self.tree.kept)
+            left, of_preset = self.tree.left, self.tree.of_preset
+            of_preset = {path: value for path, value in of_preset.items() if path not in left}
+            changes = self.guide.decide(self.tree.so_far(), self.tree.kept, of_preset)
             if not changes:
                 break
             followed |= changes
@@ -190,20 +225,63 @@ class GuidedMode:
     def show(self, followed: dict[str, Any] | None = None) -> None:
         """Show the step, and which settings have followed the last answer."""
         is_last = self.guide.number == len(self.guide.answers)
+        problems, known = self._problems(), len(self.fields)
         self.view.show(
             self.guide,
-            wrong={problem.field for problem in self.tree.wrong},
+            besides=self._besides(problems),
+            wrong={*problems},
             news=news(followed or {}),
             more=self.last_page if is_last else None,
         )
+        if len(self.fields) > known:
+            self.mark()
+        self.show_problems()
+
+    def show_problems(self) -> None:
+        """Let Next wait for the problems of the step."""
+        problems = self._problems()
+        self.view.wait([(path, link_text(each)) for path, each in problems.items()])
+
+    def _problems(self) -> dict[str, Problem]:
+        """Return the first error of each field of the step."""
+        problems: dict[str, Problem] = {}
+        for problem in self.tree.errors:
+            path = path_of(problem)
+            if path is not None and self.guide.step_of(path) == self.guide.number:
+                problems.setdefault(path, problem)
+        return problems
+
+    def _besides(self, problems: Collection[str]) -> list[str]:
+        """Return further fields of the step: templates in use, what is wrong, where a link led."""
+        shown = {*problems, *self._revealed}
+        shown |= {path for path, value in self.tree.values(_TEMPLATES).items() if value}
+        return [path for path, _ in fields() if path in shown]
+
+    @guarded
+    def turn(self, number: int) -> None:
+        """Go to the step before or after, but not on while this one lacks something."""
+        problems = self._problems()  # pressing Next left a field, which may be wrong
+        if number > self.guide.number and problems:
+            self.view.focus.move(css_name(next(iter(problems))))
+            return
+        self._revealed.clear()
+        self.go_to(number)
 
     @guarded
     def go_to(self, number: int, path: str = "") -> None:
         """Show another step, with the focus on a field of it or on its heading."""
         self.guide.number = number
+        self._revealed |= {path} - {""}
         self.show()
         self.mark()
         self.view.focus.move(css_name(path) if path else step_css(number))
+
+    def reveal(self, path: str) -> bool:
+        """Show a field in its step; return whether it belongs to one."""
+        step = self.guide.step_of(path)
+        if step is not None:
+            self.go_to(step, path)
+        return step is not None
 
     @guarded
     def use_rule(self, question: Question) -> None:
@@ -225,6 +303,7 @@ class GuidedView:
         kit: Makes the widgets.
         field: Returns the form's field of a setting.
         on_step: Called with the number of the step that Back or Next leads to.
+        on_link: Called with the number of the step and the field that Next waits for.
         on_use: Called with the question whose rule shall decide again.
 
     Attributes:
@@ -237,9 +316,10 @@ class GuidedView:
         kit: Kit,
         field: Callable[[str], Field],
         on_step: Callable[[int], None],
+        on_link: Callable[[int, str], None],
         on_use: Callable[[Question], None],
     ) -> None:
-        self._kit, self._field, self._on_use = kit, field, on_use
+        self._kit, self._field, self._on_link, self._on_use = kit, field, on_link, on_use
         self._number = 0
         self._paths: list[str] = []
         self._heads: dict[int, Any] = {}
@@ -249,6 +329,8 @@ class GuidedView:
         self._more = kit.slot()
         self.back = kit.button("", lambda _: on_step(self._number - 1), "nbft-push")
         self.next = kit.button("", lambda _: on_step(self._number + 1), "nbft-push nbft-next")
+        self._waits: tuple[tuple[str, str], ...] = ()
+        self._reasons = kit.slot("nbft-waits")
         self._buttons = kit.row(css="nbft-row nbft-turns")
         self.widget = kit(ipywidgets.VBox, "nbft-guided")
 
@@ -256,6 +338,7 @@ class GuidedView:
         self,
         guide: Guide,
         *,
+        besides: Sequence[str] = (),
         wrong: Collection[str] = (),
         news: str = "",
         more: Page | None = None,
@@ -264,6 +347,7 @@ class GuidedView:
 
         Args:
             guide: The step, with the answers.
+            besides: Settings that are shown without a question, if they belong to the step.
             wrong: Settings whose values are wrong.
             news: What the last answer changed elsewhere.
             more: The page below the fields.
@@ -273,7 +357,9 @@ class GuidedView:
             self._number, self._paths = guide.number, []
             self._turn()
         # Fields stay until the next step: one that goes would take the focus with it.
-        self._paths += [path for path in answers if path not in self._paths]
+        asked = {setting for path in (*answers, *self._paths) for setting in settings_asked(path)}
+        others = [p for p in besides if p not in asked and guide.step_of(p) == self._number]
+        self._paths += [path for path in (*answers, *others) if path not in self._paths]
         for path in self._paths:
             if path not in self._groups:
                 fields = [self._field(setting).widget for setting in settings_asked(path)]
@@ -288,6 +374,24 @@ class GuidedView:
         if self.widget.children != children:
             self.widget.children = children
 
+    def wait(self, problems: Sequence[tuple[str, str]]) -> None:
+        """Let Next wait for some fields; each has its path and what is wrong in words."""
+        waits = tuple(problems) if self._number < len(STEPS) else ()
+        self.next.disabled = bool(waits)
+        if waits != self._waits:
+            self._waits, number = waits, self._number
+
+            def links(kit: Kit) -> Iterator[Any]:
+                if waits:
+                    yield kit.html('<p role="status">Next waits for:</p>')
+                for path, text in waits:
+                    yield kit.button(
+                        text, lambda _, path=path: self._on_link(number, path), "nbft-link"
+                    )
+
+            self._reasons.show(links)
+        self._lay_out_buttons()
+
     def _turn(self) -> None:
         """Label the buttons with the steps that they lead to."""
         before, after = STEPS[: self._number - 1], STEPS[self._number :]
@@ -295,7 +399,14 @@ class GuidedView:
             self.back.description = f"Back: {before[-1].title}"
         if after:
             self.next.description = f"Next: {after[0].title}"
-        self._buttons.children = (*([self.back] if before else []), *([self.next] if after else []))
+        self._lay_out_buttons()
+
+    def _lay_out_buttons(self) -> None:
+        before = [self.back] if self._number > 1 else []
+        after = [self.next] if self._number < len(STEPS) else []
+        children = (*before, *([self._reasons] if self._waits else []), *after)
+        if self._buttons.children != children:
+            self._buttons.children = children
 
     def _head(self) -> Any:
         """Return the list of steps with the current one marked, and its title and description.
@@ -321,11 +432,12 @@ class _Group:
 
     def show(self, answer: Answer | None) -> None:
         """Show how the question is answered; None when it is not asked, or wrong."""
-        self._why.value = "" if answer is None else render("why", answer=answer, shown=_shown)
+        about = {"answer": answer, "shown": _shown, "in_memory": IN_MEMORY}
+        self._why.value = "" if answer is None else render("why", **about)
         children = self._always
-        if answer is not None and not answer.is_by_rule and answer.question.path != "data":
+        if answer is not None and answer.offers_rule:
             self._question = answer.question
-            self._use.description = f"Use {_shown(answer.question.value)} as suggested"
+            self._use.description = f"Use {_shown(answer.question.value)} as recommended"
             children = (*children, self._use)
         if self.widget.children != children:
             self.widget.children = children

@@ -27,7 +27,6 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -395,14 +394,12 @@ class FileField(Field):
             self._show_extras(self.columns.widget, self.columns.is_shown)
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
-        """Show problems; a question that the columns below ask is not asked twice."""
-        if self.columns.is_asked:
-            block = self.path.rpartition(".")[0]
-            problems = [
-                replace(one, fix="Pick them below.", changes={}) if one.field == block else one
-                for one in problems
-            ]
-        super().show_problems(problems)
+        """Show problems, without the one that the lists of columns ask about."""
+        block = self.path.rpartition(".")[0]
+        is_asked = [self.columns.is_asked and problem.field == block for problem in problems]
+        super().show_problems([p for p, asked in zip(problems, is_asked, strict=True) if not asked])
+        if any(is_asked):
+            self._mark("nbft-wrong", True)
 
     def lock(self, is_locked: bool) -> None:
         """Lock or unlock the value."""

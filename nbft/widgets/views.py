@@ -349,7 +349,10 @@ class Views:
         if not paths:
             text = Markup("<p>No setting has “{}” in its name or help.</p>")
             yield kit.html(text.format(self.search.value.strip()), "nbft-note")
+        block = ""
         for path in paths[:_MOST_FOUND]:
+            if block != (block := path.rpartition(".")[0]):
+                yield kit.html(Markup("<h3>{}</h3>").format(_title(block)))
             yield self._fields.make(path).widget
         if hidden := len(paths[_MOST_FOUND:]):
             yield kit.html(f"<p>{hidden} more. Type more letters to narrow the search.</p>")
@@ -389,9 +392,7 @@ class Views:
             else:
                 blocks.setdefault(path.rpartition(".")[0], []).append(path)
         for block, paths in blocks.items():
-            # "data.train.datasets[0]" becomes "Data, train".
-            title = ", ".join(block.removesuffix(".datasets[0]").split(".")).capitalize()
-            yield from self._group(kit, page, title, paths)
+            yield from self._group(kit, page, _title(block), paths)
         if rare:
             rest = kit(ipywidgets.VBox)
 
@@ -423,6 +424,15 @@ class Views:
             self.yaml.show(self._tree.config)
         if "python" in self.__dict__:
             self.python.show(self._tree.config)
+
+
+def _title(block: str) -> str:
+    """Return the heading of a block of settings.
+
+    >>> _title("data.train.datasets[0]")
+    'Data, train'
+    """
+    return ", ".join(block.removesuffix(".datasets[0]").split(".")).capitalize()
 
 
 def _is_basic(path: str, setting: Setting) -> bool:

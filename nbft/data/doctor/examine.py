@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from nbft.data.doctor.measure import Say, measure
 from nbft.data.doctor.report import Report
 from nbft.errors import ConfigError
 from nbft.formatting import count, duration
+from nbft.models.context import context_tokens
 from nbft.presented import in_notebook
 
 
@@ -69,7 +69,7 @@ def doctor(
     tokenizer.model_max_length = sys.maxsize
     say("Reading the rows …")
     seen = measure(config, tokenizer, folder=base, sample=sample, say=say)
-    seen.context_tokens = _context_tokens(model)
+    seen.context_tokens = context_tokens(model)
     say("Comparing the rows …")
     report = Report.of(seen, findings(seen), base)
     report.seconds = time.monotonic() - began
@@ -77,13 +77,3 @@ def doctor(
     if is_shown:
         sys.stdout.write("\n")
     return report
-
-
-def _context_tokens(model: Path) -> int | None:
-    """Return the most tokens that a model reads, as its config.json says."""
-    try:
-        about = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    tokens = about.get("max_position_embeddings") or about.get("n_positions")
-    return tokens if isinstance(tokens, int) else None

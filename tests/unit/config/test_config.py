@@ -5,6 +5,7 @@ import pytest
 
 from nbft.config import Config, presets
 from nbft.config import io as config_io
+from nbft.config.data import Dataset
 from nbft.errors import ConfigError
 
 TEXTS = [
@@ -194,6 +195,62 @@ def test_the_words_of_a_wrong_override(override, words, without_parsers_words):
     with pytest.raises(ConfigError) as caught:
         Config().override(override)
     assert without_parsers_words(str(caught.value)) == words
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("{q}", "{q}"),
+        ("{q", "{q"),
+        ("Question: {q}", "Question: {q}"),
+        ("{q} # 1", "{q} # 1"),
+        ("[{q}]", "[{q}]"),
+        ("12", "12"),
+        ("true", "true"),
+        ("- {q}", "- {q}"),
+        ('"{q}\\n"', "{q}\n"),
+        ("'{q} '", "{q} "),
+        ("", None),
+        ("null", None),
+    ],
+)
+def test_a_text_setting_takes_the_text_of_an_override_as_it_is(written, value, tmp_path):
+    (tmp_path / "c.yaml").write_text("data: {path: rows.jsonl}")
+    override = f"data.train.datasets[0].prompt_template={written}"
+    config = Config.load(tmp_path / "c.yaml", [override])
+    assert config.data.train.datasets[0].prompt_template == value
+    assert Config(data={"path": "a"}).override(override).data.train.datasets[0] == Dataset(
+        path="a", prompt_template=value
+    )
+    short = Config.load(tmp_path / "c.yaml", [f"data.prompt_template={written}"])
+    assert short.data.train.datasets[0].prompt_template == value
+
+
+def test_overrides_of_other_types_are_yaml():
+    config = Config(data={"path": "a"}).override(
+        "data.train.datasets[0].columns={prompt: q}", "memory.gradient_checkpointing=true"
+    )
+    assert config.data.train.datasets[0].columns == {"prompt": "q"}
+    assert config.memory.gradient_checkpointing is True
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("0,0003", 3e-4), ("3e-4,", 3e-4), (",5", 0.5), ("0.1", 0.1)]
+)
+def test_overrides_understand_decimal_commas(written, value):
+    assert Config().override(f"training.learning_rate={written}").training.learning_rate == value
+
+
+def test_thousands_are_separated_by_commas():
+    assert Config().override("data.max_length=2,048").data.max_length == 2048
+    with pytest.raises(ConfigError) as caught:
+        Config().override("training.num_train_epochs=1.000,5")
+    (problem,) = caught.value.problems
+    assert str(problem) == (
+        "training.num_train_epochs='1.000,5': has a point and a comma, so it could be two numbers. "
+        "Use 1000.5."
+    )
+    assert problem.changes == {"training.num_train_epochs": 1000.5}
 
 
 def test_all_wrong_overrides_are_said():

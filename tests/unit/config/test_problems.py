@@ -31,6 +31,11 @@ ALL = {
     "--all.",
     "training: {learning_rate: fast}": "training.learning_rate='fast': is not a number. The default "
     "is 0.0002.",
+    "training: {learning_rate: '0,0003'}": "training.learning_rate='0,0003': is not a number. Use "
+    "0.0003.",
+    "training: {learning_rate: '1.000,5'}": "training.learning_rate='1.000,5': has a point and a "
+    "comma, so it could be two numbers. The default is 0.0002.",
+    "data: {max_length: '100,000'}": "data.max_length='100,000': is not a whole number. Use 100000.",
     "training: {learning_rate: true}": "training.learning_rate=True: is not a number. The default "
     "is 0.0002.",
     "training: {learning_rate: .nan}": "training.learning_rate=nan: is not a number. The default is "

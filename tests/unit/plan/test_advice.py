@@ -96,7 +96,7 @@ def test_each_method_needs_less_than_the_one_before():
 
 def test_there_are_seven_steps_of_two_sentences():
     assert [step.title for step in STEPS] == [
-        *("Model", "Algorithm", "Hyperparameters", "Compute", "Data", "Tracking"),
+        *("Model", "Data", "Algorithm", "Hyperparameters", "Compute", "Tracking"),
         "Review and launch",
     ]
     assert [step.about.count(". ") + 1 for step in STEPS] == [2] * 7
@@ -172,11 +172,40 @@ def test_the_rows_of_a_config_are_counted_as_they_are_read(write):
     path = write("rows.csv", "q,a\n" + "x,y\n" * 6000)
     named = {"path": path, "columns": {"prompt": "q", "completion": "a"}}
     answers = answers_of(Config(data=named))
-    assert (answers["data"], answers["rows"]) == (path, 5400)
+    assert (answers["data"], answers["rows"].count) == (path, 5400)
     in_memory = answers_of(Config(data={"rows": [{"prompt": "a", "completion": "b"}] * 30}))
-    assert (in_memory["data"], in_memory["rows"]) == (IN_MEMORY, 27)
-    assert answers_of(Config(data={"path": "gone.jsonl"}))["rows"] is None
+    assert (in_memory["data"], in_memory["rows"].count) == (IN_MEMORY, 27)
+    assert answers_of(Config(data={"path": "gone.jsonl"}))["rows"].count is None
     epochs = "training.num_train_epochs"
     for given, passes in ((answers, 2), (in_memory, 3)):
         questions = {q.path: q.value for step in STEPS for q in step.questions(given, CPU)}
         assert questions[epochs] == passes
+
+
+def test_the_maximum_length_follows_the_rows(write, empty_cache):
+    length = "data.max_length"
+    for words, tokens, limit in ((10, 13, 128), (300, 376, 512), (2000, 2501, 4096)):
+        text = '{"prompt": "' + "word " * words + '", "completion": "b"}\n'
+        answers, reasons = answered(CPU, data=write(f"{words}.jsonl", text * 30))
+        assert answers[length] == limit
+        assert f"99% of your rows have at most {tokens:,} tokens" in reasons[length]
+    assert answered(CPU, data="someone/rows")[0][length] == 512
+    assert answered(GPU, data="someone/rows")[0][length] == 1024
+
+
+def test_a_value_in_the_usual_range_is_as_good_as_the_recommended_one(empty_cache):
+    answers = {}
+    questions = {}
+    for step in STEPS:
+        for question in step.questions(answers, CPU):
+            answers[question.path] = question.value
+            questions[question.path] = question
+    assert all(question.suits(question.value) for question in questions.values())
+    rate, rank = questions["training.learning_rate"], questions["peft.r"]
+    assert rate.suits(2e-4)
+    assert not rate.suits(2e-5)
+    assert rank.suits(8)
+    assert not rank.suits(64)
+    assert questions["model.model_name"].suits("someone/model"), "a matter of taste"
+    assert not questions["memory.gradient_checkpointing"].suits(True)
+    assert not questions["method"].suits("full")

@@ -239,3 +239,16 @@ def test_sft_refuses_an_adapter_on_the_head():
         (one,) = [text for text in found if "SFTTrainer reads without it" in text]
         assert one.startswith("peft.target_modules=")
     assert not any("SFTTrainer" in text for text in said(peft__modules_to_save=["lm_head"]))
+
+
+def test_rows_longer_than_the_model_reads_get_its_length(tiny_model):
+    config = Config(model={"model_name": str(tiny_model)})
+    assert "data.max_length" not in {
+        problem.field for problem in model_problems(config, on(config))
+    }
+    longer = config.apply({"data.max_length": 100_000})
+    (problem,) = (p for p in model_problems(longer, on(longer)) if p.field == "data.max_length")
+    assert str(problem) == (
+        "data.max_length=100000: is more than the 1,024 tokens that this model reads at once. Use 1024."
+    )
+    assert (problem.level, problem.changes) == ("warning", {"data.max_length": 1024})

@@ -378,7 +378,13 @@ def test_search_finds_by_name_help_and_the_names_of_others() -> None:
     assert "callbacks.early_stopping_patience" in find("better score")
     form = Form()
     form._views.search.value = "weight decay"
-    assert form._views.page.children[0] is form._fields["optimizer.weight_decay"].widget
+    assert form._views.page.children[1] is form._fields["optimizer.weight_decay"].widget
+    form._views.search.value = "max steps"
+    shown = [getattr(each, "value", "") or "" for each in form._views.page.children]
+    assert [text for text in shown if text.startswith("<h3>")] == [
+        *("<h3>Training</h3>", "<h3>Evaluation</h3>"),
+        *("<h3>Data, train</h3>", "<h3>Data, validation</h3>", "<h3>Data, test</h3>"),
+    ]
     form._views.search.value = "zebra"
     assert "No setting has" in shown_text(form._views.page)
     form._views.search.value = ""
