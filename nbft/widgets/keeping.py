@@ -274,10 +274,10 @@ class Keeping:
         yield kit.row(*self._continuing(kit, self.kept), runs)
 
     def _continuing(self, kit: Kit, kept: Kept) -> Iterator[Any]:
-        """Yield what can be continued, and the button for it."""
+        """Yield what it is, and the button that continues with it."""
         about = f"Kept {_ago(kept.saved)}: {one_line(kept.about, 120)}."
-        yield kit.button("Continue where I was", self._continue, "nbft-push")
         yield kit.html(Markup("<p>{}</p>").format(about))
+        yield kit.button("Continue where I was", self._continue, "nbft-push")
 
     def page(self, kit: Kit) -> Iterator[Any]:
         """Yield what can be continued, and a button for each of the newest runs."""
@@ -296,7 +296,10 @@ class Keeping:
             yield kit.html(Markup("<p>There are no runs in {} yet.</p>").format(folder))
         for run in runs[:_MOST_RUNS]:
             about = summary(run, _READING_SECONDS)
-            known = (about["data"], about["model"], about["method"], about["status"])
+            model = about["model"]
+            if model and Path(model).is_absolute():
+                model = Path(model).name
+            known = (about["data"], model, about["method"], about["status"])
             when = [_ago(about["started"])] if about["started"] else []
             text = f"{run.id}: {', '.join([*map(str, filter(None, known)), *when])}"
             yield kit.button(text, functools.partial(self._start_from, run), "nbft-link")

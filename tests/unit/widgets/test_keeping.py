@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import IPython.display
 import pytest
+from ipywidgets import Widget
 
 from nbft import events, runs
 from nbft.config import Config, presets
@@ -555,7 +556,7 @@ def test_the_newest_ten_runs_are_listed_when_asked_for(
     form._opening.control.value = "runs"
     names = [b.description for b in buttons(form._views.page)]
     assert [name.partition(":")[0] for name in names] == [f"run-{n}" for n in range(11, 1, -1)]
-    assert names[0].startswith(f"run-11: words.csv, {tiny_model}, lora, created, ")
+    assert names[0].startswith(f"run-11: words.csv, {tiny_model.name}, lora, created, ")
     assert "2 older" in text_of(form._views.page)
     press(form, "run-5:")
     assert form.config.training.seed == 5
@@ -587,6 +588,27 @@ def test_nothing_is_taken_over_while_a_run_locks_the_fields(
         press(form, name)
         assert "The fields are locked" in state_of(form)
     assert form._tree.typed() == before
+
+
+def test_an_offer_costs_five_widgets_and_nothing_costs_none(
+    words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    opening = Widget.open
+
+    def count(self: Widget) -> None:
+        opened.append(type(self).__name__)
+        opening(self)
+
+    filled(words)
+    monkeypatch.setattr(Widget, "open", count)
+    Form()
+    with_offer = len(opened)
+    file().unlink()
+    opened.clear()
+    Form()
+    assert with_offer - len(opened) <= 5
+    assert len(opened) <= 70
 
 
 # What a page shows without its kernel
