@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from nbft.config import Config, settings
     from nbft.config.io import presets
     from nbft.data.doctor import doctor
+    from nbft.data.examples import examples
+    from nbft.data.lens import tokens
     from nbft.errors import ConfigError, DataError, ModelError, NbftError, Problem, RunError
+    from nbft.evaluate.metrics import score
     from nbft.interop.about import help  # noqa: A004
     from nbft.interop.importer import import_file
     from nbft.launchers import submit, train, train_async
     from nbft.plan import Plan, make_plan
     from nbft.runs import Run, attach, list_runs
+    from nbft.runs.ask import ask, release_model
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
 # torch's threads wait for each other by spinning. Where other programs want the cores too (a
@@ -50,16 +54,21 @@ _MODULE_OF = {
     "Problem": "nbft.errors",
     "Run": "nbft.runs",
     "RunError": "nbft.errors",
+    "ask": "nbft.runs.ask",
     "attach": "nbft.runs",
     "doctor": "nbft.data.doctor",
+    "examples": "nbft.data.examples",
     "help": "nbft.interop.about",
     "import_file": "nbft.interop.importer",
     "inspect": "nbft.widgets",
     "list_runs": "nbft.runs",
     "make_plan": "nbft.plan",
     "presets": "nbft.config",
+    "release_model": "nbft.runs.ask",
+    "score": "nbft.evaluate.metrics",
     "settings": "nbft.config",
     "submit": "nbft.launchers",
+    "tokens": "nbft.data.lens",
     "train": "nbft.launchers",
     "train_async": "nbft.launchers",
 }
@@ -79,16 +88,21 @@ __all__ = [
     "Run",
     "RunError",
     "__version__",
+    "ask",
     "attach",
     "doctor",
+    "examples",
     "help",
     "import_file",
     "inspect",
     "list_runs",
     "make_plan",
     "presets",
+    "release_model",
+    "score",
     "settings",
     "submit",
+    "tokens",
     "train",
     "train_async",
 ]

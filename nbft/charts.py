@@ -26,8 +26,12 @@ Source: Okabe and Ito, Color Universal Design (2008), blue and green moved in li
 from ColorBrewer's Dark2."""
 
 SMOOTHING = 0.8
-"""Weight of the past in the moving average, which spans about 5 points. More would lag behind a
-loss that falls within the few dozen steps of a small run."""
+"""Weight of the next point in the moving average, which spans about 5 points on either side. More
+would flatten a loss that falls within the few dozen steps of a small run."""
+
+RAW_ALPHA = 0.85
+"""Opacity of the raw values behind a smoothed curve: the loss has 3:1 on white and on #111111, and the
+thick line stands out from the thin one. Also in extension/chart/chart.js."""
 
 Style = Literal["line", "marks"]
 
@@ -48,6 +52,10 @@ class Curve(NamedTuple):
     style: Style = "line"
     smooth: bool = False
     scale: float = 1.0
+
+    def labels(self, x_label: str = "step") -> tuple[str, str]:
+        """Return what the legend calls the moving average, and the raw values, of a smooth curve."""
+        return f"{self.label}, smoothed", f"{self.label} of each {x_label}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def color_of(number: int) -> str:
 
 LOSS = ChartSpec(
     "loss",
-    (Curve("loss", "train", smooth=True), Curve("eval_loss", "held-out", style="marks")),
+    (Curve("loss", "loss", smooth=True), Curve("eval_loss", "held-out loss", style="marks")),
 )
 LEARNING_RATE = ChartSpec("learning rate", (Curve("learning_rate", "learning rate"),))
 STANDARD = (LOSS, LEARNING_RATE)
@@ -132,28 +140,39 @@ def other_charts(names: Iterable[str], declared: Iterable[Any] = ()) -> list[Cha
 
 
 def moving_average(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
-    """Smooth a curve by an exponential moving average that does not start at zero.
+    """Smooth a curve by an exponential moving average that is centred on each point.
+
+    It looks ahead as far as back, so that its beginning does not hang on the first batch, and it does
+    not lag behind. The last points change as others follow them.
 
     Args:
         values: Numbers [n]; non-finite ones are skipped.
-        weight: Weight of the past, from 0 (no smoothing) to below 1.
+        weight: Weight of the next point on either side, from 0 (no smoothing) to below 1.
 
     Returns:
-        Numbers [n]; NaN before the first finite one.
-
-    Source: the bias correction of Adam, arXiv:1412.6980, section 3.
+        Numbers [n]; NaN where a value is not finite.
 
     >>> [round(value, 3) for value in moving_average([2.0, 2.0, 1.0], weight=0.5)]
-    [2.0, 2.0, 1.429]
+    [1.857, 1.75, 1.429]
     """
-    smooth = []
-    total = weights = 0.0
+    finite = [value for value in values if math.isfinite(value)]
+    back, ahead = _weighted(finite, weight), _weighted(finite[::-1], weight)[::-1]
+    smooth = (
+        round((sum_back + sum_ahead - value) / (weights_back + weights_ahead - 1), 12)
+        for value, (sum_back, weights_back), (sum_ahead, weights_ahead) in zip(
+            finite, back, ahead, strict=True
+        )
+    )
+    return [next(smooth) if math.isfinite(value) else math.nan for value in values]
+
+
+def _weighted(values: Sequence[float], weight: float) -> list[tuple[float, float]]:
+    """Return the weighted sum of each value and those before it, and the sum of the weights."""
+    sums, total, weights = [], 0.0, 0.0
     for value in values:
-        if math.isfinite(value):
-            total = weight * total + (1 - weight) * value
-            weights = weight * weights + (1 - weight)
-        smooth.append(round(total / weights, 12) if weights else math.nan)
-    return smooth
+        total, weights = weight * total + value, weight * weights + 1
+        sums.append((total, weights))
+    return sums
 
 
 def new_figure(width: float = 9, height: float = 3.2, dpi: int = 110) -> Figure:

@@ -26,6 +26,7 @@ from nbft.config import Config, io, presets, settings
 from nbft.errors import NbftError
 from nbft.events import FINAL_KINDS, EventReader
 from nbft.formatting import count, duration, number, one_line, size
+from nbft.progress import telling
 from nbft.reading import why_not
 from nbft.redaction import redact, redact_text
 
@@ -101,8 +102,19 @@ def train(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = Fa
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Report: {run.path / 'report.html'}")
     _print_problems(run.problems)
+    _print_next(run)
     if code:
         raise typer.Exit(code)
+
+
+def _print_next(run: Run) -> None:
+    """Print the commands that usually come next."""
+    from nbft.runs.next_steps import next_steps
+
+    steps = [step for step in next_steps(run, run.state) if step.shell]
+    width = max((len(step.shell) for step in steps), default=0)
+    for step in steps:
+        typer.echo(f"Next: {step.shell:<{width}}  # {step.what}")
 
 
 @app.command()
@@ -115,6 +127,7 @@ def demo(
     from nbft.models import find_model
     from nbft.runs import Run
     from nbft.runs.curves import in_words
+    from nbft.runs.progress import what_not_to_expect
 
     began = time.monotonic()
     config = Config.preset("two-minute-try").apply(
@@ -132,7 +145,9 @@ def demo(
     run.curves().savefig(picture)
     typer.echo("3. The answers")
     with contextlib.suppress(NbftError):
-        typer.echo(str(run.compare()))
+        typer.echo(f"{run.compare()}\n")
+    for sentence in (*run.scores().sentences, what_not_to_expect(run.state, config)):
+        typer.echo(sentence)
     seconds, peak = (run.state.end or {}).get("seconds"), peak_memory_bytes("cpu")
     typer.echo(f"\n{in_words(run.state)}")
     typer.echo(
@@ -388,10 +403,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _config_or_rows(file: Path) -> tuple[dict[str, Any], Path]:
     """Return the tree of a config file, or of a config for a file of rows, and its folder."""
-    from nbft.data.sources import FORMATS
+    from nbft.data.sources import is_of_rows
 
     folder = file.absolute().parent
-    if file.suffix.lower() not in FORMATS:
+    if not is_of_rows(file):
         return io.read(file), folder
     if not file.is_file():
         raise NbftError(f"{file}: no such file. Looked in {folder}.")
@@ -416,7 +431,10 @@ def _begins_an_object(file: Path) -> bool:
 
 @contextlib.contextmanager
 def _progress_line() -> Iterator[Callable[[str], None]]:
-    """Yield a function that overwrites one line on a terminal; the line is cleared at the end."""
+    """Yield a function that overwrites one line on a terminal; the line is cleared at the end.
+
+    Whatever tells its progress meanwhile writes there, too.
+    """
     is_shown = sys.stderr.isatty()
 
     def say(text: str) -> None:
@@ -424,7 +442,8 @@ def _progress_line() -> Iterator[Callable[[str], None]]:
             typer.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
     try:
-        yield say
+        with telling(say):
+            yield say
     finally:
         say("")
 
@@ -457,7 +476,8 @@ def import_(
     keys that nbft cannot take, or does not know. A file that asks for a training method that nbft
     does not have is an error.
     """
-    config, report = Config.import_file(file, system, strict=strict)
+    with _progress_line():
+        config, report = Config.import_file(file, system, strict=strict)
     if as_json:
         as_data = report.to_dict() | {"config": config.to_dict()}
         if rows:
@@ -503,7 +523,8 @@ def inspect(
     from nbft.interop.importer import is_theirs
 
     if system or is_theirs(file):
-        config, report = Config.import_file(file, system)
+        with _progress_line():
+            config, report = Config.import_file(file, system)
         more = "" if report.system == "rows" else f" All of them: nbft import {file}"
         typer.echo(redact_text(f"{report.summary}{more}"), err=True)
         tree = config.to_dict(full=True)
@@ -548,7 +569,8 @@ def _rows_in_text(
     if split not in ("train", "validation", "test"):
         raise DataError(Problem("split", split, "is no split.", "Use train, validation or test."))
     _ask_consent(config, folder, allow_code=allow_code)
-    examples, remarks = load_examples(config, split, folder=folder)
+    with _progress_line():
+        examples, remarks = load_examples(config, split, folder=folder)
     tokenizer, source = None, tokenizer_source(config)
     why = f"The model {source[0]} is not on this machine"
     try:
@@ -633,7 +655,8 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
     from nbft.plan import make_plan
 
     config = _checked(file, overrides or [], allow_code=allow_code)
-    plan = make_plan(config, folder=file.absolute().parent)
+    with _progress_line():
+        plan = make_plan(config, folder=file.absolute().parent)
     for remark in plan.remarks:
         typer.echo(f"Note: {remark}")
     typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}. Fast path: {plan.fast_path}.")
@@ -647,8 +670,8 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
         typer.echo(
             f"Memory: about {size(plan.memory_bytes)} of {size(plan.free_memory_bytes)} free."
         )
-    if plan.seconds:
-        typer.echo(f"Time: about {duration(plan.seconds)}.")
+    if plan.time:
+        typer.echo(f"Time: {plan.time}.")
     typer.echo("Ready.")
 
 
@@ -701,7 +724,8 @@ def config_create(
         say=typer.echo,
     )
     folder = output.absolute().parent
-    plan = make_plan(wizard.write(changes, reasons, output), folder=folder)
+    with _progress_line():
+        plan = make_plan(wizard.write(changes, reasons, output), folder=folder)
     typer.echo("")
     for item in checklist(plan, folder=folder):
         typer.echo(f"  {item}")
@@ -758,7 +782,8 @@ def _checked(file: Path, overrides: list[str], *, allow_code: bool = False) -> C
     config, problems = Config.parse(tree)
     wrong = {problem.field for problem in problems}
     _ask_consent(config, file.absolute().parent, allow_code=allow_code)
-    plan = make_plan(config, folder=file.absolute().parent)
+    with _progress_line():
+        plan = make_plan(config, folder=file.absolute().parent)
     if problems:
         more = [p for p in plan.errors if not any(p.field.startswith(f) for f in wrong)]
         raise ConfigError([*problems, *more])
@@ -819,8 +844,13 @@ class _Progress:
     def _print(self, event: dict[str, Any]) -> None:
         kind, step, text = event["event"], event.get("step"), event.get("text")
         at = "" if step is None else f" at step {step:,}"
-        if kind == "stage" and text:
-            self._line(f"   {text}")
+        if kind == "stage" and text and event.get("stage") != "checkpoint":  # "saved …" follows
+            left = event.get("seconds_left")
+            text += "" if left is None else f" ({duration(left)} left)"
+            if self.state.log and self._terminal:
+                self._step(f"   {text}", last=False)
+            else:
+                self._line(f"   {text}")
         elif kind in ("warning", "note") and text:
             self._line(f"   Note: {text}")
         elif kind == "answered":

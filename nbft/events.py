@@ -39,10 +39,11 @@ KINDS = {
     "longest (tokens of the longest row), trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
     "measures: name, label, chart and better of what the method logs besides losses; "
     "resumed_step after a checkpoint",
-    "stage": "what the worker is doing: stage, text; process of the worker, where its supervisor has "
+    "stage": "what the worker is doing: stage, text, seconds_left; process of the worker, where its supervisor has "
     "just started it",
-    "log": "step, epoch, tokens_per_second, memory_bytes, seconds_left, and every number that the "
-    "trainer logs, by its name there: loss, learning_rate, grad_norm, ...",
+    "log": "step, epoch, tokens_per_second, memory_bytes, seconds_left (until the run is over; older "
+    "runs counted the steps only), and every number that the trainer logs, by its name there: loss, "
+    "learning_rate, grad_norm, ...",
     "eval": "step, epoch, and every number that the trainer measures on the held-out rows, by its "
     "name there: eval_loss, ...",
     "scores": "step, split, scores by name; values of each row by name; verdicts: better, worse or "
@@ -58,10 +59,11 @@ KINDS = {
     "paused": "step; released: whether the process has ended and the device is free; text: why, "
     "where the run paused by itself",
     "continued": "step",
-    "cancelled": "step, seconds",
-    "completed": "step, seconds, adapter (path relative to the run)",
-    "stopped": "step, seconds, adapter; text: why, where no person asked for it, and what is saved",
-    "failed": "step, problems (sentences), error (name of the exception), out_of_memory; fixes: words, "
+    "cancelled": "step, seconds, stages",
+    "completed": "step, seconds, adapter (path relative to the run); stages: seconds of each stage "
+    "by its name in nbft.plan.stages",
+    "stopped": "step, seconds, stages, adapter; text: why, where no person asked for it, and what is saved",
+    "failed": "step, seconds, stages, problems (sentences), error (name of the exception), out_of_memory; fixes: words, "
     "changes and memory_bytes of what would need less memory",
 }
 """Every kind of event and its fields. `step` counts optimiser steps; `tokens_per_second` does not
@@ -446,12 +448,16 @@ def _values(value: Any) -> Any:
 
 
 def _answers(value: Any) -> Any:
-    """Read [{prompt, text}]."""
+    """Read [{prompt, text, wanted}]; the last may be missing."""
     if not isinstance(value, list):
         return _ABSENT
     answers = [item for item in value if isinstance(item, dict)]
     return [
-        a for a in answers if isinstance(a.get("prompt"), str) and isinstance(a.get("text"), str)
+        a
+        for a in answers
+        if all(isinstance(a.get(name, ""), str) for name in ("prompt", "text", "wanted"))
+        and "prompt" in a
+        and "text" in a
     ]
 
 
@@ -487,6 +493,7 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "scores": _named(number),
     "values": _named(_values),
     "verdicts": _named(_text),
+    "stages": _named(number),
     "versions": _named(_text),
     "samples": _answers,
     "fixes": _fixes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 _JOINER = "\u200d"  # joins the parts of an emoji
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -22,6 +23,16 @@ def count(number: float, noun: str = "") -> str:
     if not noun:
         return f"{number:,.0f}"
     return f"{number:,.0f} {noun}" + ("" if number == 1 else "s")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """List names, and how many more there are.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], 2)
+    ('a, b', 'a, b and 2 more')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def one_line(text: str, most_chars: int = 60) -> str:

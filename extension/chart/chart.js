@@ -4,10 +4,11 @@ import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 import './style.css';
 
-import { Curves } from './curves.js';
+import { Curves, lastOf, legend } from './curves.js';
 import { logTicks, position, reading, tick } from './numbers.js';
 
 const NEAR_PX = 12; // how far from a mark the pointer still means it
+const RAW_ALPHA = 0.85; // as in nbft/charts.py
 const FONT = '12px system-ui, sans-serif';
 
 // Distances between two ticks of x: there is no step 2.5.
@@ -44,12 +45,13 @@ function drawChart(curves, model, el) {
   const bar = element('div', 'nbft-chart-bar', root);
   const title = element('span', 'nbft-chart-title', bar);
   const where = element('span', 'nbft-chart-where', bar);
-  const entries = curves.series.map(series => {
+  const shown = legend(curves.series, model.get('x_label'));
+  const entries = shown.map(({ series, style, label }) => {
     const entry = element('span', 'nbft-chart-entry', bar);
     const swatch = element('span', 'nbft-chart-swatch', entry);
-    swatch.style.setProperty('--nbft-color', series.color);
-    swatch.dataset.style = series.style;
-    entry.append(series.label);
+    swatch.style.setProperty('--nbft-color', curves.series[series].color);
+    swatch.dataset.style = style;
+    entry.append(label);
     return element('span', 'nbft-chart-value', entry);
   });
   const note = element('span', 'nbft-chart-note', bar);
@@ -169,8 +171,8 @@ function drawChart(curves, model, el) {
     const points = { show: () => curves.rows === 1, size: 6, fill: color };
     return smooth
       ? [
-          { ...line, width: 1, alpha: 0.45, points: { show: false } },
-          { ...line, width: 2, points }
+          { ...line, width: 1.25, alpha: RAW_ALPHA, points: { show: false } },
+          { ...line, width: 2.5, points }
         ]
       : [{ ...line, points }];
   }
@@ -222,13 +224,12 @@ function drawChart(curves, model, el) {
     where.textContent = isAt
       ? `${model.get('x_label')} ${position(curves.x[idx])}`
       : `${curves.rows.toLocaleString('en')} point${curves.rows === 1 ? '' : 's'}`;
-    let line = 1;
     entries.forEach((entry, i) => {
+      const { series, line, isSmoothed } = shown[i];
+      const column = isSmoothed ? curves.smooth[series] : curves.values[series];
       const row = idxs?.[line];
-      const value = isAt ? (row == null ? null : curves.values[i][row]) : curves.last(i);
+      const value = isAt ? (row == null ? null : column[row]) : lastOf(column);
       entry.textContent = value == null ? '–' : reading(value);
-      const { style, smooth } = curves.series[i];
-      line += smooth && style === 'line' ? 2 : 1;
     });
     note.textContent = isAt
       ? marks()
@@ -289,7 +290,7 @@ function drawChart(curves, model, el) {
     const [from, to] = chart.series[0].idxs ?? [0, 0];
     const at = Math.min(Math.max(row, from), to);
     chart.setCursor({ left: chart.valToPos(curves.x[at], 'x'), top: 0 });
-    const values = entries.map((entry, i) => `${curves.series[i].label} ${entry.textContent}`);
+    const values = entries.map((entry, i) => `${shown[i].label} ${entry.textContent}`);
     spoken.textContent = [where.textContent, ...values, note.textContent]
       .filter(Boolean)
       .join(', ');

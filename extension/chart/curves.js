@@ -7,24 +7,64 @@ const FIRST_WAIT_MS = 2000;
 /** @typedef {{ x: number, text: string }} Mark */
 /** @typedef {(number | null)[]} Column */
 
-/** Exponential moving average that does not start at zero (as in moving_average of Python). */
-class MovingAverage {
-  /** @param {number} weight - Weight of the past. */
-  constructor(weight) {
-    this.weight = weight;
-    this.average = 0;
-    this.past = 1;
-  }
-
-  /** @param {number | null} value */
-  next(value) {
-    if (value === null) {
-      return null;
+/**
+ * Exponential moving average that is centred on each point, as moving_average of nbft/charts.py.
+ *
+ * @param {Column} values
+ * @param {number} weight - Weight of the next point on either side.
+ * @returns {Column}
+ */
+function movingAverage(values, weight) {
+  const smooth = values.slice();
+  const weights = new Float64Array(values.length);
+  let total = 0;
+  let count = 0;
+  values.forEach((value, i) => {
+    if (value !== null) {
+      total = weight * total + value;
+      count = weight * count + 1;
+      smooth[i] = total;
+      weights[i] = count;
     }
-    this.average = this.weight * this.average + (1 - this.weight) * value;
-    this.past *= this.weight;
-    return this.average / (1 - this.past);
+  });
+  total = count = 0;
+  for (let i = values.length - 1; i >= 0; i--) {
+    const value = values[i];
+    const back = smooth[i];
+    if (value !== null && back !== null) {
+      smooth[i] = (back + weight * total) / (weights[i] + weight * count);
+      total = weight * total + value;
+      count = weight * count + 1;
+    }
   }
+  return smooth;
+}
+
+/**
+ * What the legend names, in the order of the lines: of a smooth curve both its lines, unless there
+ * are several, whose legends would be twice as long.
+ *
+ * @param {Series[]} series
+ * @param {string} xLabel
+ */
+export function legend(series, xLabel) {
+  const isSmooth = (/** @type {Series} */ { style, smooth }) => smooth && style === 'line';
+  const isAlone = series.filter(isSmooth).length === 1;
+  let line = 1; // 0 is x
+  return series.flatMap((one, i) => {
+    const entry = { series: i, style: one.style, label: one.label, isSmoothed: false };
+    if (!isSmooth(one)) {
+      return [{ ...entry, line: line++ }];
+    }
+    const raw = { ...entry, style: 'raw', label: `${one.label} of each ${xLabel}`, line: line++ };
+    const average = { ...entry, label: `${one.label}, smoothed`, isSmoothed: true, line: line++ };
+    return isAlone ? [average, raw] : [average];
+  });
+}
+
+/** The last value of a column, or null. @param {Column} column */
+export function lastOf(column) {
+  return column.findLast(value => value !== null) ?? null;
 }
 
 export class Curves {
@@ -39,7 +79,6 @@ export class Curves {
     this.values = this.series.map(() => []);
     /** @type {Column[]} */
     this.smooth = this.series.map(() => []);
-    this.averages = this.newAverages();
     this.summary = '';
     /** @type {Set<() => void>} */
     this.listeners = new Set();
@@ -54,11 +93,6 @@ export class Curves {
 
   get rows() {
     return this.x.length;
-  }
-
-  /** The last value of a series, or null. @param {number} i */
-  last(i) {
-    return this.values[i].findLast(value => value !== null) ?? null;
   }
 
   /**
@@ -95,6 +129,10 @@ export class Curves {
     this.isUnanswered = false;
     this.truncate(message.start);
     this.append(message.rows, buffers[0]);
+    const weight = this.model.get('smoothing');
+    this.smooth = this.values.map((column, i) =>
+      this.series[i].smooth ? movingAverage(column, weight) : column
+    );
     this.summary = message.summary;
     this.changed();
   }
@@ -105,14 +143,9 @@ export class Curves {
 
   /** @param {number} rows */
   truncate(rows) {
-    if (rows === this.rows) {
-      return;
-    }
-    for (const column of [this.x, ...this.values, ...this.smooth]) {
+    for (const column of [this.x, ...this.values]) {
       column.length = rows;
     }
-    this.averages = this.newAverages();
-    this.values.forEach((column, i) => column.forEach(value => this.averages[i].next(value)));
   }
 
   /**
@@ -128,13 +161,8 @@ export class Curves {
         const number = numbers[(i + 1) * rows + row];
         const value = Number.isFinite(number) ? number : null; // null is uPlot's "no value"
         this.values[i].push(value);
-        this.smooth[i].push(this.averages[i].next(value));
       }
     }
-  }
-
-  newAverages() {
-    return this.series.map(() => new MovingAverage(this.model.get('smoothing')));
   }
 
   close() {

@@ -38,6 +38,8 @@ export interface IRun {
   total_steps: number | null;
   loss: JsonNumber;
   eval_loss: JsonNumber;
+  /** What it is doing besides steps, in words; a server of an earlier version does not say. */
+  stage?: string;
   seconds_left: JsonNumber;
   started: number;
   ended: number | null;

@@ -305,6 +305,7 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
 function facts(run: IDetails, trans: TranslationBundle): string {
   return [
     progress(run, trans),
+    run.stage,
     timeLeft(run, trans),
     run.ended ? trans.__('took %1', duration(run.ended - run.started)) : '',
     lossSoFar(run, trans),

@@ -24,7 +24,9 @@ export class RunStatus extends ReactWidget {
           if (!run) {
             return <></>;
           }
-          const facts = [progress(run, trans), lossSoFar(run, trans)].filter(Boolean).join(', ');
+          const facts = [progress(run, trans), run.stage || lossSoFar(run, trans)]
+            .filter(Boolean)
+            .join(', ');
           return (
             <button
               className="nbft-status-item"

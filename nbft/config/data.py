@@ -17,7 +17,8 @@ class Dataset(Section):
 
     path: str | None = setting(
         label="Data file",
-        help="JSON array, JSON Lines, CSV or Parquet file. Takes precedence over dataset_name.",
+        help="JSON array, JSON Lines, CSV, Excel (.xlsx), .ods or Parquet file. Takes precedence "
+        "over dataset_name.",
         source="datasets.load_dataset data_files",
         level="basic",
         why="The rows decide what the model learns, more than any other setting. A few hundred good "
@@ -39,7 +40,8 @@ class Dataset(Section):
         repr=False,
     )
     subset: str | None = setting(
-        help="Configuration of a hub dataset, for example main for gsm8k.",
+        help="Sheet of a workbook in path, or configuration of a hub dataset, such as main for "
+        "gsm8k.",
         source="datasets.load_dataset name",
     )
     split: str | None = setting(

@@ -16,11 +16,12 @@ from nbft.data.cells import is_missing, to_text
 from nbft.data.formats import Example, Row
 from nbft.data.ready import STANFORD_ALPACA, create_alpaca_prompt
 from nbft.data.turns import RowError, Turn
+from nbft.formatting import listed
 
 
 def _needs(row: Row, columns: Sequence[str], name: str) -> None:
     if missing := [column for column in columns if column not in row]:
-        found = ", ".join(row)
+        found = listed([*row])
         raise RowError(
             f'has no "{missing[0]}", which dataset_type {name} needs; it has {found}.',
             "Map it with columns, or choose another dataset_type.",
@@ -279,7 +280,7 @@ def of_function(function: Callable[[Mapping[str, Any]], Any]) -> Callable[[Row],
         except Exception as error:
             raise RowError(
                 f"the function of dataset_type failed with {type(error).__name__}: {error}.",
-                f"The row has the columns {', '.join(row)}.",
+                f"The row has the columns {listed([*row])}.",
             ) from None
         if isinstance(made, Example):
             return made

@@ -16,7 +16,6 @@ import importlib
 import importlib.util
 import itertools
 import re
-import string
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +35,20 @@ from nbft.data.formats import Example
 from nbft.data.holdout import is_held_out
 from nbft.data.ready import READY
 from nbft.data.rendering import Template, TokenizerTemplate
-from nbft.data.sources import Rows, content_keys, file_errors, load_rows, spread, stream_rows
+from nbft.data.sources import (
+    Rows,
+    content_keys,
+    file_errors,
+    load_rows,
+    number_in_file,
+    remarks_of,
+    spread,
+    stream_rows,
+)
+from nbft.data.tables import is_no_name
 from nbft.data.turns import RowError, text_of
 from nbft.errors import DataError, Problem
-from nbft.formatting import count
+from nbft.formatting import count, listed, one_line
 from nbft.methods import Method, method_of
 from nbft.methods.method import Kind
 
@@ -84,7 +93,7 @@ class Part:
         if self.made is not None:
             return self.made[number]
         row = int(self.numbers[number])
-        return _made(self.make, self.rows[row], _row_number(self.rows, row), self.field)
+        return _made(self.make, self.rows[row], number_in_file(self.rows, row), self.field)
 
 
 class Examples(Sequence[Example]):
@@ -147,7 +156,7 @@ class Examples(Sequence[Example]):
     def origin(self, number: int) -> tuple[int, int]:
         """Return the dataset of an example, from 0, and its row in the file or list, from 1."""
         part, place = self._place(number)
-        return part, _row_number(self.parts[part].rows, int(self.parts[part].numbers[place]))
+        return part, number_in_file(self.parts[part].rows, int(self.parts[part].numbers[place]))
 
     def take(self, numbers: np.ndarray) -> Examples:
         """Return some of the examples."""
@@ -213,12 +222,6 @@ def in_words_by_answer(conversations: int, examples: int, about: str = "") -> st
     )
 
 
-def _row_number(rows: Rows, row: int) -> int:
-    """Return the number of a row in its file or list, from 1, also where some are taken in order."""
-    taken = getattr(rows, "numbers", None)
-    return (row if taken is None else int(taken[row])) + 1
-
-
 def load_examples(
     config: Config,
     split: str,
@@ -275,7 +278,8 @@ def load_examples(
             problems += error.problems
     if problems:
         raise DataError(problems)
-    recognised = [
+    recognised = [f"{part.field}: {remark}" for part in parts for remark in remarks_of(part.rows)]
+    recognised += [
         f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
         f"{method.trained_on(known.name) or known.trained_on}."
         for part in parts
@@ -289,6 +293,44 @@ def load_examples(
         return examples, remarks
     examples, split_up = by_answer(examples, tokenizer)
     return examples, remarks + split_up
+
+
+def examples(config: Config, split: str = "train", *, folder: Path | None = None) -> Examples:
+    """Return the rows of a split as the model is trained on them.
+
+    Args:
+        config: The config.
+        split: train, validation (the held-out rows) or test.
+        folder: Folder of the config file, for relative paths.
+
+    Returns:
+        A sequence of examples with `prompt` and `completion`, or `messages`; its `row(n)` is the
+        row that example n was made of.
+
+    Raises:
+        DataError: There is no such split, or its rows cannot be read.
+    """
+    if split not in ("train", "validation", "test"):
+        raise DataError(Problem("split", split, "is no split.", "Use train, validation or test."))
+    return load_examples(config, split, folder=folder)[0]
+
+
+def make_example(part: Part, row: Mapping[str, Any], field: str) -> Example:
+    """Return the example of one more row; columns that it lacks, such as the answer, are empty.
+
+    Args:
+        part: The dataset whose templates, or whose recognised format, apply.
+        row: The row.
+        field: Its name, for messages.
+
+    Raises:
+        DataError: The row has none of the dataset's columns, or cannot become an example.
+    """
+    columns = list(part.rows[int(part.numbers[0])])
+    if not set(row) & set(columns):
+        why = f"has none of the columns of {part.field}: {', '.join(columns)}."
+        raise DataError(Problem(field, dict(row), why, "Name them as there."))
+    return _made(part.make, {**dict.fromkeys(columns, ""), **row}, None, field)
 
 
 def held_out(config: Config, train: Examples) -> Examples:
@@ -321,7 +363,8 @@ def _rows(
             stream = stream_rows(dataset, section, field, folder=folder)
             rows = list(itertools.islice(stream, most))
     except ValueError as error:
-        raise DataError(Problem(*where, str(error), "Fix it.")) from None
+        fix = getattr(error, "fix", "Fix it.")
+        raise DataError(Problem(*where, str(error), fix)) from None
     if not rows:
         raise DataError(Problem(*where, "holds no rows.", "Name another."))
     return rows
@@ -445,7 +488,6 @@ def _typed(make: Make, needed: Mapping[str, _Content]) -> Make:
 
 
 _PROBLEMS_SHOWN = 10
-_COLUMNS_SHOWN = 12
 _ROWS_GUESSED_FROM = 50
 
 
@@ -530,7 +572,7 @@ def _part(
     refused: list[DataError] = []
     for n in checked:
         try:
-            example = _made(make, rows[n], _row_number(rows, n), field)
+            example = _made(make, rows[n], number_in_file(rows, n), field)
         except DataError as error:
             refused.append(error)
             if is_strict or len(refused) == len(checked):
@@ -640,7 +682,7 @@ def _prompt_template(dataset: Dataset, columns: list[str], field: str) -> _Rende
 def _named_in(template: str) -> list[str]:
     """Return the columns that a template names; [] for one that `template_renderer` refuses."""
     with contextlib.suppress(ValueError):
-        names = (name for _, name, _, _ in string.Formatter().parse(template) if name is not None)
+        names = [name for _, name in parsed_template(template) if name is not None]
         return [name.strip().strip("'\"") for name in names]
     return []
 
@@ -652,7 +694,7 @@ def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
         wanted = [*dataset.input_columns, *([target] if target else [])]
         if missing := [name for name in wanted if name not in columns]:
             which = "target_column" if missing[0] == target else "input_columns"
-            why = f"{missing[0]} is not a column; found {', '.join(columns)}."
+            why = f"{missing[0]} is not a column; found {listed(columns)}."
             fix = "Name columns of the rows."
             raise DataError(Problem(f"{field}.{which}", getattr(dataset, which), why, fix))
         return "columns", adapters.of_columns(dataset.input_columns, target), set(wanted)
@@ -669,10 +711,10 @@ def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
 
 def _unknown(dataset: Dataset, columns: list[str], few: Rows, field: str) -> Problem:
     """Say that rows are of no known format, and what their columns may be."""
-    names = ", ".join(f'"{name}"' for name in columns[:_COLUMNS_SHOWN])
-    if others := len(columns) - _COLUMNS_SHOWN:
-        names += f" and {others:,} more" if others > 0 else ""
-    why = f'no "prompt" and "completion", no "messages" and no "text"; found {names}.'
+    names = listed([f'"{name}"' for name in columns])
+    why = f"nothing says which column is the prompt, and which the answer; found {names}."
+    if odd := next(filter(is_no_name, columns), None):
+        why += f" If “{one_line(odd, 40)}” is no name but data, put a row with names above it."
     picked, _ = roles.guess(columns, few)
     fix = "Write prompt_template and completion_template, with names of columns in braces."
     changes = roles.changes_of(picked, dataset, columns)
@@ -695,13 +737,14 @@ def _assigned(changes: Mapping[str, Any]) -> str:
     return " and ".join(f"{name}={value!r}" for name, value in changes.items())
 
 
-def _made(make: Make, row: Mapping[str, Any], number: int, field: str) -> Example:
-    """Make the example of a row; number it in errors."""
+def _made(make: Make, row: Mapping[str, Any], number: int | None, field: str) -> Example:
+    """Make the example of a row; number it in errors, where it has a number."""
     try:
         example = make(row)
         _check_characters(example)
     except RowError as error:
-        raise DataError(Problem(field, None, f"row {number:,}: {error.why}", error.fix)) from None
+        place = "" if number is None else f"row {number:,}: "
+        raise DataError(Problem(field, None, f"{place}{error.why}", error.fix)) from None
     return example
 
 
@@ -760,7 +803,7 @@ def _renderers(
     if not problems and (made["prompt"] is None) != (made["completion"] is None):
         have, lack = ("prompt", "completion") if made["prompt"] else ("completion", "prompt")
         why = f"is missing, while {have}_template or {have}_func is given."
-        fix = f"Write one; the columns are {', '.join(columns)}."
+        fix = f"Write one; the columns are {listed(columns)}."
         problems.append(Problem(f"{field}.{lack}_template", None, why, fix))
     if problems:
         raise DataError(problems)
@@ -783,7 +826,7 @@ def template_renderer(
         DataError: A placeholder is not a column, or a brace is not closed.
     """
     try:
-        parsed = list(string.Formatter().parse(template))
+        parsed = list(parsed_template(template))
     except ValueError:
         why = "has a brace that is not closed, or not opened."
         if closed := _closed(template, columns):
@@ -793,22 +836,22 @@ def template_renderer(
         raise DataError(Problem(field, template, why, fix, changes)) from None
     pieces: list[tuple[str, str | None]] = []
     problems: list[str | Problem] = []
-    for text, name, spec, conversion in parsed:
-        column = None
-        if name is not None:
-            column = name.strip().strip("'\"")
-            if spec or conversion:
-                written = f"{{{name}{'!' + conversion if conversion else ':' + (spec or '')}}}"
-                fix = f"Write {{{column}}} alone, or {{{{ and }}}} for literal braces."
-                problems.append(Problem(field, template, f"{written} is not a column.", fix))
-            elif column not in columns:
+    for text, name in parsed:
+        column = None if name is None else name.strip().strip("'\"")
+        if name is not None and column is not None and column not in columns:
+            plain, is_formatted, _ = re.split(r"([:!]|$)", column, maxsplit=1)
+            if is_formatted and plain in columns:
+                fix = f"Write {{{plain}}} alone, or {{{{ and }}}} for literal braces."
+                why = f"{{{name}}} is not a column."
+                problems.append(Problem(field, template, why, fix))
+            else:
                 problems.append(_no_column(name, column, template, columns, field))
         pieces.append((text, column))
     if problems:
         raise DataError(problems)
     if not is_constant and not any(column for _, column in pieces):
         why = "names no column, so every row would be the same."
-        fix = f"Put a column in braces: {', '.join(f'{{{c}}}' for c in columns)}."
+        fix = f"Put a column in braces: {listed([f'{{{c}}}' for c in columns])}."
         raise DataError(Problem(field, template, why, fix))
 
     def render(row: Mapping[str, Any]) -> str:
@@ -817,6 +860,28 @@ def template_renderer(
     return render, {column for _, column in pieces if column}
 
 
+def parsed_template(template: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the pieces of a template: a text, and what is in the braces after it, if any.
+
+    Unlike `string.Formatter`, takes any name of a column, such as "Question:".
+
+    Raises:
+        ValueError: A brace is not closed, or not opened.
+
+    >>> list(parsed_template("Say {it: now}, {{x}}!"))
+    [('Say ', 'it: now'), (', {', None), ('x}', None), ('!', None)]
+    """
+    begin = 0
+    for match in _BRACES.finditer(template):
+        text, begin = template[begin : match.start()], match.end()
+        if match[0] in "{}":
+            raise ValueError(template)
+        name = match[1]
+        yield (text, name) if name is not None else (text + match[0][0], None)
+    yield template[begin:], None
+
+
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _LITERAL_BRACES = "Write {{ and }} for literal braces."
 
 
@@ -830,7 +895,7 @@ def _no_column(written: str, name: str, template: str, columns: list[str], field
     if close:
         fixed = template.replace(f"{{{written}}}", f"{{{close[0]}}}")
         return Problem(field, template, why, f"Did you mean {{{close[0]}}}?", {field: fixed})
-    fix = _LITERAL_BRACES if is_prose else f"The columns are {', '.join(columns)}."
+    fix = _LITERAL_BRACES if is_prose else f"The columns are {listed(columns)}."
     return Problem(field, template, why, fix)
 
 
@@ -840,7 +905,7 @@ def _closed(template: str, columns: Sequence[str]) -> str | None:
     opened = re.sub(rf"(?<!\{{)\b({names})\}}", r"{\1}", template)
     closed = re.sub(rf"\{{({names})(?!\w|\}})", r"{\1}", opened)
     try:
-        named = [name for _, name, _, _ in string.Formatter().parse(closed) if name is not None]
+        named = [name for _, name in parsed_template(closed) if name is not None]
     except ValueError:
         return None
     return closed if named and all(name in columns for name in named) else None
@@ -903,7 +968,7 @@ def _called(render: Render, row: Mapping[str, Any]) -> str:
     except Exception as error:
         raise RowError(
             f"the prompt or completion function failed with {type(error).__name__}: {error}.",
-            f"The row has the columns {', '.join(row)}.",
+            f"The row has the columns {listed([*row])}.",
         ) from None
     if not isinstance(text, str):
         raise RowError(
@@ -934,11 +999,11 @@ def _contents(rows: Rows, numbers: Sequence[int]) -> dict[str, _Content]:
     """Return what each column holds in the given rows, in the order of the first row that has it."""
     columns: dict[str, _Content] = {}
     for place, index in enumerate(numbers):
-        row, number = rows[index], _row_number(rows, index)
+        row, number = rows[index], number_in_file(rows, index)
         for name, value in row.items():
             column = columns.get(name)
             if column is None:
-                first_without = _row_number(rows, numbers[0]) if place else 0
+                first_without = number_in_file(rows, numbers[0]) if place else 0
                 column = columns[name] = _Content(len(numbers), first_without=first_without)
             column.rows += 1
             if not is_missing(value):

@@ -20,6 +20,9 @@ from nbft.methods.method import Kind
 
 Row = Mapping[str, Any]
 
+_LAST_OF_TEXT = re.compile(r"[^\W_]|[.,;?!)\"'’”]")
+_FIRST_OF_TEXT = re.compile(r"[^\W_]|[(\"'“]")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -51,6 +54,12 @@ class Example:
         if self.messages:
             return "conversation"
         return "pair" if self.prompt else "text"
+
+    @property
+    def is_glued(self) -> bool:
+        """Whether the completion follows the prompt without a space or a line break."""
+        ends = _LAST_OF_TEXT.search(self.prompt[-1:]) and _FIRST_OF_TEXT.search(self.completion[:1])
+        return not self.messages and bool(ends)
 
 
 @dataclass(frozen=True)

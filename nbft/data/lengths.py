@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbft.errors import DataError, Problem
+from nbft.formatting import listed
 
 if TYPE_CHECKING:
     from nbft.data.examples import Examples
@@ -75,7 +76,7 @@ def _length(value: Any) -> int | None:
 
 
 def _no_length(row: Mapping[str, Any], number: int, name: str) -> Problem:
-    why = f"is no column with a text or a number; found {', '.join(row)}."
+    why = f"is no column with a text or a number; found {listed([*row])}."
     if name in row:
         why = f"holds neither a text nor a number in row {number:,}."
     fix = "Name one, or input_ids for the tokens."

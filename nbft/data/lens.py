@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nbft.config import Config
@@ -230,6 +231,34 @@ def seen(
     except DataError as error:
         return shown, [str(problem) for problem in error.problems]
     return shown, []
+
+
+def tokens(config: Config, example: Example, *, folder: Path | None = None) -> LensRow:
+    """Return an example as the tokens that the model will see; `inspect` shows them.
+
+    Args:
+        config: The config; its model's tokenizer is used, and downloaded if it is not here.
+        example: One of `nbft.examples(config)`.
+        folder: Folder of the config file, for relative paths.
+
+    Returns:
+        A row whose `tokens` have ids, text, kind and label each, and whose `measure` counts them.
+
+    Raises:
+        ModelError: The tokenizer is nowhere to be found.
+        DataError: The chat template cannot say the conversation.
+    """
+    from nbft.models.find import find_model
+    from nbft.models.load import tokenizer_for_display, tokenizer_source
+
+    name, revision = tokenizer_source(config)
+    tokenizer = tokenizer_for_display(
+        config, find_model(name, revision, lambda _: None).path, folder
+    )
+    method, only = method_of(config), config.data.completion_only_loss
+    texts = {name: text[0] for name, text in method.texts([example]).items()}
+    (row,) = encode_rows([example], tokenizer, method, completion_only=only)
+    return as_tokens(texts, row, tokenizer, config.data.max_length, completion_only=only)
 
 
 def _named(sequence: str, part: str, texts: Mapping[str, Example]) -> str:

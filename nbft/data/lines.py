@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import csv
+import functools
 import gzip
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ import shutil
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,18 +27,20 @@ import numpy as np
 
 from nbft.access import private_folder
 from nbft.atomic import providing
+from nbft.data import tables
 from nbft.data.cells import TOO_DEEP, is_too_deep
 from nbft.data.fingerprint import code_key
 from nbft.data.holdout import content_key
 from nbft.errors import DataError, Problem
 from nbft.models.find import cache_folder
+from nbft.progress import open_told
 from nbft.reading import cached_by_stamp, stamp
 from nbft.syntax import invalid, json_problem
 
 LARGE_BYTES = 32 * 2**20
 """Files above this are not held in memory: parsed JSON takes about ten times the file."""
 
-PACKED: dict[str, Callable[[Path], Any]] = {
+PACKED: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
@@ -58,16 +60,21 @@ class LineRows:
         path: The file.
         field: Setting that names it, for messages.
         written: The path as written in the setting.
+        is_table: Whether the lines were made of a table by `as_lines`.
+
+    Attributes:
+        numbers_in_file: Number of each row in its table, from 1, [n]; None for other rows.
 
     Raises:
         DataError: From `[]` and iteration: a line is not a JSON object.
     """
 
-    def __init__(self, path: Path, field: str, written: str) -> None:
-        self.path, self._field, self._written = path, field, written
+    def __init__(self, path: Path, field: str, written: str, *, is_table: bool = False) -> None:
+        self.path, self._field, self._written, self._is_table = path, field, written, is_table
         self._file = path.open("rb")
         self._lock = threading.Lock()
-        self._begins, self._ends = _spans(path)
+        self._begins, self._ends, numbers = _spans(path)
+        self.numbers_in_file = numbers if is_table else None
 
     def __len__(self) -> int:
         return len(self._begins)
@@ -75,16 +82,20 @@ class LineRows:
     def __getitem__(self, number: int) -> Mapping[str, Any]:
         begin, end = int(self._begins[number]), int(self._ends[number])
         line = self._read(begin, end)
+        named = number if self.numbers_in_file is None else int(self.numbers_in_file[number]) - 1
+        where = f"row {named + 1:,}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            why = json_problem(error, f"row {number + 1:,}")
+            why = json_problem(error, where)
             raise self._wrong(why, "Fix or remove the line.") from None
+        if self._is_table and isinstance(row, str):
+            raise self._wrong(f"{where}: {row}", tables.FIX_ROW)
         if not isinstance(row, Mapping):
-            why = f"row {number + 1:,}: is {type(row).__name__}, not an object with columns."
+            why = f"{where}: is {type(row).__name__}, not an object with columns."
             raise self._wrong(why, 'Write {"column": "text"}.')
         if is_too_deep(row):
-            raise self._wrong(f"row {number + 1:,}: {TOO_DEEP}", "Flatten it.")
+            raise self._wrong(f"{where}: {TOO_DEEP}", "Flatten it.")
         return row
 
     def _read(self, begin: int, end: int) -> bytes:
@@ -100,15 +111,23 @@ class LineRows:
 
     def __reduce__(self) -> Any:
         """Open the file again in another process."""
-        return LineRows, (self.path, self._field, self._written)
+        arguments = (self.path, self._field, self._written)
+        return functools.partial(LineRows, is_table=self._is_table), arguments
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences on how the table was read that the lines were made of."""
+        return _remarks(self.path) if self._is_table else []
 
     def _wrong(self, why: str, fix: str) -> DataError:
         return DataError(Problem(self._field, self._written, why, fix))
 
 
 @cached_by_stamp(maxsize=4)
-def _spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _spans(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return where the lines begin and end, in bytes, [n] each; blank lines are left out.
+
+    The third value has their numbers, from 1, [n], unless no line is blank.
 
     Both splits of a file share the result.
     """
@@ -133,7 +152,8 @@ def _spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
         for n in np.flatnonzero(np.isin(begins, np.concatenate(may_be_blank))):
             file.seek(begins[n])
             is_filled[n] = bool(file.read(ends[n] - begins[n]).strip())
-    return begins[is_filled], ends[is_filled]
+    numbers = None if is_filled.all() else np.flatnonzero(is_filled) + 1
+    return begins[is_filled], ends[is_filled], numbers
 
 
 @cached_by_stamp(maxsize=4)
@@ -151,19 +171,40 @@ def filled(path: Path) -> Iterator[bytes]:
                 yield line.removesuffix(b"\n")
 
 
-def as_lines(path: Path) -> Path:
-    """Return a JSON Lines file with the rows of a JSON array, CSV, TSV or Parquet file.
+def as_lines(path: Path, sheet: str | None = None) -> Path:
+    """Return a JSON Lines file with the rows of a JSON array, a table or a Parquet file.
+
+    Each row of a table has the line of its number: blank for one that holds no data, a sentence as
+    JSON text for one that cannot be used.
+
+    Args:
+        path: The file.
+        sheet: Name of a workbook's sheet; the first one with rows if None.
 
     Raises:
         ValueError: The file is truncated, or of another format than its ending.
     """
+    target = _cached(path, ".jsonl", sheet)
 
     def write(file: BinaryIO) -> None:
-        for row in stream(path):
-            line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
-            file.write(line.encode("utf-8", "surrogatepass"))
+        is_table = path.suffix.lower() in tables.FORMATS
+        rows: Iterable[Any] = tables.read_table(path, sheet) if is_table else stream(path)
+        for row in rows:
+            line = "" if row is None else json.dumps(row, ensure_ascii=False, default=str)
+            file.write(f"{line}\n".encode("utf-8", "surrogatepass"))
+        if isinstance(rows, tables.Table):
+            target.with_suffix(_REMARKS).write_text(json.dumps(rows.remarks), encoding="utf-8")
 
-    return _written_once(path, ".jsonl", write)
+    return _written_once(target, write)
+
+
+_REMARKS = ".remarks"
+
+
+def _remarks(lines_file: Path) -> list[str]:
+    with contextlib.suppress(OSError, ValueError):  # removed from the cache: nothing depends on it
+        return list(json.loads(lines_file.with_suffix(_REMARKS).read_text(encoding="utf-8")))
+    return []
 
 
 def kind_of(path: Path) -> str:
@@ -200,10 +241,10 @@ def unpacked(path: Path) -> Path:
     def write(file: BinaryIO) -> None:
         try:
             with contextlib.ExitStack() as stack:
+                packed = stack.enter_context(open_told(path))
+                source = stack.enter_context(PACKED[packing](packed))
                 if packing == ".zip":
-                    source = stack.enter_context(zipfile.ZipFile(path)).open(names[0])
-                else:
-                    source = stack.enter_context(PACKED[packing](path))
+                    source = stack.enter_context(source.open(names[0]))
                 shutil.copyfileobj(source, file, _BLOCK_BYTES)
         except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise ValueError(f"cannot be unpacked ({error}).") from None
@@ -212,16 +253,20 @@ def unpacked(path: Path) -> Path:
                 raise
             raise ValueError(f"cannot be unpacked ({error}).") from None
 
-    return _written_once(path, kind, write)
+    return _written_once(_cached(path, kind), write)
 
 
-def _written_once(path: Path, kind: str, write: Callable[[BinaryIO], None]) -> Path:
-    """Return a file in nbft's cache that is made of another, and made only once.
+def _cached(path: Path, kind: str, part: str | None = None) -> Path:
+    """Return where a file is kept that is made of another, or of a part of it.
 
     It is named after the other's path and stamp, and after the code that makes it.
     """
-    key = f"{code_key()} {path.resolve()} {stamp(path)}"
-    target = cache_folder() / "rows" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}{kind}"
+    key = f"{code_key()} {path.resolve()} {stamp(path)} {part or ''}"
+    return cache_folder() / "rows" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}{kind}"
+
+
+def _written_once(target: Path, write: Callable[[BinaryIO], None]) -> Path:
+    """Return a file in nbft's cache, which is written if it is not there."""
     if not target.is_file():
         private_folder(target.parent)
         with providing(target) as partial, partial.open("wb") as file:
@@ -229,8 +274,12 @@ def _written_once(path: Path, kind: str, write: Callable[[BinaryIO], None]) -> P
     return target
 
 
-def stream(path: Path) -> Iterator[Any]:
+def stream(path: Path, sheet: str | None = None) -> Iterator[Any]:
     """Yield the rows of a file from its start, one part in memory at a time.
+
+    Args:
+        path: The file.
+        sheet: Name of a workbook's sheet; the first one with rows if None.
 
     Raises:
         ValueError: As a sentence: the file is truncated, or of another format than its ending.
@@ -247,17 +296,16 @@ def stream(path: Path) -> Iterator[Any]:
                     yield from batch.to_pylist()
         except pyarrow.lib.ArrowInvalid as error:
             raise ValueError(invalid("Parquet", error)) from None
-    elif kind in (".csv", ".tsv"):
-        csv.field_size_limit(2**31 - 1)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            try:
-                yield from csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
-            except csv.Error as error:
-                raise ValueError(invalid(kind[1:].upper(), error)) from None
+    elif kind in tables.FORMATS:
+        for number, item in enumerate(tables.read_table(path, sheet), start=1):
+            if isinstance(item, str):
+                raise tables.TableError(f"row {number:,}: {item}", tables.FIX_ROW)
+            if item is not None:
+                yield item
     elif kind == ".json" and _first_byte(path) == b"[":
         import ijson
 
-        with path.open("rb") as file:
+        with open_told(path) as file:
             try:
                 yield from ijson.items(file, "item", use_float=True)
             except ijson.JSONError as error:

@@ -7,11 +7,11 @@ Reads and checks rows; knows nothing of prompts or tokens. Called by `examples`,
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,16 +19,17 @@ import numpy as np
 
 from nbft.config.data import Dataset
 from nbft.config.io import resolve
-from nbft.data import lines
+from nbft.data import lines, tables
 from nbft.data.cells import TOO_DEEP, is_too_deep
 from nbft.data.holdout import content_key
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.errors import DataError, Problem
+from nbft.formatting import listed
 from nbft.reading import stamp
 from nbft.syntax import goes_on_after_json, json_problem
 
-FORMATS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+FORMATS = (".json", ".jsonl", ".ndjson", *tables.FORMATS, ".parquet")
 HUB_SECONDS = 3.0
 """How long the hub may take to answer whether it has a dataset."""
 
@@ -75,7 +76,9 @@ def load_rows(
         if _is_folder(path):
             rows = _from_folder(path, dataset, split, f"{field}.path")
         else:
-            rows = _from_file(path, f"{field}.path", dataset.path, is_strict=is_strict)
+            rows = _from_file(
+                path, f"{field}.path", dataset.path, dataset.subset, is_strict=is_strict
+            )
     elif dataset.dataset_name in READY and not dataset.subset:
         rows = _from_file(bundled_file(dataset, split), field, "")
     elif dataset.dataset_name is not None:
@@ -113,7 +116,8 @@ def stream_rows(
         if _is_folder(path):
             rows = _from_folder(path, dataset, split, f"{field}.path")
             return _Renamed(rows, dataset.columns, field) if dataset.columns else rows
-        return _Streamed(_unpacked(path, f"{field}.path", dataset.path), dataset.columns)
+        file = _unpacked(path, f"{field}.path", dataset.path)
+        return _Streamed(file, dataset.subset, dataset.columns)
     if dataset.dataset_name is not None and dataset.dataset_name not in READY:
         rows = _from_hub(dataset, split, field, stream=True)
         return rows.rename_columns({old: new for new, old in dataset.columns.items()})  # type: ignore[attr-defined, no-any-return]
@@ -123,11 +127,11 @@ def stream_rows(
 class _Streamed:
     """Rows of a file, read again by every loop over them."""
 
-    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
-        self._path, self._columns = path, columns
+    def __init__(self, path: Path, sheet: str | None, columns: Mapping[str, str]) -> None:
+        self._path, self._sheet, self._columns = path, sheet, columns
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for row in lines.stream(self._path):
+        for row in lines.stream(self._path, self._sheet):
             yield rename(row, self._columns)
 
 
@@ -149,6 +153,30 @@ def spread(total: int, most: int) -> np.ndarray:
     array([0, 2, 5, 7])
     """
     return np.arange(total) if total <= most else np.arange(most) * total // most
+
+
+def number_in_file(rows: Rows, place: int) -> int:
+    """Return the number of a row in its file or list, from 1, as other programs show it.
+
+    A spreadsheet program also counts the names of the columns and empty rows.
+
+    Args:
+        rows: The rows.
+        place: The row's place among them, from 0.
+    """
+    while isinstance(rows, (_Taken, _Renamed)):
+        if isinstance(rows, _Taken):
+            place = int(rows.numbers[place])
+        rows = rows.rows
+    numbers = getattr(rows, "numbers_in_file", None)
+    return place + 1 if numbers is None else int(numbers[place])
+
+
+def remarks_of(rows: Rows) -> Sequence[str]:
+    """Return sentences on how a file was read."""
+    while isinstance(rows, (_Taken, _Renamed)):
+        rows = rows.rows
+    return getattr(rows, "remarks", ())
 
 
 def content_keys(rows: Rows, numbers: np.ndarray) -> np.ndarray:
@@ -203,40 +231,70 @@ class _FileRows(list[Any]):
 
     Attributes:
         path: The file, if it holds one row on each line.
+        numbers_in_file: Number of each row in its table, from 1, [n]; None for other rows.
+        remarks: Sentences on how the file was read.
     """
 
     path: Path | None = None
+    numbers_in_file: np.ndarray | None = None
+    remarks: Sequence[str] = ()
 
 
-_IN_USE: weakref.WeakValueDictionary[tuple[Path, tuple[Any, ...]], _FileRows] = (
-    weakref.WeakValueDictionary()
-)
-"""Rows of files in use, by path and stamp: both splits of a file, its plan and its scores share
+_IN_USE: weakref.WeakValueDictionary[tuple[Any, ...], _FileRows] = weakref.WeakValueDictionary()
+"""Rows of files in use, by path, stamp and sheet: both splits of a file, its plan and its scores share
 what was read once, and nothing stays in memory longer than it is used."""
 
 
-def _from_file(path: Path, field: str, written: str, *, is_strict: bool = True) -> Rows:
+def _from_file(
+    path: Path, field: str, written: str, sheet: str | None = None, *, is_strict: bool = True
+) -> Rows:
     name = written or path.name
     with file_errors(field, name):
         _check_file(path, field, name)
         if path.suffix.lower() in lines.PACKED:
-            return _from_file(_unpacked(path, field, name), field, name, is_strict=is_strict)
+            file = _unpacked(path, field, name)
+            return _from_file(file, field, name, sheet, is_strict=is_strict)
         if path.stat().st_size > lines.LARGE_BYTES:
-            return _large(path, field, written)
-        key = (path, stamp(path))
+            return _large(path, field, written, sheet)
+        key = (path, stamp(path), sheet)
         if (in_use := _IN_USE.get(key)) is not None:
             return in_use
         try:
-            content, unit = _read(path, field, name)
-            rows = _FileRows(_checked(content, field, name, unit))
+            content = _read(path, field, name, sheet)
+            rows = _FileRows(_checked(content.items, field, name, content.unit))
         except DataError:
             if is_strict:
                 raise
-            content, unit = _read(path, field, name, is_strict=False)
-            return _PartlyRead(content, unit, path, field, name)
-    rows.path = path if unit == "line" else None
+            content = _read(path, field, name, sheet, is_strict=False)
+            return _PartlyRead(content, path, field, name)
+    rows.path = path if content.unit == "line" else None
+    rows.numbers_in_file, rows.remarks = content.numbers, content.remarks
     _IN_USE[key] = rows
     return rows
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What was read from a file.
+
+    Attributes:
+        items: The rows; `_BLANK` in place of one that holds nothing, a problem in place of one that
+            cannot be read.
+        unit: What to call one in messages ("line", "row", "item").
+        remarks: Sentences on how the file was read.
+    """
+
+    items: list[Any]
+    unit: str
+    remarks: Sequence[str] = ()
+
+    @property
+    def numbers(self) -> np.ndarray | None:
+        """Number of each row in its table, from 1, [n]; None for other rows."""
+        if self.unit != "row":
+            return None
+        is_row = np.array([item is not _BLANK for item in self.items], bool)
+        return np.flatnonzero(is_row) + 1
 
 
 class _PartlyRead:
@@ -244,15 +302,20 @@ class _PartlyRead:
 
     Attributes:
         path: The file, if it holds one row on each line.
+        numbers_in_file: As of other rows.
+        remarks: Sentences on how the file was read.
     """
 
-    def __init__(self, items: list[Any], unit: str, path: Path, field: str, written: str) -> None:
-        self.path = path if unit == "line" else None
+    def __init__(self, content: _Content, path: Path, field: str, written: str) -> None:
+        self.path = path if content.unit == "line" else None
+        self.numbers_in_file, self.remarks = content.numbers, content.remarks
         self._rows: list[Any] = []
-        for number, item in enumerate(items, start=1):
+        for number, item in enumerate(content.items, start=1):
             if item is not _BLANK:
                 wrong = (
-                    [] if isinstance(item, Problem) else _wrong(item, number, field, written, unit)
+                    []
+                    if isinstance(item, Problem)
+                    else _wrong(item, number, field, written, content.unit)
                 )
                 self._rows += wrong or [item]
 
@@ -311,14 +374,31 @@ def _from_folder(path: Path, dataset: Dataset, split: str, field: str) -> Rows:
     raise DataError(Problem(field, dataset.path, why, f"Write split: {next(iter(saved), '')}."))
 
 
-def _large(path: Path, field: str, written: str) -> Rows:
+def _large(path: Path, field: str, written: str, sheet: str | None) -> Rows:
+    with _as_sentence(field, written):
+        file = path if lines.is_lines(path) else lines.as_lines(path, sheet)
+    return lines.LineRows(file, field, written, is_table=path.suffix.lower() in tables.FORMATS)
+
+
+@contextlib.contextmanager
+def _as_sentence(field: str, written: str) -> Iterator[None]:
+    """Say with its setting why a file cannot be read."""
     try:
-        file = path if lines.is_lines(path) else lines.as_lines(path)
+        yield
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        raise DataError(Problem(field, written, str(error), "Write it again.")) from None
-    return lines.LineRows(file, field, written)
+        fix = getattr(error, "fix", "Write it again.")
+        raise DataError(Problem(field, written, str(error), fix)) from None
+
+
+def is_of_rows(path: Path) -> bool:
+    """Whether the ending of a file is that of rows, packed or not.
+
+    >>> [is_of_rows(Path(name)) for name in ("a.csv", "a.jsonl.gz", "a.zip", "a.yaml")]
+    [True, True, True, False]
+    """
+    return lines.kind_of(path) in FORMATS or path.suffix.lower() == ".zip"
 
 
 def _check_file(path: Path, field: str, written: str) -> None:
@@ -333,9 +413,11 @@ def _check_file(path: Path, field: str, written: str) -> None:
             fix = f"Name a file in it ({named}), or a folder written by datasets' save_to_disk."
         elif not path.exists():
             why, fix = _missing(path)
-        elif lines.kind_of(path) not in FORMATS and path.suffix.lower() != ".zip":
+        elif not is_of_rows(path):
             why = f"has the ending {path.suffix or 'none'}."
             fix = f"Use one of {', '.join(FORMATS)}, or such a file packed as .gz or .zip."
+            if path.suffix.lower() == ".txt":  # such as Excel's "Unicode Text"
+                fix = f"If it is a table, rename it to .csv. {fix}"
         elif path.stat().st_size == 0:
             why, fix = "is empty (0 bytes).", "Name a file with rows."
         else:
@@ -371,21 +453,21 @@ def _missing(path: Path) -> tuple[str, str]:
     return "does not exist.", f"Did you mean {close[0]}?" if close else f"Looked in {folder}."
 
 
-def _read(path: Path, field: str, written: str, *, is_strict: bool = True) -> tuple[list[Any], str]:
-    """Return the rows of a file, and what to call one in messages ("line", "row", "item").
+def _read(
+    path: Path, field: str, written: str, sheet: str | None, *, is_strict: bool = True
+) -> _Content:
+    """Return the rows of a file.
 
     Where it is not strict, the problem stands in place of a row that cannot be read.
     """
     kind = path.suffix.lower()
     if kind == ".parquet":
-        try:
-            return list(lines.stream(path)), "row"
-        except ValueError as error:
-            raise DataError(Problem(field, written, str(error), "Write it again.")) from None
-    with path.open(encoding="utf-8-sig", newline="" if kind in (".csv", ".tsv") else "\n") as file:
-        if kind in (".csv", ".tsv"):
-            separator = "\t" if kind == ".tsv" else ","
-            return _read_csv(file, field, written, separator, is_strict=is_strict), "row"
+        with _as_sentence(field, written):
+            return _Content(list(lines.stream(path)), "row")
+    if kind in tables.FORMATS:
+        with _as_sentence(field, written):
+            return _read_table(tables.read_table(path, sheet), field, written, is_strict=is_strict)
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         if kind == ".json":
             text = file.read()
             try:
@@ -393,14 +475,16 @@ def _read(path: Path, field: str, written: str, *, is_strict: bool = True) -> tu
             except (ValueError, RecursionError) as error:
                 if text.lstrip().startswith("{") and goes_on_after_json(text):
                     lines_ = text.split("\n")
-                    return _read_lines(lines_, field, written, is_strict=is_strict), "line"
+                    return _Content(
+                        _read_lines(lines_, field, written, is_strict=is_strict), "line"
+                    )
                 why = json_problem(error)
                 raise DataError(Problem(field, written, why, "Fix that line.")) from None
             if not isinstance(content, list):
                 why = f"holds {_kind(content)}, not an array of rows."
                 raise DataError(Problem(field, written, why, "Write [{…}, {…}]."))
-            return content, "item"
-        return _read_lines(file, field, written, is_strict=is_strict), "line"
+            return _Content(content, "item")
+        return _Content(_read_lines(file, field, written, is_strict=is_strict), "line")
 
 
 _SPACES = " \t\n\r\x0b\x0c"  # as in `lines`
@@ -425,26 +509,16 @@ def _read_lines(file: Any, field: str, written: str, *, is_strict: bool = True) 
     return rows
 
 
-def _read_csv(
-    file: Any, field: str, written: str, delimiter: str, *, is_strict: bool = True
-) -> list[Any]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(file, delimiter=delimiter)
-    names = list(reader.fieldnames or ())
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        why = f"names the column {', '.join(twice)} more than once in its first line."
-        raise DataError(Problem(field, written, why, "Give every column a name of its own."))
-    rows: list[Any] = []
+def _read_table(table: tables.Table, field: str, written: str, *, is_strict: bool) -> _Content:
+    items: list[Any] = []
     problems = []
-    for number, row in enumerate(reader, start=1):
-        rows.append(row)
-        if None in row or None in row.values():  # more cells than names, or fewer
-            why = f"row {number}: has more or fewer cells than the {len(names)} of the first line."
-            problems.append(Problem(field, written, why, "Quote cells that hold the separator."))
-            rows[-1] = problems[-1]
+    for number, item in enumerate(table, start=1):
+        if isinstance(item, str):
+            problems.append(Problem(field, written, f"row {number:,}: {item}", tables.FIX_ROW))
+        items.append(_BLANK if item is None else problems[-1] if isinstance(item, str) else item)
     if is_strict:
         _raise_some(problems)
-    return rows
+    return _Content(items, "row", table.remarks)
 
 
 def _raise_some(problems: list[Problem]) -> None:
@@ -536,7 +610,7 @@ class _Renamed:
     def __init__(self, rows: Rows, columns: Mapping[str, str], field: str) -> None:
         known = columns_of(rows)
         if missing := [old for old in columns.values() if old not in known]:
-            why = f"no column {', '.join(missing)}; found {', '.join(known)}."
+            why = f"no column {', '.join(missing)}; found {listed(known)}."
             fix = "Write {new name: name in the file}."
             raise DataError(Problem(f"{field}.columns", dict(columns), why, fix))
         self.rows, self._columns = rows, columns

@@ -153,6 +153,12 @@ class Tokenised:
         ends = self._of_first("prompt_tokens")
         return [ids[:end] for ids, end in zip(self.input_ids, ends, strict=True)]
 
+    def answer_ids(self, number: int) -> list[int]:
+        """Return the ids of the first answer of a row, as far as it is trained on."""
+        end = self._of_first("prompt_tokens")[number]
+        labels = itertools.dropwhile(lambda label: label == IGNORE_INDEX, self.labels[number][end:])
+        return list(itertools.takewhile(lambda label: label != IGNORE_INDEX, labels))
+
 
 def tokenise(
     examples: Sequence[Example], tokenizer: Any, config: Config, split: str = "train"

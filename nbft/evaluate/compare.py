@@ -1,35 +1,73 @@
-"""The answers of the base model and of the tuned one, paired by their prompts."""
+"""Answers of models to prompts, with the wanted answer where it is known.
+
+Loads no library. Made by `nbft.ask` and by runs; shown by `nbft.pages.comparison`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
+from nbft.evaluate.metrics import exact_match
 from nbft.presented import Presented
+
+_EMPTY = "(empty answer)"
 
 
 class Answer(NamedTuple):
-    """One prompt, answered by the base model and by the tuned one."""
+    """One prompt, answered by the base model and by the tuned one; `wanted` is "" if unknown."""
 
     prompt: str
     base: str
     tuned: str
+    wanted: str = ""
 
 
-class Comparison(Presented):
-    """Answers of the base model and of the tuned one, shown side by side.
+class Reply(NamedTuple):
+    """One prompt, answered by one model; `wanted` is "" if unknown."""
 
-    Args:
-        rows: Prompt, base answer and tuned answer of each.
-        tuned: Heading of the tuned answers.
+    prompt: str
+    text: str
+    wanted: str = ""
 
-    >>> print(Comparison([("Say hi.", "No no.", "Hi.")]))
-    prompt      Say hi.
-    base model  No no.
-    tuned       Hi.
+
+class Answered(NamedTuple):
+    """One prompt with the answers of each model, as it is shown.
+
+    Attributes:
+        prompt: What was asked.
+        wanted: The wanted answer; "" if unknown.
+        texts: The answers, one for each model.
     """
 
-    def __init__(self, rows: Iterable[tuple[str, str, str]], tuned: str = "tuned") -> None:
+    prompt: str
+    wanted: str
+    texts: tuple[str, ...]
+
+    def is_right(self, text: str) -> bool:
+        """Whether an answer is the wanted one, as the score "exact match" counts it."""
+        return bool(self.wanted.strip()) and exact_match([text], [self.wanted])["exact_match"] == [
+            1
+        ]
+
+
+class Comparison(Presented, Sequence[Answer]):
+    """Answers of the base model and of the tuned one, shown side by side; a slice is one as well.
+
+    Args:
+        rows: Prompt, base answer, tuned answer and, where it is known, the wanted one.
+        tuned: Heading of the tuned answers.
+
+    >>> print(Comparison([("Say hi.", "No no.", "Hi.", "Hi.")]))
+    prompt      Say hi.
+    wanted      Hi.
+    base model  No no.
+    tuned       Hi. (right)
+    """
+
+    def __init__(
+        self, rows: Iterable[tuple[str, str, str] | tuple[str, str, str, str]], tuned: str = "tuned"
+    ) -> None:
         self.rows = [Answer(*row) for row in rows]
         self.tuned = tuned
 
@@ -40,14 +78,86 @@ class Comparison(Presented):
         latest: Sequence[Mapping[str, str]],
         tuned: str = "tuned",
     ) -> Comparison:
-        """Pair two lists of {prompt, text}, as `sample` events hold them, by their prompts."""
+        """Pair two lists of {prompt, text, wanted}, as `sample` events hold them, by their prompts."""
         before = {sample["prompt"]: sample["text"] for sample in base}
         after = {sample["prompt"]: sample["text"] for sample in latest}
-        return cls(
-            [(prompt, before.get(prompt, ""), text) for prompt, text in after.items()]
-            + [(prompt, text, "") for prompt, text in before.items() if prompt not in after],
-            tuned,
-        )
+        wanted = {sample["prompt"]: sample.get("wanted", "") for sample in (*base, *latest)}
+        prompts = dict.fromkeys((*after, *before))
+        return cls(((p, before.get(p, ""), after.get(p, ""), wanted[p]) for p in prompts), tuned)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What the answers of each model are called."""
+        return "base model", self.tuned
+
+    @property
+    def answered(self) -> list[Answered]:
+        """The prompts with the answers of both models."""
+        return [Answered(row.prompt, row.wanted, (row.base, row.tuned)) for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Answer: ...
+    @overload
+    def __getitem__(self, number: slice) -> Comparison: ...
+    def __getitem__(self, number: int | slice) -> Answer | Comparison:
+        if isinstance(number, slice):
+            return Comparison(self.rows[number], self.tuned)
+        return self.rows[number]
+
+
+class Answers(Presented, Sequence[str]):
+    """Answers of one model: a list of texts that shows them under their prompts.
+
+    Args:
+        rows: Prompt, answer and, where it is known, the wanted answer.
+        model: What the model is called.
+
+    >>> answers = Answers([("2 + 2 =", "5", "4")], "a-small-model")
+    >>> print(answers)
+    prompt         2 + 2 =
+    wanted         4
+    a-small-model  5
+    >>> answers[0], answers == ["5"]
+    ('5', True)
+    """
+
+    def __init__(
+        self, rows: Iterable[tuple[str, str] | tuple[str, str, str]], model: str = "answer"
+    ) -> None:
+        self.rows = [Reply(*row) for row in rows]
+        self.model = model
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What the answers are called."""
+        return (self.model,)
+
+    @property
+    def answered(self) -> list[Answered]:
+        """The prompts with their answers; one that is empty says so."""
+        return [
+            Answered(row.prompt, row.wanted, (row.text if row.text.strip() else _EMPTY,))
+            for row in self.rows
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> Answers: ...
+    def __getitem__(self, number: int | slice) -> str | Answers:
+        if isinstance(number, slice):
+            return Answers(self.rows[number], self.model)
+        return self.rows[number].text
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment] # like a list

@@ -17,8 +17,9 @@ from nbft.data.ready import READY
 from nbft.data.turns import text_of
 from nbft.decisions import best_measure
 from nbft.errors import NbftError, Problem
+from nbft.evaluate.generate import BATCH
 from nbft.evaluate.metrics import METRICS, SCORES, Function, form_of
-from nbft.formatting import count, duration
+from nbft.formatting import count
 
 LONGEST_ANSWER_TOKENS = 256
 """Longest answer if evaluation.score_max_new_tokens is empty."""
@@ -26,6 +27,12 @@ LONGEST_ANSWER_TOKENS = 256
 _CPU_BYTES_PER_SECOND = 4e9
 """Weights that a CPU reads per second in generation: each new token of a batch reads them all.
 Measured with SmolLM2-135M in bfloat16, 8 prompts at a time, on 2 cores: 70 ms per token."""
+
+_ROW_IN_TOKENS = 1.5
+"""Time to read one row of some 40 tokens, relative to a new token. Measured likewise."""
+
+_PROMPT_IN_TOKENS = 0.5
+"""The same for a prompt that is read in a batch with others."""
 
 _CHECKED_ROWS = 200
 
@@ -84,49 +91,59 @@ def best_by_score(config: Config) -> bool:
     return best_measure(config) not in (None, *by_trainer)
 
 
-def scoring_seconds(
-    config: Config, parameters: int, device: str, dtype: str, answer_tokens: int
-) -> float | None:
-    """Estimate the time of scoring once; None without measurements for the device.
+def scoring_seconds(config: Config, weight_bytes: float, answer_tokens: int) -> float:
+    """Estimate the time of scoring once on a CPU.
 
     Args:
         config: Its evaluation section has the number of rows and the batch size.
-        parameters: Parameters of the model.
-        device: Only "cpu" is known.
-        dtype: Number type of the weights.
+        weight_bytes: Bytes of the model's weights.
         answer_tokens: Tokens of the longest answer.
     """
-    if device != "cpu":
-        return None
     evaluation = config.evaluation
     batches = -(-evaluation.score_rows // evaluation.per_device_generation_batch_size)
-    written = set(metrics_of(config)) - {"perplexity"} or evaluation.metric_function
-    token = parameters * (4 if dtype == "float32" else 2) / _CPU_BYTES_PER_SECOND
-    seconds = batches * answer_tokens * token if written else 0.0
+    token = weight_bytes / _CPU_BYTES_PER_SECOND
+    seconds = 0.0
+    if set(metrics_of(config)) - {"perplexity"} or evaluation.metric_function:
+        prompts = evaluation.score_rows * _PROMPT_IN_TOKENS
+        seconds += (batches * answer_tokens + prompts) * token
     if "perplexity" in metrics_of(config):
-        seconds += evaluation.score_rows * 3 * token  # reading a row takes as long as 3 new tokens
-    if evaluation.sample_count:
-        seconds += evaluation.sample_max_new_tokens * token
+        seconds += evaluation.score_rows * _ROW_IN_TOKENS * token
     return seconds
 
 
-def scoring_remark(
-    config: Config,
-    held_out: Sequence[Example],
-    steps: Sequence[int],
-    parameters: int | None,
-    device: str,
-    dtype: str,
-) -> list[str]:
-    """Return a sentence about what is scored, how often and how long that takes, or nothing.
+def sampling_seconds(config: Config, weight_bytes: float) -> float:
+    """Estimate the time of answering the fixed prompts once on a CPU.
+
+    Args:
+        config: Its evaluation section has the prompts and the length of the answers.
+        weight_bytes: Bytes of the model's weights.
+    """
+    evaluation = config.evaluation
+    prompts = len(evaluation.sample_prompts) or evaluation.sample_count
+    tokens = -(-prompts // BATCH) * evaluation.sample_max_new_tokens
+    return tokens * weight_bytes / _CPU_BYTES_PER_SECOND
+
+
+def answer_tokens(config: Config, held_out: Sequence[Example]) -> int:
+    """Return the tokens of the longest answer that is scored; an estimate.
+
+    Args:
+        config: Its evaluation section may limit them.
+        held_out: The held-out examples.
+    """
+    if (most := config.evaluation.score_max_new_tokens) is not None:
+        return most
+    longest = max((len(reference_of(example)) for example in held_out[:_CHECKED_ROWS]), default=0)
+    return min(LONGEST_ANSWER_TOKENS, longest // 4 + 1)  # a token has about 4 characters
+
+
+def scoring_remark(config: Config, held_out: Sequence[Example], steps: Sequence[int]) -> list[str]:
+    """Return a sentence about what is scored and how often, or nothing.
 
     Args:
         config: The config.
         held_out: The held-out examples.
         steps: Result of `scored_steps`.
-        parameters: Parameters of the model, if known.
-        device: The chosen device.
-        dtype: The chosen number type.
     """
     evaluation = config.evaluation
     names = [SCORES[s].label for metric in metrics_of(config) for s in METRICS[metric].scores]
@@ -139,15 +156,7 @@ def scoring_remark(
     between = len(steps) - 2
     times = "once" if between == 1 else f"{between:,} times"
     during = f"{times} on the way" if between > 0 else "never on the way"
-    text += f", {during} and after step {steps[-1]:,}."
-    if parameters:
-        longest = max(len(reference_of(example)) for example in held_out[:_CHECKED_ROWS])
-        estimate = min(LONGEST_ANSWER_TOKENS, longest // 4 + 1)  # a token has about 4 characters
-        answer = evaluation.score_max_new_tokens or estimate
-        once = scoring_seconds(config, parameters, device, dtype, answer)
-        if once is not None:
-            text += f" About {duration(max(once, 1) * len(steps))} in all."
-    return [text]
+    return [f"{text}, {during} and after step {steps[-1]:,}."]
 
 
 def reference_of(example: Example) -> str:

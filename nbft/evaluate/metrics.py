@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nbft.errors import ConfigError, Problem
 from nbft.evaluate.final_number import ends_in_hashes, final_number, is_number, states_number
 
 Values = dict[str, list[float]]
@@ -49,6 +50,46 @@ class Score:
     label: str
     greater_is_better: bool = True
     is_yes_or_no: bool = False
+
+
+def score(
+    answers: str | Sequence[str],
+    wanted: str | Sequence[str] | None = None,
+    metric: str = "exact_match",
+) -> dict[str, float]:
+    """Score answers against the wanted ones.
+
+    Args:
+        answers: One answer or several, such as those of `nbft.ask`.
+        wanted: The wanted answers; those that the answers know when None.
+        metric: exact_match, rouge or format.
+
+    Returns:
+        The mean of each of the metric's scores, 0 to 1.
+
+    Raises:
+        ConfigError: There is no such metric, or wanted answers are missing or of another number.
+
+    >>> score(["That makes 42 dollars.", "41"], ["42", "42"])
+    {'exact_match': 0.5}
+    >>> {name: round(value, 2) for name, value in score("the cat", "a cat", "rouge").items()}
+    {'rouge1': 0.5, 'rouge2': 0.0, 'rougeL': 0.5}
+    """
+    measured = METRICS[metric].values if metric in METRICS else None
+    if measured is None:
+        known = ", ".join(name for name, one in METRICS.items() if one.values)
+        raise ConfigError(Problem("metric", metric, f"is not one of {known}."))
+    if wanted is None:
+        wanted = [row.wanted for row in getattr(answers, "rows", ())]
+    texts, references = ([one] if isinstance(one, str) else list(one) for one in (answers, wanted))
+    if not texts or len(texts) != len(references) or not all(references):
+        why = f"has {sum(map(bool, references))} texts for {len(texts)} answers."
+        raise ConfigError(Problem("wanted", None, why, "Give one for each answer."))
+    try:
+        values = measured(texts, references)
+    except ValueError as error:
+        raise ConfigError(Problem("metric", metric, f"does not apply: {error}.")) from None
+    return {name: sum(row) / len(row) for name, row in values.items()}
 
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> Values:

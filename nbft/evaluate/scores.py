@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple, overload
 
 from nbft.charts import ChartSpec, Curve
@@ -90,8 +91,13 @@ class Scores(Presented, Sequence[dict[str, Any]]):
 
     @property
     def sentences(self) -> list[str]:
-        """A sentence for each split about how the scores changed."""
-        return [sentence for own in self.by_split() if (sentence := _in_words(own))]
+        """Sentences for each split: how the scores changed, and the rows that are counted."""
+        return [
+            sentence
+            for own in self.by_split()
+            for sentence in (_in_words(own), *map(_counted, own))
+            if sentence
+        ]
 
     @property
     def charts(self) -> list[tuple[ChartSpec, list[tuple[float | None, ...]]]]:
@@ -248,6 +254,37 @@ def _in_words(own: Sequence[Compared]) -> str:
     if not parts:
         return ""
     return f"On {rows_scored(own[0])} {'; '.join(parts)}."
+
+
+def _counted(one: Compared) -> str:
+    """Return a sentence with the rows that a yes-or-no score counts; "" for other scores."""
+    is_counted = one.score in SCORES and SCORES[one.score].is_yes_or_no
+    if one.base is None or not (is_counted and one.rows and one.step):
+        return ""
+    before, after = round(one.base * one.rows), round(one.last * one.rows)
+    low, high = confidence_interval(after, one.rows)
+    return (
+        f"{one.label.capitalize()}: {before:,} of {rows_scored(one)} before training, {after:,} after "
+        f"step {one.step:,}. On more rows like these, expect {low:.0%} to {high:.0%} (95% confidence "
+        "interval)."
+    )
+
+
+def confidence_interval(hits: int, rows: int) -> tuple[float, float]:
+    """Return the bounds of a share that was measured on a few rows, with 95% confidence.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927).
+
+    >>> [round(bound, 3) for bound in confidence_interval(24, 48)]
+    [0.364, 0.636]
+    >>> [round(bound, 3) for bound in confidence_interval(0, 20)]
+    [0.0, 0.161]
+    """
+    z = NormalDist().inv_cdf(0.975)
+    share, size = hits / rows, 1 + z * z / rows
+    middle = (share + z * z / (2 * rows)) / size
+    half = z * math.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2) / size
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def rows_scored(one: Compared) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import pprint
 import re
-import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.config.io import resolve
 from nbft.config.peft import ALL_LINEAR
+from nbft.data import tables
+from nbft.data.examples import parsed_template
 from nbft.data.formats import Format, recognise, templates
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
@@ -142,7 +143,7 @@ def _text_of(module: str) -> str:
 def _imports(config: Config, decisions: Decisions, body: str) -> str:
     method = method_of(config)
     lines = ["from __future__ import annotations", ""] if config.data.packing else []
-    named = [n for n in ("csv", "itertools", "json", "numpy", "runpy") if f"{n}." in body]
+    named = [n for n in ("csv", "itertools", "json", "numpy", "pandas", "runpy") if f"{n}." in body]
     lines += [*(f"import {name}" for name in named), "", "import torch"]
     of_datasets = [name for name in _OF_DATASETS if re.search(rf"^[^#]*\b{name}[(.]", body, re.M)]
     names: dict[str, list[str]] = {"datasets": of_datasets}
@@ -477,7 +478,7 @@ def _rows(dataset: Dataset, split: str, *, lazily: bool = False) -> list[str]:
     if dataset.rows is not None:
         return ["rows = []  # insert your rows here: they were in memory"]
     if dataset.path is not None:
-        return _file(dataset.path, lazily=lazily)
+        return _table(dataset) or _file(dataset.path, lazily=lazily)
     if ready:
         own = "train" if (dataset.split or split) == "train" else "test"
         whole = _inline(
@@ -497,6 +498,33 @@ def _loaded(arguments: str, *, lazily: bool) -> str:
     if lazily:
         return f"rows = load_dataset({arguments}, streaming=True)"
     return f"rows = list(load_dataset({arguments}))"
+
+
+def _table(dataset: Dataset) -> list[str]:
+    """Return the lines that read a workbook, or a text table that is not as its ending promises."""
+    path = resolve(str(dataset.path), None)
+    if path.suffix.lower() not in tables.FORMATS:
+        return []
+    try:
+        table = tables.read_table(path, dataset.subset)
+    except (ValueError, OSError):  # the plan says why
+        return []
+    if table.sheet:
+        how = f"{table.sheet!r}, header=None, dtype=str, na_filter=False, engine='calamine'"
+        read = [
+            "# Dates and truth values may be written differently than in nbft.",
+            f"cells = pandas.read_excel({dataset.path!r}, {how}).values.tolist()",
+        ]
+    elif table.remarks:
+        read = [
+            f"with open({dataset.path!r}, encoding={table.encoding!r}, newline='') as file:",
+            f"    cells = list(csv.reader(file, delimiter={table.separator!r}))",
+        ]
+    else:
+        return []
+    cells = "for name, cell in zip(names, row) if name"
+    rows = f"for row in cells[{table.skipped_rows}:] if any(row)"
+    return [*read, f"names = {table.names!r}", f"rows = [{{name: cell {cells}}} {rows}]"]
 
 
 def _file(path: str, *, lazily: bool = False) -> list[str]:
@@ -603,7 +631,7 @@ def _filled(template: str) -> str:
     """
     parts: list[str] = []
     words = ""
-    for literal, name, _, _ in string.Formatter().parse(template):
+    for literal, name in parsed_template(template):
         words += literal
         if name is not None:
             column = name.strip().strip("'\"")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nbft.config.io import explained
+from nbft.data.sources import is_of_rows
 from nbft.errors import ConfigError
 from nbft.interop.scripts.cells import Statements, read_notebook, read_script
 from nbft.interop.scripts.evaluation import Program, block_of, blocks
@@ -28,7 +29,6 @@ LARGEST_BYTES = 1_000_000
 
 _DEEPEST = 40
 _MOST_VALUES = 20_000
-_ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "timestamp", "value")
 
 
@@ -72,7 +72,7 @@ def read_document(path: Path) -> Document:
     Raises:
         ConfigError: It is missing, too large, invalid, or contains more than plain data.
     """
-    if path.suffix.lower() in _ROWS:
+    if is_of_rows(path) and path.suffix.lower() != ".json":  # which may be a config
         with explained(path):
             path.stat()
         return Document(path, "rows", {"path": str(path)})

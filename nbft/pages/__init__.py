@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _PAGES = {
+    "nbft.evaluate.compare.Answers": "comparison",
     "nbft.evaluate.compare.Comparison": "comparison",
     "nbft.evaluate.timeline.Timeline": "timeline",
     "nbft.evaluate.scores.Scores": "scores",

@@ -9,12 +9,12 @@ import difflib
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from nbft.evaluate.compare import Answer, Comparison
+from nbft.evaluate.compare import Answered, Answers, Comparison
 from nbft.pages.environment import render
 
 
@@ -26,29 +26,50 @@ class Piece(NamedTuple):
     differs: bool
 
 
-def html(comparison: Comparison) -> Markup:
-    """Return the answers as a table, base and tuned beside each other."""
-    rows = [(row.prompt.strip(), *_sides(row)) for row in comparison.rows]
-    has_both = any(row.base.strip() and row.tuned.strip() for row in comparison.rows)
-    return render("comparison", rows=rows, tuned=comparison.tuned, has_both=has_both)
+def html(answers: Comparison | Answers) -> Markup:
+    """Return the answers as a table, those of each model and the wanted ones beside each other."""
+    has_wanted = any(row.wanted.strip() for row in answers.answered)
+    has_both = len(answers.models) == 2 and any(all(_texts(row)) for row in answers.answered)
+    differs = "differs from wanted" if has_wanted else "differs" if has_both else ""
+    *others, last = answers.models
+    heads = [*(["wanted"] if has_wanted else []), *others]
+    heads.append(f"{last} (underlined: {differs})" if differs else last)
+    rows = [(row.prompt.strip(), list(_cells(row, has_wanted))) for row in answers.answered]
+    return render("comparison", heads=heads, rows=rows)
 
 
-def _sides(row: Answer) -> tuple[Sequence[Piece], Sequence[Piece]]:
-    base, tuned = row.base.strip(), row.tuned.strip()
-    if base and tuned:
-        return differing(base, tuned)
-    return [Piece("", base, False)], [Piece("", tuned, False)]
+def _texts(row: Answered) -> list[str]:
+    return [text.strip() for text in row.texts]
 
 
-def text(comparison: Comparison) -> str:
+def _cells(row: Answered, has_wanted: bool) -> Iterator[tuple[Sequence[Piece], bool]]:
+    """Yield what stands in each column, in pieces, and whether it is the wanted answer."""
+    texts, wanted = _texts(row), row.wanted.strip()
+    if has_wanted:
+        yield [Piece("", wanted, False)], False
+    if len(texts) == 2 and all(texts) and not wanted:
+        yield from ((pieces, False) for pieces in differing(*texts))
+        return
+    for text in texts:
+        is_right = row.is_right(text)
+        marked = wanted and text and not is_right
+        yield differing(wanted, text)[1] if marked else [Piece("", text, False)], is_right
+
+
+def text(answers: Comparison | Answers) -> str:
     """Return the answers as a table for the terminal."""
-    labels = ("prompt", "base model", comparison.tuned)
-    margin = max(map(len, labels)) + 2
+    margin = max(map(len, ("prompt", "wanted", *answers.models))) + 2
     width = max(20, min(shutil.get_terminal_size().columns, 100) - margin)
     blocks = []
-    for row in comparison.rows:
+    for row in answers.answered:
+        wanted = [("wanted", row.wanted)] if row.wanted.strip() else []
+        texts = [f"{text.strip()} (right)" if row.is_right(text) else text for text in row.texts]
         lines = []
-        for label, answer in zip(labels, row, strict=True):
+        for label, answer in [
+            ("prompt", row.prompt),
+            *wanted,
+            *zip(answers.models, texts, strict=True),
+        ]:
             for line in answer.strip().splitlines() or [""]:
                 for piece in textwrap.wrap(line, width) or [""]:
                     lines.append(f"{label:{margin}}{piece}".rstrip())

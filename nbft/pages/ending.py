@@ -18,9 +18,11 @@ def success(
     answers: Comparison,
     *,
     scores: Scores | None = None,
+    limits: str = "",
     place: str = "",
-    load: str = "",
+    code: str = "",
     page: str = "",
+    report: str = "",
 ) -> str:
     """Show a run that completed or was stopped.
 
@@ -30,9 +32,11 @@ def success(
         notes: Notes of the run; sentences, each with whether it is struck.
         answers: The answers of the base model and of the tuned one.
         scores: The scores of both.
+        limits: What a model of this size cannot learn; a sentence, empty for a large one.
         place: Where the adapter is; a sentence, empty if there is none.
-        load: One line of Python that loads it.
-        page: Where the report is, or how to write it; a sentence.
+        code: Python that does what usually comes next.
+        page: Where the report is, or a sentence that says how to write it.
+        report: Address of the report, relative to the notebook; "" if there is none.
     """
     html = render(
         "success",
@@ -42,19 +46,42 @@ def success(
         scores=score_table.html(scores) if scores else "",
         sentences=scores.sentences if scores else (),
         answers=comparison.html(answers) if answers else "",
+        limits=limits,
         place=place,
-        load=load,
+        code=code,
         page=page,
+        report=report,
     )
     return str(html)
 
 
-def failure(headline: str, problems: Iterable[str], log: str = "") -> str:
+def failure(
+    headline: str,
+    problems: Iterable[str],
+    log: str = "",
+    *,
+    code: str = "",
+    page: str = "",
+    report: str = "",
+) -> str:
     """Show a run that failed or was lost.
 
     Args:
         headline: Which run, and at which step it ended; a sentence.
         problems: What happened and what to do; sentences.
         log: The last lines of the log, shown folded.
+        code: As `success`.
+        page: As `success`.
+        report: As `success`.
     """
-    return str(render("failure", headline=headline, problems=list(problems), log=log))
+    html = render(
+        "failure",
+        headline=headline,
+        problems=list(problems),
+        log=log,
+        place="",
+        code=code,
+        page=page,
+        report=report,
+    )
+    return str(html)

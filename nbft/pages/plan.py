@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from nbft.formatting import count, duration, number, size
+from nbft.formatting import count, number, size
 from nbft.pages.environment import render
 from nbft.redaction import redact_text
 
@@ -69,8 +69,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         trained, total = plan.trainable_parameters, plan.total_parameters
         share = f" ({number(100 * trained / total)}%)" if total else " parameters"
         facts.append(("trainable", count(trained) + share))
-    if plan.seconds is not None:
-        facts.append(("time", f"about {duration(plan.seconds)}"))
+    facts.append(("time", plan.time))
     return facts
 
 

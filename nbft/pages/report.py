@@ -68,6 +68,7 @@ def _page(run: Path, config: Config, state: RunState) -> str:
         scores_drawn=_png(scores_drawn) if scores_drawn is not None else "",
         scores_in_words=scores_in_words(state),
         answers=comparison.html(answers) if answers else "",
+        limits=progress.what_not_to_expect(state, config),
         timeline=timeline.html(over_steps) if over_steps else "",
         settings=[
             (path, _shown(value), _shown(default))

@@ -46,8 +46,8 @@ _DATASET = "data.train.datasets[0]"
 
 _ACTIVATIONS_BYTES = 2 * 2**30
 _ROWS_PER_STEP = 16
-_BUNDLED = "alpaca"
-_BUNDLED_ROWS = 240
+_BUNDLED = "grammar"
+_BUNDLED_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,9 @@ def _data(answers: Answers, machine: Machine) -> Iterator[Question]:
     yield Question("data", _BUNDLED, "A bundled sample that works right away.")
     given = str(answers["data"])
     if given in READY:
-        yield Question(f"{_DATASET}.sample_count", _BUNDLED_ROWS, "Enough to see the loss fall.")
+        yield Question(
+            f"{_DATASET}.sample_count", _BUNDLED_ROWS, "Enough to see the answers change."
+        )
     rows = answers.get("rows") or _rows_of(given, answers.get(f"{_DATASET}.sample_count"))
     yield Question("training.num_train_epochs", *_epochs(rows))
     length, why = 1024, "Fits most instruction data."

@@ -14,7 +14,7 @@ from typing import Literal
 
 from nbft.config import Config
 from nbft.errors import NbftError
-from nbft.formatting import count, duration, number, size
+from nbft.formatting import count, number, size
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
 from nbft.models.templates import model_template
@@ -125,9 +125,9 @@ def _memory(plan: Plan, folder: Path | None) -> _Result:
 
 
 def _time(plan: Plan, folder: Path | None) -> _Result:
-    if plan.seconds is None:
+    if not plan.time:
         return "unknown", "estimated after the first steps."
-    return "passed", f"about {duration(plan.seconds)}."
+    return "passed", f"{plan.time}."
 
 
 def _rows(plan: Plan, folder: Path | None) -> _Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from nbft.data.sources import spread
 from nbft.data.turns import text_of
 from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import DataError, NbftError, Problem
-from nbft.evaluate.forecast import scored_steps, scoring_problems, scoring_remark
+from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
 from nbft.hardware import Choice, free_memory_bytes, other_use
 from nbft.limits import usable_cores
@@ -33,12 +33,20 @@ from nbft.models.find import find_local, find_tokenizer
 from nbft.models.templates import chosen_template, model_template, special_tokens
 from nbft.plan import schedule
 from nbft.plan.checks import check
-from nbft.plan.disk import disk_use
+from nbft.plan.disk import DiskUse, disk_use
 from nbft.plan.guidance import guidance
-from nbft.plan.memory import memory_bytes, model_shape, trainable_parameters, training_seconds
+from nbft.plan.memory import (
+    Shape,
+    memory_bytes,
+    model_shape,
+    trainable_parameters,
+    training_seconds,
+    weight_bytes,
+)
 from nbft.plan.model_checks import adapter_remarks, model_remarks
 from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
 from nbft.plan.rates import with_its_rate
+from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.tokenizer import read_tokenizer
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 from nbft.reading import stamp
@@ -52,6 +60,9 @@ _LENGTHS_CHECKED = 5000
 
 _ROWS_PACKED = 5000
 """Rows that are packed for an estimate."""
+
+_ROWS_GLANCED_AT = 20
+"""Rows by which a template is judged."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,8 @@ class Plan:
         memory_bytes: Most memory held at once; an estimate.
         free_memory_bytes: Memory free on the device now.
         disk_bytes: Most that is on the run's disk at once; an estimate.
-        seconds: Time of the training steps; an estimate.
+        seconds: Time of the whole run; an estimate.
+        stages: Seconds of each stage, by its name in `nbft.plan.stages`; an estimate.
         cost_usd: Lowest and highest cost, by the provider's prices; an estimate.
         device_use: What else uses the device now, in words; "" if nothing is known.
     """
@@ -89,6 +101,7 @@ class Plan:
     memory_bytes: int | None = None
     disk_bytes: int | None = None
     seconds: int | None = None
+    stages: dict[str, float] = field(default_factory=dict)
     cost_usd: tuple[float, float] | None = None
     remarks: list[str] = field(default_factory=list)
     device_use: str = field(default="", compare=False)
@@ -113,6 +126,11 @@ class Plan:
     def fast_path(self) -> Choice:
         """Whether parts of the fast path apply: on, in part or off, and why not all."""
         return fast_path(self.decisions.parts)
+
+    @property
+    def time(self) -> str:
+        """How long it takes, by stage, in words; "" if that is not known."""
+        return f"about {in_words(self.stages)}" if self.stages else ""
 
     @property
     def errors(self) -> list[Problem]:
@@ -164,7 +182,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     model = found.path if found else None
     tokenizer = find_tokenizer(config.model, model)
     method, decisions = method_of(config), decide(config, model)
-    device, dtype = decisions.device, decisions.dtype
+    device = decisions.device
     problems = [code.problem for code in blocked]
     remarks = [*model_remarks(config), *adapter_remarks(config, decisions)]
     examples: dict[str, Examples] = {}
@@ -178,6 +196,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             ]
     if "train" in examples:
         problems += _length_column(config, examples["train"])
+        problems += _glued(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
     numbers: dict[str, Any] = {}
@@ -207,13 +226,6 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             own_problems.append(_truncated(lengths, cut))
         if shape:
             numbers["memory_bytes"] = memory_bytes(config, shape, kept, decisions)
-            numbers["seconds"] = training_seconds(
-                config, shape, numbers["tokens"], decisions, cores=usable_cores()
-            )
-            is_here = config.compute.provider == "local"
-            rented = rented_seconds(shape.parameters, numbers["tokens"])
-            numbers["cost_usd"] = cost_usd(config, numbers["seconds"] if is_here else rented)
-            remarks += cost_remark(config, numbers["cost_usd"])
     if shape:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
@@ -228,6 +240,11 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             steps_per_epoch=numbers["steps_per_epoch"],
         )
         numbers["disk_bytes"] = use.total_bytes
+        numbers |= _times(config, shape, decisions, use, examples, numbers, a_row)
+        is_here = config.compute.provider == "local"
+        rented = rented_seconds(shape.parameters, numbers["tokens"])
+        numbers["cost_usd"] = cost_usd(config, numbers["seconds"] if is_here else rented)
+        remarks += cost_remark(config, numbers["cost_usd"])
     problems += check(config, decisions, folder, use)
     if shape and numbers["trainable_parameters"] == 0 and config.model.model_type == "hf":
         named = ("peft.target_modules", "model.freeze_layers")
@@ -235,10 +252,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             own_problems.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
-        parameters = shape.parameters if shape else None
         held_out: Sequence[Example] = examples.get("validation", ())
-        chosen = (device.value, dtype.value)
-        remarks += scoring_remark(config, held_out, steps, parameters, *chosen)
+        remarks += scoring_remark(config, held_out, steps)
         if held_out and config.evaluation.eval_strategy == "no":
             held = count(len(held_out), "held-out row")
             remarks.append(f"No loss of the {held} is measured: evaluation.eval_strategy is no.")
@@ -330,6 +345,35 @@ def _numbers_of_rows(
         "total_steps": total,
         "warmup_steps": warmup,
     }
+
+
+def _times(
+    config: Config,
+    shape: Shape,
+    decisions: Decisions,
+    use: DiskUse,
+    examples: dict[str, Examples],
+    numbers: dict[str, Any],
+    row_tokens: float,
+) -> dict[str, Any]:
+    """Estimate how long the run and its stages take; unknown on other devices than a CPU."""
+    training = training_seconds(config, shape, numbers["tokens"], decisions, usable_cores())
+    if training is None:
+        return {"seconds": None}
+    stages = stage_seconds(
+        config,
+        training_seconds=training,
+        tokens=numbers["tokens"],
+        row_tokens=row_tokens,
+        rows=numbers["train_rows"] or 0,
+        eval_rows=numbers["eval_rows"],
+        answer_tokens=answer_tokens(config, examples.get("validation", ())),
+        weight_bytes=weight_bytes(config, shape, decisions.dtype.value),
+        use=use,
+        total_steps=numbers["total_steps"],
+        steps_per_epoch=numbers["steps_per_epoch"],
+    )
+    return {"seconds": round(sum(stages.values())), "stages": stages}
 
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
@@ -431,6 +475,22 @@ def _special(folder: Path | None) -> list[str]:
     tokenizer = read_tokenizer(folder)
     added = tokenizer.get_added_tokens_decoder().values() if tokenizer else ()
     return [token.content for token in added if token.special]
+
+
+def _glued(config: Config, examples: Examples) -> Iterator[Problem]:
+    """Warn of prompt templates after which the answer follows without a space or line break."""
+    for part, dataset in zip(examples.parts, config.data.train.datasets, strict=True):
+        first = [part.example(n) for n in range(min(len(part.numbers), _ROWS_GLANCED_AT))]
+        if dataset.prompt_template and first and all(example.is_glued for example in first):
+            field = f"{part.field}.prompt_template"
+            yield warning(
+                field,
+                "ends without a space or line break, so prompt and answer become one word: "
+                f"“…{first[0].prompt[-20:]}{first[0].completion[:20]}…”.",
+                "End it with a line break.",
+                {field: f"{dataset.prompt_template}\n"},
+                value=dataset.prompt_template,
+            )
 
 
 def _length_column(config: Config, examples: Examples) -> Sequence[Problem]:

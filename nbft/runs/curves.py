@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nbft.charts import (
     LEARNING_RATE,
     LOSS,
+    RAW_ALPHA,
     Curve,
     color_of,
     drawn,
@@ -53,9 +54,9 @@ def _draw(axes: Any, curve: Curve, points: Points, color: str) -> None:
     if curve.style == "marks":
         axes.plot(steps, values, "D", markersize=6, **style)
     elif curve.smooth:
-        axes.plot(steps, values, alpha=0.35, linewidth=1, **style)
-        style["label"] += ", smoothed"
-        axes.plot(steps, moving_average(values), linewidth=2, **style)
+        smoothed, raw = curve.labels()
+        axes.plot(steps, values, alpha=RAW_ALPHA, linewidth=1, **style | {"label": raw})
+        axes.plot(steps, moving_average(values), linewidth=2.5, **style | {"label": smoothed})
     else:
         axes.plot(steps, values, linewidth=2, **style)
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nbft.evaluate.compare import Comparison
+    from nbft.evaluate.prompts import Prompt
     from nbft.evaluate.scores import Scores
     from nbft.plan import Plan
     from nbft.plan.fixes import Fix
@@ -357,7 +358,7 @@ class Run:
         return self._loaded
 
     def generate(self, prompt: str, *, max_new_tokens: int = 64) -> str:
-        """Answer a prompt with the tuned model, by greedy decoding.
+        """Answer a prompt with the tuned model, by greedy decoding; see `nbft.ask` for several.
 
         Args:
             prompt: Text as the model was trained on it.
@@ -375,17 +376,19 @@ class Run:
             return generate(model, tokenizer, ids, max_new_tokens)[0]
 
     def compare(
-        self, prompts: Sequence[str] | None = None, *, max_new_tokens: int = 64
+        self, prompts: Prompt | Sequence[Prompt] | None = None, *, max_new_tokens: int = 64
     ) -> Comparison:
         """Answer prompts with the base model and with the tuned one, side by side.
 
         Args:
-            prompts: Texts as the model was trained on them; the run's own samples when None,
-                which loads no model.
+            prompts: Texts as the model was trained on them, or rows of the run's dataset, whose
+                wanted answers are then shown too; the run's own samples when None, which loads no
+                model.
             max_new_tokens: Longest answer, in tokens.
 
         Raises:
             RunError: The run has no answers or no adapter yet.
+            DataError: A prompt is empty, or a row does not fit the dataset.
         """
         from nbft.evaluate.compare import Comparison
 
@@ -395,18 +398,23 @@ class Run:
                 raise RunError(f"{self.id}: has no answers of its own; give some prompts.")
             return Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
         from nbft.evaluate.generate import generate
+        from nbft.evaluate.prompts import listed, read_prompts
         from nbft.models.load import quiet
 
         with quiet():
             model, tokenizer = self.load_model()
-            ids = tokenizer(list(prompts))["input_ids"]
+            asked = read_prompts(listed(prompts), self.config, tokenizer)
+            ids = [one.ids for one in asked]
             tuned = generate(model, tokenizer, ids, max_new_tokens)
             if self.config.peft.trains_adapter:
                 with model.disable_adapter():
                     base = generate(model, tokenizer, ids, max_new_tokens)
             else:
-                base = generate(_base_model(self), tokenizer, ids, max_new_tokens)
-        return Comparison(zip(prompts, base, tuned, strict=True))
+                base = generate(load_base(self.config)[0], tokenizer, ids, max_new_tokens)
+        return Comparison(
+            (one.text, before, after, one.wanted)
+            for one, before, after in zip(asked, base, tuned, strict=True)
+        )
 
     def curves(self) -> Figure:
         """Draw loss and learning rate over the steps, as a matplotlib Figure."""
@@ -586,19 +594,23 @@ def _load(run: Run) -> tuple[Any, Any]:
     else:
         import peft
 
-        model = peft.PeftModel.from_pretrained(_base_model(run), str(folder))
+        model = peft.PeftModel.from_pretrained(load_base(config)[0], str(folder))
     return model.eval(), tokenizer
 
 
-def _base_model(run: Run) -> Any:
+def load_base(config: Config) -> tuple[Any, Path]:
+    """Load the base model of a config for answering, and return it with its folder.
+
+    Raises:
+        ModelError: It is nowhere to be found, or cannot be loaded.
+    """
     from nbft.decisions import decide
     from nbft.models.adapters import base_name
     from nbft.models.find import find_model
     from nbft.models.load import load_model, place
 
-    config = run.config
     path = find_model(base_name(config), config.model.model_revision, lambda _: None).path
     decisions = decide(config, path)
     device = decisions.device.value
     model = load_model(config, path, decisions.dtype.value, device, for_answers=True)
-    return place(model, device).eval()
+    return place(model, device).eval(), path

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable
 
 from nbft import formatting
+from nbft.config import Config
 from nbft.evaluate.compare import Comparison
 from nbft.runs.state import Note, RunState
 
@@ -52,6 +53,8 @@ def _headline(state: RunState) -> str:
     if state.is_paused:
         return f"paused at {at}"
     if end is None:
+        if state.stage and state.log:
+            return f"running, {at} · {state.stage}"
         if state.stage or not (state.started or state.prepared or state.log):
             return state.stage or "starting"
         return f"running, {at}" if state.log else f"running, the first step{of}"
@@ -74,8 +77,8 @@ def numbers(state: RunState) -> str:
         parts.append(f"{formatting.count(log['tokens_per_second'])} tokens/s")
     if log.get("memory_bytes"):
         parts.append(formatting.size(log["memory_bytes"]))
-    if state.end is None and log.get("seconds_left") is not None:
-        parts.append(f"{formatting.duration(log['seconds_left'])} left")
+    if (left := state.seconds_left) is not None:
+        parts.append(f"{formatting.duration(left)} left")
     if log.get("loss") is not None:
         parts.append(f"loss {formatting.number(log['loss'])}")
     if log and state.eval_loss is not None:
@@ -110,6 +113,24 @@ def answers(state: RunState) -> Comparison:
     )
     return Comparison.of_samples(
         base[-1]["samples"] if base else [], latest["samples"] if step else [], label
+    )
+
+
+_LARGE_PARAMETERS = 1_000_000_000
+
+
+def what_not_to_expect(state: RunState, config: Config) -> str:
+    """Return a sentence about what a small model cannot learn; "" of a large or unknown one."""
+    parameters = state.prepared.get("total_parameters") or 0
+    if config.peft.trains_adapter:
+        parameters -= state.prepared.get("trainable_parameters") or 0
+    if not parameters or parameters >= _LARGE_PARAMETERS:
+        return ""
+    size = f"{parameters / 1e6:,.0f} million" if parameters >= 1e6 else f"{parameters:,}"
+    return (
+        f"A model of {size} parameters learns the form of the answers and patterns that many rows "
+        "share. Do not expect new facts, reliable arithmetic or reasoning from it; these take a "
+        "larger model."
     )
 
 

@@ -19,7 +19,7 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
     from nbft.decisions import decide
     from nbft.evaluate.scoring import Scorer
     from nbft.models.load import quiet
-    from nbft.runs.folder import _base_model
+    from nbft.runs.folder import load_base
 
     if split not in ("validation", "test"):
         raise RunError(f"split={split!r}: is not one of validation, test.")
@@ -46,7 +46,7 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
             with model.disable_adapter():
                 base = scorer.score(model)
         else:
-            base = scorer.score(_base_model(run))
+            base = scorer.score(load_base(run.config)[0])
     measured: list[dict[str, Any]] = [
         {"event": "scores", "step": step, **found} for step, found in ((0, base), (run.step, tuned))
     ]

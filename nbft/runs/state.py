@@ -41,6 +41,7 @@ seconds that it lives; the rest is for clocks that differ and for a network that
 
 _MANY_LOGS = 20
 _LOG = b'{"event": "log"'  # as `events.append` writes it
+_RESULTS = frozenset(("eval", "scores", "sample", "checkpoint"))
 _IN_SHORT = (_LOG, b'{"event": "sample"')
 
 
@@ -221,7 +222,9 @@ class RunState:
         started: The last `started` event; {} before it.
         prepared: The last `prepared` event of this attempt or an earlier one; {} before it.
         supervisor: The last `queued` event; {} if the run has no supervisor.
-        stage: What the worker does before training, in words; "" while it trains.
+        stage: What the worker does before, between and after the steps, in words; "" while it
+            trains.
+        staged: The last `stage` event of this attempt; {} before it.
         step: Optimiser steps done so far.
         is_paused: Whether it waits for `continue`.
         end: The final event; None while the run goes on.
@@ -255,6 +258,7 @@ class RunState:
         self.prepared: Event = {}
         self.supervisor: Event = {}
         self.stage = ""
+        self.staged: Event = {}
         self.is_paused = False
         self.end: Event | None = None
         self.log: Event = {}
@@ -308,6 +312,24 @@ class RunState:
     def total_steps(self) -> int | None:
         """Planned number of steps; None before it is known."""
         return self.prepared.get("total_steps")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until the run is over: the last estimate, less what has passed since; None if unknown.
+
+        An estimate that has run out is none.
+        """
+        if self.end is not None or self.is_paused or self._status == "queued":
+            return None
+        said = max((self.log, self.staged), key=lambda event: event.get("time") or 0.0)
+        left, when = said.get("seconds_left"), said.get("time")
+        if left is None or not math.isfinite(left):
+            return None
+        if (when or math.inf) < (self.started.get("time") or 0.0):
+            return None  # of an attempt before this one
+        if when is not None and not self.host:  # clocks of two machines differ
+            left -= max(0.0, time.time() - when)
+        return left if left > 0 else None
 
     @property
     def measures(self) -> list[Any]:
@@ -404,6 +426,8 @@ class RunState:
         self._take_process(kind, event, process)
         if step is not None:
             self.step = max(self.step, step)
+        if kind in _RESULTS and self.prepared:
+            self.stage = ""
         if kind == "log":
             self.log, self.stage = event, ""
             self._measure(step, event)
@@ -415,7 +439,7 @@ class RunState:
             self.prepared, self.stage = event, ""
             self._go_back(event.get("resumed_step"))
         elif kind == "stage":
-            self.stage = event.get("text") or ""
+            self.stage, self.staged = event.get("text") or "", event
         elif kind == "command":
             self.answer = event.get("text") or ""
         elif kind == "checkpoint":
@@ -499,6 +523,8 @@ class RunState:
             if type(loss) is not float:
                 return False
             self.few.add(step, loss)
+        if self.prepared:
+            self.stage = ""
         self.taken += 1
         self.counts[kind] += 1
         self.step = max(self.step, step)
@@ -520,7 +546,7 @@ class RunState:
         if kind in ("queued", "started"):
             self._status = "queued" if kind == "queued" else "running"
             self.end, self.is_paused = None, False  # it was resumed
-            self.stage = "waiting for its turn" if kind == "queued" else ""
+            self.stage, self.staged = "waiting for its turn" if kind == "queued" else "", {}
             if kind == "started":
                 self.started = event
             else:

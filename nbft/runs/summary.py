@@ -35,7 +35,7 @@ def summary(run: Run, seconds: float = _READING_SECONDS) -> dict[str, Any]:
     Returns:
         id, path, status, host (the other machine that has the run, if any) and heard (its last sign
         of life, in epoch seconds), name, model, method, data, rows, step, total_steps, loss,
-        eval_loss, seconds_left, started and ended (epoch seconds), curve ([step, loss], at most 60),
+        eval_loss, stage (what it does besides steps), seconds_left, started and ended (epoch seconds), curve ([step, loss], at most 60),
         problems and allowed. Unknown values are None.
     """
     with _lock:
@@ -61,7 +61,8 @@ def summary(run: Run, seconds: float = _READING_SECONDS) -> dict[str, Any]:
             "total_steps": state.total_steps,
             "loss": few.last,
             "eval_loss": state.eval_loss,
-            "seconds_left": state.log.get("seconds_left") if status == "running" else None,
+            "stage": state.stage if status == "running" else "",
+            "seconds_left": state.seconds_left if status == "running" else None,
             "started": state.began if state.began is not None else digest.config_time,
             "ended": state.end.get("time") if state.end else None,
             "curve": few.points(),

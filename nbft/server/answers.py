@@ -100,6 +100,7 @@ def _odd(run_id: str, path: Path, why: str) -> dict[str, Any]:
         "name": one_line(path.name),
         "status": "lost",
         "step": 0,
+        "stage": "",
         "started": 0.0,
         "ended": None,
         "curve": [],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class OwnTrainer(
         rows: TrainingRows,
         room: Room | None,
         clock: StepClock | None,
+        begin: Callable[[str, int, str], None] | None,
         provenance: Provenance | None,
         resumption: Resumption | None,
         **kwargs: Any,
@@ -79,6 +80,7 @@ class OwnTrainer(
         self.nbft_provenance, self.nbft_resumption = provenance, resumption
         if clock is not None:
             self.nbft_clock = clock
+        self.nbft_begin = begin or (lambda *_: None)
         self.nbft_config, self.nbft_decisions, self.nbft_rows = config, decisions, rows
         device = decisions.device.value
         self.nbft_peak_flops = peak_flops(
@@ -108,6 +110,20 @@ class OwnTrainer(
         except Unfinished:  # the callback that cut it short has asked for a checkpoint only
             usual(*args, **kwargs)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure the held-out rows, which is said first."""
+        self.nbft_begin("evaluating", self._step, "Measuring the held-out loss …")
+        return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint, which is said first."""
+        self.nbft_begin("checkpoint", self._step, "Saving a checkpoint …")
+        super()._save_checkpoint(*args, **kwargs)
+
+    @property
+    def _step(self) -> int:
+        return int(self.state.global_step)  # type: ignore[attr-defined]
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log numbers without the entropy, which our head does not compute."""
         if _head(self.nbft_config, self.nbft_decisions) is not None:
@@ -135,6 +151,7 @@ def build_trainer(
     provenance: Provenance | None = None,
     room: Room | None = None,
     clock: StepClock | None = None,
+    begin: Callable[[str, int, str], None] | None = None,
 ) -> Any:
     """Build the trainer that a config asks for.
 
@@ -151,6 +168,7 @@ def build_trainer(
         provenance: What it is trained on, which its checkpoints say.
         room: Waits while the disk is full.
         clock: Measures the time of the steps.
+        begin: Called with the stage, the step and a text when it begins to evaluate or to save.
     """
     method = method_of(config)
     arguments = training_arguments(config, decisions)
@@ -190,6 +208,7 @@ def build_trainer(
         rows=rows,
         room=room,
         clock=clock,
+        begin=begin,
         provenance=provenance,
         resumption=resumption,
     )

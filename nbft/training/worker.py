@@ -25,6 +25,8 @@ from nbft.hardware import available_devices, release_memory
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
+from nbft.plan.stages import moments
+from nbft.progress import telling
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.files import read_plan
 from nbft.runs.processes import identity
@@ -41,8 +43,11 @@ from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
 from nbft.training.room import EVENTS_BYTES, Room
+from nbft.training.stages import StageClock, report_stage
 
 if TYPE_CHECKING:
+    from nbft.data.tokens import Tokenised
+    from nbft.evaluate.prompts import Asked
     from nbft.evaluate.scoring import Scorer
     from nbft.training.callbacks.reporting import ReportingCallback
     from nbft.training.callbacks.scoring import ScoringCallback
@@ -58,7 +63,7 @@ def work(run: Path, *, owns_process: bool = False) -> None:
         run: The run's folder, with config.yaml.
         owns_process: Whether this process does nothing else.
     """
-    began = time.monotonic()
+    began, stages = time.monotonic(), StageClock()
     path = run / "events.jsonl"
     requests = Requests(run)
     room = Room(run, requests)
@@ -70,7 +75,7 @@ def work(run: Path, *, owns_process: bool = False) -> None:
                     raise StopRequested(request)
                 config = Config.load(run / "config.yaml")
                 _report_start(path, config)
-                ending = _train(_Job(run, config, room), owns_process=owns_process)
+                ending = _train(_Job(run, config, room, stages), owns_process=owns_process)
         except StopRequested as stop:
             ending = _ended_early(stop.request, last_step(path))
         except StopNow:
@@ -83,7 +88,10 @@ def work(run: Path, *, owns_process: bool = False) -> None:
         step = last_step(path)
         ending = {"step": step, "seconds": round(time.monotonic() - began, 1), **ending}
         if not is_at_once:
+            stages.begin("saving")
+            report_stage(room, stages, step, "Writing the report …")
             _write_report(run, ending, log)
+        ending |= {"stages": stages.seconds()}
         inherit_all(run)  # what libraries have written
         kind = ending.pop("event")
         room.say(kind, **ending, **identity())
@@ -134,6 +142,7 @@ class _Job:
     run: Path
     config: Config
     room: Room
+    stages: StageClock
 
     @property
     def events_path(self) -> Path:
@@ -146,8 +155,7 @@ class _Job:
             StopRequested: The run is to end before its first step.
         """
         self.room.requests.check()
-        events.append(self.events_path, "stage", stage="preparing", text=text)
-        logging.getLogger("nbft").info(text)
+        report_stage(self.room, self.stages, 0, text)
 
     def warn(self, text: str) -> None:
         """Report a warning."""
@@ -167,6 +175,7 @@ class _Loaded:
 
 def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     """Train and return the fields of the last event."""
+    _expect_planned(job)
     job.say("Loading the libraries …")
     import_libraries(owns_process=owns_process)
     from nbft.models.load import quiet
@@ -184,8 +193,10 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             Trackers(job.say, job.warn) as trackers,
         ):
             loaded = _load(job, found, decisions)
+            job.stages.end(0)
             provenance = _provenance(config, loaded.rows)
             resumption = _resumption(job, provenance)
+            _expect(job, loaded.rows, provenance, resumption)
             reporting, scoring = _callbacks(job, loaded)
             scoring.before(loaded.model, events.read(job.events_path))
             trainer = build_trainer(
@@ -204,6 +215,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 provenance=provenance,
                 room=job.room,
                 clock=reporting.clock,
+                begin=reporting.begin,
             )
             trackers.take(trainer)
             _report_prepared(job, loaded, trainer.model, resumption)
@@ -228,6 +240,16 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     return {"event": reporting.ending, **reporting.reason, **saved}
 
 
+def _expect_planned(job: _Job) -> None:
+    """Take in what the plan expects of the run, if it knew its rows."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        planned = read_plan(job.run)
+        total, of_epoch = planned["total_steps"], planned["steps_per_epoch"]
+        has_held_out = planned["eval_rows"] > 0
+        times = moments(job.config, total, of_epoch, has_held_out=has_held_out)
+        job.stages.expect(times, total, planned["stages"])
+
+
 def _decisions(job: _Job, found: FoundModel) -> Decisions:
     """Return what the plan decided.
 
@@ -250,8 +272,11 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
 
     config, device = job.config, decisions.device.value
     tokenizer = load_tokenizer(config, found.path)
+    job.stages.begin("tokenizing")
     job.say("Reading and tokenising the rows …")
-    rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
+    with telling(job.say):
+        rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
+    job.stages.end(0)
     job.say(f"Loading {config.model.model_name} …")
     set_seed(config.training.seed)
     model = load_model(config, found.path, decisions.dtype.value, device)
@@ -270,6 +295,17 @@ def _provenance(config: Config, rows: TrainingRows) -> Provenance:
     total = total_steps(config, rows.sequences)
     of_epoch = total if rows.is_stream else steps_per_epoch(config, rows.sequences)
     return Provenance.of(config, of_epoch, total, contents)
+
+
+def _expect(
+    job: _Job, rows: TrainingRows, provenance: Provenance, resumption: Resumption | None
+) -> None:
+    """Take in what the run will do, now that its rows are known."""
+    total, of_epoch = provenance.total_steps, provenance.steps_per_epoch
+    times = moments(job.config, total, of_epoch, has_held_out=bool(rows.held_out))
+    job.stages.expect(times, total)
+    if resumption is not None:
+        job.stages.resume_from(resumption.step)
 
 
 def _resumption(job: _Job, provenance: Provenance) -> Resumption | None:
@@ -306,17 +342,22 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
     from nbft.training.callbacks.scoring import ScoringCallback
 
     config, tokenizer = job.config, loaded.tokenizer
-    prompts, texts = _sample_prompts(config, tokenizer, loaded.rows.held_out)
+    asked = _sample_prompts(config, tokenizer, loaded.rows.held_out)
 
     def sample(model: Any) -> list[dict[str, str]]:
         longest = config.evaluation.sample_max_new_tokens
         with in_precision(model, loaded.decisions.mixed_precision.value):
-            answers = generate(model, tokenizer, prompts, longest)
-        return [{"prompt": p, "text": a} for p, a in zip(texts, answers, strict=True)]
+            answers = generate(model, tokenizer, [one.ids for one in asked], longest)
+        return [
+            {"prompt": one.text, "text": answer} | ({"wanted": one.wanted} if one.wanted else {})
+            for one, answer in zip(asked, answers, strict=True)
+        ]
 
-    reporting = ReportingCallback(job.run, loaded.decisions.device.value, sample, job.room)
+    reporting = ReportingCallback(
+        job.run, loaded.decisions.device.value, sample, job.room, job.stages
+    )
     return reporting, ScoringCallback(
-        config, _scorers(job, loaded), sample if prompts else None, reporting
+        config, _scorers(job, loaded), sample if asked else None, reporting
     )
 
 
@@ -347,16 +388,23 @@ def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
     return scorers
 
 
-def _sample_prompts(
-    config: Config, tokenizer: Any, held_out: Any
-) -> tuple[list[list[int]], list[str]]:
-    """Return the prompts to answer before and after, as token ids and as text."""
+def _sample_prompts(config: Config, tokenizer: Any, held_out: Tokenised | None) -> list[Asked]:
+    """Return the given prompts, or those of the first held-out rows with their wanted answers."""
+    from nbft.evaluate.prompts import Asked
+
     if given := config.evaluation.sample_prompts:
-        return tokenizer(given)["input_ids"], list(given)
+        return list(map(Asked, tokenizer(given)["input_ids"], given))
     if held_out is None:
-        return [], []
-    ids = [p for p in held_out.prompt_ids if p][: config.evaluation.sample_count]
-    return ids, [tokenizer.decode(p, skip_special_tokens=False) for p in ids]
+        return []
+    with_prompt = [(n, ids) for n, ids in enumerate(held_out.prompt_ids) if ids]
+    return [
+        Asked(
+            ids,
+            tokenizer.decode(ids, skip_special_tokens=False),
+            tokenizer.decode(held_out.answer_ids(number), skip_special_tokens=True).strip(),
+        )
+        for number, ids in with_prompt[: config.evaluation.sample_count]
+    ]
 
 
 def _report_prepared(job: _Job, loaded: _Loaded, model: Any, resumption: Resumption | None) -> None:
@@ -410,14 +458,16 @@ def _save(job: _Job, trainer: Any, tokenizer: Any, reporting: ReportingCallback)
     if reporting.is_urgent and (what == "model" or not job.room.has(needed)):
         return {}
     target = job.run / what
-    reporting.say("stage", stage="saving", text="Saving …")
+    step = int(trainer.state.global_step)
+    reporting.begin("saving", step, f"Saving the {what} …")
 
     def save() -> None:
         with replacing(target, is_alone=True) as partial:
             trainer.save_model(str(partial))
             tokenizer.save_pretrained(partial)
 
-    job.room.write(save, int(trainer.state.global_step), needed)
+    job.room.write(save, step, needed)
+    job.stages.end(step)
     return {what: target.name}
 
 

@@ -26,7 +26,17 @@ import anywidget
 import numpy as np
 import traitlets
 
-from nbft.charts import SMOOTHING, ChartSpec, Curve, Style, drawn, moving_average, new_figure, tidy
+from nbft.charts import (
+    RAW_ALPHA,
+    SMOOTHING,
+    ChartSpec,
+    Curve,
+    Style,
+    drawn,
+    moving_average,
+    new_figure,
+    tidy,
+)
 from nbft.config.problems import nearest
 from nbft.formatting import number
 
@@ -209,8 +219,10 @@ class Chart(anywidget.AnyWidget):
             if one["style"] == "marks":
                 axes.plot(x, y, "o", markersize=5, zorder=3, **style)
             elif one["smooth"]:
-                axes.plot(x, y, color=one["color"], alpha=0.3, linewidth=1)
-                axes.plot(x, moving_average(y, self.smoothing), linewidth=1.8, **style)
+                smoothed, raw = Curve(one["name"], style.pop("label")).labels(self.x_label)
+                axes.plot(x, y, alpha=RAW_ALPHA, linewidth=1, label=raw, **style)
+                average = moving_average(y, self.smoothing)
+                axes.plot(x, average, linewidth=2.5, label=smoothed, **style)
             else:
                 axes.plot(x, y, linewidth=1.5, **style)
         for mark in self.marks:
@@ -227,7 +239,7 @@ class Chart(anywidget.AnyWidget):
         axes.set(xlabel=drawn(self.x_label), ylabel=drawn(self.y_label), title=drawn(self.title))
         axes.set_yscale("log" if self.log_y else "linear")
         tidy(axes)
-        if len(self.series) > 1:
+        if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(frameon=False)
         return figure
 

@@ -21,8 +21,9 @@ from nbft.config.data import Dataset
 from nbft.data import formats, load_examples, load_rows, preview, roles
 from nbft.data.ready import READY
 from nbft.data.roles import WORDINGS, Roles
+from nbft.data.sources import remarks_of
 from nbft.errors import DataError
-from nbft.formatting import count
+from nbft.formatting import count, listed
 from nbft.methods import method_of
 from nbft.pages import rows as page
 from nbft.reading import stamp
@@ -58,6 +59,7 @@ class Look:
         roles: The roles of the columns: as set, else as guessed.
         is_set: Whether the settings give the roles.
         is_sure: Whether the names of the columns leave no doubt about a guess.
+        remarks: Sentences on how their file was read.
     """
 
     called: str
@@ -69,18 +71,26 @@ class Look:
     roles: Roles
     is_set: bool
     is_sure: bool
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether nothing says yet how the rows are read, and a guess can be made."""
+        return not self.format and not self.is_set and self.roles.is_whole
 
     @property
     def sentence(self) -> str:
-        """How many rows there are, and how they are read."""
+        """How many rows there are, how they are read, and what was odd about their file."""
+        return " ".join([self._sentence, *self.remarks])
+
+    @property
+    def _sentence(self) -> str:
         total = f"{self.called}: {count(self.total, 'row')}"
         if self.is_set and self.roles.wording:
             return f"{total}; {self.roles}."
         if self.format:
             return f"{total}, {self.format}."
-        names = ", ".join(self.columns[:_COLUMNS_SAID])
-        if others := len(self.columns[_COLUMNS_SAID:]):
-            names += f" and {others:,} more"
+        names = listed(self.columns, _COLUMNS_SAID)
         if not self.roles.is_whole:
             return (
                 f"{total} with the columns {names}. None of them holds text to learn from. Choose a "
@@ -124,6 +134,7 @@ def look(dataset: Dataset, split: str) -> Look | None:
         roles=given or guessed,
         is_set=given is not None,
         is_sure=is_sure,
+        remarks=tuple(remarks_of(rows)),
     )
 
 
@@ -204,6 +215,11 @@ class Columns:
         """Whether there are rows to look at."""
         return self._look is not None
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether the person has to say what the columns are."""
+        return self._look is not None and self._look.is_asked
+
     def follow(self, config: Config) -> None:
         """Show the rows of a config, if they are others than before or read in another way."""
         split = config.data.splits().get(self._split)
@@ -240,9 +256,8 @@ class Columns:
         wordings = [(wording.title, name) for name, wording in WORDINGS.items()]
         own = [] if seen.roles.wording else [("your own templates", "")]
         self._fill(self._wording, own + wordings, seen.roles.wording)
-        is_asked = not seen.format and not seen.is_set and seen.roles.is_whole
         pair = (self._wording,) if seen.roles.prompt else ()
-        use = (self._use,) if is_asked else ()
+        use = (self._use,) if seen.is_asked else ()
         self._picks.children = (*self._lists.values(), *pair, *use)
         examples = seen.examples or _as_picked(seen, self._dataset)
         self._rows.value = page.as_examples(examples) if examples else page.as_in_file(seen.first)

@@ -6,11 +6,12 @@ because number boxes silently change or drop what they do not understand.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 from markupsafe import Markup
@@ -19,6 +20,9 @@ from nbft.config import Setting, io, settings
 from nbft.errors import ConfigError, Problem
 from nbft.pages.environment import render
 from nbft.widgets.kit import Kit, unobserved
+
+if TYPE_CHECKING:
+    from nbft.widgets.choosing import Offer
 
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 
@@ -41,6 +45,7 @@ class Field:
         path: Its path in the config: `setting.path` with numbered list items.
         on_change: Called with the path and the value when the person leaves the control.
         on_fix: Called with the path and the changes of a fix whose button was pressed.
+        offer: What can be chosen instead of typing; None without such a list.
 
     Attributes:
         widget: The whole field.
@@ -54,8 +59,10 @@ class Field:
         path: str,
         on_change: Callable[[str, Any], None],
         on_fix: Callable[[str, dict[str, Any]], None],
+        offer: Offer | None = None,
     ) -> None:
         self.setting, self.path = setting, path
+        self._offer = offer
         self._kit, self._on_change, self._on_fix = kit, on_change, on_fix
         self._fix: dict[str, Any] = {}
         self._reset_button: Any = None
@@ -70,7 +77,28 @@ class Field:
         self._note = self._make_note(self._help)
         unit = f" nbft-unit nbft-unit-{setting.unit}" if setting.unit in UNITS else ""
         css = f"nbft-field {css_name(path)}{unit}"
-        self.widget = kit(ipywidgets.VBox, css, children=(self.control, self._note))
+        choose = (
+            ()
+            if offer is None
+            else (kit.button(offer.title, self._choose, "nbft-link nbft-choose"),)
+        )
+        self.widget = kit(ipywidgets.VBox, css, children=(self.control, self._note, *choose))
+
+    @functools.cached_property
+    def _chooser(self) -> Any:
+        from nbft.widgets.choosing import Chooser
+
+        assert self._offer is not None
+        on_choose = functools.partial(self._on_fix, self.path)
+        return self._kit(Chooser, "nbft-choosing", offer=self._offer, on_choose=on_choose)
+
+    def _choose(self, _button: Any) -> None:
+        """Open the list, or close it."""
+        is_open = self._chooser not in self.widget.children
+        if is_open:
+            self._chooser.disabled = self.control.disabled
+            self._chooser.refresh()
+        self._show_extras(self._chooser, is_open)
 
     def _make_control(self) -> Any:
         setting, kit = self.setting, self._kit
@@ -173,6 +201,8 @@ class Field:
         for part in (self.control, self._reset_button, self._fix_button):
             if part is not None:
                 part.disabled = is_locked
+        if "_chooser" in vars(self):
+            self._chooser.disabled = is_locked
 
     def _mark(self, css: str, is_on: bool) -> None:
         if is_on != (css in self.widget._dom_classes):

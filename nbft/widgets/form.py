@@ -436,5 +436,6 @@ def _linked(problem: Problem) -> tuple[str, str]:
     """Return the path of the field of a problem, and the problem as the text of a button."""
     path = path_of(problem) or ""
     label = dict(fields())[path].label if path == problem.field else problem.field
-    text = f"{label}: {described(problem)}" if path else str(problem)
+    between = " " if problem.value not in (None, "") else ": "
+    text = f"{label}{between}{described(problem)}" if path else str(problem)
     return path, text if len(text) <= _LINK_CHARS else f"{text[: _LINK_CHARS - 1]}…"

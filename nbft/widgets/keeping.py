@@ -27,7 +27,7 @@ from nbft.config.code import forbidden
 from nbft.errors import NbftError
 from nbft.formatting import count, duration, one_line
 from nbft.reading import read_bytes, why_not
-from nbft.redaction import redact, redact_text
+from nbft.redaction import HIDDEN, redact, redact_text
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
@@ -148,7 +148,11 @@ class Keeping:
         """
         if not _is_in_kernel():
             return
-        self._path = place(Path(self.tree.config.training.output_dir).expanduser().absolute())
+        try:
+            folder = Path(self.tree.config.training.output_dir).expanduser().absolute()
+        except RuntimeError:  # the home of nobody
+            return
+        self._path = place(folder)
         try:
             self.kept = read(self._path)
         except OSError as error:
@@ -220,7 +224,6 @@ class Keeping:
         run = launching.run
         is_run_shown = run is not None and (launching.is_locked or launching.is_finished)
         text = views.yaml.edited if "yaml" in vars(views) else ""
-        settings = io.flatten(typed.settings)
         shown = io.flatten(redact(typed.settings))
         is_advanced = "tabs" in vars(views)
         return Kept(
@@ -229,7 +232,7 @@ class Keeping:
             about=self._about(),
             typed=typed,
             in_memory=tree.in_memory,
-            hidden=[path for path, value in settings.items() if shown.get(path, value) != value],
+            hidden=[path for path, value in shown.items() if HIDDEN in str(value)],
             preset=self.opening.control.value if self.opening.control.value in presets() else OWN,
             view=View(
                 home=views.home,

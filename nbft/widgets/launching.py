@@ -57,6 +57,7 @@ class Launching:
         self.run: Run | None = None
         self.is_locked = self.is_finished = False
         self.handles: list[Any] = []
+        self._has_compared = False
         train, submit = (functools.partial(self._launch, name) for name in ("start", "submit"))
         self.buttons = {
             "Train here": self.kit.button("Train here", train, "nbft-push nbft-primary"),
@@ -156,6 +157,9 @@ class Launching:
         self.run = run
         self.is_finished = False
         self.lock(is_locked)
+        if self._has_compared:  # its table is the earlier run's
+            self._has_compared = False
+            self.show_results(lambda _: ())
         if self.handles:
             monitor = Monitor(run)
             monitor.on_run_again = self._take_over
@@ -202,5 +206,6 @@ class Launching:
         assert self.run is not None
         self.line.say("Comparing: the base model and yours answer the same prompts…", "checking")
         comparison = self.run.compare()
+        self._has_compared = True
         self.show_results(lambda kit: [kit.html(comparison._repr_html_())])
         self.show_state()

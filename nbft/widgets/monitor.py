@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import ipywidgets
 from markupsafe import Markup
@@ -25,6 +27,7 @@ from nbft.pages import ending
 from nbft.pages.environment import render
 from nbft.redaction import redact, redact_text
 from nbft.runs import progress
+from nbft.runs.next_steps import as_python, name_of, next_steps, resume_step
 from nbft.runs.state import RunState, StateReader
 from nbft.widgets.chart import Chart
 from nbft.widgets.kernel import call_soon, hear_while_busy, is_main_thread, main_loop
@@ -49,7 +52,6 @@ _COMMANDS = {
     "sample": ("Sample now", "asking the model"),
 }
 _BUSY = "This cell is busy: press ■ (interrupt) to stop and save."
-_OVER = "The run is over: there is nothing left to stop, save or sample."
 _LOST = (
     "Nothing says why. Usual causes: the kernel was restarted, or the system killed the process "
     "because memory ran out. A smaller batch or a shorter max_length needs less memory."
@@ -79,6 +81,7 @@ class Monitor:
 
     Attributes:
         on_run_again: Called with the run that a fix has started instead of this one.
+        resume_step: The step that the run can be resumed from; None while it goes on, or if it cannot.
 
     Raises:
         RunError: There is no such run.
@@ -96,6 +99,7 @@ class Monitor:
         self._view: _View | None = None
         self._is_lost = False
         self._is_finished = False
+        self.resume_step: int | None = None
         self._heard_at = -_LOST_SECONDS
         self._asked = self._message = ""  # the last command clicked, and the sentence about it
         self._is_run_again = False
@@ -135,9 +139,13 @@ class Monitor:
             self._heard_at = time.monotonic()
             # The last event may have come between reading and asking.
             self._is_lost = self.run.status == "lost" and not self._read()
+        is_new_end = self.is_over and not self._is_finished
+        if is_new_end:
+            self._is_finished, self._message = True, ""
+            if not self.seen.fixes:
+                self.resume_step = resume_step(self.run.path, self.seen, is_lost=self._is_lost)
         self._draw()
-        if self.is_over and not self._is_finished:
-            self._is_finished = True
+        if is_new_end:
             self._finish()
         return not self.is_over
 
@@ -205,6 +213,32 @@ class Monitor:
             self._asked, self._message = "", str(error)
         call_soon(self._draw)
 
+    def _resume(self) -> None:
+        """Resume the run in the background, and follow it again; may run on any thread."""
+        self._message = "Resuming…"
+        call_soon(self._draw)
+        try:
+            self.run.resume()
+        except (NbftError, OSError) as error:
+            self._message = str(error)
+            call_soon(self._draw)
+            return
+        call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Show the run live again, without the result of its earlier attempt."""
+        self._message = ""
+        self._is_finished = False
+        self.resume_step = None
+        self._built.offer([])
+        self._built.outcome.value = ""
+        self.update()
+        for handle, beneath in self._shown:
+            handle.update(self._view_bundle(), raw=True)
+            if beneath is not None:
+                beneath.update(self._outcome(), raw=True)
+        self._keep_up()
+
     def _run_again(self, number: int) -> None:
         """Start a run with a fix, where this one was, and show it; may run on any thread."""
         if self._is_run_again:
@@ -242,6 +276,8 @@ class Monitor:
         new = seen.counts - before
         if new["command"]:
             self._message = seen.answer
+        if new["paused"] or new["continued"]:  # which the title says
+            self._message = ""
         if new["checkpoint"] and self._asked == "save":
             self._asked, self._message = "", f"saved in {seen.checkpoint}"
         elif new["sample"] and self._asked == "sample" and seen.samples:
@@ -292,20 +328,24 @@ class Monitor:
         if not self._shown:
             return
         picture, size = self._picture()
+        words = {"text/plain": self._words()}
+        is_resumable = self.resume_step is not None
         for handle, beneath in self._shown:
-            if fixes:
-                bundle = self._view_bundle() | picture
+            if fixes or (is_resumable and beneath is None):
+                handle.update(self._view_bundle() | picture | words, raw=True, metadata=size)
+                below = outcome
+            elif is_resumable:  # the button alone, so that the rest stays in the saved notebook
+                handle.update(self._built.ended._repr_mimebundle_() | words, raw=True)
+                below = picture | _in_one(picture, outcome, self._words())
             elif beneath is None:
-                still = Markup(
-                    '<img alt="{}" style="max-width: 100%" src="data:image/png;base64,{}">'
-                )
-                html = still.format(self._words(), picture["image/png"]) if picture else ""
-                bundle = picture | {"text/html": html + Markup(outcome["text/html"])}  # noqa: S704 - a page
+                bundle = picture | _in_one(picture, outcome, self._words()) | words
+                handle.update(bundle, raw=True, metadata=size)
             else:
                 bundle = picture or {"text/html": f"<p>{self._built.title()}</p>"}
-            handle.update(bundle | {"text/plain": self._words()}, raw=True, metadata=size)
+                handle.update(bundle | words, raw=True, metadata=size)
+                below = outcome
             if beneath is not None:
-                beneath.update(outcome, raw=True)
+                beneath.update(below, raw=True, metadata=size if "image/png" in below else {})
                 if fixes:
                     self._built.outcome.value = ""
 
@@ -343,31 +383,52 @@ class Monitor:
         seen, end = self.seen, self.seen.end or {}
         headline = f"Run {self.run.id} {self.state}".replace("lost:", "was lost:") + "."
         headline = f"{headline} {seen.reason}".strip()
+        name = name_of(self.run)
+        code = as_python(name, next_steps(self.run, seen, is_lost=self._is_lost))
+        page, report = self._report(name)
         if self._is_lost or end.get("event") == "failed":
             problems = seen.problems or [_SILENT if seen.host else _LOST]
-            html = ending.failure(headline, problems, self.run.log_tail(_LOG_LINES))
-            return {"text/html": html, "text/plain": "\n".join([headline, *problems])}
+            log = self.run.log_tail(_LOG_LINES)
+            page = page if report else ""  # nobody shares a failure without being asked
+            html = ending.failure(headline, problems, log, code=code, page=page, report=report)
+            text = [headline, *problems, code]
+            return {"text/html": html, "text/plain": "\n".join(filter(None, text))}
         score, answers = progress.held_out(seen), progress.answers(seen)
         notes = progress.sentences(seen.notes)
-        folder = self.run.path.resolve()
-        if folder.is_relative_to(Path.cwd()):
-            folder = folder.relative_to(Path.cwd())
-        # The id is enough in the folder where `attach` looks.
-        name = self.run.id if folder == Path("runs") / self.run.id else str(folder)
         kind = "adapter" if end.get("adapter") else "model"
-        place = f"The {kind} is in {folder / end[kind]}." if end.get(kind) else ""
-        load = f'nbft.attach("{name}").load_model()' if place else ""
-        page = f"A page to share: {folder / 'report.html'}"
-        if not (self.run.path / "report.html").is_file():
-            page = f'nbft.attach("{name}").report() writes a page to share.'
+        place = (
+            f"The {kind} is in {_from_here(self.run.path / end[kind])}." if end.get(kind) else ""
+        )
         scores = seen.scores
+        limits = progress.what_not_to_expect(seen, self.config) if answers else ""
         html = ending.success(
-            headline, score, notes, answers, scores=scores, place=place, load=load, page=page
+            headline,
+            score,
+            notes,
+            answers,
+            scores=scores,
+            limits=limits,
+            place=place,
+            code=code,
+            page=page,
+            report=report,
         )
         measured = [str(scores), *scores.sentences] if scores else []
         said = [sentence for sentence, _ in notes]
-        text = [headline, score, *said, *measured, str(answers), place, load, page]
+        page = f"A page to share: {page}" if report else page
+        text = [headline, score, *said, *measured, str(answers), limits, place, code, page]
         return {"text/html": html, "text/plain": "\n".join(filter(None, text))}
+
+    def _report(self, name: str) -> tuple[str, str]:
+        """Return where the report is, or how to write it, and its address for the notebook.
+
+        JupyterLab and Jupyter Notebook resolve the address against the notebook's folder, which is
+        the kernel's working directory unless somebody has changed it.
+        """
+        path = self.run.path / "report.html"
+        if not path.is_file():
+            return f'nbft.attach("{name}").report() writes a page to share.', ""
+        return _from_here(path), quote(Path(os.path.relpath(path)).as_posix())
 
 
 class _View:
@@ -392,7 +453,10 @@ class _View:
             kit.button(label, lambda _, command=command: monitor._ask(command), "")
             for command, (label, _) in _COMMANDS.items()
         ]
-        hear_while_busy(*self._buttons)
+        self._resume = kit.button("Resume", lambda _: monitor._resume(), "")
+        hear_while_busy(*self._buttons, self._resume)
+        self._row = kit.row(self._message)
+        self.ended = kit(ipywidgets.VBox, "nbft-monitor", children=(self._header, self._row))
         self._panels = {
             name: kit.row(css="nbft-charts") if name in _BOXES else kit.html("") for name in _PANELS
         }
@@ -406,7 +470,7 @@ class _View:
                 self._header,
                 kit.row(*(curves.chart for curves in self._curves), css="nbft-charts"),
                 self._status,
-                kit.row(*(self._buttons if monitor.interactive else []), self._message),
+                self._row,
                 self._tab,
                 self.outcome,
                 self._fixes,
@@ -431,9 +495,10 @@ class _View:
             self._status_at, self._last_state = now, state
             self._status.value = _part("status", text=progress.numbers(seen))
         for name, button in zip(_COMMANDS, self._buttons, strict=True):
-            button.disabled = monitor.is_over or (seen.is_paused and name not in ("stop", "pause"))
+            button.disabled = seen.is_paused and name not in ("stop", "pause")
         self._buttons[1].description = "Continue" if seen.is_paused else _COMMANDS["pause"][0]
-        self.say(_OVER if monitor.is_over else message if monitor.interactive else _BUSY)
+        self.say(message if monitor.interactive or monitor.is_over else _BUSY)
+        self._row.children = (*self._offered(), self._message)
         if self._is_due("Notes", seen, seen.changed["notes"]):
             self._draw_notes(seen)
         # A busy cell does not hear which panel was opened, so there all of them are updated.
@@ -453,6 +518,16 @@ class _View:
         if "Log" in opened and (now - self._log_at >= _STATUS_SECONDS or monitor.is_over):
             self._log_at = now
             self._panels["Log"].value = _part("log", text=monitor.run.log_tail(_LOG_LINES))
+
+    def _offered(self) -> Sequence[Any]:
+        """Return the buttons that can do something now."""
+        monitor = self._monitor
+        if not monitor.is_over:
+            return self._buttons if monitor.interactive else ()
+        if (step := monitor.resume_step) is None:
+            return ()
+        self._resume.description = f"Resume from step {count(step)}"
+        return (self._resume,)
 
     def _is_due(self, panel: str, seen: RunState, changed: int) -> bool:
         """Whether a panel shows an older state than the one seen, which is then noted."""
@@ -562,6 +637,18 @@ class _Curves:
             pairs = zip(self.spec.names, values, strict=True)
             self.chart.append(step or 0, **{name: v for name, v in pairs if v is not None})
         self.chart.flush()
+
+
+def _in_one(picture: Mapping[str, str], outcome: Mapping[str, str], words: str) -> dict[str, str]:
+    """Return a result for one output, with the picture in its HTML."""
+    still = Markup('<img alt="{}" style="max-width: 100%" src="data:image/png;base64,{}">')
+    html = still.format(words, picture["image/png"]) if picture else ""
+    return {**outcome, "text/html": html + Markup(outcome["text/html"])}  # noqa: S704 - a page
+
+
+def _from_here(path: Path) -> str:
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _part(name: str, **values: Any) -> Markup:

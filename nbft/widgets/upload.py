@@ -27,6 +27,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +36,7 @@ import traitlets
 
 from nbft.config import Config
 from nbft.data.sources import FORMATS
-from nbft.errors import DataError
+from nbft.errors import DataError, Problem
 from nbft.formatting import duration, size
 from nbft.widgets.columns import Columns
 from nbft.widgets.fields import Field
@@ -392,6 +393,16 @@ class FileField(Field):
         self.columns.follow(self._config())
         if self.columns.is_shown or "widget" in vars(self.columns):
             self._show_extras(self.columns.widget, self.columns.is_shown)
+
+    def show_problems(self, problems: Sequence[Problem]) -> None:
+        """Show problems; a question that the columns below ask is not asked twice."""
+        if self.columns.is_asked:
+            block = self.path.rpartition(".")[0]
+            problems = [
+                replace(one, fix="Pick them below.", changes={}) if one.field == block else one
+                for one in problems
+            ]
+        super().show_problems(problems)
 
     def lock(self, is_locked: bool) -> None:
         """Lock or unlock the value."""

@@ -18,6 +18,7 @@ from nbft.formatting import count
 from nbft.pages.environment import render
 from nbft.redaction import redact
 from nbft.widgets.as_text import Focus, PythonView, YamlView
+from nbft.widgets.choosing import Datasets, Files, Models, Offer
 from nbft.widgets.fields import Field, css_name, in_words
 from nbft.widgets.kit import Kit, unobserved
 from nbft.widgets.state_line import StateLine, guarded
@@ -78,7 +79,7 @@ class Fields(Mapping[str, Field]):
         """Return the field of a setting; the same one each time."""
         if path not in self._made:
             setting = dict(fields())[path]
-            about = (self._kit, setting, path, *self._handlers)
+            about = (self._kit, setting, path, *self._handlers, self._offer(path, setting))
             if setting.name == "path":
                 field: Field = FileField(self._tree.so_far, self._on_columns, *about)
             else:
@@ -88,6 +89,14 @@ class Fields(Mapping[str, Field]):
             field.lock(self._is_locked)
             self._made[path] = field
         return self._made[path]
+
+    def _offer(self, path: str, setting: Setting) -> Offer | None:
+        """Return what can be chosen for a field from a list, if there is one."""
+        if path == "model.model_name":
+            return Models(self._tree.so_far, path)
+        kinds = {"path": Files, "dataset_name": Datasets}
+        kind = kinds.get(setting.name) if setting.section == "data" else None
+        return kind(self._tree.so_far, path) if kind else None
 
     def fill(self, paths: Iterable[str] | None = None) -> None:
         """Show the values of the tree: all, or those of some paths."""

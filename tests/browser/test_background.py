@@ -64,7 +64,7 @@ def test_a_run_outlives_tab_and_kernel(notebook: Notebook, tmp_path: Path) -> No
     expect(form.locator(".nbft-state").get_by_role("status")).to_contain_text("Running: run")
     name = notebook.kernel_eval("form.run.id")
     run = nbft.Run(root / "runs" / name)
-    points = re.compile(r"train: ([3-9]|\d\d+) points|train: [\d,]+ points")
+    points = re.compile(r"loss: ([3-9]|\d\d+) points|loss: [\d,]+ points")
     loss = notebook.output(1).get_by_role("img", name=re.compile("held-out"))
     expect(loss).to_have_attribute("aria-label", points, timeout=RUN_SECONDS * 1000)
     notebook.save()

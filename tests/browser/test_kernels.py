@@ -80,5 +80,5 @@ def test_stop(
         assert prompt.inner_text() == "[*]:"
     expect(prompt).to_have_text("[3]:", timeout=10_000)
     expect(output.locator("img")).to_be_visible(timeout=10_000)
-    expect(output.last).to_contain_text("load_model()")
+    expect(output.last).to_contain_text("run.generate(")
     assert worker.commands() == ["stop"]

@@ -150,8 +150,8 @@ def test_live_to_the_still_picture(
     expect(output.first).to_contain_text("Loading the model…")
     worker.go()
     expect(output.first).to_contain_text(re.compile(r"running, step \d+ of 4,000"))
-    loss = output.get_by_role("img", name=re.compile("held-out: "))
-    expect(loss).to_have_attribute("aria-label", re.compile(r"train: [2-9]\d+ points"))
+    loss = output.get_by_role("img", name=re.compile("held-out loss: "))
+    expect(loss).to_have_attribute("aria-label", re.compile(r"loss: [2-9]\d+ points"))
     expect(output.first).to_contain_text(re.compile(r"tokens/s · 1\.9 GiB · 1 h 1\d min left"))
     expect(output.first).to_contain_text("Step 10: warm-up ends")
     expect(output.first).to_contain_text("12 of 300 rows were cut")
@@ -187,7 +187,7 @@ def test_live_to_the_still_picture(
     assert worker.commands() == ["save", "stop"]
     expect(output.last).to_contain_text("Held-out loss: 2.31 before training, 1.43 after step")
     expect(output.last.locator("mark").last).to_contain_text("<fast>.")
-    expect(output.last).to_contain_text("load_model()")
+    expect(output.last).to_contain_text("run.generate(")
     assert axe(output.last) == []
     notebook.screenshot("monitor-end")
     still, result = saved_outputs(notebook, 1)
@@ -198,7 +198,7 @@ def test_live_to_the_still_picture(
     notebook.server.shut_kernels_down()
     notebook.reload()
     expect(picture).to_be_visible()
-    expect(notebook.output(1).last).to_contain_text("load_model()")
+    expect(notebook.output(1).last).to_contain_text("run.generate(")
     expect(notebook.output(1).first).not_to_contain_text("Error")
 
 
@@ -211,13 +211,33 @@ def test_a_reloaded_page_is_whole_and_its_stop_is_heard(notebook: Notebook, work
     expect(output.first).to_contain_text(re.compile(r"running, step \d\d+"))
     notebook.save()
     notebook.reload()
-    loss = output.get_by_role("img", name=re.compile("held-out: "))
-    expect(loss).to_have_attribute("aria-label", re.compile(r"train: \d+ points, step 1 to"))
+    loss = output.get_by_role("img", name=re.compile("held-out loss: "))
+    expect(loss).to_have_attribute("aria-label", re.compile(r"loss: \d+ points, step 1 to"))
     output.get_by_role("button", name="Stop and save").click()
-    expect(output.first).to_contain_text("there is nothing left to stop")
     expect(output.first).to_contain_text("Held-out loss: 2.31 before training")
-    expect(output.get_by_role("button", name="Stop and save")).to_be_disabled()
+    expect(output.get_by_role("button", name="Stop and save")).to_have_count(0)
     assert worker.commands() == ["stop"]
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook"])
+def test_the_report_opens_by_its_link(notebook: Notebook, worker: Worker, app: App) -> None:
+    worker.start(steps=3, step_seconds=0)
+    worker.go()
+    worker.wait()
+    (worker.folder / "report.html").write_text("<title>r</title><h1>What the run did</h1>")
+    notebook.open([worker.setup, "monitor"], app=app)
+    notebook.run_cell(0)
+    output = notebook.run_cell(1)
+    link = output.last.get_by_role("link", name="Open the report")
+    title = "What the run did"
+    if app == "lab":
+        link.click()
+        report = notebook.page.frame_locator(".jp-HTMLViewer iframe")
+        expect(report.get_by_role("heading", name=title)).to_be_visible()
+    else:
+        with notebook.page.context.expect_page() as opened:
+            link.click()
+        expect(opened.value.get_by_role("heading", name=title)).to_be_visible()
 
 
 def test_a_cell_that_waits_says_how_to_stop(notebook: Notebook, worker: Worker) -> None:
@@ -235,7 +255,7 @@ while monitor.update():
     output = notebook.run_cell(1, wait=False)
     expect(output.first).to_contain_text("This cell is busy: press ■ (interrupt)")
     expect(output.first).to_contain_text(re.compile(r"running, step \d+ of 120"))
-    expect(output.get_by_role("img", name=re.compile("train: [1-9]"))).to_be_visible()
+    expect(output.get_by_role("img", name=re.compile("loss: [1-9]"))).to_be_visible()
     expect(output.get_by_role("button", name="Stop and save")).to_have_count(0)
     notebook.screenshot("monitor-busy", output.first)
     expect(output.locator("img")).to_be_visible(timeout=20_000)
@@ -276,8 +296,8 @@ def test_a_run_long_over_is_whole_at_once(
         output = notebook.run_cell(1)
     else:
         output = notebook.page.locator(".jp-OutputArea-output")
-    loss = output.get_by_role("img", name=re.compile("held-out: "))
-    expect(loss).to_have_attribute("aria-label", re.compile("train: 94 points, step 1 to 94"))
+    loss = output.get_by_role("img", name=re.compile("held-out loss: "))
+    expect(loss).to_have_attribute("aria-label", re.compile("loss: 94 points, step 1 to 94"))
     expect(output.first).to_contain_text("completed in 3 min 12 s")
     expect(output.last).to_contain_text("Held-out loss: 2.31 before training, 1.43 after step 94.")
     notebook.screenshot(f"monitor-over-{app}")

@@ -150,6 +150,43 @@ def test_a_table_with_odd_columns(
     assert person.actions <= 8
 
 
+@THEMES
+def test_lists_to_choose_from(
+    person: Person,
+    notebook: Notebook,
+    jupyter_lab: Server,
+    theme: Theme,
+    width: int,
+    axe: Callable[[Locator], list[str]],
+) -> None:
+    folder = jupyter_lab.root / "lists"
+    folder.mkdir(exist_ok=True)
+    (folder / "here.csv").write_text("question,answer\n" + "Why?,So.\n" * 30)
+    form = person.opens_the_form(theme, width)
+    field = form.locator(".nbft-field", has=person.page.get_by_label("Base model", exact=True))
+    field.get_by_role("button", name="Choose from a list").click()
+    model = field.get_by_role("button", name="smollm2-135m")
+    expect(model).to_be_visible(timeout=30_000)
+    person.page.set_viewport_size({"width": width, "height": 2000})
+    notebook.screenshot(f"list-of-models-{theme}-{width}", form)
+    assert axe(form) == []
+    field.get_by_role("searchbox").fill("qwen")
+    field.get_by_role("searchbox").press("Enter")
+    expect(field.get_by_role("status")).to_contain_text("hub", timeout=30_000)
+    field.get_by_role("button", name="Choose from a list").click()
+
+    files = form.locator(".nbft-field", has=person.page.get_by_label("Data file", exact=True))
+    files.get_by_role("button", name="Browse this machine").click()
+    files.get_by_role("button", name="lists/", exact=True).click()
+    files.get_by_role("button", name="show rows of here.csv").click()
+    expect(files.get_by_text('"answer": "So."').first).to_be_visible(timeout=30_000)
+    notebook.screenshot(f"list-of-files-{theme}-{width}", form)
+    assert axe(form) == []
+    files.get_by_role("button", name="here.csv", exact=True).click()
+    expect(form.get_by_label("Data file", exact=True)).to_have_value("lists/here.csv")
+    held_out_rows_are_of(notebook, "here.csv")
+
+
 def test_the_problem_of_a_field_is_a_way_to_it(
     person: Person, notebook: Notebook, page: Page
 ) -> None:
@@ -167,3 +204,59 @@ def test_the_problem_of_a_field_is_a_way_to_it(
     expect(form.get_by_text("1 problem. Training can start when")).to_be_visible()
     expect(form.get_by_role("button", name="Train here", exact=True)).to_be_disabled()
     notebook.screenshot("state-wrong", form)
+
+
+TEMPLATE = "Prompt template"
+MENDED = [
+    (TEMPLATE, "{q}", "become one word", "Use {q}⏎", "{q}\n"),
+    (TEMPLATE, "{question}", "is not a column", "Use {q}", "{q}"),
+    (TEMPLATE, "{q", "not closed", "Use {q}", "{q}"),
+    ("Learning rate", "0.1", "above the usual range", "Use 2e-4", "2e-4"),
+    ("Learning rate", "3", "must be at most 1", "Use 2e-4", "2e-4"),
+    ("Epochs", "500", "500 times", "Use 5", "5"),
+    ("Maximum length", "8", "truncates about 100%", "Use 2", re.compile(r"2\d")),
+]
+
+
+def test_what_is_wrong_is_mended_with_a_click(notebook: Notebook, questions: Path) -> None:
+    given = {"path": str(questions), "prompt_template": "Q: {q}\n", "completion_template": "{a}"}
+    data = {"train": {"datasets": [given]}}
+    notebook.open([f"import nbft\nnbft.Form(nbft.Config(data={data!r}))"])
+    notebook.run_cell(0)
+    form = notebook.page.locator(".nbft-form")
+    for field, typed, said, fix, mended in MENDED:
+        control = form.get_by_label(field, exact=True)
+        control.fill(typed)
+        control.press("Tab")
+        box = form.locator(".nbft-field", has=notebook.page.get_by_label(field, exact=True))
+        expect(box.get_by_role("alert")).to_contain_text(said, timeout=30_000)
+        link = form.locator(".nbft-links").get_by_role("button").filter(has_text=said)
+        expect(link).to_contain_text(field)
+        box.get_by_role("button", name=fix).click()
+        expect(control).to_have_value(mended)
+        expect(link).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("ids.csv", "id,url\n1,http://a\n2,http://b\n", "None of them holds text to learn from."),
+        ("story.csv", "story\n" + "Once upon a time.\n" * 30, "30 rows with the columns story."),
+        (
+            "wide.csv",
+            ",".join(f"column {n}" for n in range(200)) + "\n" + ",".join(["x"] * 200) + "\n",
+            "and 192 more",
+        ),
+        ("few.csv", "question,answer\nWhy?,So.\nHow?,Thus.\nWho?,Me.\n", "3 rows"),
+    ],
+)
+def test_a_file_that_is_hard_to_train_on_is_met_with_the_next_step(
+    person: Person, notebook: Notebook, tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    form = person.opens_the_form("light", 1400)
+    person.chooses(form, tmp_path / name)
+    columns = form.locator(".nbft-columns")
+    expect(columns).to_contain_text(said, timeout=30_000)
+    notebook.page.set_viewport_size({"width": 1400, "height": 2000})
+    notebook.screenshot(f"hard-{name.removesuffix('.csv')}", form)

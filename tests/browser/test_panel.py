@@ -179,7 +179,7 @@ def test_a_run_grows_in_the_panel_and_stops_from_its_tab(
     expect(page.get_by_title("Open kind-otter-14")).to_contain_text("of 94, loss 1.")
 
     details = panel.details(run)
-    chart = details.get_by_role("img", name="loss. train 2.000 to")
+    chart = details.get_by_role("img", name="loss. loss 2.000 to")
     expect(chart).to_be_visible()
     said = chart.get_attribute("aria-label")
     expect(chart).not_to_have_attribute("aria-label", said or "")

@@ -84,8 +84,8 @@ def train_and_stop(notebook: Notebook, output: Locator, form: Locator) -> None:
     form.get_by_role("button", name="Train here").click()
     state = form.locator(".nbft-state").get_by_role("status")
     expect(state).to_contain_text("Running: run")
-    loss = output.get_by_role("img", name=re.compile("held-out: "))
-    points = re.compile(r"train: ([3-9]|\d\d+) points")
+    loss = output.get_by_role("img", name=re.compile("held-out loss: "))
+    points = re.compile(r"loss: ([3-9]|\d\d+) points")
     expect(loss).to_have_attribute("aria-label", points, timeout=TRAIN_MS)
     notebook.screenshot(f"{notebook.name}-live")
     output.get_by_role("button", name="Stop and save").click()
@@ -99,7 +99,7 @@ def train_and_stop(notebook: Notebook, output: Locator, form: Locator) -> None:
     notebook.save()
     notebook.reload()
     expect(picture).to_be_visible(timeout=OPEN_MS)
-    expect(output.last).to_contain_text("load_model()")
+    expect(output.last).to_contain_text("run.generate(")
 
 
 @pytest.mark.timeout(1200)  # the default model on a busy CPU; 2 minutes on a free one

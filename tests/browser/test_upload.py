@@ -79,7 +79,7 @@ def test_a_large_file_is_chosen_sent_shown_and_used(
 ) -> None:
     form = open_form(theme=theme, width=width)
     field = form.locator(".nbft-field", has=page.locator(".nbft-upload"))
-    said = field.get_by_role("status")
+    said = field.locator(".nbft-columns")
     notebook.screenshot(f"upload-{theme}-{width}-empty", form)
     notebook.kernel_eval("exec('import nbft.widgets.upload as u; u._SHOW_SECONDS = 0.0')")
     seen = "".join(
@@ -145,14 +145,14 @@ def test_a_file_is_dropped_cancelled_refused_and_dropped_again(
     expect(cancel).to_have_count(0)
     form.get_by_label("Basic", exact=True).check()
     cancel.press("Enter")
-    expect(field.get_by_role("status")).to_contain_text("cancelled; nothing of it was kept.")
+    expect(field.locator(".nbft-said")).to_contain_text("cancelled; nothing of it was kept.")
     expect(form.get_by_role("button", name="Choose a file of train rows")).to_be_focused()
     assert notebook.kernel_eval(PARTS) == []
     notebook.kernel_eval("exec('u.Upload._take = u.Upload._hold')")
 
     rows = rows_of(2000).decode()
     field.evaluate(DROP, ["drop", [["../rows.jsonl", rows]]])
-    expect(field.get_by_role("status")).to_contain_text("recognised as instructions")
+    expect(field.locator(".nbft-columns")).to_contain_text("recognised as instructions")
     assert notebook.kernel_eval(PATH).endswith("/runs/data/rows.jsonl")
     expect(form.get_by_role("button", name="Train here")).to_be_enabled()
 
@@ -167,10 +167,10 @@ def test_the_data_tab_takes_a_file_for_each_split(
     held_out = form.locator(".nbft-at-data-validation-datasets-0-path")
     expect(form.get_by_role("button", name="Choose a file of validation rows")).to_be_visible()
     held_out.evaluate(DROP, ["drop", [["held out.jsonl", rows]]])
-    expect(held_out.get_by_role("status")).to_contain_text("recognised as instructions")
+    expect(held_out.locator(".nbft-columns")).to_contain_text("recognised as instructions")
     form.get_by_label("Maximum length", exact=True).evaluate(DROP, ["drop", [["rows.jsonl", rows]]])
     first = form.locator(".nbft-at-data-train-datasets-0-path")
-    expect(first.get_by_role("status")).to_contain_text("recognised as instructions")
+    expect(first.locator(".nbft-columns")).to_contain_text("recognised as instructions")
     paths = "[s.datasets[0].path[-10:] for s in form.config.data.splits().values()]"
     assert notebook.kernel_eval(paths) == ["rows.jsonl", " out.jsonl"]
     form.get_by_role("tab", name="Method").click()
@@ -221,7 +221,7 @@ def test_files_come_along_in_other_front_ends(
     path = tmp_path / "rows.csv"
     path.write_text("question,answer\nWhy?,So.\nHow?,Thus.\n")
     choose(page, form, path)
-    said = form.locator(".nbft-upload").get_by_role("status")
+    said = form.locator(".nbft-columns")
     expect(said).to_contain_text("2 rows, recognised as questions and answers")
     kept = tmp_path / "runs" / "data" / "rows.csv"
     assert kept.read_bytes() == path.read_bytes()

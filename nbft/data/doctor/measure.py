@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,8 +44,6 @@ FOLDED = "have a system turn, which the chat template does not take"
 """The remark of `Seen.remarked` on rows whose system turn stands before the first question."""
 
 # Signs such as = > ] : may be the mark after which the answer begins.
-_LAST_OF_TEXT = re.compile(r"[^\W_]|[.,;?!)\"'’”]")
-_FIRST_OF_TEXT = re.compile(r"[^\W_]|[(\"'“]")
 _CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
 _SECONDS_BETWEEN_WORDS = 1.0
 
@@ -486,9 +483,7 @@ class _Pass:
         said = Said(example)
         text, prompt, answer = said.text, said.prompt, said.answer
         seen.is_chat[row] = bool(example.messages)
-        seen.is_glued[row] = not example.messages and bool(
-            _LAST_OF_TEXT.search(prompt[-1:]) and _FIRST_OF_TEXT.search(answer[:1])
-        )
+        seen.is_glued[row] = example.is_glued
         seen.answer_is_empty[row] = not answer.strip()
         more = [example.tools, example.rejected, example.label]
         beside = json.dumps(more, default=str) if any(m not in ((), None) for m in more) else ""

@@ -19,7 +19,7 @@ from nbft.data.doctor.finding import Rewrite, Row, left_out
 from nbft.data.examples import Example, load_examples
 from nbft.data.lines import line_keys
 from nbft.data.ready import READY
-from nbft.data.sources import Rows, lines_of, load_rows, rename
+from nbft.data.sources import Rows, lines_of, load_rows, number_in_file, rename
 from nbft.data.turns import RowError
 from nbft.errors import DataError, Problem
 
@@ -52,8 +52,11 @@ def changes(config: Config, rewrite: Rewrite, *, folder: Path | None = None) -> 
         folder: Folder of the config file, for relative paths.
     """
     for field, _, rows, mend in _concerned(config, rewrite, folder):
-        for number in sorted(rewrite.rows[field].tolist()):
-            before = _row(rows, number)
+        numbers = {*rewrite.rows[field].tolist()}
+        for place in range(len(rows)):
+            if (number := number_in_file(rows, place)) not in numbers:
+                continue
+            before = _row(rows, place)
             if (after := mend(before)) != before:
                 yield Change(field, number, before, after)
 
@@ -109,12 +112,12 @@ def _raw(config: Config, field: str, dataset: Dataset, folder: Path | None) -> R
     return load_rows(whole, split, field, folder=folder, is_strict=False)
 
 
-def _row(rows: Rows, number: int) -> Row:
-    """Return a row, from 1; one that cannot be read as its line."""
+def _row(rows: Rows, place: int) -> Row:
+    """Return a row, from 0; one that cannot be read as its line."""
     try:
-        return rows[number - 1]
+        return rows[place]
     except DataError:
-        line = next(itertools.islice(lines_of(rows), number - 1, None), b"")
+        line = next(itertools.islice(lines_of(rows), place, None), b"")
         return {"line": line.decode("utf-8", "replace")}
 
 
@@ -159,11 +162,11 @@ def _mended(
     lines = lines_of(rows)
     if (path := getattr(rows, "path", None)) is not None and len(line_keys(path)) != len(rows):
         lines = iter(())
-    for number in range(1, len(rows) + 1):
+    for place in range(len(rows)):
         line = next(lines, None)
-        if number not in numbers:
-            yield rows[number - 1] if line is None else {}, line
-        elif mend is not left_out and (mended := mend(rows[number - 1])) is not None:
+        if number_in_file(rows, place) not in numbers:
+            yield rows[place] if line is None else {}, line
+        elif mend is not left_out and (mended := mend(rows[place])) is not None:
             yield mended, None
 
 
@@ -185,7 +188,9 @@ def _target(dataset: Dataset, folder: Path | None, into: Path | None) -> tuple[P
     """Return where to write, and how the config names it."""
     old = resolve(dataset.path, folder) if dataset.path else None
     name = old.stem if old else str(dataset.dataset_name).replace("/", "--")
-    name = re.sub(r"\.fixed(-\d+)?$", "", re.sub(r"\.(jsonl?|csv|tsv|parquet)$", "", name))
+    name = re.sub(
+        r"\.fixed(-\d+)?$", "", re.sub(r"\.(jsonl?|ndjson|csv|tsv|parquet|xlsx|ods)$", "", name)
+    )
     parent = into or (old.parent if old else Path.cwd())
     if into is None and not os.access(parent, os.W_OK):
         parent = Path.cwd()

@@ -5,7 +5,7 @@ copied from another data set.
 
 | sample | written by hand, in `written/` | composed or computed, in `families/` |
 |---|---|---|
-| alpaca | `alpaca.txt`: more than half of the rows | tasks whose answer code can compute |
+| alpaca | `alpaca.txt`: more than a third of the rows | tasks whose answer code can compute |
 | samsum | `samsum.txt`: the scenarios, with their endings and summaries | people, places, times |
 | gsm8k | | all: a function a family, which also works out the answer |
 | grammar | `grammar.txt`: all sentences, with their mistakes marked | people and alternatives |
@@ -18,9 +18,10 @@ test score does not only measure what was learnt by heart.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain, cycle, islice
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -28,9 +29,9 @@ from nbft.data.samples import SAMPLES, sample_path
 from nbft.data.samples.families import Family, Row, alpaca, grammar, gsm8k, samsum
 
 SEED = 20240517
-TRAIN_ROWS = 360
-TEST_ROWS = 72
-_ALPACA_TEST_ROWS_BY_HAND = 36
+TRAIN_ROWS = 1000
+TEST_ROWS = 144
+_ALPACA_TEST_ROWS_BY_HAND = 72
 _DRAWS_PER_ROW = 200
 
 Splits = dict[str, list[Row]]
@@ -50,29 +51,52 @@ class Draw:
         rng: Where the chance comes from.
         identity: What must differ between two rows.
         seen: The identities of the rows so far.
+        most_shared: Largest share of words that two rows of a family may have in common.
+        words: The words of each family's rows so far.
     """
 
     rng: Random
     identity: Callable[[Row], str]
     seen: set[str]
+    most_shared: float
+    words: dict[Family, list[set[str]]] = field(default_factory=dict)
 
     def rows(self, families: Sequence[Family], count: int) -> list[Row]:
-        """Draw from the families in turn."""
-        in_turn = cycle(self.rng.sample(families, len(families)))
-        return [self.row(family) for family in islice(in_turn, count)]
-
-    def row(self, family: Family) -> Row:
-        """Draw one row that was not seen before.
+        """Draw from the families in turn, without those that have no new row left.
 
         Raises:
-            RuntimeError: The family has too little variety.
+            RuntimeError: No family has a new row.
         """
+        in_turn, rows = deque(self.rng.sample(families, len(families))), list[Row]()
+        while len(rows) < count:
+            if not in_turn:
+                raise RuntimeError(f"no new row after {len(rows)} of {count}: add families.")
+            family = in_turn.popleft()
+            if row := self._new_row(family):
+                rows.append(row)
+                in_turn.append(family)
+        return rows
+
+    def _new_row(self, family: Family) -> Row | None:
+        """Draw one row that was not seen before; None if the family has too little variety."""
         for _ in range(_DRAWS_PER_ROW):
             row = family(self.rng)
-            if self.identity(row) not in self.seen:
+            if self.identity(row) not in self.seen and not self._is_near_copy(row, family):
                 self.seen.add(self.identity(row))
+                self.words.setdefault(family, []).append(_words(row))
                 return row
-        raise RuntimeError(f"{family}: no new row in {_DRAWS_PER_ROW} draws. Give it more variety.")
+        return None
+
+    def _is_near_copy(self, row: Row, family: Family) -> bool:
+        words = _words(row)
+        return any(
+            len(words & other) > self.most_shared * len(words | other)
+            for other in self.words.get(family, ())
+        )
+
+
+def _words(row: Row) -> set[str]:
+    return set(" ".join(row.values()).split())
 
 
 def make_alpaca(rng: Random) -> Splits:
@@ -80,7 +104,9 @@ def make_alpaca(rng: Random) -> Splits:
     written = alpaca.handwritten_rows()
     rng.shuffle(written)
     test, train = written[:_ALPACA_TEST_ROWS_BY_HAND], written[_ALPACA_TEST_ROWS_BY_HAND:]
-    return _compose(alpaca.FAMILIES, alpaca.HELD_OUT_FAMILIES, rng, train=train, test=test)
+    return _compose(
+        alpaca.FAMILIES, alpaca.HELD_OUT_FAMILIES, rng, train=train, test=test, most_shared=0.7
+    )
 
 
 def make_samsum(rng: Random) -> Splits:
@@ -98,17 +124,16 @@ def make_gsm8k(rng: Random) -> Splits:
 
 
 def make_grammar(rng: Random) -> Splits:
-    """Deal the lines of the source to the splits, each line with all its rows to one of them."""
+    """Deal the lines of the source to the splits, each to one of them.
+
+    A line gives one test row, so that the test rows are independent, or all its training rows.
+    """
     lines = grammar.rows_by_line(rng)
     rng.shuffle(lines)
-    train: list[Row] = []
-    test: list[Row] = []
-    for rows in lines:
-        split, size = (test, TEST_ROWS) if len(test) < TEST_ROWS else (train, TRAIN_ROWS)
-        split += rows[: size - len(split)]
+    test = [rows[0] for rows in lines[:TEST_ROWS]]
+    train = list(chain.from_iterable(lines[TEST_ROWS:]))
     rng.shuffle(train)
-    rng.shuffle(test)
-    return {"train": train, "test": test}
+    return {"train": train[:TRAIN_ROWS], "test": test}
 
 
 MAKERS: dict[str, Callable[[Random], Splits]] = {
@@ -133,12 +158,15 @@ def _compose(
     train: Sequence[Row] = (),
     test: Sequence[Row] = (),
     identity: Callable[[Row], str] = prompt_of,
+    most_shared: float = 1,
 ) -> Splits:
     """Fill both splits up with composed rows, no two of which have the same identity.
 
     Half of what the test split lacks is drawn from the held-out families.
     """
-    draw = Draw(rng, identity, seen={identity(row) for row in chain(train, test)})
+    draw = Draw(
+        rng, identity, seen={identity(row) for row in chain(train, test)}, most_shared=most_shared
+    )
     unfamiliar = (TEST_ROWS - len(test)) // 2
     test = [*test, *draw.rows(held_out, unfamiliar)]
     test += draw.rows(familiar, TEST_ROWS - len(test))

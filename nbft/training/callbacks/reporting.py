@@ -19,6 +19,7 @@ from nbft.hardware import used_memory_bytes
 from nbft.runs.requests import Requests, Unfinished, because
 from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.saving import checkpoint_bytes
+from nbft.training.stages import StageClock, report_stage
 from nbft.training.throughput import StepClock
 
 _OF_THE_EVENT = ("event", "time", "step")
@@ -35,6 +36,7 @@ class ReportingCallback(TrainerCallback):
         device: Device whose memory is measured.
         sample: Answers the fixed prompts with the current model.
         room: Waits while the run's disk is full; has the requests to the run.
+        stages: Measures the stages of the run.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ReportingCallback(TrainerCallback):
         device: str,
         sample: Callable[[Any], list[dict[str, str]]],
         room: Room | None = None,
+        stages: StageClock | None = None,
     ) -> None:
         self.ending: str | None = None
         self.last_eval_step = -1
@@ -50,6 +53,7 @@ class ReportingCallback(TrainerCallback):
         self._run = run
         self._room = room or Room(run, Requests(run))
         self._requests = self._room.requests
+        self.stages = stages or StageClock()
         self._has_trained = False
         self._saved_at: float | None = None
         self._stop: events.Event = {}
@@ -64,7 +68,19 @@ class ReportingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
         """Measure from here on, which after a resume is not the first step."""
+        self.stages.between = "training"
+        self.stages.begin("training")
         self._logged_step, self._logged_seconds = state.global_step, self.clock.seconds
+
+    def on_train_end(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Take in at which step it ended, which may be earlier than planned."""
+        self.stages.between = "saving"
+        self.stages.end_at(state.global_step)
+
+    def begin(self, stage: str, step: int, text: str) -> None:
+        """Begin a stage and report it; its end is noted by `stages.end`."""
+        self.stages.begin(stage)
+        report_stage(self._room, self.stages, step, text)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
@@ -149,11 +165,11 @@ class ReportingCallback(TrainerCallback):
             self.say("command", command=name, step=step, text=text)
 
         if name == "stop":
-            self._end("stopped", control)
+            self._end("stopped", step, control)
             self._stop = command
             answer(f"Stopping after step {step}{because(command)}.")
         elif name == "cancel":
-            self._end("cancelled", control, save=False)
+            self._end("cancelled", step, control, save=False)
             answer(f"Ending after step {step}, saving nothing.")
         elif name == "save":
             control.should_save = True
@@ -162,7 +178,7 @@ class ReportingCallback(TrainerCallback):
             answer("Answering the prompts.")
             self.say("sample", step=step, samples=self._sample(model))
         elif name == "pause" and command.get("release"):
-            self._end("paused", control)
+            self._end("paused", step, control)
             answer(f"Saving at step {step} and freeing the device.")
         elif name == "pause":
             answer(f"Pausing after step {step}.")
@@ -172,8 +188,9 @@ class ReportingCallback(TrainerCallback):
         else:
             answer(f"{name}: unknown command.")
 
-    def _end(self, ending: str, control: TrainerControl, *, save: bool = True) -> None:
+    def _end(self, ending: str, step: int, control: TrainerControl, *, save: bool = True) -> None:
         self.ending = ending
+        self.stages.end_at(step)
         control.should_training_stop = True
         control.should_save = save
         control.should_evaluate = False  # the best checkpoint would decide whether to save
@@ -197,6 +214,7 @@ class ReportingCallback(TrainerCallback):
     def _pause(self, step: int, control: TrainerControl, model: Any) -> None:
         """Wait for the next command, with everything kept in memory."""
         self.say("paused", step=step, released=False)
+        self.stages.begin("paused")
         while self.ending is None:
             waiting = self._requests.read()
             if not waiting:
@@ -205,6 +223,7 @@ class ReportingCallback(TrainerCallback):
             command = waiting.popleft()
             if command["event"] == "continue":
                 self.say("continued", step=step)
+                self.stages.begin(self.stages.between)
                 return
             if command["event"] != "pause" or command.get("release"):
                 self._obey(command, step, control, model)
@@ -217,7 +236,9 @@ class ReportingCallback(TrainerCallback):
             return  # held-out numbers, which `on_evaluate` writes, or the totals at the end
         fields: dict[str, Any] = _numbers(logs)
         if (a_step := self._measured_step(state.global_step)) is not None:
-            fields["seconds_left"] = (state.max_steps - state.global_step) * a_step
+            self.stages.seconds_a_step = a_step
+        if (left := self.stages.seconds_left(state.global_step)) is not None:
+            fields["seconds_left"] = round(left, 1)
         fields["memory_bytes"] = used_memory_bytes(self._device)
         self.say("log", step=state.global_step, **fields)
 
@@ -237,11 +258,13 @@ class ReportingCallback(TrainerCallback):
     ) -> None:
         """Write every number that the trainer measures on the held-out rows."""
         self.last_eval_step = state.global_step
+        self.stages.end(state.global_step)
         self.say("eval", step=state.global_step, **_numbers(metrics or {}))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Report the path of a checkpoint."""
         self._saved_at = time.monotonic()
+        self.stages.end(state.global_step)
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self.say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
 

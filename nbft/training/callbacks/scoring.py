@@ -134,9 +134,11 @@ class ScoringCallback(TrainerCallback):
     def _answer(self, model: Any, step: int) -> None:
         if self._sample is None or self._sampled_at == step:
             return
-        if step == 0:
-            self._say("Answering the prompts with the base model …")
-        self._reporting.say("sample", step=step, samples=self._sample(model))
+        model_name = "" if step else " with the base model"
+        self._reporting.begin("sampling", step, f"Answering the prompts{model_name} …")
+        samples = self._sample(model)
+        self._reporting.stages.end(step)
+        self._reporting.say("sample", step=step, samples=samples)
         self._sampled_at = step
 
     def _score(self, scorer: Scorer, model: Any, step: int) -> None:
@@ -145,7 +147,8 @@ class ScoringCallback(TrainerCallback):
         if latest and latest["step"] == step:
             return
         rows = count(len(scorer), "test row" if scorer.split == "test" else "held-out row")
-        self._say(f"Scoring {rows}{'' if step else ' with the base model'} …")
+        model_name = "" if step else " with the base model"
+        self._reporting.begin("scoring", step, f"Scoring {rows}{model_name} …")
         try:
             scores: Event = {"step": step, **scorer.score(model)}
         except Exception as error:
@@ -159,13 +162,10 @@ class ScoringCallback(TrainerCallback):
             return
         finally:
             release_memory()
+        self._reporting.stages.end(step)
         if step == 0:
             self._base[scorer.split] = scores
         else:
             self._latest[scorer.split] = scores
             scores["verdicts"] = verdicts(self._base.get(scorer.split, {}), scores)
         self._reporting.say("scores", **scores)
-
-    def _say(self, text: str) -> None:
-        self._reporting.say("stage", stage="scoring", text=text)
-        logging.getLogger("nbft").info(text)

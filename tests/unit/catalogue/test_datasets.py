@@ -158,7 +158,9 @@ def test_what_cannot_be_shown_is_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("a")
     assert "has the ending .txt" in words(of(tmp_path / "notes.txt"))
     (tmp_path / "bytes.csv").write_bytes(b"a\n\xff\xff")
-    assert "is not UTF-8 text. Save it as UTF-8." in words(of(tmp_path / "bytes.csv"))
+    assert "is not UTF-8 text, and its encoding cannot be told. Save it as UTF-8;" in words(
+        of(tmp_path / "bytes.csv")
+    )
     hub = DatasetChoice("owner/name", "owner/name", "known")
     assert words(hub) == (
         "data.train='owner/name': is on the hub: its rows can be shown once it has been downloaded. "

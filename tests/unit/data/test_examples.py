@@ -176,7 +176,7 @@ F = "data.train.datasets[0]"
             {"columns": {"ask": "question", "reply": "answer"}},
             [
                 (
-                    f'{F}: no "prompt" and "completion", no "messages" and no "text"; found "ask", '
+                    f'{F}: nothing says which column is the prompt, and which the answer; found "ask", '
                     '"reply". If ask is the prompt, reply the answer, use prompt_template='
                     "'{ask}\\n' and completion_template='{reply}'."
                 )

@@ -70,7 +70,8 @@ def test_rows_in_memory():
 
 
 def test_a_csv_written_by_pandas_with_its_index_is_read(write):
-    assert load(path=write("a.csv", ",q,a\n0,one,1\n")) == [{"": "0", "q": "one", "a": "1"}]
+    path = write("a.csv", ",q,a\n0,one,1\n")
+    assert load(path=path) == [{"column_1": "0", "q": "one", "a": "1"}]
 
 
 def test_bundled_samples_need_no_network_and_have_two_splits():
@@ -124,7 +125,7 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
         ("a.jsonl", "", "is empty (0 bytes). Name a file with rows."),
         ("a.jsonl", "\n\n", "holds no rows. Name another."),
         ("a.json", "[]", "holds no rows. Name another."),
-        ("a.csv", "q,a\n", "holds no rows. Name another."),
+        ("a.csv", "q,a\n", "has column names (q, a), but no rows below them. Add some."),
         (
             "a.jsonl",
             '{"a": 1}\n\n{"a": \n',
@@ -165,32 +166,24 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
             "a.txt",
             "x",
             (
-                "has the ending .txt. Use one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet, or such "
-                "a file packed as .gz or .zip."
+                "has the ending .txt. If it is a table, rename it to .csv. Use one of .json, .jsonl, "
+                ".ndjson, .csv, .tsv, .xlsx, .ods, .parquet, or such a file packed as .gz or .zip."
             ),
         ),
         (
             "a.csv",
             "q,a\n1,2\n1,2,3\n",
             (
-                "row 2: has more or fewer cells than the 2 of the first "
-                "line. Quote cells that hold the separator."
+                "row 3: has 3 cells, but row 1 names 2 columns. Fix the row; a cell with the "
+                "separator in it needs quotes."
             ),
         ),
         (
             "a.csv",
             "q,a\n1\n",
             (
-                "row 1: has more or fewer cells than the 2 of the first line. Quote "
-                "cells that hold the separator."
-            ),
-        ),
-        (
-            "a.csv",
-            "q,q\n1,2\n",
-            (
-                "names the column q more than once in its first line. Give every "
-                "column a name of its own."
+                "row 2: has 1 cell, but row 1 names 2 columns. Fix the row; a cell with the "
+                "separator in it needs quotes."
             ),
         ),
         ("a.jsonl", "ü".encode("latin-1"), "is not UTF-8 text. Save it as UTF-8."),
@@ -382,7 +375,8 @@ def test_without_a_network_only_the_cache_is_asked(monkeypatch):
 
 
 def test_formats_are_those_that_the_setting_names():
-    assert sources.FORMATS == (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+    text = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
+    assert (*text, ".xlsx", ".ods", ".parquet") == sources.FORMATS
 
 
 def test_a_file_is_read_once_as_long_as_its_rows_are_held(write, monkeypatch):

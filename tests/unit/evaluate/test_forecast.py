@@ -3,12 +3,15 @@ import pytest
 from nbft.config import Config
 from nbft.data.formats import Example
 from nbft.evaluate.forecast import (
+    answer_tokens,
     best_by_score,
     metrics_of,
     reference_of,
+    sampling_seconds,
     scored_steps,
     scoring_problems,
     scoring_remark,
+    scoring_seconds,
 )
 from nbft.plan import make_plan
 
@@ -72,29 +75,45 @@ def test_when_a_run_is_scored(given, steps):
     assert scored_steps(config(**given), 60, 20) == steps
 
 
-def test_the_remark_says_what_how_often_and_how_long():
-    (remark,) = scoring_remark(config(), HELD_OUT, [0, 20, 40], 135_000_000, "cpu", "bfloat16")
-    assert remark.startswith(
+def test_the_remark_says_what_and_how_often():
+    (remark,) = scoring_remark(config(), HELD_OUT, [0, 20, 40])
+    assert remark == (
         "Scores: exact match, format of 2 held-out rows, 3 times: before step 1, once on the way "
-        "and after step 40. About "
+        "and after step 40."
     )
-    (on_gpu,) = scoring_remark(config(), HELD_OUT, [0, 40], 135_000_000, "cuda", "bfloat16")
-    assert on_gpu.endswith("2 times: before step 1, never on the way and after step 40.")
-    assert scoring_remark(config(metrics=[]), HELD_OUT, [0, 40], None, "cpu", "float32") == []
-    assert scoring_remark(config(), [], [0, 40], None, "cpu", "float32") == []
+    (between,) = scoring_remark(config(), HELD_OUT, [0, 40])
+    assert between.endswith("2 times: before step 1, never on the way and after step 40.")
+    assert scoring_remark(config(metrics=[]), HELD_OUT, [0, 40]) == []
+    assert scoring_remark(config(), [], [0, 40]) == []
 
 
-def seconds(**given):
-    from nbft.evaluate.forecast import scoring_seconds
-
-    return scoring_seconds(config(**given), 135_000_000, "cpu", "bfloat16", 64)
+WEIGHT_BYTES = 270e6
 
 
-def test_the_forecast_grows_with_the_work():
-    assert seconds(score_rows=64) > 3 * seconds(score_rows=16) - 20
+def test_the_forecast_of_the_scores_grows_with_the_work():
+    def seconds(**given):
+        return scoring_seconds(config(**given), WEIGHT_BYTES, 64)
+
+    # 67.5 ms a token: 2 batches of 16 rows with 64 new tokens each, and 32 prompts
+    assert seconds(score_rows=32) == pytest.approx((2 * 64 + 32 / 2) * 0.0675)
     assert seconds(metrics=["perplexity"], score_rows=16) < seconds(score_rows=16)
-    # 2 batches of 64 tokens at 68 ms, and the fixed prompts
-    assert seconds(score_rows=32) == pytest.approx(2 * 64 * 0.0675 + 64 * 0.0675)
+    assert seconds(metrics=[]) == 0
+
+
+def test_the_forecast_of_the_samples_grows_with_the_work():
+    def seconds(**given):
+        return sampling_seconds(config(**given), WEIGHT_BYTES)
+
+    # up to 8 prompts are answered at a time
+    assert seconds(sample_max_new_tokens=40) == pytest.approx(40 * 0.0675)
+    assert seconds(sample_count=9) == pytest.approx(2 * 64 * 0.0675)
+    assert seconds(sample_prompts=["Hi."], sample_count=9) == pytest.approx(64 * 0.0675)
+
+
+def test_the_longest_answer_is_estimated_by_the_references():
+    assert answer_tokens(config(), HELD_OUT) == len("2 + 2 = 4\n#### 4") // 4 + 1
+    assert answer_tokens(config(score_max_new_tokens=7), HELD_OUT) == 7
+    assert answer_tokens(config(), []) == 1
 
 
 def test_the_plan_says_it(tmp_path):

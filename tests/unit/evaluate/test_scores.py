@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from nbft.evaluate.scores import Scores, chart_groups, shown, verdicts
+from nbft.evaluate.scores import Scores, chart_groups, confidence_interval, shown, verdicts
 
 
 def event(step, scores, values=None, **more):
@@ -86,10 +86,13 @@ def test_the_table_has_base_and_last_and_the_way_between():
 
 
 def test_the_sentence_is_honest():
-    (sentence,) = Scores(FOUND).sentences
+    sentence, counted = Scores(FOUND).sentences
     assert sentence == (
         "On 16 held-out rows ROUGE-L improved; exact match did not improve; perplexity did not "
         "improve: worse than before."
+    )
+    assert counted.startswith(
+        "Exact match: 0 of 16 held-out rows before training, 0 after step 9. "
     )
 
 
@@ -138,3 +141,26 @@ def test_shown():
 def test_charts_hold_scores_of_one_scale():
     assert chart_groups([]) == []
     assert chart_groups(["perplexity"]) == [("perplexity", ["perplexity"])]
+
+
+def test_counted_rows_are_said_with_how_sure_the_share_is():
+    events = [event(0, {"exact_match": 2 / 48}, rows=48), event(60, {"exact_match": 0.5}, rows=48)]
+    assert Scores(events).sentences == [
+        "On 48 held-out rows exact match improved.",
+        (
+            "Exact match: 2 of 48 held-out rows before training, 24 after step 60. On more rows like "
+            "these, expect 36% to 64% (95% confidence interval)."
+        ),
+    ]
+
+
+def test_of_scores_that_count_no_rows_no_interval_is_said():
+    assert len(Scores([event(0, {"rougeL": 0.1}), event(9, {"rougeL": 0.3})]).sentences) == 1
+    assert Scores([event(0, {"exact_match": 0.5})]).sentences == []
+
+
+@pytest.mark.parametrize(("hits", "rows"), [(0, 1), (1, 1), (0, 64), (64, 64), (3, 64)])
+def test_the_interval_holds_the_measured_share_and_stays_within_all_rows(hits, rows):
+    low, high = confidence_interval(hits, rows)
+    assert 0 <= low <= hits / rows <= high <= 1
+    assert low < high

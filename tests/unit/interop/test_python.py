@@ -32,7 +32,10 @@ def data_of(config):
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and all(
             name.name
-            in ("csv", "itertools", "json", "numpy", "re", "runpy", "xxhash", "alpaca_prompt")
+            in (
+                *("csv", "itertools", "json", "numpy", "pandas", "re", "runpy", "xxhash"),
+                "alpaca_prompt",
+            )
             or getattr(node, "module", "") in ("collections.abc", "typing")
             or "tests" in str(getattr(node, "module", ""))
             for name in node.names
@@ -106,6 +109,14 @@ def write_rows(tmp_path, ending):
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
 def test_files(tmp_path, ending):
     config = Config(data={"path": write_rows(tmp_path, ending), **PAIR, "split_ratio": 0.7})
+    assert examples_of(config) == expected(config)
+
+
+def test_a_table_that_is_not_as_its_ending_promises(tmp_path):
+    cells = "".join(f"{row['q']};{row['a']};;\n;;;\n" for row in ROWS).replace("?", "ü?")
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"sep=;\nq;a ;;\n{cells}".encode("cp1252"))
+    config = Config(data={"path": str(path), **PAIR, "split_ratio": 0.7})
     assert examples_of(config) == expected(config)
 
 

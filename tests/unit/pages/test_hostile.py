@@ -140,9 +140,11 @@ PAGES: dict[str, Callable[[str], Any]] = {
     "finding": lambda text: findings.finding(finding(text)),
     "success": lambda text: ending.success(
         text, text, [(text, True)], Comparison([(text, text, "b")]), scores=scores(text), place=text,
-        load=text, page=text,
+        code=text, page=text, report=text,
     ),
-    "failure": lambda text: ending.failure(text, [text], text),
+    "failure": lambda text: ending.failure(
+        text, [text], text, code=text, page=text, report=text
+    ),
     "lens": lambda text: lens.html([(text, lens_row(text), [text])], [text], "id"),
     "examples": lambda text: rows.as_examples([{"prompt": text, "completion": text}]),
     "rows of a file": lambda text: rows.as_in_file([{text[:10]: text}]),

@@ -385,3 +385,26 @@ def test_a_template_file_is_read_before_the_run(tiny_model, tmp_path, content):
     )
     errors = [p.field for p in make_plan(config).errors]
     assert errors == ([] if content == b"" else ["model.chat_template_path"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "is_glued"),
+    [
+        ("{q}", "{a}", True),
+        ("Ask: {q}", "{a}", True),
+        ("{q}\n", "{a}", False),
+        ("{q}", " {a}", False),
+        ("{q} -> ", "{a}", False),
+        ("", "{a}", False),
+    ],
+)
+def test_a_template_that_glues_the_answer_to_the_prompt(prompt, completion, is_glued):
+    rows = [{"q": f"{n} + 8?", "a": f"{n + 8}"} for n in range(20)]
+    dataset = {"rows": rows, "prompt_template": prompt, "completion_template": completion}
+    config = Config(data={"train": {"datasets": [dataset]}})
+    found = [p for p in make_plan(config).warnings if "one word" in p.why]
+    assert bool(found) == is_glued
+    if is_glued:
+        assert "8?8" in found[0].why
+        mended = config.apply(dict(found[0].changes))
+        assert not [p for p in make_plan(mended).warnings if "one word" in p.why]

@@ -18,14 +18,28 @@ def test_a_constant_is_smooth_from_its_first_point():
 
 
 def test_smoothing_by_hand():
-    # weights of the past 0.8: (0.16·1 + 0.2·2) / 0.36
-    assert math.isclose(moving_average([1.0, 2.0])[1], 0.56 / 0.36, rel_tol=1e-9)
+    # the neighbour weighs 0.8
+    first, second = moving_average([1.0, 2.0])
+    assert math.isclose(first, (1 + 0.8 * 2) / 1.8, rel_tol=1e-9)
+    assert math.isclose(second, (2 + 0.8 * 1) / 1.8, rel_tol=1e-9)
+
+
+def test_smoothing_has_no_direction():
+    values = [0.5, 2.1, 1.9, 2.0, 1.7, 1.6, 1.2, 1.3, 1.1]
+    assert moving_average(values[::-1]) == moving_average(values)[::-1]
+
+
+def test_an_easy_first_batch_does_not_make_the_loss_rise():
+    easy_first = moving_average([1.0, 2.0, 1.95, 1.9, 1.85, 1.8, 1.75, 1.7, 1.65, 1.6])
+    assert easy_first[0] > 1.6
+    assert easy_first[-1] < easy_first[0] + 0.1
 
 
 def test_gaps_are_passed_over():
     out = moving_average([math.nan, 2.0, math.inf, 2.0])
     assert math.isnan(out[0])
-    assert out[1:] == [2.0, 2.0, 2.0]
+    assert math.isnan(out[2])
+    assert out[1::2] == [2.0, 2.0]
     assert moving_average([]) == []
 
 
@@ -35,6 +49,9 @@ def test_the_lines_are_the_events():
     )
     left, right = figure.axes
     assert list(left.lines[0].get_xydata()[:, 1]) == [e["loss"] for e in LOGS]
+    assert list(left.lines[1].get_ydata()) == moving_average([e["loss"] for e in LOGS])
+    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    assert legend == ["loss of each step", "loss, smoothed", "held-out loss"]
     assert [list(p) for p in left.lines[2].get_xydata()] == [[0, 3.5], [5, 1.25]]
     assert list(right.lines[0].get_xydata()[:, 1]) == [e["learning_rate"] for e in LOGS]
     assert figure.get_suptitle() == "kind-otter-14"

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -591,3 +592,59 @@ def test_a_measure_is_drawn_as_its_method_declares_it():
         ("odd", ["odd"]),
     ]
     assert RunState([{"event": "prepared", "time": 1.0, "measures": 3}]).measures == []
+
+
+def test_the_time_left_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = RunState([{"event": "started", **me()}])
+    assert state.seconds_left is None
+    now = time.time()
+    state.take({"event": "stage", "time": now, "text": "Loading …", "seconds_left": 60.0})
+    monkeypatch.setattr(time, "time", lambda: now + 15)
+    assert state.seconds_left == pytest.approx(45)
+    state.take({"event": "log", "time": now + 10, "step": 1, "seconds_left": 30.0})
+    assert state.seconds_left == pytest.approx(25)
+    state.take({"event": "stage", "time": now + 12, "text": "Scoring …", "seconds_left": 20.0})
+    assert state.seconds_left == pytest.approx(17)
+    monkeypatch.setattr(time, "time", lambda: now + 40)
+    assert state.seconds_left is None  # it takes longer than expected: never "0 s left"
+    monkeypatch.setattr(time, "time", lambda: now + 15)
+    state.take({"event": "paused", "step": 1})
+    assert state.seconds_left is None
+    state.take({"event": "continued", "step": 1})
+    state.take({"event": "completed", "step": 1})
+    assert state.seconds_left is None
+    state.take({"event": "started", "time": now + 14, **me()})
+    assert state.seconds_left is None  # what is known is of the first attempt
+
+
+def test_an_estimate_that_is_no_number_is_none() -> None:
+    state = RunState([log(1, seconds_left=math.nan)])
+    assert state.seconds_left is None
+    assert RunState([log(1, seconds_left=math.inf)]).seconds_left is None
+    of_an_old_run = {"event": "log", "step": 1, "seconds_left": 12.0}
+    assert RunState([of_an_old_run]).seconds_left == 12.0
+
+
+@pytest.mark.parametrize("kept", [{}, {"most_points": 10}])
+def test_a_stage_ends_with_its_result(tmp_path: Path, kept: dict[str, int]) -> None:
+    reader = StateReader(tmp_path / "events.jsonl", **kept)
+
+    def stage_after(*more: dict[str, Any]) -> str:
+        write(reader.path, *more)
+        reader.read()
+        return reader.state.stage
+
+    start = ({"event": "started", **me()}, {"event": "stage", "text": "Loading …"})
+    assert stage_after(*start) == "Loading …"
+    assert stage_after({"event": "sample", "step": 0, "samples": []}) == "Loading …"
+    assert stage_after({"event": "prepared", "total_steps": 9}) == ""
+    results = (
+        {"event": "eval", "step": 1, "eval_loss": 1.0},
+        {"event": "scores", "step": 1, "scores": {"a": 1.0}},
+        {"event": "sample", "step": 1, "samples": []},
+        {"event": "checkpoint", "step": 1, "path": "a"},
+        log(2, loss=1.0),
+    )
+    for result in results:
+        assert stage_after({"event": "stage", "text": "Working …"}) == "Working …"
+        assert stage_after(result) == ""

@@ -259,7 +259,7 @@ def test_the_state_holds_what_is_drawn_and_then_what_is_new(server: Server, runn
     first = server.ask(f"runs/{running}/state").body
     assert (first["whole"], first["more"], first["said"]) == (True, False, 4)
     loss, rate = first["charts"]
-    assert [one["label"] for one in loss["series"]] == ["train", "held-out"]
+    assert [one["label"] for one in loss["series"]] == ["loss", "held-out loss"]
     assert (loss["rows"], rate["rows"]) == ([[1, 2.0, None]], [[1, 1e-4]])
     assert first["answers"] == [
         {"title": "Say hi.", "prompt": "Say hi.", "answers": [{"when": "base model", "text": "no"}]}

@@ -48,3 +48,14 @@ def test_every_number_of_an_evaluation_is_kept(tmp_path: Path, callback: Reporti
     callback.on_evaluate(ARGS, STATE, None, metrics=metrics)  # type: ignore[arg-type]
     (found,) = written(tmp_path)
     assert {name: found[name] for name in metrics} == metrics
+
+
+def test_the_time_left_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    callback = ReportingCallback(tmp_path, "cpu", lambda model: [])
+    callback.stages.expect({"saving": [10]}, 10, {"saving": 5.0, "training": 20.0})
+    callback.on_log(ARGS, STATE, None, logs={"loss": 1.5})  # type: ignore[arg-type]
+    callback.begin("saving", 10, "Saving …")
+    log, stage = written(tmp_path)
+    assert log["seconds_left"] == 3 * 2 + 5
+    assert (stage["stage"], stage["text"]) == ("saving", "Saving …")
+    assert stage["seconds_left"] == pytest.approx(5, abs=1)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nbft.charts import PALETTE, moving_average
+from nbft.charts import PALETTE, RAW_ALPHA, moving_average
 from nbft.widgets.chart import Chart, Series
 
 
@@ -189,7 +190,8 @@ def test_figure_draws_every_series(chart: Chart) -> None:
     assert marks.get_xdata().tolist() == [20]
     assert axes.get_yscale() == "log"
     assert [text.get_text() for text in axes.texts] == ["warm-up ends"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "held-out loss"]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["loss of each step", "loss, smoothed", "held-out loss"]
 
 
 def test_moving_average_does_not_start_at_zero() -> None:
@@ -201,6 +203,19 @@ def test_moving_average_does_not_start_at_zero() -> None:
 def test_palette_contrasts_with_light_and_dark(color: str, ground: str) -> None:
     lighter, darker = sorted((luminance(color), luminance(ground)), reverse=True)
     assert (lighter + 0.05) / (darker + 0.05) >= 3
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#111111"])
+def test_the_raw_loss_can_be_seen_in_both_themes(ground: str) -> None:
+    def channel(start: int) -> str:
+        line, behind = (int(color[start : start + 2], 16) for color in (PALETTE[0], ground))
+        return f"{round(RAW_ALPHA * line + (1 - RAW_ALPHA) * behind):02x}"
+
+    seen = luminance("#" + "".join(map(channel, (1, 3, 5))))
+    lighter, darker = sorted((seen, luminance(ground)), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 3
+    script = Path(__file__).parents[3] / "extension" / "chart" / "chart.js"
+    assert f"RAW_ALPHA = {RAW_ALPHA};" in script.read_text(encoding="utf-8")
 
 
 def luminance(color: str) -> float:

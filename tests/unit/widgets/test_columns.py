@@ -190,3 +190,14 @@ def test_following_again_reads_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     name_file(form, write("mine.jsonl", *QA))
     monkeypatch.setattr("nbft.widgets.columns.look", lambda *_: pytest.fail("read again"))
     form._fields.make("training.learning_rate").control.value = "1e-4"
+
+
+def test_what_was_odd_about_a_table_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("q;a;\nx;y;\n;;\n")
+    seen = look(Dataset(path=str(path)), "train")
+    assert seen is not None
+    assert seen.sentence.endswith(
+        "The cells are separated by semicolons. 1 column without a name or values is left out. "
+        "1 empty row is left out (row 3)."
+    )

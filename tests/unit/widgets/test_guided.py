@@ -222,7 +222,7 @@ def test_what_a_given_config_leaves_open_goes_by_the_rules() -> None:
     form = Form(Config(training={"learning_rate": 7e-5}), guided=True)
     assert form.config.training.learning_rate == 7e-5
     assert form.config.training.num_train_epochs == 3
-    assert form.config.data.train.datasets[0].dataset_name == "alpaca"
+    assert form.config.data.train.datasets[0].dataset_name == "grammar"
 
 
 def test_rows_in_memory_stay_the_rows() -> None:
@@ -252,7 +252,7 @@ def test_presets_and_reset_in_the_guided_mode(form: Form) -> None:
     assert form._views.view == "guided"
     assert form.config.peft.r == 16
     assert form.config.training.learning_rate == 3e-4
-    assert form.config.data.train.datasets[0].dataset_name == "alpaca"
+    assert form.config.data.train.datasets[0].dataset_name == "grammar"
 
 
 def test_a_wrong_value_waits_and_its_link_leads_to_its_step(form: Form) -> None:
@@ -281,7 +281,7 @@ def test_a_wrong_value_waits_and_its_link_leads_to_its_step(form: Form) -> None:
 def test_the_review_is_the_checklist_of_checks_that_ran(form: Form) -> None:
     turn(form, 7)
     page = page_of(form)
-    assert '<td>passed</td><th scope="row">Rows</th><td>217 rows read, 23 held out.</td>' in page
+    assert '<td>passed</td><th scope="row">Rows</th><td>898 rows read, 102 held out.</td>' in page
     assert '<td>unknown</td><th scope="row">Model</th>' in page  # it is not on this machine
     type_in(form, f"{ROWS}.path", "gone.jsonl")
     assert '<td>to fix</td><th scope="row">Rows</th>' in page_of(form)

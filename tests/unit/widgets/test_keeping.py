@@ -112,6 +112,19 @@ def test_what_was_typed_comes_back_wrong_values_too(words: Path) -> None:
     assert after.config.data.train.datasets[0].path == str(words)
 
 
+def test_values_that_json_does_not_have_come_back() -> None:
+    form = Form()
+    type_in(form, RATE, "nan")
+    type_in(form, "scheduler.lr_scheduler_kwargs", "{from: 2020-01-01}")
+    form._keeping.keep()
+    assert form._keeping._now() == form._keeping._last  # or it would be written for ever
+    after = Form()
+    press(after, "Continue where I was")
+    assert shown(after, RATE) == "NaN"
+    assert shown(after, "scheduler.lr_scheduler_kwargs") == '{"from": "2020-01-01"}'
+    assert "Secrets" not in state_of(after)
+
+
 def test_a_preset_is_not_taken_for_changes(words: Path) -> None:
     form = Form()
     form._opening.control.value = list(presets())[1]
@@ -255,6 +268,9 @@ def test_secrets_are_not_kept_and_that_is_said() -> None:
     press(after, "Continue where I was")
     assert "Secrets are not kept. Type them again: Data file, Prompt template." in state_of(after)
     assert shown(after, PATH) == "https://(hidden)@example.org/rows.jsonl"
+    type_in(after, PATH, "rows.jsonl")
+    after._keeping.keep()
+    assert keeping.read(file()).hidden == ["data.train.datasets[0].prompt_template"]
 
 
 def test_rows_in_memory_are_not_kept_and_that_is_said() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import threading
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from nbft.config import Config
 from nbft.errors import RunError
 from nbft.plan.fixes import Fix
 from nbft.runs import progress
+from nbft.runs.checkpoints import mark_whole
 from nbft.runs.state import RunState
 from nbft.widgets import kernel
 from nbft.widgets.monitor import Monitor
@@ -35,6 +37,7 @@ class FakeRun:
         self.is_background = True
         self.fixes = [Fix(words, {}, 2**30, True) for words in ("batch 2", "LoRA")]
         self.other = None
+        self.error = ""
 
     def retry(self, number, *, background):
         self.asked.append((number, background))
@@ -53,6 +56,11 @@ class FakeRun:
 
     def save(self):
         self.asked.append("save")
+
+    def resume(self):
+        if self.error:
+            raise RunError(self.error)
+        self.asked.append("resume")
 
     def sample(self):
         raise RunError("kind-otter-14 trains no adapter yet.")
@@ -155,6 +163,14 @@ def test_the_header_says_which_run_and_how_it_stands(run):
     run.log(41)
     monitor.update()
     assert monitor.state == "running, step 41 of 94"
+    run.say("stage", stage="scoring", text="Scoring 16 held-out rows …", seconds_left=72.4)
+    monitor._view._status_at -= 10  # it is told at most every two seconds
+    monitor.update()
+    assert monitor.state == "running, step 41 of 94 · Scoring 16 held-out rows …"
+    assert re.search("1 min 1[0-2] s left", html(monitor))
+    run.say("scores", step=41, split="validation", rows=16, scores={"rougeL": 0.5})
+    monitor.update()
+    assert monitor.state == "running, step 41 of 94"
 
 
 @pytest.mark.parametrize(
@@ -172,8 +188,9 @@ def test_every_end_has_its_words(run, event, fields, state):
     monitor = Monitor(run)
     assert not monitor.update()
     assert monitor.state == state
-    assert find(monitor, "Stop and save").disabled
-    assert "The run is over: there is nothing left to stop" in html(monitor)
+    for name in ("Stop and save", "Pause", "Save now", "Sample now", "Resume"):
+        with pytest.raises(StopIteration):
+            find(monitor, name)
 
 
 def test_a_process_that_died_silently_is_lost(run):
@@ -228,8 +245,8 @@ def test_events_reach_the_curves_and_notes_stand_at_their_step(run):
     monitor = Monitor(run)
     monitor.update()
     loss, rate = charts(monitor)
-    assert "train: 3 points, step 1 to 3" in loss.summary()
-    assert "held-out: 2 points, step 0 to 3" in loss.summary()
+    assert "loss: 3 points, step 1 to 3" in loss.summary()
+    assert "held-out loss: 2 points, step 0 to 3" in loss.summary()
     assert "3 points" in rate.summary()
     assert loss.marks == [{"x": 2.0, "text": "warm-up <ends>"}]
     assert "Step 2: warm-up &lt;ends&gt;" in html(monitor)
@@ -255,7 +272,7 @@ def test_update_reads_only_what_is_new(run):
     monitor.update()
     run.log(2)
     monitor.update()
-    assert charts(monitor)[0].summary().startswith("train: 2 points")
+    assert charts(monitor)[0].summary().startswith("loss: 2 points")
 
 
 def test_the_panels_are_filled_when_they_are_opened(run):
@@ -344,12 +361,13 @@ def test_shown_live_it_ends_as_a_picture_and_the_result(run, displayed):
         await asyncio.wait_for(monitor._following, timeout=5)
         assert set(view.bundle) == {"image/png", "text/plain"}
         assert "completed in 3 s" in view.bundle["text/plain"]
-        assert "held-out: 2 points" in view.bundle["text/plain"]
+        assert "held-out loss: 2 points" in view.bundle["text/plain"]
         end = beneath.bundle
         assert "Held-out loss: 2.50 before training, 1.50 after step 1." in end["text/html"]
         assert "<u>new</u></mark>" in end["text/html"]
         assert str(run.path / "adapter") in end["text/plain"]
-        assert ".load_model()" in end["text/plain"]
+        assert "run.generate('p')  # try it" in end["text/plain"]
+        assert "merge_and_unload()" in end["text/plain"]
 
     asyncio.run(main())
 
@@ -377,6 +395,92 @@ def test_full_training_ends_with_a_model(run, displayed):
     text = displayed[1].bundle["text/plain"]
     assert f"The model is in {run.path / 'model'}." in text
     assert f"A page to share: {run.path / 'report.html'}" in text
+
+
+def test_the_report_is_a_link_relative_to_the_notebook(run, displayed, monkeypatch):
+    run.log(1)
+    run.say("completed", step=1)
+    (run.path / "my notebooks").mkdir()
+    monkeypatch.chdir(run.path / "my notebooks")
+    Monitor(run).show()
+    assert "<a href" not in displayed[1].bundle["text/html"]
+    (run.path / "report.html").touch()
+    Monitor(run).show()
+    link = '<a href="../report.html" target="_blank">Open the report</a>'
+    assert link in displayed[3].bundle["text/html"]
+    monkeypatch.chdir(run.path.parent)
+    run.path = run.path.rename(run.path.with_name("50% done?"))
+    run.events_path = run.path / "events.jsonl"
+    Monitor(run).show()
+    assert '<a href="50%25%20done%3F/report.html"' in displayed[5].bundle["text/html"]
+
+
+def checkpoint(run, step):
+    folder = run.path / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"w")
+    mark_whole(folder)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [("stopped", {}), ("failed", {"problems": ["The disk is full."]}), ("cancelled", {})],
+)
+def test_a_run_that_was_cut_short_is_resumed_by_a_button(run, displayed, event, fields):
+    async def main():
+        monitor = Monitor(run)
+        monitor.show()
+        run.log(4)
+        checkpoint(run, 4)
+        run.say("command", command="stop", text="Stopping after step 4.")
+        run.say(event, step=4, **fields)
+        await asyncio.wait_for(monitor._following, timeout=5)
+        view, beneath = displayed
+        assert "Stopping after step 4." not in html(monitor)
+        assert "run.resume()  # resume it" in beneath.bundle["text/plain"]
+        # The button alone is a widget: picture and result stay in the saved notebook.
+        assert set(view.bundle) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+        assert {"image/png", "text/html"} <= set(beneath.bundle)
+        assert "data:image/png;base64," in beneath.bundle["text/html"]
+        find(monitor, "Resume from step 4").click()
+        run.say("started")
+        await asyncio.sleep(0.5)
+        assert run.asked == ["resume"]
+        assert beneath.bundle["text/html"] == ""  # it belonged to the earlier attempt
+        assert monitor.state == "running, step 4"
+        assert not find(monitor, "Stop and save").disabled
+        run.log(5)
+        run.say("completed", step=5, seconds=3)
+        await asyncio.wait_for(monitor._following, timeout=5)
+        assert set(view.bundle) == {"image/png", "text/plain"}
+        assert "completed in 3 s" in beneath.bundle["text/html"]
+
+    asyncio.run(main())
+
+
+def test_a_run_that_cannot_be_resumed_says_why(run, displayed):
+    run.log(4)
+    checkpoint(run, 4)
+    run.say("stopped", step=4)
+    run.error = "kind-otter-14: is being started by another process."
+    monitor = Monitor(run)
+    monitor.show()
+    find(monitor, "Resume from step 4").click()
+    assert run.error in html(monitor)
+    assert find(monitor, "Resume from step 4")
+
+
+def test_a_pause_is_said_once(run):
+    monitor = Monitor(run)
+    run.log(4)
+    monitor.update()
+    run.say("command", command="pause", step=5, text="Pausing after step 5.")
+    monitor.update()
+    assert "Pausing after step 5." in html(monitor)
+    run.say("paused", step=5)
+    monitor.update()
+    assert "Pausing" not in html(monitor)
+    assert monitor.state == "paused at step 5"
 
 
 def test_a_run_that_failed_before_its_first_step_shows_its_problem_and_the_log(run, displayed):
@@ -533,6 +637,34 @@ def test_scores_and_answers_are_kept_and_what_is_done_again_counts_once():
     state.take(told(5, "c"))
     assert state.scores[0]["last"] == 0.4
     assert state.timeline.prompts[0].answers == [(0, "a"), (5, "c")]
+
+
+def test_the_end_shows_what_was_wanted_how_many_are_right_and_what_not_to_expect(run):
+    run.say(
+        "prepared", total_steps=94, total_parameters=137_000_000, trainable_parameters=2_000_000
+    )
+    wanted = {"prompt": "p", "wanted": "He goes."}
+    run.say(**scored(0, exact_match=0.125))
+    run.say("sample", step=0, samples=[wanted | {"text": "He go."}])
+    run.say(**scored(94, exact_match=0.75))
+    run.say("sample", step=94, samples=[wanted | {"text": "He goes."}])
+    run.say("completed", step=94, seconds=3)
+    monitor = Monitor(run)
+    monitor.update()
+    for said in (monitor._outcome()["text/html"], monitor._outcome()["text/plain"]):
+        assert "He goes." in said
+        assert "1 of 8 held-out rows before training, 6 after step 94." in said
+        assert "A model of 135 million parameters" in said
+    assert "wanted      He goes." in monitor._outcome()["text/plain"]
+    assert "tuned       He goes. (right)" in monitor._outcome()["text/plain"]
+
+
+def test_of_a_large_model_no_limits_are_said(run):
+    run.say("prepared", total_steps=94, total_parameters=7_000_000_000)
+    run.say("completed", step=94, seconds=3)
+    monitor = Monitor(run)
+    monitor.update()
+    assert "Do not expect" not in monitor._outcome()["text/plain"]
 
 
 def test_the_scores_have_a_table_and_a_chart_for_each_scale(run):

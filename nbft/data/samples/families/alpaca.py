@@ -1,6 +1,6 @@
 """Rows of the Alpaca sample: an instruction, an input that may be empty, and the answer.
 
-Most rows are written by hand, in `written/alpaca.txt`. The families here add tasks whose answer
+Many rows are written by hand, in `written/alpaca.txt`. The families here add tasks whose answer
 can be computed. All answers keep one style, so that a small model visibly changes when it is
 trained on them: short, without a preamble, ending with a full stop.
 """
@@ -22,8 +22,12 @@ January February March April May June July August September October November Dec
 _NOUNS = """
 apple basket candle door engine forest guitar hammer island jacket kettle lemon mirror needle
 orange pencil quilt river saddle table umbrella violin window yard zebra bottle carpet drawer
+anchor blanket cabin dragon elbow feather glacier helmet iron jungle kitchen ladder marble nest
+oven pepper rabbit salt ticket uncle village whistle accordion butterfly crocodile daffodil
 """.split()
-_CITIES = ("Oslo", "Lima", "Cairo", "Porto", "Kyoto", "Quebec", "Nairobi", "Perth", "Turin", "Riga")
+_CITIES = """
+Oslo Lima Cairo Porto Kyoto Quebec Nairobi Perth Turin Riga Cork Dakar Graz Hanoi Malmö Tunis Utrecht
+""".split()
 _TRADES = ("a painter", "a nurse", "an engineer", "a cook", "a pilot", "a gardener", "an actor")
 
 
@@ -176,49 +180,102 @@ def count_words(rng: Random) -> Row:
 
 def good_review(rng: Random) -> Row:
     """Recognise a good review."""
-    says = ("was worth every cent", "surprised me in a good way", "made my week", "is excellent")
-    adds = ("I would choose it again.", "Everything worked from the start.", "Five stars.")
+    says = (
+        "was worth every cent",
+        "surprised me in a good way",
+        "made my week",
+        "is excellent",
+        "was better than its photos",
+        "is the best that I have had in years",
+    )
+    adds = (
+        "I would choose it again.",
+        "Everything worked from the start.",
+        "Five stars.",
+        "My whole family agrees.",
+        "Thank you to the friendly staff!",
+    )
     return _review(rng, says, adds, label="Positive")
 
 
 def bad_review(rng: Random) -> Row:
     """Recognise a bad review."""
-    says = ("was a waste of money", "disappointed all of us", "ruined my week", "is far too bad")
-    adds = ("Never again.", "I want my money back.", "I cannot recommend it to anyone.")
+    says = (
+        "was a waste of money",
+        "disappointed all of us",
+        "ruined my week",
+        "was nothing like its photos",
+        "is the worst that I have ever had",
+        "looked cheap and was expensive",
+    )
+    adds = (
+        "Never again.",
+        "I want my money back.",
+        "I cannot recommend it to anyone.",
+        "Nobody answered my complaint.",
+        "One star is too many.",
+    )
     return _review(rng, says, adds, label="Negative")
 
 
+_REVIEWED = "hotel phone restaurant film jacket bicycle course campsite printer".split()
+_ASKED_OF_REVIEWS = (
+    "Classify the review as positive or negative.",
+    "Is this review positive or negative?",
+    "Is the customer happy? Answer with positive or negative.",
+)
+
+
 def _review(rng: Random, says: Sequence[str], adds: Sequence[str], label: str) -> Row:
-    thing = rng.choice(["hotel", "phone", "restaurant", "film", "jacket", "bicycle", "course"])
-    instruction = rng.choice(
-        [
-            "Classify the review as positive or negative.",
-            "Is this review positive or negative?",
-            "Is the customer happy? Answer with positive or negative.",
-        ]
-    )
-    return task(instruction, f"The {thing} {rng.choice(says)}. {rng.choice(adds)}", f"{label}.")
+    """Draw two sentences; they decide the rest, as rows that differ in a noun are near copies."""
+    number = rng.randrange(len(says) * len(adds))
+    thing = _REVIEWED[number % len(_REVIEWED)]
+    verdict, more = says[number // len(adds)], adds[number % len(adds)]
+    instruction = _ASKED_OF_REVIEWS[number % len(_ASKED_OF_REVIEWS)]
+    return task(instruction, f"The {thing} {verdict}. {more}", f"{label}.")
 
 
 def route_message(rng: Random) -> Row:
     """Choose the department for a customer's message."""
     department, messages = rng.choice(
         [
-            ("Billing", ["I was charged twice for the {}.", "The bill for the {} is wrong."]),
+            (
+                "Billing",
+                [
+                    "My card was charged twice for one {}, so please return the second amount.",
+                    "The bill shows 80 euros, although the {} cost 60 in your shop window.",
+                    "You promised a refund for the {} in May, and I am still waiting for the money.",
+                ],
+            ),
             (
                 "Delivery",
-                ["The {} that I ordered has not arrived.", "Where is my parcel? I ordered a {}."],
+                [
+                    "Ten days have passed, and the {} that I ordered has not arrived.",
+                    "Where is my parcel? It says that my {} was left with a neighbour, but with whom?",
+                    "Could the driver bring the {} after six, when somebody is at home?",
+                ],
             ),
-            ("Repairs", ["The {} broke on the second day.", "Can you mend the {} for me?"]),
+            (
+                "Repairs",
+                [
+                    "The {} broke on the second day, and I have kept the receipt.",
+                    "There is a loose screw in my {}. Can you fix it while I wait?",
+                    "My {} makes a strange noise and needs a new part.",
+                ],
+            ),
             (
                 "Sales",
-                ["Do you have the {} in green?", "I would like to buy a {} like my friend's."],
+                [
+                    "Do you have the {} in green, and how much is it?",
+                    "I saw a {} at a friend's house and would like to buy the same one.",
+                    "Which {} would you choose for a student with little money?",
+                ],
             ),
         ]
     )
     thing = rng.choice(["kettle", "desk lamp", "suitcase", "rain jacket", "toaster", "backpack"])
     return task(
-        "Choose the department for the message: billing, delivery, repairs or sales.",
+        "Billing, delivery, repairs or sales? Choose a department.",
         rng.choice(messages).format(thing),
         f"{department}.",
     )
@@ -390,18 +447,30 @@ def past_tense(rng: Random) -> Row:
     """Give the past tense of an irregular verb."""
     present, past = rng.choice(
         [
+            ("begin", "began"),
+            ("bend", "bent"),
             ("bring", "brought"),
+            ("build", "built"),
             ("catch", "caught"),
             ("choose", "chose"),
+            ("dig", "dug"),
             ("draw", "drew"),
+            ("drive", "drove"),
+            ("feed", "fed"),
             ("fly", "flew"),
             ("freeze", "froze"),
             ("grow", "grew"),
             ("hide", "hid"),
             ("keep", "kept"),
+            ("lend", "lent"),
             ("ride", "rode"),
+            ("rise", "rose"),
             ("shake", "shook"),
+            ("steal", "stole"),
+            ("sweep", "swept"),
             ("swim", "swam"),
+            ("teach", "taught"),
+            ("tear", "tore"),
             ("throw", "threw"),
             ("wear", "wore"),
         ]
@@ -432,7 +501,7 @@ def python_one_liner(rng: Random) -> Row:
 
 def day_of_the_week(rng: Random) -> Row:
     """Count days forward."""
-    today, ahead = rng.randrange(7), rng.randint(3, 20)
+    today, ahead = rng.randrange(7), rng.randint(3, 30)
     later = WEEKDAYS[(today + ahead) % 7]
     return task(
         f"If today is {WEEKDAYS[today]}, what day is it in {ahead} days?",
@@ -601,6 +670,264 @@ def list_as_sentence(rng: Random) -> Row:
     )
 
 
+def area_of_rectangle(rng: Random) -> Row:
+    """Multiply two lengths."""
+    length, width = sorted(rng.sample(range(2, 16), 2), reverse=True)
+    unit = rng.choice(["metres", "centimetres"])
+    thing = rng.choice(["rectangle", "carpet", "garden bed", "sheet", "floor"])
+    return task(
+        f"A {thing} is {length} {unit} long and {width} {unit} wide. What is its area?",
+        "",
+        f"Its area is {length * width} square {unit}.",
+    )
+
+
+def roman_numeral(rng: Random) -> Row:
+    """Read or write a Roman numeral."""
+    number = rng.choice([n for n in range(3, 100) if n != 49])  # 49 is among the written rows
+    tens = ["", "X", "XX", "XXX", "XL", "L", "LX", "LXX", "LXXX", "XC"][number // 10]
+    ones = ["", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX"][number % 10]
+    if rng.random() < 0.5:
+        return task(f"Write {number} as a Roman numeral.", "", f"{number} is {tens}{ones}.")
+    return task(f"Which number is {tens}{ones}?", "", f"{tens}{ones} is {number}.")
+
+
+def compare_adjective(rng: Random) -> Row:
+    """Give the comparative and the superlative of an adjective."""
+    word, more, most = rng.choice(
+        [
+            ("bad", "worse", "worst"),
+            ("big", "bigger", "biggest"),
+            ("busy", "busier", "busiest"),
+            ("careful", "more careful", "most careful"),
+            ("dry", "drier", "driest"),
+            ("early", "earlier", "earliest"),
+            ("expensive", "more expensive", "most expensive"),
+            ("famous", "more famous", "most famous"),
+            ("good", "better", "best"),
+            ("heavy", "heavier", "heaviest"),
+            ("hot", "hotter", "hottest"),
+            ("large", "larger", "largest"),
+            ("late", "later", "latest"),
+            ("patient", "more patient", "most patient"),
+            ("thin", "thinner", "thinnest"),
+            ("warm", "warmer", "warmest"),
+        ]
+    )
+    which, form = rng.choice([("comparative", more), ("superlative", most)])
+    return task(f'What is the {which} of "{word}"?', "", f'The {which} of "{word}" is "{form}".')
+
+
+_LANGUAGES = ("French", "German", "Spanish", "Italian")
+_TRANSLATIONS = {
+    "red": ("rouge", "rot", "rojo", "rosso"),
+    "green": ("vert", "grün", "verde", "verde"),
+    "white": ("blanc", "weiß", "blanco", "bianco"),
+    "black": ("noir", "schwarz", "negro", "nero"),
+    "yellow": ("jaune", "gelb", "amarillo", "giallo"),
+    "three": ("trois", "drei", "tres", "tre"),
+    "five": ("cinq", "fünf", "cinco", "cinque"),
+    "seven": ("sept", "sieben", "siete", "sette"),
+    "ten": ("dix", "zehn", "diez", "dieci"),
+    "bread": ("pain", "Brot", "pan", "pane"),
+    "milk": ("lait", "Milch", "leche", "latte"),
+    "house": ("maison", "Haus", "casa", "casa"),
+    "book": ("livre", "Buch", "libro", "libro"),
+    "dog": ("chien", "Hund", "perro", "cane"),
+    "cat": ("chat", "Katze", "gato", "gatto"),
+    "sun": ("soleil", "Sonne", "sol", "sole"),
+    "Monday": ("lundi", "Montag", "lunes", "lunedì"),
+    "thank you": ("merci", "danke", "gracias", "grazie"),
+}
+
+
+def translate_word(rng: Random) -> Row:
+    """Translate a common word."""
+    word = rng.choice(sorted(_TRANSLATIONS))
+    language, translation = rng.choice(list(zip(_LANGUAGES, _TRANSLATIONS[word], strict=True)))
+    return task(
+        f'What is the {language} for "{word}"?',
+        "",
+        f'The {language} for "{word}" is "{translation}".',
+    )
+
+
+_SURNAMES = (
+    "Abara",
+    "Berg",
+    "Castro",
+    "Dahl",
+    "Ferrari",
+    "Hoffmann",
+    "Jensen",
+    "Kaplan",
+    "Moreau",
+    "Novak",
+    "Okoye",
+    "Patel",
+    "Rossi",
+    "Silva",
+    "Tanaka",
+    "Walsh",
+)
+
+
+def initials(rng: Random) -> Row:
+    """Shorten a name."""
+    (person,) = draw_people(rng, 1)
+    surname = rng.choice(_SURNAMES)
+    instruction, answer = rng.choice(
+        [
+            ("Write the initials of the name.", f"{person.name[0]}. {surname[0]}."),
+            ("Shorten the first name to its initial.", f"{person.name[0]}. {surname}."),
+            ("Write the surname first.", f"{surname}, {person}."),
+        ]
+    )
+    return task(instruction, f"{person} {surname}", answer)
+
+
+def round_number(rng: Random) -> Row:
+    """Round to the nearest ten or hundred; never from the middle."""
+    unit, word = rng.choice([(10, "ten"), (100, "hundred")])
+    number = rng.randint(1, 99) * unit + rng.choice([1, 2, 3, 4, 6, 7, 8, 9]) * unit // 10
+    rounded = (number + unit // 2) // unit * unit
+    return task(
+        f"Round {number} to the nearest {word}.",
+        "",
+        f"{number} rounded to the nearest {word} is {rounded}.",
+    )
+
+
+def longest_word(rng: Random) -> Row:
+    """Find the longest word; only one has its length."""
+    while True:
+        words = rng.sample(_NOUNS, 4)
+        *_, second, longest = sorted(words, key=len)
+        if len(second) < len(longest):
+            break
+    wording = rng.choice(["Which of the words is the longest?", "Find the longest word."])
+    return task(wording, ", ".join(words), f"{longest.capitalize()}.")
+
+
+def to_24_hours(rng: Random) -> Row:
+    """Write a time of the afternoon or evening in the 24-hour clock."""
+    hour, minute = rng.randint(1, 11), rng.choice([5, 10, 20, 25, 30, 40, 50, 55])
+    part = "afternoon" if hour < 6 else "evening"
+    return task(
+        "Write the time in the 24-hour clock.",
+        f"{hour}:{minute:02} in the {part}",
+        f"{hour + 12}:{minute:02}.",
+    )
+
+
+def to_csv(rng: Random) -> Row:
+    """Write facts as a line of comma-separated values."""
+    (person,) = draw_people(rng, 1)
+    city, year = rng.choice(_CITIES), rng.randint(1950, 2005)
+    sentence = rng.choice(
+        [
+            f"{person} has lived in {city} since {year}.",
+            f"In {year} {person} moved to {city}.",
+            f"{city} has been the home of {person} since {year}.",
+        ]
+    )
+    return task(
+        "Write the facts as one line of CSV in the order name, city, year.",
+        sentence,
+        f"{person},{city},{year}.",
+    )
+
+
+_HABITS = (
+    ("plays", "play", "played", "the flute"),
+    ("paints", "paint", "painted", "old boats"),
+    ("repairs", "repair", "repaired", "bicycles"),
+    ("collects", "collect", "collected", "stamps"),
+    ("visits", "visit", "visited", "the museum"),
+    ("waters", "water", "watered", "the roses"),
+    ("bakes", "bake", "baked", "bread"),
+    ("cleans", "clean", "cleaned", "the windows"),
+    ("watches", "watch", "watched", "the birds"),
+)
+
+
+def use_pronoun(rng: Random) -> Row:
+    """Replace a name with a pronoun."""
+    (person,) = draw_people(rng, 1)
+    does, _, _, what = rng.choice(_HABITS)
+    when = rng.choice(["every morning", "on Sundays", "after work", "in summer"])
+    return task(
+        "Replace the name with a pronoun.",
+        f"{person} {does} {what} {when}.",
+        f"{person.he.capitalize()} {does} {what} {when}.",
+    )
+
+
+def make_negative(rng: Random) -> Row:
+    """Deny a sentence."""
+    (person,) = draw_people(rng, 1)
+    does, do, _, what = rng.choice(_HABITS)
+    when = rng.choice(["at home", "alone", "at weekends", "in winter"])
+    return task(
+        "Make the sentence negative.",
+        f"{person} {does} {what} {when}.",
+        f"{person} does not {do} {what} {when}.",
+    )
+
+
+def make_past(rng: Random) -> Row:
+    """Put a sentence into the past tense."""
+    first, second = draw_people(rng, 2)
+    _, do, did, what = rng.choice(_HABITS)
+    return task(
+        "Put the sentence into the past tense.",
+        f"{first} and {second} {do} {what} together.",
+        f"{first} and {second} {did} {what} together.",
+    )
+
+
+def larger_decimal(rng: Random) -> Row:
+    """Compare a number with one decimal place and one with two."""
+    tenths = rng.randint(2, 9)
+    hundredths = rng.choice([n for n in range(11, 99) if n % 10 and n != tenths * 10])
+    short, long = f"0.{tenths}", f"0.{hundredths}"
+    pair = [short, long]
+    rng.shuffle(pair)
+    larger = short if tenths * 10 > hundredths else long
+    return task(f"Which is larger, {pair[0]} or {pair[1]}?", "", f"{larger} is larger.")
+
+
+def reduced_price(rng: Random) -> Row:
+    """Take a percentage off a price."""
+    thing = rng.choice(["coat", "lamp", "tent", "kettle", "rug", "radio"])
+    price, percent = rng.randrange(20, 201, 20), rng.choice([5, 10, 15, 20, 25, 30, 40, 50])
+    return task(
+        f"A {thing} costs {price} euros. What does it cost after a discount of {percent}%?",
+        "",
+        f"It costs {price - price * percent // 100} euros.",
+    )
+
+
+def count_letters(rng: Random) -> Row:
+    """Count the letters of a word."""
+    word = rng.choice(_NOUNS)
+    wording = rng.choice(['How many letters does "{}" have?', 'Count the letters of "{}".'])
+    return task(wording.format(word), "", f'"{word}" has {len(word)} letters.')
+
+
+def who_is_older(rng: Random) -> Row:
+    """Compare two years of birth."""
+    first, second = draw_people(rng, 2)
+    one, other = rng.sample(range(1950, 2006), 2)
+    years = abs(one - other)
+    older = first if one < other else second
+    return task(
+        "Who is older, and by how much?",
+        f"{first} was born in {one} and {second} in {other}.",
+        f"{older} is {years} {'year' if years == 1 else 'years'} older.",
+    )
+
+
 FAMILIES: tuple[Family, ...] = (
     convert_units,
     convert_temperature,
@@ -628,6 +955,22 @@ FAMILIES: tuple[Family, ...] = (
     remove_repeats,
     capitals,
     announce_event,
+    area_of_rectangle,
+    roman_numeral,
+    compare_adjective,
+    translate_word,
+    initials,
+    round_number,
+    longest_word,
+    to_24_hours,
+    to_csv,
+    use_pronoun,
+    make_negative,
+    make_past,
+    larger_decimal,
+    reduced_price,
+    count_letters,
+    who_is_older,
 )
 HELD_OUT_FAMILIES: tuple[Family, ...] = (
     average,

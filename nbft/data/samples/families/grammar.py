@@ -12,7 +12,7 @@ from nbft.data.samples.families import Row
 from nbft.data.samples.families.markup import fill, read_written, wrong_and_right
 from nbft.data.samples.families.people import draw_people
 
-_ROWS_PER_FAMILY = 2
+_ROWS_PER_FAMILY = 3
 _DRAWS = 50
 
 

@@ -825,7 +825,7 @@ def two_machines(rng: Random) -> Row:
 def doubling_each_day(rng: Random) -> Row:
     """Double a number three times and add up."""
     (person,) = draw_people(rng, 1)
-    first = rng.randint(2, 15)
+    first = rng.randint(2, 60)
     verb, things = rng.choice(
         [("picks", "flowers"), ("solves", "puzzles"), ("folds", "paper birds"), ("saves", "coins")]
     )
@@ -1061,6 +1061,290 @@ def days_of_food(rng: Random) -> Row:
     return problem(question, steps, days)
 
 
+def apples_for_the_market(rng: Random) -> Row:
+    """Pick fruit, pack it and sell it."""
+    (grower,) = draw_people(rng, 1)
+    fruit = rng.choice(["apples", "pears", "peaches", "oranges"])
+    size, trees, price = rng.choice([5, 6, 8, 10]), rng.randint(3, 9), rng.randint(2, 5)
+    each = size * rng.randint(2, 6)
+    picked = trees * each
+    bags = picked // size
+    question = rng.choice(
+        [
+            (
+                f"{grower} picks {each} {fruit} from each of {trees} trees, packs them in bags of "
+                f"{size} and sells every bag for ${price}. How many dollars does {grower.he} take in?"
+            ),
+            (
+                f"There are {trees} trees in {grower}'s orchard, and each bears {each} {fruit}. A bag "
+                f"of {size} {fruit} sells for ${price}. What are all the {fruit} worth in dollars?"
+            ),
+        ]
+    )
+    steps = [
+        f"There are {work(trees, '*', each)} {fruit}.",
+        f"They fill {work(picked, '/', size)} bags.",
+        f"The bags bring {work(bags, '*', price)} dollars.",
+    ]
+    return problem(question, steps, bags * price)
+
+
+def burning_candle(rng: Random) -> Row:
+    """Find for how many evenings a candle lasts."""
+    (owner,) = draw_people(rng, 1)
+    hourly, hours, evenings = rng.randint(1, 3), rng.randint(2, 4), rng.randint(3, 9)
+    stump = rng.randint(2, 5)
+    used = hourly * hours
+    height = used * evenings + stump
+    question = rng.choice(
+        [
+            (
+                f"A candle is {height} cm tall and gets {hourly} cm shorter in an hour. {owner} lights "
+                f"it for {hours} hours every evening and stops when {stump} cm are left. For how many "
+                f"evenings does it last?"
+            ),
+            (
+                f"{owner} burns a candle of {height} cm for {hours} hours each evening. It loses "
+                f"{hourly} cm an hour. After how many evenings is it {stump} cm tall?"
+            ),
+        ]
+    )
+    steps = [
+        f"The candle may lose {work(height, '-', stump)} cm.",
+        f"In one evening it loses {work(hourly, '*', hours)} cm.",
+        f"It lasts for {work(height - stump, '/', used)} evenings.",
+    ]
+    return problem(question, steps, evenings)
+
+
+def stairs_every_day(rng: Random) -> Row:
+    """Count the steps of a staircase over several days."""
+    (person,) = draw_people(rng, 1)
+    floors, steps_each, climbs = rng.randint(2, 6), rng.randint(14, 22), rng.randint(2, 5)
+    days = rng.randint(3, 6)
+    once = floors * steps_each
+    daily = once * climbs
+    question = rng.choice(
+        [
+            (
+                f"{person} lives {floors} floors up, and each floor has {steps_each} steps. "
+                f"{person.he.capitalize()} climbs them {climbs} times a day. How many steps does "
+                f"{person.he} climb in {days} days?"
+            ),
+            (
+                f"To reach {person}'s office you climb {floors} floors of {steps_each} steps each. "
+                f"{person} does that {climbs} times a day on {days} days. How many steps are these?"
+            ),
+        ]
+    )
+    steps = [
+        f"One climb has {work(floors, '*', steps_each)} steps.",
+        f"In a day it is {work(once, '*', climbs)} steps.",
+        f"In {days} days it is {work(daily, '*', days)} steps.",
+    ]
+    return problem(question, steps, daily * days)
+
+
+def photos_in_albums(rng: Random) -> Row:
+    """Find how many photos do not fit."""
+    (person,) = draw_people(rng, 1)
+    albums, pages, each = rng.randint(2, 4), rng.randint(10, 25), rng.randint(3, 6)
+    total_pages = albums * pages
+    room = total_pages * each
+    left = rng.randint(5, 60)
+    question = rng.choice(
+        [
+            (
+                f"{person} has {room + left} photos and {albums} albums with {pages} pages each. "
+                f"{each} photos fit on a page. How many photos do not fit into the albums?"
+            ),
+            (
+                f"An album has {pages} pages for {each} photos each. {person} fills {albums} albums "
+                f"from a box of {room + left} photos. How many photos stay in the box?"
+            ),
+        ]
+    )
+    steps = [
+        f"The albums have {work(albums, '*', pages)} pages.",
+        f"They hold {work(total_pages, '*', each)} photos.",
+        f"{work(room + left, '-', room)} photos are left over.",
+    ]
+    return problem(question, steps, left)
+
+
+def taxi_fare(rng: Random) -> Row:
+    """Share a fare with a fixed part."""
+    a, b = draw_people(rng, 2)
+    start, per_km = 2 * rng.randint(2, 5), rng.randint(2, 4)
+    km = 2 * rng.randint(3, 15)
+    way = km * per_km
+    total = start + way
+    question = rng.choice(
+        [
+            (
+                f"A taxi costs ${start} to start and ${per_km} for each kilometre. {a} and {b} ride "
+                f"{km} km and share the fare equally. How many dollars does each of them pay?"
+            ),
+            (
+                f"{a} and {b} take a taxi for {km} km. The driver asks ${per_km} a kilometre and ${start} "
+                f"on top. They split the bill in half. How much does {a} pay?"
+            ),
+        ]
+    )
+    steps = [
+        f"The kilometres cost {work(km, '*', per_km)} dollars.",
+        f"The fare is {work(way, '+', start)} dollars.",
+        f"Each pays {work(total, '/', 2)} dollars.",
+    ]
+    return problem(question, steps, total // 2)
+
+
+def slices_of_bread(rng: Random) -> Row:
+    """Find how many loaves a party needs."""
+    (host,) = draw_people(rng, 1)
+    slices = rng.choice([12, 16, 18, 20, 24])
+    guests, each = rng.choice(
+        [(g, e) for g in range(6, 40) for e in range(2, 5) if g * e * 2 % slices == 0]
+    )
+    sandwiches = guests * each
+    needed = sandwiches * 2
+    question = rng.choice(
+        [
+            (
+                f"{host} makes {each} sandwiches for each of {guests} guests. A sandwich takes two "
+                f"slices of bread, and a loaf has {slices} slices. How many loaves does "
+                f"{host.he} need?"
+            ),
+            (
+                f"{guests} people come to {host}'s picnic, and everyone eats {each} sandwiches of two "
+                f"slices each. Bread comes in loaves of {slices} slices. How many loaves is that?"
+            ),
+        ]
+    )
+    steps = [
+        f"{host} makes {work(guests, '*', each)} sandwiches.",
+        f"They take {work(sandwiches, '*', 2)} slices.",
+        f"That is {work(needed, '/', slices)} loaves.",
+    ]
+    return problem(question, steps, needed // slices)
+
+
+def growing_plant(rng: Random) -> Row:
+    """Compare the heights of two plants after some weeks."""
+    a, b = draw_people(rng, 2)
+    plant = rng.choice(["sunflower", "bean", "bamboo", "climbing rose"])
+    slow, faster = rng.randint(3, 9), rng.randint(2, 8)
+    fast, weeks, head_start = slow + faster, rng.randint(6, 14), rng.randint(2, 11)
+    tall, short = fast * weeks, slow * weeks
+    question = rng.choice(
+        [
+            (
+                f"{a}'s {plant} grows {fast} cm a week and {b}'s grows {slow} cm a week. {b}'s was "
+                f"{head_start} cm tall when {a}'s came out of the ground. By how many centimetres is "
+                f"{a}'s taller {weeks} weeks later?"
+            ),
+            (
+                f"{a} plants a {plant} that grows {fast} cm a week. On that day {b}'s {plant} is "
+                f"{head_start} cm tall, and it grows {slow} cm a week. After {weeks} weeks {a}'s is "
+                f"taller. How many centimetres is the difference?"
+            ),
+        ]
+    )
+    steps = [
+        f"In that time {a}'s {plant} grows by {work(fast, '*', weeks)} cm.",
+        f"The other one grows by {work(slow, '*', weeks)} cm.",
+        f"It is then {work(short, '+', head_start)} cm tall.",
+        f"The difference between them is {work(tall, '-', short + head_start)} cm.",
+    ]
+    return problem(question, steps, tall - short - head_start)
+
+
+def typing_a_report(rng: Random) -> Row:
+    """Find how long the rest of a text takes."""
+    a, b = draw_people(rng, 2)
+    fast, slow = rng.choice([40, 50, 60, 70]), rng.choice([20, 25, 30, 35])
+    first, rest = rng.randint(5, 15), rng.randint(4, 20)
+    words = fast * first + slow * rest
+    question = rng.choice(
+        [
+            (
+                f"A report has {words} words. {a} types {fast} words a minute for {first} minutes, and "
+                f"then {b} goes on with {slow} words a minute. How many minutes does {b} need?"
+            ),
+            (
+                f"{a} and {b} type a text of {words} words. {a} begins with {fast} words a minute and "
+                f"stops after {first} minutes. {b} types {slow} words a minute. How long does "
+                f"{b.he} take for the rest, in minutes?"
+            ),
+        ]
+    )
+    steps = [
+        f"{a} types {work(fast, '*', first)} words.",
+        f"There are {work(words, '-', fast * first)} words left.",
+        f"{b} needs {work(slow * rest, '/', slow)} minutes.",
+    ]
+    return problem(question, steps, rest)
+
+
+def crates_of_bottles(rng: Random) -> Row:
+    """Drink from full crates and count what is left."""
+    (host,) = draw_people(rng, 1)
+    crates, size = rng.randint(3, 9), rng.choice([6, 8, 12, 15, 20, 24])
+    total = crates * size
+    guests = rng.randint(4, max(5, total // 4))
+    each = rng.randint(1, 3)
+    drunk = guests * each
+    drink = rng.choice(["lemonade", "water", "juice", "iced tea"])
+    question = rng.choice(
+        [
+            (
+                f"{host} buys {crates} crates with {size} bottles of {drink} each. At the party each "
+                f"of the {guests} guests drinks {each}. How many bottles are left?"
+            ),
+            (
+                f"A crate holds {size} bottles of {drink}. There are {crates} crates in {host}'s "
+                f"cellar, and {guests} guests take {each} each. How many bottles remain?"
+            ),
+        ]
+    )
+    steps = [
+        f"There are {work(crates, '*', size)} bottles.",
+        f"The guests take {work(guests, '*', each)} bottles.",
+        f"{work(total, '-', drunk)} bottles are left.",
+    ]
+    return problem(question, steps, total - drunk)
+
+
+def there_and_back(rng: Random) -> Row:
+    """Add the hours of two journeys over the same distance."""
+    (rider,) = draw_people(rng, 1)
+    there, back = rng.choice([(15, 10), (20, 15), (12, 8), (20, 10), (18, 12), (24, 16), (16, 12)])
+    km = rng.choice([n for n in range(30, 400) if n % there == 0 and n % back == 0])
+    pause = rng.randint(1, 3)
+    out, home = km // there, km // back
+    hours = "hour" if pause == 1 else "hours"
+    question = rng.choice(
+        [
+            (
+                f"{rider} cycles {km} km to the coast at {there} km an hour, rests for {pause} {hours} "
+                f"and cycles the same way back at {back} km an hour. How many hours does it all take?"
+            ),
+            (
+                f"The lake is {km} km away. {rider} rides there at {there} km an hour and home at "
+                f"{back} km an hour, with a break of {pause} {hours} at the lake. After how many hours "
+                f"is {rider.he} home again?"
+            ),
+        ]
+    )
+    steps = [
+        f"The way there takes {work(km, '/', there)} hours.",
+        f"The way back takes {work(km, '/', back)} hours.",
+        f"Both take {work(out, '+', home)} hours.",
+        f"With the break it is {work(out + home, '+', pause)} hours.",
+    ]
+    return problem(question, steps, out + home + pause)
+
+
 FAMILIES: tuple[Family, ...] = (
     change_from_a_note,
     two_kinds_of_goods,
@@ -1092,6 +1376,16 @@ FAMILIES: tuple[Family, ...] = (
     practice_in_hours,
     profit_of_a_stand,
     sharing_by_parts,
+    apples_for_the_market,
+    burning_candle,
+    stairs_every_day,
+    photos_in_albums,
+    taxi_fare,
+    slices_of_bread,
+    growing_plant,
+    typing_a_report,
+    crates_of_bottles,
+    there_and_back,
 )
 HELD_OUT_FAMILIES: tuple[Family, ...] = (
     rent_of_a_room,

@@ -51,7 +51,7 @@ class Ending:
     summary: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scenario:
     """A kind of chat; calling it draws one.
 

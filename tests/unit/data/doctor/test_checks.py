@@ -61,7 +61,7 @@ CASES = {
         lambda rows: [{**row, "prompt": "word " * 200} for row in rows],
         None,
         "error",
-        37,
+        38,
         {"max_length": 100},
     ),
     "cut": (
@@ -211,7 +211,7 @@ def test_a_placeholder_says_the_nearest_column_and_is_mended(found_in, good_rows
 def test_what_cannot_be_read_says_why(found_in, write):
     found = found_in(None, path=write("rows.jsonl", '{"a": 1}\nnot json\n'))["unreadable"]
     assert "line 2, column 1: is not valid JSON" in found.what
-    assert 'no "prompt" and "completion"' in found.what, "and what else is wrong"
+    assert "nothing says which column is the prompt" in found.what, "and what else is wrong"
 
 
 def test_broken_rows_end_nothing(found_in, good_rows, write):

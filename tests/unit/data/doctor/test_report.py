@@ -47,7 +47,7 @@ def test_the_report_says_it_all(report):
 
 def test_good_rows_say_so(config_of, good_rows):
     report = doctor(config_of(good_rows), say=lambda _: None)
-    assert report.headline == "40 rows (34 to train on, 6 held out): no problems found."
+    assert report.headline == "40 rows (36 to train on, 4 held out): no problems found."
     assert "<table" not in report._repr_html_()
 
 
@@ -132,9 +132,9 @@ def test_a_sample_looks_at_all_rows_before_it_writes_any(config_of, good_rows):
 
 def test_a_sample_is_spread_over_all_splits(config_of, good_rows):
     report = doctor(config_of(good_rows * 10), sample=100, say=lambda _: None)
-    assert report.rows == {"train": 340, "validation": 60}
+    assert report.rows == {"train": 360, "validation": 40}
     assert report.looked_at == 100
-    assert len(report.tokens) == 85
+    assert len(report.tokens) == 90
 
 
 def test_progress_is_said(config_of, good_rows, monkeypatch, capsys):

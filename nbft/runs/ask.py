@@ -1,0 +1,180 @@
+"""`nbft.ask`: answers of a base model or a tuned one, which stays loaded for the next question."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nbft.config import Config
+from nbft.errors import ConfigError, Problem, RunError
+from nbft.evaluate.compare import Answers
+from nbft.hardware import release_memory
+from nbft.models.find import find_local
+from nbft.runs.folder import Run, list_runs, load_base
+from nbft.runs.mark import is_run
+
+if TYPE_CHECKING:
+    from nbft.evaluate.prompts import Prompt
+
+
+class _Loaded(NamedTuple):
+    """The model that is kept.
+
+    Attributes:
+        key: What it was loaded from; another key is another model.
+        model: The model.
+        tokenizer: Its tokenizer.
+    """
+
+    key: tuple[Any, ...]
+    model: Any
+    tokenizer: Any
+
+
+_kept: _Loaded | None = None
+_lock = threading.RLock()  # one question at a time, as there is one model
+
+
+def ask(
+    model: Run | Config | str | Path,
+    prompts: Prompt | Sequence[Prompt],
+    *,
+    max_new_tokens: int = 64,
+    do_sample: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    folder: str | Path = "runs",
+) -> Answers:
+    """Answer prompts with a base model or a tuned one.
+
+    The model stays in memory for the next call. Asking another model releases it, and so does
+    `release_model`. Models that a run trains are not touched.
+
+    Args:
+        model: A run, the name or folder of one, a config (its base model answers), or the name or
+            folder of a base model.
+        prompts: One prompt or several: texts as the model was trained on them, rows of the run's or
+            config's dataset, which its templates render, or examples of `nbft.examples`.
+        max_new_tokens: Longest answer, in tokens.
+        do_sample: Draw tokens by their probability; otherwise the most likely one is taken.
+        temperature: Above 1 more random, below 1 less; only with do_sample.
+        top_p: Draw from the most likely tokens with this share in all; only with do_sample.
+        folder: Folder in which runs are found by name.
+
+    Returns:
+        The answers as a list of texts, which shows itself with the prompts and, of rows and
+        examples, the wanted answers.
+
+    Raises:
+        RunError: The run has no adapter yet.
+        ConfigError: An argument is wrong.
+        ModelError: There is no such model.
+        DataError: A prompt is empty or too long, or a row does not fit the dataset.
+    """
+    from nbft.evaluate.generate import generate
+    from nbft.evaluate.prompts import listed, read_prompts
+    from nbft.models.load import quiet
+
+    _check(max_new_tokens, do_sample, temperature, top_p)
+    found = _found(model, Path(folder).expanduser())
+    config = found.config if isinstance(found, Run) else found
+    name = found.id if isinstance(found, Run) else Path(config.model.model_name).name
+    wanted = listed(prompts)
+    if not wanted:
+        return Answers([], name)
+    with _lock, quiet():
+        loaded = _load(found)
+        room = getattr(loaded.model.config, "max_position_embeddings", None)
+        most = None if room is None else room - max_new_tokens
+        asked = read_prompts(wanted, config, loaded.tokenizer, most_tokens=most)
+        texts = generate(
+            loaded.model,
+            loaded.tokenizer,
+            [one.ids for one in asked],
+            max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_p=top_p,
+        )
+    return Answers(((a.text, text, a.wanted) for a, text in zip(asked, texts, strict=True)), name)
+
+
+def release_model() -> None:
+    """Give back the memory of the model that `ask` keeps."""
+    global _kept
+    with _lock:
+        if _kept is not None:
+            _kept = None
+            release_memory()
+
+
+def _check(
+    max_new_tokens: int, do_sample: bool, temperature: float | None, top_p: float | None
+) -> None:
+    """Raise where an argument is no number that fits."""
+    problems = []
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        problems.append(Problem("max_new_tokens", max_new_tokens, "is not at least 1.", "Use 64."))
+    for name, value, most in (("temperature", temperature, 10.0), ("top_p", top_p, 1.0)):
+        if value is None:
+            continue
+        if not do_sample:
+            why = "applies only when tokens are drawn, and do_sample is false."
+            problems.append(Problem(name, value, why, "Add do_sample=True, or leave it out."))
+        elif not 0 < value <= most:
+            problems.append(Problem(name, value, f"is not above 0 and at most {most:g}."))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _found(model: Any, folder: Path) -> Run | Config:
+    """Return the run that is meant, or a config whose base model is."""
+    if isinstance(model, (Run, Config)):
+        return model
+    if not isinstance(model, (str, Path)):
+        why = f"is {type(model).__name__}, not a run, a config or a name."
+        raise ConfigError(Problem("model", model, why))
+    for path in (Path(model).expanduser(), folder / str(model)):
+        if str(model) and is_run(path):
+            return Run(path)
+    name = str(model)
+    if find_local(name) is None:
+        known = [run.id for run in list_runs(folder)]
+        if close := difflib.get_close_matches(name, known, n=1):
+            raise RunError(
+                f"{name}: is no run in {folder.absolute()} ({len(known)} there), and no model on this "
+                f"machine. Did you mean {close[0]}?"
+            )
+    return Config(model={"model_name": name})
+
+
+def _load(found: Run | Config) -> _Loaded:
+    """Return the kept model if it is the right one; otherwise load the right one in its place."""
+    global _kept
+    key = _key(found)
+    if _kept is None or _kept.key != key:
+        release_model()  # before the next one is loaded: there may be no room for both
+        _kept = _Loaded(key, *_model_of(found))
+    return _kept
+
+
+def _model_of(found: Run | Config) -> tuple[Any, Any]:
+    if isinstance(found, Run):
+        return Run(found.path).load_model()  # a run of our own, so that only we keep the model
+    from nbft.models.load import load_tokenizer
+
+    model, folder = load_base(found)
+    return model, load_tokenizer(found, folder)
+
+
+def _key(found: Run | Config) -> tuple[Any, ...]:
+    """Return what a model is loaded from; a run that was trained further has another key."""
+    if isinstance(found, Run):
+        adapter = found.adapter
+        files = sorted(adapter.iterdir()) if adapter else []
+        return (found.path, *((file, file.stat().st_mtime_ns) for file in files))
+    used = found.model, found.compute, found.precision, found.quantization
+    return tuple(section.model_dump_json() for section in used)

@@ -1,0 +1,103 @@
+"""What a run that is over offers to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbft.config import Config
+from nbft.runs import Run
+from nbft.runs.checkpoints import mark_whole
+from nbft.runs.mark import mark
+from nbft.runs.next_steps import as_python, name_of, next_steps, resume_step
+from nbft.runs.state import RunState
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs" / "kind-otter-14"
+    path.mkdir(parents=True)
+    mark(path)
+    Config(training={"num_train_epochs": 2}).save(path / "config.yaml", full=True)
+    return Run(path)
+
+
+def checkpoint(run: Run, step: int) -> None:
+    folder = run.path / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"w")
+    mark_whole(folder)
+
+
+def over(kind: str = "completed", **fields: Any) -> RunState:
+    samples = [{"prompt": "Say hi.", "text": "Hi."}, {"prompt": "x" * 1000, "text": "y"}]
+    return RunState(
+        [{"event": "sample", "step": 0, "samples": samples}, {"event": kind, "step": 9, **fields}]
+    )
+
+
+def test_a_completed_run_is_tried_compared_merged_or_trained_longer(run: Run) -> None:
+    checkpoint(run, 9)
+    steps = next_steps(run, over(adapter="adapter"))
+    assert [step.what for step in steps] == [
+        "try it",
+        "compare it with the base model",
+        "merge the adapter into the base model",
+        "train longer",
+    ]
+    assert steps[0].python == "run.generate('Say hi.')"
+    assert steps[1].shell == "nbft compare kind-otter-14 'Say hi.'"
+    assert steps[3].python == "run.resume({'training.num_train_epochs': 4})"
+    assert steps[3].shell == "nbft resume kind-otter-14 training.num_train_epochs=4"
+    compile(as_python("kind-otter-14", steps), "cell", "exec")
+
+
+def test_the_length_is_changed_where_it_is_set(run: Run) -> None:
+    checkpoint(run, 9)
+    run.config.apply({"training.max_steps": 9}).save(run.path / "config.yaml", full=True)
+    assert next_steps(run, over())[-1].python == "run.resume({'training.max_steps': 18})"
+    early = over(text="Stopped early: the held-out loss no longer fell.")
+    assert next_steps(run, early) == []
+
+
+def test_weights_that_are_no_adapter_are_loaded(run: Run) -> None:
+    steps = next_steps(run, over(model="model"))
+    assert [step.what for step in steps][-1] == "load it"
+
+
+@pytest.mark.parametrize("kind", ["stopped", "failed", "cancelled"])
+def test_a_run_that_was_cut_short_is_resumed(run: Run, kind: str) -> None:
+    assert resume_step(run.path, over(kind)) is None  # it has no checkpoint
+    checkpoint(run, 5)
+    checkpoint(run, 9)
+    assert resume_step(run.path, over(kind)) == 9
+    (step,) = next_steps(run, over(kind))
+    assert (step.python, step.shell) == ("run.resume()", "nbft resume kind-otter-14")
+    assert resume_step(run.path, over()) is None
+    assert resume_step(run.path, RunState()) is None
+    assert resume_step(run.path, RunState(), is_lost=True) == 9
+
+
+def test_a_run_elsewhere_is_named_by_its_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert name_of(run) == "kind-otter-14"
+    (Path.cwd() / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert name_of(run) == str(run.path)
+    monkeypatch.chdir(run.path.parent.parent.parent)
+    assert name_of(run) == str(run.path.relative_to(Path.cwd()))
+
+
+def test_a_prompt_of_several_lines_is_for_python_only(run: Run) -> None:
+    samples = [{"prompt": "Question:\nWhy?", "text": "So."}]
+    state = RunState(
+        [
+            {"event": "sample", "step": 0, "samples": samples},
+            {"event": "completed", "step": 9, "adapter": "adapter"},
+        ]
+    )
+    steps = next_steps(run, state)
+    assert steps[0].python == "run.generate('Question:\\nWhy?')"
+    assert steps[1].shell == "nbft compare kind-otter-14"
