@@ -62,6 +62,11 @@ class YamlView:
         children = (self.text, kit.row(self.apply_button, self.copy), self.problems)
         self.widget = kit(ipywidgets.VBox, "nbft-as-text", children=children)
 
+    @property
+    def edited(self) -> str:
+        """The text, if it has edits that were not applied yet; else ""."""
+        return "" if self.text.value == self._shown else str(self.text.value)
+
     def show(self, config: Config) -> None:
         """Show a config, unless there are edits that were not applied yet."""
         if self.text.value == self._shown:

@@ -2,8 +2,8 @@
 
 Generated from `nbft.config.settings`. `Tree` holds the settings as typed and their problems, `Views`
 the pages and fields, `GuidedMode` the seven steps, `Opening` presets and files, `Checking` the
-problems and findings, `Launching` the run. The form connects them, and updates all of them after a
-change (`_follow`).
+problems and findings, `Launching` the run, `Keeping` what outlives the kernel. The form connects
+them, and updates all of them after a change (`_follow`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from nbft.redaction import restore
 from nbft.widgets.checking import Checking, link_text
 from nbft.widgets.columns import certain
 from nbft.widgets.fields import UNITS
+from nbft.widgets.keeping import STILL, WITHOUT_WIDGETS, Keeping
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
 from nbft.widgets.launching import ABOUT, Launching
@@ -70,7 +71,8 @@ class Form:
             raise TypeError(f"Form has no {name!r}. {nearest(name, ('config', 'guided'))}")
         if config is not None and not isinstance(config, Config):
             raise TypeError(f"config is a {type(config).__name__}. Give an nbft.Config.")
-        preset = OWN if config is not None or guided else _FIRST_PRESET
+        is_given = config is not None
+        preset = OWN if is_given or guided else _FIRST_PRESET
         config = config or (Config.preset(preset) if preset else Config())
         self._tree = Tree(config)
         self._tree.base = Config.preset(preset) if preset else Config()
@@ -79,6 +81,7 @@ class Form:
         if guided:
             self._guided.decide()
         self._views.show(self._views.view)
+        self._keeping.start(offers=not is_given)
         self._show_state()
 
     def _build(self, preset: str, view: str) -> None:
@@ -110,7 +113,11 @@ class Form:
             self._fields,
             self.line,
             view=view,
-            pages={"guided": lambda _: self._guided.page(), "file": lambda _: self._opening.file},
+            pages={
+                "guided": lambda _: self._guided.page(),
+                "file": lambda _: self._opening.file,
+                "runs": lambda kit: [*self._keeping.page(kit)],
+            },
             review=self._checking.review,
             on_yaml=self._apply_yaml,
         )
@@ -122,6 +129,18 @@ class Form:
             on_lock=self._lock,
             show_state=self._show_state,
             show_results=self._show_results,
+        )
+        self._keeping = Keeping(
+            kit,
+            tree,
+            self._fields,
+            self.line,
+            opening=self._opening,
+            views=self._views,
+            launching=self._launching,
+            guide=lambda: self._guided.guide,
+            follow=self._follow,
+            on_kept=lambda: self.widget.add_class("nbft-kept"),
         )
         units = "".join(
             f".nbft-unit-{unit} > .nbft-control::after {{ content: '{unit}' }}" for unit in UNITS
@@ -195,6 +214,7 @@ class Form:
 
     def close(self) -> None:
         """Close the form with every widget of its own. A run that it started goes on."""
+        self._keeping.close()
         self._launching.close()
         self._checking.close()
         self._kit.close()
@@ -206,7 +226,8 @@ class Form:
     def _ipython_display_(self) -> None:
         from IPython.display import HTML, display
 
-        display(self.widget)
+        display(self.widget._repr_mimebundle_() | {"text/plain": WITHOUT_WIDGETS}, raw=True)
+        display({"text/html": STILL, "text/plain": ""}, raw=True)
         # A callback has no cell for its output; the run is shown in these.
         self._launching.handles = [display(HTML(""), display_id=True) for _ in range(2)]
         main_loop()
@@ -324,6 +345,7 @@ class Form:
 
     def _show_state(self) -> None:
         """Show the state in words, and enable the buttons that can work."""
+        self._keeping.later()
         tree, launching = self._tree, self._launching
         errors = tree.errors
         has_rows = bool(tree.config.data.train.datasets)
@@ -367,7 +389,8 @@ class Form:
         below = (*self.line.widgets[1:], *results)
         focus = (self._views.focus,) if below else ()  # what leads to fields
         state = (self.line.widget, *below, *focus)
-        children = (*self._top, *self._launching.extra_buttons, *state)
+        top = (*self._top[:2], *self._keeping.offer, *self._top[2:])
+        children = (*top, *self._launching.extra_buttons, *state)
         if self.widget.children != children:
             self.widget.children = children
 

@@ -134,23 +134,34 @@ class Launching:
     def _launch(self, name: str, _button: Any) -> None:
         """Start a run by a function of `nbft.launchers`, and show it below the form."""
         from nbft import launchers
-        from nbft.widgets import Monitor
 
         for button in self.buttons.values():
             button.disabled = True  # against a second click
         self.line.say("Starting…", "checking")
         try:
-            self.run = getattr(launchers, name)(self.tree.right())
+            run = getattr(launchers, name)(self.tree.right())
         except BaseException:
             self.show_state()
             raise
+        self.show_run(run)
+
+    def show_run(self, run: Run, *, is_locked: bool = True) -> None:
+        """Follow a run, with its Monitor below.
+
+        Args:
+            run: The run, which may be over.
+            is_locked: Whether the fields show it.
+        """
+        from nbft.widgets import Monitor
+
+        self.run = run
         self.is_finished = False
-        self.lock(True)
+        self.lock(is_locked)
         if self._has_compared:  # its table is the earlier run's
             self._has_compared = False
             self.show_results(lambda _: ())
         if self.handles:
-            monitor = Monitor(self.run)
+            monitor = Monitor(run)
             monitor.on_run_again = self._take_over
             monitor.show(*self.handles)
         self.follow()

@@ -21,6 +21,7 @@ from nbft.widgets.views import MODES, Page, Views
 
 OWN = ""
 _OPEN = "open"
+_RUNS = "runs"
 _MODEL = "model.model_name"
 
 
@@ -62,6 +63,7 @@ class Opening:
             options=[
                 *((title, name) for name, title in presets().items()),
                 ("Open a file…", _OPEN),
+                ("Earlier settings or runs…", _RUNS),
                 ("Own settings", OWN),
             ],
             value=self.preset,
@@ -85,8 +87,8 @@ class Opening:
     def _take_preset(self, change: dict[str, Any]) -> None:
         if change["new"] == OWN:
             return
-        if change["new"] == _OPEN:
-            self.views.show("file")
+        if change["new"] in (_OPEN, _RUNS):
+            self.views.show("file" if change["new"] == _OPEN else "runs")
             return
         tree = io.preset(change["new"])
         keeps_rows = "train" not in tree.get("data", {})
@@ -138,14 +140,14 @@ class Opening:
                 "wrong",
             )
             return
-        self._show(config)
+        self.open(config)
 
     def _open_theirs(self, path: Path) -> None:
         """Show another system's file as settings, and below how each of its keys was read."""
         config, report = Config.import_file(path)
-        self._show(config, lambda kit: [kit.html(report._repr_html_())])
+        self.open(config, lambda kit: [kit.html(report._repr_html_())])
 
-    def _show(self, config: Config, page: Page = lambda kit: ()) -> None:
+    def open(self, config: Config, page: Page = lambda kit: ()) -> None:
         """Show a config, and below the form a page and the code that waits for consent."""
         self.replace(config)
         self.show_results(lambda kit: (*self.consent(kit), *page(kit)))

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from nbft.config import Config, Setting, io, settings
 from nbft.config.data import SPLITS
@@ -28,6 +31,24 @@ NAMES_ROWS = {
 """The settings that name rows, and where the settings are that belonged to the earlier ones."""
 
 _TYPES = (bool, int, float, str, list, dict)  # rows in memory are set from Python only
+
+
+class Typed(BaseModel):
+    """What a tree holds, as values that a file can keep: no rows in memory.
+
+    Attributes:
+        settings: The tree as typed, wrong values too.
+        base: The settings that the person started from.
+        kept: As in `Tree`; so are `left` and `is_checked`.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    settings: dict[str, Any]
+    base: dict[str, Any]
+    kept: list[str]
+    left: list[str]
+    is_checked: bool
 
 
 class Tree:
@@ -63,6 +84,44 @@ class Tree:
         self._is_own = config.is_own
         self.left: set[str] = set()
         self.is_checked = False
+
+    def typed(self) -> Typed:
+        """Return a copy of what was typed."""
+        return Typed(
+            settings=copy.deepcopy(self._tree),
+            base=self.base.to_dict(),
+            kept=sorted(self.kept),
+            left=sorted(self.left),
+            is_checked=self.is_checked,
+        )
+
+    def restore(self, typed: Typed, in_memory: Sequence[str]) -> bool:
+        """Take over what was typed earlier; it comes from a file, so its code is nobody's own.
+
+        Args:
+            typed: The settings.
+            in_memory: The datasets whose rows were in memory; if the same ones are now, they stay.
+
+        Returns:
+            Whether no rows are missing.
+        """
+        has_rows = [*in_memory] == self.in_memory
+        rows = self._rows if has_rows else []
+        self.replace(Config())
+        self._tree, self._rows, self._is_own = copy.deepcopy(typed.settings), rows, False
+        self.base = Config.parse(typed.base)[0]
+        self.kept, self.left = set(typed.kept), set(typed.left)
+        self.is_checked = typed.is_checked
+        self._plan = None
+        self.read()
+        self.config = self.so_far()
+        return has_rows or not in_memory
+
+    @property
+    def in_memory(self) -> list[str]:
+        """The datasets whose rows are in memory, such as "data.train.datasets[0]"."""
+        datasets = self.so_far().data.named_datasets()
+        return [name for name, dataset in datasets if dataset.rows is not None]
 
     def take_rows(self, config: Config) -> None:
         """Take the rows in memory of a config; no tree holds them."""
@@ -152,7 +211,7 @@ class Tree:
     @property
     def changes(self) -> dict[str, Any]:
         """What differs from the base, as {path: value}; wrong values too."""
-        changed = {path: new for path, (_, new) in self.config.diff(self.base).items()}
+        changed = {path: new for path, (_, new) in self.so_far().diff(self.base).items()}
         changed |= {problem.field: problem.value for problem in self.wrong}
         return {path: value for path, value in changed.items() if value not in ([], {})}
 

@@ -174,7 +174,7 @@ class Views:
         made: The fields.
         line: Shows errors.
         view: The view that is shown first.
-        pages: Further pages by name, made elsewhere: "guided" and "file".
+        pages: Further pages by name, made elsewhere: "guided", "file" and "runs".
         review: The page above the changes on the tab Review.
         on_yaml: Called with the text when YAML is applied; returns the problems with it.
 
@@ -183,6 +183,7 @@ class Views:
         home: The view to return to after a search or the list of changes.
         mode: The switch.
         search: The box for a search.
+        on_mark: Called when other fields are shown, or something was typed.
         changed_button: Shows the settings that the person has changed, and hides them again.
         page: The page itself.
     """
@@ -203,6 +204,7 @@ class Views:
         self._review, self._on_yaml = review, on_yaml
         self._groups: list[Group] = []
         self.view = self.home = view
+        self.on_mark: Callable[[], None] = lambda: None
         self.mode = kit(
             ipywidgets.RadioButtons,
             "nbft-mode",
@@ -243,7 +245,9 @@ class Views:
     @functools.cached_property
     def yaml(self) -> YamlView:
         """The settings as YAML."""
-        return YamlView(self._kit, self._on_yaml)
+        view = YamlView(self._kit, self._on_yaml)
+        view.text.observe(lambda _: self.on_mark(), "value")
+        return view
 
     @functools.cached_property
     def python(self) -> PythonView:
@@ -281,6 +285,7 @@ class Views:
         what = "hide" if self.view == "changed" else "show"
         base = "the preset" if self._tree.of_preset else "defaults"
         self.changed_button.description = f"{len(changes)} changed from {base} ({what})"
+        self.on_mark()
 
     def lock(self, is_locked: bool) -> None:
         """Lock or unlock the settings."""
