@@ -53,7 +53,7 @@ _ROWS_PER_STEP = 16
 _USUAL_ROWS_PER_STEP = (8, 32)
 _SHORTEST_TOKENS = 128  # a shorter limit saves nothing: batches are padded to their longest row
 _BUNDLED = "grammar"
-_BUNDLED_ROWS = 1000
+_BUNDLED_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _algorithm(answers: Answers, machine: Machine) -> Iterator[Question]:
 def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
     method, rows = answers["method"], answers.get("rows") or _rows_of(answers)
     parameters = parameters_of(answers["model.model_name"]) or 7 * 10**9
-    yield _epochs(rows.count)
+    yield epochs(rows.count)
     yield _rate(method, parameters)
     yield from _batches(method, answers)
     yield _length(rows.long_tokens, machine)
@@ -253,8 +253,11 @@ def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
     )
 
 
-def _epochs(rows: int | None) -> Question:
-    """Source: PEFT Studio has 3 to 5 for small datasets, 1 to 2 for large ones; Unsloth 1 to 5."""
+def epochs(rows: int | None) -> Question:
+    """Return how often to go over some rows.
+
+    Source: PEFT Studio has 3 to 5 for small datasets, 1 to 2 for large ones; Unsloth 1 to 5.
+    """
     path = "training.num_train_epochs"
     if rows is None:
         why = "The rows are not counted yet, and one pass over them is a safe start."

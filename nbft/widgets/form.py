@@ -324,6 +324,9 @@ class Form:
 
     def _show_plan(self) -> None:
         """Make the plan, if the fields are valid, and show it."""
+        suits = self._tree.suit_rows()
+        if suits:
+            self._fields.fill()
         if wrong := len(self._tree.wrong):
             verb = "needs" if wrong == 1 else "need"
             waiting = f"{count(wrong, 'field')} {verb} fixing."
@@ -332,6 +335,8 @@ class Form:
             self._side.value = summary(self._tree.plan)
             self._views.mark()
         self._show_state()
+        if suits:
+            self.line.say_too(suits)
 
     def _lock(self, is_locked: bool) -> None:
         self._checking.is_locked = is_locked

@@ -84,6 +84,7 @@ class Tree:
         self._is_own = config.is_own
         self.left: set[str] = set()
         self.is_checked = False
+        self._has_new_rows = False
 
     def typed(self) -> Typed:
         """Return a copy of what was typed."""
@@ -136,6 +137,7 @@ class Tree:
         named = [path for path in NAMES_ROWS if changes.get(path)]
         places = tuple(place for path in named for place in NAMES_ROWS[path])
         beside = {p: v for p, v in self._of_preset(places).items() if p not in changes}
+        self._has_new_rows |= bool(NAMES_ROWS.keys() & beside.keys())
         self.left |= changes.keys()
         self.kept |= changes.keys()
         self.put(beside | changes)
@@ -151,6 +153,24 @@ class Tree:
             for path in io.flatten(self._tree)
             if path.startswith(places) and path not in self.kept
         }
+
+    def suit_rows(self) -> str:
+        """Set the epochs that suit the number of rows that replaced those of a preset.
+
+        Returns:
+            Why, as a sentence; "" if nothing was set.
+        """
+        if not self._has_new_rows or self.wrong or self.plan.train_rows is None:
+            return ""
+        from nbft.plan.advice import epochs
+
+        self._has_new_rows = False
+        suits = epochs(self.plan.train_rows)
+        if suits.path in self.kept:
+            return ""
+        self.put({suits.path: float(suits.value)})
+        self.read()
+        return f"Epochs: {suits.value}. {suits.reason}"
 
     def put(self, changes: dict[str, Any]) -> None:
         """Set values; defaults are removed from the tree, and so is a dataset of defaults."""

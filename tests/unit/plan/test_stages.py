@@ -7,6 +7,7 @@ import json
 import pytest
 
 from nbft.config import Config
+from nbft.formatting import duration
 from nbft.pages.plan import summary
 from nbft.plan import make_plan
 from nbft.plan.stages import STAGES, in_words, moments
@@ -69,7 +70,7 @@ def test_the_plan_counts_every_stage():
     assert plan.stages.keys() == STAGES.keys()
     assert all(seconds > 0 for seconds in plan.stages.values())
     assert plan.seconds == pytest.approx(sum(plan.stages.values()), abs=1)
-    assert f"training {plan.stages['training']:.0f} s" in plan.time
+    assert f"training {duration(plan.stages['training'])}" in plan.time
     assert "held-out loss" in plan.time
     assert plan.time in summary(plan)
     assert json.loads(json.dumps(plan.to_dict()))["stages"] == plan.stages

@@ -201,3 +201,25 @@ def test_what_was_odd_about_a_table_is_said(tmp_path: Path) -> None:
         "The cells are separated by semicolons. 1 column without a name or values is left out. "
         "1 empty row is left out (row 3)."
     )
+
+
+def test_the_epochs_follow_the_number_of_rows_that_replace_those_of_a_preset() -> None:
+    form = Form()
+    assert form.config.training.num_train_epochs == 2
+    name_file(form, write("mine.jsonl", *QA))
+    assert form.config.training.num_train_epochs == 3
+    assert form._fields.make("training.num_train_epochs").control.value == "3"
+    assert "Epochs: 3." in form.line.widget.value
+    assert "a small dataset needs" in form.line.widget.value
+    form._fields.make("training.num_train_epochs").control.value = "1"
+    name_file(form, write("odd.jsonl", *ODD))
+    columns_of(form)._use.click()
+    assert form.config.training.num_train_epochs == 1, "what a person has chosen stays"
+
+
+def test_the_epochs_wait_until_the_rows_can_be_read() -> None:
+    form = Form()
+    columns = name_file(form, write("odd.jsonl", *ODD))
+    assert form.config.training.num_train_epochs == 2
+    columns._use.click()
+    assert form.config.training.num_train_epochs == 3

@@ -60,6 +60,7 @@ def plan_of(config: Config, problems: list[Problem] | None = None) -> Plan:
         memory_bytes=2 * 2**30,
         disk_bytes=2**26,
         seconds=240,
+        stages={"training": 240.0},
         config=config,
     )
 
@@ -326,12 +327,12 @@ def test_a_group_folds_into_a_line_with_its_values(form: Form) -> None:
     training._head.click()
     assert rate not in form._views.page.children
     assert training._head.description == (
-        "▸ Training: Output folder runs, Epochs 2, Batch size per device 4 rows, Learning rate 3e-4"
+        "▸ Training: Output folder runs, Epochs 2, Batch size per device 8 rows, Learning rate 3e-4"
     )
     form._apply_fix("", {RATE: 1e-4})
     assert training._head.description.endswith("Learning rate 1e-4")
     data._head.click()
-    assert data._head.description == "▸ Data: Dataset alpaca, Maximum length 256 tokens"
+    assert data._head.description == "▸ Data: Dataset grammar, Maximum length 256 tokens"
     form._reveal(RATE)
     assert rate in form._views.page.children, "what leads to a field unfolds its group"
     data._head.click()
