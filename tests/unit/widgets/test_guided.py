@@ -404,7 +404,7 @@ def test_a_preset_and_the_rules_do_not_contradict_each_other() -> None:
     turn(form, 4)
     page = page_of(form)
     assert "<b>From the preset: 256.</b> 99% of your rows have at most " in page
-    assert "<b>From the preset: 2.</b> 240 rows to train on: a small dataset needs 2 to 5" in page
+    assert "<b>From the preset: 2.</b> 1,000 rows to train on: a small dataset needs 2 to 5" in page
     assert "as recommended" not in page, "every value of the preset suits these rows"
     type_in(form, "data.max_length", "16")
     assert "<b>You chose 16.</b>" in page_of(form)
