@@ -300,10 +300,6 @@ class Columns:
         self._on_pick({f"{self._block}.{name}": value for name, value in changes.items()})
 
 
-def _waits(seen: Look) -> bool:
-    return not seen.format and not seen.is_set and seen.roles.is_whole
-
-
 def _as_picked(seen: Look, dataset: Dataset) -> tuple[dict[str, str], ...]:
     """Return the first rows as a guess would make them."""
     if not seen.roles.is_whole:
