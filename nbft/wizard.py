@@ -15,8 +15,9 @@ from typing import Any
 from nbft.config import Config, io
 from nbft.config.data import Dataset
 from nbft.data import load_rows, preview, roles
+from nbft.data.looking import look
 from nbft.data.roles import WORDINGS, Roles
-from nbft.errors import ConfigError, DataError, NbftError, Problem
+from nbft.errors import ConfigError, NbftError, Problem
 from nbft.plan.advice import (
     METHODS,
     STEPS,
@@ -118,7 +119,7 @@ def _answer(question: Question, ask: Ask, say: Say) -> Any:
             value = _read(question, text)
             _settings(question.path, value)
             if question.path == "data":
-                _first_rows(value)
+                _read_rows(value)
         except NbftError as error:
             for problem in error.problems:
                 say(f"  {problem}")
@@ -129,21 +130,18 @@ def _answer(question: Question, ask: Ask, say: Say) -> Any:
 # The columns of a file
 
 
-def _dataset(given: str) -> Dataset:
-    return Config().apply(dataset_of(given)).data.train.datasets[0]
-
-
-def _first_rows(given: str) -> list[dict[str, Any]]:
-    """Return the first rows of a file; none for a name.
+def _read_rows(given: str) -> None:
+    """Read a file; nothing is done for a name.
 
     Raises:
-        DataError: The file cannot be read.
+        DataError: It cannot be read.
     """
-    dataset = _dataset(given)
-    if dataset.path is None:
-        return []
-    rows = load_rows(dataset, "train", _DATASET)
-    return [dict(rows[n]) for n in range(min(len(rows), _ROWS_LOOKED_AT))]
+    if (dataset := _dataset(given)).path is not None:
+        load_rows(dataset, "train", _DATASET)
+
+
+def _dataset(given: str) -> Dataset:
+    return Config().apply(dataset_of(given)).data.train.datasets[0]
 
 
 def _columns(given: str, ask: Ask | None, say: Say) -> dict[str, Any]:
@@ -151,16 +149,12 @@ def _columns(given: str, ask: Ask | None, say: Say) -> dict[str, Any]:
 
     They are asked for, with the likeliest as the default, until a row looks as it should.
     """
-    try:
-        first = _first_rows(given)
-    except DataError:  # the checklist at the end says why
+    seen = look(_dataset(given), "train")
+    if seen is None or not seen.is_asked:  # the checklist at the end says what is wrong
+        if seen is not None:
+            _say_row(given, {}, say)
         return {}
-    if not first or _say_row(given, {}, say):
-        return {}
-    columns = list(dict.fromkeys(name for row in first for name in row))
-    picked, _ = roles.guess(columns, first)
-    if not picked.is_whole:
-        return {}
+    columns, picked = seen.columns, seen.roles
     say("  The columns of this file do not tell which is the prompt and which the answer.")
     while True:
         if ask is not None:

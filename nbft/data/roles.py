@@ -7,6 +7,7 @@ them back. Called by `examples` for its advice, and by the form's lists of colum
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,8 +86,17 @@ _WORDING_OF = {
 }
 """The wording that suits a prompt's column of this name."""
 
-_NO_TEXT = {"id", "index", "idx", "key", "url", "date", "split", "source_id", "row"}
+_NO_TEXT = {
+    *("id", "index", "idx", "key", "row", "url", "link", "date", "time", "timestamp", "split"),
+    *("lang", "language", "license", "licence", "version", "weight"),
+}
 """Names of columns that hold no text to learn from."""
+
+_ABOUT_TEXT = {
+    *("id", "type", "start", "end", "length", "count", "score", "number", "date", "category"),
+    *("index", "name", "url", "source", "language"),
+}
+"""Last words of names that tell something about a text, such as question_type."""
 
 _SHAPES = (
     *("dataset_type", "columns", "prompt_template", "completion_template", "no_input_template"),
@@ -154,8 +164,9 @@ def guess(columns: Sequence[str], rows: Iterable[Row]) -> tuple[Roles, bool]:
     if conversation := named.get("messages") or _conversation_among(filled, few):
         system = named.get("system", "")
         return Roles(messages=conversation, system=system), "messages" in named
-    is_sure = "prompt" in named and "completion" in named
-    free = [name for name in texts if name not in named.values()]
+    is_sure = all(_key(named.get(role, "")) in _NAMES[role] for role in ("prompt", "completion"))
+    rest = [name for name in texts if name not in named.values()]
+    free = [name for name in rest if _key(name).split("_")[-1] not in _ABOUT_TEXT] or rest
     if "completion" not in named and free:
         named["completion"] = free.pop()
     if "prompt" not in named and free:
@@ -187,31 +198,33 @@ def settings_of(roles: Roles, columns: Sequence[str]) -> dict[str, Any]:
         role, column = (
             ("messages", roles.messages) if roles.messages else ("text", roles.completion)
         )
-        renamed = {role: column, "system": roles.system if roles.messages else ""}
+        wanted = {role: column, "system": roles.system if roles.messages else ""}
         return settings | {
             "dataset_type": role,
-            "columns": {new: old for new, old in renamed.items() if old and new != old},
+            "columns": {new: old for new, old in wanted.items() if old and new != old},
         }
-    renamed = {}
+    renamed: dict[str, str] = {}
 
-    def placed(role: str, name: str = "") -> str:
+    def placed(role: str) -> str:
         column = getattr(roles, role)
-        if not name and _is_plain(column):
+        is_free = not (roles.context and column == "input")  # that name becomes the context's
+        if _is_plain(column) and is_free:
             return f"{{{column}}}"
-        new = name or role
-        if new != column:
-            renamed[new] = column
+        names = (f"{role}_{n}" if n else role for n in range(len(columns) + 1))
+        new = next(name for name in names if name not in (*columns, *renamed))
+        renamed[new] = column
         return f"{{{new}}}"
 
-    wording = WORDINGS[roles.wording or "plain"]
-    prompt, has_input = placed("prompt"), "input" in columns and roles.context != "input"
+    wording, prompt = WORDINGS[roles.wording or "plain"], ""
     if roles.context:
         # A template for the rows without it needs a column of this name.
-        context = placed("context", "" if has_input else "input")
-        settings["prompt_template"] = _filled(wording.with_context, prompt, context)
-        if not has_input:
-            settings["no_input_template"] = _filled(wording.alone, prompt, "")
+        if roles.context != "input":
+            renamed["input"] = roles.context
+        prompt = placed("prompt")
+        settings["prompt_template"] = _filled(wording.with_context, prompt, "{input}")
+        settings["no_input_template"] = _filled(wording.alone, prompt, "")
     else:
+        prompt = placed("prompt")
         settings["prompt_template"] = _filled(wording.alone, prompt, "")
     settings["completion_template"] = placed("completion")
     if roles.system:
@@ -225,6 +238,34 @@ def changes_of(roles: Roles, dataset: Dataset, columns: Sequence[str]) -> dict[s
     """Return those of `settings_of` that a dataset does not have already."""
     settings = settings_of(roles, columns)
     return {name: value for name, value in settings.items() if getattr(dataset, name) != value}
+
+
+def unused(format_name: str, roles: Roles) -> str:
+    """Return the column that may be the answer where all of another is trained on as plain text.
+
+    Args:
+        format_name: The format as which rows are recognised.
+        roles: The guess about their columns.
+    """
+    return roles.completion if format_name == "plain text" and roles.prompt else ""
+
+
+def same_shape(dataset: Dataset, columns: Sequence[str]) -> dict[str, Any]:
+    """Return what says how the rows of a dataset are read, for others with the same columns.
+
+    Nothing if the others lack a column, or if no setting says it.
+
+    Args:
+        dataset: The dataset.
+        columns: The columns of the others.
+    """
+    usual = Dataset()
+    shape = {name: getattr(dataset, name) for name in _SHAPES}
+    if all(value == getattr(usual, name) for name, value in shape.items()):
+        return {}
+    roles = roles_of(dataset, columns)
+    is_read = roles is not None and not set(dataset.columns.values()) - set(columns)
+    return shape if is_read else {}
 
 
 def roles_of(dataset: Dataset, columns: Sequence[str]) -> Roles | None:
@@ -287,11 +328,14 @@ def _named(columns: Sequence[str], usual: Sequence[str]) -> str:
         for name in usual:
             for column in columns:
                 key = _key(column)
-                if key == name or (not whole and len(name) > 1 and name in key.split("_")):
+                words = key.split("_")
+                is_part = not whole and len(name) > 1 and words[-1] not in _ABOUT_TEXT
+                if key == name or (is_part and name in words):
                     return column
     return ""
 
 
+@functools.lru_cache(10_000)
 def _key(column: str) -> str:
     """Return a name in small letters with single underscores between its words.
 
@@ -338,4 +382,5 @@ def _is_plain(column: str) -> bool:
 
 
 def _filled(template: str, prompt: str, context: str) -> str:
-    return template.replace("{prompt}", prompt).replace("{context}", context)
+    named = {"{prompt}": prompt, "{context}": context}
+    return re.sub(r"{prompt}|{context}", lambda m: named[m[0]], template)

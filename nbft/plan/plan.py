@@ -19,7 +19,8 @@ from nbft.data.examples import Example, Examples, in_words_by_answer, load_examp
 from nbft.data.lengths import KEPT_SHARES, column_lengths, enough_for, enough_in_words
 from nbft.data.packing import bins, wrapped_count
 from nbft.data.rendering import PlainTemplate
-from nbft.data.sources import spread
+from nbft.data.roles import Roles, changes_of, guess, unused
+from nbft.data.sources import columns_of, spread
 from nbft.data.turns import text_of
 from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import DataError, NbftError, Problem
@@ -197,6 +198,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     if "train" in examples:
         problems += _length_column(config, examples["train"])
         problems += _glued(config, examples["train"])
+        problems += _unused(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
     numbers: dict[str, Any] = {}
@@ -490,6 +492,22 @@ def _glued(config: Config, examples: Examples) -> Iterator[Problem]:
                 "End it with a line break.",
                 {field: f"{dataset.prompt_template}\n"},
                 value=dataset.prompt_template,
+            )
+
+
+def _unused(config: Config, examples: Examples) -> Iterator[Problem]:
+    """Warn where all of a text is trained on, and a column beside it may be the answer to it."""
+    for part, dataset in zip(examples.parts, config.data.train.datasets, strict=True):
+        columns = columns_of(part.rows)
+        few = [part.rows[n] for n in range(min(len(part.rows), _ROWS_GLANCED_AT))]
+        roles, _ = guess(columns, few) if part.format == "plain text" else (Roles(), False)
+        if (column := unused(part.format, roles)) and not dataset.columns:
+            changes = changes_of(roles, dataset, columns)
+            yield warning(
+                part.field,
+                f"all of {roles.prompt} is trained on as plain text; the column {column} is not used.",
+                f"If {roles}, use its columns as such.",
+                {f"{part.field}.{name}": value for name, value in changes.items()},
             )
 
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anywidget
 import traitlets
 
-from nbft.config import Config
+from nbft.config import Config, io
 from nbft.errors import NbftError
 from nbft.formatting import count, duration, size
 from nbft.pages import rows as page
 from nbft.widgets.background import Task
+from nbft.widgets.fields import in_words
 from nbft.widgets.kernel import call_soon, is_main_thread
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class Offer:
         """Return the settings that a choice means, by dotted path; {} if it only leads to others."""
         raise NotImplementedError
 
+    def said(self, item: Item) -> str:
+        """Return what choosing an item has done, as a sentence."""
+        return f"{item.title} was chosen."
+
     def rows(self, item: Item) -> str:
         """Return the first rows of an item as HTML."""
         raise NotImplementedError
@@ -106,17 +111,36 @@ class Models(Offer):
         """Return the models by where they are; those that do not fit come last."""
         from nbft.catalogue.models import models
 
-        return [self._item(choice) for choice in models(self.config())]
+        return [self._item(choice) for choice in models(self._as_before())]
 
     def found(self, text: str) -> list[Item]:
         """Return the models that the hub finds."""
         from nbft.catalogue.models import search_models
 
-        return [self._item(choice) for choice in search_models(text, self.config())]
+        return [self._item(choice) for choice in search_models(text, self._as_before())]
+
+    def __init__(self, config: Callable[[], Config], path: str) -> None:
+        super().__init__(config, path)
+        self._made: dict[str, tuple[Any, Any]] = {}  # what the last choice set besides: old, new
 
     def settings(self, item: Item) -> dict[str, Any]:
-        """Return the model, and what makes it fit."""
-        return {self.path: item.what.name, **item.what.fit.changes}
+        """Return the model, and what makes it fit, in place of what made the last choice fit."""
+        now = io.flatten(self.config().to_dict(full=True))
+        undone = {p: old for p, (old, new) in self._made.items() if now.get(p) == new}
+        changes = dict(item.what.fit.changes)
+        self._made = {p: (undone.get(p, now.get(p)), new) for p, new in changes.items()}
+        return {self.path: item.what.name, **undone, **changes}
+
+    def said(self, item: Item) -> str:
+        """Return what choosing an item has done, as a sentence."""
+        also = ", ".join(f"{p}={in_words(v)}" for p, v in item.what.fit.changes.items())
+        return f"{item.title} was chosen{f', with {also}, so that it fits' if also else ''}."
+
+    def _as_before(self) -> Config:
+        """Return the config without what made the last choice fit."""
+        config = self.config()
+        now = io.flatten(config.to_dict(full=True))
+        return config.apply({p: old for p, (old, new) in self._made.items() if now.get(p) == new})
 
     def _item(self, choice: ModelChoice) -> Item:
         group = _SOURCES[choice.source] if choice.fit.is_usable else "Too large for this machine"
@@ -278,7 +302,7 @@ class Chooser(anywidget.AnyWidget):
 
     def _choose(self, item: Item) -> None:
         if settings := self._offer.settings(item):
-            self.said = f"{item.title} was chosen."
+            self.said = self._offer.said(item)
             self._on_choose(settings)
         else:
             self.refresh()

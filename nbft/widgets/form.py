@@ -18,12 +18,12 @@ import ipywidgets
 from nbft.config import Config, io
 from nbft.config.data import SPLITS
 from nbft.config.problems import nearest
+from nbft.data.looking import certain
 from nbft.errors import ConfigError, Problem
 from nbft.formatting import count
 from nbft.pages.plan import summary
 from nbft.redaction import restore
 from nbft.widgets.checking import Checking, link_text
-from nbft.widgets.columns import certain
 from nbft.widgets.fields import UNITS
 from nbft.widgets.keeping import STILL, WITHOUT_WIDGETS, Keeping
 from nbft.widgets.kernel import main_loop
@@ -256,8 +256,10 @@ class Form:
         for path in NAMES_ROWS.keys() & changes:
             self._tree.read()
             block, split = path.rpartition(".")[0], path.split(".")[1]
-            given = self._tree.so_far().data.splits().get(split)
-            settings = certain(given.datasets[0], split) if given and given.datasets else {}
+            data = self._tree.so_far().data
+            given, train = data.splits().get(split), data.train.datasets
+            like = train[0] if train and split != "train" else None
+            settings = certain(given.datasets[0], split, like) if given and given.datasets else {}
             self._tree.put({f"{block}.{name}": value for name, value in settings.items()})
             found += [f"{block}.{name}" for name in settings]
         return found
@@ -265,10 +267,24 @@ class Form:
     @guarded
     def _take_columns(self, changes: dict[str, Any]) -> None:
         """Give columns the roles that a person has picked; other rows will have roles of their own."""
+        changes = changes | self._alike(changes)
         self._tree.put(changes)
         self._tree.left |= changes.keys()
         self._fields.fill(changes)
         self._follow()
+
+    def _alike(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return the same changes for held-out rows that are read as those to train on."""
+        before = self._tree.values(changes)
+        also: dict[str, Any] = {}
+        for split in ("validation", "test"):
+            theirs = {path.replace("data.train.", f"data.{split}."): path for path in changes}
+            block = self._tree.so_far().data.splits().get(split)
+            if block and block.datasets and theirs.keys() != changes.keys():
+                now = self._tree.values(theirs)
+                if all(now[path] == before[ours] for path, ours in theirs.items()):
+                    also |= {path: changes[ours] for path, ours in theirs.items()}
+        return also
 
     @guarded
     def _apply_fix(self, path: str, changes: dict[str, Any]) -> None:

@@ -137,7 +137,14 @@ class Tree:
         named = [path for path in NAMES_ROWS if changes.get(path)]
         places = tuple(place for path in named for place in NAMES_ROWS[path])
         beside = {p: v for p, v in self._of_preset(places).items() if p not in changes}
-        self._has_new_rows |= bool(NAMES_ROWS.keys() & beside.keys())
+        given = io.flatten(self._tree)
+        for path in named:  # a file and a name exclude each other
+            block = path.rpartition(".")[0]
+            names = [f"{block}.{name}" for name in ("path", "dataset_name")]
+            if self.kept.intersection(names):  # a sheet, subset or split was that of the former
+                names += [f"{block}.{name}" for name in ("subset", "split")]
+            beside |= {p: None for p in names if p in given and p not in changes}
+        self._has_new_rows |= any(path.startswith("data.train.") for path in named)
         self.left |= changes.keys()
         self.kept |= changes.keys()
         self.put(beside | changes)

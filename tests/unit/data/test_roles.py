@@ -179,3 +179,47 @@ def test_a_template_that_does_not_fit_has_a_fix(template: str, fixed: str | None
     assert list(problem.changes.values()) == ([fixed] if fixed else [])
     if fixed:
         assert load_examples(config.apply(dict(problem.changes)), "train")
+
+
+def test_a_word_inside_a_name_is_no_certainty() -> None:
+    columns = ["question_type", "body", "answer"]
+    row = {"question_type": "howto", "body": "How?", "answer": "So."}
+    assert guess(columns, [row]) == (Roles("body", completion="answer"), False)
+    row = {"context": "It rains.", "question": "Why?", "answer_start": 7, "answer_text": "Rain."}
+    picked, is_sure = guess(list(row), [row])
+    assert (picked.context, picked.prompt, picked.completion) == (
+        "context",
+        "question",
+        "answer_text",
+    )
+    assert not is_sure
+
+
+def test_a_renamed_column_never_takes_the_name_of_another() -> None:
+    rows = [{"{q}": "1+1?", "prompt": "2", "completion": "no"}]
+    assert examples(rows, Roles("{q}", completion="prompt")) == [("1+1?\n", "2")]
+
+
+@pytest.mark.parametrize("names", [("input", "hint"), ("context", "prompt"), ("hint", "input")])
+def test_further_text_and_prompt_of_any_names_keep_their_places(names: tuple[str, str]) -> None:
+    prompt, context = names
+    rows = [
+        {prompt: "Hund", context: "animal", "input2": "x", "a": "dog"},
+        {prompt: "Baum", context: "", "input2": "x", "a": "tree"},
+    ]
+    picked = Roles(prompt, context, "a", wording="question")
+    assert examples(rows, picked) == [
+        ("animal\n\nQuestion: Hund\n\nAnswer:\n", "dog"),
+        ("Question: Baum\n\nAnswer:\n", "tree"),
+    ]
+    columns = list(rows[0])
+    dataset = roles.Dataset(path="a.csv", **settings_of(picked, columns))
+    assert roles_of(dataset, columns) == picked
+
+
+def test_other_rows_with_the_same_columns_are_read_alike() -> None:
+    picked = Roles("q", completion="a", wording="chat")
+    dataset = roles.Dataset(path="a.csv", **settings_of(picked, ["q", "a"]))
+    assert roles.same_shape(dataset, ["q", "a", "id"])["dataset_type"] == "chat_completion"
+    assert roles.same_shape(dataset, ["q", "b"]) == {}
+    assert roles.same_shape(roles.Dataset(path="a.csv"), ["q", "a"]) == {}

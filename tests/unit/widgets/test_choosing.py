@@ -156,3 +156,21 @@ def test_an_unexpected_error_is_one_sentence(form: Form, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("nbft.catalogue.models.models", fail)
     assert opened(form, MODEL).said == "This went wrong (RuntimeError: disk on fire)."
+
+
+def test_what_made_one_model_fit_goes_with_it(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nbft.catalogue.models import Fit, ModelChoice
+
+    large = Fit("fits with 4-bit", changes={"quantization.load_in_4bit": True})
+    choices = [
+        ModelChoice("org/large", "org/large", "known", fit=large),
+        ModelChoice("smollm2-135m", "smollm2-135m", "known", fit=Fit("fits")),
+    ]
+    monkeypatch.setattr("nbft.catalogue.models.models", lambda *_: choices)
+    chooser = opened(form, MODEL)
+    choose(chooser, "org/large")
+    assert form.config.quantization.load_in_4bit
+    assert "load_in_4bit=on, so that it fits" in chooser.said
+    choose(chooser, "smollm2-135m")
+    assert not form.config.quantization.load_in_4bit
+    assert chooser.said == "smollm2-135m was chosen."

@@ -11,7 +11,8 @@ import pytest
 
 from nbft.config import Config
 from nbft.config.data import Dataset
-from nbft.widgets.columns import Columns, look
+from nbft.data.looking import look
+from nbft.widgets.columns import Columns
 from nbft.widgets.form import Form
 
 PATH = "data.train.datasets[0].path"
@@ -75,16 +76,103 @@ def test_a_guess_is_shown_and_waits_for_one_click() -> None:
     assert columns._use not in columns._picks.children
 
 
-def test_picking_a_column_sets_its_role_and_takes_it_from_another() -> None:
+def test_picking_a_column_sets_its_role_and_two_roles_change_places() -> None:
     form = Form()
     columns = name_file(form, write("mine.jsonl", *QA))
     columns._lists["prompt"].value = "a"
-    assert "Pick the answer, too" in said(columns)
-    assert first(form) == ("Question: 0 + 8?\n\nAnswer:\n", "8"), "nothing is set halfway"
-    columns._lists["completion"].value = "q"
     assert first(form) == ("Question: 8\n\nAnswer:\n", "0 + 8?")
+    assert columns._lists["completion"].value == "q"
     columns._wording.value = "plain"
     assert first(form) == ("8\n", "0 + 8?")
+
+
+def test_the_answer_cannot_be_empty() -> None:
+    form = Form()
+    columns = name_file(form, write("mine.jsonl", *QA))
+    columns._lists["completion"].value = ""
+    assert "The answer cannot be empty" in said(columns)
+    assert columns._lists["completion"].value == "a"
+    assert first(form) == ("Question: 0 + 8?\n\nAnswer:\n", "8")
+
+
+def test_templates_that_a_person_has_written_are_not_replaced_by_a_pick() -> None:
+    rows = [{"en": "dog", "fr": "chien", "it": "cane", "sys": "Be brief."}] * 5
+    form = Form()
+    columns = name_file(form, write("a.jsonl", *rows))
+    form._fields.make("data.train.datasets[0].prompt_template").control.value = "In French: {en}\n"
+    answer = "data.train.datasets[0].completion_template"
+    form._fields.make(answer).control.value = "Voilà: {fr}"
+    columns._lists["system"].value = "sys"
+    dataset = form.config.data.train.datasets[0]
+    assert dataset.system_template == "{sys}"
+    assert (dataset.prompt_template, dataset.completion_template) == (
+        "In French: {en}\n",
+        "Voilà: {fr}",
+    )
+    columns._lists["completion"].value = "it"
+    assert form.config.data.train.datasets[0].completion_template == "Voilà: {it}"
+    columns._lists["context"].value = "fr"
+    assert "Write {fr} into them" in said(columns)
+    assert columns._lists["context"].value == ""
+    columns._wording.value = "question"
+    dataset = form.config.data.train.datasets[0]
+    assert dataset.prompt_template == "Question: {en}\n\nAnswer:\n"
+    assert dataset.completion_template == "Voilà: {it}", "the text around the answer stays"
+
+
+def test_a_file_and_a_name_exclude_each_other() -> None:
+    form = Form()
+    name_file(form, write("mine.jsonl", *QA))
+    form._fields.make("data.train.datasets[0].dataset_name").control.value = "alpaca"
+    dataset = form.config.data.train.datasets[0]
+    assert (dataset.path, dataset.dataset_name, dataset.prompt_template) == (None, "alpaca", None)
+    assert form._fields.make(PATH).control.value == ""
+    name_file(form, "mine.jsonl")
+    assert form.config.data.train.datasets[0].dataset_name is None
+
+
+def test_the_epochs_follow_each_file() -> None:
+    form = Form()
+    name_file(form, write("few.jsonl", *QA))
+    assert form.config.training.num_train_epochs == 3
+    name_file(form, write("many.jsonl", *({"q": f"{n}?", "a": f"{n}"} for n in range(6000))))
+    assert form.config.training.num_train_epochs == 2
+
+
+def test_held_out_rows_are_read_as_those_to_train_on() -> None:
+    form = Form()
+    columns = name_file(form, write("mine.jsonl", *QA))
+    columns._wording.value = "chat"
+    held = "data.validation.datasets[0].path"
+    name_file(form, write("held.jsonl", *QA[:5]), held)
+    data = form.config.data
+    assert data.validation is not None
+    assert data.validation.datasets[0].dataset_type == "chat_completion"
+    columns._wording.value = "plain"
+    data = form.config.data
+    assert data.validation is not None
+    assert data.validation.datasets[0].prompt_template == "{q}\n"
+    assert form.problems == []
+
+
+def test_columns_of_later_rows_can_be_picked_too() -> None:
+    rows = [{"q": f"{n}?"} for n in range(150)] + [{"q": f"{n}?", "a": str(n)} for n in range(150)]
+    seen = look(Dataset(path=write("late.jsonl", *rows)), "train")
+    assert seen is not None
+    assert seen.columns == ("q", "a")
+
+
+@pytest.mark.parametrize("label", ["label", "sentiment", "category"])
+def test_a_text_with_a_label_is_asked_about_and_not_trained_as_text_in_silence(label: str) -> None:
+    form = Form()
+    columns = name_file(form, write("films.csv", {"text": "", label: ""}))
+    Path("films.csv").write_text(f"text,{label}\n" + "I like it.,good\nI hate it.,bad\n" * 20)
+    form._check()
+    assert columns.is_asked
+    assert any("is not used" in p.why for p in form.problems)
+    columns._use.click()
+    assert first(form)[1] in ("good", "bad")
+    assert not [p for p in form.problems if "is not used" in p.why]
 
 
 def test_a_conversation_and_a_pair_exclude_each_other() -> None:
