@@ -2,11 +2,11 @@ import { ILabShell, JupyterFrontEnd } from '@jupyterlab/application';
 import { NotebookActions, NotebookPanel } from '@jupyterlab/notebook';
 import { KernelSpec, ServiceManager } from '@jupyterlab/services';
 
-/** The cells of a new notebook with the form. */
-export const FORM_CELLS = ['import nbft', 'nbft.Form()'];
+/** The cells of a new notebook with the form: one, to be run again after a restart. */
+export const FORM_CELLS = ['import nbft\n\nnbft.Form()'];
 
 /** Said where the cells have to be run by hand. */
-const HOW_TO_RUN = '# Press Shift+Enter in each cell to run it.\n';
+const HOW_TO_RUN = '# Press Shift+Enter to run this cell.\n';
 
 /**
  * Open a new notebook with a Python kernel, and run its cells.

@@ -98,6 +98,8 @@ _ABOUT_TEXT = {
 }
 """Last words of names that tell something about a text, such as question_type."""
 
+_MOSTLY = 0.7
+
 _SHAPES = (
     *("dataset_type", "columns", "prompt_template", "completion_template", "no_input_template"),
     *("system_template", "prompt_func", "completion_func", "input_columns", "target_column"),
@@ -166,7 +168,9 @@ def guess(columns: Sequence[str], rows: Iterable[Row]) -> tuple[Roles, bool]:
         return Roles(messages=conversation, system=system), "messages" in named
     is_sure = all(_key(named.get(role, "")) in _NAMES[role] for role in ("prompt", "completion"))
     rest = [name for name in texts if name not in named.values()]
-    free = [name for name in rest if _key(name).split("_")[-1] not in _ABOUT_TEXT] or rest
+    free = [name for name in rest if _is_likely(name, few)]
+    if len(free) < 2 - len({"prompt", "completion"} & named.keys()):
+        free = rest
     if "completion" not in named and free:
         named["completion"] = free.pop()
     if "prompt" not in named and free:
@@ -352,6 +356,16 @@ def _is_text(column: str, rows: Sequence[Row]) -> bool:
         return False
     cells = [row.get(column) for row in rows if not is_missing(row.get(column))]
     return all(isinstance(cell, (str, int, float, bool)) for cell in cells)
+
+
+def _is_likely(column: str, rows: Sequence[Row]) -> bool:
+    """Whether a column is more than a number or a note: mostly filled, and with words."""
+    if _key(column).split("_")[-1] in _ABOUT_TEXT:
+        return False
+    cells = [str(row[column]) for row in rows if not is_missing(row.get(column))]
+    filled = [cell for cell in cells if cell.strip()]
+    has_words = any(re.search(r"[^\W\d_]", cell) for cell in filled)
+    return has_words and len(filled) >= _MOSTLY * len(rows)
 
 
 def _is_conversation(column: str, rows: Sequence[Row]) -> bool:

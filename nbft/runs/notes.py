@@ -38,6 +38,7 @@ _SURE, _SURE_OF_FEW = 5.0, 7.0
 looked at many times."""
 
 _RISEN = 1.02
+_LEAST_RISE = 0.01  # near zero, a rise by half is no loss of anything
 """A held-out loss this many times its lowest has risen. It is always of the same rows."""
 
 _MOVED = 0.005
@@ -280,7 +281,7 @@ def _risen(run: RunState) -> tuple[int, float, float] | None:
     is_over = run.total_steps is not None and held.steps[-1] >= run.total_steps
     if len(after) < (1 if is_over and step == held.steps[0] else 2):
         return None
-    if min(after[-2:]) <= _RISEN * lowest:
+    if min(after[-2:]) <= max(_RISEN * lowest, lowest + _LEAST_RISE):
         return None
     return step, lowest, held.values[-1]
 

@@ -97,6 +97,8 @@ def held_out(state: RunState) -> str:
         return ""
     first, last = curve.steps[0], curve.steps[-1]
     after = f"{formatting.number(curve.values[-1])} after step {formatting.count(last)}"
+    if rows := state.prepared.get("eval_rows"):
+        after += f", on {formatting.count(rows, 'held-out row')}"
     if len(curve) == 1:
         return f"Held-out loss: {after}."
     before = f"after step {formatting.count(first)}" if first else "before training"

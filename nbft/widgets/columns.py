@@ -6,6 +6,7 @@ settings of the dataset (`nbft.data.roles`), so templates can be edited afterwar
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,6 +154,10 @@ class Columns:
         picked = Roles(**values, wording=self._wording.value or "plain")
         if not picked.is_whole:
             self._refuse("The answer cannot be empty: it is what the model is trained on.")
+            return
+        if self._look.is_asked:  # the other lists still hold guesses, which the button accepts
+            self._look = dataclasses.replace(self._look, roles=picked)
+            self._show(self._look)
             return
         changes = roles.changes_of(picked, self._dataset, self._look.columns)
         if not changed and not self._look.roles.wording:  # a text around the prompt alone

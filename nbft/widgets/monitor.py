@@ -80,7 +80,8 @@ class Monitor:
             which tells how to stop instead.
 
     Attributes:
-        on_run_again: Called with the run that a fix has started instead of this one.
+        on_run_again: Called with the run that a fix has started instead of this one, or with this one
+            when it is resumed.
         resume_step: The step that the run can be resumed from; None while it goes on, or if it cannot.
 
     Raises:
@@ -238,6 +239,8 @@ class Monitor:
             if beneath is not None:
                 beneath.update(self._outcome(), raw=True)
         self._keep_up()
+        if self.on_run_again is not None:
+            self.on_run_again(self.run)
 
     def _run_again(self, number: int) -> None:
         """Start a run with a fix, where this one was, and show it; may run on any thread."""

@@ -23,7 +23,7 @@ def test_launcher_card_opens_a_notebook_with_the_form(
     page.locator(".jp-Notebook").wait_for()
     page.wait_for_function(READY, timeout=60_000)  # the kernel starts without a question
     cells = page.locator(".jp-Notebook .jp-CodeCell .cm-content")
-    assert cells.all_inner_texts() == ["import nbft", "nbft.Form()"]
+    assert [text.split() for text in cells.all_inner_texts()] == [["import", "nbft", "nbft.Form()"]]
     (path,) = (jupyter_lab.root / "lesson").glob("*.ipynb")
     assert json.loads(path.read_text())["metadata"]["kernelspec"]["language"] == "python"
 

@@ -142,6 +142,7 @@ def test_a_table_with_odd_columns(
     notebook.screenshot(f"own-table-asked-{theme}-{width}", form)
     assert axe(form) == []
     person.picks(form, "Further text", "–")
+    person.clicks(columns.get_by_role("button", name="Use these columns"))
     expect(columns).to_contain_text("german word is the prompt, english_meaning the answer")
     expect(columns.get_by_role("listitem").first).to_contain_text("Wort 0⏎")
     held_out_rows_are_of(notebook, "words.csv")

@@ -311,3 +311,17 @@ def test_the_epochs_wait_until_the_rows_can_be_read() -> None:
     assert form.config.training.num_train_epochs == 2
     columns._use.click()
     assert form.config.training.num_train_epochs == 3
+
+
+def test_the_guesses_of_other_lists_wait_for_the_button() -> None:
+    rows = [{"Nr.": n, "Verb": f"gehen {n}", "Teacher": "A" if n % 3 else ""} for n in range(30)]
+    rows = [{**row, "Form": f"geht {row['Nr.']}"} for row in rows]
+    form = Form()
+    columns = name_file(form, write("verbs.jsonl", *rows))
+    assert (columns._lists["prompt"].value, columns._lists["completion"].value) == ("Verb", "Form")
+    columns._lists["prompt"].value = "Form"
+    assert columns._lists["completion"].value == "Verb"
+    assert columns._use in columns._picks.children
+    assert form.config.data.train.datasets[0].prompt_template is None
+    columns._use.click()
+    assert first(form) == ("geht 0\n", "gehen 0")
