@@ -69,6 +69,16 @@ def test_rows_in_memory():
     assert load(rows=tuple(ROWS)) == ROWS
 
 
+def test_columns_in_memory_that_are_numbers_become_text():
+    rows = [{0: "one", 1: "1"}, {"0": "two", 1: "2"}]
+    assert load(rows=rows) == [{"0": "one", "1": "1"}, {"0": "two", "1": "2"}]
+    assert 0 in rows[0]
+    templates = {"prompt_template": "Q {0}", "completion_template": "{1}"}
+    config = Config(data={"train": {"datasets": [{"rows": rows, **templates}]}, "split_ratio": 1})
+    examples, _ = load_examples(config, "train")
+    assert [(one.prompt, one.completion) for one in examples] == [("Q one", "1"), ("Q two", "2")]
+
+
 def test_a_csv_written_by_pandas_with_its_index_is_read(write):
     path = write("a.csv", ",q,a\n0,one,1\n")
     assert load(path=path) == [{"column_1": "0", "q": "one", "a": "1"}]
@@ -298,6 +308,13 @@ def test_a_folder_without_rights_says_so(tmp_path, monkeypatch):
             (
                 "data.train.datasets[0].rows: item 2: is null, not an object with "
                 'columns. Write {"column": "text"}.'
+            ),
+        ),
+        (
+            [{"0": "a"}, {0: "b", "0": "c"}],
+            (
+                "data.train.datasets[0].rows: item 2: has two columns with the name 0, one of "
+                "them not as text. Rename one."
             ),
         ),
         ([], "data.train.datasets[0].rows: holds no rows. Name another."),
