@@ -184,16 +184,16 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
             "a.csv",
             "q,a\n1,2\n1,2,3\n",
             (
-                "row 3: has 3 cells, but row 1 names 2 columns. Fix the row; a cell with the "
-                "separator in it needs quotes."
+                "row 3: has 3 cells, but row 1 names 2 columns; a cell with the separator in it "
+                "needs quotes. Fix or remove the row."
             ),
         ),
         (
             "a.csv",
             "q,a\n1\n",
             (
-                "row 2: has 1 cell, but row 1 names 2 columns. Fix the row; a cell with the "
-                "separator in it needs quotes."
+                "row 2: has 1 cell, but row 1 names 2 columns; one is missing, or a cell with a line "
+                "break in it needs quotes. Fix or remove the row."
             ),
         ),
         ("a.jsonl", "ü".encode("latin-1"), "is not UTF-8 text. Save it as UTF-8."),
