@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,24 @@ def _from_memory(rows: Any, field: str) -> Rows:
     if not isinstance(rows, Sequence) or isinstance(rows, str):
         why = f"is of the type {type(rows).__name__}, not a list of rows."
         raise DataError(Problem(field, None, why, "Give a list of dicts or a datasets.Dataset."))
-    return _checked(list(rows), field, None, "item")
+    return _named_by_text(_checked(list(rows), field, None, "item"), field)
+
+
+def _named_by_text(rows: list[Any], field: str) -> list[Any]:
+    """Return rows in memory with every column's name as text, such as the numbers pandas gives.
+
+    Raises:
+        DataError: Two columns of a row would get the same name.
+    """
+    if {type(name) for row in rows for name in row} <= {str}:
+        return rows
+    named = [{str(name): value for name, value in row.items()} for row in rows]
+    for number, (row, old) in enumerate(zip(named, rows, strict=True), start=1):
+        if len(row) < len(old):
+            (name, _), *_ = Counter(map(str, old)).most_common(1)
+            why = f"item {number}: has two columns with the name {name}, one of them not as text."
+            raise DataError(Problem(field, None, why, "Rename one."))
+    return named
 
 
 class _FileRows(list[Any]):

@@ -7,6 +7,7 @@ numbers of rows are those that a spreadsheet program shows. Called by `sources` 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import datetime
 import io
@@ -30,9 +31,11 @@ FORMATS = (*TEXTS, *WORKBOOKS)
 
 Cells = Sequence[str | None]
 Item = dict[str, str | None] | str | None
+_Filled = dict[int, str]
+"""The cells of a row that are not empty, by place from 0."""
 
 _HEAD_BYTES = 32 * 2**20
-"""How much of a text decides its encoding."""
+"""How much of a text decides its encoding, and what its quotes mean in a table with tabs."""
 
 _HEAD_CHARACTERS = 2**20
 _HEAD_ROWS = 10_000
@@ -42,7 +45,7 @@ _SNIFFED_ROWS = 200
 _NAMES_SHOWN = 5
 
 
-FIX_ROW = "Fix the row; a cell with the separator in it needs quotes."
+FIX_ROW = "Fix or remove the row."
 
 
 class TableError(ValueError):
@@ -119,11 +122,15 @@ class Table:
             last -= 1
         named = len(self.names)
         if last > named:
-            return f"has {count(last, 'cell')}, but row {self._header:,} names {count(named, 'column')}."
+            return (
+                f"has {count(last, 'cell')}, but row {self._header:,} names "
+                f"{count(named, 'column')}; a cell with the separator in it needs quotes."
+            )
         if len(cells) < used[-1][0] + 1:
             return (
                 f"has {count(len(cells), 'cell')}, but row {self._header:,} names "
-                f"{count(used[-1][0] + 1, 'column')}."
+                f"{count(used[-1][0] + 1, 'column')}; one is missing, or a cell with a line break "
+                "in it needs quotes."
             )
         lost = [n for n in range(last) if cells[n] and self.names[n] is None]
         if lost:
@@ -137,15 +144,20 @@ class Table:
     def _find_header(self, head: list[Cells]) -> int:
         """Return the number of the row with the names, from 1; a title above it is passed over."""
         filled = (
-            (number, [cell for cell in cells if cell and not cell.isspace()])
+            (number, {n: cell for n, cell in enumerate(cells) if cell and not cell.isspace()})
             for number, cells in enumerate(head, start=1)
         )
-        some = list(itertools.islice(((n, cells) for n, cells in filled if cells), 2))
-        if not some:
+        rows = ((number, cells) for number, cells in filled if cells)
+        first = next(rows, None)
+        if first is None:
             raise TableError("holds no rows.", "Name another.")
-        (number, cells), (next_number, next_cells) = [*some, some[0]][:2]
-        if len(cells) == 1 and (len(next_cells) > 2 or number in self._titles):
-            (title,) = cells
+        number, cells = first
+        if len(cells) > 1:
+            return number
+        next_number, next_cells = next(rows, first)
+        is_title = number in self._titles or len(next_cells) > 2
+        if is_title or _are_names(next_cells, cells, (below for _, below in rows)):
+            (title,) = cells.values()
             number = next_number
             self._say(
                 f"“{one_line(title, 40)}” is taken for a title; row {number:,} names the columns."
@@ -186,6 +198,21 @@ class Table:
         if again:
             self._say(f"Columns have the name of another: {listed(again, _NAMES_SHOWN)}.")
         return names
+
+
+def _are_names(names: _Filled, above: _Filled, below: Iterable[_Filled]) -> bool:
+    """Whether two cells are the names of most rows below them, rather than the first of these.
+
+    Args:
+        names: The two cells.
+        above: The one cell above them, a title or the only name. Where its column is not the first,
+            it is the only name: so pandas writes one column and its index.
+        below: The other rows.
+    """
+    if len(names) != 2 or min(above) > min(names) or any(map(is_no_name, names.values())):
+        return False
+    have_both = [len(cells) == 2 for cells in below]
+    return sum(have_both) * 2 > len(have_both)
 
 
 def _free(name: str, taken: Counter[str | None]) -> str:
@@ -237,22 +264,27 @@ def _text(path: Path, promised: str) -> Table:
     if separator != promised:
         remarks.append(f"The cells are separated by {_SEPARATORS.get(separator, separator)}.")
 
+    quoting: Any = csv.QUOTE_MINIMAL
+    if separator == "\t":
+        with path.open(encoding=encoding, newline="") as file:
+            lines = file.readlines(_HEAD_BYTES)[bool(first) :]
+        if _are_quotes_text(lines):
+            quoting = csv.QUOTE_NONE
+            remarks.append(
+                "Quotes are read as text, since some of them do not enclose a whole cell."
+            )
+
     def records() -> Iterator[list[str]]:
         with io.TextIOWrapper(open_told(path), encoding, newline="") as file:
             if first:
                 file.readline()  # no row for a spreadsheet program
-            reader = csv.reader(file, delimiter=separator)
-            row = begin = 0
+            reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
+            row = 0
             try:
                 for row, cells in enumerate(reader, start=1):  # noqa: B007
                     yield cells
-                    last, begin = begin, reader.line_num
             except csv.Error as error:
-                raise TableError(
-                    invalid(path.suffix[1:].upper(), error), "Save it again."
-                ) from None
-            if row and begin - last > 1:
-                _check_end(path, encoding, separator, row, last + bool(first))
+                raise _misread(error, row + 1, reader.line_num + bool(first)) from None
 
     table = Table(records, remarks)
     table.encoding, table.separator = encoding, separator
@@ -260,26 +292,39 @@ def _text(path: Path, promised: str) -> Table:
     return table
 
 
-def _check_end(path: Path, encoding: str, separator: str, row: int, line: int) -> None:
-    """Raise where the last row is the rest of the file, for want of a closing quote.
+def _misread(error: csv.Error, row: int, line: int) -> TableError:
+    """Return what is wrong with a text that csv cannot read.
 
     Args:
-        path: The file.
-        encoding: Its encoding.
-        separator: What is between its cells.
-        row: Number of the last row.
-        line: Lines above it.
+        error: Its error.
+        row: Number of the row that it stopped in.
+        line: Number of the line that it stopped in; a cell in quotes may have several.
     """
-    with path.open(encoding=encoding, newline="") as file:
-        rest = itertools.islice(file, line, None)
-        try:
-            list(csv.reader(rest, delimiter=separator, strict=True))
-        except csv.Error as error:
-            if "end of data" in str(error):
-                why = (
-                    f"row {row:,}: has a quote that is never closed; it takes in all that follows."
-                )
-                raise TableError(why, "Close or double the quote.") from None
+    if "end of data" in str(error):
+        why = "has a quote that is never closed; it takes in all that follows."
+    elif "expected after" in str(error):
+        why = f"a cell starts with a quote, but text follows its closing quote in line {line:,}."
+    else:
+        return TableError(f"row {row:,}: {invalid('CSV', error)}", "Fix the row.")
+    fix = 'Put the cell in quotes, and double the quotes inside it: """Hello,"" he said".'
+    return TableError(f"row {row:,}: {why}", fix)
+
+
+def _are_quotes_text(lines: list[str]) -> bool:
+    """Whether the quotes of a table with tabs are part of its text.
+
+    They are where lines and tabs alone make all rows as wide as the first, and quotes as marks of
+    cells would join lines or be misplaced.
+    """
+    if not any('"' in line for line in lines):
+        return False
+    reader = csv.reader(lines, delimiter="\t", strict=True)
+    with contextlib.suppress(csv.Error):
+        if sum(1 for _ in reader) == len(lines):
+            return False
+    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    widths = {len(cells) for cells in rows if cells}
+    return len(widths) == 1 and widths != {1}
 
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}

@@ -132,7 +132,7 @@ def test_a_damaged_row_further_down_does_not_hide_the_first_rows(tmp_path):
 def test_of_a_large_file_only_the_start_is_read(tmp_path, monkeypatch, ending, empty_cache):
     monkeypatch.setattr(catalogue, "_READ_BYTES", 10)
     path = tmp_path / f"rows{ending}"
-    rows = [{"q": "Why?", "a": str(number)} for number in range(200)]
+    rows = [{"q": "Why?", "a": str(number)} for number in range(10_001)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if ending == ".csv":
         path.write_text("q,a\n" + "".join(f"Why?,{row['a']}\n" for row in rows) + '"')

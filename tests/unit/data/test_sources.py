@@ -69,6 +69,16 @@ def test_rows_in_memory():
     assert load(rows=tuple(ROWS)) == ROWS
 
 
+def test_columns_in_memory_that_are_numbers_become_text():
+    rows = [{0: "one", 1: "1"}, {"0": "two", 1: "2"}]
+    assert load(rows=rows) == [{"0": "one", "1": "1"}, {"0": "two", "1": "2"}]
+    assert 0 in rows[0]
+    templates = {"prompt_template": "Q {0}", "completion_template": "{1}"}
+    config = Config(data={"train": {"datasets": [{"rows": rows, **templates}]}, "split_ratio": 1})
+    examples, _ = load_examples(config, "train")
+    assert [(one.prompt, one.completion) for one in examples] == [("Q one", "1"), ("Q two", "2")]
+
+
 def test_a_csv_written_by_pandas_with_its_index_is_read(write):
     path = write("a.csv", ",q,a\n0,one,1\n")
     assert load(path=path) == [{"column_1": "0", "q": "one", "a": "1"}]
@@ -174,16 +184,16 @@ def test_a_path_leads_from_the_configs_folder_else_from_here(tmp_path, monkeypat
             "a.csv",
             "q,a\n1,2\n1,2,3\n",
             (
-                "row 3: has 3 cells, but row 1 names 2 columns. Fix the row; a cell with the "
-                "separator in it needs quotes."
+                "row 3: has 3 cells, but row 1 names 2 columns; a cell with the separator in it "
+                "needs quotes. Fix or remove the row."
             ),
         ),
         (
             "a.csv",
             "q,a\n1\n",
             (
-                "row 2: has 1 cell, but row 1 names 2 columns. Fix the row; a cell with the "
-                "separator in it needs quotes."
+                "row 2: has 1 cell, but row 1 names 2 columns; one is missing, or a cell with a line "
+                "break in it needs quotes. Fix or remove the row."
             ),
         ),
         ("a.jsonl", "ü".encode("latin-1"), "is not UTF-8 text. Save it as UTF-8."),
@@ -298,6 +308,13 @@ def test_a_folder_without_rights_says_so(tmp_path, monkeypatch):
             (
                 "data.train.datasets[0].rows: item 2: is null, not an object with "
                 'columns. Write {"column": "text"}.'
+            ),
+        ),
+        (
+            [{"0": "a"}, {0: "b", "0": "c"}],
+            (
+                "data.train.datasets[0].rows: item 2: has two columns with the name 0, one of "
+                "them not as text. Rename one."
             ),
         ),
         ([], "data.train.datasets[0].rows: holds no rows. Name another."),

@@ -193,11 +193,49 @@ def test_a_title_above_the_names(load, write):
     assert remarks[1] == "“Vocabulary 2024” is taken for a title; row 3 names the columns."
 
 
+@pytest.mark.parametrize("title", ["Our questions", "Our questions,"])
+def test_a_title_above_two_columns(load, write, title):
+    rows, remarks = load(write("a.csv", f"{title}\nQuestion,Answer\nx,y\nz,\nu,v\nw,s\n"))
+    assert rows[0] == {"Question": "x", "Answer": "y"}
+    assert len(rows) == 4
+    assert remarks == ["“Our questions” is taken for a title; row 2 names the columns."]
+
+
+def test_a_title_above_two_columns_of_a_workbook(load, tmp_path):
+    rows = [["Our questions", None], [], ["Question", "Answer"], ["x", "y"], ["z", "w"]]
+    path = write_xlsx(tmp_path / "a.xlsx", {"One": rows})
+    assert load(path)[0] == [{"Question": "x", "Answer": "y"}, {"Question": "z", "Answer": "w"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (",text\n0,Hello\n1,World\n", ["column_1", "text"]),  # pandas writes its index so
+        ("word,\nHund,dog\nKatze,\nMaus,\n", ["word", "column_2"]),
+        ("question,\nWho?,I.\nWhy?,So.\n", ["question", "column_2"]),
+    ],
+)
+def test_what_is_no_title_above_two_columns(load, write, text, names):
+    assert [*load(write("a.csv", text))[0][0]] == names
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("q,a\n1,2\n1,2,3\n", "row 3: has 3 cells, but row 1 names 2 columns. Fix the row; "),
-        ("q,a\n1,2\n1\n", "row 3: has 1 cell, but row 1 names 2 columns. Fix the row; "),
+        (
+            "q,a\n1,2\n1,2,3\n",
+            (
+                "row 3: has 3 cells, but row 1 names 2 columns; a cell with the separator in it "
+                "needs quotes. Fix or remove the row."
+            ),
+        ),
+        (
+            "q,a\n1,2\n1\n",
+            (
+                "row 3: has 1 cell, but row 1 names 2 columns; one is missing, or a cell with a "
+                "line break in it needs quotes. Fix or remove the row."
+            ),
+        ),
         ('q,a\n1,2\n"1,2\n3,4\n', "row 3: has a quote that is never closed; it takes in all "),
         ("q,a\n", "has column names (q, a), but no rows below them. Add some."),
         (",,\n,,\n", "holds no rows. Name another."),
@@ -205,6 +243,64 @@ def test_a_title_above_the_names(load, write):
 )
 def test_the_words_of_a_broken_table(load, write, text, said):
     assert refused(load, write("a.csv", text)).startswith(said)
+
+
+STRAY = ['"Hi there,x', "b,c", '"Yo man,y', "d,e"]
+
+
+@pytest.mark.parametrize(
+    ("lines_", "said"),
+    [
+        (
+            STRAY,
+            "row 2: a cell starts with a quote, but text follows its closing quote in line 4.",
+        ),
+        (
+            ["b,c", '"Hello," he said,x'],
+            "row 3: a cell starts with a quote, but text follows its closing quote in line 3.",
+        ),
+        (STRAY[:2], "row 2: has a quote that is never closed; it takes in all that follows."),
+    ],
+)
+@pytest.mark.parametrize("first", ["", "sep=,\n"])
+def test_a_stray_quote_swallows_no_rows(load, write, lines_, said, first):
+    path = write("a.csv", f"{first}q,a\n" + "\n".join(lines_))
+    if first:
+        said = said.replace("line 4", "line 5").replace("line 3", "line 4")
+    assert refused(load, path) == (
+        f'{said} Put the cell in quotes, and double the quotes inside it: """Hello,"" he said".'
+    )
+
+
+def test_a_stray_quote_far_down_is_found(load, write):
+    rows = "".join(f"q{n},a{n}\n" for n in range(20_000))
+    path = write("a.csv", f'q,a\n{rows}"x" y,z\n')
+    assert refused(load, path).startswith("row 20,002: a cell starts with a quote")
+
+
+def test_quotes_as_they_should_be_are_no_part_of_the_text(load, write):
+    path = write("a.csv", 'q,a\r\n"""Hello,"" he\nsaid","x"\r\n5" wide,""\r\n')
+    assert load(path) == ([{"q": '"Hello," he\nsaid', "a": "x"}, {"q": '5" wide', "a": ""}], [])
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+@pytest.mark.parametrize("quoted", [['"Yo man', "w"], ['"Hello," he said', "w"], ['6"', "w"]])
+def test_quotes_are_text_where_tabs_alone_make_the_table(load, write, name, quoted):
+    cells = [["q", "a"], ["x", "y"], ['"Hi', "z"], ["b", "c"], quoted]
+    rows, remarks = load(write(name, "\n".join(map("\t".join, cells))))
+    assert [[*row.values()] for row in rows] == cells[1:]
+    assert remarks[-1] == (
+        "Quotes are read as text, since some of them do not enclose a whole cell."
+    )
+
+
+def test_a_table_with_tabs_keeps_cells_in_quotes(load, write):
+    text = 'q\ta\n"one\ttab"\t"say ""hi"""\n"two\nlines"\tx\n'
+    expected = [{"q": "one\ttab", "a": 'say "hi"'}, {"q": "two\nlines", "a": "x"}]
+    assert load(write("a.tsv", text)) == (expected, [])
+    assert "row 4: a cell starts with a quote" in refused(
+        load, write("b.tsv", f'{text}"Hello," he said\tx\n')
+    )
 
 
 def test_cells_that_are_empty_beyond_the_names_do_no_harm(load, write):
