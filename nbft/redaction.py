@@ -2,7 +2,8 @@
 
 A secret is recognised by its form (`hf_…`), by its name (`password: …`, `?token=…`) or by its place
 in an address (`https://user:password@host`). Rows of training data are shown as they are: in what is
-quoted from them only tokens with an unmistakable form are hidden. Knows no file and no config.
+quoted from them, and in prompts and templates, which are trained on as well, only tokens with an
+unmistakable form are hidden. Knows no file and no config.
 """
 
 from __future__ import annotations
@@ -90,6 +91,9 @@ _TOKENS_OF_TEXT = frozenset(
 
 _OF_MANY_TOKENS = frozenset("api access auth hf hub secret refresh bearer bot".split())
 _OF_AN_ADDRESS = ("signature", "sig", "sas", "code", "key", "policy", "keypairid", "hmac", "auth")
+_OF_PROMPTS = re.compile(r"(?:^|[._])(?:template|prompts?)$")
+"""Names of prompts and templates, such as `system_prompt`."""
+
 _NO_SECRET = re.compile(
     r"""(?i:none|null|true|false|auto|str|string|required|optional)?
       | [.…*xX\#]+ | <.*> | \[.*\] | \{.*\}? | \$\{?[A-Z_][A-Z0-9_]*\}? | %\(?\w*\)?s? | \(hidden\)
@@ -112,7 +116,7 @@ def redact(value: Any, name: str = "") -> Any:
     if isinstance(value, str):
         if name and is_secret_name(name):
             return value if _NO_SECRET.fullmatch(value) else HIDDEN
-        return redact_text(value)
+        return redact_tokens(value) if _OF_PROMPTS.search(name) else redact_text(value)
     if isinstance(value, Mapping):
         is_secret = bool(name) and is_secret_name(name)
         entry = next((value[k] for k in ("name", "key") if isinstance(value.get(k), str)), "")

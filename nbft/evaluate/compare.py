@@ -5,6 +5,7 @@ Loads no library. Made by `nbft.ask` and by runs; shown by `nbft.pages.compariso
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, overload
 
@@ -78,12 +79,17 @@ class Comparison(Presented, Sequence[Answer]):
         latest: Sequence[Mapping[str, str]],
         tuned: str = "tuned",
     ) -> Comparison:
-        """Pair two lists of {prompt, text, wanted}, as `sample` events hold them, by their prompts."""
-        before = {sample["prompt"]: sample["text"] for sample in base}
-        after = {sample["prompt"]: sample["text"] for sample in latest}
-        wanted = {sample["prompt"]: sample.get("wanted", "") for sample in (*base, *latest)}
-        prompts = dict.fromkeys((*after, *before))
-        return cls(((p, before.get(p, ""), after.get(p, ""), wanted[p]) for p in prompts), tuned)
+        """Pair two lists of {prompt, text, wanted}, as `sample` events hold them, by their prompts.
+
+        Equal prompts are paired in their order.
+        """
+        before, after = _by_prompt(base), _by_prompt(latest)
+        rows = []
+        for key in after | before:
+            old, new = before.get(key, {}), after.get(key, {})
+            wanted = (old | new).get("wanted", "")
+            rows.append((key[0], old.get("text", ""), new.get("text", ""), wanted))
+        return cls(rows, tuned)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -106,6 +112,17 @@ class Comparison(Presented, Sequence[Answer]):
         if isinstance(number, slice):
             return Comparison(self.rows[number], self.tuned)
         return self.rows[number]
+
+
+def _by_prompt(samples: Iterable[Mapping[str, str]]) -> dict[tuple[str, int], dict[str, str]]:
+    """Return samples by their prompt and how many equal prompts stand before it."""
+    seen: Counter[str] = Counter()
+    by_prompt = {}
+    for sample in samples:
+        prompt = sample["prompt"]
+        by_prompt[prompt, seen[prompt]] = dict(sample)
+        seen[prompt] += 1
+    return by_prompt
 
 
 class Answers(Presented, Sequence[str]):

@@ -34,11 +34,13 @@ class Compared(NamedTuple):
         score: Its name, as in the events.
         label: Its name for people.
         split: validation or test.
-        rows: Number of scored rows.
+        rows: Number of rows of the last score.
+        base_rows: Number of rows of the base model's score, usually the same.
         base: Score of the base model; None if it was not scored.
         last: The last score.
         step: Step of the last score.
-        verdict: better, worse or the same, and whether that may be chance; "" without a base.
+        verdict: better, worse or the same, and whether that may be chance; "" without a base, and
+            if the two were measured differently.
         history: Every (step, score), the base at step 0.
     """
 
@@ -46,6 +48,7 @@ class Compared(NamedTuple):
     label: str
     split: str
     rows: int
+    base_rows: int
     base: float | None
     last: float
     step: int
@@ -54,7 +57,7 @@ class Compared(NamedTuple):
 
 
 class Scores(Presented, Sequence[dict[str, Any]]):
-    """The scores of a run, each as {score, label, split, rows, base, last, step, verdict, history}.
+    """The scores of a run, each as a dict of the fields of `Compared`.
 
     Args:
         events: Events of a run; only `scores` are used.
@@ -197,6 +200,7 @@ def _compared(events: Sequence[Event], split: str) -> list[Compared]:
                 label_of(name),
                 split,
                 last.get("rows") or 0,
+                base.get("rows") or 0,
                 base.get("scores", {}).get(name),
                 value,
                 last["step"],
@@ -261,11 +265,13 @@ def _counted(one: Compared) -> str:
     is_counted = one.score in SCORES and SCORES[one.score].is_yes_or_no
     if one.base is None or not (is_counted and one.rows and one.step):
         return ""
-    before, after = round(one.base * one.rows), round(one.last * one.rows)
+    before, after = round(one.base * one.base_rows), round(one.last * one.rows)
+    among = count(one.base_rows, _row_noun(one.split))
+    of = "" if one.rows == one.base_rows else f" of {one.rows:,}"
     low, high = confidence_interval(after, one.rows)
     return (
-        f"{one.label.capitalize()}: {before:,} of {rows_scored(one)} before training, {after:,} after "
-        f"step {one.step:,}. On more rows like these, expect {low:.0%} to {high:.0%} (95% confidence "
+        f"{one.label.capitalize()}: {before:,} of {among} before training, {after:,}{of} after step "
+        f"{one.step:,}. On more rows like these, expect {low:.0%} to {high:.0%} (95% confidence "
         "interval)."
     )
 
@@ -304,7 +310,7 @@ def head(own: Sequence[Compared]) -> tuple[str, str, str, str]:
 
 def cells(one: Compared) -> tuple[str, str, str, str]:
     """Return a row of a table: label, before, after, and the difference."""
-    base = "not scored" if one.base is None else shown(one.score, one.base, one.rows)
+    base = "not scored" if one.base is None else shown(one.score, one.base, one.base_rows)
     last = shown(one.score, one.last, one.rows)
     if one.step == 0:
         return one.label, base, "", ""
@@ -315,6 +321,8 @@ def _difference(one: Compared) -> str:
     by = one.last - one.base if one.base is not None else math.nan
     if one.verdict == "the same" or not math.isfinite(by):
         return ""
+    if not one.verdict:
+        return "not comparable"
     sign = "+" if by > 0 else "\u2212"
     if one.score in SCORES and SCORES[one.score].is_yes_or_no:
         return sign + count(round(abs(by) * one.rows), "row")

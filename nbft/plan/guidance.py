@@ -37,6 +37,9 @@ _VERY_SLOW_SECONDS = 8 * 3600
 _USUAL_ROWS = 16
 """Rows per step that the guides' learning rates are for."""
 
+_USUAL_SHARE = 0.9
+"""Share of the rows to train on; QEfficient's is 0.8."""
+
 _FEWEST_STEPS = 20
 """Steps below which a run hardly learns, whatever the rows."""
 
@@ -90,12 +93,14 @@ def _passes(plan: Plan) -> Iterator[Problem]:
             f"Use {fewer}, or callbacks.early_stopping_patience=3, which ends the run in time.",
             use=fewer,
         )
-    if passes >= 3 and not plan.eval_rows:
+    data = plan.config.data
+    can_hold_out = data.validation is None and data.split_ratio != _USUAL_SHARE
+    if passes >= 3 and not plan.eval_rows and can_hold_out:
         yield warning(
             "data.split_ratio",
             f"holds out no rows, so nothing shows whether {passes:.3g} epochs are too many. PEFT "
             "Studio recommends holding out 10 to 20%; QEfficient holds out 20%.",
-            use=0.9,
+            use=_USUAL_SHARE,
         )
 
 

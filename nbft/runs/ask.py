@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,9 +112,7 @@ def release_model() -> None:
             release_memory()
 
 
-def _check(
-    max_new_tokens: int, do_sample: bool, temperature: float | None, top_p: float | None
-) -> None:
+def _check(max_new_tokens: Any, do_sample: bool, temperature: Any, top_p: Any) -> None:
     """Raise where an argument is no number that fits."""
     problems = []
     if type(max_new_tokens) is not int or max_new_tokens < 1:
@@ -121,10 +120,12 @@ def _check(
     for name, value, most in (("temperature", temperature, 10.0), ("top_p", top_p, 1.0)):
         if value is None:
             continue
-        if not do_sample:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            problems.append(Problem(name, value, f"is {type(value).__name__}, not a number."))
+        elif not do_sample:
             why = "applies only when tokens are drawn, and do_sample is false."
             problems.append(Problem(name, value, why, "Add do_sample=True, or leave it out."))
-        elif not 0 < value <= most:
+        elif not 0 < float(value) <= most:
             problems.append(Problem(name, value, f"is not above 0 and at most {most:g}."))
     if problems:
         raise ConfigError(problems)

@@ -67,18 +67,20 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
     name, end, config = shlex.quote(name_of(run)), state.end or {}, run.config
     found = []
     if end.get("adapter") or end.get("model"):
-        prompt = _prompt(state)
-        asked = "" if "\n" in prompt else f" {shlex.quote(prompt)}"
-        found += [
-            NextStep("try it", f"run.generate({prompt!r})"),
-            NextStep(
-                "compare it with the base model",
-                f"run.compare([{prompt!r}])",
-                f"nbft compare {name}{asked}",
-            ),
-        ]
+        if prompt := _prompt(state):
+            dashes = "-- " if prompt.startswith("-") else ""  # or it is taken for an option
+            asked = "" if "\n" in prompt else f" {dashes}{shlex.quote(prompt)}"
+            found += [
+                NextStep("try it", f"run.generate({prompt!r})"),
+                NextStep(
+                    "compare it with the base model",
+                    f"run.compare([{prompt!r}])",
+                    f"nbft compare {name}{asked}",
+                ),
+            ]
         if end.get("adapter") and not config.quantization.bits:
-            merge = f'run.load_model()[0].merge_and_unload().save_pretrained("{run.id}-merged")'
+            folder = f"{run.id}-merged"
+            merge = f"run.load_model()[0].merge_and_unload().save_pretrained({folder!r})"
             found.append(NextStep("merge the adapter into the base model", merge))
         else:
             found.append(NextStep("load it", "model, tokenizer = run.load_model()"))
@@ -92,10 +94,10 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
 
 
 def _prompt(state: RunState) -> str:
-    """Return a prompt in the form in which the model was trained, if there is a short one."""
+    """Return a short prompt in the form in which the model was trained; "" if there is none."""
     answers = state.samples[-1]["samples"] if state.samples else []
     prompts = [answer["prompt"] for answer in answers]
-    return min((prompt for prompt in prompts if len(prompt) <= _PROMPT_CHARS), key=len, default="…")
+    return min((prompt for prompt in prompts if len(prompt) <= _PROMPT_CHARS), key=len, default="")
 
 
 def _longer(run: Run) -> tuple[str, float]:
@@ -111,10 +113,10 @@ def as_python(name: str, steps: list[NextStep]) -> str:
     """Return the steps as a cell, with what each does behind it.
 
     >>> print(as_python("kind-otter-14", [NextStep("try it", "run.generate('Hi.')")]))
-    run = nbft.attach("kind-otter-14")
+    run = nbft.attach('kind-otter-14')
     run.generate('Hi.')  # try it
     """
     if not steps:
         return ""
     lines = [f"{step.python}  # {step.what}" for step in steps]
-    return "\n".join([f'run = nbft.attach("{name}")', *lines])
+    return "\n".join([f"run = nbft.attach({name!r})", *lines])

@@ -371,13 +371,14 @@ def _joined(facts: Sequence[str]) -> str:
 def _parameters(number: int | None) -> str:
     """Return a number of parameters: "135M", "8B"; "" if it is unknown.
 
-    >>> _parameters(134_515_008), _parameters(8_030_261_248)
-    ('135M parameters', '8B parameters')
+    >>> _parameters(134_515_008), _parameters(999_885_952), _parameters(8_030_261_248)
+    ('135M parameters', '1B parameters', '8.03B parameters')
     """
     if not number:
         return ""
-    unit, letter = (1e9, "B") if number >= 1e9 else (1e6, "M")
-    return f"{float(f'{number / unit:.3g}'):.3g}{letter} parameters"
+    rounded = float(f"{number:.3g}")
+    unit, letter = (1e9, "B") if rounded >= 1e9 else (1e6, "M")
+    return f"{rounded / unit:g}{letter} parameters"
 
 
 def _used(when: float | None) -> str:

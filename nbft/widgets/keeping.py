@@ -1,7 +1,7 @@
 """The settings of a form, kept beside the runs, so that a restarted kernel can continue with them.
 
-One small file for each notebook, written a moment after a change and never from the thread that
-answers the person. Secrets and rows in memory are not kept.
+One small file for each notebook holds its last three forms. It is written a moment after a change
+and never from the thread that answers the person. Secrets and rows in memory are not kept.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import functools
 import hashlib
 import json
 import os
+import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +24,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nbft.atomic import replacing
-from nbft.config import io, presets
+from nbft.config import presets
 from nbft.config.code import forbidden
 from nbft.errors import NbftError
 from nbft.formatting import count, duration, one_line
@@ -50,7 +52,9 @@ STILL = (
 """What JupyterLab shows below a form, in place of the error for a widget whose kernel is gone."""
 
 _SOON_SECONDS = 1.0
-_FILE_BYTES = 1_000_000
+_FILE_BYTES = 3_000_000
+_MOST_FORMS = 3
+_writing = threading.Lock()  # the forms of a notebook share a file
 _MOST_RUNS = 10
 _READING_SECONDS = 0.05  # for the events of one run of the list
 _RUN_NAME = "training.run_name"
@@ -82,13 +86,11 @@ class Kept(BaseModel):
     """A form as its file keeps it.
 
     Attributes:
-        version: Of this format.
-        notebook: File name of the notebook, for people who read the file; "" if it is unknown.
+        form: A random name, which tells the forms of a notebook apart.
         saved: When it was written, in seconds since the epoch.
         about: What it is, such as "words.csv, 3 changed".
         typed: The settings.
         in_memory: The datasets whose rows were in memory.
-        hidden: The settings that hold secrets, which the file does not.
         preset: The preset that the list shows; "" for one's own settings.
         view: The page.
         run: Folder of the run that the form shows, or that is training; None if there is none.
@@ -97,17 +99,31 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    version: Literal[1] = 1
-    notebook: str
+    form: str
     saved: float = Field(ge=0, allow_inf_nan=False)
     about: str
     typed: Typed
     in_memory: list[str]
-    hidden: list[str]
     preset: str
     view: View
     run: str | None
     is_run_shown: bool
+
+
+class KeptForms(BaseModel):
+    """What the file of a notebook holds.
+
+    Attributes:
+        version: Of this format.
+        notebook: File name of the notebook, for people who read the file; "" if it is unknown.
+        forms: The last forms, newest first.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    version: Literal[1] = 1
+    notebook: str
+    forms: list[Kept]
 
 
 @dataclass
@@ -118,7 +134,7 @@ class Keeping:
         guide: Returns what knows the step of the guided mode.
         follow: Updates the form after a change, given the preset that its list shows.
         on_kept: Called when the settings are kept for the first time.
-        kept: What can be continued, or None.
+        kept: What can be continued, newest first.
     """
 
     kit: Kit
@@ -131,9 +147,11 @@ class Keeping:
     guide: Callable[[], Any]
     follow: Callable[[str], None]
     on_kept: Callable[[], None]
-    kept: Kept | None = field(default=None, init=False)
+    kept: list[Kept] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        self._form = secrets.token_hex(4)
+        self._continued: set[str] = set()  # the form whose place this one takes in the file
         self._path: Path | None = None
         self._problem = ""  # with the file
         self._is_offered = self._is_waiting = self._has_failed = self._is_written = False
@@ -186,14 +204,12 @@ class Keeping:
             return
         self._last = now
         is_something = now.typed != self._fresh.typed or now.run is not None
-        if is_something:
-            self._is_written = True
-            work = functools.partial(write, path, now.model_copy(update={"saved": time.time()}))
-        elif self._is_written:  # everything was taken back
-            work = functools.partial(path.unlink, missing_ok=True)
-        else:
+        if not (is_something or self._is_written):
             return
-        self._is_waiting = True
+        kept = now.model_copy(update={"saved": time.time()}) if is_something else None
+        work = functools.partial(write, path, kept, {self._form, *self._continued})
+        self._continued = set()  # if it changes after all, it is kept again
+        self._is_waiting = self._is_written = True
         Task(work, lambda _: self._take_kept(is_something), self._take_failure)
 
     def _take_kept(self, is_something: bool) -> None:
@@ -224,15 +240,13 @@ class Keeping:
         run = launching.run
         is_run_shown = run is not None and (launching.is_locked or launching.is_finished)
         text = views.yaml.edited if "yaml" in vars(views) else ""
-        shown = io.flatten(redact(typed.settings))
         is_advanced = "tabs" in vars(views)
         return Kept(
-            notebook=Path(_notebook()).name,
+            form=self._form,
             saved=0,
             about=self._about(),
             typed=typed,
             in_memory=tree.in_memory,
-            hidden=[path for path, value in shown.items() if HIDDEN in str(value)],
             preset=self.opening.control.value if self.opening.control.value in presets() else OWN,
             view=View(
                 home=views.home,
@@ -270,23 +284,29 @@ class Keeping:
         return (self._offer,) if is_shown else ()
 
     def _offered(self, kit: Kit) -> Iterator[Any]:
-        if self.kept is None:
+        if not self.kept:
             yield kit.html(Markup("<p>{}</p>").format(self._problem))
             return
+        newest, *older = map(functools.partial(self._continuing, kit), self.kept)
         runs = kit.button("Start from a run…", lambda _: self.views.show("runs"), "nbft-push")
-        yield kit.row(*self._continuing(kit, self.kept), runs)
+        yield kit.row(*newest, runs)
+        for parts in older:
+            yield kit.row(*parts)
 
     def _continuing(self, kit: Kit, kept: Kept) -> Iterator[Any]:
         """Yield what it is, and the button that continues with it."""
         about = f"Kept {_ago(kept.saved)}: {one_line(kept.about, 120)}."
         yield kit.html(Markup("<p>{}</p>").format(about))
-        yield kit.button("Continue where I was", self._continue, "nbft-push")
+        is_newest = kept is self.kept[0]
+        name = "Continue where I was" if is_newest else "Continue with these settings"
+        yield kit.button(name, functools.partial(self._continue, kept), "nbft-push")
 
     def page(self, kit: Kit) -> Iterator[Any]:
         """Yield what can be continued, and a button for each of the newest runs."""
-        if self.kept is not None:
+        if self.kept:
             yield kit.html("<h3>Continue with this notebook’s earlier settings</h3>")
-            yield kit.row(*self._continuing(kit, self.kept))
+            for kept in self.kept:
+                yield kit.row(*self._continuing(kit, kept))
         elif self._problem:
             yield kit.html(Markup("<p>{}</p>").format(self._problem))
         yield kit.html("<h3>Start from the settings of a run</h3>")
@@ -318,12 +338,13 @@ class Keeping:
         self.line.say_too(f"These are the settings of run {run.id}.")
 
     @guarded
-    def _continue(self, _button: Any) -> None:
-        kept = self.kept
-        if kept is None or self._refuses():
+    def _continue(self, kept: Kept, _button: Any) -> None:
+        if kept not in self.kept or self._refuses():
             return
         has_rows = self.tree.restore(kept.typed, kept.in_memory)
-        self.kept, self._is_offered = None, False
+        self.kept.remove(kept)
+        self._continued.add(kept.form)
+        self._is_offered = False
         self.fields.fill()
         self.follow(kept.preset if kept.preset in presets() else OWN)
         self._show_view(kept.view)
@@ -337,10 +358,12 @@ class Keeping:
                 self.launching.show_run(attach(kept.run), is_locked=kept.is_run_shown)
             except NbftError as error:
                 said.append(str(error))
-        if kept.hidden:
+        if hidden := sorted(self.tree.hidden):
             label = {path: setting.label for path, setting in fields()}
-            names = ", ".join(label.get(path, path) for path in kept.hidden)
+            names = ", ".join(label.get(path, path) for path in hidden)
             said.append(f"Secrets are not kept. Type them again: {names}.")
+        if HIDDEN in kept.view.yaml:
+            said.append("The edited YAML held a secret and is not kept.")
         if not has_rows:
             names = ", ".join(kept.in_memory)
             said.append(f"Rows in memory are not kept ({names}). Give them with nbft.Form(config).")
@@ -358,7 +381,7 @@ class Keeping:
         if view.home == "guided":
             guide = self.guide()
             guide.number = min(view.step, len(guide.answers))
-        if view.yaml:
+        if view.yaml and HIDDEN not in view.yaml:
             views.yaml.write(view.yaml, is_applied=False)
         views.show(view.home)
         if view.home == "advanced":
@@ -387,30 +410,45 @@ def place(folder: Path) -> Path:
     return folder / f".nbft-form-{name}.json"
 
 
-def read(path: Path) -> Kept | None:
-    """Read what was kept; None if nothing was.
+def read(path: Path) -> list[Kept]:
+    """Read the last forms of a notebook, newest first.
 
     Raises:
-        OSError: It cannot be read.
-        ValidationError: Another version or another program has written it.
+        OSError: They cannot be read.
+        ValidationError: Another version or another program has written them.
     """
     try:
-        return Kept.model_validate_json(read_bytes(path, _FILE_BYTES))
+        return KeptForms.model_validate_json(read_bytes(path, _FILE_BYTES)).forms
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return []
 
 
-def write(path: Path, kept: Kept) -> None:
-    """Write what is to be kept, without secrets; only its owner may read it.
+def write(path: Path, kept: Kept | None, replaced: Collection[str]) -> None:
+    """Write a form before the others of its notebook, without secrets; only its owner may read it.
+
+    Args:
+        path: The file.
+        kept: The form; None if there is nothing to keep of it.
+        replaced: The forms whose place it takes.
 
     Raises:
         OSError: The folder is not writable, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(redact(kept.model_dump()), indent=1, default=str)  # YAML has dates
-    with replacing(path) as partial:
-        partial.touch(mode=0o600)
-        partial.write_text(text + "\n", encoding="utf-8")
+    with _writing:
+        try:
+            others = [other for other in read(path) if other.form not in replaced]
+        except (OSError, ValidationError):  # the form has said so, and that it is ignored
+            others = []
+        forms = [*([kept] if kept else []), *others][:_MOST_FORMS]
+        if not forms:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = KeptForms(notebook=Path(_notebook()).name, forms=forms).model_dump()
+        text = json.dumps(redact(content), indent=1, default=str)  # YAML has dates
+        with replacing(path) as partial:
+            partial.touch(mode=0o600)
+            partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _notebook() -> str:

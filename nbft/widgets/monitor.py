@@ -430,7 +430,7 @@ class Monitor:
         """
         path = self.run.path / "report.html"
         if not path.is_file():
-            return f'nbft.attach("{name}").report() writes a page to share.', ""
+            return f"nbft.attach({name!r}).report() writes a page to share.", ""
         return _from_here(path), quote(Path(os.path.relpath(path)).as_posix())
 
 

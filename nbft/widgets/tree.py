@@ -16,6 +16,7 @@ from nbft.config import Config, Setting, io, settings
 from nbft.config.data import SPLITS
 from nbft.config.search import find_settings
 from nbft.errors import ConfigError, Problem
+from nbft.redaction import HIDDEN
 
 if TYPE_CHECKING:
     from nbft.plan import Plan
@@ -39,7 +40,7 @@ class Typed(BaseModel):
     Attributes:
         settings: The tree as typed, wrong values too.
         base: The settings that the person started from.
-        kept: As in `Tree`; so are `left` and `is_checked`.
+        kept: As in `Tree`; so are `left`, `hidden` and `is_checked`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -48,6 +49,7 @@ class Typed(BaseModel):
     base: dict[str, Any]
     kept: list[str]
     left: list[str]
+    hidden: list[str]
     is_checked: bool
 
 
@@ -63,6 +65,7 @@ class Tree:
         left: Settings whose fields the person has left; only these are checked.
         base: What a person starts from: a preset, or the defaults.
         kept: Settings that the person has chosen, which no rule of the guided mode changes.
+        hidden: Settings that held a secret, which was not kept; each is a problem until it is set.
         is_checked: Whether every field is checked.
     """
 
@@ -83,6 +86,7 @@ class Tree:
         self._tree = config.to_dict()
         self._is_own = config.is_own
         self.left: set[str] = set()
+        self.hidden: set[str] = set()
         self.is_checked = False
         self._has_new_rows = False
 
@@ -93,11 +97,14 @@ class Tree:
             base=self.base.to_dict(),
             kept=sorted(self.kept),
             left=sorted(self.left),
+            hidden=sorted(self.hidden),
             is_checked=self.is_checked,
         )
 
     def restore(self, typed: Typed, in_memory: Sequence[str]) -> bool:
         """Take over what was typed earlier; it comes from a file, so its code is nobody's own.
+
+        A setting whose secret was hidden gets the value that the person started from.
 
         Args:
             typed: The settings.
@@ -112,11 +119,23 @@ class Tree:
         self._tree, self._rows, self._is_own = copy.deepcopy(typed.settings), rows, False
         self.base = Config.parse(typed.base)[0]
         self.kept, self.left = set(typed.kept), set(typed.left)
+        self._take_hidden(typed.hidden)
         self.is_checked = typed.is_checked
         self._plan = None
         self.read()
         self.config = self.so_far()
         return has_rows or not in_memory
+
+    def _take_hidden(self, earlier: Iterable[str]) -> None:
+        """Set what holds the sign for a hidden secret, now or earlier, to the usual values."""
+        default = {setting.path: setting.default for setting in settings()}
+        blocks = {setting.path for setting in settings() if setting.type is dict}
+        typed, usual = (io.flatten(tree, blocks) for tree in (self._tree, self.base.to_dict()))
+        signs = (path for path, value in typed.items() if HIDDEN in str(value))
+        hidden = {p for p in (*earlier, *signs) if io.without_indices(p) in default}
+        self.put({path: usual.get(path, default[io.without_indices(path)]) for path in hidden})
+        self.hidden = hidden
+        self.left |= hidden
 
     @property
     def in_memory(self) -> list[str]:
@@ -181,6 +200,7 @@ class Tree:
 
     def put(self, changes: dict[str, Any]) -> None:
         """Set values; defaults are removed from the tree, and so is a dataset of defaults."""
+        self.hidden -= changes.keys()
         is_in_memory = any(rows is not None for rows in self._rows)
         default = {setting.path: setting.default for setting in settings()}
         for path, value in changes.items():
@@ -202,6 +222,8 @@ class Tree:
 
     def _parse(self) -> tuple[Config, list[Problem]]:
         config, wrong = Config.parse(self._tree)
+        why, fix = "held a secret, which is not kept.", "Type it again."
+        wrong += [Problem(path, None, why, fix) for path in sorted(self.hidden)]
         for dataset, rows in zip(config._datasets(), self._rows, strict=False):
             dataset.rows = rows
         return config.own() if self._is_own else config, wrong

@@ -223,3 +223,19 @@ def test_errors_quote_no_secret() -> None:
     assert WORD not in str(Problem("model.model_init_kwargs.token", WORD, "is wrong."))
     error = ConfigError(f"{address}: no such file.")
     assert WORD not in f"{error} {error!r} {error.problems}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["prompt_template", "data.train.datasets[0].system_prompt", "chat_template", "sample_prompts"],
+)
+def test_of_prompts_and_templates_only_unmistakable_tokens_are_hidden(name):
+    """They are trained on like rows, so a text that reads like a secret must stay what it is."""
+    text = "Authorization: Approve or deny.\npassword: {word}9 token=abc123def456"
+    token = "hf_" + "aB3d" * 8
+    assert redact({name: text}) == {name: text}
+    assert redact([text], name) == [text]
+    assert redact({name: f"{text} {token}"}) == {name: f"{text} (hidden)"}
+    assert redact({"chat_template_path": "https://a:b@c/d"}) == {
+        "chat_template_path": "https://(hidden)@c/d"
+    }

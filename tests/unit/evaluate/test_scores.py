@@ -164,3 +164,26 @@ def test_the_interval_holds_the_measured_share_and_stays_within_all_rows(hits, r
     low, high = confidence_interval(hits, rows)
     assert 0 <= low <= hits / rows <= high <= 1
     assert low < high
+
+
+def test_each_count_keeps_the_number_of_rows_that_it_was_measured_on():
+    scores = Scores(
+        [event(0, {"exact_match": 0.5}, rows=64), event(9, {"exact_match": 0.75}, rows=32)]
+    )
+    assert str(scores).splitlines()[1].split("  ") == [
+        "exact match",
+        "50% (32 of 64)",
+        "75% (24 of 32)",
+        "not comparable",
+    ]
+    (counted,) = scores.sentences
+    assert counted.startswith(
+        "Exact match: 32 of 64 held-out rows before training, 24 of 32 after step 9. "
+    )
+
+
+def test_where_the_verdict_is_refused_no_difference_is_said():
+    answers = [event(0, {"rougeL": 0.1}), event(9, {"rougeL": 0.5}, max_new_tokens=8)]
+    assert "+" not in str(Scores(answers))
+    assert "not comparable" in Scores(answers)._repr_html_()
+    assert "comparable" not in str(Scores([event(0, {"mine": math.nan}), event(9, {"mine": 1.0})]))

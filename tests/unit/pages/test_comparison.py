@@ -48,6 +48,14 @@ def test_samples_are_paired_by_prompt_and_none_is_lost():
     ]
 
 
+def test_answers_to_equal_prompts_are_paired_in_their_order():
+    base = [{"prompt": "p", "text": t, "wanted": w} for t, w in (("a", "x"), ("b", "y"))]
+    latest = [{"prompt": "p", "text": t, "wanted": w} for t, w in (("x", "x"), ("z", "y"))]
+    both = [("p", "a", "x", "x"), ("p", "b", "z", "y")]
+    assert Comparison.of_samples(base, latest).rows == both
+    assert Comparison.of_samples(base, latest[:1]).rows == [both[0], ("p", "b", "", "y")]
+
+
 def test_the_wanted_answer_of_a_sample_is_kept():
     base = [{"prompt": "p", "text": "old", "wanted": "right"}]
     latest = [{"prompt": "p", "text": "right", "wanted": "right"}]

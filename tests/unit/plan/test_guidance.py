@@ -269,6 +269,21 @@ def test_the_same_file_twice_is_the_same_rows(config, tmp_path):
     assert ["data.validation" in found for found in fields] == [True, False]
 
 
+def test_rows_are_not_proposed_to_be_held_out_where_that_changes_nothing(config, tmp_path):
+    """A validation file is named but unreadable, or the share is the proposed one already."""
+    gone = {"data.validation": {"path": str(tmp_path / "gone.jsonl")}}
+    for changes in (gone, gone | {"data.split_ratio": 1.0}):
+        plan = dataclasses.replace(
+            make_plan(config.apply(changes)), train_rows=40, total_steps=9, steps_per_epoch=3
+        )
+        assert not plan.eval_rows
+        assert "data.split_ratio" not in {hint.field for hint in hints(plan)}
+    plan = dataclasses.replace(
+        make_plan(config.apply({"training.num_train_epochs": 3})), eval_rows=0
+    )
+    assert "data.split_ratio" not in {hint.field for hint in hints(plan)}
+
+
 PIECES = [
     {"training.num_train_epochs": 8},
     {"training.max_steps": 60},

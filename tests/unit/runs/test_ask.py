@@ -185,6 +185,12 @@ def test_a_model_that_the_run_itself_has_loaded_is_left_alone(config, run):
             {"do_sample": True, "top_p": 1.5},
             "top_p=1.5: is not above 0 and at most 1.",
         ),
+        (
+            "a",
+            {"do_sample": True, "temperature": "0.7"},
+            "temperature='0.7': is str, not a number.",
+        ),
+        ("a", {"do_sample": True, "top_p": True}, "top_p=True: is bool, not a number."),
     ],
 )
 def test_a_mistake_is_one_sentence(config, prompts, options, sentence):

@@ -90,6 +90,29 @@ def test_a_run_elsewhere_is_named_by_its_folder(run: Run, monkeypatch: pytest.Mo
     assert name_of(run) == str(run.path.relative_to(Path.cwd()))
 
 
+def test_without_samples_no_prompt_is_made_up(run: Run) -> None:
+    ended = RunState([{"event": "completed", "step": 9, "adapter": "adapter"}])
+    steps = next_steps(run, ended)
+    assert [step.what for step in steps] == ["merge the adapter into the base model"]
+    assert "…" not in as_python(run.id, steps)
+
+
+def test_a_prompt_that_begins_like_an_option_is_none_in_the_shell(run: Run) -> None:
+    samples = [{"prompt": "--help me", "text": "y"}]
+    events = [{"event": "sample", "step": 0, "samples": samples}]
+    state = RunState([*events, {"event": "completed", "step": 9, "adapter": "adapter"}])
+    assert next_steps(run, state)[1].shell == "nbft compare kind-otter-14 -- '--help me'"
+
+
+def test_a_name_with_quotes_is_still_python(run: Run) -> None:
+    path = run.path.rename(run.path.with_name('it"s'))
+    state = over(adapter="adapter")
+    for name in ('it"s', "it's", "it\\s"):
+        code = as_python(name, next_steps(Run(path), state))
+        assert f"nbft.attach({name!r})" in code
+        compile(code, "cell", "exec")
+
+
 def test_a_prompt_of_several_lines_is_for_python_only(run: Run) -> None:
     samples = [{"prompt": "Question:\nWhy?", "text": "So."}]
     state = RunState(

@@ -26,6 +26,8 @@ from nbft.widgets.keeping import place
 RATE = "training.learning_rate"
 LENGTH = "data.max_length"
 PATH = "data.train.datasets[0].path"
+TEMPLATE = "data.train.datasets[0].prompt_template"
+SYSTEM = "data.train.datasets[0].system_prompt"
 
 
 @pytest.fixture(autouse=True)
@@ -212,6 +214,65 @@ def test_a_form_of_a_config_offers_only_when_asked(words: Path) -> None:
     assert shown(form, RATE) == "fast"
 
 
+def test_two_forms_of_a_notebook_do_not_overwrite_each_other(words: Path) -> None:
+    first, second = Form(), Form()
+    type_in(first, LENGTH, "200")
+    first._keeping.keep()
+    type_in(second, RATE, "1e-3")
+    second._keeping.keep()
+    type_in(first, LENGTH, "300")
+    first._keeping.keep()
+    lengths = [kept.typed.settings["data"].get("max_length") for kept in keeping.read(file())]
+    assert lengths == [300, second.config.data.max_length]
+    after = Form()
+    assert [kept.about for kept in after._keeping.kept] == [
+        kept.about for kept in keeping.read(file())
+    ]
+    assert text_of(after._keeping._offer).count("Kept 1 min ago") == 2
+    press(after, "Continue with these settings")
+    assert shown(after, RATE) == "0.001"
+    after._keeping.keep()
+    assert len(keeping.read(file())) == 2  # the one that was continued is not listed twice
+    after._opening.control.value = "runs"
+    press(after, "Continue where I was")
+    assert shown(after, LENGTH) == "300"
+
+
+def test_typing_in_a_new_form_leaves_what_is_still_offered(words: Path) -> None:
+    filled(words)
+    for length in ("150", "151"):  # two restarts at which nobody pressed the button
+        form = Form()
+        type_in(form, LENGTH, length)
+        form._keeping.keep()
+    assert [kept.about.partition(",")[0] for kept in keeping.read(file())][-1] == "words.csv"
+    form = Form()
+    form._opening.control.value = "runs"
+    assert text_of(form._views.page).count("Kept 1 min ago") == 3
+    [*buttons_of_page] = buttons(form._views.page)
+    buttons_of_page[2].click()
+    assert shown(form, PATH) == str(words)
+    assert shown(form, RATE) == "fast"
+    form._keeping.keep()
+    for n in range(4):
+        other = Form()
+        type_in(other, LENGTH, str(300 + n))
+        other._keeping.keep()
+    assert len(keeping.read(file())) == 3
+
+
+def test_what_another_form_continued_with_is_kept_again_when_it_changes(words: Path) -> None:
+    first = filled(words)
+    second = Form()
+    press(second, "Continue where I was")
+    second._keeping.keep()
+    type_in(first, LENGTH, "77")
+    first._keeping.keep()
+    type_in(second, LENGTH, "88")
+    second._keeping.keep()
+    kept = [kept.typed.settings["data"]["max_length"] for kept in keeping.read(file())]
+    assert kept == [88, 77]
+
+
 def test_notebooks_of_one_folder_are_told_apart(
     words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: SimpleNamespace
 ) -> None:
@@ -254,10 +315,10 @@ def test_without_a_kernel_of_ones_own_nothing_is_kept(
     assert file().read_text() == before
 
 
-def test_secrets_are_not_kept_and_that_is_said() -> None:
+def test_secrets_are_not_kept_and_that_is_said(words: Path) -> None:
     form = Form()
     type_in(form, PATH, "https://me:Pa55word9@example.org/rows.jsonl")
-    type_in(form, "data.train.datasets[0].prompt_template", "hf_abcdefghijklmnopqrstuvwx {q}")
+    type_in(form, TEMPLATE, "hf_abcdefghijklmnopqrstuvwx {q}")
     form._views.mode.value = "yaml"
     form._views.yaml.text.value += "# hf_abcdefghijklmnopqrstuvwx"
     form._keeping.keep()
@@ -267,10 +328,61 @@ def test_secrets_are_not_kept_and_that_is_said() -> None:
     after = Form()
     press(after, "Continue where I was")
     assert "Secrets are not kept. Type them again: Data file, Prompt template." in state_of(after)
-    assert shown(after, PATH) == "https://(hidden)@example.org/rows.jsonl"
-    type_in(after, PATH, "rows.jsonl")
+    assert "The edited YAML held a secret and is not kept." in state_of(after)
+    assert not after._views.yaml.edited
+    assert (shown(after, PATH), shown(after, TEMPLATE)) == ("", "")  # nothing that was not typed
+    assert [problem.field for problem in after.problems] == [PATH, TEMPLATE]
+    assert "held a secret, which is not kept. Type it again." in str(after.problems[0])
+    assert "nbft-wrong" in after._fields.make(PATH).widget._dom_classes
+    assert "2 problems. Training can start when every field is valid." in state_of(after)
+    type_in(after, PATH, str(words))
+    assert [problem.field for problem in after.problems] == [TEMPLATE]
     after._keeping.keep()
-    assert keeping.read(file()).hidden == ["data.train.datasets[0].prompt_template"]
+    again = Form()
+    press(again, "Continue where I was")
+    assert shown(again, PATH) == str(words)
+    assert "Type them again: Prompt template." in state_of(again)
+    type_in(again, TEMPLATE, "{prompt}: ")
+    assert not again._tree.wrong
+    again._keeping.keep()
+    assert "(hidden)" not in file().read_text()
+
+
+def test_what_a_preset_sets_takes_the_place_of_a_secret() -> None:
+    form = Form()
+    form._opening.control.value = next(name for name in presets() if name != "two-minute-try")
+    usual = shown(form, "model.model_name")
+    type_in(form, "model.model_name", "https://me:Pa55word9@example.org/model")
+    form._keeping.keep()
+    after = Form()
+    press(after, "Continue where I was")
+    assert shown(after, "model.model_name") == usual
+    assert "model.model_name" in [problem.field for problem in after._tree.wrong]
+    after._fields.make("model.model_name")._reset(None)
+    assert not after._tree.wrong
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "Authorization: Approve or deny this claim.\n{prompt}\nDecision:",
+        "password: correct-horse-9\n{prompt}",
+        "Pass token=abc123def456 on.\n{prompt}",
+    ],
+)
+def test_a_template_that_only_reads_like_a_secret_comes_back_as_it_was(
+    template: str, words: Path
+) -> None:
+    form = Form()
+    type_in(form, PATH, str(words))
+    type_in(form, TEMPLATE, template)
+    type_in(form, SYSTEM, "The password: is what you never tell, nor token=abc123def456.")
+    form._keeping.keep()
+    after = Form()
+    press(after, "Continue where I was")
+    assert shown(after, TEMPLATE) == template
+    assert after._tree.typed() == form._tree.typed()
+    assert "Secrets" not in state_of(after)
 
 
 def test_rows_in_memory_are_not_kept_and_that_is_said() -> None:
@@ -320,15 +432,21 @@ def test_the_file_is_private_and_whole(words: Path) -> None:
 def test_two_kernels_never_leave_a_torn_file(words: Path) -> None:
     kept = [filled(words)._keeping._last.model_copy(update={"about": c * 90_000}) for c in "ab"]
     writers = [
-        threading.Thread(target=lambda one=one: [keeping.write(file(), one) for _ in range(20)])
+        threading.Thread(
+            target=lambda one=one: [keeping.write(file(), one, {one.form}) for _ in range(20)]
+        )
         for one in kept
     ]
-    keeping.write(file(), kept[0])
+    keeping.write(file(), kept[0], ())
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        assert keeping.read(file()).about in ("a" * 90_000, "b" * 90_000)
+        assert keeping.read(file())[0].about in ("a" * 90_000, "b" * 90_000)
     assert [path.name for path in Path("runs").iterdir()] == [file().name]
+
+
+def changed(state: dict[str, Any], **changes: Any) -> str:
+    return json.dumps(state | {"forms": [state["forms"][0] | changes]})
 
 
 BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -336,9 +454,9 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "nothing": lambda state: "",
     "another version": lambda state: json.dumps(state | {"version": 2}),
     "a key of a later version": lambda state: json.dumps(state | {"new": 1}),
-    "no view of ours": lambda state: json.dumps(state | {"view": state["view"] | {"home": "x"}}),
-    "a tab too many": lambda state: json.dumps(state | {"view": state["view"] | {"tab": 99}}),
-    "numbers for texts": lambda state: json.dumps(state | {"about": 1}),
+    "no view of ours": lambda state: changed(state, view=state["forms"][0]["view"] | {"home": "x"}),
+    "a tab too many": lambda state: changed(state, view=state["forms"][0]["view"] | {"tab": 99}),
+    "numbers for texts": lambda state: changed(state, about=1),
 }
 
 
@@ -368,11 +486,12 @@ ODD: dict[str, Any] = {
 def test_settings_broken_by_hand_are_problems_of_fields(how: str, words: Path) -> None:
     filled(words)
     state = json.loads(file().read_text())
-    state["typed"]["settings"] = ODD[how]
-    state["typed"]["base"] = ODD[how]
-    state["view"]["step"] = 99
-    state["view"]["home"] = "guided"
-    state["run"] = "/nowhere/at-all"
+    kept = state["forms"][0]
+    kept["typed"]["settings"] = ODD[how]
+    kept["typed"]["base"] = ODD[how]
+    kept["view"]["step"] = 99
+    kept["view"]["home"] = "guided"
+    kept["run"] = "/nowhere/at-all"
     file().write_text(json.dumps(state))
     form = Form()
     press(form, "Continue where I was")
@@ -419,9 +538,9 @@ def test_changes_are_written_soon_and_not_while_one_types(
     threads: list[str] = []
     write = keeping.write
 
-    def note(path: Path, kept: Any) -> None:
+    def note(path: Path, kept: Any, *others: Any) -> None:
         threads.append(threading.current_thread().name)
-        write(path, kept)
+        write(path, kept, *others)
         written.append(kept)
 
     monkeypatch.setattr(keeping, "write", note)
@@ -445,7 +564,7 @@ def test_changes_are_written_soon_and_not_while_one_types(
     asyncio.run(person())
     assert [kept.typed.settings["data"]["max_length"] for kept in written] == [119, 300]
     assert "MainThread" not in threads
-    assert keeping.read(file()).typed.settings["data"]["max_length"] == 300
+    assert keeping.read(file())[0].typed.settings["data"]["max_length"] == 300
 
 
 # Runs
