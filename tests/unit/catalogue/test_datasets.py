@@ -48,11 +48,11 @@ def test_bundled_samples_say_what_a_row_is(config, tmp_path):
     samples = {c.name: c for c in datasets(config, folder=tmp_path) if c.source == "sample"}
     assert tuple(samples) == SAMPLES
     alpaca = samples["alpaca"]
-    assert (alpaca.rows, alpaca.about) == (360, "follow an instruction")
+    assert (alpaca.rows, alpaca.about) == (1000, "follow an instruction")
     assert alpaca.columns == ("instruction", "input", "output")
     assert alpaca.settings == {"dataset_name": "alpaca"}
     seen = look(alpaca)
-    assert (seen.columns, len(seen.rows), seen.total_rows) == (alpaca.columns, 3, 360)
+    assert (seen.columns, len(seen.rows), seen.total_rows) == (alpaca.columns, 3, 1000)
 
 
 def test_well_known_datasets_have_their_facts(config, tmp_path):
