@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nbft.interop.about import help  # noqa: A004
     from nbft.interop.importer import import_file
     from nbft.launchers import submit, train, train_async
+    from nbft.lesson import check_prediction
     from nbft.plan import Plan, make_plan
     from nbft.runs import Run, attach, list_runs
     from nbft.runs.ask import ask, release_model
@@ -56,6 +57,7 @@ _MODULE_OF = {
     "RunError": "nbft.errors",
     "ask": "nbft.runs.ask",
     "attach": "nbft.runs",
+    "check_prediction": "nbft.lesson",
     "doctor": "nbft.data.doctor",
     "examples": "nbft.data.examples",
     "help": "nbft.interop.about",
@@ -90,6 +92,7 @@ __all__ = [
     "__version__",
     "ask",
     "attach",
+    "check_prediction",
     "doctor",
     "examples",
     "help",

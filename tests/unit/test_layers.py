@@ -15,7 +15,7 @@ ROOT = Path(nbft.__file__).parent
 
 LAYERS = [
     ("redaction", "reading", "access", "formatting"),
-    ("atomic", "charts", "errors", "syntax", "presented", "progress"),
+    ("atomic", "charts", "errors", "lesson", "syntax", "presented", "progress"),
     ("consent", "events", "limits"),
     ("registry",),
     ("devices",),
