@@ -53,7 +53,7 @@ _ROWS_PER_STEP = 16
 _USUAL_ROWS_PER_STEP = (8, 32)
 _SHORTEST_TOKENS = 128  # a shorter limit saves nothing: batches are padded to their longest row
 _BUNDLED = "grammar"
-_BUNDLED_ROWS = 500
+_BUNDLED_ROWS = 1000
 
 
 @dataclass(frozen=True)

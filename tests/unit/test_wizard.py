@@ -104,7 +104,7 @@ def test_there_are_seven_questions_in_the_order_of_the_steps(folder, tiny_model)
     assert Config.load("config.yaml").data.train.datasets[0].path == "rows.jsonl"
     sample = create("--output", "b.yaml", input="\n" * 20)
     assert asked(sample.output) == expected
-    assert Config.load("b.yaml").data.train.datasets[0].sample_count == 500
+    assert Config.load("b.yaml").data.train.datasets[0].sample_count == 1000
     assert "training.learning_rate: 0.0003. Small models need" in sample.output
 
 

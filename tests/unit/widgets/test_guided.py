@@ -404,7 +404,7 @@ def test_a_preset_and_the_rules_do_not_contradict_each_other() -> None:
     turn(form, 4)
     page = page_of(form)
     assert "<b>From the preset: 256.</b> 99% of your rows have at most " in page
-    assert "<b>From the preset: 2.</b> 500 rows to train on: a small dataset needs 2 to 5" in page
+    assert "<b>From the preset: 2.</b> 1,000 rows to train on: a small dataset needs 2 to 5" in page
     assert "as recommended" not in page, "every value of the preset suits these rows"
     type_in(form, "data.max_length", "16")
     assert "<b>You chose 16.</b>" in page_of(form)
@@ -427,7 +427,7 @@ def test_a_preset_whose_value_does_not_suit_the_rows_says_so(
 def test_the_review_is_the_checklist_of_checks_that_ran(form: Form) -> None:
     turn(form, 7)
     page = page_of(form)
-    assert '<td>passed</td><th scope="row">Rows</th><td>446 rows read, 54 held out.</td>' in page
+    assert '<td>passed</td><th scope="row">Rows</th><td>898 rows read, 102 held out.</td>' in page
     assert '<td>unknown</td><th scope="row">Model</th>' in page  # it is not on this machine
     form._fields.make(f"{ROWS}.path")
     type_in(form, f"{ROWS}.path", "gone.jsonl")
