@@ -131,6 +131,7 @@ class Answers(Presented, Sequence[str]):
     Args:
         rows: Prompt, answer and, where it is known, the wanted answer.
         model: What the model is called.
+        remark: What to know about the prompts; a sentence, or "".
 
     >>> answers = Answers([("2 + 2 =", "5", "4")], "a-small-model")
     >>> print(answers)
@@ -142,10 +143,13 @@ class Answers(Presented, Sequence[str]):
     """
 
     def __init__(
-        self, rows: Iterable[tuple[str, str] | tuple[str, str, str]], model: str = "answer"
+        self,
+        rows: Iterable[tuple[str, str] | tuple[str, str, str]],
+        model: str = "answer",
+        remark: str = "",
     ) -> None:
         self.rows = [Reply(*row) for row in rows]
-        self.model = model
+        self.model, self.remark = model, remark
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -169,7 +173,7 @@ class Answers(Presented, Sequence[str]):
     def __getitem__(self, number: slice) -> Answers: ...
     def __getitem__(self, number: int | slice) -> str | Answers:
         if isinstance(number, slice):
-            return Answers(self.rows[number], self.model)
+            return Answers(self.rows[number], self.model, self.remark)
         return self.rows[number].text
 
     def __eq__(self, other: object) -> bool:

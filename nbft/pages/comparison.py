@@ -35,7 +35,8 @@ def html(answers: Comparison | Answers) -> Markup:
     heads = [*(["wanted"] if has_wanted else []), *others]
     heads.append(f"{last} (underlined: {differs})" if differs else last)
     rows = [(row.prompt.strip(), list(_cells(row, has_wanted))) for row in answers.answered]
-    return render("comparison", heads=heads, rows=rows)
+    remark = answers.remark if isinstance(answers, Answers) else ""
+    return render("comparison", heads=heads, rows=rows, remark=remark)
 
 
 def _texts(row: Answered) -> list[str]:
@@ -75,6 +76,8 @@ def text(answers: Comparison | Answers) -> str:
                     lines.append(f"{label:{margin}}{piece}".rstrip())
                     label = ""
         blocks.append("\n".join(lines))
+    if isinstance(answers, Answers) and answers.remark:
+        blocks.append(answers.remark)
     return "\n\n".join(blocks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import threading
 from collections.abc import Sequence
 from numbers import Real
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbft.config import Config
+from nbft.config.data import Dataset
+from nbft.data.ready import READY
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.evaluate.compare import Answers
 from nbft.hardware import release_memory
@@ -100,7 +103,26 @@ def ask(
             temperature=temperature,
             top_p=top_p,
         )
-    return Answers(((a.text, text, a.wanted) for a, text in zip(asked, texts, strict=True)), name)
+    rows = ((a.text, text, a.wanted) for a, text in zip(asked, texts, strict=True))
+    remark = _other_than_trained(wanted, config) if isinstance(found, Run) else ""
+    return Answers(rows, name, remark)
+
+
+def _other_than_trained(prompts: Sequence[Prompt], config: Config) -> str:
+    """Say that texts lack the end of the prompts that a run was trained on; "" if none does."""
+    dataset = config.data.train.datasets[0] if config.data.train.datasets else Dataset()
+    ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
+    template = dataset.prompt_template or (ready.prompt_template if ready else "")
+    columns = re.findall(r"{([^{}]+)}", template)
+    end = template.rpartition("}")[2].strip()
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not end or not columns or all(end in text for text in texts):
+        return ""
+    row = dict.fromkeys(columns, "…")
+    return (
+        f"The text was asked as it is, but this run learned to answer after “{end}”. Ask with a row, "
+        f"such as {row}, to have its template around it."
+    )
 
 
 def release_model() -> None:

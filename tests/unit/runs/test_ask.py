@@ -244,3 +244,12 @@ def test_answers_are_scored_against_what_was_wanted():
         nbft.score(["4"])
     with pytest.raises(nbft.ConfigError, match="metric='rogue': is not one of rouge, exact_match"):
         nbft.score("a", "b", "rogue")
+
+
+def test_a_text_without_the_words_around_it_is_asked_and_said(run):
+    bare = nbft.ask(run, "two plus two", max_new_tokens=2)
+    assert "learned to answer after “A:”. Ask with a row, such as {'question': '…'}" in str(bare)
+    assert "learned to answer after" in bare._repr_html_()
+    for whole in ("Q: two plus two\nA: ", {"question": "two plus two"}):
+        assert nbft.ask(run, whole, max_new_tokens=2).remark == ""
+    assert nbft.ask(run.config, "two plus two", max_new_tokens=2).remark == "", "a base model"
