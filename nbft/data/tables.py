@@ -435,7 +435,9 @@ def _workbook(path: Path, wanted: str | None) -> Table:
     remarks = []
     if len(known) > 1:
         others = listed([f"“{name}”" for name in known if name != sheet.name], _NAMES_SHOWN)
-        remarks.append(f"The sheet “{sheet.name}” is read; subset names another: {others}.")
+        remarks.append(
+            f"The sheet “{sheet.name}” is read. To read another, write its name into subset: {others}."
+        )
     if merged := [(a, b) for a, b in sheet.merged_cell_ranges or () if a != b]:
         cells = listed([f"{_cell(*a)}:{_cell(*b)}" for a, b in merged], _NAMES_SHOWN)
         remarks.append(f"Of merged cells ({cells}), only the first holds the text.")

@@ -20,7 +20,7 @@ def html(scores: Scores) -> Markup:
 def text(scores: Scores) -> str:
     """Return the same for the terminal."""
     if not scores:
-        return "No scores yet."
+        return "No scores yet. evaluation.metrics, such as exact_match, says what is measured."
     blocks = []
     for caption, own in _tables(scores):
         lines = [head(own), *(cells(one) for one in own)]

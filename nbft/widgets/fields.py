@@ -333,6 +333,8 @@ def range_words(setting: Setting) -> str:
     if setting.type is dict:
         return "Written {key: value}."
     unit = f" {setting.unit}" if setting.unit else ""
+    if setting.range_text.endswith(" 1"):  # at least 1 row
+        unit = re.sub(r"(?<=ch)es$|s$", "", unit)
     parts = [f"{setting.range_text}{unit}"] if setting.range_text else []
     if setting.usual:
         low, high = map(in_words, setting.usual)

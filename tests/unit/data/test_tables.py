@@ -477,7 +477,9 @@ def test_the_first_sheet_with_rows_is_read_unless_another_is_named(load, tmp_pat
     path = write_xlsx(tmp_path / "a.xlsx", sheets)
     rows, remarks = load(path)
     assert rows == [{"q": "x", "a": "y"}]
-    assert remarks == ["The sheet “Words” is read; subset names another: “Empty”, “Tests”."]
+    assert remarks == [
+        "The sheet “Words” is read. To read another, write its name into subset: “Empty”, “Tests”."
+    ]
     assert load(path, subset="Tests")[0] == [{"q": "z", "a": "w"}]
     assert refused(load, path, subset="tset") == (
         "has no sheet “tset”; it has “Empty”, “Words”, “Tests”. Name one of these in subset, or "

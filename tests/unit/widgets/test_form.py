@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ from nbft.hardware import Choice
 from nbft.pages.plan import learning_rate_curve, summary
 from nbft.plan import Plan
 from nbft.plan.plan import make_plan
-from nbft.widgets.fields import read, write
+from nbft.widgets.fields import range_words, read, write
 from nbft.widgets.form import Form
 from nbft.widgets.tree import fields, find
 from nbft.widgets.views import TABS
@@ -752,3 +753,9 @@ def test_this_run_says_what_will_happen() -> None:
     assert 'role="img"' in curve
     assert "0 at the start, 3e-4 at step 3, 0 at step 60" in curve
     assert learning_rate_curve([]) == ""
+
+
+def test_a_range_that_ends_at_one_has_one_row() -> None:
+    texts = {path: range_words(setting) for path, setting in fields()}
+    assert texts["data.train.datasets[0].sample_count"] == "At least 1 row."
+    assert not [text for text in texts.values() if re.search(r"least 1 \w+s\b", text)]
