@@ -351,7 +351,7 @@ class Form:
             self._side.value = summary(self._tree.plan)
             self._views.mark()
         self._show_state()
-        if suits:
+        if suits and self._views.view != "guided":  # there each value has its reason
             self.line.say_too(suits)
 
     def _lock(self, is_locked: bool) -> None:

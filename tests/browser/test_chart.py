@@ -101,7 +101,7 @@ def test_grows_zooms_and_speaks(
     # Values by arrow keys; they stay in the chart and leave the notebook's cells alone.
     drawing(output).focus()
     page.keyboard.press("Home")
-    expect(output.get_by_role("status")).to_contain_text("step 1, train loss 2.319")
+    expect(output.get_by_role("status")).to_contain_text("train loss of each step 2.319")
     page.keyboard.press("ArrowRight")
     expect(output.get_by_role("status")).to_contain_text("step 2,")
     page.keyboard.press("End")

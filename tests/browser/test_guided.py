@@ -125,7 +125,7 @@ import nbft
 form = nbft.Form(guided=True)
 form
 """
-MOST_ACTIONS = 8  # the name of the file, the text around its columns, and six times Next
+MOST_ACTIONS = 9  # the name of the file, the text around its columns, and six times Next
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 700)])
@@ -163,7 +163,8 @@ def test_a_file_with_columns_of_its_own_comes_to_the_review(
     waiting.click()  # not counted: it only shows where
     expect(form.get_by_label("Data file", exact=True)).to_be_focused()
     form.get_by_label("Text around it", exact=True).select_option("Question: … Answer:")
-    actions += 1
+    form.get_by_role("button", name="Use these columns").click()
+    actions += 2
     expect(form.get_by_role("button", name="Next: Algorithm")).to_be_enabled()
     expect(waiting).to_have_count(0)
     expect(form.get_by_label("Prompt template", exact=True)).to_have_value(
