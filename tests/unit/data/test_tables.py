@@ -36,7 +36,7 @@ def load(request, monkeypatch, empty_cache):
 def refused(load, path, **dataset):
     with pytest.raises(DataError) as caught:
         load(path, **dataset)
-    return str(caught.value).removeprefix(f"{FIELD}.path={str(path)!r}: ")
+    return "\n".join(problem.sentence for problem in caught.value.problems)
 
 
 # CSV and TSV
