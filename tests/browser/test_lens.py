@@ -152,7 +152,7 @@ def test_views_splits_orders_and_jumps_are_heard_by_python(
     lens.get_by_role("combobox", name="Rows").select_option("held-out rows")
     expect(title(lens)).to_contain_text("row 1 of 89")
     lens.get_by_label("Order").select_option("longest first")
-    expect(lens.get_by_text("Longest first, of all 40 rows.")).to_be_visible()
+    expect(lens.get_by_text("Longest first, of all 89 rows.")).to_be_visible()
     expect(lens.get_by_text("place 1 of 89")).to_be_visible()
     longest = notebook.kernel_eval("lens.shown.measure.length")
     assert longest == notebook.kernel_eval("max(m.length for m in lens._measures.values())")
