@@ -131,7 +131,7 @@ CURES: dict[str, tuple[str, dict[str, Any], Callable[[nbft.Run], float], float]]
     "exploding loss": (
         "exploded",
         {"peft__method": "full", "training__learning_rate": 1.0, "training__max_grad_norm": 0.0}
-        | {"optimizer__optim": "sgd"},
+        | {"optimizer__optim": "sgd", "optimizer__optim_args": "momentum=0.9"},
         held_out,
         0.5,
     ),
