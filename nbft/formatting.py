@@ -35,6 +35,15 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
+def shortened(text: str, most_chars: int) -> str:
+    """Return a text; a longer one is cut off.
+
+    >>> shortened("a long name", 7), shortened("short", 7)
+    ('a long…', 'short')
+    """
+    return text if len(text) <= most_chars else f"{text[: most_chars - 1]}…"
+
+
 def one_line(text: str, most_chars: int = 60) -> str:
     r"""Return a name that somebody else chose as a label: one line, printable, not too long.
 
@@ -45,7 +54,7 @@ def one_line(text: str, most_chars: int = 60) -> str:
     label = "".join(c for c in words if c.isprintable() or c == _JOINER)
     if text and not label:
         return "(no name)"
-    return label if len(label) <= most_chars else label[: most_chars - 1] + "…"
+    return shortened(label, most_chars)
 
 
 def number(value: float) -> str:

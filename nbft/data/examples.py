@@ -7,7 +7,6 @@ model. Called by `tokens`, `nbft.plan`, the lens, the doctor and the form.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -46,6 +45,7 @@ from nbft.data.sources import (
     stream_rows,
 )
 from nbft.data.tables import is_no_name
+from nbft.data.templates import column_of, columns_named, parsed_template
 from nbft.data.turns import RowError, text_of
 from nbft.errors import DataError, Problem
 from nbft.formatting import count, listed, one_line
@@ -654,7 +654,7 @@ def _system(dataset: Dataset, columns: Sequence[str], field: str) -> Render:
     template, usual = dataset.system_template, dataset.system_prompt or ""
     if not template:
         return lambda row: usual
-    used = _named_in(template)
+    used = columns_named(template)
     known, setting = [*columns, *used], f"{field}.system_template"
     render, _ = template_renderer(template, known, setting, is_constant=True)
 
@@ -677,14 +677,6 @@ def _prompt_template(dataset: Dataset, columns: list[str], field: str) -> _Rende
     without, names = template_renderer(short, columns, setting, is_constant=True)
     render, _ = template_renderer(whole, [*columns, "input"], f"{field}.prompt_template")
     return (lambda row: (render if to_text(row.get("input")) else without)(row)), names
-
-
-def _named_in(template: str) -> list[str]:
-    """Return the columns that a template names; [] for one that `template_renderer` refuses."""
-    with contextlib.suppress(ValueError):
-        names = [name for _, name in parsed_template(template) if name is not None]
-        return [name.strip().strip("'\"") for name in names]
-    return []
 
 
 def _named_way(dataset: Dataset, columns: list[str], field: str) -> _Way | None:
@@ -837,7 +829,7 @@ def template_renderer(
     pieces: list[tuple[str, str | None]] = []
     problems: list[str | Problem] = []
     for text, name in parsed:
-        column = None if name is None else name.strip().strip("'\"")
+        column = None if name is None else column_of(name)
         if name is not None and column is not None and column not in columns:
             plain, is_formatted, _ = re.split(r"([:!]|$)", column, maxsplit=1)
             if is_formatted and plain in columns:
@@ -860,28 +852,6 @@ def template_renderer(
     return render, {column for _, column in pieces if column}
 
 
-def parsed_template(template: str) -> Iterator[tuple[str, str | None]]:
-    """Yield the pieces of a template: a text, and what is in the braces after it, if any.
-
-    Unlike `string.Formatter`, takes any name of a column, such as "Question:".
-
-    Raises:
-        ValueError: A brace is not closed, or not opened.
-
-    >>> list(parsed_template("Say {it: now}, {{x}}!"))
-    [('Say ', 'it: now'), (', {', None), ('x}', None), ('!', None)]
-    """
-    begin = 0
-    for match in _BRACES.finditer(template):
-        text, begin = template[begin : match.start()], match.end()
-        if match[0] in "{}":
-            raise ValueError(template)
-        name = match[1]
-        yield (text, name) if name is not None else (text + match[0][0], None)
-    yield template[begin:], None
-
-
-_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _LITERAL_BRACES = "Write {{ and }} for literal braces."
 
 

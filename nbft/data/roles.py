@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nbft.config.data import Dataset
 from nbft.data.cells import is_missing
+from nbft.data.templates import columns_named
 from nbft.data.turns import RowError, turns
 
 Row = Mapping[str, Any]
@@ -219,17 +219,13 @@ def settings_of(roles: Roles, columns: Sequence[str]) -> dict[str, Any]:
         renamed[new] = column
         return f"{{{new}}}"
 
-    wording, prompt = WORDINGS[roles.wording or "plain"], ""
+    if roles.context not in ("", "input"):
+        renamed["input"] = roles.context  # a template for rows without it needs this name
+    wording, prompt = WORDINGS[roles.wording or "plain"], placed("prompt")
+    settings["prompt_template"] = _filled(wording.alone, prompt, "")
     if roles.context:
-        # A template for the rows without it needs a column of this name.
-        if roles.context != "input":
-            renamed["input"] = roles.context
-        prompt = placed("prompt")
+        settings["no_input_template"] = settings["prompt_template"]
         settings["prompt_template"] = _filled(wording.with_context, prompt, "{input}")
-        settings["no_input_template"] = _filled(wording.alone, prompt, "")
-    else:
-        prompt = placed("prompt")
-        settings["prompt_template"] = _filled(wording.alone, prompt, "")
     settings["completion_template"] = placed("completion")
     if roles.system:
         settings["system_template"] = placed("system")
@@ -282,12 +278,8 @@ def roles_of(dataset: Dataset, columns: Sequence[str]) -> Roles | None:
     old = {new: before for new, before in dataset.columns.items() if before in columns}
 
     def among(template: str | None) -> list[str]:
-        try:
-            parsed = [name for _, name, _, _ in string.Formatter().parse(template or "") if name]
-        except ValueError:
-            return []
-        names = (name.strip().strip("'\"") for name in parsed)
-        return [old.get(name, name) for name in names if old.get(name, name) in columns]
+        names = (old.get(name, name) for name in columns_named(template))
+        return [name for name in names if name in columns]
 
     if dataset.dataset_type in ("messages", "text") and dataset.prompt_template is None:
         column = old.get(dataset.dataset_type, dataset.dataset_type)

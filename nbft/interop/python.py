@@ -19,11 +19,11 @@ from nbft.config.data import Dataset
 from nbft.config.io import resolve
 from nbft.config.peft import ALL_LINEAR
 from nbft.data import tables
-from nbft.data.examples import parsed_template
 from nbft.data.formats import Format, recognise, templates
 from nbft.data.ready import READY
 from nbft.data.samples import sample_path
 from nbft.data.sources import columns_of, load_rows
+from nbft.data.templates import column_of, parsed_template
 from nbft.data.turns import RowError
 from nbft.decisions import Decisions, decide, keeps_float32
 from nbft.errors import DataError
@@ -634,8 +634,7 @@ def _filled(template: str) -> str:
     for literal, name in parsed_template(template):
         words += literal
         if name is not None:
-            column = name.strip().strip("'\"")
-            parts += [*([repr(words)] if words else []), f"text(row.get({column!r}))"]
+            parts += [*([repr(words)] if words else []), f"text(row.get({column_of(name)!r}))"]
             words = ""
     return " + ".join([*parts, *([repr(words)] if words else [])])
 

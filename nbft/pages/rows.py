@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from nbft.formatting import shortened
 from nbft.pages.environment import render
 
 _MOST_CHARACTERS = 200  # of a prompt or a completion
@@ -33,5 +34,4 @@ def as_in_file(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _shortened(value: Any, most: int) -> Any:
     """Return a value; a long text is cut off."""
-    is_long = isinstance(value, str) and len(value) > most
-    return f"{value[: most - 1]}…" if is_long else value
+    return shortened(value, most) if isinstance(value, str) else value

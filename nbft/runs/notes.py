@@ -38,8 +38,10 @@ _SURE, _SURE_OF_FEW = 5.0, 7.0
 looked at many times."""
 
 _RISEN = 1.02
-_LEAST_RISE = 0.01  # near zero, a rise by half is no loss of anything
 """A held-out loss this many times its lowest has risen. It is always of the same rows."""
+
+_LEAST_RISE = 0.01
+"""A smaller rise of the held-out loss is none: near zero, half as much again means nothing."""
 
 _MOVED = 0.005
 """The held-out loss of a run that learns changes by more than this share until its end."""

@@ -21,6 +21,7 @@ from nbft.data import roles
 from nbft.data.looking import Look, as_picked, look
 from nbft.data.ready import READY
 from nbft.data.roles import WORDINGS, Roles
+from nbft.formatting import shortened
 from nbft.pages import rows as page
 from nbft.reading import stamp
 from nbft.widgets.kit import Kit, unobserved
@@ -35,6 +36,7 @@ LISTS = {
 """The lists, by the roles that are picked in them."""
 
 _MOST_COLUMNS = 500  # a list with more cannot be read
+_NAME_CHARS = 60
 _NONE = ("–", "")
 
 
@@ -119,7 +121,11 @@ class Columns:
             value = getattr(seen.roles, role)
             options = [
                 _NONE,
-                *((_short(name), name) for name in dict.fromkeys((*shown, value)) if name),
+                *(
+                    (shortened(name, _NAME_CHARS), name)
+                    for name in dict.fromkeys((*shown, value))
+                    if name
+                ),
             ]
             self._fill(control, options, value)
         wordings = [(wording.title, name) for name, wording in WORDINGS.items()]
@@ -199,7 +205,3 @@ def _stamp(dataset: Dataset) -> Any:
         return stamp(Path(dataset.path).expanduser()) if dataset.path else None
     except OSError:
         return None
-
-
-def _short(name: str, most: int = 60) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from nbft.config import Setting, io, settings
 from nbft.config.numbers import read_number
 from nbft.errors import ConfigError, Problem
+from nbft.formatting import shortened
 from nbft.pages.environment import render
 from nbft.widgets.kit import Kit, unobserved
 
@@ -77,12 +78,10 @@ class Field:
         self._note = self._make_note(self._help)
         unit = f" nbft-unit nbft-unit-{setting.unit}" if setting.unit in UNITS else ""
         css = f"nbft-field {css_name(path)}{unit}"
-        choose = (
-            ()
-            if offer is None
-            else (kit.button(offer.title, self._choose, "nbft-link nbft-choose"),)
-        )
-        self.widget = kit(ipywidgets.VBox, css, children=(self.control, self._note, *choose))
+        children = [self.control, self._note]
+        if offer is not None:
+            children.append(kit.button(offer.title, self._choose, "nbft-link nbft-choose"))
+        self.widget = kit(ipywidgets.VBox, css, children=children)
 
     @functools.cached_property
     def _chooser(self) -> Any:
@@ -142,7 +141,7 @@ class Field:
             return ""
         unit = self.setting.unit if self.setting.unit in UNITS else ""
         unit = f" {unit}" if unit and unit not in self.setting.label.lower() else ""
-        short = _shortened(in_words(value).replace("\n", "⏎"))
+        short = shortened(in_words(value).replace("\n", "⏎"), _SUMMARY_CHARS)
         return f"{self.setting.label} {short}{unit}"
 
     def follow(self) -> None:
@@ -316,10 +315,6 @@ def fix_words(changes: dict[str, Any]) -> str:
     if len(changes) > _MOST_NAMED:
         return f"Use these {len(changes)} settings"
     return "Use " + ", ".join(f"{p.rpartition('.')[2]} {words(v)}" for p, v in changes.items())
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SUMMARY_CHARS else f"{text[: _SUMMARY_CHARS - 1]}…"
 
 
 def range_words(setting: Setting) -> str:

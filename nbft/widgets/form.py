@@ -20,7 +20,7 @@ from nbft.config.data import SPLITS
 from nbft.config.problems import nearest
 from nbft.data.looking import certain
 from nbft.errors import ConfigError, Problem
-from nbft.formatting import count
+from nbft.formatting import count, shortened
 from nbft.pages.plan import summary
 from nbft.redaction import restore
 from nbft.widgets.checking import Checking, link_text
@@ -75,14 +75,18 @@ class Form:
         preset = OWN if is_given or guided else _FIRST_PRESET
         config = config or (Config.preset(preset) if preset else Config())
         self._tree = Tree(config)
-        self._tree.base = Config.preset(preset) if preset else Config()
-        self._tree.kept = set(config.diff()) if preset == OWN else set()
+        self._start_from(preset, config)
         self._build(preset, "guided" if guided else "basic")
         if guided:
             self._guided.decide()
         self._views.show(self._views.view)
         self._keeping.start(offers=not is_given)
         self._show_state()
+
+    def _start_from(self, preset: str, config: Config) -> None:
+        """Note what a person starts from, and which settings are their own already."""
+        self._tree.base = Config.preset(preset) if preset else Config()
+        self._tree.kept = set() if preset else set(config.diff())
 
     def _build(self, preset: str, view: str) -> None:
         """Make the permanent widgets. Containers cost messages, so the root's CSS lays them out."""
@@ -316,8 +320,7 @@ class Form:
         if keeps_rows and self._tree.config.is_own:  # so are the rows that it keeps
             config.own()
         self._tree.replace(config, keeps_rows=keeps_rows)
-        self._tree.base = Config.preset(preset) if preset else Config()
-        self._tree.kept = set(config.diff()) if preset == OWN else set()
+        self._start_from(preset, config)
         self._fields.fill()
         if self._views.view == "guided" and preset != OWN:
             self._tree.read()
@@ -455,5 +458,4 @@ class Form:
 
 def _linked(problem: Problem) -> tuple[str, str]:
     """Return the path of the field of a problem, and the problem as the text of a button."""
-    path, text = path_of(problem) or "", link_text(problem)
-    return path, text if len(text) <= _LINK_CHARS else f"{text[: _LINK_CHARS - 1]}…"
+    return path_of(problem) or "", shortened(link_text(problem), _LINK_CHARS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbft.config import Config
-from nbft.formatting import count, duration
+from nbft.formatting import count, duration, shortened
 from nbft.redaction import redact_text
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
@@ -115,9 +115,8 @@ class Launching:
         if plan.total_steps is None:
             return ""
         on = " + ".join(redact_text(one.called) for one in plan.config.data.train.datasets)
-        on = on if len(on) <= _NAME_CHARS else f"{on[: _NAME_CHARS - 1]}…"
         time = f", about {duration(plan.seconds)}" if plan.seconds is not None else ""
-        return f": {count(plan.total_steps, 'step')} on {on}{time}"
+        return f": {count(plan.total_steps, 'step')} on {shortened(on, _NAME_CHARS)}{time}"
 
     def prepare(self, config: Config) -> None:
         """Start a worker that imports its libraries while the form is filled in."""

@@ -40,11 +40,11 @@ from nbft.data.doctor.habits import HABIT_SHARE, are_labels
 from nbft.data.doctor.kinds import Kind, Level
 from nbft.data.doctor.measure import EXAMPLES, FOLDED, Seen
 from nbft.data.doctor.text import FAMILIES, Family, families_in, whole_turns, without_marks
-from nbft.data.examples import parsed_template
 from nbft.data.formats import Example
 from nbft.data.lengths import KEPT_SHARES, enough_for, enough_in_words
 from nbft.data.padding import padding_shares
 from nbft.data.ready import READY
+from nbft.data.templates import columns_named
 from nbft.data.tokens import encode
 from nbft.data.turns import text_of as text_of_turn
 from nbft.decisions import decide
@@ -532,9 +532,9 @@ def empty_columns(seen: Seen) -> Finding | None:
         for part in ("prompt_template", "completion_template"):
             path = f"{field}.{part}"
             template = changes.get(path, getattr(_dataset(seen, field), part)) or ""
-            is_used |= name in _placeholders(template)
+            is_used |= name in columns_named(template)
             bare = re.sub(pattern, "", template)
-            if bare != template and _placeholders(bare):
+            if bare != template and columns_named(bare):
                 changes[path] = bare
     return _of_columns(
         seen,
@@ -562,7 +562,7 @@ def constant_columns(seen: Seen) -> Finding | None:
         and seen.read[field] >= CONSTANT_ROWS
         and not seen.left_out  # they were chosen by a column
     ]
-    answers = [(f, n) for f, n in same if n in _placeholders(_dataset(seen, f).completion_template)]
+    answers = [(f, n) for f, n in same if n in columns_named(_dataset(seen, f).completion_template)]
     return _of_columns(
         seen,
         same,
@@ -599,11 +599,6 @@ def _of_columns(
 
 def _columns(seen: Seen) -> Iterator[tuple[str, str]]:
     return ((field, name) for field, columns in seen.columns.items() for name in columns)
-
-
-def _placeholders(template: str | None) -> set[str]:
-    names = (name for _, name in parsed_template(template or ""))
-    return {name.strip().strip("'\"") for name in names if name is not None}
 
 
 # Rows that appear more than once

@@ -223,3 +223,11 @@ def test_other_rows_with_the_same_columns_are_read_alike() -> None:
     assert roles.same_shape(dataset, ["q", "a", "id"])["dataset_type"] == "chat_completion"
     assert roles.same_shape(dataset, ["q", "b"]) == {}
     assert roles.same_shape(roles.Dataset(path="a.csv"), ["q", "a"]) == {}
+
+
+def test_a_written_template_with_any_name_of_a_column_is_read_back() -> None:
+    dataset = roles.Dataset(
+        path="a.csv", prompt_template="Say {Question:} ", completion_template="{'Answer!'}"
+    )
+    columns = ["Question:", "Answer!"]
+    assert roles_of(dataset, columns) == Roles("Question:", completion="Answer!", wording="")
