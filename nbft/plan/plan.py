@@ -26,7 +26,7 @@ from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import DataError, NbftError, Problem
 from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
-from nbft.hardware import Choice, free_memory_bytes, other_use
+from nbft.hardware import Choice, available_devices, free_memory_bytes, other_use
 from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
@@ -39,6 +39,7 @@ from nbft.plan.guidance import guidance
 from nbft.plan.memory import (
     Shape,
     memory_bytes,
+    memory_parts,
     model_shape,
     trainable_parameters,
     training_seconds,
@@ -46,12 +47,28 @@ from nbft.plan.memory import (
 )
 from nbft.plan.model_checks import adapter_remarks, model_remarks
 from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
+from nbft.plan.ranges import (
+    TIME_MARGIN,
+    Range,
+    assumptions,
+    costs_in_words,
+    energy_kwh,
+    gpu_seconds,
+    memory_range,
+    power_watts,
+)
 from nbft.plan.rates import with_its_rate
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.tokenizer import read_tokenizer
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 from nbft.reading import stamp
 from nbft.redaction import redact_text
+
+_LENGTH_MARGIN = 0.05
+"""How far the tokens may be off: the rows that are counted stand for all."""
+
+_CHARACTER_MARGIN = 0.35
+"""The same without a tokenizer, where four characters count as a token."""
 
 _ROWS_MEASURED = 200
 """Rows whose tokens are counted for an estimate."""
@@ -79,10 +96,14 @@ class Plan:
         tokens: Tokens in all steps together; an estimate.
         trainable_parameters, total_parameters: Counts.
         memory_bytes: Most memory held at once; an estimate.
+        memory_parts: What it consists of, by the names in `nbft.plan.memory.MARGINS`.
+        ranges: Lowest and highest value expected of memory_bytes, tokens, seconds and energy_kwh.
+        assumptions: What the numbers assume, in sentences.
         free_memory_bytes: Memory free on the device now.
         disk_bytes: Most that is on the run's disk at once; an estimate.
         seconds: Time of the whole run; an estimate.
         stages: Seconds of each stage, by its name in `nbft.plan.stages`; an estimate.
+        energy_kwh: Energy of the whole run, the mean of its range; an estimate.
         cost_usd: Lowest and highest cost, by the provider's prices; an estimate.
         device_use: What else uses the device now, in words; "" if nothing is known.
     """
@@ -100,10 +121,14 @@ class Plan:
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     memory_bytes: int | None = None
+    memory_parts: dict[str, int] = field(default_factory=dict)
     disk_bytes: int | None = None
     seconds: int | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    energy_kwh: float | None = None
     cost_usd: tuple[float, float] | None = None
+    ranges: dict[str, Range] = field(default_factory=dict)
+    assumptions: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     device_use: str = field(default="", compare=False)
     config: Config = field(default_factory=Config, repr=False)
@@ -134,6 +159,11 @@ class Plan:
         return f"about {in_words(self.stages)}" if self.stages else ""
 
     @property
+    def costs(self) -> list[str]:
+        """What the run takes, a sentence each: memory with its parts, tokens, time and energy."""
+        return list(costs_in_words(self))
+
+    @property
     def errors(self) -> list[Problem]:
         """The problems that stop a run."""
         return [p for p in self.problems if p.level == "error"]
@@ -161,6 +191,7 @@ class Plan:
         return {
             **kept,
             **listed,
+            "ranges": {name: list(ends) for name, ends in self.ranges.items()},
             **self.decisions.to_dict(),
             "fast_path": asdict(self.fast_path),
             "warnings": [str(problem) for problem in self.warnings],
@@ -202,6 +233,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
     numbers: dict[str, Any] = {}
+    ranges: dict[str, Range] = {}
     own_problems: list[Problem] = []
     if "train" in examples:
         examples["train"], rows, notes = _by_answer(examples["train"], config, tokenizer, folder)
@@ -221,13 +253,17 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             if config.training.max_steps <= 0:
                 seen = min(seen, round(sequences * config.training.num_train_epochs))
         numbers["tokens"] = round(seen * a_sequence)
+        margin = _LENGTH_MARGIN if tokenizer else _CHARACTER_MARGIN
+        ranges["tokens"] = tuple(numbers["tokens"] * (1 + part) for part in (-margin, margin))
         if config.data.packing:
             kept = [limit]
         cut = sum(length > limit for length in lengths)
         if cut > 0.05 * len(lengths):
             own_problems.append(_truncated(lengths, cut))
         if shape:
-            numbers["memory_bytes"] = memory_bytes(config, shape, kept, decisions)
+            parts = memory_parts(config, shape, kept, decisions)
+            numbers |= {"memory_parts": parts, "memory_bytes": sum(parts.values())}
+            ranges["memory_bytes"] = memory_range(parts)
     if shape:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
@@ -243,14 +279,22 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         )
         numbers["disk_bytes"] = use.total_bytes
         numbers |= _times(config, shape, decisions, use, examples, numbers, a_row)
+        if (seconds := numbers.pop("seconds_range", None)) is not None:
+            ranges["seconds"] = seconds
+            name = available_devices().get(device.value, "")
+            if watts := power_watts(device.value, name):
+                ranges["energy_kwh"] = energy = energy_kwh(seconds, watts)
+                numbers["energy_kwh"] = sum(energy) / 2
         is_here = config.compute.provider == "local"
         rented = rented_seconds(shape.parameters, numbers["tokens"])
         numbers["cost_usd"] = cost_usd(config, numbers["seconds"] if is_here else rented)
         remarks += cost_remark(config, numbers["cost_usd"])
     problems += check(config, decisions, folder, use)
-    if shape and numbers["trainable_parameters"] == 0 and config.model.model_type == "hf":
+    is_known = shape is not None and not shape.is_assumed
+    if is_known and numbers["trainable_parameters"] == 0 and config.model.model_type == "hf":
         named = ("peft.target_modules", "model.freeze_layers")
         if not any(problem.field in named for problem in problems):
+            assert shape is not None
             own_problems.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
@@ -259,13 +303,16 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         if held_out and config.evaluation.eval_strategy == "no":
             held = count(len(held_out), "held-out row")
             remarks.append(f"No loss of the {held} is measured: evaluation.eval_strategy is no.")
+    free = free_memory_bytes(device.value)
     plan = Plan(
         problems=list(
             {str(p): p for p in [*problems, *with_values(own_problems, config)]}.values()
         ),
         decisions=decisions,
         effective_batch_size=_rows_per_step(config, numbers),
-        free_memory_bytes=free_memory_bytes(device.value),
+        free_memory_bytes=max(0, free),
+        ranges=ranges,
+        assumptions=list(assumptions(config, shape, decisions, free)),
         device_use=other_use(device.value),
         remarks=list(dict.fromkeys(map(redact_text, remarks))),
         config=given,
@@ -276,7 +323,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         assert shape is not None
         return memory_bytes(changed, shape, kept, decide(changed, model))
 
-    if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
+    if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes > 0:
         plan.problems.extend(with_values([_too_large(config, plan, needed)], config))
     for advice in guidance(plan, needed):
         if all(problem.field != advice.field for problem in plan.problems):
@@ -358,10 +405,17 @@ def _times(
     numbers: dict[str, Any],
     row_tokens: float,
 ) -> dict[str, Any]:
-    """Estimate how long the run and its stages take; unknown on other devices than a CPU."""
+    """Estimate how long the run and its stages take; on a GPU only its training steps."""
     training = training_seconds(config, shape, numbers["tokens"], decisions, usable_cores())
     if training is None:
-        return {"seconds": None}
+        if (found := gpu_seconds(config, shape, numbers["tokens"], decisions)) is None:
+            return {"seconds": None}
+        seconds, seconds_range = found
+        return {
+            "seconds": round(seconds),
+            "stages": {"training": round(seconds, 1)},
+            "seconds_range": seconds_range,
+        }
     stages = stage_seconds(
         config,
         training_seconds=training,
@@ -375,7 +429,9 @@ def _times(
         total_steps=numbers["total_steps"],
         steps_per_epoch=numbers["steps_per_epoch"],
     )
-    return {"seconds": round(sum(stages.values())), "stages": stages}
+    total = sum(stages.values())
+    seconds_range = (total / (1 + TIME_MARGIN), total * (1 + TIME_MARGIN))
+    return {"seconds": round(total), "stages": stages, "seconds_range": seconds_range}
 
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
