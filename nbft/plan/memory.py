@@ -27,14 +27,14 @@ from nbft.models.targets import Layers
 from nbft.reading import cached_by_stamp
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-_LIBRARIES_BYTES = {"cpu": 600 * 2**20}
+LIBRARIES_BYTES = 600 * 2**20
 """Of torch, transformers, TRL and the rest in a process on a CPU, before the model is loaded.
 Measured with torch 2.13 on Linux."""
 
 _CONTEXT_BYTES = 500 * 2**20
 """Of the driver and its kernels on a GPU. Assumed, not measured."""
 
-_HOLES = 0.25
+HOLES = 0.25
 """Memory between the tensors of a step, relative to all that the step makes, also what it makes
 again. Measured with glibc's allocator in 22 configurations (0 to 0.5); the same runs with
 MALLOC_MMAP_THRESHOLD_=131072, which leaves no holes but is slow, needed none of it."""
@@ -50,6 +50,7 @@ MARGINS = {
     "activations": 0.15,
     "head": 0.25,
     "autocast": 0.1,
+    "step": 0.05,
     "reference": 0.05,
     "cache": 0.2,
     "libraries": 0.1,
@@ -65,6 +66,7 @@ PART_NAMES = {
     "activations": "activations",
     "head": "head and loss",
     "autocast": "16-bit copies (autocast)",
+    "step": "gradients, activations and loss",
     "reference": "reference model",
     "cache": "generation cache",
     "libraries": "libraries",
@@ -448,10 +450,12 @@ def memory_parts(
         "adapter": trained * 4 if is_adapted else 0,
         "optimizer": 0 if _is_offloaded(config, device) else trained * state_bytes(config),
         "reference": int(method_of(config).memory_bytes(config, shape, tokens)),
-        "libraries": _LIBRARIES_BYTES.get(device, _CONTEXT_BYTES),
+        "libraries": LIBRARIES_BYTES if device == "cpu" else _CONTEXT_BYTES,
     }
     kept = _kept_bytes(config, shape, decisions, row_tokens, low)
     matrices = sum(d_out * d_in for _, d_out, d_in in shape.layers)
+    if device == "cpu" and config.quantization.bits is not None:
+        parts["weights"] += 2 * matrices  # their file stays mapped
     head = shape.vocab_size * shape.hidden_size
     gradients = trained * 4
     keeps_gradients = (
@@ -486,6 +490,12 @@ def _row_tokens(config: Config, lengths: Sequence[int], decisions: Decisions) ->
     if decisions.padding_free and lengths:  # nothing is padded to the longest row of a batch
         row_tokens = (sum(lengths) / len(lengths) + row_tokens) / 2
     return min(row_tokens, config.data.max_length)
+
+
+def fullest_batch(config: Config, lengths: Sequence[int], decisions: Decisions) -> list[int]:
+    """Return the tokens of each row of the fullest batch."""
+    a_row = max(1, round(_row_tokens(config, lengths, decisions)))
+    return [a_row] * max(1, round(_batch_tokens(config, a_row) / a_row))
 
 
 def _batch_tokens(config: Config, row_tokens: float) -> float:
@@ -606,7 +616,7 @@ def _fragmentation_bytes(shape: Shape, device: str, made: float, low: int) -> in
     if device != "cpu":
         return int(_GPU_HOLES * made)
     reordered = shape.vocab_size * shape.hidden_size * low if low == 2 else 0
-    return int(reordered + _HOLES * made)
+    return int(reordered + HOLES * made)
 
 
 def state_bytes(config: Config) -> int:

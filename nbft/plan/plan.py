@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from nbft.plan.disk import DiskUse, disk_use
 from nbft.plan.guidance import guidance
 from nbft.plan.memory import (
     Shape,
+    fullest_batch,
     memory_bytes,
     memory_parts,
     model_shape,
@@ -58,6 +61,7 @@ from nbft.plan.ranges import (
     power_watts,
 )
 from nbft.plan.rates import with_its_rate
+from nbft.plan.simulate import simulate, simulated_parts
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.tokenizer import read_tokenizer
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
@@ -97,6 +101,7 @@ class Plan:
         trainable_parameters, total_parameters: Counts.
         memory_bytes: Most memory held at once; an estimate.
         memory_parts: What it consists of, by the names in `nbft.plan.memory.MARGINS`.
+        memory_source: Where it is from: formula, simulation or probe.
         ranges: Lowest and highest value expected of memory_bytes, tokens, seconds and energy_kwh.
         assumptions: What the numbers assume, in sentences.
         free_memory_bytes: Memory free on the device now.
@@ -106,6 +111,8 @@ class Plan:
         energy_kwh: Energy of the whole run, the mean of its range; an estimate.
         cost_usd: Lowest and highest cost, by the provider's prices; an estimate.
         device_use: What else uses the device now, in words; "" if nothing is known.
+        config: The config.
+        lengths_tokens: Lengths of some training sequences.
     """
 
     problems: list[Problem]
@@ -122,6 +129,7 @@ class Plan:
     total_parameters: int | None = None
     memory_bytes: int | None = None
     memory_parts: dict[str, int] = field(default_factory=dict)
+    memory_source: str = "formula"
     disk_bytes: int | None = None
     seconds: int | None = None
     stages: dict[str, float] = field(default_factory=dict)
@@ -132,6 +140,7 @@ class Plan:
     remarks: list[str] = field(default_factory=list)
     device_use: str = field(default="", compare=False)
     config: Config = field(default_factory=Config, repr=False)
+    lengths_tokens: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def device(self) -> Choice:
@@ -173,6 +182,54 @@ class Plan:
         """The problems that do not stop a run."""
         return [p for p in self.problems if p.level == "warning"]
 
+    def needed_bytes(self, config: Config) -> int | None:
+        """Estimate the memory of a changed config on the same rows; None if it is not known.
+
+        What a simulation or a probe found for this config counts for the changed one as well.
+        """
+        found = find_local(base_name(config), config.model.model_revision)
+        shape = model_shape(found.path) if found else None
+        if shape is None or not self.memory_bytes:
+            return None
+        needed = memory_bytes(config, shape, self.lengths_tokens, decide(config))
+        if self.memory_source == "formula":
+            return needed
+        own = memory_bytes(self.config, shape, self.lengths_tokens, self.decisions)
+        return round(needed * self.memory_bytes / own)
+
+    def simulate(self) -> Plan:
+        """Return this plan with the memory of a simulated training step, in about 15 seconds.
+
+        Nothing is loaded or trained: the tensors of the step have shapes and no contents.
+
+        Raises:
+            NbftError: The step cannot be simulated; says why.
+        """
+        if not self.lengths_tokens:
+            raise NbftError("Nothing can be simulated without training rows.")
+        rows = fullest_batch(self.config, self.lengths_tokens, self.decisions)
+        found = simulate(self.config, rows)
+        parts = simulated_parts(self.memory_parts, found, is_quantised=self._is_quantised)
+        return self._with_memory(parts, "simulation", found.assumption)
+
+    @property
+    def _is_quantised(self) -> bool:
+        return self.config.quantization.bits is not None
+
+    def _with_memory(self, parts: dict[str, int], source: str, assumption: str) -> Plan:
+        plan = replace(
+            self,
+            memory_parts=parts,
+            memory_bytes=sum(parts.values()),
+            memory_source=source,
+            ranges=self.ranges | {"memory_bytes": memory_range(parts)},
+            assumptions=[*self.assumptions, assumption],
+            problems=[problem for problem in self.problems if not _is_about_size(problem)],
+        )
+        plan.problems.extend(_size_problems(plan))
+        plan.problems.sort(key=_position)
+        return plan
+
     def learning_rates(self, points: int = 200) -> list[tuple[int, float]]:
         """Return (step, learning rate) at up to `points` steps, including the first and last."""
         has_shape = all(p.field != "scheduler.lr_scheduler_kwargs" for p in self.errors)
@@ -185,7 +242,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, for plan.json."""
-        names = [f.name for f in fields(self) if f.name not in ("config", "problems", "decisions")]
+        left_out = ("config", "problems", "decisions", "lengths_tokens")
+        names = [f.name for f in fields(self) if f.name not in left_out]
         kept = {name: getattr(self, name) for name in names}
         listed = {name: list(value) for name, value in kept.items() if isinstance(value, tuple)}
         return {
@@ -232,6 +290,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         problems += _unused(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
+    kept: list[int] = []
     numbers: dict[str, Any] = {}
     ranges: dict[str, Range] = {}
     own_problems: list[Problem] = []
@@ -314,18 +373,14 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         ranges=ranges,
         assumptions=list(assumptions(config, shape, decisions, free)),
         device_use=other_use(device.value),
+        lengths_tokens=tuple(kept),
         remarks=list(dict.fromkeys(map(redact_text, remarks))),
         config=given,
         **numbers,
     )
 
-    def needed(changed: Config) -> int:
-        assert shape is not None
-        return memory_bytes(changed, shape, kept, decide(changed, model))
-
-    if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes > 0:
-        plan.problems.extend(with_values([_too_large(config, plan, needed)], config))
-    for advice in guidance(plan, needed):
+    plan.problems.extend(_size_problems(plan))
+    for advice in guidance(plan):
         if all(problem.field != advice.field for problem in plan.problems):
             plan.problems.append(advice)
     plan.problems[:] = sorted(without_contradictions(plan.problems), key=_position)
@@ -607,15 +662,23 @@ def _nothing_to_train(config: Config, layers: list[str]) -> Problem:
     )
 
 
-def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> Problem:
-    """Propose the largest batch that fits, or else other ways to use less memory.
+def _size_problems(plan: Plan) -> list[Problem]:
+    if not plan.memory_bytes or not plan.memory_bytes > plan.free_memory_bytes > 0:
+        return []
+    return list(with_values([_too_large(plan)], plan.config))
 
-    Args:
-        config: The config.
-        plan: Its plan.
-        needed: Estimates the bytes that a changed config needs.
-    """
+
+_TOO_LARGE = re.compile(r"needs about .* free\.")
+
+
+def _is_about_size(problem: Problem) -> bool:
+    return _TOO_LARGE.match(problem.why) is not None
+
+
+def _too_large(plan: Plan) -> Problem:
+    """Propose the largest batch that fits, or else other ways to use less memory."""
     assert plan.memory_bytes is not None
+    config = plan.config
     rows = plan.effective_batch_size
 
     def batches_of(batch: int) -> dict[str, Any]:
@@ -647,7 +710,7 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
         )
         ways.append(("Use QLoRA with batch 1 and checkpointing (PEFT Studio)", single | in_4_bits))
     fix, changes = next(
-        (way for way in ways if needed(config.apply(way[1])) <= plan.free_memory_bytes),
+        (way for way in ways if _needed(plan, way[1]) <= plan.free_memory_bytes),
         ("Choose a smaller model, or a device with more memory", {}),
     )
     return warning(
@@ -657,3 +720,8 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
         f"{fix}.",
         changes,
     )
+
+
+def _needed(plan: Plan, changes: dict[str, Any]) -> float:
+    needed = plan.needed_bytes(plan.config.apply(changes))
+    return math.inf if needed is None else needed
