@@ -25,7 +25,7 @@ from nbft.data.roles import Roles, changes_of, guess, unused
 from nbft.data.sources import columns_of, spread
 from nbft.data.turns import text_of
 from nbft.decisions import Decisions, decide, fast_path
-from nbft.errors import DataError, NbftError, Problem
+from nbft.errors import ConfigError, DataError, NbftError, Problem
 from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
 from nbft.hardware import Choice, available_devices, free_memory_bytes, other_use
@@ -51,6 +51,8 @@ from nbft.plan.memory import (
 from nbft.plan.model_checks import adapter_remarks, model_remarks
 from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
 from nbft.plan.ranges import (
+    PROBED_MEMORY,
+    PROBED_TIME,
     TIME_MARGIN,
     Range,
     assumptions,
@@ -61,7 +63,8 @@ from nbft.plan.ranges import (
     power_watts,
 )
 from nbft.plan.rates import with_its_rate
-from nbft.plan.simulate import simulate, simulated_parts
+from nbft.plan.rehearsal import probe as probe_step
+from nbft.plan.rehearsal import probed_parts, simulate, simulated_parts
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.tokenizer import read_tokenizer
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
@@ -211,6 +214,37 @@ class Plan:
         found = simulate(self.config, rows)
         parts = simulated_parts(self.memory_parts, found, is_quantised=self._is_quantised)
         return self._with_memory(parts, "simulation", found.assumption)
+
+    def probe(self) -> Plan:
+        """Return this plan with the memory and time of real steps, which keep nothing.
+
+        Two steps each on the fullest and on a typical batch, in a process of their own.
+
+        Raises:
+            NbftError: The steps fail; says why.
+        """
+        if not self.lengths_tokens:
+            raise NbftError("Nothing can be probed without training rows.")
+        fullest = fullest_batch(self.config, self.lengths_tokens, self.decisions)
+        lengths = sorted(self.lengths_tokens)
+        typical = [lengths[int(n)] for n in spread(len(lengths), len(fullest))]
+        typical += lengths[-1:] * (len(fullest) - len(typical))
+        found = probe_step(self.config, fullest, typical)
+        parts = probed_parts(self.memory_parts, found)
+        plan = self._with_memory(parts, "probe", "Memory and time are those of real steps.")
+        low, high = (found.peak_bytes * (1 + part) for part in (-PROBED_MEMORY, PROBED_MEMORY))
+        plan.ranges["memory_bytes"] = low, high
+        if not self.total_steps:
+            return plan
+        a_step = found.step_seconds(self.config.training.gradient_accumulation_steps)
+        stages = self.stages | {"training": round(a_step * self.total_steps, 1)}
+        others = sum(stages.values()) - stages["training"]
+        low, high = (
+            stages["training"] * (1 + part * PROBED_TIME) + others * (1 + part * TIME_MARGIN)
+            for part in (-1, 1)
+        )
+        plan.ranges["seconds"] = low, high
+        return replace(plan, stages=stages, seconds=round(sum(stages.values())))
 
     @property
     def _is_quantised(self) -> bool:
@@ -385,6 +419,23 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             plan.problems.append(advice)
     plan.problems[:] = sorted(without_contradictions(plan.problems), key=_position)
     return plan
+
+
+def probe(config: Config, *, folder: Path | None = None) -> Plan:
+    """Train two steps each on the fullest and on a typical batch, and plan the run by them.
+
+    Args:
+        config: The config.
+        folder: Folder of the config file, for relative paths.
+
+    Raises:
+        ConfigError: The config cannot run.
+        NbftError: The steps fail; says why.
+    """
+    plan = make_plan(config, folder=folder)
+    if plan.errors:
+        raise ConfigError(plan.errors)
+    return plan.probe()
 
 
 def _position(problem: Problem) -> int:

@@ -26,6 +26,10 @@ Range = tuple[float, float]
 TIME_MARGIN = 0.4
 """How far the time on a CPU may be off, relative to it."""
 
+PROBED_MEMORY = 0.05
+PROBED_TIME = 0.1
+"""The same of what real steps took."""
+
 _GPU_SHARES = (0.1, 0.3, 0.5)
 """Shares of a GPU's peak that training reaches: lowest, usual, highest. Assumed."""
 

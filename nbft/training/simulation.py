@@ -4,7 +4,7 @@ Runs the trainer that a run would get, on a model of one and of two layers, and 
 that live at the same time; the layers in between grow in a straight line. No weights are read and no
 GPU is needed: the step runs on fake CPU tensors with the number types and the attention of the
 device that is planned for. Whole numbers stay real, since the length of rows and what is trained
-depends on them. Runs in a process of its own, started by `nbft.plan.simulate`.
+depends on them. Runs in a process of its own, started by `nbft.plan.rehearsal`.
 
 Source: torch's FakeTensorMode; tracking storages as in torch.distributed._tools.mem_tracker, which
 fails on frozen parameters.
@@ -47,9 +47,6 @@ from nbft.training.rows import TrainingRows
 from nbft.training.trainer import build_trainer
 
 _aten = torch.ops.aten
-
-_PROMPT_TOKENS = 1
-"""Tokens of a row without a loss: the fullest batch is all answer."""
 
 _STEPS = 2
 """The optimizer has its state from the first step on, and a gradient before its second."""
@@ -276,12 +273,14 @@ def _step(
         tracker,
     ):
         tracker.stage = "building"
+        short = shortened(config, len(lengths), steps=_STEPS).apply({"quantization": {}})
+        again = _STEPS * short.training.gradient_accumulation_steps
         trainer = build_trainer(
-            _shortened(config, len(lengths)),
+            short,
             on_cpu,
             kind.from_config(shape, dtype=dtype, **arguments),
             _tokenizer(),
-            _rows(config, lengths),
+            rows_of(config, [lengths] * again),
             output_dir=Path(folder),
             callbacks=[],
         )
@@ -292,11 +291,11 @@ def _step(
     return {"peaks": peaks, "parts": parts}
 
 
-def _shortened(config: Config, rows: int) -> Config:
-    """Return a config of a few steps on a batch of some rows, without all that is not a step."""
+def shortened(config: Config, rows: int, *, steps: int) -> Config:
+    """Return a config of a few steps on batches of some rows, without all that is not a step."""
     return config.apply(
         {
-            "training.max_steps": _STEPS,
+            "training.max_steps": steps,
             "training.per_device_train_batch_size": rows,
             "training.gradient_accumulation_steps": min(
                 2, config.training.gradient_accumulation_steps
@@ -317,25 +316,22 @@ def _shortened(config: Config, rows: int) -> Config:
             "logging.include_mfu": False,
             "tracking.report_to": [],
             "compute.torch_compile": False,
-            "quantization": {},
         }
     )
 
 
-def _rows(config: Config, lengths: Sequence[int]) -> TrainingRows:
-    """Return enough equal batches; a token's number is of no consequence."""
-    again = _STEPS * min(2, config.training.gradient_accumulation_steps)
+def rows_of(config: Config, batches: Sequence[Sequence[int]]) -> TrainingRows:
+    """Return rows of some lengths, batch by batch; a token's number is of no consequence."""
+    lengths = [length for batch in batches for length in batch]
     values = {
-        "input_ids": [[1] * length for length in lengths] * again,
-        "labels": [
-            [IGNORE_INDEX] * _PROMPT_TOKENS + [1] * (length - _PROMPT_TOKENS) for length in lengths
-        ]
-        * again,
+        "input_ids": [[1] * length for length in lengths],
+        "labels": [[IGNORE_INDEX] + [1] * (length - 1) for length in lengths],
     }
+    method = method_of(config)
     columns = {
-        name: values[name.rpartition("completion_")[2]] for name in method_of(config).columns
+        method.column(name, part): values[part] for name in method.sequences for part in values
     }
-    known: Any = None  # read by what reports the rows, which nothing does here
+    known: Any = None  # what reports the rows reads them, and nothing does so here
     return TrainingRows(datasets.Dataset.from_dict(columns), known, None, is_stream=False)
 
 

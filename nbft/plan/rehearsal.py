@@ -1,7 +1,7 @@
-"""The plan's memory by a simulated training step, in a process of its own. Loads no torch here.
+"""What a run will take, found by its training step: simulated without contents, or run for real.
 
-Called by `Plan.simulate`, the form and `nbft plan --simulate`; the step itself is in
-`nbft.training.simulation`.
+Each in a process of its own; loads no torch here. Called by `Plan.simulate` and `Plan.probe`; the
+steps themselves are in `nbft.training.simulation` and `nbft.training.probing`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from nbft.config import Config
 from nbft.errors import NbftError
 from nbft.plan.memory import HOLES, LIBRARIES_BYTES
 
-_MODULE = "nbft.training.simulation"
-_LONGEST_SECONDS = 300
+_LONGEST_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,25 @@ class Simulation:
         )
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What real steps took.
+
+    Attributes:
+        peak_bytes: Most memory of the process on the device.
+        batch_seconds: Forward and backward pass of a typical batch.
+        update_seconds: The rest of a step.
+    """
+
+    peak_bytes: int
+    batch_seconds: float
+    update_seconds: float
+
+    def step_seconds(self, batches: int) -> float:
+        """Return the time of a step of some batches."""
+        return batches * self.batch_seconds + self.update_seconds
+
+
 def simulate(config: Config, lengths: Sequence[int]) -> Simulation:
     """Run a training step with tensors that have shapes and no contents.
 
@@ -59,26 +77,46 @@ def simulate(config: Config, lengths: Sequence[int]) -> Simulation:
     Raises:
         NbftError: The step cannot be simulated; says why.
     """
+    return Simulation(**_answer("simulation", "simulated", config, lengths=list(lengths)))
+
+
+def probe(config: Config, fullest: Sequence[int], typical: Sequence[int]) -> Probe:
+    """Train a few steps for real and keep nothing.
+
+    Args:
+        config: The config.
+        fullest: Tokens of the rows of the fullest batch.
+        typical: The same of another batch with as many rows.
+
+    Raises:
+        NbftError: The step fails, for example because memory runs out; says why.
+    """
+    answer = _answer("probing", "run", config, fullest=list(fullest), typical=list(typical))
+    return Probe(**answer)
+
+
+def _answer(module: str, done: str, config: Config, **asked: Any) -> dict[str, Any]:
+    """Return what a module of nbft.training answers."""
     values: dict[str, Any] = config.to_dict()
     for split in ("train", "validation", "test"):  # no rows are read
         values.get("data", {}).pop(split, None)
-    command = [sys.executable, "-m", _MODULE]
-    asked = json.dumps({"config": values, "lengths": list(lengths)})
     try:
-        done = subprocess.run(
-            command,
-            input=asked,
+        process = subprocess.run(
+            [sys.executable, "-m", f"nbft.training.{module}"],
+            input=json.dumps({"config": values, **asked}),
             capture_output=True,
             text=True,
             timeout=_LONGEST_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise NbftError(f"The simulation took longer than {_LONGEST_SECONDS} seconds.") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise NbftError(f"This step cannot be simulated ({last}). The plan keeps its estimate.")
-    return Simulation(**json.loads(done.stdout))
+        why = f"it took longer than {_LONGEST_SECONDS} seconds"
+    else:
+        if process.returncode == 0:
+            answer: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+            return answer
+        why = (process.stderr.strip().splitlines() or ["it was ended by the system"])[-1]
+    raise NbftError(f"This step cannot be {done} ({why}). The plan keeps its estimate.")
 
 
 def simulated_parts(
@@ -100,3 +138,11 @@ def simulated_parts(
     if not planned:  # the formula does not know these layers
         parts |= {"libraries": LIBRARIES_BYTES, "fragmentation": round(HOLES * parts["step"])}
     return {name: size for name, size in parts.items() if size > 0}
+
+
+def probed_parts(planned: Mapping[str, int], found: Probe) -> dict[str, int]:
+    """Return the parts of the memory that are certain, and the rest of what was measured."""
+    certain = ("weights", "adapter", "optimizer", "reference", "libraries")
+    parts = {name: planned[name] for name in certain if name in planned}
+    parts["step"] = max(0, found.peak_bytes - sum(parts.values()))
+    return parts
