@@ -56,6 +56,7 @@ from nbft.plan.ranges import (
     TIME_MARGIN,
     Range,
     assumptions,
+    budget_remarks,
     costs_in_words,
     energy_kwh,
     gpu_seconds,
@@ -372,12 +373,14 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         )
         numbers["disk_bytes"] = use.total_bytes
         numbers |= _times(config, shape, decisions, use, examples, numbers, a_row)
+        watts = power_watts(device.value, available_devices().get(device.value, ""))
         if (seconds := numbers.pop("seconds_range", None)) is not None:
             ranges["seconds"] = seconds
-            name = available_devices().get(device.value, "")
-            if watts := power_watts(device.value, name):
+            if watts is not None:
                 ranges["energy_kwh"] = energy = energy_kwh(seconds, watts)
                 numbers["energy_kwh"] = sum(energy) / 2
+        about = numbers["seconds"], numbers["tokens"], numbers["total_steps"]
+        remarks += budget_remarks(config, *about, watts)
         is_here = config.compute.provider == "local"
         rented = rented_seconds(shape.parameters, numbers["tokens"])
         numbers["cost_usd"] = cost_usd(config, numbers["seconds"] if is_here else rented)

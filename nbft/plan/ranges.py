@@ -97,6 +97,45 @@ def energy_kwh(seconds: Range, watts: Range) -> Range:
     return lowest, highest
 
 
+def taken(config: Config, seconds: float, tokens: int, watts: Range | None) -> dict[str, float]:
+    """Return what a run has taken, by the names of the budgets in section training.
+
+    Energy counts with the highest power of the device. What cannot be known is left out.
+
+    >>> taken(Config(), 1800, 5000, (35.0, 70.0))
+    {'seconds': 1800, 'tokens': 5000, 'energy_kwh': 0.035}
+    """
+    found: dict[str, float] = {"seconds": seconds, "tokens": tokens}
+    if watts is not None:
+        found["energy_kwh"] = seconds * watts[1] / 3.6e6
+    if (price := config.compute.price_usd_per_hour) is not None:
+        found["cost_usd"] = seconds / 3600 * price
+    return found
+
+
+def budget_remarks(
+    config: Config, seconds: float | None, tokens: int, total_steps: int, watts: Range | None
+) -> Iterator[str]:
+    """Yield a sentence for each budget that ends the run before its last step.
+
+    Args:
+        config: The config.
+        seconds: Time of the whole run; None if it is not known.
+        tokens: Tokens in all steps together.
+        total_steps: Optimiser steps of the whole run.
+        watts: Power of the device.
+    """
+    spent = taken(config, seconds or 0.0, tokens, watts)
+    for name, amount in spent.items():
+        limit = getattr(config.training, f"max_{name}")
+        if limit is not None and amount > limit:
+            step = max(1, int(total_steps * limit / amount))
+            yield (
+                f"training.max_{name}={number(limit)} ends the run at about step {step:,} of "
+                f"{total_steps:,}."
+            )
+
+
 def memory_range(parts: Mapping[str, int]) -> Range:
     """Return the lowest and highest memory, given its parts."""
     total, margin = sum(parts.values()), margin_bytes(parts)
