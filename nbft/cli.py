@@ -687,6 +687,7 @@ def plan_command(
 ) -> None:
     """Show what a run will take: memory by part, steps, time, energy and money."""
     from nbft.plan import make_plan
+    from nbft.plan.largest import in_words
 
     config = Config.load(file, overrides or [])
     with _progress_line():
@@ -697,6 +698,8 @@ def plan_command(
         typer.echo(json.dumps(plan.to_dict() | {"errors": [str(p) for p in plan.errors]}))
     else:
         _print_plan(plan)
+        if text := in_words(plan.largest):
+            typer.echo(text)
         _print_problems(plan.problems)
     if plan.errors:
         raise typer.Exit(2)

@@ -135,48 +135,63 @@ def model_shape(folder: Path) -> Shape | None:
             shapes = _assumed_shapes(about)
         elif not shapes:
             return None
-        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        hidden = about.get("hidden_size") or about["d_model"]
-        # Classes that tie by default leave it out of their config.json.
-        has_head = any(name.removesuffix(".weight").endswith(HEADS) for name in sizes)
-        is_tied = bool(about.get("tie_word_embeddings", not has_head))
-        if is_tied and "lm_head.weight" in sizes:
-            del sizes["lm_head.weight"]  # stored, but shared with the embeddings
-        layers: list[tuple[str, int, int]] = []
-        mixture: list[tuple[str, int, int]] = []
-        tables: list[tuple[str, int, int]] = []
-        for name, shape in shapes.items():
-            if len(shape) != 2 or not name.endswith(".weight"):
-                continue
-            if any(word in name for word in _EMBEDDINGS):
-                kind = tables
-            else:  # in transformers 5 experts and routers are not linear layers
-                kind = mixture if _MIXTURE.search(name) else layers
-            kind.append((name.removesuffix(".weight"), shape[0], shape[1]))
-        vocabulary = about["vocab_size"]
-        heads = about.get("num_attention_heads") or about.get("num_heads") or max(1, hidden // 64)
-        width = about.get("head_dim") or about.get("d_kv") or hidden // heads
-        if is_tied and all(name != "lm_head" for name, *_ in tables):
-            tables.append(("lm_head", vocabulary, hidden))
-        return Shape(
-            sum(sizes.values()),
-            tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
-            tuple((name[:-5], size) for name, size in sizes.items() if name.endswith(".bias")),
-            tuple(layers),
-            tuple(mixture),
-            tuple(tables),
-            is_tied,
-            hidden,
-            _intermediate_size(about, hidden),
-            about.get("num_hidden_layers") or about["num_layers"],
-            vocabulary,
-            heads,
-            heads * width,
-            (about.get("num_key_value_heads") or heads) * width,
-            is_assumed,
-        )
+        return _shape_of(about, shapes, is_assumed=is_assumed)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
+
+
+def shape_of_config(about: Mapping[str, Any]) -> Shape:
+    """Return the shape of a model of Llama's layers with the sizes of a config.json.
+
+    Raises:
+        KeyError: The config lacks a size.
+    """
+    return _shape_of(about, _assumed_shapes(about), is_assumed=True)
+
+
+def _shape_of(
+    about: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], *, is_assumed: bool
+) -> Shape:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    hidden = about.get("hidden_size") or about["d_model"]
+    # Classes that tie by default leave it out of their config.json.
+    has_head = any(name.removesuffix(".weight").endswith(HEADS) for name in sizes)
+    is_tied = bool(about.get("tie_word_embeddings", not has_head))
+    if is_tied and "lm_head.weight" in sizes:
+        del sizes["lm_head.weight"]  # stored, but shared with the embeddings
+    layers: list[tuple[str, int, int]] = []
+    mixture: list[tuple[str, int, int]] = []
+    tables: list[tuple[str, int, int]] = []
+    for name, shape in shapes.items():
+        if len(shape) != 2 or not name.endswith(".weight"):
+            continue
+        if any(word in name for word in _EMBEDDINGS):
+            kind = tables
+        else:  # in transformers 5 experts and routers are not linear layers
+            kind = mixture if _MIXTURE.search(name) else layers
+        kind.append((name.removesuffix(".weight"), shape[0], shape[1]))
+    vocabulary = about["vocab_size"]
+    heads = about.get("num_attention_heads") or about.get("num_heads") or max(1, hidden // 64)
+    width = about.get("head_dim") or about.get("d_kv") or hidden // heads
+    if is_tied and all(name != "lm_head" for name, *_ in tables):
+        tables.append(("lm_head", vocabulary, hidden))
+    return Shape(
+        sum(sizes.values()),
+        tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
+        tuple((name[:-5], size) for name, size in sizes.items() if name.endswith(".bias")),
+        tuple(layers),
+        tuple(mixture),
+        tuple(tables),
+        is_tied,
+        hidden,
+        _intermediate_size(about, hidden),
+        about.get("num_hidden_layers") or about["num_layers"],
+        vocabulary,
+        heads,
+        heads * width,
+        (about.get("num_key_value_heads") or heads) * width,
+        is_assumed,
+    )
 
 
 def _assumed_shapes(about: Mapping[str, Any]) -> dict[str, list[int]]:

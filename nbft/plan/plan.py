@@ -38,6 +38,7 @@ from nbft.plan import schedule
 from nbft.plan.checks import check
 from nbft.plan.disk import DiskUse, disk_use
 from nbft.plan.guidance import guidance
+from nbft.plan.largest import Largest, largest
 from nbft.plan.memory import (
     Shape,
     fullest_batch,
@@ -172,6 +173,11 @@ class Plan:
         return f"about {in_words(self.stages)}" if self.stages else ""
 
     @property
+    def largest(self) -> dict[str, Largest]:
+        """The largest batch, row and model that fit here with the other settings as they are."""
+        return largest(self)
+
+    @property
     def costs(self) -> list[str]:
         """What the run takes, a sentence each: memory with its parts, tokens, time and energy."""
         return list(costs_in_words(self))
@@ -238,7 +244,7 @@ class Plan:
         if not self.total_steps:
             return plan
         a_step = found.step_seconds(self.config.training.gradient_accumulation_steps)
-        stages = self.stages | {"training": round(a_step * self.total_steps, 1)}
+        stages = self.stages | {"training": round(a_step * self.total_steps, 2)}
         others = sum(stages.values()) - stages["training"]
         low, high = (
             stages["training"] * (1 + part * PROBED_TIME) + others * (1 + part * TIME_MARGIN)
@@ -763,17 +769,28 @@ def _too_large(plan: Plan) -> Problem:
             config, {"peft.method": "lora", "quantization.load_in_4bit": True}
         )
         ways.append(("Use QLoRA with batch 1 and checkpointing (PEFT Studio)", single | in_4_bits))
-    fix, changes = next(
-        (way for way in ways if _needed(plan, way[1]) <= plan.free_memory_bytes),
-        ("Choose a smaller model, or a device with more memory", {}),
-    )
-    return warning(
+    fitting = [
+        (f"{words}, about {size(needed)}", changes)
+        for words, changes in ways
+        if (needed := _needed(plan, changes)) <= plan.free_memory_bytes
+    ][:_WAYS_OFFERED]
+    if not fitting:
+        fitting = [("Choose a smaller model, or a device with more memory", {})]
+    (first, changes), *others = fitting
+    fix = "; or ".join([first, *(f"{words[0].lower()}{words[1:]}" for words, _ in others)])
+    # Within the uncertainty of the estimate it may fit after all.
+    is_certain = plan.ranges["memory_bytes"][0] > plan.free_memory_bytes
+    return error(
         "training.per_device_train_batch_size",
         f"needs about {size(plan.memory_bytes)}, but {plan.device.value} has "
         f"{size(plan.free_memory_bytes)} free.",
         f"{fix}.",
         changes,
+        level="error" if is_certain else "warning",
     )
+
+
+_WAYS_OFFERED = 3
 
 
 def _needed(plan: Plan, changes: dict[str, Any]) -> float:

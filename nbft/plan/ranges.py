@@ -190,11 +190,21 @@ def costs_in_words(plan: Plan) -> Iterator[str]:
         lowest, highest = (duration(end) for end in plan.ranges["seconds"])
         yield f"Time: {plan.time} ({lowest} to {highest} in all)."
     if energy := plan.ranges.get("energy_kwh"):
-        lowest, highest = map(number, energy)
-        yield f"Energy: {lowest} to {highest} kWh."
+        yield f"Energy: {energy_in_words(energy)}."
     if plan.cost_usd and plan.cost_usd[1]:
         lowest, highest = (f"{end:.2f}" for end in plan.cost_usd)
         yield f"Cost: {lowest} to {highest} USD."
+
+
+def energy_in_words(kwh: Range) -> str:
+    """Say an energy, a small one in watt-hours.
+
+    >>> energy_in_words((0.0002, 0.001)), energy_in_words((1.5, 3.0))
+    ('0.2 to 1 Wh', '1.5 to 3 kWh')
+    """
+    factor, unit = (1000, "Wh") if kwh[1] < 1 else (1, "kWh")
+    lowest, highest = (number(end * factor) for end in kwh)
+    return f"{lowest} to {highest} {unit}"
 
 
 def parts_in_words(parts: Mapping[str, int]) -> str:

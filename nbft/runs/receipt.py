@@ -12,9 +12,9 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.events import number as as_number
-from nbft.formatting import count, duration, number, size
+from nbft.formatting import count, duration, size
 from nbft.hardware import available_devices
-from nbft.plan.ranges import energy_kwh, power_watts
+from nbft.plan.ranges import energy_in_words, energy_kwh, power_watts
 from nbft.plan.training_checks import cost_usd
 from nbft.runs.files import read_plan
 from nbft.runs.state import RunState
@@ -72,8 +72,7 @@ class Receipt:
         if self.memory_bytes is not None:
             yield "Peak memory", size(self.memory_bytes), planned("memory_bytes", size)
         if self.energy_kwh is not None:
-            lowest, highest = map(number, self.energy_kwh)
-            yield "Energy (estimated)", f"{lowest} to {highest} kWh", ""
+            yield "Energy (estimated)", energy_in_words(self.energy_kwh), ""
         if self.cost_usd is not None and self.cost_usd[1]:
             lowest, highest = (f"{end:.2f}" for end in self.cost_usd)
             yield "Cost", lowest if lowest == highest else f"{lowest} to {highest}", ""
