@@ -238,7 +238,8 @@ class Plan:
         typical += lengths[-1:] * (len(fullest) - len(typical))
         found = probe_step(self.config, fullest, typical)
         parts = probed_parts(self.memory_parts, found)
-        plan = self._with_memory(parts, "probe", "Memory and time are those of real steps.")
+        plan = self._with_memory(parts, "probe", "")
+        plan.assumptions[:] = ["Memory and time are those of a few real steps."]
         low, high = (found.peak_bytes * (1 + part) for part in (-PROBED_MEMORY, PROBED_MEMORY))
         plan.ranges["memory_bytes"] = low, high
         if not self.total_steps:
@@ -251,7 +252,17 @@ class Plan:
             for part in (-1, 1)
         )
         plan.ranges["seconds"] = low, high
-        return replace(plan, stages=stages, seconds=round(sum(stages.values())))
+        device, total = self.device.value, sum(stages.values())
+        if watts := power_watts(device, available_devices().get(device, "")):
+            plan.ranges["energy_kwh"] = energy_kwh((low, high), watts)
+        cost = cost_usd(self.config, total)
+        return replace(
+            plan,
+            stages=stages,
+            seconds=round(total),
+            energy_kwh=sum(plan.ranges.get("energy_kwh", ())) / 2 or None,
+            cost_usd=cost,
+        )
 
     def _check_rehearsal(self, done: str) -> None:
         """Refuse what cannot be run in a process of its own, or may not be."""

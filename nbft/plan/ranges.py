@@ -209,7 +209,9 @@ def energy_in_words(kwh: Range) -> str:
     ('0.2 to 1 Wh', '1.5 to 3 kWh')
     """
     factor, unit = (1000, "Wh") if kwh[1] < 1 else (1, "kWh")
-    lowest, highest = (number(end * factor) for end in kwh)
+    lowest, highest = (
+        f"{end * factor:.2g}" if end * factor < 99.5 else f"{end * factor:,.0f}" for end in kwh
+    )
     return f"{lowest} to {highest} {unit}"
 
 

@@ -92,6 +92,9 @@ def test_a_probe_plans_by_what_steps_took(plan, monkeypatch):
     assert probed.stages["training"] == pytest.approx(a_step * plan.total_steps)
     assert probed.seconds == round(sum(probed.stages.values()))
     assert probed.memory_source == "probe"
+    assert probed.assumptions == ["Memory and time are those of a few real steps."]
+    longer = probed.ranges["seconds"][1] / plan.ranges["seconds"][1]
+    assert probed.ranges["energy_kwh"][1] == pytest.approx(plan.ranges["energy_kwh"][1] * longer)
 
 
 def test_a_config_that_cannot_run_is_not_probed(tiny_model):
