@@ -17,9 +17,11 @@ from nbft.config import Config, io
 from nbft.data.examples import Examples
 from nbft.data.lengths import KEPT_SHARES, enough_for
 from nbft.data.ready import READY
-from nbft.data.sources import FORMATS
+from nbft.data.sources import FORMATS, spread
 from nbft.decisions import choose_device
 from nbft.errors import NbftError
+from nbft.evaluate.final_number import states_number
+from nbft.evaluate.forecast import metrics_of, reference_of
 from nbft.formatting import count, size
 from nbft.hardware import Choice, free_memory_bytes, has_bfloat16
 from nbft.methods import Method as TrainingMethod
@@ -52,6 +54,9 @@ _ACTIVATIONS_BYTES = 2 * 2**30
 _ROWS_PER_STEP = 16
 _USUAL_ROWS_PER_STEP = (8, 32)
 _SHORTEST_TOKENS = 128  # a shorter limit saves nothing: batches are padded to their longest row
+_SHORT_CHARS = 100  # a sentence
+_ROWS_LOOKED_AT = 200
+_MOSTLY = 0.95
 _BUNDLED = "grammar"
 _BUNDLED_ROWS = 1000
 
@@ -268,6 +273,30 @@ def epochs(rows: int | None) -> Question:
     if rows < 5_000:
         epochs, usual, why = 3, (2, 5), "a small dataset needs 2 to 5 passes over it"
     return Question(path, epochs, f"{count(rows, 'row')} to train on: {why}.", usual)
+
+
+def metrics(config: Config) -> Question:
+    """Return what to measure of the answers to held-out rows; None if their dataset says it."""
+    from nbft.plan.plan import read_examples  # here, because the plan takes advice itself
+
+    path = "evaluation.metrics"
+    unset = config.apply({path: None})
+    if metrics_of(unset):
+        return Question(path, None, "Those that suit the dataset.")
+    try:
+        rows = read_examples(unset, "validation", None)[0]
+    except NbftError as error:
+        return Question(path, None, str(error))
+    wanted = [reference_of(rows[n]) for n in spread(len(rows), _ROWS_LOOKED_AT).tolist()]
+    short = [len(text) <= _SHORT_CHARS and "\n" not in text for text in wanted]
+    if not wanted:
+        return Question(path, None, "No rows are held out.")
+    if all(map(states_number, wanted)):
+        return Question(path, ["exact_match"], "the wanted answers state a number.")
+    if sum(short) >= _MOSTLY * len(short):
+        return Question(path, ["exact_match"], "the wanted answers are short.")
+    why = "the wanted answers are long, so there is more than one right wording."
+    return Question(path, ["perplexity"], why)
 
 
 def _rate(method: str, parameters: int) -> Question:

@@ -18,6 +18,7 @@ refused, cancelled, or silent for a minute. The state shown is kept in traits.
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 import shutil
@@ -373,7 +374,8 @@ class FileField(Field):
         self._config = config
         self._kept = ""
         super().__init__(*field)
-        self.columns = Columns(self._kit, self.path.rpartition(".")[0], on_columns)
+        on_sheet = functools.partial(self._on_fix, self.path)
+        self.columns = Columns(self._kit, self.path.rpartition(".")[0], on_columns, on_sheet)
         self.control.observe(self._forget, "value")
 
     def _make_note(self, html: str) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from ..workbooks import write_xlsx  # noqa: TID252
 from .conftest import READY, Notebook, Server, Theme
 
 # A run without a model: what is asked here is how people get to it.
@@ -80,14 +81,24 @@ def questions(tmp_path: Path) -> Path:
     return path
 
 
+WORDS = [
+    ["german word", "hint", "english_meaning"],
+    *([f"Wort {n}", "a noun" if n % 2 else "", f"word {n}"] for n in range(80)),
+]
+
+
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
     path = tmp_path / "words.csv"
     with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["german word", "hint", "english_meaning"])
-        table.writerows([f"Wort {n}", "a noun" if n % 2 else "", f"word {n}"] for n in range(80))
+        csv.writer(file).writerows(WORDS)
     return path
+
+
+@pytest.fixture
+def workbook(tmp_path: Path) -> Path:
+    notes = [["Pupil", "Mark"], *([f"Pupil {n}", n % 6 + 1] for n in range(25))]
+    return Path(write_xlsx(tmp_path / "class.xlsx", {"Marks": notes, "Words": WORDS}))
 
 
 THEMES = pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 700)])
@@ -147,6 +158,32 @@ def test_a_table_with_odd_columns(
     expect(columns.get_by_role("listitem").first).to_contain_text("Wort 0⏎")
     held_out_rows_are_of(notebook, "words.csv")
     notebook.screenshot(f"own-table-{theme}-{width}", form)
+    person.trains(form)
+    assert person.actions <= 8
+
+
+@THEMES
+def test_a_workbook_with_two_sheets(
+    person: Person,
+    notebook: Notebook,
+    workbook: Path,
+    theme: Theme,
+    width: int,
+    axe: Callable[[Locator], list[str]],
+) -> None:
+    form = person.opens_the_form(theme, width)
+    person.chooses(form, workbook)
+    columns = form.locator(".nbft-columns")
+    expect(columns).to_contain_text("The sheet “Marks” is read.", timeout=30_000)
+    person.picks(form, "Sheet", "Words")
+    expect(columns).to_contain_text("80 rows with the columns german word", timeout=30_000)
+    notebook.page.set_viewport_size({"width": width, "height": 2000})
+    notebook.screenshot(f"own-workbook-{theme}-{width}", form)
+    assert axe(form) == []
+    person.picks(form, "Further text", "–")
+    person.clicks(columns.get_by_role("button", name="Use these columns"))
+    expect(columns).to_contain_text("german word is the prompt, english_meaning the answer")
+    held_out_rows_are_of(notebook, "class.xlsx")
     person.trains(form)
     assert person.actions <= 8
 
