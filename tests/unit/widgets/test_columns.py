@@ -359,7 +359,7 @@ def test_a_sheet_of_a_workbook_is_chosen_from_a_list(tmp_path: Path) -> None:
     columns._sheet.value = "Words"
     assert form.config.data.train.datasets[0].subset == "Words"
     assert form.config.data.train.datasets[0].prompt_template is None, "that of the former sheet"
-    assert "30 rows with the columns german word and meaning." in said(columns)
+    assert "30 rows with the columns german word, meaning." in said(columns)
     columns._use.click()
     assert first(form)[0].startswith("Wort ")
     columns._sheet.value = ""
