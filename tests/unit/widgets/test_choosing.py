@@ -94,6 +94,21 @@ def test_folders_lead_to_files(form: Form) -> None:
     assert "mine.jsonl" in titles(chooser)
 
 
+def test_a_path_of_jupyterlabs_own_dialog(form: Form) -> None:
+    chooser = opened(form, PATH)
+    assert ".csv" in chooser.endings
+    send(chooser, type="path", path=f"{Path.cwd()}/nowhere.csv")
+    assert "is not on the machine of the kernel" in chooser.said
+    send(chooser, type="path", path=str(Path.cwd() / "lesson"))
+    assert titles(chooser) == ["..", "other.csv"], "a folder is gone to"
+    send(chooser, type="path", path=f"{Path.cwd()}/lesson/other.csv")
+    assert form.config.data.train.datasets[0].path == str(Path("lesson", "other.csv"))
+    models = opened(form, MODEL)
+    assert models.endings == []
+    send(models, type="path", path=str(Path.cwd() / "lesson"))
+    assert form.config.model.model_name == "smollm2-135m"
+
+
 def test_rows_are_shown_before_choosing(form: Form) -> None:
     chooser = opened(form, DATASET)
     number = titles(chooser).index("mine.jsonl")
