@@ -16,7 +16,7 @@ from nbft.config import Config
 from nbft.hardware import Choice, available_devices, has_bfloat16
 from nbft.methods import method_of
 from nbft.models.adapters import FoundAdapter, adapter_of, base_name
-from nbft.models.find import find_local
+from nbft.models.find import find_described
 from nbft.models.targets import trains_head
 
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
@@ -91,11 +91,10 @@ def decide(config: Config, model: Path | None = None) -> Decisions:
 
     Args:
         config: The config.
-        model: Folder of the base model; looked for on this machine when None.
+        model: Folder of the base model; looked for when None.
     """
     if model is None:
-        found = find_local(base_name(config), config.model.model_revision)
-        model = found.path if found else None
+        model = find_described(base_name(config), config.model.model_revision)
     device = choose_device(config)
     dtype = choose_dtype(config, device.value)
     mixed_precision = choose_mixed_precision(config, device.value, dtype.value)

@@ -11,10 +11,11 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.config.data import Dataset
+from nbft.config.io import resolve
 from nbft.data import formats, roles
 from nbft.data.examples import load_examples, preview
 from nbft.data.roles import Roles
-from nbft.data.sources import columns_of, load_rows, remarks_of, resolve, spread
+from nbft.data.sources import columns_of, load_rows, remarks_of, spread
 from nbft.data.tables import sheets_of
 from nbft.errors import DataError
 from nbft.formatting import count, listed

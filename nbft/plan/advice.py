@@ -26,7 +26,7 @@ from nbft.formatting import count, size
 from nbft.hardware import Choice, free_memory_bytes, has_bfloat16
 from nbft.methods import Method as TrainingMethod
 from nbft.methods import method_of
-from nbft.models.find import find_local, find_tokenizer
+from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.plan.memory import model_shape
 
 Method = Literal["full", "lora", "qlora"]
@@ -141,13 +141,13 @@ def this_machine(config: Config | None = None) -> Machine:
 
 
 def parameters_of(model_name: str) -> int | None:
-    """Return a model's parameters: counted if it is on this machine, else read from its name.
+    """Return a model's parameters: counted if it is known here, else read from its name.
 
     >>> parameters_of("someone/Model-7B-Instruct"), parameters_of("a/b")
     (7000000000, None)
     """
-    model = find_local(model_name)
-    if model and (shape := model_shape(model.path)):
+    model = find_described(model_name)
+    if model and (shape := model_shape(model)):
         return shape.parameters
     match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", model_name.lower())
     return round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) if match else None

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, SHORT_ROW_TOKE
 from nbft.hardware import has_bfloat16
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
-from nbft.models.find import find_local
+from nbft.models.find import find_described
 from nbft.models.freezing import frozen_pattern, unfrozen_pattern
 from nbft.models.targets import Layers
 from nbft.reading import cached_by_stamp
@@ -77,7 +77,8 @@ def model_shape(folder: Path) -> Shape | None:
     """Read a model's shape from its files, or return None where they do not contain it."""
     try:
         about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shapes = tensor_shapes(folder)
+        has_files = any(folder.glob("*.safetensors"))
+        shapes = tensor_shapes(folder) if has_files else _llama_shapes(about)
         if not shapes:
             return None
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -140,6 +141,40 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return {}
     return shapes
+
+
+def _llama_shapes(about: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the shape of every tensor of a Llama by its config.json; {} for other models.
+
+    Source: transformers, models/llama/modeling_llama.py.
+    """
+    if about.get("model_type") != "llama" or about.get("attention_bias") or about.get("mlp_bias"):
+        return {}
+    width, inner = about["hidden_size"], about["intermediate_size"]
+    heads = about["num_attention_heads"]
+    head = about.get("head_dim") or width // heads
+    queries, keys = heads * head, (about.get("num_key_value_heads") or heads) * head
+    layer = {
+        "input_layernorm": [width],
+        "self_attn.q_proj": [queries, width],
+        "self_attn.k_proj": [keys, width],
+        "self_attn.v_proj": [keys, width],
+        "self_attn.o_proj": [width, queries],
+        "post_attention_layernorm": [width],
+        "mlp.gate_proj": [inner, width],
+        "mlp.up_proj": [inner, width],
+        "mlp.down_proj": [width, inner],
+    }
+    shapes = {
+        f"model.layers.{n}.{name}.weight": shape
+        for n in range(about["num_hidden_layers"])
+        for name, shape in layer.items()
+    }
+    table = [about["vocab_size"], width]
+    ends = {"model.embed_tokens.weight": table, "model.norm.weight": [width]}
+    if not about.get("tie_word_embeddings"):
+        ends["lm_head.weight"] = table
+    return shapes | ends
 
 
 def adapter_parameters(layers: Iterable[tuple[int, int]], r: int) -> int:
@@ -224,8 +259,8 @@ def file_layers(config: Config) -> Layers | None:
     """Return the layers of a config's model as its files name them; None where they do not tell."""
     if config.model.model_type != "hf":
         return None
-    found = find_local(base_name(config), config.model.model_revision)
-    shape = model_shape(found.path) if found else None
+    folder = find_described(base_name(config), config.model.model_revision)
+    shape = model_shape(folder) if folder else None
     return layers_of_shape(shape) if shape else None
 
 

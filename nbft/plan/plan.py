@@ -30,7 +30,7 @@ from nbft.hardware import Choice, free_memory_bytes, other_use
 from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
-from nbft.models.find import find_local, find_tokenizer
+from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.models.templates import chosen_template, model_template, special_tokens
 from nbft.plan import schedule
 from nbft.plan.checks import check
@@ -180,12 +180,15 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     blocked = forbidden(config, folder)
     given, config = config, _without_components(config, blocked)
     found = find_local(base_name(config), config.model.model_revision)
-    model = found.path if found else None
-    tokenizer = find_tokenizer(config.model, model)
+    tokenizer = find_tokenizer(config.model, found.path if found else None)
+    model = find_described(base_name(config), config.model.model_revision)
     method, decisions = method_of(config), decide(config, model)
     device = decisions.device
     problems = [code.problem for code in blocked]
     remarks = [*model_remarks(config), *adapter_remarks(config, decisions)]
+    if model and not found:
+        name = config.model.model_name
+        remarks.append(f"{name} is downloaded first, once; the time does not include that.")
     examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
         try:

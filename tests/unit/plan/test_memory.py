@@ -1,5 +1,6 @@
 """Counts of parameters are PEFT's own, without loading the model."""
 
+import dataclasses
 import json
 
 import pytest
@@ -66,6 +67,15 @@ def test_a_head_that_is_the_embeddings_counts_once(tiny_model, tmp_path):
     about = json.loads((tiny_model / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(about))
     assert model_shape(tmp_path).parameters == model_shape(tiny_model).parameters
+
+
+def test_a_llama_without_weights_is_counted_by_its_config(tiny_model, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    by_config, by_files = model_shape(tmp_path), model_shape(tiny_model)
+    for name in (field.name for field in dataclasses.fields(by_files)):
+        ours, theirs = getattr(by_config, name), getattr(by_files, name)
+        is_list = isinstance(theirs, tuple)
+        assert (sorted(ours) if is_list else ours) == (sorted(theirs) if is_list else theirs), name
 
 
 def test_a_count_by_hand():
