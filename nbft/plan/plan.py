@@ -26,7 +26,7 @@ from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import DataError, NbftError, Problem
 from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
-from nbft.hardware import Choice, free_memory_bytes, other_use
+from nbft.hardware import Choice, assumptions, free_memory_bytes, other_use
 from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
@@ -185,7 +185,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     method, decisions = method_of(config), decide(config, model)
     device = decisions.device
     problems = [code.problem for code in blocked]
-    remarks = [*model_remarks(config), *adapter_remarks(config, decisions)]
+    remarks = [*assumptions(device.value), *model_remarks(config)]
+    remarks += adapter_remarks(config, decisions)
     examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
         try:
