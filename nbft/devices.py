@@ -350,25 +350,44 @@ class Cuda(Device):
 
     def found(self) -> str:
         """Ask torch if it is loaded, else the driver."""
+        if self.why_unusable():
+            return ""
         if torch := _torch():
             there = torch.cuda.is_available()
             return f"{torch.cuda.get_device_name(0)} was found" if there else ""
         seen = gpus()
-        return f"{seen[0].name} was found" if seen and not self.why_unusable() else ""
+        return f"{seen[0].name} was found" if seen else ""
 
     def why_unusable(self) -> str:
         """Say why PyTorch cannot use a GPU that is there; "" if it can, or if there is none."""
         nvidia = nvidia_gpus()
         needed = "cuda" if nvidia else "hip"
         seen, builds = nvidia or gpus(), torch_builds()
-        if not seen or not builds or needed in builds:
+        if not seen or not builds:
             return ""
+        if needed in builds:
+            return _too_old(seen[0], builds["cuda"]) if nvidia else ""
         named = {"cuda": "CUDA", "hip": "ROCm", "xpu": "Intel GPUs", "cpu": "CPUs"}
         built = ", ".join(named[build] for build in builds)
         return (
             f"{seen[0].name} cannot be used: the installed PyTorch is built for {built}, "
             f"not for {named[needed]}"
         )
+
+
+def _too_old(gpu: Gpu, cuda: str) -> str:
+    """Say that a build of PyTorch has no kernels for an NVIDIA GPU; "" if it has.
+
+    Source: PyTorch's releases 2.8 and later, github.com/pytorch/pytorch/issues/157517 and 172352.
+    """
+    major, minor = (int(part) for part in (*cuda.split("."), "0")[:2])
+    least = (7, 5) if major >= 13 else (7, 0) if (major, minor) >= (12, 8) else (0, 0)
+    if gpu.capability >= least:
+        return ""
+    return (
+        f"{gpu.name} cannot be used: PyTorch built for CUDA {cuda} has no kernels for compute "
+        f"capability {gpu.capability[0]}.{gpu.capability[1]}; install a build for CUDA 12.6"
+    )
 
 
 class Xpu(Device):

@@ -44,7 +44,7 @@ from nbft.plan.memory import (
     training_seconds,
     weight_bytes,
 )
-from nbft.plan.model_checks import adapter_remarks, model_remarks
+from nbft.plan.model_checks import QUANTISING, adapter_remarks, model_remarks
 from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
 from nbft.plan.rates import with_its_rate
 from nbft.plan.stages import in_words, stage_seconds
@@ -586,7 +586,7 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
             single,
         ),
     ]
-    if is_installed("bitsandbytes"):
+    if is_installed("bitsandbytes") and plan.device.value in QUANTISING:
         in_4_bits = with_its_rate(
             config, {"peft.method": "lora", "quantization.load_in_4bit": True}
         )
