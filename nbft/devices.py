@@ -5,6 +5,7 @@ Called by `nbft.hardware`, the worker and its launchers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -253,6 +254,11 @@ def amd_gpus(root: Path = Path("/sys/class")) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
+def has_intel_gpu(root: Path = Path("/sys/class")) -> bool:
+    """Whether the system lists a graphics card of Intel."""
+    return any(_text(path).strip() == "0x8086" for path in root.glob("drm/card*/device/vendor"))
+
+
 def _number_of_node(path: Path) -> int:
     return int(path.parent.name) if path.parent.name.isdigit() else -1
 
@@ -396,10 +402,19 @@ class Xpu(Device):
     backend = "xccl"
 
     def found(self) -> str:
-        """Ask torch if it is loaded."""
-        torch = _torch()
-        there = torch and getattr(torch, "xpu", None) is not None and torch.xpu.is_available()
+        """Ask torch if it is loaded, else the system; PyTorch must be built for it."""
+        if torch := _torch():
+            there = getattr(torch, "xpu", None) is not None and torch.xpu.is_available()
+        else:
+            there = "xpu" in torch_builds() and has_intel_gpu()
         return "an Intel GPU was found" if there else ""
+
+    def free_memory_bytes(self) -> int | None:
+        """Ask torch if it is loaded; some drivers do not report it."""
+        with contextlib.suppress(AttributeError, RuntimeError):
+            if self.found() and (torch := _torch()):
+                return int(torch.xpu.mem_get_info()[0])
+        return None
 
 
 class Mps(Device):

@@ -38,7 +38,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """A machine to plan for.
 
     Attributes:
@@ -58,12 +58,12 @@ class Machine:
     macos: int = 0
 
 
-_other: contextvars.ContextVar[Machine | None] = contextvars.ContextVar("_other", default=None)
+_other: contextvars.ContextVar[Hardware | None] = contextvars.ContextVar("_other", default=None)
 """The machine that is planned for; None for this one."""
 
 
 @contextlib.contextmanager
-def planning_for(machine: Machine) -> Iterator[None]:
+def planning_for(machine: Hardware) -> Iterator[None]:
     """Let everything in this module describe another machine."""
     token = _other.set(machine)
     try:
@@ -107,9 +107,14 @@ def why_no_gpu() -> str:
 
 def assumptions(device: str) -> list[str]:
     """Return what the system does not report of a device and what is assumed instead; sentences."""
-    if device != "cuda" or _cuda() is not None:
-        return []
-    return [gpu.assumed for gpu in _gpus()[:1] if gpu.assumed]
+    if device == "xpu" and _other.get() is None and device_of(device).free_memory_bytes() is None:
+        return [
+            (
+                "The system does not report the free memory of the Intel GPU; that of the machine is "
+                "assumed."
+            )
+        ]
+    return [gpu.assumed for gpu in _gpus()[:1] if gpu.assumed and device == "cuda"]
 
 
 def _gpus() -> tuple[devices.Gpu, ...]:
@@ -203,10 +208,12 @@ def free_memory_bytes(device: str) -> int:
     if (other := _other.get()) is not None:
         return other.gpus[0].free_bytes if device != "cpu" and other.gpus else other.free_bytes
     if device == "cuda":
-        if cuda := _cuda():
-            return int(cuda.mem_get_info()[0])
-        if seen := devices.gpus():
+        cuda = _cuda()
+        is_running = cuda is not None and cuda.is_initialized()  # to ask torch would start CUDA
+        if not is_running and (seen := devices.gpus()):
             return seen[0].free_bytes
+        if cuda:
+            return int(cuda.mem_get_info()[0])
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)

@@ -20,7 +20,7 @@ from nbft.config import Config
 from nbft.decisions import PARTS, Decisions, adapter_dtype
 from nbft.devices import Gpu
 from nbft.formatting import size
-from nbft.hardware import Machine, planning_for
+from nbft.hardware import Hardware, planning_for
 from nbft.plan.memory import state_bytes
 from nbft.plan.plan import Plan, make_plan
 
@@ -29,12 +29,12 @@ _GB, _GIB = 10**9, 2**30
 
 def _machine(
     title: str, name: str, free_gib: float, capability: tuple[int, int], n: int = 1
-) -> Machine:
+) -> Hardware:
     gpus = (Gpu(name, round(free_gib * _GIB), capability),) * n
-    return Machine(title, 48 * _GIB, "cuda", gpus)
+    return Hardware(title, 48 * _GIB, "cuda", gpus)
 
 
-MACHINES: tuple[Machine, ...] = (
+MACHINES: tuple[Hardware, ...] = (
     _machine("Tesla T4, 16 GB (Colab)", "Tesla T4", 14.6, (7, 5)),
     _machine("Two Tesla T4, 16 GB each (Kaggle)", "Tesla T4", 14.6, (7, 5), 2),
     _machine("Tesla P100, 16 GB (Kaggle)", "Tesla P100-PCIE-16GB", 15.8, (6, 0)),
@@ -49,12 +49,12 @@ MACHINES: tuple[Machine, ...] = (
     _machine("H100, 80 GB", "NVIDIA H100 80GB HBM3", 78.7, (9, 0)),
     _machine("H200, 141 GB", "NVIDIA H200", 139.0, (9, 0)),
     _machine("MI300X, 192 GB (ROCm)", "AMD Instinct MI300X", 191.0, (9, 4)),
-    Machine("Arc A770, 16 GB", 24 * _GIB, "xpu", (Gpu("an Intel GPU", 15 * _GIB, (0, 0)),)),
-    Machine(
+    Hardware("Arc A770, 16 GB", 24 * _GIB, "xpu", (Gpu("an Intel GPU", 15 * _GIB, (0, 0)),)),
+    Hardware(
         "Apple M2, 16 GB", 10 * _GIB, "mps", (Gpu("an Apple GPU", 10 * _GIB, (0, 0)),), macos=14
     ),
-    Machine("Processor with 2 cores and 8 GB", 6 * _GIB, bfloat16="avx512_bf16"),
-    Machine("Binder, 2 GB", round(1.7 * _GIB)),
+    Hardware("Processor with 2 cores and 8 GB", 6 * _GIB, bfloat16="avx512_bf16"),
+    Hardware("Binder, 2 GB", round(1.7 * _GIB)),
 )
 """What of its memory is free on an otherwise idle machine is an assumption."""
 
@@ -132,7 +132,7 @@ _ROW_TOKENS, _BATCH = 512, 8
 
 
 @functools.cache
-def plans(machine: Machine) -> dict[tuple[str, str], Plan]:
+def plans(machine: Hardware) -> dict[tuple[str, str], Plan]:
     """Return the plan of each method and size on a machine."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, planning_for(machine):

@@ -14,7 +14,7 @@ import nbft
 from nbft.data.samples import sample_path
 from nbft.decisions import PARTS, decide
 from nbft.devices import Gpu
-from nbft.hardware import Choice, Machine, planning_for
+from nbft.hardware import Choice, Hardware, planning_for
 from nbft.training.fast.attention import NAME
 from nbft.training.fast.norm import use_lean_norms
 from nbft.training.rows import read_rows
@@ -318,7 +318,7 @@ def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config)
 def test_on_a_gpu_rows_attend_within_themselves_at_once_where_it_has_the_kernel(
     capability, choice, make_config
 ):
-    machine = Machine("a GPU", 2**34, "cuda", (Gpu("a GPU", 2**34, capability),))
+    machine = Hardware("a GPU", 2**34, "cuda", (Gpu("a GPU", 2**34, capability),))
     config = make_config(compute__device="cuda")
     with planning_for(machine):
         assert decide(config).parts["row_attention"] == choice

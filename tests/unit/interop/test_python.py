@@ -10,7 +10,7 @@ from nbft import registry
 from nbft.config import Config, presets, settings
 from nbft.data.examples import load_examples, stream_examples
 from nbft.devices import Gpu
-from nbft.hardware import Machine, planning_for
+from nbft.hardware import Hardware, planning_for
 from nbft.interop.absent import OF_NO_CONSEQUENCE, REASONS
 from nbft.interop.python import to_python
 
@@ -453,7 +453,7 @@ PATHS = [
 
 @pytest.mark.parametrize("setting", PATHS, ids=lambda setting: setting.path)
 def test_no_setting_is_left_out_of_the_cell_without_a_word(setting, empty_cache):
-    gpu = Machine("a GPU", 2**34, "cuda", (Gpu("NVIDIA L4", 2**34, (8, 9)),))
+    gpu = Hardware("a GPU", 2**34, "cuda", (Gpu("NVIDIA L4", 2**34, (8, 9)),))
     registry.collators.register("own")(lambda tokenizer: list)
     registry.models.register("own")(type)
     try:

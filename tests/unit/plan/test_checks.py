@@ -6,7 +6,7 @@ import pytest
 
 from nbft import devices
 from nbft.config import Config
-from nbft.hardware import Machine, planning_for
+from nbft.hardware import Hardware, planning_for
 from nbft.plan import checks
 from nbft.plan.checks import check
 
@@ -20,7 +20,7 @@ GPU = devices.Gpu("Tesla T4", 15 * 2**30, (7, 5))
 def machine(monkeypatch):
     """A machine with a GPU without bfloat16, whatever runs the test; no package is missing."""
     monkeypatch.setattr(checks, "is_installed", lambda _: True)
-    with planning_for(Machine("a T4", 12 * 2**30, "cuda", (GPU,))):
+    with planning_for(Hardware("a T4", 12 * 2**30, "cuda", (GPU,))):
         yield
 
 
