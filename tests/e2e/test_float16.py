@@ -100,7 +100,9 @@ def test_a_loss_that_is_no_number_is_reported(train, older_gpu, monkeypatch):
     monkeypatch.setattr(trainers, "build_trainer", poisoned)
     run = train(**STEPS, training__max_steps=5)
     assert run.status == "failed"
-    assert any("The loss is nan at step 1" in text for text in faults(run))
+    said = " ".join(faults(run))
+    assert "The loss is nan at step 1" in said
+    assert "Try model.dtype=float32. Expect finite numbers" in said
 
 
 def test_whole_layers_beside_the_adapter_are_trained_in_float32(train, older_gpu):
@@ -110,3 +112,31 @@ def test_whole_layers_beside_the_adapter_are_trained_in_float32(train, older_gpu
     parameters = older_gpu["trainer"].model.named_parameters()
     trained = {p.dtype for n, p in parameters if "input_layernorm.modules_to_save" in n}
     assert trained == {torch.float32}
+
+
+def test_a_resumed_run_has_the_losses_of_one_that_was_not_interrupted(train, older_gpu):
+    """The loss scale and how often it held are part of a checkpoint."""
+    asked = {**STEPS, "training__max_steps": 12, "precision__loss_scale": 2.0**24}
+    whole = train(**asked, checkpoint__save_steps=6)
+    scale = older_gpu["trainer"].accelerator.scaler.get_scale()
+    checkpoint = str(whole.path / "checkpoints" / "checkpoint-6")
+    again = train(**asked, training__resume_from_checkpoint=checkpoint)
+    assert older_gpu["trainer"].accelerator.scaler.get_scale() == scale < 2.0**24
+    assert losses(again) == losses(whole)[6:]
+
+
+def test_held_out_losses_and_samples_are_computed_as_in_training(train, older_gpu, monkeypatch):
+    asked = {**STEPS, "training__max_steps": 2, "evaluation__sample_count": 2}
+    asked |= {"evaluation__eval_strategy": "epoch", "precision__loss_scale": 1024.0}
+    half = train(**asked)
+    assert half.status == "completed"
+    assert faults(half) == []
+    monkeypatch.undo()
+    whole = train(**{**asked, "model__dtype": "float32", "precision__loss_scale": 65536.0})
+
+    def measured(run: nbft.Run) -> list[float]:
+        return [e["eval_loss"] for e in run.events() if e["event"] == "eval"]
+
+    assert measured(half) == pytest.approx(measured(whole), rel=1e-4)
+    assert len(measured(half)) > 1
+    assert any(e["event"] == "sample" for e in half.events())
