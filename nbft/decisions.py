@@ -133,14 +133,14 @@ def _of_several(config: Config, device: str) -> str:
     """Say which of several GPUs are used."""
     if (number := gpu_count(device)) < 2:
         return ""
-    if spreads_layers(config):
+    if config.model.device_map is not None:
         return f"; model.device_map spreads the layers over {number} of them"
-    return f"; one of {number} is used"
+    return "" if sees_all_gpus(config) else f"; one of {number} is used"
 
 
-def spreads_layers(config: Config) -> bool:
+def sees_all_gpus(config: Config) -> bool:
     """Whether a run asks for several GPUs; any other sees one."""
-    return config.model.device_map is not None
+    return config.model.device_map is not None or bool(config.distributed.engines())
 
 
 def choose_dtype(config: Config, device: str) -> Choice:

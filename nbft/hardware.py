@@ -87,7 +87,7 @@ def available_devices() -> dict[str, str]:
 def gpu_count(device: str) -> int:
     """Return how many GPUs of a kind this process may use; 0 where that is not known."""
     if (other := _other.get()) is not None:
-        return len(other.gpus)
+        return len(other.gpus) if device == other.device else 0
     if device != "cuda":
         return 0
     cuda = _cuda()
@@ -108,13 +108,10 @@ def why_no_gpu() -> str:
 def assumptions(device: str) -> list[str]:
     """Return what the system does not report of a device and what is assumed instead; sentences."""
     if device == "xpu" and _other.get() is None and device_of(device).free_memory_bytes() is None:
-        return [
-            (
-                "The system does not report the free memory of the Intel GPU; that of the machine is "
-                "assumed."
-            )
-        ]
-    return [gpu.assumed for gpu in _gpus()[:1] if gpu.assumed and device == "cuda"]
+        said = "The system does not report the free memory of the Intel GPU; that of the machine is"
+        return [f"{said} assumed."]
+    is_driver = device == "cuda" and _running_cuda() is None
+    return [gpu.assumed for gpu in _gpus()[:1] if gpu.assumed and is_driver]
 
 
 def _gpus() -> tuple[devices.Gpu, ...]:
@@ -139,6 +136,12 @@ def _cuda() -> Any:
         return None
     cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     return cuda if cuda is not None and cuda.is_available() else None
+
+
+def _running_cuda() -> Any:
+    """Return torch.cuda if it runs, or if no driver tells what it would; asking it starts it."""
+    cuda = _cuda()
+    return cuda if cuda and (cuda.is_initialized() or not devices.gpus()) else None
 
 
 def has_bfloat16(device: str) -> Choice:
@@ -168,7 +171,7 @@ def has_bfloat16(device: str) -> Choice:
 
 def compute_capability() -> tuple[int, int]:
     """Return the compute capability of the GPU that torch calls cuda; (0, 0) without one."""
-    if cuda := _cuda():
+    if cuda := _running_cuda():
         major, minor = cuda.get_device_capability(0)
         return major, minor
     seen = _gpus()
@@ -208,12 +211,10 @@ def free_memory_bytes(device: str) -> int:
     if (other := _other.get()) is not None:
         return other.gpus[0].free_bytes if device != "cpu" and other.gpus else other.free_bytes
     if device == "cuda":
-        cuda = _cuda()
-        is_running = cuda is not None and cuda.is_initialized()  # to ask torch would start CUDA
-        if not is_running and (seen := devices.gpus()):
-            return seen[0].free_bytes
-        if cuda:
+        if cuda := _running_cuda():
             return int(cuda.mem_get_info()[0])
+        if seen := devices.gpus():
+            return seen[0].free_bytes
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)

@@ -20,7 +20,7 @@ from nbft import events
 from nbft.access import inherit_all
 from nbft.atomic import replacing
 from nbft.config import Config
-from nbft.decisions import Decisions, decide, spreads_layers
+from nbft.decisions import Decisions, decide, sees_all_gpus
 from nbft.devices import see_one_gpu
 from nbft.hardware import available_devices, begin_peak, release_memory
 from nbft.methods import method_of
@@ -177,7 +177,7 @@ class _Loaded:
 def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     """Train and return the fields of the last event."""
     _expect_planned(job)
-    if owns_process and not spreads_layers(job.config):
+    if owns_process and not sees_all_gpus(job.config):
         see_one_gpu()
     job.say("Loading the libraries …")
     import_libraries(owns_process=owns_process)

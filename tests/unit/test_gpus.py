@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -274,3 +275,40 @@ def test_the_peak_of_a_run_is_its_own():
     del block
     hardware.begin_peak()
     assert hardware.peak_memory_bytes("cpu") < before - 300 * 2**20
+
+
+def test_torch_is_asked_once_cuda_runs(driver, monkeypatch):
+    """Before, to ask it would start CUDA, which takes memory on the GPU for the kernel's life."""
+    driver(TWO)
+    asked = []
+
+    class Cuda:
+        def is_available(self):
+            return True
+
+        def is_initialized(self):
+            return bool(asked)
+
+        def mem_get_info(self):
+            return 4321, 10_000
+
+        def get_device_capability(self, number):
+            return 9, 0
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=Cuda()))
+    assert hardware.free_memory_bytes("cuda") == 15000 * 2**20
+    assert hardware.compute_capability() == (7, 5)
+    asked.append(1)
+    assert hardware.free_memory_bytes("cuda") == 4321
+    assert hardware.compute_capability() == (9, 0)
+
+
+def test_a_processor_of_a_machine_with_gpus_is_one_device():
+    two = hardware.Hardware("two", GIB, "cuda", (devices.Gpu("T4", 2 * GIB, (7, 5)),) * 2)
+    with hardware.planning_for(two):
+        assert choose_device(Config(compute={"device": "cpu"})).reason == "set in the config"
+        assert hardware.free_memory_bytes("cpu") == GIB
+        assert hardware.free_memory_bytes("cuda") == 2 * GIB
+        chosen = choose_device(Config(compute={"device": "cuda"}))
+        assert chosen.reason == "set in the config; one of 2 is used"
+    assert "T4" not in str(hardware.available_devices())
