@@ -23,7 +23,7 @@ from nbft.errors import NbftError
 from nbft.evaluate.final_number import states_number
 from nbft.evaluate.forecast import metrics_of, reference_of
 from nbft.formatting import count, size
-from nbft.hardware import Choice, free_memory_bytes, has_bfloat16
+from nbft.hardware import Choice, free_memory_bytes, low_type
 from nbft.methods import Method as TrainingMethod
 from nbft.methods import method_of
 from nbft.models.find import find_described, find_local, find_tokenizer
@@ -68,12 +68,12 @@ class Machine:
     Attributes:
         device: Its device, with the reason.
         free_bytes: Free memory of the device.
-        has_bfloat16: Whether the device supports bfloat16.
+        has_16_bits: Whether it holds frozen weights in 16 bits.
     """
 
     device: Choice
     free_bytes: int
-    has_bfloat16: bool
+    has_16_bits: bool
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class Step:
 def this_machine(config: Config | None = None) -> Machine:
     """Describe this machine, with the device of a config or the best available one."""
     device = choose_device(config or Config())
-    has_16 = has_bfloat16(device.value).value == "yes"
-    return Machine(device, free_memory_bytes(device.value), has_16)
+    has_16_bits = bool(low_type(device.value).value)
+    return Machine(device, free_memory_bytes(device.value), has_16_bits)
 
 
 def parameters_of(model_name: str) -> int | None:
@@ -153,16 +153,16 @@ def parameters_of(model_name: str) -> int | None:
     return round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) if match else None
 
 
-def needed_bytes(method: str, parameters: int, *, has_bfloat16: bool) -> int:
+def needed_bytes(method: str, parameters: int, *, has_16_bits: bool) -> int:
     """Estimate the memory of a method in bytes, before the rows are known.
 
     Full: weights, gradients and two moments in float32. LoRA and similar: the weights plus 10%.
     QLoRA: half a byte per weight and the scales. Each with 2 GiB for activations and libraries.
 
-    >>> needed_bytes("full", 1_000_000_000, has_bfloat16=True) - 2 * 2**30
+    >>> needed_bytes("full", 1_000_000_000, has_16_bits=True) - 2 * 2**30
     16000000000
     """
-    a_weight = {"full": 16.0, "qlora": 0.65}.get(method, 2.2 if has_bfloat16 else 4.4)
+    a_weight = {"full": 16.0, "qlora": 0.65}.get(method, 2.2 if has_16_bits else 4.4)
     return round(parameters * a_weight) + _ACTIVATIONS_BYTES
 
 
@@ -191,7 +191,7 @@ def choose_method(wanted: str, parameters: int | None, machine: Machine) -> Choi
     if method == "full" and machine.device.value == "cpu":
         method, why = "lora", f"{why} on a GPU, but an adapter trains faster on a CPU"
     for name in METHODS[METHODS.index(method) :]:
-        needed = needed_bytes(name, parameters, has_bfloat16=machine.has_bfloat16)
+        needed = needed_bytes(name, parameters, has_16_bits=machine.has_16_bits)
         if needed <= machine.free_bytes:
             return Choice(
                 name, f"{why}; it needs about {size(needed)} of {size(machine.free_bytes)} free"
@@ -248,7 +248,7 @@ def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
         rank = max(1, int(answers["peft.r"]))
         why = "Scales what the adapter adds: the rank or twice the rank is usual."
         yield Question("peft.lora_alpha", 2 * rank, why, (rank, 2 * rank))
-    needed = needed_bytes(method, parameters, has_bfloat16=machine.has_bfloat16)
+    needed = needed_bytes(method, parameters, has_16_bits=machine.has_16_bits)
     is_tight = needed > machine.free_bytes / 2
     yield Question(
         "memory.gradient_checkpointing",

@@ -26,7 +26,7 @@ from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import DataError, NbftError, Problem
 from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
-from nbft.hardware import Choice, free_memory_bytes, other_use
+from nbft.hardware import Choice, assumptions, free_memory_bytes, other_use
 from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
@@ -44,7 +44,7 @@ from nbft.plan.memory import (
     training_seconds,
     weight_bytes,
 )
-from nbft.plan.model_checks import adapter_remarks, model_remarks
+from nbft.plan.model_checks import QUANTISING, adapter_remarks, model_remarks
 from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
 from nbft.plan.rates import with_its_rate
 from nbft.plan.stages import in_words, stage_seconds
@@ -185,7 +185,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     method, decisions = method_of(config), decide(config, model)
     device = decisions.device
     problems = [code.problem for code in blocked]
-    remarks = [*model_remarks(config), *adapter_remarks(config, decisions)]
+    remarks = [*assumptions(device.value), *model_remarks(config)]
+    remarks += adapter_remarks(config, decisions)
     if model and not found:
         name = config.model.model_name
         remarks.append(f"{name} is downloaded first, once; the time does not include that.")
@@ -588,7 +589,7 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
             single,
         ),
     ]
-    if is_installed("bitsandbytes"):
+    if is_installed("bitsandbytes") and plan.device.value in QUANTISING:
         in_4_bits = with_its_rate(
             config, {"peft.method": "lora", "quantization.load_in_4bit": True}
         )

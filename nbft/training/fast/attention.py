@@ -1,8 +1,8 @@
 """Attention of rows joined without padding, each within itself, without a mask of tokens by tokens.
 
 Registered with transformers as an attention implementation; the collator passes where rows begin
-(`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once; on a CPU rows are computed
-one by one. Padded batches, as in generation, use torch's own attention.
+(`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once; on a CPU, and on a GPU that
+is too old for it, rows are computed one by one. Padded batches, as in generation, use torch's own attention.
 
 Source: rows attend within themselves, as in FlashAttention's varlen functions (arXiv:2307.08691).
 """
@@ -72,11 +72,31 @@ def attend_within_rows(
         rows = query.to(dtype), key.to(dtype), value.to(dtype)
         return _by_varlen(rows, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
     rows = query, key, value
-    return _row_by_row(rows, scaling, sliding_window, cu_seq_lens_q.diff().tolist(), dropout), None
+    if query.is_cuda:
+        rows = _with_all_heads(rows)
+    return _row_by_row(rows, scaling, sliding_window, _lengths(cu_seq_lens_q), dropout), None
 
 
 _Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Queries [1, heads, s, d], keys and values [1, key heads, s, d]."""
+
+
+def _with_all_heads(rows: _Rows) -> _Rows:
+    """Repeat keys and values for each head that shares them.
+
+    Of torch's kernels for older GPUs only the one that keeps all scores takes fewer of them.
+    """
+    query, *others = rows
+    key, value = (p.repeat_interleave(query.shape[1] // p.shape[1], dim=1) for p in others)
+    return query, key, value
+
+
+def _lengths(begins: torch.Tensor) -> list[int]:
+    """Return the lengths of the rows of a batch, read once for all layers: to read waits for a GPU."""
+    known: Any = begins
+    if not hasattr(known, "row_lengths"):
+        known.row_lengths = begins.diff().tolist()
+    return list(known.row_lengths)
 
 
 def _row_by_row(
@@ -137,6 +157,8 @@ def _by_varlen(
 
 def _takes_varlen(query: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> bool:
     if not query.is_cuda or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    if torch.cuda.get_device_capability(query.device) < (8, 0):  # the plan says so
         return False
     return _is_sound(query.device, dtype, query.shape[1], key.shape[1], query.shape[-1])
 

@@ -5,9 +5,7 @@ import json
 
 import pytest
 
-from nbft import decisions
 from nbft.config import Config
-from nbft.hardware import Choice
 from nbft.plan.memory import (
     adapter_parameters,
     memory_bytes,
@@ -151,8 +149,7 @@ def memory(config, shape, device="cuda"):
     return memory_bytes(config, shape, [100] * 40, on(config, device, "float32"))
 
 
-def test_shares_of_attention_are_kept_on_a_cpu_and_not_by_flash_attention(tiny_model, monkeypatch):
-    monkeypatch.setattr(decisions, "has_bfloat16", lambda device: Choice("yes", "in this test"))
+def test_shares_of_attention_are_kept_on_a_cpu_and_not_by_flash_attention(tiny_model):
     shape = model_shape(tiny_model)
     used = Config(model={"model_name": str(tiny_model)}, data={"padding_free": True})
     unused = used.apply({"speed.row_attention": "off"})

@@ -11,7 +11,12 @@ from nbft.config.precision import OPERATORS
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
 from nbft.training.optim import OffloadedOptimizer
-from nbft.training.precision import OperatorLists, OwnPrecision, low_weights
+from nbft.training.precision import (
+    OperatorLists,
+    OwnPrecision,
+    low_weights,
+    use_scaled_float16,
+)
 
 A, B = torch.randn(4, 4), torch.randn(4, 4)
 
@@ -140,3 +145,31 @@ def test_what_is_written_in_place_or_to_a_place_arrives():
         torch.matmul(x, x, out=out)
     assert low.tolist() == [[4.0, 4.0]] * 2
     assert out.tolist() == [[2.0, 2.0]] * 2
+
+
+class Two(torch.nn.Module):
+    """Adds two large outputs, as layers do to what goes from one to the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(2, 4, dtype=torch.float16)
+        self.embed.weight.data.fill_(60_000)
+        self.added = torch.nn.Linear(4, 4, dtype=torch.float16).requires_grad_(False)
+        self.embed.requires_grad_(False)
+        self.added.bias.requires_grad_()
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def forward(self, ids):
+        hidden = self.embed(ids)
+        return hidden + hidden
+
+
+def test_sums_between_float16_layers_do_not_overflow():
+    model, ids = Two(), torch.tensor([1])
+    assert model(ids).isinf().all()
+    use_scaled_float16(model)
+    assert model(ids).tolist() == [[120_000.0] * 4]
+    assert model.added.weight.dtype == torch.float16
+    assert model.added.bias.dtype == torch.float32

@@ -130,3 +130,19 @@ def test_under_autocast_all_parts_come_in_16_bits(parts, monkeypatch):
         found = attend((query, key, value.bfloat16()))[0]
     assert seen == [torch.bfloat16] * 3
     assert found.dtype == torch.bfloat16
+
+
+def test_keys_of_all_heads_give_the_same(parts):
+    """As on a GPU that is too old for FlashAttention."""
+    shared = attend(parts)[0]
+    whole = attention._with_all_heads(tuple(parts))
+    assert {part.shape[1] for part in whole} == {6}
+    torch.testing.assert_close(attend(whole)[0], shared)
+
+
+def test_the_lengths_of_rows_are_read_once_for_all_layers(parts, monkeypatch):
+    begins, reads = BEGINS.clone(), []
+    diff = torch.Tensor.diff
+    monkeypatch.setattr(torch.Tensor, "diff", lambda self: reads.append(1) or diff(self))
+    assert attention._lengths(begins) == attention._lengths(begins) == [3, 9, 4]
+    assert len(reads) == 1
