@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -63,6 +63,7 @@ class Trained:
         tokens: Tokens of each step.
         losses: Loss of each step.
         is_float32: Whether everything was computed in float32, without autocast.
+        operators: Operators of the last step by part, if the task asks for them.
     """
 
     tokens_per_second: float
@@ -71,6 +72,7 @@ class Trained:
     tokens: tuple[int, ...]
     losses: tuple[float, ...]
     is_float32: bool
+    operators: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,7 @@ def _read(clock: dict[str, Any]) -> Trained:
         tuple(clock["tokens"]),
         tuple(clock["losses"]),
         clock["is_float32"],
+        clock["operators"],
     )
 
 

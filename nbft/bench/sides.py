@@ -72,6 +72,10 @@ def train_nbft(task: Task) -> None:
     from nbft.runs import Run
     from nbft.training.worker import work
 
+    if task.counts_operators:
+        from nbft.bench.operators import stand_in_for_gpu_kernels
+
+        stand_in_for_gpu_kernels()
     config = Config(
         model={"model_name": task.model, "dtype": task.dtype},
         precision={"mixed_precision": task.mixed_precision},
@@ -250,11 +254,11 @@ def main(name: str, path: str) -> None:
     """Train a task and print what the clock recorded, as JSON on the last line."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.disable(logging.WARNING)
-    clock = Clock()
+    task = Task.load(Path(path))
+    clock = Clock(counts_operators=task.counts_operators)
     if name == "unsloth":  # it patches transformers when imported, so it must come first
         importlib.import_module("unsloth")
     clock.install()
-    task = Task.load(Path(path))
     SIDES[name].train(task)
     sys.stdout.write(json.dumps(clock.record(task.device)) + "\n")
     sys.stdout.flush()

@@ -32,6 +32,7 @@ class Task:
         load_in_4bit: Whether the frozen weights are quantised to nf4.
         seed: Seed for the initial adapter weights.
         speed: Settings of nbft's fast path; defaults apply to those left out.
+        counts_operators: Whether to count the operators of the last step, as a GPU would run them.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Task:
     load_in_4bit: bool = False
     seed: int = 42
     speed: dict[str, Any] = field(default_factory=dict)
+    counts_operators: bool = False
 
     def save(self, path: Path) -> None:
         """Write the task as JSON."""
