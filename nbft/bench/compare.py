@@ -235,7 +235,9 @@ def _time_left(queue: Sequence[str], seconds: Mapping[str, float]) -> str:
     return f" {about} {duration(sum(seconds.get(name, mean) for name in queue))} left."
 
 
-def train_side(name: str, task: Task, python: str | None = None) -> Trained:
+def train_side(
+    name: str, task: Task, python: str | None = None, *, timeout_seconds: float | None = None
+) -> Trained:
     """Train one side in its own process.
 
     Args:
@@ -243,6 +245,7 @@ def train_side(name: str, task: Task, python: str | None = None) -> Trained:
         task: The task to train.
         python: Python of another environment, which gets a copy of this package; None uses this
             environment.
+        timeout_seconds: Time after which the process is ended; never if None.
 
     Raises:
         NbftError: It failed; the message is the last line of its output.
@@ -261,7 +264,11 @@ def train_side(name: str, task: Task, python: str | None = None) -> Trained:
                 text=True,
                 env=environment,
                 check=False,
+                timeout=timeout_seconds,
             )
+        except subprocess.TimeoutExpired:
+            why = f"{SIDES[name].name} was ended after {duration(timeout_seconds or 0)}."
+            raise NbftError(why) from None
         except OSError as error:
             raise NbftError(f"{python}: cannot be started ({error.strerror}).") from None
     if done.returncode:

@@ -100,7 +100,8 @@ def take_step(make_config, tmp_path):
             trainer.create_optimizer()
             for _ in range(2):
                 number = trainer._get_num_items_in_batch([batch], trainer.args.device)
-                loss = trainer.training_step(trainer.model, dict(batch), number)
+                with trainer.accelerator.autocast():
+                    loss = trainer.training_step(trainer.model, dict(batch), number)
                 before_the_end(loss)
                 trainer._track_num_input_tokens(batch)
                 trainer._clip_grad_norm(trainer.model)
