@@ -34,6 +34,9 @@ FAST_CHUNK_TOKENS = 256
 EXACT_CHUNK_TOKENS = 32
 """Tokens whose probabilities exist in float32 at a time: few enough to stay in the cache."""
 
+GPU_LOGITS_BYTES = 2**30
+"""Bytes of logits in float32 that exist at a time on a GPU; those in 16 bits come on top."""
+
 SHORT_ROW_TOKENS = 512
 """Rows up to this length use two matrix products: on a CPU torch's fused attention takes twice as
 long in bfloat16 (8 rows of 128 tokens, forward and backward: 27 ms instead of 13)."""
@@ -386,4 +389,6 @@ def _fused_lora(config: Config, mixed_precision: str, model: _Model) -> str:
 def _lean_norm(config: Config, device: str, model: _Model) -> str:
     if config.speed.lean_norm == "off":
         return _SET
-    return f"{device} has its own kernels" if device != "cpu" else model.untested
+    if device not in ("cpu", "cuda"):
+        return f"{device} has its own kernels"
+    return model.untested

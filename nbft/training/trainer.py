@@ -36,6 +36,7 @@ from nbft.runs.provenance import Provenance, Resumption
 from nbft.runs.requests import Unfinished
 from nbft.training.callbacks.stopping import EarlyStoppingCallback
 from nbft.training.fast.attention import use_row_attention
+from nbft.training.fast.batches import Measured
 from nbft.training.fast.head import use_loss_head
 from nbft.training.fast.lora import use_lean_adapters
 from nbft.training.fast.norm import use_lean_norms
@@ -223,6 +224,11 @@ def build_trainer(
     trainer.remove_callback(transformers.PrinterCallback)
     if config.data.collate_fn != "dynamic_padding":
         trainer.data_collator = registry.collators.get(config.data.collate_fn)(tokenizer)
+    trainer.data_collator = Measured(
+        trainer.data_collator,
+        rows=decisions.uses("row_attention"),
+        targets=_head(config, decisions) is not None,
+    )
     _finish_model(trainer, config, decisions)
     return trainer
 

@@ -185,6 +185,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     from nbft.models.load import quiet
     from nbft.training.callbacks.stopping import reason_of_end
     from nbft.training.callbacks.watching import WatchingCallback
+    from nbft.training.fast.attention import flash_refusal
     from nbft.training.trackers import Trackers
     from nbft.training.trainer import build_trainer
 
@@ -222,6 +223,10 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 begin=reporting.begin,
             )
             trackers.take(trainer)
+            if decisions.uses("row_attention") and (
+                why := flash_refusal(trainer.model, decisions.mixed_precision.value)
+            ):
+                job.warn(why)
             _report_prepared(job, loaded, trainer.model, resumption)
             job.room.requests.check()
             if config.training.do_train:

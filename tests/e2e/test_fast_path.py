@@ -355,3 +355,19 @@ def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_c
     cut = nbft.train(config.apply({"training.max_steps": 3}), show=False)
     cut.resume({"training.max_steps": -1}).wait()
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-5)
+
+
+def test_a_run_warns_when_flash_attention_is_refused(train, monkeypatch):
+    seen = []
+
+    def refuse(model, mixed_precision):
+        seen.append((model.device.type, mixed_precision))
+        return "FlashAttention is not used on this GPU: it is too old."
+
+    monkeypatch.setattr("nbft.training.fast.attention.flash_refusal", refuse)
+    run = train(training__max_steps=1, evaluation__sample_count=0)
+    warnings = [event["text"] for event in run.events() if event["event"] == "warning"]
+    assert "FlashAttention is not used on this GPU: it is too old." in warnings
+    assert seen == [("cpu", "no")]
+    train(speed__row_attention="off", training__max_steps=1, evaluation__sample_count=0)
+    assert len(seen) == 1
