@@ -2,7 +2,8 @@
 
 Registered with transformers as an attention implementation; the collator passes where rows begin
 (`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once; on a CPU, and on a GPU that
-is too old for it, rows are computed one by one. Padded batches, as in generation, use torch's own attention.
+is too old for it, rows are computed one by one. Padded batches, as in generation, use torch's own
+attention.
 
 Source: rows attend within themselves, as in FlashAttention's varlen functions (arXiv:2307.08691).
 """
