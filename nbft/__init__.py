@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nbft.interop.importer import import_file
     from nbft.launchers import submit, train, train_async
     from nbft.lesson import check_prediction
-    from nbft.plan import Plan, make_plan
+    from nbft.plan import Plan, make_plan, probe
     from nbft.runs import Run, attach, list_runs
     from nbft.runs.ask import ask, release_model
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
@@ -66,6 +66,7 @@ _MODULE_OF = {
     "list_runs": "nbft.runs",
     "make_plan": "nbft.plan",
     "presets": "nbft.config",
+    "probe": "nbft.plan",
     "release_model": "nbft.runs.ask",
     "score": "nbft.evaluate.metrics",
     "settings": "nbft.config",
@@ -101,6 +102,7 @@ __all__ = [
     "list_runs",
     "make_plan",
     "presets",
+    "probe",
     "release_model",
     "score",
     "settings",

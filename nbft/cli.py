@@ -32,6 +32,7 @@ from nbft.redaction import redact, redact_text
 
 if TYPE_CHECKING:
     from nbft.bench.task import Task
+    from nbft.plan import Plan
     from nbft.runs import Run
 
 
@@ -84,6 +85,9 @@ _AllowCode = Annotated[
     typer.Option("--allow-code", help="Consent to the code that the config names, once for each."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Simulate = Annotated[
+    bool, typer.Option("--simulate", help="Run the training step without data or memory.")
+]
 
 
 def _attached(run: str, folder: Path) -> Run:
@@ -657,6 +661,11 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
     config = _checked(file, overrides or [], allow_code=allow_code)
     with _progress_line():
         plan = make_plan(config, folder=file.absolute().parent)
+    _print_plan(plan)
+    typer.echo("Ready.")
+
+
+def _print_plan(plan: Plan) -> None:
     for remark in plan.remarks:
         typer.echo(f"Note: {remark}")
     typer.echo(
@@ -669,13 +678,34 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
         f"{count(plan.total_steps or 0, 'step')} of {count(plan.effective_batch_size, 'row')}, "
         f"{count(plan.train_rows or 0, 'training row')}, {count(plan.eval_rows or 0)} held out."
     )
-    if plan.memory_bytes:
-        typer.echo(
-            f"Memory: about {size(plan.memory_bytes)} of {size(plan.free_memory_bytes)} free."
-        )
-    if plan.time:
-        typer.echo(f"Time: {plan.time}.")
-    typer.echo("Ready.")
+    for sentence in plan.costs:
+        typer.echo(sentence)
+    for sentence in plan.assumptions:
+        typer.echo(f"Assumed: {sentence}")
+
+
+@app.command("plan")
+def plan_command(
+    file: _File, overrides: _Overrides = None, as_json: _Json = False, simulate: _Simulate = False
+) -> None:
+    """Show what a run will take: memory by part, steps, time, energy and money."""
+    from nbft.plan import make_plan
+    from nbft.plan.largest import in_words
+
+    config = Config.load(file, overrides or [])
+    with _progress_line():
+        plan = make_plan(config, folder=file.absolute().parent)
+        if simulate:
+            plan = plan.simulate()
+    if as_json:
+        typer.echo(json.dumps(plan.to_dict() | {"errors": [str(p) for p in plan.errors]}))
+    else:
+        _print_plan(plan)
+        if text := in_words(plan.largest):
+            typer.echo(text)
+        _print_problems(plan.problems)
+    if plan.errors:
+        raise typer.Exit(2)
 
 
 @config_app.command("new")

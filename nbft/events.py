@@ -60,9 +60,9 @@ KINDS = {
     "where the run paused by itself",
     "continued": "step",
     "cancelled": "step, seconds, stages",
-    "completed": "step, seconds, adapter (path relative to the run); stages: seconds of each stage "
-    "by its name in nbft.plan.stages",
-    "stopped": "step, seconds, stages, adapter; text: why, where no person asked for it, and what is saved",
+    "completed": "step, seconds, tokens (trained on), peak_bytes (most memory on the device), adapter "
+    "(path relative to the run); stages: seconds of each stage by its name in nbft.plan.stages",
+    "stopped": "step, seconds, tokens, peak_bytes, stages, adapter; text: why, where no person asked for it, and what is saved",
     "failed": "step, seconds, stages, problems (sentences), error (name of the exception), out_of_memory; fixes: words, "
     "changes and memory_bytes of what would need less memory",
 }
@@ -482,7 +482,7 @@ def _changes(value: Any) -> Any:
 _COUNTS = """step total_steps resumed_step warmup_steps rows eval_rows tokens longest trained_tokens
 trainable_parameters total_parameters pid namespace user commands_bytes max_new_tokens"""
 _NUMBERS = """time process_start_time seconds epoch loss eval_loss learning_rate grad_norm
-tokens_per_second memory_bytes seconds_left"""
+tokens_per_second memory_bytes peak_bytes seconds_left"""
 _TEXTS = """text kind stage device device_reason dtype dtype_reason model adapter path split command
 error host machine boot python"""
 _FIELDS: dict[str, Callable[[Any], Any]] = {

@@ -82,6 +82,38 @@ class Training(Section):
         ge=-1,
         source="transformers TrainingArguments.max_steps",
     )
+    max_seconds: float | None = setting(
+        label="Time budget",
+        help="Stop with a checkpoint after this much time, loading included; no limit when empty.",
+        unit="seconds",
+        gt=0,
+        source="nbft",
+        why="A run that is resumed has the whole budget again. Time in a pause does not count.",
+    )
+    max_tokens: int | None = setting(
+        label="Token budget",
+        help="Stop with a checkpoint after training on this many tokens; no limit when empty.",
+        unit="tokens",
+        ge=1,
+        source="nbft",
+    )
+    max_energy_kwh: float | None = setting(
+        label="Energy budget (kWh)",
+        help="Stop with a checkpoint after this much energy; no limit when empty.",
+        unit="kWh",
+        gt=0,
+        source="nbft",
+        why="Counted as time × the highest power of the device: its data sheet's for a listed GPU, "
+        "15 watts for each core that is used otherwise. Nothing is measured.",
+    )
+    max_cost_usd: float | None = setting(
+        label="Cost budget (USD)",
+        help="Stop with a checkpoint after this cost; no limit when empty.",
+        unit="USD",
+        gt=0,
+        source="nbft",
+        why="Counted as time × compute.price_usd_per_hour, which must be set.",
+    )
     per_device_train_batch_size: int = setting(
         4,
         label="Batch size per device",

@@ -763,7 +763,7 @@ _GIVE_TYPES_BACK = """for name, p in trainer.model.named_parameters():
 _SCALED_FLOAT16 = """for p in trainer.model.parameters():
     if p.requires_grad:  # gradients of float16 weights cannot be unscaled
         p.data = p.data.float()
-embeddings = trainer.model.get_input_embeddings()  # float16 sums between layers could overflow
+embeddings = trainer.model.get_input_embeddings()  # float16 sums of layers could overflow
 embeddings.register_forward_hook(lambda *call: call[-1].float())"""
 
 

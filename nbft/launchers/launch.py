@@ -141,7 +141,11 @@ def _take_over(run: Run) -> None:
 
 CHANGEABLE = ("logging.", "checkpoint.", "evaluation.", "tracking.", "callbacks.")
 _INTERRUPTED = ("stopped", "failed", "lost")
-_LENGTH = ("training.max_steps", "training.num_train_epochs", "training.stop_on_nan", CONSENT)
+_LENGTH = (
+    *("training.max_steps", "training.num_train_epochs", "training.stop_on_nan", CONSENT),
+    *("training.max_seconds", "training.max_tokens"),
+    *("training.max_energy_kwh", "training.max_cost_usd", "compute.price_usd_per_hour"),
+)
 
 
 def _change(run: Run, changes: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from nbft.pages.environment import render
 from nbft.redaction import redact, redact_text
 from nbft.runs import progress
 from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
+from nbft.runs.receipt import receipt
 from nbft.runs.state import RunState, read_state
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def _page(run: Path, config: Config, state: RunState) -> str:
         ],
         files=redact(_files(config)),
         rows=_rows(state.prepared),
+        receipt=receipt(run, config, state).rows,
         machine=_machine(state.started, state.prepared),
         cell=_cell(config),
         notes=progress.sentences(state.notes),

@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbft.plan.plan import Plan, make_plan
+    from nbft.plan.plan import Plan, make_plan, probe
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "probe"]
 
 
 def __getattr__(name: str) -> Any:

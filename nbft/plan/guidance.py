@@ -7,7 +7,7 @@ Where the guides disagree, the message says so. Advice is a warning and stops no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,19 +44,13 @@ _FEWEST_STEPS = 20
 """Steps below which a run hardly learns, whatever the rows."""
 
 
-def guidance(plan: Plan, needed_bytes: Callable[[Config], int]) -> Iterator[Problem]:
-    """Yield the advice of the guides that applies to a run.
-
-    Args:
-        plan: What the run will be.
-        needed_bytes: Estimates the memory of a changed config, where the plan has an estimate.
-    """
+def guidance(plan: Plan) -> Iterator[Problem]:
+    """Yield the advice of the guides that applies to a run."""
     for advice in (
         *(_method, _passes, _batch, _few_steps, _batch_rate, _schedule, _clipping),
-        *(_rank, _scaling, _ranges, _same_rows, _logging, _fp16, _workers, _very_slow),
+        *(_rank, _scaling, _ranges, _same_rows, _logging, _fp16, _workers, _very_slow, _slow),
     ):
         yield from with_values(advice(plan), plan.config)
-    yield from with_values(_slow(plan, needed_bytes), plan.config)
 
 
 def _method(plan: Plan) -> Iterator[Problem]:
@@ -351,13 +345,14 @@ def _workers(plan: Plan) -> Iterator[Problem]:
         )
 
 
-def _slow(plan: Plan, needed_bytes: Callable[[Config], int]) -> Iterator[Problem]:
+def _slow(plan: Plan) -> Iterator[Problem]:
     """Source: PEFT Studio, training too slow, which contradicts what it says of checkpointing."""
     if (plan.seconds or 0) < _SLOW_SECONDS or not plan.config.memory.gradient_checkpointing:
         return
     without = {"memory.gradient_checkpointing": False}
-    needed = needed_bytes(plan.config.apply(without | {"memory.recompute_granularity": "full"}))
-    if needed <= 0.6 * plan.free_memory_bytes:
+    changed = plan.config.apply(without | {"memory.recompute_granularity": "full"})
+    needed = plan.needed_bytes(changed)
+    if needed is not None and needed <= 0.6 * plan.free_memory_bytes:
         yield warning(
             "memory.gradient_checkpointing",
             f"makes this run of about {duration(plan.seconds or 0)} 20 to 30% slower (PEFT Studio, "

@@ -1,7 +1,7 @@
 """Machines that people have, and what the plan decides on each.
 
-`python -m nbft.plan.machines` prints docs/hardware.md: one line for each machine, method and size of
-model, all from `make_plan`. Nothing of it is measured; no weights are read and torch is not needed.
+`python -m nbft.plan.machines` prints docs/hardware.md. All of it comes from `make_plan`, for each
+machine, method and size of model; nothing is measured, no weights are read and torch is not loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nbft.hardware import Hardware, planning_for
 from nbft.plan.memory import state_bytes
 from nbft.plan.plan import Plan, make_plan
 
-_GB, _GIB = 10**9, 2**30
+_GIB = 2**30
 
 
 def _machine(
@@ -129,6 +129,7 @@ METHODS: dict[str, dict[str, Any]] = {
 """Method → its settings."""
 
 _ROW_TOKENS, _BATCH = 512, 8
+"""What advice depends on most; said on the page."""
 
 
 @functools.cache
@@ -136,12 +137,12 @@ def plans(machine: Hardware) -> dict[tuple[str, str], Plan]:
     """Return the plan of each method and size on a machine."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, planning_for(machine):
-        for one in SIZES:
-            path = Path(folder) / one.title
+        for model in SIZES:
+            path = Path(folder) / model.title
             path.mkdir()
-            one.write(path)
+            model.write(path)
             for method, changes in METHODS.items():
-                found[method, one.title] = make_plan(_config(path).apply(changes))
+                found[method, model.title] = make_plan(_config(path).apply(changes))
     return found
 
 
@@ -164,7 +165,7 @@ def advice(plan: Plan) -> list[str]:
 
 def page() -> str:
     """Return docs/hardware.md."""
-    sizes = [one.title for one in SIZES]
+    sizes = [model.title for model in SIZES]
     lines = [_INTRODUCTION]
     for machine in MACHINES:
         found = plans(machine)
@@ -181,7 +182,7 @@ def page() -> str:
             lines.append(_row(method, *decided(found[method, sizes[0]]).values()))
         lines += ["", _row("method", *sizes), "|---" * (len(sizes) + 1) + "|"]
         for method in METHODS:
-            lines.append(_row(method, *(_memory(found[method, one]) for one in sizes)))
+            lines.append(_row(method, *(_memory(found[method, title]) for title in sizes)))
         lines.append("")
     return "\n".join(lines)
 

@@ -11,12 +11,13 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
 from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, SHORT_ROW_TOKENS, Decisions
+from nbft.evaluate.forecast import metrics_of
 from nbft.hardware import has_bfloat16
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
@@ -26,12 +27,52 @@ from nbft.models.targets import Layers
 from nbft.reading import cached_by_stamp
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-_LIBRARIES_BYTES = 1900 * 2**20
-"""torch, transformers, TRL and memory that the allocator keeps, in a process on a CPU.
-Measured with torch 2.13 on 2 cores."""
+LIBRARIES_BYTES = 600 * 2**20
+"""Of torch, transformers, TRL and the rest in a process on a CPU, before the model is loaded.
+Measured with torch 2.13 on Linux."""
 
-_FAST_LIBRARIES_BYTES = 700 * 2**20
-"""The same on the fast path, which never allocates all logits at once."""
+_CONTEXT_BYTES = 500 * 2**20
+"""Of the driver and its kernels on a GPU. Assumed, not measured."""
+
+HOLES = 0.25
+"""Memory between the tensors of a step, relative to all that the step makes, also what it makes
+again. Measured with glibc's allocator in 22 configurations (0 to 0.5); the same runs with
+MALLOC_MMAP_THRESHOLD_=131072, which leaves no holes but is slow, needed none of it."""
+
+_GPU_HOLES = 0.08
+"""The same on a GPU, whose allocator keeps whole blocks. Assumed, not measured."""
+
+MARGINS = {
+    "weights": 0.02,
+    "adapter": 0.02,
+    "gradients": 0.05,
+    "optimizer": 0.02,
+    "activations": 0.15,
+    "head": 0.25,
+    "autocast": 0.1,
+    "step": 0.05,
+    "reference": 0.05,
+    "cache": 0.2,
+    "libraries": 0.1,
+    "fragmentation": 0.6,
+}
+"""Parts of the memory and how far each may be off, relative to it."""
+
+PART_NAMES = {
+    "weights": "weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations",
+    "head": "head and loss",
+    "autocast": "16-bit copies (autocast)",
+    "step": "gradients, activations and loss",
+    "reference": "reference model",
+    "cache": "generation cache",
+    "libraries": "libraries",
+    "fragmentation": "fragmentation",
+}
+"""What each part is called."""
 
 _CPU_FLOPS = {"bfloat16": 100e9, "float32": 42e9}
 """Of one core. Measured with the SFTTrainer of TRL 1.16 on SmolLM2-135M, AMD Zen 4, padding-free."""
@@ -56,7 +97,11 @@ class Shape:
         mixture: (name, d_out, d_in) of each matrix of a mixture's experts and routers.
         tables: (name, rows, width) of embeddings and the head, also of one that is tied.
         is_tied: Whether the head shares its weights with the embeddings.
-        hidden_size, intermediate_size, num_layers, vocab_size: As in config.json.
+        hidden_size, intermediate_size, num_layers, vocab_size: As in config.json; of a mixture the
+            experts that a token is sent to count as one layer of their widths together.
+        num_heads: Attention heads.
+        query_width, key_width: Numbers per token of all queries, and of all keys.
+        is_assumed: Whether there are no weights to read, so that Llama's layers were assumed.
     """
 
     parameters: int
@@ -70,53 +115,132 @@ class Shape:
     intermediate_size: int
     num_layers: int
     vocab_size: int
+    num_heads: int
+    query_width: int
+    key_width: int
+    is_assumed: bool = False
 
 
 @cached_by_stamp(maxsize=64)
 def model_shape(folder: Path) -> Shape | None:
-    """Read a model's shape from its files, or return None where they do not contain it."""
+    """Read a model's shape from its files, or return None where they do not contain it.
+
+    Without weights it is that of a Llama with the sizes of config.json.
+    """
     try:
         about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        has_files = any(folder.glob("*.safetensors"))
-        shapes = tensor_shapes(folder) if has_files else _llama_shapes(about)
-        if not shapes:
+        shapes: Mapping[str, Sequence[int]] = tensor_shapes(folder)
+        has_weights = any(folder.glob("*.safetensors"))
+        if not has_weights:
+            shapes = _assumed_shapes(about)
+        elif not shapes:
             return None
-        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        hidden = about.get("hidden_size") or about["d_model"]
-        # Classes that tie by default leave it out of their config.json.
-        has_head = any(name.removesuffix(".weight").endswith(HEADS) for name in sizes)
-        is_tied = bool(about.get("tie_word_embeddings", not has_head))
-        if is_tied and "lm_head.weight" in sizes:
-            del sizes["lm_head.weight"]  # stored, but shared with the embeddings
-        layers: list[tuple[str, int, int]] = []
-        mixture: list[tuple[str, int, int]] = []
-        tables: list[tuple[str, int, int]] = []
-        for name, shape in shapes.items():
-            if len(shape) != 2 or not name.endswith(".weight"):
-                continue
-            if any(word in name for word in _EMBEDDINGS):
-                kind = tables
-            else:  # in transformers 5 experts and routers are not linear layers
-                kind = mixture if _MIXTURE.search(name) else layers
-            kind.append((name.removesuffix(".weight"), shape[0], shape[1]))
-        vocabulary = about["vocab_size"]
-        if is_tied and all(name != "lm_head" for name, *_ in tables):
-            tables.append(("lm_head", vocabulary, hidden))
-        return Shape(
-            sum(sizes.values()),
-            tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
-            tuple((name[:-5], size) for name, size in sizes.items() if name.endswith(".bias")),
-            tuple(layers),
-            tuple(mixture),
-            tuple(tables),
-            is_tied,
-            hidden,
-            about.get("intermediate_size", about.get("d_ff", 4 * hidden)),
-            about.get("num_hidden_layers") or about["num_layers"],
-            vocabulary,
-        )
+        return _shape_of(about, shapes, is_assumed=not has_weights and not _is_llama(about))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
+
+
+def shape_of_config(about: Mapping[str, Any]) -> Shape:
+    """Return the shape of a model of Llama's layers with the sizes of a config.json.
+
+    Raises:
+        KeyError: The config lacks a size.
+    """
+    return _shape_of(about, _assumed_shapes(about), is_assumed=True)
+
+
+def _shape_of(
+    about: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], *, is_assumed: bool
+) -> Shape:
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    hidden = about.get("hidden_size") or about["d_model"]
+    # Classes that tie by default leave it out of their config.json.
+    has_head = any(name.removesuffix(".weight").endswith(HEADS) for name in sizes)
+    is_tied = bool(about.get("tie_word_embeddings", not has_head))
+    if is_tied and "lm_head.weight" in sizes:
+        del sizes["lm_head.weight"]  # stored, but shared with the embeddings
+    layers: list[tuple[str, int, int]] = []
+    mixture: list[tuple[str, int, int]] = []
+    tables: list[tuple[str, int, int]] = []
+    for name, shape in shapes.items():
+        if len(shape) != 2 or not name.endswith(".weight"):
+            continue
+        if any(word in name for word in _EMBEDDINGS):
+            kind = tables
+        else:  # in transformers 5 experts and routers are not linear layers
+            kind = mixture if _MIXTURE.search(name) else layers
+        kind.append((name.removesuffix(".weight"), shape[0], shape[1]))
+    vocabulary = about["vocab_size"]
+    heads = about.get("num_attention_heads") or about.get("num_heads") or max(1, hidden // 64)
+    width = about.get("head_dim") or about.get("d_kv") or hidden // heads
+    if is_tied and all(name != "lm_head" for name, *_ in tables):
+        tables.append(("lm_head", vocabulary, hidden))
+    return Shape(
+        sum(sizes.values()),
+        tuple((name.rpartition(".")[0], size) for name, size in sizes.items()),
+        tuple((name[:-5], size) for name, size in sizes.items() if name.endswith(".bias")),
+        tuple(layers),
+        tuple(mixture),
+        tuple(tables),
+        is_tied,
+        hidden,
+        _intermediate_size(about, hidden),
+        about.get("num_hidden_layers") or about["num_layers"],
+        vocabulary,
+        heads,
+        heads * width,
+        (about.get("num_key_value_heads") or heads) * width,
+        is_assumed,
+    )
+
+
+def _is_llama(about: Mapping[str, Any]) -> bool:
+    """Whether the layers that are assumed are those of the model."""
+    has_bias = about.get("attention_bias") or about.get("mlp_bias")
+    return about.get("model_type") == "llama" and not has_bias
+
+
+def _assumed_shapes(about: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the tensors that a model of Llama's layers and the sizes of a config.json would have.
+
+    Raises:
+        KeyError: The config lacks a size.
+    """
+    hidden = about.get("hidden_size") or about["d_model"]
+    heads = about.get("num_attention_heads") or about["num_heads"]
+    width = about.get("head_dim") or hidden // heads
+    queries, keys = heads * width, (about.get("num_key_value_heads") or heads) * width
+    inner = about.get("moe_intermediate_size") or about.get("intermediate_size") or 4 * hidden
+    experts = about.get("num_local_experts") or about.get("num_experts") or 0
+    inside = [f"mlp.experts.{n}" for n in range(experts)] or ["mlp"]
+    shapes = {"model.embed_tokens.weight": [about["vocab_size"], hidden]}
+    for number in range(about.get("num_hidden_layers") or about["num_layers"]):
+        layer = f"model.layers.{number}"
+        shapes |= {
+            f"{layer}.self_attn.q_proj.weight": [queries, hidden],
+            f"{layer}.self_attn.k_proj.weight": [keys, hidden],
+            f"{layer}.self_attn.v_proj.weight": [keys, hidden],
+            f"{layer}.self_attn.o_proj.weight": [hidden, queries],
+            f"{layer}.input_layernorm.weight": [hidden],
+            f"{layer}.post_attention_layernorm.weight": [hidden],
+        }
+        for name in inside:
+            shapes |= {
+                f"{layer}.{name}.gate_proj.weight": [inner, hidden],
+                f"{layer}.{name}.up_proj.weight": [inner, hidden],
+                f"{layer}.{name}.down_proj.weight": [hidden, inner],
+            }
+    shapes["model.norm.weight"] = [hidden]
+    if not about.get("tie_word_embeddings"):
+        shapes["lm_head.weight"] = [about["vocab_size"], hidden]
+    return shapes
+
+
+def _intermediate_size(about: Mapping[str, Any], hidden: int) -> int:
+    """Return the width inside the feed-forward layers that a token passes through."""
+    usual = about.get("intermediate_size") or about.get("d_ff") or 4 * hidden
+    experts = about.get("num_experts_per_tok")
+    return int(experts * (about.get("moe_intermediate_size") or usual) if experts else usual)
 
 
 HEADS = ("lm_head", "embed_out")
@@ -141,40 +265,6 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return {}
     return shapes
-
-
-def _llama_shapes(about: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Return the shape of every tensor of a Llama by its config.json; {} for other models.
-
-    Source: transformers, models/llama/modeling_llama.py.
-    """
-    if about.get("model_type") != "llama" or about.get("attention_bias") or about.get("mlp_bias"):
-        return {}
-    width, inner = about["hidden_size"], about["intermediate_size"]
-    heads = about["num_attention_heads"]
-    head = about.get("head_dim") or width // heads
-    queries, keys = heads * head, (about.get("num_key_value_heads") or heads) * head
-    layer = {
-        "input_layernorm": [width],
-        "self_attn.q_proj": [queries, width],
-        "self_attn.k_proj": [keys, width],
-        "self_attn.v_proj": [keys, width],
-        "self_attn.o_proj": [width, queries],
-        "post_attention_layernorm": [width],
-        "mlp.gate_proj": [inner, width],
-        "mlp.up_proj": [inner, width],
-        "mlp.down_proj": [width, inner],
-    }
-    shapes = {
-        f"model.layers.{n}.{name}.weight": shape
-        for n in range(about["num_hidden_layers"])
-        for name, shape in layer.items()
-    }
-    table = [about["vocab_size"], width]
-    ends = {"model.embed_tokens.weight": table, "model.norm.weight": [width]}
-    if not about.get("tie_word_embeddings"):
-        ends["lm_head.weight"] = table
-    return shapes | ends
 
 
 def adapter_parameters(layers: Iterable[tuple[int, int]], r: int) -> int:
@@ -261,7 +351,7 @@ def file_layers(config: Config) -> Layers | None:
         return None
     folder = find_described(base_name(config), config.model.model_revision)
     shape = model_shape(folder) if folder else None
-    return layers_of_shape(shape) if shape else None
+    return layers_of_shape(shape) if shape and not shape.is_assumed else None
 
 
 @functools.lru_cache(maxsize=16)
@@ -342,59 +432,213 @@ def _is_named(name: str, targets: Sequence[str]) -> bool:
 def memory_bytes(
     config: Config, shape: Shape, lengths_tokens: Sequence[int], decisions: Decisions
 ) -> int:
-    """Estimate the peak memory of a run.
+    """Estimate the peak memory of a run; see `memory_parts`."""
+    return sum(memory_parts(config, shape, lengths_tokens, decisions).values())
 
-    Weights, a gradient and the optimiser state of each trained parameter, the activations of one
-    micro-batch, and the logits. For SmolLM2-135M with LoRA on a CPU and up to 1,160, 1,800 and
-    3,340 tokens per step, it estimates 2.1, 2.7 and 4.0 GiB on the fast path; 2.1, 2.7 and 4.2
-    were measured.
+
+def margin_bytes(parts: Mapping[str, int]) -> int:
+    """Return how far an estimate by parts may be off, all of them in the same direction."""
+    return round(sum(MARGINS[name] * size for name, size in parts.items()))
+
+
+def memory_parts(
+    config: Config, shape: Shape, lengths_tokens: Sequence[int], decisions: Decisions
+) -> dict[str, int]:
+    """Estimate what takes memory at the fullest moment of a run, by the names of `MARGINS`.
+
+    That is when the loss has been computed and all activations are kept; or, where all weights are
+    trained, the end of the backward pass, when each has its gradient; or generation, which needs no
+    gradients but keeps keys and values.
 
     Args:
         config: The config.
         shape: The model's shape.
         lengths_tokens: Lengths of some training sequences.
         decisions: What it leads to on this machine; on a CPU the libraries are included.
+
+    Returns:
+        Bytes; parts of size 0 are left out.
     """
     device, dtype = decisions.device.value, decisions.dtype.value
-    width, method = _BYTES[dtype], method_of(config)
+    width = _BYTES[dtype]
     trained = trainable_parameters(config, shape)
-    weights = weight_bytes(config, shape, dtype)
-    if config.peft.trains_adapter:
-        weights += trained * 4
+    is_mixed = decisions.mixed_precision.value != "no" and width > 2
+    low = 2 if is_mixed else width
+    row_tokens = _row_tokens(config, lengths_tokens, decisions)
+    tokens = _batch_tokens(config, row_tokens)
+    is_adapted = config.peft.trains_adapter
+    parts = {
+        "weights": weight_bytes(config, shape, dtype),
+        "adapter": trained * 4 if is_adapted else 0,
+        "optimizer": 0 if _is_offloaded(config, device) else trained * state_bytes(config),
+        "reference": int(method_of(config).memory_bytes(config, shape, tokens)),
+        "libraries": LIBRARIES_BYTES if device == "cpu" else _CONTEXT_BYTES,
+    }
+    kept = _kept_bytes(config, shape, decisions, row_tokens, low)
+    matrices = sum(d_out * d_in for _, d_out, d_in in shape.layers)
+    if device == "cpu" and config.quantization.bits is not None:
+        parts["weights"] += 2 * matrices  # their file stays mapped
+    head = shape.vocab_size * shape.hidden_size
     gradients = trained * 4
-    state = 0 if _is_offloaded(config, device) else trained * state_bytes(config)
-    longest = sorted(lengths_tokens)[-max(1, len(lengths_tokens) // 20) :]
-    batch = config.training.per_device_train_batch_size
+    keeps_gradients = (
+        config.training.gradient_accumulation_steps > 1 or not config.memory.release_grads
+    )
+    after_loss = {
+        "gradients": gradients if keeps_gradients or is_adapted else 0,
+        "activations": int(tokens * kept),
+        "head": int(_head_bytes(config, shape, decisions, tokens, low)),
+        "autocast": (matrices + head) * 2 if is_mixed else 0,
+    }
+    a_layer = replace(shape, num_layers=1)
+    after_backward = {
+        "gradients": gradients,
+        "activations": int(tokens * _kept_bytes(config, a_layer, decisions, row_tokens, low)),
+        "autocast": after_loss["autocast"] // max(1, shape.num_layers),
+    }
+    generating = {"cache": _cache_bytes(config, shape, row_tokens, low)}
+    moments: tuple[dict[str, int], ...] = (after_loss, after_backward, generating)
+    fullest = max(moments, key=lambda moment: sum(moment.values()))
+    parts |= fullest
+    made = tokens * _kept_bytes(_keeping_all(config), shape, decisions, row_tokens, low)
+    made += after_loss["head"] + after_loss["autocast"]
+    parts["fragmentation"] = _fragmentation_bytes(shape, device, made, low)
+    return {name: parts[name] for name in MARGINS if parts.get(name)}
+
+
+def _row_tokens(config: Config, lengths: Sequence[int], decisions: Decisions) -> float:
+    """Return the tokens of a row of the largest batches: as long as the longest twentieth."""
+    longest = sorted(lengths)[-max(1, len(lengths) // 20) :]
     row_tokens = sum(longest) / len(longest) if longest else config.data.max_length
-    if decisions.padding_free and lengths_tokens:
-        row_tokens = (sum(lengths_tokens) / len(lengths_tokens) + row_tokens) / 2
-    tokens = batch * len(method.sequences) * min(row_tokens, config.data.max_length)
+    if decisions.padding_free and lengths:  # nothing is padded to the longest row of a batch
+        row_tokens = (sum(lengths) / len(lengths) + row_tokens) / 2
+    return min(row_tokens, config.data.max_length)
+
+
+def fullest_batch(config: Config, lengths: Sequence[int], decisions: Decisions) -> list[int]:
+    """Return the tokens of each row of the fullest batch."""
+    a_row = max(1, round(_row_tokens(config, lengths, decisions)))
+    return [a_row] * max(1, round(_batch_tokens(config, a_row) / a_row))
+
+
+def _batch_tokens(config: Config, row_tokens: float) -> float:
     if (budget := config.data.max_tokens_per_batch) is not None:
-        tokens = max(budget, min(row_tokens, config.data.max_length))
-    numbers = float(_kept_numbers(config, shape))
-    keeps_all = not config.memory.gradient_checkpointing
-    if decisions.uses("row_attention") and device == "cpu" and keeps_all:
-        numbers += _kept_by_row_attention(shape, row_tokens)  # FlashAttention keeps none of it
-    scores = min(tokens, 4096) * min(shape.vocab_size, 32_768) * 4 * 2
-    libraries = _LIBRARIES_BYTES if device == "cpu" else 500 * 2**20
-    if decisions.uses("label_head"):
-        scores = shape.vocab_size * (FAST_CHUNK_TOKENS * width + EXACT_CHUNK_TOKENS * 4)
-        libraries = _FAST_LIBRARIES_BYTES
-    # PEFT's own layer keeps a float32 copy of what goes into a 16-bit layer.
-    if config.peft.trains_adapter and width == 2 and not decisions.uses("fused_lora"):
-        width = 4
-    activations = tokens * width * numbers + method.memory_bytes(config, shape, tokens)
-    return int(weights + gradients + state + activations + scores + libraries)
+        return max(budget, row_tokens)
+    rows = config.training.per_device_train_batch_size
+    return rows * len(method_of(config).sequences) * row_tokens
 
 
-def _kept_by_row_attention(shape: Shape, row_tokens: float) -> float:
-    """Return the numbers that all layers keep per token: scaled queries, keys, attention weights.
+def _kept_bytes(
+    config: Config, shape: Shape, decisions: Decisions, row_tokens: float, low: int
+) -> float:
+    """Return the bytes that all layers keep per token for the backward pass.
 
-    Attention weights are kept for short rows only; heads are assumed to be 64 wide.
+    With autocast the residual stream, and so what the norms keep, stays in float32, and each
+    projection keeps a 16-bit copy of its input. A LoRA layer of PEFT's own keeps a float32 copy for
+    each projection; the fused one keeps the input once. Recomputed activations exist for one layer
+    at a time.
+
+    Args:
+        config: The config.
+        shape: The model's shape.
+        decisions: Which parts of the fast path are used.
+        row_tokens: Tokens of a row.
+        low: Bytes of a number in the products.
     """
-    heads = shape.hidden_size / 64
-    weights = heads * row_tokens if row_tokens <= SHORT_ROW_TOKENS else 0
-    return shape.num_layers * (2 * shape.hidden_size + weights)
+    hidden, inner, queries = shape.hidden_size, shape.intermediate_size, shape.query_width
+    stream = _BYTES[decisions.dtype.value]
+    if decisions.uses("lean_norm"):
+        norms = 2 * stream * hidden
+    else:
+        norms = 2 * (4 + (0 if config.peft.trains_adapter else stream)) * hidden
+    is_shared = decisions.uses("fused_lora") or stream == low == 4
+    if is_shared or (stream == low and not config.peft.trains_adapter):
+        inputs, feed_forward = low * (hidden + queries), low * (hidden + inner)
+    else:  # query, key and value; gate and up
+        copy = 4 if stream == low else low
+        inputs, feed_forward = copy * (3 * hidden + queries), copy * (2 * hidden + inner)
+    core = _attention_bytes(config, shape, decisions, row_tokens, low)
+    attention = inputs + core
+    feed_forward += 3 * low * inner  # the gate, its activation and the factor
+    a_layer = norms + attention + feed_forward
+    between = stream * hidden
+    memory = config.memory
+    if not memory.gradient_checkpointing:
+        return shape.num_layers * a_layer + between
+    again = {"full": a_layer, "full_attn": attention, "core_attn": core}[
+        memory.recompute_granularity
+    ]
+    return shape.num_layers * (a_layer - again + between) + again
+
+
+def _attention_bytes(
+    config: Config, shape: Shape, decisions: Decisions, row_tokens: float, low: int
+) -> float:
+    """Return the bytes per token that softmax(q k') v keeps: q, k, v, and its result or weights."""
+    queries, keys = shape.query_width, shape.key_width
+    if not decisions.uses("row_attention"):
+        is_eager = config.model.attn_implementation == "eager"
+        weights = shape.num_heads * row_tokens * (low + 4) if is_eager else 0
+        return low * (3 * queries + queries) + weights  # keys and values are repeated for each head
+    if decisions.device.value == "cpu" and row_tokens <= SHORT_ROW_TOKENS:
+        return low * (queries + 2 * keys + shape.num_heads * row_tokens)
+    return low * (2 * queries + 2 * keys)  # FlashAttention keeps no weights
+
+
+def _head_bytes(
+    config: Config, shape: Shape, decisions: Decisions, tokens: float, low: int
+) -> float:
+    """Return the bytes that the head and the loss need at a time, beyond the activations.
+
+    On the fast path a few tokens' logits; in TRL's own head a tile of 4,096 tokens and 32,768 words,
+    whose shares are computed in seven float32 copies on a CPU and in place on a GPU; in the plain
+    trainer all logits, in float32 too, with their softmax and its gradient.
+    """
+    vocabulary, hidden = shape.vocab_size, shape.hidden_size
+    states = 2 * low * hidden * tokens
+    trains_head = config.peft.method == "full"
+    if decisions.uses("label_head"):
+        chunk = float(min(tokens, FAST_CHUNK_TOKENS))
+        logits = vocabulary * (chunk * low + EXACT_CHUNK_TOKENS * 4)
+        if trains_head:  # its gradient, from a chunk's shares in float32
+            logits = vocabulary * (hidden * (4 + low) + chunk * (low + 8))
+        return states + logits
+    if method_of(config).takes_peft_config:
+        tile = min(tokens, 4096) * min(vocabulary, 32_768)
+        in_float32 = 28 * tile if decisions.device.value == "cpu" else 0
+        of_head = 4 * vocabulary * hidden if trains_head else 0
+        return states + low * tile + in_float32 + of_head
+    return states + tokens * vocabulary * (low + 4 * 4)
+
+
+def _cache_bytes(config: Config, shape: Shape, row_tokens: float, low: int) -> int:
+    """Return the bytes of the keys and values that answering keeps; 0 if nothing is answered."""
+    evaluation = config.evaluation
+    rows = max(
+        evaluation.per_device_generation_batch_size * bool(metrics_of(config)),
+        evaluation.sample_count or len(evaluation.sample_prompts),
+    )
+    tokens = row_tokens + evaluation.sample_max_new_tokens
+    return int(rows * tokens * 2 * shape.key_width * shape.num_layers * low)
+
+
+def _keeping_all(config: Config) -> Config:
+    """Return a config that recomputes nothing."""
+    return config.model_copy(update={"memory": type(config.memory)()})
+
+
+def _fragmentation_bytes(shape: Shape, device: str, made: float, low: int) -> int:
+    """Return the memory of an allocator between and beside the tensors of a step.
+
+    Args:
+        shape: The model's shape.
+        device: On a CPU 16-bit products need a reordered copy of their largest matrix.
+        made: Bytes of what a step makes.
+        low: Bytes of a number in the products.
+    """
+    if device != "cpu":
+        return int(_GPU_HOLES * made)
+    reordered = shape.vocab_size * shape.hidden_size * low if low == 2 else 0
+    return int(reordered + HOLES * made)
 
 
 def state_bytes(config: Config) -> int:
@@ -418,29 +662,6 @@ def state_bytes(config: Config) -> int:
 def _is_offloaded(config: Config, device: str) -> bool:
     """Whether the optimiser state is in CPU memory instead of the device's."""
     return config.memory.offload_optimizer and device != "cpu"
-
-
-_OF_ATTENTION = 3
-"""Widths of the model that a layer's attention keeps for the backward pass: queries, keys, values
-and their result. Measured on SmolLM2-135M in float32: of 19.4 widths a layer and token full_attn
-leaves 15.7, core_attn 19.4 (scaled dot products keep no scores) and full 1.1."""
-
-
-def _kept_numbers(config: Config, shape: Shape) -> int:
-    """Return the numbers that all layers keep per token for the backward pass.
-
-    In each layer: the inputs of the norms and of the seven projections, the attention output, the
-    gated product and its two factors. Recomputed activations exist for one layer at a time.
-    """
-    hidden, layers = shape.hidden_size, shape.num_layers
-    a_layer = 10 * hidden + 4 * shape.intermediate_size
-    between = layers * hidden
-    if not config.memory.gradient_checkpointing:
-        return layers * a_layer + between
-    again = {"full": a_layer, "full_attn": _OF_ATTENTION * hidden, "core_attn": 0}[
-        config.memory.recompute_granularity
-    ]
-    return layers * (a_layer - again) + again + between
 
 
 def training_seconds(

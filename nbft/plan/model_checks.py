@@ -127,7 +127,9 @@ def _misfit(config: Config, adapter: FoundAdapter) -> str:
     """Return why the matrices of a LoRA do not fit those of the model; "" if they do."""
     found = find_local(base_name(config), config.model.model_revision)
     shape = model_shape(found.path) if found and config.model.model_type == "hf" else None
-    if shape is None or shape.mixture:  # the experts of a mixture have other names in an adapter
+    if (
+        shape is None or shape.is_assumed or shape.mixture
+    ):  # the experts of a mixture have other names in an adapter
         return ""
     sizes = {name: size for name, *size in (*shape.layers, *shape.tables)}
     for name, of_adapter in tensor_shapes(adapter.path).items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,16 @@ from nbft.data.roles import Roles, changes_of, guess, unused
 from nbft.data.sources import columns_of, spread
 from nbft.data.turns import text_of
 from nbft.decisions import Decisions, decide, fast_path
-from nbft.errors import DataError, NbftError, Problem
+from nbft.errors import ConfigError, DataError, NbftError, Problem
 from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
-from nbft.hardware import Choice, assumptions, free_memory_bytes, other_use
+from nbft.hardware import (
+    Choice,
+    available_devices,
+    free_memory_bytes,
+    other_use,
+)
+from nbft.hardware import assumptions as assumptions_of_device
 from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
@@ -36,9 +44,12 @@ from nbft.plan import schedule
 from nbft.plan.checks import check
 from nbft.plan.disk import DiskUse, disk_use
 from nbft.plan.guidance import guidance
+from nbft.plan.largest import Largest, largest
 from nbft.plan.memory import (
     Shape,
+    fullest_batch,
     memory_bytes,
+    memory_parts,
     model_shape,
     trainable_parameters,
     training_seconds,
@@ -46,12 +57,33 @@ from nbft.plan.memory import (
 )
 from nbft.plan.model_checks import QUANTISING, adapter_remarks, model_remarks
 from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
+from nbft.plan.ranges import (
+    PROBED_MEMORY,
+    PROBED_TIME,
+    TIME_MARGIN,
+    Range,
+    assumptions,
+    budget_remarks,
+    costs_in_words,
+    energy_kwh,
+    gpu_seconds,
+    memory_range,
+    power_watts,
+)
 from nbft.plan.rates import with_its_rate
+from nbft.plan.rehearsal import probe as probe_step
+from nbft.plan.rehearsal import probed_parts, simulate, simulated_parts
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.tokenizer import read_tokenizer
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 from nbft.reading import stamp
 from nbft.redaction import redact_text
+
+_LENGTH_MARGIN = 0.05
+"""How far the tokens may be off: the rows that are counted stand for all."""
+
+_CHARACTER_MARGIN = 0.35
+"""The same without a tokenizer, where four characters count as a token."""
 
 _ROWS_MEASURED = 200
 """Rows whose tokens are counted for an estimate."""
@@ -79,12 +111,19 @@ class Plan:
         tokens: Tokens in all steps together; an estimate.
         trainable_parameters, total_parameters: Counts.
         memory_bytes: Most memory held at once; an estimate.
+        memory_parts: What it consists of, by the names in `nbft.plan.memory.MARGINS`.
+        memory_source: Where it is from: formula, simulation or probe.
+        ranges: Lowest and highest value expected of memory_bytes, tokens, seconds and energy_kwh.
+        assumptions: What the numbers assume, in sentences.
         free_memory_bytes: Memory free on the device now.
         disk_bytes: Most that is on the run's disk at once; an estimate.
         seconds: Time of the whole run; an estimate.
         stages: Seconds of each stage, by its name in `nbft.plan.stages`; an estimate.
+        energy_kwh: Energy of the whole run, the mean of its range; an estimate.
         cost_usd: Lowest and highest cost, by the provider's prices; an estimate.
         device_use: What else uses the device now, in words; "" if nothing is known.
+        config: The config.
+        lengths_tokens: Lengths of some training sequences.
     """
 
     problems: list[Problem]
@@ -100,13 +139,19 @@ class Plan:
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     memory_bytes: int | None = None
+    memory_parts: dict[str, int] = field(default_factory=dict)
+    memory_source: str = "formula"
     disk_bytes: int | None = None
     seconds: int | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    energy_kwh: float | None = None
     cost_usd: tuple[float, float] | None = None
+    ranges: dict[str, Range] = field(default_factory=dict)
+    assumptions: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     device_use: str = field(default="", compare=False)
     config: Config = field(default_factory=Config, repr=False)
+    lengths_tokens: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def device(self) -> Choice:
@@ -134,6 +179,16 @@ class Plan:
         return f"about {in_words(self.stages)}" if self.stages else ""
 
     @property
+    def largest(self) -> dict[str, Largest]:
+        """The largest batch, row and model that fit here with the other settings as they are."""
+        return largest(self)
+
+    @property
+    def costs(self) -> list[str]:
+        """What the run takes, a sentence each: memory with its parts, tokens, time and energy."""
+        return list(costs_in_words(self))
+
+    @property
     def errors(self) -> list[Problem]:
         """The problems that stop a run."""
         return [p for p in self.problems if p.level == "error"]
@@ -142,6 +197,85 @@ class Plan:
     def warnings(self) -> list[Problem]:
         """The problems that do not stop a run."""
         return [p for p in self.problems if p.level == "warning"]
+
+    def needed_bytes(self, config: Config) -> int | None:
+        """Estimate the memory of a changed config on the same rows; None if it is not known.
+
+        What a simulation or a probe found for this config counts for the changed one as well.
+        """
+        found = find_local(base_name(config), config.model.model_revision)
+        shape = model_shape(found.path) if found else None
+        if shape is None or not self.memory_bytes:
+            return None
+        needed = memory_bytes(config, shape, self.lengths_tokens, decide(config))
+        if self.memory_source == "formula":
+            return needed
+        own = memory_bytes(self.config, shape, self.lengths_tokens, self.decisions)
+        return round(needed * self.memory_bytes / own)
+
+    def simulate(self) -> Plan:
+        """Return this plan with the memory of a simulated training step, in about 15 seconds.
+
+        Nothing is loaded or trained: the tensors of the step have shapes and no contents.
+
+        Raises:
+            NbftError: The step cannot be simulated; says why.
+        """
+        if not self.lengths_tokens:
+            raise NbftError("Nothing can be simulated without training rows.")
+        rows = fullest_batch(self.config, self.lengths_tokens, self.decisions)
+        found = simulate(self.config, rows)
+        parts = simulated_parts(self.memory_parts, found, is_quantised=self._is_quantised)
+        return self._with_memory(parts, "simulation", found.assumption)
+
+    def probe(self) -> Plan:
+        """Return this plan with the memory and time of real steps, which keep nothing.
+
+        Two steps each on the fullest and on a typical batch, in a process of their own.
+
+        Raises:
+            NbftError: The steps fail; says why.
+        """
+        if not self.lengths_tokens:
+            raise NbftError("Nothing can be probed without training rows.")
+        fullest = fullest_batch(self.config, self.lengths_tokens, self.decisions)
+        lengths = sorted(self.lengths_tokens)
+        typical = [lengths[int(n)] for n in spread(len(lengths), len(fullest))]
+        typical += lengths[-1:] * (len(fullest) - len(typical))
+        found = probe_step(self.config, fullest, typical)
+        parts = probed_parts(self.memory_parts, found)
+        plan = self._with_memory(parts, "probe", "Memory and time are those of real steps.")
+        low, high = (found.peak_bytes * (1 + part) for part in (-PROBED_MEMORY, PROBED_MEMORY))
+        plan.ranges["memory_bytes"] = low, high
+        if not self.total_steps:
+            return plan
+        a_step = found.step_seconds(self.config.training.gradient_accumulation_steps)
+        stages = self.stages | {"training": round(a_step * self.total_steps, 2)}
+        others = sum(stages.values()) - stages["training"]
+        low, high = (
+            stages["training"] * (1 + part * PROBED_TIME) + others * (1 + part * TIME_MARGIN)
+            for part in (-1, 1)
+        )
+        plan.ranges["seconds"] = low, high
+        return replace(plan, stages=stages, seconds=round(sum(stages.values())))
+
+    @property
+    def _is_quantised(self) -> bool:
+        return self.config.quantization.bits is not None
+
+    def _with_memory(self, parts: dict[str, int], source: str, assumption: str) -> Plan:
+        plan = replace(
+            self,
+            memory_parts=parts,
+            memory_bytes=sum(parts.values()),
+            memory_source=source,
+            ranges=self.ranges | {"memory_bytes": memory_range(parts)},
+            assumptions=[*self.assumptions, assumption],
+            problems=[problem for problem in self.problems if not _is_about_size(problem)],
+        )
+        plan.problems.extend(_size_problems(plan))
+        plan.problems.sort(key=_position)
+        return plan
 
     def learning_rates(self, points: int = 200) -> list[tuple[int, float]]:
         """Return (step, learning rate) at up to `points` steps, including the first and last."""
@@ -155,12 +289,14 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, for plan.json."""
-        names = [f.name for f in fields(self) if f.name not in ("config", "problems", "decisions")]
+        left_out = ("config", "problems", "decisions", "lengths_tokens")
+        names = [f.name for f in fields(self) if f.name not in left_out]
         kept = {name: getattr(self, name) for name in names}
         listed = {name: list(value) for name, value in kept.items() if isinstance(value, tuple)}
         return {
             **kept,
             **listed,
+            "ranges": {name: list(ends) for name, ends in self.ranges.items()},
             **self.decisions.to_dict(),
             "fast_path": asdict(self.fast_path),
             "warnings": [str(problem) for problem in self.warnings],
@@ -185,7 +321,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     method, decisions = method_of(config), decide(config, model)
     device = decisions.device
     problems = [code.problem for code in blocked]
-    remarks = [*assumptions(device.value), *model_remarks(config)]
+    remarks = [*assumptions_of_device(device.value), *model_remarks(config)]
     remarks += adapter_remarks(config, decisions)
     if model and not found:
         name = config.model.model_name
@@ -205,7 +341,9 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         problems += _unused(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
+    kept: list[int] = []
     numbers: dict[str, Any] = {}
+    ranges: dict[str, Range] = {}
     own_problems: list[Problem] = []
     if "train" in examples:
         examples["train"], rows, notes = _by_answer(examples["train"], config, tokenizer, folder)
@@ -225,13 +363,17 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             if config.training.max_steps <= 0:
                 seen = min(seen, round(sequences * config.training.num_train_epochs))
         numbers["tokens"] = round(seen * a_sequence)
+        margin = _LENGTH_MARGIN if tokenizer else _CHARACTER_MARGIN
+        ranges["tokens"] = tuple(numbers["tokens"] * (1 + part) for part in (-margin, margin))
         if config.data.packing:
             kept = [limit]
         cut = sum(length > limit for length in lengths)
         if cut > 0.05 * len(lengths):
             own_problems.append(_truncated(lengths, cut))
         if shape:
-            numbers["memory_bytes"] = memory_bytes(config, shape, kept, decisions)
+            parts = memory_parts(config, shape, kept, decisions)
+            numbers |= {"memory_parts": parts, "memory_bytes": sum(parts.values())}
+            ranges["memory_bytes"] = memory_range(parts)
     if shape:
         numbers["trainable_parameters"] = trainable_parameters(config, shape)
         numbers["total_parameters"] = shape.parameters
@@ -247,14 +389,24 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         )
         numbers["disk_bytes"] = use.total_bytes
         numbers |= _times(config, shape, decisions, use, examples, numbers, a_row)
+        watts = power_watts(device.value, available_devices().get(device.value, ""))
+        if (seconds := numbers.pop("seconds_range", None)) is not None:
+            ranges["seconds"] = seconds
+            if watts is not None:
+                ranges["energy_kwh"] = energy = energy_kwh(seconds, watts)
+                numbers["energy_kwh"] = sum(energy) / 2
+        about = numbers["seconds"], numbers["tokens"], numbers["total_steps"]
+        remarks += budget_remarks(config, *about, watts)
         is_here = config.compute.provider == "local"
         rented = rented_seconds(shape.parameters, numbers["tokens"])
         numbers["cost_usd"] = cost_usd(config, numbers["seconds"] if is_here else rented)
         remarks += cost_remark(config, numbers["cost_usd"])
     problems += check(config, decisions, folder, use)
-    if shape and numbers["trainable_parameters"] == 0 and config.model.model_type == "hf":
+    is_known = shape is not None and not shape.is_assumed
+    if is_known and numbers["trainable_parameters"] == 0 and config.model.model_type == "hf":
         named = ("peft.target_modules", "model.freeze_layers")
         if not any(problem.field in named for problem in problems):
+            assert shape is not None
             own_problems.append(_nothing_to_train(config, [name for name, *_ in shape.layers]))
     if "train" in examples:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
@@ -263,30 +415,46 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         if held_out and config.evaluation.eval_strategy == "no":
             held = count(len(held_out), "held-out row")
             remarks.append(f"No loss of the {held} is measured: evaluation.eval_strategy is no.")
+    free = free_memory_bytes(device.value)
     plan = Plan(
         problems=list(
             {str(p): p for p in [*problems, *with_values(own_problems, config)]}.values()
         ),
         decisions=decisions,
         effective_batch_size=_rows_per_step(config, numbers),
-        free_memory_bytes=free_memory_bytes(device.value),
+        free_memory_bytes=max(0, free),
+        ranges=ranges,
+        assumptions=list(assumptions(config, shape, decisions, free)),
         device_use=other_use(device.value),
+        lengths_tokens=tuple(kept),
         remarks=list(dict.fromkeys(map(redact_text, remarks))),
         config=given,
         **numbers,
     )
 
-    def needed(changed: Config) -> int:
-        assert shape is not None
-        return memory_bytes(changed, shape, kept, decide(changed, model))
-
-    if plan.memory_bytes and plan.memory_bytes > plan.free_memory_bytes:
-        plan.problems.extend(with_values([_too_large(config, plan, needed)], config))
-    for advice in guidance(plan, needed):
+    plan.problems.extend(_size_problems(plan))
+    for advice in guidance(plan):
         if all(problem.field != advice.field for problem in plan.problems):
             plan.problems.append(advice)
     plan.problems[:] = sorted(without_contradictions(plan.problems), key=_position)
     return plan
+
+
+def probe(config: Config, *, folder: Path | None = None) -> Plan:
+    """Train two steps each on the fullest and on a typical batch, and plan the run by them.
+
+    Args:
+        config: The config.
+        folder: Folder of the config file, for relative paths.
+
+    Raises:
+        ConfigError: The config cannot run.
+        NbftError: The steps fail; says why.
+    """
+    plan = make_plan(config, folder=folder)
+    if plan.errors:
+        raise ConfigError(plan.errors)
+    return plan.probe()
 
 
 def _position(problem: Problem) -> int:
@@ -362,10 +530,17 @@ def _times(
     numbers: dict[str, Any],
     row_tokens: float,
 ) -> dict[str, Any]:
-    """Estimate how long the run and its stages take; unknown on other devices than a CPU."""
+    """Estimate how long the run and its stages take; on a GPU only its training steps."""
     training = training_seconds(config, shape, numbers["tokens"], decisions, usable_cores())
     if training is None:
-        return {"seconds": None}
+        if (found := gpu_seconds(config, shape, numbers["tokens"], decisions)) is None:
+            return {"seconds": None}
+        seconds, seconds_range = found
+        return {
+            "seconds": round(seconds),
+            "stages": {"training": round(seconds, 1)},
+            "seconds_range": seconds_range,
+        }
     stages = stage_seconds(
         config,
         training_seconds=training,
@@ -379,7 +554,9 @@ def _times(
         total_steps=numbers["total_steps"],
         steps_per_epoch=numbers["steps_per_epoch"],
     )
-    return {"seconds": round(sum(stages.values())), "stages": stages}
+    total = sum(stages.values())
+    seconds_range = (total / (1 + TIME_MARGIN), total * (1 + TIME_MARGIN))
+    return {"seconds": round(total), "stages": stages, "seconds_range": seconds_range}
 
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
@@ -555,15 +732,23 @@ def _nothing_to_train(config: Config, layers: list[str]) -> Problem:
     )
 
 
-def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> Problem:
-    """Propose the largest batch that fits, or else other ways to use less memory.
+def _size_problems(plan: Plan) -> list[Problem]:
+    if not plan.memory_bytes or not plan.memory_bytes > plan.free_memory_bytes > 0:
+        return []
+    return list(with_values([_too_large(plan)], plan.config))
 
-    Args:
-        config: The config.
-        plan: Its plan.
-        needed: Estimates the bytes that a changed config needs.
-    """
+
+_TOO_LARGE = re.compile(r"needs about .* free\.")
+
+
+def _is_about_size(problem: Problem) -> bool:
+    return _TOO_LARGE.match(problem.why) is not None
+
+
+def _too_large(plan: Plan) -> Problem:
+    """Propose the largest batch that fits, or else other ways to use less memory."""
     assert plan.memory_bytes is not None
+    config = plan.config
     rows = plan.effective_batch_size
 
     def batches_of(batch: int) -> dict[str, Any]:
@@ -594,14 +779,30 @@ def _too_large(config: Config, plan: Plan, needed: Callable[[Config], int]) -> P
             config, {"peft.method": "lora", "quantization.load_in_4bit": True}
         )
         ways.append(("Use QLoRA with batch 1 and checkpointing (PEFT Studio)", single | in_4_bits))
-    fix, changes = next(
-        (way for way in ways if needed(config.apply(way[1])) <= plan.free_memory_bytes),
-        ("Choose a smaller model, or a device with more memory", {}),
-    )
-    return warning(
+    fitting = [
+        (f"{words}, about {size(needed)}", changes)
+        for words, changes in ways
+        if (needed := _needed(plan, changes)) <= plan.free_memory_bytes
+    ][:_WAYS_OFFERED]
+    if not fitting:
+        fitting = [("Choose a smaller model, or a device with more memory", {})]
+    (first, changes), *others = fitting
+    fix = "; or ".join([first, *(f"{words[0].lower()}{words[1:]}" for words, _ in others)])
+    # Within the uncertainty of the estimate it may fit after all.
+    is_certain = plan.ranges["memory_bytes"][0] > plan.free_memory_bytes
+    return error(
         "training.per_device_train_batch_size",
         f"needs about {size(plan.memory_bytes)}, but {plan.device.value} has "
         f"{size(plan.free_memory_bytes)} free.",
         f"{fix}.",
         changes,
+        level="error" if is_certain else "warning",
     )
+
+
+_WAYS_OFFERED = 3
+
+
+def _needed(plan: Plan, changes: dict[str, Any]) -> float:
+    needed = plan.needed_bytes(plan.config.apply(changes))
+    return math.inf if needed is None else needed

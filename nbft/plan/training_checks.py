@@ -18,6 +18,7 @@ from nbft.hardware import available_devices
 from nbft.models.targets import trains_head
 from nbft.plan.argument_checks import optimiser_argument_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
+from nbft.plan.ranges import power_watts
 from nbft.plan.schedule import ARGUMENTS_OF, OWN_SETTINGS, shape_of
 
 PACKAGE_OF = {"phoenix": "arize-phoenix-otel", "comet_ml": "comet-ml"}
@@ -42,7 +43,16 @@ def training_problems(config: Config, decisions: Decisions) -> Iterator[Problem]
         config: The config.
         decisions: What it leads to on this machine.
     """
-    for check in (_optimizer, _scheduler, _checkpoint, _callbacks, _token_budget, _epochs, _head):
+    for check in (
+        _optimizer,
+        _scheduler,
+        _checkpoint,
+        _callbacks,
+        _token_budget,
+        _epochs,
+        _head,
+        _cost,
+    ):
         yield from with_values(check(config), config)
     for check_with in (_precision, _memory, _machine):
         yield from with_values(check_with(config, decisions), config)
@@ -269,6 +279,16 @@ def _memory(config: Config, decisions: Decisions) -> Iterator[Problem]:
         )
 
 
+def _cost(config: Config) -> Iterator[Problem]:
+    if config.training.max_cost_usd is not None and config.compute.price_usd_per_hour is None:
+        yield error(
+            "training.max_cost_usd",
+            "needs the hourly price of this machine, which is not set.",
+            "Set compute.price_usd_per_hour, or leave the budget empty.",
+            use=None,
+        )
+
+
 def _machine(config: Config, decisions: Decisions) -> Iterator[Problem]:
     device, provider = decisions.device.value, config.compute.provider
     name = available_devices().get(device, "")
@@ -278,6 +298,13 @@ def _machine(config: Config, decisions: Decisions) -> Iterator[Problem]:
             f"needs the peak throughput of this device ({device}), which nbft does not know.",
             "Set compute.peak_tflops.",
             use=False,
+        )
+    if config.training.max_energy_kwh is not None and not power_watts(device, name):
+        yield error(
+            "training.max_energy_kwh",
+            f"needs the power of this device ({device}), which nbft does not know.",
+            "Leave it empty, and set training.max_seconds.",
+            use=None,
         )
     if provider != "local":
         title, low, high = PROVIDERS[provider]

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nbft.evaluate.scores import Scores
     from nbft.plan import Plan
     from nbft.plan.fixes import Fix
+    from nbft.runs.receipt import Receipt
 
 ALLOWED: dict[Status, list[str]] = {
     "created": ["stop", "cancel", "delete"],
@@ -426,6 +427,12 @@ class Run:
         """Write report.html, one page that holds everything, and return its path."""
         path: Path = facade.write_report(self.path)
         return path
+
+    def receipt(self) -> Receipt:
+        """Return what the run took: steps, tokens, time, memory, energy and money."""
+        from nbft.runs.receipt import receipt
+
+        return receipt(self.path, self.config, self.state)
 
     def scores(self) -> Scores:
         """Return the scores of the base model and of the last step."""

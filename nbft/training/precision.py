@@ -112,21 +112,11 @@ def low_weights(model: torch.nn.Module, low: str, *, master_grad: bool) -> None:
             p.grad_dtype = torch.float32
 
 
-def use_scaled_float16(model: torch.nn.Module) -> None:
-    """Prepare a model for fp16 mixed precision: what is trained is float32, and what layers add to.
-
-    Gradients of float16 weights cannot be unscaled. The sums between layers of float16 weights would
-    be float16 as well, which ends at 65,504, and large models exceed it; autocast makes float16 of
-    what goes into a product.
-
-    Args:
-        model: The model with its adapter; changed in place.
-    """
+def train_in_float32(model: torch.nn.Module) -> None:
+    """Convert what is trained of float16 weights to float32: torch unscales no float16 gradients."""
     for p in model.parameters():
         if p.requires_grad and p.dtype == torch.float16:
             p.data = p.data.float()
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    embeddings.register_forward_hook(lambda *call: call[-1].float())
 
 
 class OwnPrecision:

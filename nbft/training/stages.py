@@ -99,6 +99,10 @@ class StageClock:
             left += to_come * once - (min(once, spent) if to_come else 0.0)
         return max(0.0, left)
 
+    def seconds_at_work(self) -> float:
+        """Return the time until now, pauses left out."""
+        return sum(taken for stage, taken in self.seconds().items() if stage != "paused")
+
     def seconds(self) -> dict[str, float]:
         """Return how long each stage took until now."""
         self.begin(self.stage)

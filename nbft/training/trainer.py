@@ -42,7 +42,7 @@ from nbft.training.fast.lora import use_lean_adapters
 from nbft.training.fast.norm import use_lean_norms
 from nbft.training.fp8 import FakeFloat8Linear, StepCount
 from nbft.training.optim import OwnOptimizer, OwnScheduler, is_loraplus
-from nbft.training.precision import OwnPrecision, low_weights, use_scaled_float16
+from nbft.training.precision import OwnPrecision, low_weights, train_in_float32
 from nbft.training.recompute import use_granularity
 from nbft.training.resuming import OwnResuming
 from nbft.training.room import Room
@@ -220,7 +220,7 @@ def build_trainer(
         if name in in_float32:
             p.data = in_float32[name]
     if decisions.scales_float16:
-        use_scaled_float16(trainer.model)
+        train_in_float32(trainer.model)
     trainer.remove_callback(transformers.PrinterCallback)
     if config.data.collate_fn != "dynamic_padding":
         trainer.data_collator = registry.collators.get(config.data.collate_fn)(tokenizer)

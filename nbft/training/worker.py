@@ -22,7 +22,7 @@ from nbft.atomic import replacing
 from nbft.config import Config
 from nbft.decisions import Decisions, decide, sees_all_gpus
 from nbft.devices import see_one_gpu
-from nbft.hardware import available_devices, begin_peak, release_memory
+from nbft.hardware import available_devices, begin_peak, peak_memory_bytes, release_memory
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
@@ -183,7 +183,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     import_libraries(owns_process=owns_process)
     begin_peak()
     from nbft.models.load import quiet
-    from nbft.training.callbacks.stopping import reason_of_end
+    from nbft.training.callbacks.stopping import BudgetCallback, reason_of_end
     from nbft.training.callbacks.watching import WatchingCallback
     from nbft.training.fast.attention import flash_refusal
     from nbft.training.trackers import Trackers
@@ -204,6 +204,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             _expect(job, loaded.rows, provenance, resumption)
             reporting, scoring = _callbacks(job, loaded)
             scoring.before(loaded.model, events.read(job.events_path))
+            budget = BudgetCallback(config, decisions.device.value, job.stages.seconds_at_work)
             trainer = build_trainer(
                 config,
                 decisions,
@@ -215,6 +216,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                     reporting,
                     scoring,
                     WatchingCallback(job.run, config),
+                    budget,
                 ],
                 resumption=resumption,
                 provenance=provenance,
@@ -243,10 +245,16 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             if saved and not reporting.is_urgent:
                 with contextlib.suppress(Unfinished):
                     scoring.after(trainer.model, _saved_step(config, trainer))
+    took = {
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        "peak_bytes": peak_memory_bytes(decisions.device.value),
+    }
+    if reporting.ending is None and budget.reason:
+        return {"event": "stopped", "text": budget.reason, **took, **saved}
     if reporting.ending is None:
         text = reason_of_end(trainer)
-        return {"event": "completed", **({"text": text} if text else {}), **saved}
-    return {"event": reporting.ending, **reporting.reason, **saved}
+        return {"event": "completed", **({"text": text} if text else {}), **took, **saved}
+    return {"event": reporting.ending, **reporting.reason, **took, **saved}
 
 
 def _expect_planned(job: _Job) -> None:

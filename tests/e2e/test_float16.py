@@ -140,3 +140,12 @@ def test_held_out_losses_and_samples_are_computed_as_in_training(train, older_gp
     assert measured(half) == pytest.approx(measured(whole), rel=1e-4)
     assert len(measured(half)) > 1
     assert any(e["event"] == "sample" for e in half.events())
+
+
+def test_the_tuned_model_answers_as_during_training(train, older_gpu):
+    run = train(**{**STEPS, "evaluation__sample_count": 2}, training__max_steps=2)
+    samples = [e for e in run.events() if e["event"] == "sample"][-1]["samples"]
+    assert len(samples) == 2
+    for sample in samples:
+        assert run.generate(sample["prompt"], max_new_tokens=8) == sample["text"]
+    run.close()

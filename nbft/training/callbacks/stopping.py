@@ -1,16 +1,21 @@
-"""Early stopping that says why it ended a run, and keeps what was trained.
+"""Callbacks that end a run early, say why, and keep what was trained: a score, or a budget.
 
-Registered as `early_stopping`, and used by callbacks.early_stopping_patience.
+`EarlyStoppingCallback` is registered as `early_stopping`, and used by
+callbacks.early_stopping_patience.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from nbft.config import Config
 from nbft.formatting import count, number
+from nbft.hardware import available_devices
+from nbft.plan.ranges import power_watts, taken
 
 
 class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
@@ -49,6 +54,42 @@ class EarlyStoppingCallback(transformers.EarlyStoppingCallback):
             f"improved{by} on {number(best or 0.0)}{at} in "
             f"{count(self.early_stopping_patience_counter, 'measurement')}."
         )
+
+
+class BudgetCallback(TrainerCallback):
+    """Ends a run with a checkpoint when a budget of section training is used up.
+
+    Args:
+        config: The config.
+        device: The device of the run, whose power counts.
+        seconds: Returns the time of the run so far.
+
+    Attributes:
+        reason: Why it ended the run, in a sentence; "" if it did not.
+    """
+
+    reason = ""
+
+    def __init__(self, config: Config, device: str, seconds: Callable[[], float]) -> None:
+        self._config, self._seconds = config, seconds
+        self._watts = power_watts(device, available_devices().get(device, ""))
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop and save if what the run has taken reaches a budget."""
+        spent = taken(self._config, self._seconds(), state.num_input_tokens_seen, self._watts)
+        training = self._config.training
+        for name, amount in spent.items():
+            limit = getattr(training, f"max_{name}")
+            if limit is None or amount < limit or self.reason:
+                continue
+            control.should_training_stop = control.should_save = True
+            self.reason = (
+                f"Stopped after step {state.global_step:,} of {state.max_steps:,}: "
+                f"training.max_{name}={number(limit)} is used up. The checkpoint is whole; "
+                "raise the budget to resume it."
+            )
 
 
 def reason_of_end(trainer: Any) -> str:

@@ -7,8 +7,12 @@ import pytest
 
 from nbft.config import Config
 from nbft.plan.memory import (
+    MARGINS,
+    PART_NAMES,
     adapter_parameters,
+    margin_bytes,
     memory_bytes,
+    memory_parts,
     model_shape,
     state_bytes,
     trainable_parameters,
@@ -154,7 +158,7 @@ def test_shares_of_attention_are_kept_on_a_cpu_and_not_by_flash_attention(tiny_m
     used = Config(model={"model_name": str(tiny_model)}, data={"padding_free": True})
     unused = used.apply({"speed.row_attention": "off"})
     assert on(used, "cuda").uses("row_attention")
-    assert memory(used, shape) == memory(unused, shape)
+    assert memory(used, shape) < memory(unused, shape)  # which repeats keys and values
     assert memory(used, shape, "cpu") > memory(unused, shape, "cpu")
 
 
@@ -210,25 +214,93 @@ def test_an_offloaded_optimiser_leaves_its_state_off_the_device(tiny_model):
     assert memory(full, shape, "cpu") == memory(off, shape, "cpu")  # it lies there already
 
 
+def parts(shape, device="cpu", dtype="float32", lengths=(100,) * 40, **changes):
+    config = Config().apply({key.replace("__", "."): value for key, value in changes.items()})
+    return memory_parts(config, shape, lengths, on(config, device, dtype))
+
+
+OFF = {f"speed__{part}": "off" for part in ("row_attention", "label_head", "fused_lora")}
+
+
 def test_what_is_computed_again_by_hand(tiny_model):
     shape = model_shape(tiny_model)
-    hidden, inner, layers = 64, 128, 2
-    a_layer = 10 * hidden + 4 * inner
+    hidden, inner, layers, heads, keys = 64, 128, 2, 4, 32
+    assert (shape.num_heads, shape.query_width, shape.key_width) == (heads, 64, keys)
+    # PEFT's layers in float32, rows padded, torch's attention: norms, q k v (keys and values once
+    # for each head) and the result, the inputs of the projections, the gate's three factors.
+    norms, core = 2 * 4 * hidden, 4 * 4 * hidden
+    attention, feed_forward = core + 4 * 2 * hidden, 4 * (hidden + inner) + 3 * 4 * inner
+    a_layer, between = norms + attention + feed_forward, 4 * hidden
     kept = {
-        None: layers * a_layer,
-        "full": a_layer,
-        "full_attn": layers * (a_layer - 3 * hidden) + 3 * hidden,
-        "core_attn": layers * a_layer,
+        None: layers * a_layer + between,
+        "full": a_layer + layers * between,
+        "full_attn": layers * (a_layer - attention + between) + attention,
+        "core_attn": layers * (a_layer - core + between) + core,
     }
-    needs, numbers = {}, 4 * 4 * 100  # rows, bytes, tokens
-    for how, numbers_kept in kept.items():
-        config = Config(data={"padding_free": False})
+    for how, bytes_kept in kept.items():
+        changes = {"data__padding_free": False, "speed__lean_norm": "off"} | OFF
         if how:
-            changes = {"gradient_checkpointing": True, "recompute_granularity": how}
-            config = config.apply({f"memory.{name}": value for name, value in changes.items()})
-        needs[how] = memory(config, shape)
-        assert needs[how] - needs[None] == numbers * (numbers_kept - kept[None])
-    assert needs["full"] < needs["full_attn"] < needs["core_attn"] == needs[None]
+            changes |= {
+                "memory__gradient_checkpointing": True,
+                "memory__recompute_granularity": how,
+            }
+        assert parts(shape, **changes)["activations"] == 4 * 100 * bytes_kept
+
+
+def test_the_parts_make_the_whole(tiny_model):
+    shape = model_shape(tiny_model)
+    config = Config()
+    found = parts(shape)
+    decisions = on(config, dtype="float32")
+    assert sum(found.values()) == memory_bytes(config, shape, [100] * 40, decisions)
+    assert list(found) == [name for name in MARGINS if name in found]
+    assert found["weights"] == 4 * shape.parameters
+    assert found["adapter"] == found["gradients"] == found["optimizer"] // 2
+    assert 0 < margin_bytes(found) < sum(found.values())
+    assert PART_NAMES.keys() == MARGINS.keys()
+
+
+def test_autocast_keeps_a_copy_of_every_matrix(tiny_model):
+    shape = model_shape(tiny_model)
+    full = {
+        "peft__method": "full",
+        "training__per_device_train_batch_size": 16,
+        "training__gradient_accumulation_steps": 1,
+    }
+    mixed = parts(shape, precision__mixed_precision="bf16", **full)
+    plain = parts(shape, precision__mixed_precision="no", **full)
+    linear = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64)
+    assert mixed["autocast"] == 2 * (linear + shape.vocab_size * 64)
+    assert "autocast" not in plain
+    assert mixed["activations"] < plain["activations"]
+
+
+def test_all_gradients_exist_when_activations_are_gone(tiny_model):
+    shape = model_shape(tiny_model)
+    once = {"peft__method": "full", "training__gradient_accumulation_steps": 1}
+    few = parts(shape, lengths=[1], **once, training__per_device_train_batch_size=1)
+    assert few["gradients"] == 4 * shape.parameters
+    many = parts(shape, **once, training__per_device_train_batch_size=64)
+    assert "gradients" not in many  # the loss is computed before the first of them
+    twice = once | {"training__gradient_accumulation_steps": 2}
+    assert parts(shape, **twice)["gradients"] == 4 * shape.parameters
+
+
+def test_answers_keep_keys_and_values(tiny_model):
+    shape = model_shape(tiny_model)
+    changes = {"evaluation__sample_prompts": ["a"] * 500, "evaluation__sample_count": 0}
+    found = parts(shape, evaluation__sample_max_new_tokens=900, **changes)
+    assert found["cache"] == 500 * (100 + 900) * 2 * 32 * 2 * 4
+    assert "activations" not in found
+
+
+def test_a_config_without_weights_has_an_assumed_shape(tiny_model, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    shape, real = model_shape(tmp_path), model_shape(tiny_model)
+    assert (shape.is_assumed, real.is_assumed) == (True, False)
+    assert shape.parameters == pytest.approx(real.parameters, rel=1e-3)  # the last norm
+    assert sorted(shape.layers) == sorted(real.layers)
+    assert trainable_parameters(Config(), shape) == trainable_parameters(Config(), real)
 
 
 def test_the_time_to_compute_again_goes_by_what_is(tiny_model):

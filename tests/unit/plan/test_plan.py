@@ -233,10 +233,10 @@ def test_a_single_row_that_does_not_fit(config, monkeypatch):
     needed = make_plan(one).memory_bytes
     monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed - 1)
     (problem,) = make_plan(one).warnings
-    assert problem.fix == "Turn memory.gradient_checkpointing on (PEFT Studio)."
+    assert problem.fix.startswith("Turn memory.gradient_checkpointing on (PEFT Studio), about ")
     assert make_plan(one.apply(problem.changes)).warnings == []
     monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: 1)
-    (problem,) = make_plan(one).warnings
+    (problem,) = make_plan(one).errors
     assert problem.fix == "Choose a smaller model, or a device with more memory."
     assert problem.changes == {}
 
@@ -244,7 +244,7 @@ def test_a_single_row_that_does_not_fit(config, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({}, "Use 1 with gradient_accumulation_steps=16 and checkpointing (PEFT Studio)."),
+        ({}, "Use 1 with gradient_accumulation_steps=16 and checkpointing (PEFT Studio), about "),
         ({"quantization.load_in_4bit": True}, "Use QLoRA with batch 1 and checkpointing"),
     ],
     ids=str,
@@ -256,6 +256,8 @@ def test_what_else_saves_memory_in_the_order_of_the_guide(config, monkeypatch, m
         "memory.gradient_checkpointing": True,
         **more,
     }
+    if more:  # on a CPU the 16-bit file stays in memory beside the quantised weights
+        config = config.apply({"model.dtype": "float32"})
     needed = make_plan(config.apply(small)).memory_bytes
     found = importlib.util.find_spec
 

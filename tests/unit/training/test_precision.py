@@ -11,12 +11,7 @@ from nbft.config.precision import OPERATORS
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
 from nbft.training.optim import OffloadedOptimizer
-from nbft.training.precision import (
-    OperatorLists,
-    OwnPrecision,
-    low_weights,
-    use_scaled_float16,
-)
+from nbft.training.precision import OperatorLists, OwnPrecision, low_weights, train_in_float32
 
 A, B = torch.randn(4, 4), torch.randn(4, 4)
 
@@ -147,29 +142,8 @@ def test_what_is_written_in_place_or_to_a_place_arrives():
     assert out.tolist() == [[2.0, 2.0]] * 2
 
 
-class Two(torch.nn.Module):
-    """Adds two large outputs, as layers do to what goes from one to the next."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = torch.nn.Embedding(2, 4, dtype=torch.float16)
-        self.embed.weight.data.fill_(60_000)
-        self.added = torch.nn.Linear(4, 4, dtype=torch.float16).requires_grad_(False)
-        self.embed.requires_grad_(False)
-        self.added.bias.requires_grad_()
-
-    def get_input_embeddings(self):
-        return self.embed
-
-    def forward(self, ids):
-        hidden = self.embed(ids)
-        return hidden + hidden
-
-
-def test_sums_between_float16_layers_do_not_overflow():
-    model, ids = Two(), torch.tensor([1])
-    assert model(ids).isinf().all()
-    use_scaled_float16(model)
-    assert model(ids).tolist() == [[120_000.0] * 4]
-    assert model.added.weight.dtype == torch.float16
-    assert model.added.bias.dtype == torch.float32
+def test_what_is_trained_of_float16_weights_is_float32():
+    layer = torch.nn.Linear(2, 2, dtype=torch.float16)
+    layer.weight.requires_grad_(False)
+    train_in_float32(layer)
+    assert (layer.weight.dtype, layer.bias.dtype) == (torch.float16, torch.float32)
