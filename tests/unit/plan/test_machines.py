@@ -24,14 +24,24 @@ def test_the_page_is_as_the_code_makes_it():
 
 
 OLD = (
-    ("float16 fp16 float32", "joined", "row by row", "padding_free row_attention"),
-    ("float16 fp16 float32", "joined", "row by row", "padding_free row_attention"),
-    ("float32 fp16 float32", "joined", "row by row", "padding_free row_attention"),
+    ("float16 fp16 float32", "joined", "row by row", "padding_free row_attention lean_norm"),
+    ("float16 fp16 float32", "joined", "row by row", "padding_free row_attention lean_norm"),
+    ("float32 fp16 float32", "joined", "row by row", "padding_free row_attention lean_norm"),
 )
 NEW = (
-    ("bfloat16 no float32", "joined", "FlashAttention", "padding_free row_attention fused_lora"),
-    ("bfloat16 no bfloat16", "joined", "FlashAttention", "padding_free row_attention fused_lora"),
-    ("float32 bf16 float32", "joined", "FlashAttention", "padding_free row_attention"),
+    (
+        "bfloat16 no float32",
+        "joined",
+        "FlashAttention",
+        "padding_free row_attention fused_lora lean_norm",
+    ),
+    (
+        "bfloat16 no bfloat16",
+        "joined",
+        "FlashAttention",
+        "padding_free row_attention fused_lora lean_norm",
+    ),
+    ("float32 bf16 float32", "joined", "FlashAttention", "padding_free row_attention lean_norm"),
 )
 PADDED = (
     ("bfloat16 no float32", "padded", "torch's, with a mask", "fused_lora"),
