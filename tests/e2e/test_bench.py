@@ -186,7 +186,8 @@ def test_the_command_for_a_gpu_is_rehearsed_on_the_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(path.read_text())
     assert found["rehearsal"]
-    correctness, ours, forecast, theirs = found["results"]
+    correctness, preparation, ours, forecast, theirs = found["results"]
+    assert preparation["recomputes_activations"] is False
     names = {one["name"] for one in correctness["parts"]}
     assert correctness["held"]
     assert names >= {f"lora, {kind}: all parts" for kind in ("bfloat16", "fp16")}

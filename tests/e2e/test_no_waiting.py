@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nbft.decisions import PARTS, decide
+from nbft.evaluate.generate import in_precision
 from nbft.models.float8 import hadamard
 from nbft.training import optim
 from nbft.training.fast import attention
@@ -36,6 +37,7 @@ STEPS = {
     "all weights": {"peft__method": "full"},
     "16 bits": {"model__dtype": "bfloat16"},
     "autocast": {"precision__mixed_precision": "bf16"},
+    "scaled float16": {"model__dtype": "float16", "precision__mixed_precision": "fp16"},
     "sparse head": {"memory__use_sparse_head_and_loss_fn": True},
     "fused head": {"memory__use_fused_head_and_loss_fn": True},
     "moments in 16 bits": {"optimizer__moment_dtype": "bfloat16"},
@@ -100,7 +102,7 @@ def take_step(make_config, tmp_path):
             trainer.create_optimizer()
             for _ in range(2):
                 number = trainer._get_num_items_in_batch([batch], trainer.args.device)
-                with trainer.accelerator.autocast():
+                with in_precision(trainer.model, decisions.mixed_precision.value):
                     loss = trainer.training_step(trainer.model, dict(batch), number)
                 before_the_end(loss)
                 trainer._track_num_input_tokens(batch)
