@@ -412,3 +412,12 @@ def test_the_folder_that_is_checked_is_the_one_that_is_used(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("")
     assert output_dir_problem("runs") == [f"{tmp_path}/runs is a file. Name another folder."]
+
+
+def test_float16_weights_below_an_adapter_may_be_scaled():
+    asked = {"precision.mixed_precision": "fp16", "model.dtype": "float16"}
+    config = GOOD.apply({**asked, "compute.device": "cuda"})
+    assert [p for p in check(config, on(config, "cuda")) if p.field.startswith("precision")] == []
+    assert on(GOOD.apply({"model.dtype": "float16"}), "cuda").mixed_precision.value == "fp16"
+    full = GOOD.apply({"model.dtype": "float16", "peft.method": "full"})
+    assert on(full, "cuda").mixed_precision.value == "no"
