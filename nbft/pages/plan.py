@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from nbft.formatting import count, number, size
 from nbft.pages.environment import render
+from nbft.plan.ranges import parts_in_words
 from nbft.redaction import redact_text
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def summary(plan: Plan | None, waiting: str = "") -> Markup:
         waiting=waiting,
         facts=_facts(plan),
         memory=_memory(plan),
+        parts=parts_in_words(plan.memory_parts),
         curve=learning_rate_curve(plan.learning_rates()),
         choices=[
             ("device", plan.device),
@@ -80,7 +82,10 @@ def _memory(plan: Plan) -> tuple[str, int | None, bool]:
         return "", None, False
     if not free:
         return f"about {size(need)}", None, False
-    words = f"about {size(need)} of {size(free)} free" + (": too much" if need > free else "")
+    about = {"formula": "about", "simulation": "simulated", "probe": "measured"}
+    words = f"{about[plan.memory_source]} {size(need)} of {size(free)} free" + (
+        ": too much" if need > free else ""
+    )
     return words, min(100, round(100 * need / free)), need > free
 
 

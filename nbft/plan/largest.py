@@ -59,7 +59,7 @@ def largest(plan: Plan) -> dict[str, Largest]:
     Args:
         plan: A plan whose memory is known.
     """
-    if not plan.memory_bytes or not plan.free_memory_bytes:
+    if not plan.free_memory_bytes or plan.needed_bytes(plan.config) is None:
         return {}
     found: dict[str, Largest] = {}
     batch = "training.per_device_train_batch_size"

@@ -6,7 +6,7 @@ Called by `nbft.plan.plan`. What was measured on a CPU is compared with real run
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from nbft.config import Config
@@ -177,23 +177,29 @@ def assumptions(
 
 def costs_in_words(plan: Plan) -> Iterator[str]:
     """Yield what a run takes, a sentence each."""
+
+    def between(name: str, say: Callable[[float], str], end: str = "") -> str:
+        if name not in plan.ranges:
+            return ""
+        lowest, highest = map(say, plan.ranges[name])
+        return f" ({lowest} to {highest}{end})"
+
     if plan.memory_bytes:
-        lowest, highest = (size(round(end)) for end in plan.ranges["memory_bytes"])
         yield (
-            f"Memory: about {size(plan.memory_bytes)} ({lowest} to {highest}) of "
+            f"Memory: about {size(plan.memory_bytes)}{between('memory_bytes', size)} of "
             f"{size(plan.free_memory_bytes)} free."
         )
+    if plan.memory_parts:
         yield f"Of it: {parts_in_words(plan.memory_parts)}."
     if plan.tokens:
         yield f"Tokens: about {count(plan.tokens)}."
     if plan.time:
-        lowest, highest = (duration(end) for end in plan.ranges["seconds"])
-        yield f"Time: {plan.time} ({lowest} to {highest} in all)."
+        yield f"Time: {plan.time}{between('seconds', duration, ' in all')}."
     if energy := plan.ranges.get("energy_kwh"):
         yield f"Energy: {energy_in_words(energy)}."
     if plan.cost_usd and plan.cost_usd[1]:
         lowest, highest = (f"{end:.2f}" for end in plan.cost_usd)
-        yield f"Cost: {lowest} to {highest} USD."
+        yield f"Cost: {lowest if lowest == highest else f'{lowest} to {highest}'} USD."
 
 
 def energy_in_words(kwh: Range) -> str:

@@ -16,6 +16,7 @@ from nbft.consent import Code
 from nbft.errors import Problem
 from nbft.models.find import find_local
 from nbft.pages.environment import render
+from nbft.widgets.background import Task
 from nbft.widgets.fields import described, fix_words
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
@@ -23,10 +24,13 @@ from nbft.widgets.state_line import LOCKED, StateLine, guarded
 from nbft.widgets.tree import Tree, fields, path_of
 
 if TYPE_CHECKING:
+    from nbft.plan import Plan
     from nbft.widgets.doctor import Findings
 
 _GROUPS = {"error": "Fix before training", "warning": "Worth a look"}
 
+
+_SIMULATE = "Run the training step without data or memory, and count what it would hold."
 
 _PICK = "Pick the columns of your file: which is the prompt, and which the answer?"
 _NO_ROWS = "Choose a data file or a dataset."
@@ -52,6 +56,7 @@ class Checking:
         reveal: Called with the path of the field that a problem belongs to.
         apply_fix: Called with that path, "" for none, and the changes of a fix.
         check_again: Called after a fix.
+        show_plan: Called with a simulated plan in the tree.
         is_locked: Whether a run is training with these settings.
     """
 
@@ -61,6 +66,7 @@ class Checking:
     reveal: Callable[[str], None]
     apply_fix: Callable[[str, dict[str, Any]], None]
     check_again: Callable[[], None]
+    show_plan: Callable[[], None]
     is_locked: bool = False
 
     @functools.cached_property
@@ -127,14 +133,49 @@ class Checking:
         table = render("table", head=head, rows=rows, css="nbft-checklist", header=1)
         yield kit.html(f"<h3>Before you start</h3>{table}")
 
+    def forecast(self, kit: Kit) -> Iterator[Any]:
+        """Yield what the run takes, and a button that simulates its step, unless fields are wrong."""
+        if self.tree.wrong:
+            return
+        from nbft.plan.largest import in_words
+
+        plan = self.tree.plan
+        sentences = [*plan.costs, *plan.assumptions, in_words(plan.largest)]
+        if not any(sentences):
+            return
+        lines = Markup("<br>").join(filter(None, sentences))
+        yield kit.html(Markup("<h3>What it takes</h3><p>{}</p>").format(lines))
+        if plan.lengths_tokens and plan.memory_source == "formula":
+            yield kit.row(kit.button("Simulate", self._simulate, "nbft-push", tooltip=_SIMULATE))
+
+    @guarded
+    def _simulate(self, button: Any) -> None:
+        """Simulate the step in the background; what was planned for other settings is dropped."""
+        plan = self.tree.plan
+        button.disabled = True
+        self.line.say_too("Simulating a training step: about 15 seconds.")
+
+        def take(simulated: Plan) -> None:
+            if self.tree.known_plan is plan:
+                self.tree.take_plan(simulated)
+                self.show_plan()
+
+        def fail(error: Exception) -> None:
+            button.disabled = False
+            self.line.say_too(str(error))
+
+        Task(plan.simulate, take, fail)
+
     def review(self, kit: Kit) -> Iterator[Any]:
-        """Yield the problems and the checklist."""
+        """Yield the problems, the checklist and the forecast."""
         yield from self.problems(kit)
         yield from self.checklist(kit)
+        yield from self.forecast(kit)
 
     def page(self, kit: Kit) -> Iterator[Any]:
         """Yield what Check shows: the problems, and what the doctor finds in a sample of the rows."""
         yield from self.problems(kit)
+        yield from self.forecast(kit)
         if any(problem.level == "error" for problem in self.tree.problems):
             return
         yield self.findings.widget

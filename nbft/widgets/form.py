@@ -101,6 +101,7 @@ class Form:
             reveal=self._reveal,
             apply_fix=self._apply_fix,
             check_again=self._check,
+            show_plan=self._show_checked,
         )
         self._opening = Opening(
             kit,
@@ -430,6 +431,10 @@ class Form:
         self._tree.read()  # the files may have changed
         self._show_plan()
         self._views.mark()
+        self._show_results(self._checking.page)
+
+    def _show_checked(self) -> None:
+        self._show_plan()
         self._show_results(self._checking.page)
 
     def _last_page(self, kit: Kit) -> Any:

@@ -247,6 +247,10 @@ class Tree:
         """The plan, if it was made already."""
         return self._plan
 
+    def take_plan(self, plan: Plan) -> None:
+        """Take a better plan of the same settings, until they change."""
+        self._plan = plan
+
     @property
     def problems(self) -> list[Problem]:
         """Every error and warning: of the fields, or, when these are valid, of the plan."""

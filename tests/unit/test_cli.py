@@ -91,6 +91,32 @@ def test_a_wrong_override_is_said(folder):
     ]
 
 
+def test_a_plan_is_shown_and_printed_as_json(folder, tiny_model):
+    rows = "".join(
+        json.dumps({"prompt": f"Add {n}.", "completion": str(n)}) + "\n" for n in range(40)
+    )
+    (folder / "rows.jsonl").write_text(rows)
+    Config(model={"model_name": str(tiny_model)}, data={"path": "rows.jsonl"}).save("c.yaml")
+    shown = run("plan", "c.yaml")
+    assert shown.exit_code == 0
+    for words in ("Memory: about ", "Of it: libraries ", "Time: about ", "Energy: ", "a batch of "):
+        assert words in shown.output
+    plan = json.loads(run("plan", "c.yaml", "--json").output)
+    assert sum(plan["memory_parts"].values()) == plan["memory_bytes"]
+    assert plan["ranges"]["memory_bytes"][0] < plan["memory_bytes"]
+    assert plan["errors"] == []
+
+
+def test_a_plan_says_what_it_does_not_know(folder):
+    (folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20)
+    result = run("plan", "model.model_name=someone/unknown", "data.path=rows.jsonl")
+    assert result.exit_code == 2  # no such file
+    Config(model={"model_name": "someone/unknown-7b"}, data={"path": "rows.jsonl"}).save("c.yaml")
+    result = run("plan", "c.yaml")
+    assert "Assumed: someone/unknown-7b is not on this machine" in result.output
+    assert "Memory" not in result.output
+
+
 def test_every_preset_is_listed_with_a_line(folder):
     lines = run("config", "presets").output.splitlines()
     assert [line.split()[0] for line in lines] == list(presets())

@@ -12,6 +12,7 @@ from nbft import make_plan, registry
 from nbft.config import Config, presets
 from nbft.hardware import Choice
 from nbft.plan import plan as plan_module
+from nbft.plan import ranges as ranges_module
 
 ROWS = [{"prompt": f"Add {n}.\n", "completion": str(n)} for n in range(40)]
 
@@ -421,3 +422,51 @@ def test_a_template_that_glues_the_answer_to_the_prompt(prompt, completion, is_g
         assert "8?8" in found[0].why
         mended = config.apply(dict(found[0].changes))
         assert not [p for p in make_plan(mended).warnings if "one word" in p.why]
+
+
+def test_a_machine_that_reports_no_memory_is_said(config, monkeypatch):
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: -5)
+    plan = make_plan(config)
+    assert plan.free_memory_bytes == 0
+    assert any("reports no free memory" in text for text in plan.assumptions)
+    assert all("needs about" not in problem.why for problem in plan.problems)
+
+
+@pytest.mark.parametrize(
+    ("card", "words", "is_timed"),
+    [
+        ("Tesla T4 was found", "assumes 30% of its peak", True),
+        ("Odd Card 9 was found", "not known", False),
+    ],
+)
+def test_a_card_is_planned_by_its_data_sheet_or_not_at_all(
+    config, monkeypatch, card, words, is_timed
+):
+    for module in (plan_module, ranges_module):
+        monkeypatch.setattr(module, "available_devices", lambda: {"cpu": "", "cuda": card})
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: 2**34)
+    plan = make_plan(config.apply({"compute.device": "cuda"}))
+    assert any(words in text for text in plan.assumptions)
+    assert (plan.seconds is not None, "energy_kwh" in plan.ranges) == (is_timed, is_timed)
+    if is_timed:
+        lowest, highest = plan.ranges["seconds"]
+        assert lowest == pytest.approx(highest / 5)
+
+
+def test_a_config_without_weights_is_planned_as_llama(config, tiny_model, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    bare = make_plan(config.apply({"model.model_name": str(tmp_path)}))
+    assert any("the layers of Llama" in text for text in bare.assumptions)
+    assert bare.memory_parts["weights"] == pytest.approx(
+        make_plan(config).memory_parts["weights"], rel=0.01
+    )
+
+
+def test_a_budget_that_ends_the_run_early_is_said(config):
+    plan = make_plan(config)
+    half = plan.tokens // 2
+    remarks = make_plan(config.apply({"training.max_tokens": half})).remarks
+    assert any(text.startswith("training.max_tokens=") for text in remarks)
+    assert all("training.max_" not in text for text in plan.remarks)
+    (problem,) = make_plan(config.apply({"training.max_cost_usd": 1.0})).errors
+    assert problem.field == "training.max_cost_usd"

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from ipywidgets import Widget
 import nbft
 from nbft.config import Config, presets, settings
 from nbft.decisions import PARTS, Decisions
-from nbft.errors import ConfigError, Problem, RunError
+from nbft.errors import ConfigError, NbftError, Problem, RunError
 from nbft.hardware import Choice
 from nbft.pages.plan import learning_rate_curve, summary
 from nbft.plan import Plan
@@ -286,7 +287,8 @@ def test_nothing_is_wrong_where_nobody_has_been_until_check() -> None:
 def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: Form) -> None:
     control(form, "peft.lora_alpha").value = "600"
     press(form, "Check")
-    link, _, fix = form._results.children[-2].children  # the rows come last
+    rows = (row for row in form._results.children if len(getattr(row, "children", ())) == 3)
+    link, _, fix = next(rows).children
     link.click()
     assert form._views.view == "advanced"
     assert form._views.tabs.selected_index == list(TABS).index("Method")
@@ -294,6 +296,41 @@ def test_a_problem_of_the_list_leads_to_its_field_and_can_be_mended_there(form: 
     fix.click()
     assert form.config.peft.lora_alpha == 32
     assert "No problems" in shown_text(form._results)
+
+
+def test_a_simulation_takes_the_place_of_the_estimate(
+    form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def simulate(plan: Plan) -> Plan:
+        return replace(plan, memory_bytes=3 * 2**30, memory_source="simulation")
+
+    monkeypatch.setattr(Plan, "simulate", simulate)
+    form._tree.take_plan(replace(form.plan, lengths_tokens=(5,)))
+    form._show_checked()
+    buttons = [
+        button
+        for row in form._results.children
+        for button in getattr(row, "children", ())
+        if getattr(button, "description", "") == "Simulate"
+    ]
+    (simulation,) = buttons
+    simulation.click()
+    assert form.plan.memory_source == "simulation"
+    assert "simulated 3.0 GiB of 20 GiB free" in form._side.value
+    assert "Simulate" not in shown_text(form._results)  # once is enough
+    control(form, "peft.lora_alpha").value = "64"
+    assert form.plan.memory_source == "formula"
+
+
+def test_a_simulation_that_fails_says_why(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    def simulate(plan: Plan) -> Plan:
+        raise NbftError("This step cannot be simulated (why).")
+
+    monkeypatch.setattr(Plan, "simulate", simulate)
+    form._tree.take_plan(replace(form.plan, lengths_tokens=(5,)))
+    form._checking._simulate(SimpleNamespace(disabled=False))
+    assert "cannot be simulated (why)" in form.line.widget.value
+    assert form.plan.memory_source == "formula"
 
 
 def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
