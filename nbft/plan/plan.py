@@ -219,10 +219,10 @@ class Plan:
         Nothing is loaded or trained: the tensors of the step have shapes and no contents.
 
         Raises:
+            ConfigError: The config names code that its user has not allowed.
             NbftError: The step cannot be simulated; says why.
         """
-        if not self.lengths_tokens:
-            raise NbftError("Nothing can be simulated without training rows.")
+        self._check_rehearsal("simulated")
         rows = fullest_batch(self.config, self.lengths_tokens, self.decisions)
         found = simulate(self.config, rows)
         parts = simulated_parts(self.memory_parts, found, is_quantised=self._is_quantised)
@@ -234,10 +234,10 @@ class Plan:
         Two steps each on the fullest and on a typical batch, in a process of their own.
 
         Raises:
+            ConfigError: The config names code that its user has not allowed.
             NbftError: The steps fail; says why.
         """
-        if not self.lengths_tokens:
-            raise NbftError("Nothing can be probed without training rows.")
+        self._check_rehearsal("probed")
         fullest = fullest_batch(self.config, self.lengths_tokens, self.decisions)
         lengths = sorted(self.lengths_tokens)
         typical = [lengths[int(n)] for n in spread(len(lengths), len(fullest))]
@@ -258,6 +258,13 @@ class Plan:
         )
         plan.ranges["seconds"] = low, high
         return replace(plan, stages=stages, seconds=round(sum(stages.values())))
+
+    def _check_rehearsal(self, done: str) -> None:
+        """Refuse what cannot be run in a process of its own, or may not be."""
+        if blocked := forbidden(self.config):
+            raise ConfigError([code.problem for code in blocked])
+        if not self.lengths_tokens:
+            raise NbftError(f"Nothing can be {done} without training rows.")
 
     @property
     def _is_quantised(self) -> bool:

@@ -105,6 +105,5 @@ def _clocked(trainer: Any) -> tuple[list[float], list[float]]:
 
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
-    sys.stdout.write(
-        json.dumps(probe(Config(**asked["config"]), asked["fullest"], asked["typical"]))
-    )
+    config = Config(**asked["config"]).own()  # its code was checked by the plan
+    sys.stdout.write(json.dumps(probe(config, asked["fullest"], asked["typical"])))

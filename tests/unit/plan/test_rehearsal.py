@@ -1,11 +1,12 @@
 import json
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from nbft.config import Config
-from nbft.errors import ConfigError, NbftError
+from nbft.errors import ConfigError, NbftError, Problem
 from nbft.plan import make_plan, probe
 from nbft.plan.rehearsal import Simulation, simulated_parts
 
@@ -102,3 +103,23 @@ def test_a_real_probe_measures_this_machine(plan):
     probed = plan.probe()
     assert probed.memory_bytes == pytest.approx(plan.memory_bytes, rel=0.2)
     assert 0 < probed.stages["training"] < 600
+
+
+def test_code_that_nobody_allowed_is_not_run(plan, monkeypatch):
+    def run(*_, **__):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    code = SimpleNamespace(problem=Problem("model.trust_remote_code", True, "is not allowed."))
+    monkeypatch.setattr("nbft.plan.plan.forbidden", lambda config: [code])
+    for rehearse in (plan.simulate, plan.probe):
+        with pytest.raises(ConfigError, match="is not allowed"):
+            rehearse()
+
+
+def test_nothing_is_rehearsed_without_rows(plan):
+    empty = replace(plan, lengths_tokens=())
+    with pytest.raises(NbftError, match="simulated without training rows"):
+        empty.simulate()
+    with pytest.raises(NbftError, match="probed without training rows"):
+        empty.probe()
