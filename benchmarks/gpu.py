@@ -187,7 +187,8 @@ def measure(items: Iterator[Item], record: Record, end: float) -> None:
         record: Gets the results.
         end: When to be done, by the monotonic clock.
     """
-    for item in items:
+    iterator = iter(items)
+    while (item := _next(iterator, record)) is not None:
         left = end - time.monotonic()
         why_not = item.why_not
         if not why_not and item.seconds > left:
@@ -204,6 +205,15 @@ def measure(items: Iterator[Item], record: Record, end: float) -> None:
         seconds = round(time.monotonic() - began, 1)
         record.add(kind=item.kind, name=item.name, **found, seconds=seconds)
         print(f"{seconds:>6.1f} s  {item.kind}: {item.name}: {_in_words(found)}", flush=True)
+
+
+def _next(items: Iterator[Item], record: Record) -> Item | None:
+    """Return the next item; None after the last, or if the rows of one cannot be made."""
+    try:
+        return next(items, None)
+    except Exception as error:
+        record.add(kind="preparation", name="what comes next", error=str(error) or repr(error))
+        return None
 
 
 def _in_words(found: Mapping[str, Any]) -> str:

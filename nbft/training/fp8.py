@@ -1,9 +1,9 @@
 """FP8 training: linear layers whose inputs and weights are rounded to float8 in the forward pass.
 
-A tensor x is scaled so that its largest number is float8's largest and rounded to e4m3. A GPU that
-multiplies float8 does so (`multiplies_float8`); elsewhere the numbers are scaled back and multiplied in
-the type of the computation, with the same error and without the speed. The gradient treats rounding as the identity, so the weights can be trained, unlike those of
-`nbft.models.float8`, which are stored as float8.
+A tensor x is scaled so that its largest number is float8's largest and rounded to e4m3. A GPU with
+float8 products multiplies these (`multiplies_float8`). Elsewhere they are scaled back and multiplied in the
+type of the computation, with the same error and without the speed. The gradient treats rounding as the
+identity, so the weights can be trained, unlike those of `nbft.models.float8`, which are stored as float8.
 
 Source: FP8 Formats for Deep Learning, arXiv:2209.05433, section 3.
 Called by `nbft.training.trainer`.

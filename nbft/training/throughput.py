@@ -176,6 +176,8 @@ class Throughput:
         device = next(v.device for v in inputs.values() if isinstance(v, torch.Tensor))
         began = _moment(device)
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        if device.type not in ("cpu", *_WITH_EVENTS):
+            loss.item()  # waits, since the host's clock knows only when it was launched
         seen["spans"].append((began, _moment(device)))
         return loss
 
@@ -287,9 +289,13 @@ def _nothing(since: float) -> dict[str, Any]:
     return {**counts, "spans": [], "since": since}
 
 
+_WITH_EVENTS = ("cuda", "xpu")
+"""Devices that note times themselves."""
+
+
 def _moment(device: torch.device) -> Any:
     """Return the present: of a GPU an event among what it computes, which nothing waits for."""
-    if device.type not in ("cuda", "xpu"):
+    if device.type not in _WITH_EVENTS:
         return time.monotonic()
     event = torch.Event(device, enable_timing=True)
     event.record()

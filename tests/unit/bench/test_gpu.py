@@ -56,6 +56,22 @@ def test_what_no_time_is_left_for_is_left_out_and_the_rest_goes_on(clock, tmp_pa
     assert found["minutes"] == 1
 
 
+def test_what_was_found_is_kept_when_the_next_cannot_be_prepared(clock, tmp_path):
+    record = Record(tmp_path / "gpu.json", {})
+
+    def items():
+        yield Item("speed", "first", 1, clock(1, {}))
+        raise RuntimeError("no row of 8,192 tokens can be made")
+
+    gpu.measure(items(), record, end=200.0)
+    first, rest = json.loads(record.path.read_text())["results"]
+    assert first["name"] == "first"
+    assert rest["error"] == "no row of 8,192 tokens can be made"
+    assert gpu._is_wrong(rest)
+    assert not gpu._is_wrong({"kind": "speed", "name": "short rows, TRL", "error": "full"})
+    assert gpu._is_wrong({"kind": "speed", "name": "short rows, nbft", "error": "full"})
+
+
 def test_nbft_may_be_twice_as_far_from_float32_as_trl():
     assert Checked("all", 1e-4, 0.012, 1e-4, 0.006).is_held
     assert not Checked("all", 1e-4, 0.014, 1e-4, 0.006).is_held
