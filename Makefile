@@ -80,6 +80,7 @@ notebooks: setup
 docs: setup
 	$(bin)/python -m nbft.interop.compatibility > docs/compatibility.md
 	$(bin)/python -m nbft.config.reference > docs/reference.md
+	$(bin)/python -m nbft.plan.machines > docs/hardware.md
 
 bench: setup
 	$(bin)/python -m benchmarks

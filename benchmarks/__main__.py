@@ -1,5 +1,7 @@
 """Run the benchmarks and print one table: `python -m benchmarks [NAME…] [--quick]`.
 
+`python -m benchmarks gpu` is a command of its own, with other options.
+
 The numbers also go to `.artifacts/benchmarks/results.json`. Exits with 1 if a goal is not held
 or a benchmark failed.
 """
@@ -15,18 +17,21 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from . import gpu
 from .measurement import ROOT, Measurement
 
 BENCHMARKS = (
     *("imports", "form", "lens", "live_chart", "background", "views", "doctor"),
     *("data_preparation", "overhead", "loop", "training", "four_bit", "long_rows", "matmul_rate"),
-    *("memory", "demo", "forecast"),
+    *("memory", "demo", "forecast", "launches"),
 )
 RESULTS = ROOT / ".artifacts" / "benchmarks" / "results.json"
 
 
 def main() -> int:
     """Run what was asked for and return the exit status."""
+    if sys.argv[1:2] == ["gpu"]:
+        return gpu.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, the tiny model")

@@ -51,7 +51,8 @@ class Measurement:
     @property
     def measured_text(self) -> str:
         """The number with its unit."""
-        return f"{self.value:.3g} {self.unit}".strip()
+        number = f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
+        return f"{number} {self.unit}".strip()
 
     @property
     def goal_text(self) -> str:

@@ -668,7 +668,10 @@ def config_check(file: _File, overrides: _Overrides = None, allow_code: _AllowCo
 def _print_plan(plan: Plan) -> None:
     for remark in plan.remarks:
         typer.echo(f"Note: {remark}")
-    typer.echo(f"Device: {plan.device}. Weights: {plan.dtype}. Fast path: {plan.fast_path}.")
+    typer.echo(
+        f"Device: {plan.device}. Weights: {plan.dtype}. Mixed precision: {plan.mixed_precision}. "
+        f"Fast path: {plan.fast_path}."
+    )
     if plan.device_use:
         typer.echo(f"Note: {plan.device_use}.")
     typer.echo(

@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
-from nbft.hardware import Choice, available_devices, has_bfloat16
+from nbft.hardware import (
+    Choice,
+    available_devices,
+    compute_capability,
+    gpu_count,
+    low_type,
+    why_no_gpu,
+)
 from nbft.methods import method_of
 from nbft.models.adapters import FoundAdapter, adapter_of, base_name
-from nbft.models.find import find_local
+from nbft.models.find import find_described
 from nbft.models.targets import trains_head
 
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
@@ -26,6 +33,9 @@ FAST_CHUNK_TOKENS = 256
 
 EXACT_CHUNK_TOKENS = 32
 """Tokens whose probabilities exist in float32 at a time: few enough to stay in the cache."""
+
+GPU_LOGITS_BYTES = 2**30
+"""Bytes of logits in float32 that exist at a time on a GPU; those in 16 bits come on top."""
 
 SHORT_ROW_TOKENS = 512
 """Rows up to this length use two matrix products: on a CPU torch's fused attention takes twice as
@@ -66,6 +76,11 @@ class Decisions:
         return self.uses("padding_free")
 
     @property
+    def scales_float16(self) -> bool:
+        """Whether an adapter is trained with a scaled loss on float16 weights."""
+        return (self.dtype.value, self.mixed_precision.value) == ("float16", "fp16")
+
+    @property
     def is_final(self) -> bool:
         """Whether no decision waits for the model to be on this machine."""
         return all(choice.reason != _NOT_HERE for choice in self.parts.values())
@@ -91,11 +106,10 @@ def decide(config: Config, model: Path | None = None) -> Decisions:
 
     Args:
         config: The config.
-        model: Folder of the base model; looked for on this machine when None.
+        model: Folder of the base model; looked for when None.
     """
     if model is None:
-        found = find_local(base_name(config), config.model.model_revision)
-        model = found.path if found else None
+        model = find_described(base_name(config), config.model.model_revision)
     device = choose_device(config)
     dtype = choose_dtype(config, device.value)
     mixed_precision = choose_mixed_precision(config, device.value, dtype.value)
@@ -108,11 +122,27 @@ def choose_device(config: Config) -> Choice:
     wanted = config.compute.device
     available = available_devices()
     if wanted != "auto":
-        return Choice(wanted, _SET if wanted in available else "set in the config, but not found")
+        is_found = wanted in available
+        reason = f"{_SET}{_of_several(config, wanted)}" if is_found else f"{_SET}, but not found"
+        return Choice(wanted, reason)
     for device in ("cuda", "xpu", "mps"):
         if device in available:
-            return Choice(device, available[device])
-    return Choice("cpu", "no GPU was found")
+            return Choice(device, f"{available[device]}{_of_several(config, device)}")
+    return Choice("cpu", why_no_gpu())
+
+
+def _of_several(config: Config, device: str) -> str:
+    """Say which of several GPUs are used."""
+    if (number := gpu_count(device)) < 2:
+        return ""
+    if config.model.device_map is not None:
+        return f"; model.device_map spreads the layers over {number} of them"
+    return "" if sees_all_gpus(config) else f"; one of {number} is used"
+
+
+def sees_all_gpus(config: Config) -> bool:
+    """Whether a run asks for several GPUs; any other sees one."""
+    return config.model.device_map is not None or bool(config.distributed.engines())
 
 
 def choose_dtype(config: Config, device: str) -> Choice:
@@ -121,21 +151,23 @@ def choose_dtype(config: Config, device: str) -> Choice:
         return Choice(config.model.dtype, _SET)
     if config.peft.method == "full":
         return Choice("float32", "small updates would be lost in 16 bits")
-    bfloat16 = has_bfloat16(device)
-    return Choice("bfloat16" if bfloat16.value == "yes" else "float32", bfloat16.reason)
+    low = low_type(device)
+    return Choice(low.value or "float32", low.reason)
 
 
 def choose_mixed_precision(config: Config, device: str, dtype: str) -> Choice:
     """Choose the number type of the computation: bf16, fp16 or no."""
     if config.precision.mixed_precision != "auto":
         return Choice(config.precision.mixed_precision, _SET)
+    if dtype == "float16" and config.peft.trains_adapter and device == "cuda":
+        return Choice("fp16", "float16 needs a scaled loss and a float32 adapter")
     if dtype != "float32":
         return Choice("no", f"the weights are already {dtype}")
-    bfloat16 = has_bfloat16(device)
-    if bfloat16.value != "yes":
-        return Choice("no", bfloat16.reason)
+    low = low_type(device)
+    if not low.value:
+        return Choice("no", low.reason)
     if config.peft.method == "full":
-        return Choice("bf16", bfloat16.reason)
+        return Choice("bf16" if low.value == "bfloat16" else "fp16", low.reason)
     return Choice("no", "model.dtype is float32")
 
 
@@ -200,17 +232,26 @@ def _choose_parts(
     config: Config, device: str, mixed_precision: str, folder: Path | None
 ) -> dict[str, Choice]:
     model = _about_model(config, folder)
-    padding_free = _padding_free(config, model)
+    padding_free = _padding_free(config, device, model)
     obstacles = {
         "row_attention": _row_attention(config, device, model, joined=padding_free.value == "on"),
         "label_head": _label_head(config, device, mixed_precision, model),
         "fused_lora": _fused_lora(config, mixed_precision, model),
         "lean_norm": _lean_norm(config, device, model),
     }
-    return {"padding_free": padding_free} | {
+    parts = {"padding_free": padding_free} | {
         part: Choice("off", obstacle) if obstacle else Choice("on", _GAIN[part])
         for part, obstacle in obstacles.items()
     }
+    if parts["row_attention"].value == "on" and device == "cuda" and not has_flash_attention():
+        reason = f"{_GAIN['row_attention']}, one row at a time: FlashAttention needs a newer GPU"
+        parts["row_attention"] = Choice("on", reason)
+    return parts
+
+
+def has_flash_attention() -> bool:
+    """Whether torch's FlashAttention runs on the GPU: NVIDIA's from Ampere on, or AMD's."""
+    return compute_capability() >= (8, 0)
 
 
 def fast_path(parts: Mapping[str, Choice]) -> Choice:
@@ -241,7 +282,7 @@ def _read(model: Path | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _padding_free(config: Config, model: _Model) -> Choice:
+def _padding_free(config: Config, device: str, model: _Model) -> Choice:
     data = config.data
     if data.packing:
         return Choice("on", "packed rows need no padding")
@@ -255,7 +296,15 @@ def _padding_free(config: Config, model: _Model) -> Choice:
         return Choice("off", f"not tested with {model.attention} attention")
     if model.untested:
         return Choice("off", model.untested)
+    if device not in _ATTENDS_BY_ROW:
+        return Choice(
+            "off", f"on {device} joined rows would share one mask, quadratic in the batch"
+        )
     return Choice("on", "avoids computing on padding")
+
+
+_ATTENDS_BY_ROW = ("cpu", "cuda")
+"""Devices where each row of a joined batch attends within itself."""
 
 
 def _row_attention(config: Config, device: str, model: _Model, *, joined: bool) -> str:
@@ -276,11 +325,7 @@ def _row_attention(config: Config, device: str, model: _Model, *, joined: bool) 
         return model.untested
     if config.speed.row_attention == "off":
         return _SET
-    if device not in ("cpu", "cuda"):
-        return f"{device} has its own kernels"
-    if device == "cuda" and (choice := has_bfloat16(device)).value == "no":
-        return f"FlashAttention needs a newer GPU: {choice.reason}"
-    return ""
+    return "" if device in _ATTENDS_BY_ROW else f"{device} has its own kernels"
 
 
 def _label_head(config: Config, device: str, mixed_precision: str, model: _Model) -> str:
@@ -344,4 +389,6 @@ def _fused_lora(config: Config, mixed_precision: str, model: _Model) -> str:
 def _lean_norm(config: Config, device: str, model: _Model) -> str:
     if config.speed.lean_norm == "off":
         return _SET
-    return f"{device} has its own kernels" if device != "cpu" else model.untested
+    if device not in ("cpu", "cuda"):
+        return f"{device} has its own kernels"
+    return model.untested

@@ -1,21 +1,27 @@
 """The built-in devices; `nbft.registry.devices` takes others. Loads no torch.
 
-Called by `nbft.hardware` and the worker.
+Called by `nbft.hardware`, the worker and its launchers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from nbft.limits import available_bytes
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -72,42 +78,225 @@ class Device:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU.
+    """One GPU, or one slice of a partitioned one.
 
     Attributes:
         name: Its product name.
         free_bytes: Free memory.
-        capability: Compute capability; bfloat16 from (8, 0) on.
+        capability: Compute capability; NVIDIA's have bfloat16 and FlashAttention from (8, 0) on.
+        uuid: What CUDA_VISIBLE_DEVICES calls it; "" where that is not known.
+        assumed: What the driver does not report and what is assumed instead, a sentence; or "".
     """
 
     name: str
     free_bytes: int
     capability: tuple[int, int]
+    uuid: str = ""
+    assumed: str = ""
+
+
+_ASKED_AGAIN_SECONDS = 2
+"""A plan makes many decisions; the driver is asked once for all of them."""
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that this process may use, with the memory that is free now.
+
+    NVIDIA's, or else AMD's; torch calls both cuda.
+    """
+    return nvidia_gpus() or visible(amd_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """Return the NVIDIA GPUs that this process may use, with the memory that is free now."""
+    listed = _listed(int(time.monotonic() // _ASKED_AGAIN_SECONDS))
+    return visible(listed, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(gpus: Sequence[Gpu], asked: str | None) -> tuple[Gpu, ...]:
+    """Return those of some GPUs that CUDA_VISIBLE_DEVICES leaves, in its order.
+
+    It has numbers or the beginnings of UUIDs; CUDA ignores what follows one that it does not know.
+
+    Args:
+        gpus: All GPUs.
+        asked: The variable; None if it is not set.
+
+    >>> two = [Gpu("T4", 0, (7, 5), "GPU-aa"), Gpu("T4", 0, (7, 5), "GPU-bb")]
+    >>> [gpu.uuid for gpu in visible(two, "GPU-b,0")], visible(two, "-1")
+    (['GPU-bb', 'GPU-aa'], ())
+    """
+    if asked is None:
+        return tuple(gpus)
+    chosen: list[Gpu] = []
+    for name in map(str.strip, asked.split(",")):
+        is_uuid = name.startswith(("GPU-", "MIG-"))
+        named = [
+            gpu
+            for number, gpu in enumerate(gpus)
+            if name == str(number) or (is_uuid and gpu.uuid.startswith(name))
+        ]
+        if not named:
+            break
+        chosen.append(named[0])
+    return tuple(chosen)
+
+
+def see_one_gpu() -> None:
+    """Hide all GPUs from this process but the first that it may use; to be called before CUDA starts.
+
+    transformers would otherwise split each batch over all of them (torch.nn.DataParallel), which
+    TRL refuses and which is slower than one. A UUID is used where there is one: CUDA's numbers
+    follow the speed of the GPUs, the driver's their slots.
+    """
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if len(seen := gpus()) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[0].uuid or (asked or "0").partition(",")[0]
+    elif asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = asked.partition(",")[0]
+
+
+@functools.lru_cache(maxsize=1)
+def _listed(_when: int) -> tuple[Gpu, ...]:
+    """Return the NVIDIA GPUs that the driver lists, with the slices of those that are partitioned."""
+    out = _nvidia_smi("--query-gpu=uuid,name,memory.free,compute_cap,mig.mode.current")
+    found: list[Gpu] = []
+    for line in out.strip().splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) != 5:
+            continue
+        uuid, name, free_mib, capability, partitioned = cells
+        major, _, minor = capability.partition(".")
+        gpu = Gpu(
+            name,
+            0,
+            (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0),
+            uuid,
+        )
+        if gpu.capability == (0, 0):
+            gpu = replace(
+                gpu,
+                capability=_OLDEST,
+                assumed=f"The driver does not report the compute capability of {name}; "
+                f"{_OLDEST[0]}.{_OLDEST[1]} is assumed, which has no bfloat16.",
+            )
+        if partitioned == "Enabled":
+            found += _slices(gpu)
+        elif free_mib.isdigit():
+            found.append(replace(gpu, free_bytes=int(free_mib) * 2**20))
+        else:  # as of GPUs that share main memory, such as GB10
+            said = f"The driver does not report the free memory of {name}; that of the machine is assumed."
+            free_bytes = available_bytes() or 0
+            found.append(
+                replace(gpu, free_bytes=free_bytes, assumed=f"{gpu.assumed} {said}".strip())
+            )
+    return tuple(found)
+
+
+_OLDEST = (7, 0)
+
+_SLICE = re.compile(
+    r"MIG (?P<profile>\d+g\.(?P<gb>\d+)gb\S*)\s+Device\s+(?P<number>\d+): +\(UUID: (?P<uuid>\S+)\)"
+)
+
+
+def _slices(gpu: Gpu) -> Iterator[Gpu]:
+    """Yield the slices of a partitioned GPU (MIG), each with its free memory."""
+    _, _, listed = _nvidia_smi("-L", table=False).partition(gpu.uuid)
+    of_gpu = re.split(r"^GPU ", listed, maxsplit=1, flags=re.MULTILINE)[0]
+    free = _free_of_slices(_nvidia_smi("-q", "-x", "-i", gpu.uuid, table=False))
+    for found in _SLICE.finditer(of_gpu):
+        name, assumed = f"{gpu.name} MIG {found['profile']}", gpu.assumed
+        free_bytes = free.get(found["number"])
+        if free_bytes is None:
+            free_bytes = int(found["gb"]) * 10**9
+            said = f"The driver does not report the free memory of {name}; all of it is assumed."
+            assumed = f"{assumed} {said}".strip()
+        yield Gpu(name, free_bytes, gpu.capability, found["uuid"], assumed)
+
+
+def _free_of_slices(document: str) -> dict[str, int]:
+    """Return the free bytes of each slice of a GPU by its number, from the driver's XML."""
+    return {
+        found["number"]: int(found["mib"]) * 2**20
+        for part in document.split("<mig_device>")[1:]
+        if (found := _MEMORY_OF_SLICE.search(part))
+    }
+
+
+_MEMORY_OF_SLICE = re.compile(
+    r"<index>(?P<number>\d+)<.*?<fb_memory_usage>.*?<free>(?P<mib>\d+) MiB<", re.DOTALL
+)
+
+
+def amd_gpus(root: Path = Path("/sys/class")) -> tuple[Gpu, ...]:
+    """Return the AMD GPUs that ROCm may use, from the files of its driver.
+
+    Source: Linux, Documentation/gpu/amdgpu/driver-misc.rst; include/uapi/linux/kfd_sysfs.h.
+    """
+    versions = []
+    for node in sorted(root.glob("kfd/kfd/topology/nodes/*/properties"), key=_number_of_node):
+        about = dict(line.split(maxsplit=1) for line in _text(node).splitlines() if " " in line)
+        if version := int(about.get("gfx_target_version", 0)):  # 0 for a processor
+            versions.append((version // 10_000, version // 100 % 100))
+    cards = [
+        card.parent
+        for card in sorted(root.glob("drm/card*/device/mem_info_vram_total"))
+        if _text(card.parent / "vendor").strip() == "0x1002"
+    ]
+    gpus = []
+    for card, capability in zip(cards, versions, strict=False):
+        total, used = (_text(card / f"mem_info_vram_{name}").strip() for name in ("total", "used"))
+        if total.isdigit():
+            free_bytes = int(total) - (int(used) if used.isdigit() else 0)
+            name = _text(card / "product_name").strip() or "an AMD GPU"
+            gpus.append(Gpu(name, free_bytes, capability))
+    return tuple(gpus)
+
+
+def has_intel_gpu(root: Path = Path("/sys/class")) -> bool:
+    """Whether the system lists a graphics card of Intel."""
+    return any(_text(path).strip() == "0x8086" for path in root.glob("drm/card*/device/vendor"))
+
+
+def _number_of_node(path: Path) -> int:
+    return int(path.parent.name) if path.parent.name.isdigit() else -1
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 @functools.cache
-def nvidia_gpus() -> tuple[Gpu, ...]:
-    """Return the NVIDIA GPUs that the driver lists."""
-    try:
-        gpus = []
-        out = _nvidia_smi("--query-gpu=name,memory.free,compute_cap")
-        for line in out.strip().splitlines():
-            name, free_mib, capability = (cell.strip() for cell in line.split(","))
-            major, _, minor = capability.partition(".")
-            gpus.append(Gpu(name, int(free_mib) * 2**20, (int(major), int(minor or 0))))
-        return tuple(gpus)
-    except ValueError:
-        return ()
+def torch_builds() -> dict[str, str]:
+    """Return what the installed PyTorch is built for (cuda, hip, xpu), each with its version.
+
+    Reads torch/version.py, so that torch is not imported. {"cpu": version} without a GPU's; {} if
+    there is no such file.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return {}
+    written = _text(Path(spec.origin).with_name("version.py"))
+    values = dict(re.findall(r"^(\w+)(?:: [^=]+)? = '([^']+)'", written, re.MULTILINE))
+    if "__version__" not in values:
+        return {}
+    gpu = {name: values[name] for name in ("cuda", "hip", "xpu") if name in values}
+    return gpu or {"cpu": values["__version__"]}
 
 
-def _nvidia_smi(*arguments: str) -> str:
-    """Return the answer of NVIDIA's driver; "" if there is none."""
+def _nvidia_smi(*arguments: str, table: bool = True) -> str:
+    """Return the answer of NVIDIA's driver, as a table or as it is; "" if there is none."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""
+    form = ["--format=csv,noheader,nounits"] if table else []
     try:
         return subprocess.run(
-            [command, *arguments, "--format=csv,noheader,nounits"],
+            [command, *arguments, *form],
             capture_output=True,
             text=True,
             timeout=5,
@@ -167,11 +356,44 @@ class Cuda(Device):
 
     def found(self) -> str:
         """Ask torch if it is loaded, else the driver."""
+        if self.why_unusable():
+            return ""
         if torch := _torch():
             there = torch.cuda.is_available()
             return f"{torch.cuda.get_device_name(0)} was found" if there else ""
-        gpus = nvidia_gpus()
-        return f"{gpus[0].name} was found" if gpus else ""
+        seen = gpus()
+        return f"{seen[0].name} was found" if seen else ""
+
+    def why_unusable(self) -> str:
+        """Say why PyTorch cannot use a GPU that is there; "" if it can, or if there is none."""
+        nvidia = nvidia_gpus()
+        needed = "cuda" if nvidia else "hip"
+        seen, builds = nvidia or gpus(), torch_builds()
+        if not seen or not builds:
+            return ""
+        if needed in builds:
+            return _too_old(seen[0], builds["cuda"]) if nvidia else ""
+        named = {"cuda": "CUDA", "hip": "ROCm", "xpu": "Intel GPUs", "cpu": "CPUs"}
+        built = ", ".join(named[build] for build in builds)
+        return (
+            f"{seen[0].name} cannot be used: the installed PyTorch is built for {built}, "
+            f"not for {named[needed]}"
+        )
+
+
+def _too_old(gpu: Gpu, cuda: str) -> str:
+    """Say that a build of PyTorch has no kernels for an NVIDIA GPU; "" if it has.
+
+    Source: PyTorch's releases 2.8 and later, github.com/pytorch/pytorch/issues/157517 and 172352.
+    """
+    major, minor = (int(part) for part in (*cuda.split("."), "0")[:2])
+    least = (7, 5) if major >= 13 else (7, 0) if (major, minor) >= (12, 8) else (0, 0)
+    if gpu.capability >= least:
+        return ""
+    return (
+        f"{gpu.name} cannot be used: PyTorch built for CUDA {cuda} has no kernels for compute "
+        f"capability {gpu.capability[0]}.{gpu.capability[1]}; install a build for CUDA 12.6"
+    )
 
 
 class Xpu(Device):
@@ -180,10 +402,19 @@ class Xpu(Device):
     backend = "xccl"
 
     def found(self) -> str:
-        """Ask torch if it is loaded."""
-        torch = _torch()
-        there = torch and getattr(torch, "xpu", None) is not None and torch.xpu.is_available()
+        """Ask torch if it is loaded, else the system; PyTorch must be built for it."""
+        if torch := _torch():
+            there = getattr(torch, "xpu", None) is not None and torch.xpu.is_available()
+        else:
+            there = "xpu" in torch_builds() and has_intel_gpu()
         return "an Intel GPU was found" if there else ""
+
+    def free_memory_bytes(self) -> int | None:
+        """Ask torch if it is loaded; some drivers do not report it."""
+        with contextlib.suppress(AttributeError, RuntimeError):
+            if self.found() and (torch := _torch()):
+                return int(torch.xpu.mem_get_info()[0])
+        return None
 
 
 class Mps(Device):

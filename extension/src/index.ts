@@ -7,6 +7,7 @@ import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 
 import fineTuneSvg from '../style/fine-tune.svg';
 import { CommandIDs, textArgument } from './commands';
+import { filesPlugin } from './files';
 import { fineTuneIcon } from './icon';
 import { FORM_CELLS, openNewNotebook } from './notebook';
 import { runsPlugin } from './runs';
@@ -111,4 +112,4 @@ function why(reason: unknown): string {
   return (first as Error | undefined)?.message ?? '';
 }
 
-export default [settingsPlugin, notebookPlugin, runsPlugin];
+export default [settingsPlugin, notebookPlugin, filesPlugin, runsPlugin];

@@ -6,6 +6,7 @@ Called by `nbft.bench.sides`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -13,10 +14,16 @@ from nbft.hardware import peak_memory_bytes
 
 
 class Clock:
-    """Records seconds, CPU seconds and tokens of each step."""
+    """Records seconds, CPU seconds and tokens of each step.
 
-    def __init__(self) -> None:
-        """Start with nothing recorded."""
+    Args:
+        counts_operators: Whether to count the operators of the last step instead of its time.
+    """
+
+    def __init__(self, *, counts_operators: bool = False) -> None:
+        self.counts_operators = counts_operators
+        self.operators: dict[str, int] = {}
+        self.counting = contextlib.ExitStack()
         self.began: list[tuple[float, float]] = []
         self.ended = 0.0, 0.0
         self.tokens: list[int] = []
@@ -29,16 +36,21 @@ class Clock:
         import torch
         import transformers
 
+        from nbft.bench.operators import counted_by_part
+
         clock = self
         train, step = transformers.Trainer.train, transformers.Trainer.training_step
 
         class Callback(transformers.TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
+            def on_step_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
                 # Work between two steps counts towards the earlier one.
                 clock.began.append((time.perf_counter(), time.process_time()))
                 clock.tokens.append(0)
+                if clock.counts_operators and state.global_step == args.max_steps - 1:
+                    clock.counting.enter_context(counted_by_part(clock.operators))
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
+                clock.counting.close()
                 clock.first_step_at = clock.first_step_at or time.time()
                 clock.ended = time.perf_counter(), time.process_time()
 
@@ -74,6 +86,7 @@ class Clock:
             "cpu_seconds": [b[1] - a[1] for a, b in pairs],
             "tokens": self.tokens,
             "losses": self.losses,
+            "operators": self.operators,
             "is_float32": self.is_float32,
             "first_step_at": self.first_step_at,
             "peak_bytes": peak_memory_bytes(device),

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -63,6 +63,7 @@ class Trained:
         tokens: Tokens of each step.
         losses: Loss of each step.
         is_float32: Whether everything was computed in float32, without autocast.
+        operators: Operators of the last step by part, if the task asks for them.
     """
 
     tokens_per_second: float
@@ -71,6 +72,7 @@ class Trained:
     tokens: tuple[int, ...]
     losses: tuple[float, ...]
     is_float32: bool
+    operators: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,9 @@ def _time_left(queue: Sequence[str], seconds: Mapping[str, float]) -> str:
     return f" {about} {duration(sum(seconds.get(name, mean) for name in queue))} left."
 
 
-def train_side(name: str, task: Task, python: str | None = None) -> Trained:
+def train_side(
+    name: str, task: Task, python: str | None = None, *, timeout_seconds: float | None = None
+) -> Trained:
     """Train one side in its own process.
 
     Args:
@@ -241,6 +245,7 @@ def train_side(name: str, task: Task, python: str | None = None) -> Trained:
         task: The task to train.
         python: Python of another environment, which gets a copy of this package; None uses this
             environment.
+        timeout_seconds: Time after which the process is ended; never if None.
 
     Raises:
         NbftError: It failed; the message is the last line of its output.
@@ -259,7 +264,11 @@ def train_side(name: str, task: Task, python: str | None = None) -> Trained:
                 text=True,
                 env=environment,
                 check=False,
+                timeout=timeout_seconds,
             )
+        except subprocess.TimeoutExpired:
+            why = f"{SIDES[name].name} was ended after {duration(timeout_seconds or 0)}."
+            raise NbftError(why) from None
         except OSError as error:
             raise NbftError(f"{python}: cannot be started ({error.strerror}).") from None
     if done.returncode:
@@ -277,6 +286,7 @@ def _read(clock: dict[str, Any]) -> Trained:
         tuple(clock["tokens"]),
         tuple(clock["losses"]),
         clock["is_float32"],
+        clock["operators"],
     )
 
 

@@ -65,16 +65,14 @@ class Side:
         return ""
 
 
-def train_nbft(task: Task) -> None:
-    """Train with nbft; settings that the task does not name keep their defaults."""
-    from nbft import events
+def nbft_config(task: Task) -> Any:
+    """Return nbft's config of a task; settings that the task does not name keep their defaults."""
     from nbft.config import Config
-    from nbft.runs import Run
-    from nbft.training.worker import work
 
-    config = Config(
+    return Config(
         model={"model_name": task.model, "dtype": task.dtype},
         precision={"mixed_precision": task.mixed_precision},
+        memory={"gradient_checkpointing": task.gradient_checkpointing},
         quantization={"load_in_4bit": task.load_in_4bit},
         speed=task.speed,
         data={"path": task.rows, "split_ratio": 1.0, "max_length": 1 << 20, "shuffle": False},
@@ -93,7 +91,19 @@ def train_nbft(task: Task) -> None:
         checkpoint={"save_strategy": "no", "save_final_model": False},
         logging={"logging_steps": 1},
     )
-    run = Run.create(config)
+
+
+def train_nbft(task: Task) -> None:
+    """Train with nbft."""
+    from nbft import events
+    from nbft.runs import Run
+    from nbft.training.worker import work
+
+    if task.counts_operators:
+        from nbft.bench.operators import stand_in_for_gpu_kernels
+
+        stand_in_for_gpu_kernels()
+    run = Run.create(nbft_config(task))
     work(run.path)
     ending = events.read(run.events_path)[-1]
     if ending["event"] != "completed":
@@ -111,7 +121,7 @@ def train_trl_tuned(task: Task) -> None:
     arguments: dict[str, Any] = {
         "padding_free": True,
         "max_length": None,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": task.gradient_checkpointing,
         "bf16": task.mixed_precision == "bf16",
         "fp16": task.mixed_precision == "fp16",
     }
@@ -250,11 +260,11 @@ def main(name: str, path: str) -> None:
     """Train a task and print what the clock recorded, as JSON on the last line."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.disable(logging.WARNING)
-    clock = Clock()
+    task = Task.load(Path(path))
+    clock = Clock(counts_operators=task.counts_operators)
     if name == "unsloth":  # it patches transformers when imported, so it must come first
         importlib.import_module("unsloth")
     clock.install()
-    task = Task.load(Path(path))
     SIDES[name].train(task)
     sys.stdout.write(json.dumps(clock.record(task.device)) + "\n")
     sys.stdout.flush()

@@ -29,9 +29,11 @@ class Task:
         r: LoRA rank; alpha is twice the rank.
         batch_rows: Rows per step.
         steps: Optimiser steps.
+        gradient_checkpointing: Whether nbft and TRL tuned recompute activations.
         load_in_4bit: Whether the frozen weights are quantised to nf4.
         seed: Seed for the initial adapter weights.
         speed: Settings of nbft's fast path; defaults apply to those left out.
+        counts_operators: Whether to count the operators of the last step, as a GPU would run them.
     """
 
     model: str
@@ -44,9 +46,11 @@ class Task:
     r: int = 16
     batch_rows: int = 8
     steps: int = 8
+    gradient_checkpointing: bool = False
     load_in_4bit: bool = False
     seed: int = 42
     speed: dict[str, Any] = field(default_factory=dict)
+    counts_operators: bool = False
 
     def save(self, path: Path) -> None:
         """Write the task as JSON."""

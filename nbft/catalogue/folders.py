@@ -15,7 +15,7 @@ from nbft.data.sources import FORMATS
 from nbft.errors import DataError, Problem
 from nbft.reading import open_file, why_not
 
-_ENDINGS = tuple(kind + packing for kind in FORMATS for packing in ("", *PACKED))
+ENDINGS = tuple(kind + packing for kind in FORMATS for packing in ("", *PACKED))
 _SECONDS = 0.2
 """How long a folder is looked at: about 100,000 entries."""
 
@@ -132,7 +132,7 @@ def _scan(path: Path, deadline: float) -> tuple[list[os.DirEntry[str]], bool]:
         for number, entry in enumerate(entries, start=1):
             if number % 100 == 0 and time.monotonic() > deadline:
                 return found, False
-            is_data = entry.name.lower().endswith(_ENDINGS)
+            is_data = entry.name.lower().endswith(ENDINGS)
             if entry.name.startswith(".") or not _is_text(entry.name):
                 continue
             with contextlib.suppress(OSError):  # gone meanwhile, or a link to itself

@@ -294,7 +294,7 @@ class _Judge:
             return memory_bytes(there, shape, self._lengths, decide(there, path))
         if not parameters:
             return None
-        return needed_bytes(method, parameters, has_bfloat16=self._machine.has_bfloat16)
+        return needed_bytes(method, parameters, has_16_bits=self._machine.has_16_bits)
 
 
 def _key(name: str) -> str:

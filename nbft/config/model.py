@@ -88,8 +88,8 @@ class Model(Section):
         "auto",
         help="Number type of the weights in memory; auto decides by device and method.",
         source="TRL ModelConfig.dtype",
-        why="auto: with an adapter, bfloat16 if the device supports it, otherwise float32. Full "
-        "training uses float32, because small updates are lost in 16 bits.",
+        why="auto: with an adapter, bfloat16 if the device supports it, float16 on an older GPU, "
+        "otherwise float32. Full training uses float32, because small updates are lost in 16 bits.",
     )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = setting(
         help="Attention kernel; the best one for the model when empty.",

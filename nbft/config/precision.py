@@ -39,9 +39,11 @@ class Precision(Section):
 
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = setting(
         "auto",
-        help="16-bit computation with 32-bit weights; auto uses bf16 where the device supports it.",
-        source="nbft; fp16 never by itself",
-        why="With bfloat16 weights auto means no, because there is nothing to mix. fp16 needs a "
+        help="16-bit computation of float32 weights; auto uses bf16 where the device supports it, "
+        "and fp16 on older GPUs.",
+        source="nbft",
+        why="With bfloat16 weights auto means no, because there is nothing to mix. fp16 scales the "
+        "loss and trains in float32 what it trains; the frozen weights may be float16. It needs a "
         "GPU: on a CPU transformers accepts it and silently computes in float32.",
     )
     tf32: bool | None = expert_setting(

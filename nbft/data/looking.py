@@ -11,10 +11,12 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.config.data import Dataset
+from nbft.config.io import resolve
 from nbft.data import formats, roles
 from nbft.data.examples import load_examples, preview
 from nbft.data.roles import Roles
 from nbft.data.sources import columns_of, load_rows, remarks_of, spread
+from nbft.data.tables import sheets_of
 from nbft.errors import DataError
 from nbft.formatting import count, listed
 from nbft.methods import method_of
@@ -43,6 +45,7 @@ class Look:
         unused: A column with text or a label that is left out where all of another one is trained
             on; "" if there is none.
         remarks: Sentences on how their file was read.
+        sheets: The sheets of a workbook; () for other files.
     """
 
     called: str
@@ -56,6 +59,7 @@ class Look:
     is_sure: bool
     unused: str = ""
     remarks: tuple[str, ...] = ()
+    sheets: tuple[str, ...] = ()
 
     @property
     def is_asked(self) -> bool:
@@ -123,6 +127,7 @@ def look(dataset: Dataset, split: str) -> Look | None:
         is_sure=is_sure,
         unused=roles.unused(how_named, guessed),
         remarks=tuple(remarks_of(rows)),
+        sheets=sheets_of(resolve(dataset.path, None)) if dataset.path else (),
     )
 
 

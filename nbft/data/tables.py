@@ -436,7 +436,8 @@ def _workbook(path: Path, wanted: str | None) -> Table:
     if len(known) > 1:
         others = listed([f"“{name}”" for name in known if name != sheet.name], _NAMES_SHOWN)
         remarks.append(
-            f"The sheet “{sheet.name}” is read. To read another, write its name into subset: {others}."
+            f"The sheet “{sheet.name}” is read. To read another, choose it or name it in subset: "
+            f"{others}."
         )
     if merged := [(a, b) for a, b in sheet.merged_cell_ranges or () if a != b]:
         cells = listed([f"{_cell(*a)}:{_cell(*b)}" for a, b in merged], _NAMES_SHOWN)
@@ -451,6 +452,19 @@ def _workbook(path: Path, wanted: str | None) -> Table:
     table = Table(records, remarks, {a[0] + 1 for a, b in merged if a[1] != b[1]})
     table.sheet = sheet.name
     return table
+
+
+def sheets_of(path: Path) -> tuple[str, ...]:
+    """Return the names of a workbook's sheets; () for another file, or one that cannot be read."""
+    import python_calamine as calamine
+
+    if path.suffix.lower() not in WORKBOOKS:
+        return ()
+    try:
+        with calamine.CalamineWorkbook.from_path(str(path)) as workbook:
+            return tuple(workbook.sheet_names)
+    except (calamine.CalamineError, OSError):
+        return ()
 
 
 def _sheets(workbook: Any, wanted: str | None, visible: Any) -> list[str]:

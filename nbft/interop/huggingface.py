@@ -73,6 +73,8 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
     # Pinned memory speeds up copies to a GPU; without one torch warns that it is useless.
     if device != "cuda":
         arguments["dataloader_pin_memory"] = False
+    elif arguments["dataloader_pin_memory"]:  # a batch is copied while the step before computes
+        arguments["accelerator_config"] = {"non_blocking": True}
     for absent in ("tf32", "neftune_noise_alpha", "greater_is_better", "torch_empty_cache_steps"):
         if arguments[absent] is None:
             del arguments[absent]

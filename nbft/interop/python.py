@@ -760,6 +760,11 @@ in_float32 = {name: p.data for name, p in model.named_parameters() if p.requires
 _GIVE_TYPES_BACK = """for name, p in trainer.model.named_parameters():
     if name in in_float32:
         p.data = in_float32[name]"""
+_SCALED_FLOAT16 = """for p in trainer.model.parameters():
+    if p.requires_grad:  # gradients of float16 weights cannot be unscaled
+        p.data = p.data.float()
+embeddings = trainer.model.get_input_embeddings()  # float16 sums of layers could overflow
+embeddings.register_forward_hook(lambda *call: call[-1].float())"""
 
 
 def _training(config: Config, decisions: Decisions) -> str:
@@ -796,6 +801,8 @@ def _training(config: Config, decisions: Decisions) -> str:
     lines += [")"]
     if keeps_float32(config, decisions):
         lines += [_GIVE_TYPES_BACK]
+    if decisions.scales_float16:
+        lines += [_SCALED_FLOAT16]
     model, ratio = config.model, config.peft.loraplus_lr_ratio
     if model.freeze_layers:
         lines += [f"freeze(trainer.model, {model.freeze_layers!r})"]

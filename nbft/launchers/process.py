@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nbft import events
 from nbft.access import inherit
+from nbft.decisions import sees_all_gpus
 from nbft.errors import RunError
 from nbft.launchers import spare
 from nbft.launchers.interpreter import python_for, remember
@@ -68,7 +69,8 @@ class Process(Launcher):
         command = [
             python if part == sys.executable else part for part in self.worker_command(run.path)
         ]
-        waiting = spare.take(run.path) if command == worker_command(run.path) else None
+        is_usual = command == worker_command(run.path) and not sees_all_gpus(run.config)
+        waiting = spare.take(run.path) if is_usual else None
         with (run.path / "log.txt").open("ab") as log:
             inherit(run.path / "log.txt")
             process = waiting or subprocess.Popen(

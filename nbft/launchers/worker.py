@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nbft import events
 from nbft.access import own_process
+from nbft.devices import see_one_gpu
 from nbft.launchers.signals import Signals, listen
 from nbft.launchers.spare import log_to, wait_for_run
 from nbft.runs.processes import identity, set_title
@@ -28,6 +29,7 @@ def _spare() -> Path:
     """Import the libraries, wait for a run and return it; exit if none will come."""
     own_process()
     set_title("spare worker")
+    see_one_gpu()
     import_libraries(owns_process=True)
     run = wait_for_run()
     if run is None:

@@ -29,6 +29,9 @@ HUB_SECONDS = 3.0
 ALIASES = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Our short names, and the hub's names for the same models."""
 
+_DESCRIBED = Path(__file__).parent / "described"
+"""The config.json of models that most people meet before they are on their machine."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHARD = re.compile(r"-of-(\d+)\.safetensors$")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -73,6 +76,18 @@ def find_local(name: str, revision: str | None = None) -> FoundModel | None:
         if snapshot is not None:
             return FoundModel(snapshot, "the hub's cache")
     return None
+
+
+def find_described(name: str, revision: str | None = None) -> Path | None:
+    """Return a folder that says what a model is, its own or, before a download, one of ours.
+
+    Ours has a config.json and no weights; it is there for the default model only.
+    """
+    if found := find_local(name, revision):
+        return found.path
+    names = {hub_name: alias for alias, hub_name in ALIASES.items()}
+    ours = _DESCRIBED / names.get(name, name)
+    return ours if _HUB_NAME.fullmatch(name) and _is_file(ours / "config.json") else None
 
 
 def is_hub_name(name: str) -> bool:

@@ -101,12 +101,8 @@ class _Product(torch.autograd.Function):
     ) -> Any:
         ctx.save_for_backward(weight, scale)
         rounded, own = to_float8(x, largest)
-        if _has_hardware(x) and not any(n % 16 for n in weight.shape):
-            flat = rounded.reshape(-1, rounded.shape[-1])
-            y = torch._scaled_mm(
-                flat, weight.t(), scale_a=own, scale_b=scale, out_dtype=torch.bfloat16
-            )
-            return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        if multiplies_float8(x, weight):
+            return float8_product(rounded, own, weight, scale).to(x.dtype)
         return (rounded.to(x.dtype) @ weight.to(x.dtype).t()) * (own * scale).to(x.dtype)
 
     @staticmethod
@@ -115,8 +111,22 @@ class _Product(torch.autograd.Function):
         return (gradient @ weight.to(gradient.dtype)) * scale.to(gradient.dtype), None, None, None
 
 
-def _has_hardware(x: torch.Tensor) -> bool:
-    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 9)
+def multiplies_float8(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the device multiplies float8 numbers itself, as GPUs from Ada and Hopper on do."""
+    return (
+        x.is_cuda
+        and torch.cuda.get_device_capability(x.device) >= (8, 9)
+        and not any(n % 16 for n in weight.shape)  # torch._scaled_mm asks for that
+    )
+
+
+def float8_product(
+    x: torch.Tensor, x_scale: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Return x W' in bfloat16 by torch's scaled product: x [..., d_in] and W [d_out, d_in] float8."""
+    flat = x.reshape(-1, x.shape[-1])
+    y = torch._scaled_mm(flat, weight.t(), scale_a=x_scale, scale_b=scale, out_dtype=torch.bfloat16)
+    return y.view(*x.shape[:-1], -1)
 
 
 class Float8Linear(torch.nn.Linear):

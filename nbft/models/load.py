@@ -196,6 +196,10 @@ def load_model(
         problem = _cannot_load("model", "model.model_name", settings.model_name, error)
         raise ModelError(problem) from error
     quantize(model, config, for_answers=for_answers)
+    if dtype == "float16" and settings.model_type == "hf":
+        from nbft.models.float16 import sum_in_float32
+
+        sum_in_float32(model)
     if settings.attention_dropout is not None or settings.hidden_dropout is not None:
         from nbft.models.dropout import set_dropout
 

@@ -17,14 +17,16 @@ from nbft.config import Config, io
 from nbft.data.examples import Examples
 from nbft.data.lengths import KEPT_SHARES, enough_for
 from nbft.data.ready import READY
-from nbft.data.sources import FORMATS
+from nbft.data.sources import FORMATS, spread
 from nbft.decisions import choose_device
 from nbft.errors import NbftError
+from nbft.evaluate.final_number import states_number
+from nbft.evaluate.forecast import metrics_of, reference_of
 from nbft.formatting import count, size
-from nbft.hardware import Choice, free_memory_bytes, has_bfloat16
+from nbft.hardware import Choice, free_memory_bytes, low_type
 from nbft.methods import Method as TrainingMethod
 from nbft.methods import method_of
-from nbft.models.find import find_local, find_tokenizer
+from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.plan.memory import model_shape
 
 Method = Literal["full", "lora", "qlora"]
@@ -52,6 +54,9 @@ _ACTIVATIONS_BYTES = 2 * 2**30
 _ROWS_PER_STEP = 16
 _USUAL_ROWS_PER_STEP = (8, 32)
 _SHORTEST_TOKENS = 128  # a shorter limit saves nothing: batches are padded to their longest row
+_SHORT_CHARS = 100  # a sentence
+_ROWS_LOOKED_AT = 200
+_MOSTLY = 0.95
 _BUNDLED = "grammar"
 _BUNDLED_ROWS = 1000
 
@@ -63,12 +68,12 @@ class Machine:
     Attributes:
         device: Its device, with the reason.
         free_bytes: Free memory of the device.
-        has_bfloat16: Whether the device supports bfloat16.
+        has_16_bits: Whether it holds frozen weights in 16 bits.
     """
 
     device: Choice
     free_bytes: int
-    has_bfloat16: bool
+    has_16_bits: bool
 
 
 @dataclass(frozen=True)
@@ -131,33 +136,33 @@ class Step:
 def this_machine(config: Config | None = None) -> Machine:
     """Describe this machine, with the device of a config or the best available one."""
     device = choose_device(config or Config())
-    has_16 = has_bfloat16(device.value).value == "yes"
-    return Machine(device, free_memory_bytes(device.value), has_16)
+    has_16_bits = bool(low_type(device.value).value)
+    return Machine(device, free_memory_bytes(device.value), has_16_bits)
 
 
 def parameters_of(model_name: str) -> int | None:
-    """Return a model's parameters: counted if it is on this machine, else read from its name.
+    """Return a model's parameters: counted if it is known here, else read from its name.
 
     >>> parameters_of("someone/Model-7B-Instruct"), parameters_of("a/b")
     (7000000000, None)
     """
-    model = find_local(model_name)
-    if model and (shape := model_shape(model.path)):
+    model = find_described(model_name)
+    if model and (shape := model_shape(model)):
         return shape.parameters
     match = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", model_name.lower())
     return round(float(match[1]) * {"b": 1e9, "m": 1e6}[match[2]]) if match else None
 
 
-def needed_bytes(method: str, parameters: int, *, has_bfloat16: bool) -> int:
+def needed_bytes(method: str, parameters: int, *, has_16_bits: bool) -> int:
     """Estimate the memory of a method in bytes, before the rows are known.
 
     Full: weights, gradients and two moments in float32. LoRA and similar: the weights plus 10%.
     QLoRA: half a byte per weight and the scales. Each with 2 GiB for activations and libraries.
 
-    >>> needed_bytes("full", 1_000_000_000, has_bfloat16=True) - 2 * 2**30
+    >>> needed_bytes("full", 1_000_000_000, has_16_bits=True) - 2 * 2**30
     16000000000
     """
-    a_weight = {"full": 16.0, "qlora": 0.65}.get(method, 2.2 if has_bfloat16 else 4.4)
+    a_weight = {"full": 16.0, "qlora": 0.65}.get(method, 2.2 if has_16_bits else 4.4)
     return round(parameters * a_weight) + _ACTIVATIONS_BYTES
 
 
@@ -186,7 +191,7 @@ def choose_method(wanted: str, parameters: int | None, machine: Machine) -> Choi
     if method == "full" and machine.device.value == "cpu":
         method, why = "lora", f"{why} on a GPU, but an adapter trains faster on a CPU"
     for name in METHODS[METHODS.index(method) :]:
-        needed = needed_bytes(name, parameters, has_bfloat16=machine.has_bfloat16)
+        needed = needed_bytes(name, parameters, has_16_bits=machine.has_16_bits)
         if needed <= machine.free_bytes:
             return Choice(
                 name, f"{why}; it needs about {size(needed)} of {size(machine.free_bytes)} free"
@@ -243,7 +248,7 @@ def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
         rank = max(1, int(answers["peft.r"]))
         why = "Scales what the adapter adds: the rank or twice the rank is usual."
         yield Question("peft.lora_alpha", 2 * rank, why, (rank, 2 * rank))
-    needed = needed_bytes(method, parameters, has_bfloat16=machine.has_bfloat16)
+    needed = needed_bytes(method, parameters, has_16_bits=machine.has_16_bits)
     is_tight = needed > machine.free_bytes / 2
     yield Question(
         "memory.gradient_checkpointing",
@@ -268,6 +273,30 @@ def epochs(rows: int | None) -> Question:
     if rows < 5_000:
         epochs, usual, why = 3, (2, 5), "a small dataset needs 2 to 5 passes over it"
     return Question(path, epochs, f"{count(rows, 'row')} to train on: {why}.", usual)
+
+
+def metrics(config: Config) -> Question:
+    """Return what to measure of the answers to held-out rows; None if their dataset says it."""
+    from nbft.plan.plan import read_examples  # here, because the plan takes advice itself
+
+    path = "evaluation.metrics"
+    unset = config.apply({path: None})
+    if metrics_of(unset):
+        return Question(path, None, "Those that suit the dataset.")
+    try:
+        rows = read_examples(unset, "validation", None)[0]
+    except NbftError as error:
+        return Question(path, None, str(error))
+    wanted = [reference_of(rows[n]) for n in spread(len(rows), _ROWS_LOOKED_AT).tolist()]
+    short = [len(text) <= _SHORT_CHARS and "\n" not in text for text in wanted]
+    if not wanted:
+        return Question(path, None, "No rows are held out.")
+    if all(map(states_number, wanted)):
+        return Question(path, ["exact_match"], "the wanted answers state a number.")
+    if sum(short) >= _MOSTLY * len(short):
+        return Question(path, ["exact_match"], "the wanted answers are short.")
+    why = "the wanted answers are long, so there is more than one right wording."
+    return Question(path, ["perplexity"], why)
 
 
 def _rate(method: str, parameters: int) -> Question:

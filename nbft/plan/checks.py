@@ -11,7 +11,7 @@ from nbft.config import Config
 from nbft.config.io import is_there
 from nbft.config.speed import Speed
 from nbft.data.ready import READY
-from nbft.decisions import Decisions, best_measure, decide
+from nbft.decisions import Decisions, best_measure, choose_dtype
 from nbft.errors import Problem
 from nbft.hardware import available_devices, device_of, has_bfloat16
 from nbft.methods import method_of
@@ -98,7 +98,7 @@ def _number_types(config: Config, decisions: Decisions) -> Iterator[Problem]:
                 use="auto",
             )
         if config.model.dtype == "float16":
-            instead = decide(config.apply({"model.dtype": "auto"})).dtype
+            instead = choose_dtype(config.apply({"model.dtype": "auto"}), device)
             why, fix = "is very slow on a CPU.", f"Use auto ({instead.value} here)."
             yield error("model.dtype", why, fix, use="auto")
     else:
@@ -107,7 +107,8 @@ def _number_types(config: Config, decisions: Decisions) -> Iterator[Problem]:
         changes = {name: "auto" for name, is_asked in asked.items() if is_asked}
         if changes and bfloat16.value != "yes":
             yield error(next(iter(changes)), f"{bfloat16.reason}.", "Use auto.", changes)
-        if precision.mixed_precision == "fp16" and dtype != "float32":
+        is_scaled = dtype == "float16" and config.peft.trains_adapter  # what is trained is float32
+        if precision.mixed_precision == "fp16" and dtype != "float32" and not is_scaled:
             shown = dtype if config.model.dtype == dtype else f"{dtype}, {config.model.dtype} here"
             yield error(
                 "precision.mixed_precision",

@@ -21,7 +21,7 @@ from nbft.evaluate.forecast import metrics_of
 from nbft.hardware import has_bfloat16
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
-from nbft.models.find import find_local
+from nbft.models.find import find_described
 from nbft.models.freezing import frozen_pattern, unfrozen_pattern
 from nbft.models.targets import Layers
 from nbft.reading import cached_by_stamp
@@ -125,17 +125,17 @@ class Shape:
 def model_shape(folder: Path) -> Shape | None:
     """Read a model's shape from its files, or return None where they do not contain it.
 
-    Without weights it is assumed from config.json.
+    Without weights it is that of a Llama with the sizes of config.json.
     """
     try:
         about: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shapes = tensor_shapes(folder)
-        is_assumed = not shapes and not any(folder.glob("*.safetensors"))
-        if is_assumed:
+        shapes: Mapping[str, Sequence[int]] = tensor_shapes(folder)
+        has_weights = any(folder.glob("*.safetensors"))
+        if not has_weights:
             shapes = _assumed_shapes(about)
         elif not shapes:
             return None
-        return _shape_of(about, shapes, is_assumed=is_assumed)
+        return _shape_of(about, shapes, is_assumed=not has_weights and not _is_llama(about))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
 
@@ -194,6 +194,12 @@ def _shape_of(
     )
 
 
+def _is_llama(about: Mapping[str, Any]) -> bool:
+    """Whether the layers that are assumed are those of the model."""
+    has_bias = about.get("attention_bias") or about.get("mlp_bias")
+    return about.get("model_type") == "llama" and not has_bias
+
+
 def _assumed_shapes(about: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the tensors that a model of Llama's layers and the sizes of a config.json would have.
 
@@ -224,6 +230,7 @@ def _assumed_shapes(about: Mapping[str, Any]) -> dict[str, list[int]]:
                 f"{layer}.{name}.up_proj.weight": [inner, hidden],
                 f"{layer}.{name}.down_proj.weight": [hidden, inner],
             }
+    shapes["model.norm.weight"] = [hidden]
     if not about.get("tie_word_embeddings"):
         shapes["lm_head.weight"] = [about["vocab_size"], hidden]
     return shapes
@@ -342,8 +349,8 @@ def file_layers(config: Config) -> Layers | None:
     """Return the layers of a config's model as its files name them; None where they do not tell."""
     if config.model.model_type != "hf":
         return None
-    found = find_local(base_name(config), config.model.model_revision)
-    shape = model_shape(found.path) if found else None
+    folder = find_described(base_name(config), config.model.model_revision)
+    shape = model_shape(folder) if folder else None
     return layers_of_shape(shape) if shape and not shape.is_assumed else None
 
 

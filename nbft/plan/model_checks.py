@@ -21,6 +21,9 @@ from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.rates import with_its_rate
 from nbft.plan.tokenizer import tokenizer_problems
 
+QUANTISING = ("cpu", "cuda", "xpu")
+"""Devices that bitsandbytes runs on."""
+
 
 def model_problems(
     config: Config, decisions: Decisions, folder: Path | None = None
@@ -302,7 +305,7 @@ def _hardware(config: Config, decisions: Decisions) -> Iterator[Problem]:
     if model.dtype == "float64" and device == "mps":
         yield error("model.dtype", "is not available on mps.", use="auto")
     needs_bitsandbytes = quantization.bits and quantization.weight_quantize_algo != "fp8_linear"
-    if needs_bitsandbytes and device not in ("cpu", "cuda", "xpu"):
+    if needs_bitsandbytes and device not in QUANTISING:
         yield error(
             "compute.device",
             "does not support quantised layers; bitsandbytes runs on cpu, cuda and xpu.",

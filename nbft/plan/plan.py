@@ -28,11 +28,17 @@ from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import ConfigError, DataError, NbftError, Problem
 from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
 from nbft.formatting import count, size
-from nbft.hardware import Choice, available_devices, free_memory_bytes, other_use
+from nbft.hardware import (
+    Choice,
+    available_devices,
+    free_memory_bytes,
+    other_use,
+)
+from nbft.hardware import assumptions as assumptions_of_device
 from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
-from nbft.models.find import find_local, find_tokenizer
+from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.models.templates import chosen_template, model_template, special_tokens
 from nbft.plan import schedule
 from nbft.plan.checks import check
@@ -49,7 +55,7 @@ from nbft.plan.memory import (
     training_seconds,
     weight_bytes,
 )
-from nbft.plan.model_checks import adapter_remarks, model_remarks
+from nbft.plan.model_checks import QUANTISING, adapter_remarks, model_remarks
 from nbft.plan.problems import error, is_installed, warning, with_values, without_contradictions
 from nbft.plan.ranges import (
     PROBED_MEMORY,
@@ -328,12 +334,16 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     blocked = forbidden(config, folder)
     given, config = config, _without_components(config, blocked)
     found = find_local(base_name(config), config.model.model_revision)
-    model = found.path if found else None
-    tokenizer = find_tokenizer(config.model, model)
+    tokenizer = find_tokenizer(config.model, found.path if found else None)
+    model = find_described(base_name(config), config.model.model_revision)
     method, decisions = method_of(config), decide(config, model)
     device = decisions.device
     problems = [code.problem for code in blocked]
-    remarks = [*model_remarks(config), *adapter_remarks(config, decisions)]
+    remarks = [*assumptions_of_device(device.value), *model_remarks(config)]
+    remarks += adapter_remarks(config, decisions)
+    if model and not found:
+        name = config.model.model_name
+        remarks.append(f"{name} is downloaded first, once; the time does not include that.")
     examples: dict[str, Examples] = {}
     for split in ("train", "validation"):
         try:
@@ -782,7 +792,7 @@ def _too_large(plan: Plan) -> Problem:
             single,
         ),
     ]
-    if is_installed("bitsandbytes"):
+    if is_installed("bitsandbytes") and plan.device.value in QUANTISING:
         in_4_bits = with_its_rate(
             config, {"peft.method": "lora", "quantization.load_in_4bit": True}
         )

@@ -5,10 +5,12 @@ Called by the monitor and the command line, which show it below the result.
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nbft.plan.guidance import most_passes
 from nbft.runs.checkpoints import last_whole, step_of
 from nbft.runs.state import RunState
 
@@ -87,9 +89,9 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
     if resume_step(run.path, state, is_lost=is_lost) is not None:
         found.append(NextStep("resume it", "run.resume()", f"nbft resume {name}"))
     elif end.get("event") == "completed" and not state.reason and last_whole(run.path):
-        path, length = _longer(run)
-        change = f"run.resume({{{path!r}: {length}}})"
-        found.append(NextStep("train longer", change, f"nbft resume {name} {path}={length}"))
+        for path, length in _longer(run, state).items():
+            change = f"run.resume({{{path!r}: {length}}})"
+            found.append(NextStep("train longer", change, f"nbft resume {name} {path}={length}"))
     return found
 
 
@@ -100,13 +102,26 @@ def _prompt(state: RunState) -> str:
     return min((prompt for prompt in prompts if len(prompt) <= _PROMPT_CHARS), key=len, default="")
 
 
-def _longer(run: Run) -> tuple[str, float]:
-    """Return the setting that decides how long a run is, and twice its value."""
-    training = run.config.training
+def _longer(run: Run, state: RunState) -> dict[str, float]:
+    """Return the setting that decides how long a run is, and a useful larger value.
+
+    Returns:
+        {} if the held-out loss no longer falls, or more passes over the rows would be too many.
+    """
+    losses = state.curve("eval_loss").values
+    if losses and losses[-1] > min(losses):
+        return {}
+    training, rows = run.config.training, run.plan.get("train_rows")
+    most: float = most_passes(rows) if rows else math.inf
     if training.max_steps > 0:
-        return "training.max_steps", 2 * training.max_steps
-    epochs = 2 * training.num_train_epochs
-    return "training.num_train_epochs", int(epochs) if epochs == int(epochs) else epochs
+        most *= run.plan.get("steps_per_epoch") or math.inf
+        name, now = "training.max_steps", float(training.max_steps)
+    else:
+        name, now = "training.num_train_epochs", training.num_train_epochs
+    longer = min(2 * now, most)
+    if longer <= now:
+        return {}
+    return {name: int(longer) if longer == int(longer) else longer}
 
 
 def as_python(name: str, steps: list[NextStep]) -> str:

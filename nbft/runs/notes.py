@@ -227,12 +227,12 @@ def _fewer_steps(run: RunState, config: Config, step: int, expect: str) -> Itera
         yield Try({"training.num_train_epochs": epochs}, expect)
 
 
-def _no_16_bit(config: Config) -> Iterator[Try]:
+def _no_16_bit(run: RunState, config: Config) -> Iterator[Try]:
     expect = "finite numbers, if they overflowed in 16 bits"
     if config.precision.mixed_precision == "fp16":
         yield Try({"precision.mixed_precision": "bf16"}, expect)
         yield Try({"precision.mixed_precision": "no"}, expect)
-    if config.model.dtype in ("float16", "bfloat16"):
+    if config.model.dtype in ("float16", "bfloat16") or run.prepared.get("dtype") == "float16":
         yield Try({"model.dtype": "float32"}, expect)
 
 
@@ -382,8 +382,8 @@ def _not_a_number(run: RunState, config: Config, name: str, value: float) -> Fou
     what = f"The {name} is {value} at step {count(step)}"
     if step <= 1:
         why = "before the first update, so the cause is in the rows or in the model"
-        return Found(f"{what}, {why}.", _no_16_bit(config), rows)
-    tries = [*_lower_rate(config, "the loss to stay finite"), *_no_16_bit(config)]
+        return Found(f"{what}, {why}.", _no_16_bit(run, config), rows)
+    tries = [*_lower_rate(config, "the loss to stay finite"), *_no_16_bit(run, config)]
     return Found(f"{what}.", tries, rows)
 
 
@@ -395,7 +395,7 @@ def held_out_nan(run: RunState, config: Config) -> Found | None:
         return None
     return Found(
         f"The held-out loss is {value}, although the loss is {loss:.3g}.",
-        _no_16_bit(config),
+        _no_16_bit(run, config),
         "Check the held-out rows with nbft.doctor: one may have no token to train on.",
     )
 

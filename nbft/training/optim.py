@@ -10,8 +10,9 @@ Source: ELECTRA, arXiv:2003.10555, appendix A. Called by `nbft.training.trainer`
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -73,30 +74,37 @@ class BfloatAdamW(Optimizer):
         """Take one step."""
         loss = closure() if closure else None
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
+            trained = [p for p in group["params"] if p.grad is not None]
+            for p in trained:
+                state = self.state[p]
+                if not state:
+                    state["step"] = 0
+                    state["exp_avg"] = torch.zeros_like(p, dtype=torch.bfloat16)
+                    state["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.bfloat16)
+                state["step"] = int(state["step"]) + 1  # earlier versions saved a tensor
+            for _, alike in itertools.groupby(trained, self._kind):
+                for together in _in_batches(list(alike)):
+                    self._update(together, group)
         return loss
 
-    def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(p, dtype=torch.bfloat16)
-            state["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.bfloat16)
-        state["step"] += 1
-        step, (beta1, beta2) = state["step"].item(), group["betas"]
+    def _kind(self, p: torch.Tensor) -> tuple[Any, ...]:
         assert p.grad is not None
-        gradient = p.grad.float()
-        first = state["exp_avg"].float().lerp_(gradient, 1 - beta1)
-        second = (
-            state["exp_avg_sq"].float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        )
-        state["exp_avg"].copy_(self._rounded(first))
-        state["exp_avg_sq"].copy_(self._rounded(second))
-        size = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        change = first / (1 - beta1**step) / size
-        p.mul_(1 - group["lr"] * group["weight_decay"]).add_(change.to(p.dtype), alpha=-group["lr"])
+        return p.device, p.dtype, p.grad.dtype, self.state[p]["step"]
+
+    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Update parameters together: joined, their numbers take as many kernels as those of one."""
+        states = [self.state[p] for p in parameters]
+        firsts, seconds = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq"))
+        step, (beta1, beta2) = states[0]["step"], group["betas"]
+        gradient = _joined([p.grad for p in parameters])
+        first = _joined(firsts).lerp_(gradient, 1 - beta1)
+        second = _joined(seconds).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        torch._foreach_copy_(firsts, _split(self._rounded(first), parameters))
+        torch._foreach_copy_(seconds, _split(self._rounded(second), parameters))
+        size = second.div_(1 - beta2**step).sqrt_().add_(group["eps"])
+        change = first.div_(1 - beta1**step).div_(size).to(parameters[0].dtype)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, _split(change, parameters), alpha=-group["lr"])
 
     def _rounded(self, value: torch.Tensor) -> torch.Tensor:
         """Round float32 to bfloat16 stochastically."""
@@ -122,10 +130,40 @@ class BfloatAdamW(Optimizer):
             generator.set_state(state.cpu())
 
 
+_TOGETHER_NUMBERS = 2**24
+"""Numbers that are updated together: what they need in float32 stays below 1 GiB."""
+
+
+def _in_batches(parameters: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield parameters, so many at a time that their numbers are not too many."""
+    together: list[torch.Tensor] = []
+    numbers = 0
+    for p in parameters:
+        if together and numbers + p.numel() > _TOGETHER_NUMBERS:
+            yield together
+            together, numbers = [], 0
+        together.append(p)
+        numbers += p.numel()
+    if together:
+        yield together
+
+
+def _joined(tensors: Sequence[Any]) -> torch.Tensor:
+    """Return a copy of all numbers in float32, [n]."""
+    return torch.cat([tensor.flatten() for tensor in tensors]).float()
+
+
+def _split(numbers: torch.Tensor, like: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return parts of numbers [n] in the shapes of other tensors."""
+    parts = numbers.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
+
+
 class OffloadedOptimizer(Optimizer):
     """An optimiser whose state and copies of the weights are in main memory.
 
-    Gradients are copied there, the step is computed there, and the new weights are copied back.
+    Gradients are copied there, the step is computed there, and the new weights are copied back. The
+    copies of all gradients are waited for once, and those of the weights not at all.
     Source: ZeRO-Offload, arXiv:2101.06840, section 4.
 
     Args:
@@ -150,6 +188,8 @@ class OffloadedOptimizer(Optimizer):
             mine = []
             for p in group["params"]:
                 copy = p.detach().clone().to(device=device or p.device, dtype=dtype or p.dtype)
+                if copy.device.type == "cpu" and p.device.type == "cuda":
+                    copy = copy.pin_memory()  # so that copying back waits for nothing
                 mine.append(torch.nn.Parameter(copy))
                 self._pairs.append((p, mine[-1]))
             copies.append({**group, "params": mine})
@@ -169,10 +209,13 @@ class OffloadedOptimizer(Optimizer):
         loss = closure() if closure else None
         self._copy_settings(self, self.inner)
         for p, copy in self._pairs:
-            copy.grad = None if p.grad is None else p.grad.to(copy.device, copy.dtype)
+            if p.grad is not None:
+                copy.grad = p.grad.to(copy.device, copy.dtype, non_blocking=True)
+        for device in {p.device for p, copy in self._pairs if p.device != copy.device}:
+            _wait_for(device)
         self.inner.step()
         for p, copy in self._pairs:
-            p.copy_(copy)
+            p.copy_(copy, non_blocking=True)
             copy.grad = None
         return loss
 
@@ -192,6 +235,12 @@ class OffloadedOptimizer(Optimizer):
             for (_, copy), master in zip(self._pairs, masters, strict=True):
                 copy.copy_(master)
         self._copy_settings(self.inner, self)
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait for everything that was launched on a device."""
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
 
 
 def load_exactly(optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -112,6 +112,13 @@ def low_weights(model: torch.nn.Module, low: str, *, master_grad: bool) -> None:
             p.grad_dtype = torch.float32
 
 
+def train_in_float32(model: torch.nn.Module) -> None:
+    """Convert what is trained of float16 weights to float32: torch unscales no float16 gradients."""
+    for p in model.parameters():
+        if p.requires_grad and p.dtype == torch.float16:
+            p.data = p.data.float()
+
+
 class OwnPrecision:
     """Part of a trainer: operator lists inside accelerate's autocast, and fp16's first loss scale."""
 

@@ -14,7 +14,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -173,10 +173,12 @@ class Throughput:
         ours = self.nbft_config.logging
         if not (ours.include_performance_metrics or ours.include_mfu):
             return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        began = time.monotonic()
+        device = next(v.device for v in inputs.values() if isinstance(v, torch.Tensor))
+        began = _moment(device)
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        loss.item()  # waits for the GPU
-        seen["seconds"] += time.monotonic() - began
+        if device.type not in ("cpu", *_WITH_EVENTS):
+            loss.item()  # waits, since the host's clock knows only when it was launched
+        seen["spans"].append((began, _moment(device)))
         return loss
 
     @property
@@ -187,18 +189,33 @@ class Throughput:
     def _track_num_input_tokens(self, inputs: Any) -> None:
         """Count tokens in the trainer's state, which checkpoints keep.
 
-        Joined rows have no padding, and all their tokens count; the library would leave out each
-        end-of-sequence token that is also the padding token.
+        The count stays on the device until it is logged or saved. Joined rows have no padding, and
+        all their tokens count; the library would leave out each end-of-sequence token that is also
+        the padding token.
         """
-        state, wanted = self.state, self.args.include_num_input_tokens_seen  # type: ignore[attr-defined]
+        state, arguments = self.state, self.args  # type: ignore[attr-defined]
+        wanted, mask = arguments.include_num_input_tokens_seen, inputs.get("attention_mask")
         if self._has_own_total and wanted == "no":
             state.num_input_tokens_seen = self._total_train_tokens
-        elif (
-            wanted == "non_padding" and "position_ids" in inputs and "attention_mask" not in inputs
-        ):
-            state.num_input_tokens_seen += int(_batch_counts(inputs, self._pads)["tokens"])
+        elif wanted == "non_padding" and mask is None and "position_ids" in inputs:
+            state.num_input_tokens_seen += _batch_counts(inputs, self._pads)["tokens"]
+        elif wanted == "non_padding" and mask is not None and arguments.world_size == 1:
+            state.num_input_tokens_seen += mask.sum()
+        elif wanted == "all" and "input_ids" in inputs and arguments.world_size == 1:
+            state.num_input_tokens_seen += inputs["input_ids"].numel()
         else:
             super()._track_num_input_tokens(inputs)  # type: ignore[misc]
+
+    def _read_totals(self) -> None:
+        """Read the counts of tokens from the device, which waits for it."""
+        state: Any = getattr(self, "state", None)
+        if state is not None:
+            state.num_input_tokens_seen = int(state.num_input_tokens_seen)
+        if self._has_own_total:
+            self._total_train_tokens = int(self._total_train_tokens)
+            for measured in self._metrics.values():  # type: ignore[attr-defined]
+                if "num_tokens" in measured:
+                    measured["num_tokens"] = [self._total_train_tokens]
 
     @property
     def _pads(self) -> bool:
@@ -217,13 +234,17 @@ class Throughput:
         due = self.control  # type: ignore[attr-defined]
         if due.should_log or due.should_evaluate or due.should_save:
             tr_loss.item()  # waits for the GPU, which logging would do a moment later
+            self._read_totals()
         with self.nbft_clock.stopped():
             super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the numbers since the last log, in place of a speed over all that has happened."""
+        self._read_totals()
         if "loss" in logs and "_seen" in vars(self):
+            spans = self._seen.pop("spans")
             seen = {name: float(number) for name, number in self._seen.items()}
+            seen["seconds"] = sum(_seconds(*span) for span in spans)
             now = self.nbft_clock.seconds
             if seen["tokens"]:
                 logs["tokens_per_second"] = seen["tokens"] / max(now - seen["since"], 1e-9)
@@ -264,7 +285,29 @@ def _nothing(since: float) -> dict[str, Any]:
     Args:
         since: Time of the steps so far.
     """
-    return dict.fromkeys(("rows", "tokens", "padded", "trained", "seconds"), 0.0) | {"since": since}
+    counts = dict.fromkeys(("rows", "tokens", "padded", "trained"), 0.0)
+    return {**counts, "spans": [], "since": since}
+
+
+_WITH_EVENTS = ("cuda", "xpu")
+"""Devices that note times themselves."""
+
+
+def _moment(device: torch.device) -> Any:
+    """Return the present: of a GPU an event among what it computes, which nothing waits for."""
+    if device.type not in _WITH_EVENTS:
+        return time.monotonic()
+    event = torch.Event(device, enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds(began: Any, ended: Any) -> float:
+    """Return the seconds between two moments."""
+    if isinstance(began, float | int):
+        return float(ended - began)
+    ended.synchronize()  # it has happened: the loss was read before
+    return float(began.elapsed_time(ended)) / 1000
 
 
 def _batch_counts(inputs: Any, pads: bool) -> dict[str, Any]:
@@ -305,22 +348,66 @@ class TokenMeans:
     """Part of a trainer: SFTTrainer's measures of a log as means over its tokens.
 
     SFTTrainer itself takes the mean over batches, so that a short one counts as much as a long one.
+    It also reads five numbers of each batch from the device, each of which waits for it; here they
+    are read when they are logged.
     """
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Return the loss, and note over how many tokens its measures are means."""
-        loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        if not return_outputs and self._has_plain_loss:
+            return self._plain_loss(model, inputs, num_items_in_batch)
+        loss = super().compute_loss(  # type: ignore[misc]
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
         for measured in self._measured():
             if len(measured["mean_token_accuracy"]) > len(measured[_TOKENS]):
                 measured[_TOKENS].append((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
         return loss
 
+    @property
+    def _has_plain_loss(self) -> bool:
+        """Whether SFTTrainer would take the mean of -log p over the trained tokens, on one device."""
+        from trl import SFTTrainer
+
+        trainer: Any = self
+        usual: Any = super().compute_loss  # type: ignore[misc]
+        return (
+            usual.__func__ is SFTTrainer.compute_loss
+            and trainer.model.training
+            and trainer.args.loss_type == "nll"
+            and trainer.args.world_size == 1
+            and trainer.compute_loss_func is None
+            and trainer.label_smoother is None
+            and not trainer.aux_loss_enabled
+        )
+
+    def _plain_loss(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
+        """Do what SFTTrainer does, and leave its measures on the device."""
+        trainer: Any = self
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        trained = outputs.label_mask.sum()
+        among = trained.clamp(min=1)
+        measured = trainer._metrics["train"]
+        measured["entropy"].append(outputs.entropy.detach().sum() / among)
+        measured["mean_token_accuracy"].append(outputs.is_top1.sum() / among)
+        measured[_TOKENS].append(trained)
+        mask = inputs.get("attention_mask")
+        trainer._total_train_tokens += inputs["input_ids"].numel() if mask is None else mask.sum()
+        measured["num_tokens"] = [trainer._total_train_tokens]
+        number = trained if num_items_in_batch is None else num_items_in_batch
+        loss: torch.Tensor = -outputs.log_probs.sum() / torch.as_tensor(number).clamp(min=1)
+        return loss
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the means."""
         for measured in self._measured():
-            weights = [float(number) for number in measured.pop(_TOKENS, ())]
+            weights = _read(measured.pop(_TOKENS, ()))
             for name in ("mean_token_accuracy", "entropy"):
-                values = measured.get(name, ())
+                if name not in measured:
+                    continue
+                values = measured[name] = _read(measured[name])
                 if len(values) == len(weights) > 1 and any(weights):
                     products = [v * w for v, w in zip(values, weights, strict=True)]
                     measured[name] = [math.fsum(products) / math.fsum(weights)]
@@ -333,3 +420,11 @@ class TokenMeans:
 
 
 _TOKENS = "tokens of each batch"
+
+
+def _read(numbers: Sequence[Any]) -> list[float]:
+    """Return numbers as floats; those on a device are read at once."""
+    devices = [number.device for number in numbers if isinstance(number, torch.Tensor)]
+    if not devices:
+        return [float(number) for number in numbers]
+    return torch.stack([torch.as_tensor(n, device=devices[0]).float() for n in numbers]).tolist()

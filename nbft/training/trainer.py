@@ -36,12 +36,13 @@ from nbft.runs.provenance import Provenance, Resumption
 from nbft.runs.requests import Unfinished
 from nbft.training.callbacks.stopping import EarlyStoppingCallback
 from nbft.training.fast.attention import use_row_attention
+from nbft.training.fast.batches import Measured
 from nbft.training.fast.head import use_loss_head
 from nbft.training.fast.lora import use_lean_adapters
 from nbft.training.fast.norm import use_lean_norms
 from nbft.training.fp8 import FakeFloat8Linear, StepCount
 from nbft.training.optim import OwnOptimizer, OwnScheduler, is_loraplus
-from nbft.training.precision import OwnPrecision, low_weights
+from nbft.training.precision import OwnPrecision, low_weights, train_in_float32
 from nbft.training.recompute import use_granularity
 from nbft.training.resuming import OwnResuming
 from nbft.training.room import Room
@@ -195,10 +196,13 @@ def build_trainer(
     elif adapter:
         model = peft.get_peft_model(model, adapter)
     in_float32 = {n: p.data for n, p in model.named_parameters() if is_cast and p.requires_grad}
+    asked_arguments = method.arguments_class()(output_dir=str(output_dir), **arguments)
+    # A kernel may have started CUDA with several GPUs; the model is on one of them.
+    asked_arguments._n_gpu = min(1, asked_arguments.n_gpu)
     trainer = trainer_class(method.trainer_class())(
         model=model,
         **placed,
-        args=method.arguments_class()(output_dir=str(output_dir), **arguments),
+        args=asked_arguments,
         train_dataset=rows.train,
         eval_dataset=_measured(rows, config),
         processing_class=tokenizer,
@@ -215,9 +219,16 @@ def build_trainer(
     for name, p in trainer.model.named_parameters():
         if name in in_float32:
             p.data = in_float32[name]
+    if decisions.scales_float16:
+        train_in_float32(trainer.model)
     trainer.remove_callback(transformers.PrinterCallback)
     if config.data.collate_fn != "dynamic_padding":
         trainer.data_collator = registry.collators.get(config.data.collate_fn)(tokenizer)
+    trainer.data_collator = Measured(
+        trainer.data_collator,
+        rows=decisions.uses("row_attention"),
+        targets=_head(config, decisions) is not None,
+    )
     _finish_model(trainer, config, decisions)
     return trainer
 

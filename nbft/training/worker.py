@@ -20,8 +20,9 @@ from nbft import events
 from nbft.access import inherit_all
 from nbft.atomic import replacing
 from nbft.config import Config
-from nbft.decisions import Decisions, decide
-from nbft.hardware import available_devices, peak_memory_bytes, release_memory
+from nbft.decisions import Decisions, decide, sees_all_gpus
+from nbft.devices import see_one_gpu
+from nbft.hardware import available_devices, begin_peak, peak_memory_bytes, release_memory
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
@@ -176,11 +177,15 @@ class _Loaded:
 def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     """Train and return the fields of the last event."""
     _expect_planned(job)
+    if owns_process and not sees_all_gpus(job.config):
+        see_one_gpu()
     job.say("Loading the libraries …")
     import_libraries(owns_process=owns_process)
+    begin_peak()
     from nbft.models.load import quiet
     from nbft.training.callbacks.stopping import BudgetCallback, reason_of_end
     from nbft.training.callbacks.watching import WatchingCallback
+    from nbft.training.fast.attention import flash_refusal
     from nbft.training.trackers import Trackers
     from nbft.training.trainer import build_trainer
 
@@ -220,6 +225,10 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 begin=reporting.begin,
             )
             trackers.take(trainer)
+            if decisions.uses("row_attention") and (
+                why := flash_refusal(trainer.model, decisions.mixed_precision.value)
+            ):
+                job.warn(why)
             _report_prepared(job, loaded, trainer.model, resumption)
             job.room.requests.check()
             if config.training.do_train:
@@ -261,13 +270,21 @@ def _expect_planned(job: _Job) -> None:
 def _decisions(job: _Job, found: FoundModel) -> Decisions:
     """Return what the plan decided.
 
-    Decide again if the plan was made without the model, or if its device is not on this machine.
+    Decide again if the plan was made without the model, or if its device is not on this machine,
+    which is said.
     """
+    planned = None
     with contextlib.suppress(OSError, ValueError):
         planned = Decisions.from_dict(read_plan(job.run))
-        if planned and planned.is_final and planned.device.value in available_devices():
-            return planned
-    return decide(job.config, found.path)
+    if planned and planned.device.value in available_devices():
+        return planned if planned.is_final else decide(job.config, found.path)
+    decisions = decide(job.config, found.path)
+    if planned and planned.device.value != decisions.device.value:
+        job.warn(
+            f"The plan chose {planned.device}, which PyTorch does not find. The run uses "
+            f"{decisions.device} with {decisions.dtype.value} weights instead."
+        )
+    return decisions
 
 
 def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:

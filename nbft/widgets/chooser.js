@@ -12,6 +12,7 @@ function render({ model, el }) {
   const form = element("form", "nbft-way");
   const box = element("input", "nbft-search-box");
   const ask = element("button", "jupyter-button nbft-push", "Search");
+  const own = element("button", "jupyter-button nbft-link", "Open JupyterLab’s file dialog");
   const said = element("p", "nbft-said");
   const list = element("div", "nbft-items");
   root.setAttribute("aria-label", model.get("label"));
@@ -22,7 +23,10 @@ function render({ model, el }) {
   said.setAttribute("role", "status");
   form.append(box, ask);
   form.hidden = !model.get("search");
-  root.append(form, said, list);
+  own.type = "button";
+  // nbft's extension of JupyterLab marks the page, and answers the event below.
+  own.hidden = !model.get("endings").length || !("nbftFiles" in document.body.dataset);
+  root.append(form, own, said, list);
   el.append(root);
 
   const drawSaid = () => {
@@ -65,9 +69,14 @@ function render({ model, el }) {
     });
   };
   const drawLock = () =>
-    list.querySelectorAll(".nbft-item").forEach((one) => {
+    [own, ...list.querySelectorAll(".nbft-item")].forEach((one) => {
       one.disabled = model.get("disabled");
     });
+  own.addEventListener("click", () => {
+    const choose = (path) => model.send({ type: "path", path });
+    const detail = { endings: model.get("endings"), choose };
+    document.dispatchEvent(new CustomEvent("nbft:choose-file", { detail }));
+  });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     model.send({ type: "search", text: box.value });

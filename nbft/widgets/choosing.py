@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import anywidget
 import traitlets
 
+from nbft.catalogue.folders import ENDINGS, folder
 from nbft.config import Config, io
-from nbft.errors import NbftError
+from nbft.errors import DataError, NbftError, Problem
 from nbft.formatting import count, duration, size
 from nbft.pages import rows as page
 from nbft.widgets.background import Task
@@ -62,6 +63,9 @@ class Offer:
     search: ClassVar[str] = ""
     """Label of the box for a search on the hub; "" without one."""
 
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Of files for which JupyterLab's own dialog may be opened."""
+
     def __init__(self, config: Callable[[], Config], path: str) -> None:
         self.config, self.path = config, path
 
@@ -87,6 +91,14 @@ class Offer:
 
     def rows(self, item: Item) -> str:
         """Return the first rows of an item as HTML."""
+        raise NotImplementedError
+
+    def at(self, path: str) -> Item:
+        """Return the item at a path that JupyterLab has named.
+
+        Raises:
+            NbftError: It is not on this machine.
+        """
         raise NotImplementedError
 
 
@@ -179,7 +191,7 @@ class Datasets(Offer):
         block = self.path.rpartition(".")[0]
         chosen = dict.fromkeys(("path", "dataset_name", "subset", "split")) | item.what.settings
         if chosen["path"]:
-            chosen["path"] = _from_here(Path(chosen["path"]))
+            chosen["path"] = from_here(Path(chosen["path"]))
         return {f"{block}.{name}": value for name, value in chosen.items()}
 
     def rows(self, item: Item) -> str:
@@ -206,6 +218,7 @@ class Files(Offer):
     """Data files on the machine of the kernel, folder by folder. They are used where they lie."""
 
     title = "Browse this machine"
+    endings = ENDINGS
 
     def __init__(self, config: Callable[[], Config], path: str) -> None:
         super().__init__(config, path)
@@ -213,8 +226,6 @@ class Files(Offer):
 
     def items(self) -> list[Item]:
         """Return the folders and data files of the current folder."""
-        from nbft.catalogue.folders import folder
-
         here = folder(self._folder)
         group = str(here.path)
         up = [Item("..", "the folder above", group, has_rows=False, what=here.parent)]
@@ -242,7 +253,12 @@ class Files(Offer):
         if not item.has_rows:
             self._folder = item.what
             return {}
-        return {self.path: _from_here(item.what)}
+        return {self.path: from_here(item.what)}
+
+    def at(self, path: str) -> Item:
+        """Return the file or folder at a path that JupyterLab has named."""
+        found = named_by_jupyterlab(path)
+        return Item(found.name, "", "", has_rows=found.is_file(), what=found)
 
     def rows(self, item: Item) -> str:
         """Return the first rows of a file."""
@@ -264,6 +280,9 @@ class Chooser(anywidget.AnyWidget):
 
     label = traitlets.Unicode(help="what the list is, for screen readers").tag(sync=True)
     search = traitlets.Unicode(help="label of the search; empty without one").tag(sync=True)
+    endings: traitlets.List[Any] = traitlets.List(help="of files for JupyterLab's dialog").tag(
+        sync=True
+    )
     items: traitlets.List[Any] = traitlets.List(help="title, about, group, has_rows").tag(sync=True)
     said = traitlets.Unicode(help="the state, or what went wrong").tag(sync=True)
     rows: traitlets.Dict[str, Any] = traitlets.Dict(help="HTML by number of item").tag(sync=True)
@@ -275,7 +294,8 @@ class Chooser(anywidget.AnyWidget):
         self._offer, self._on_choose = offer, on_choose
         self._items: list[Item] = []
         self._turn = 0  # grows with each task; what earlier ones find is ignored
-        super().__init__(label=offer.title, search=offer.search, **traits)
+        about = {"label": offer.title, "search": offer.search, "endings": [*offer.endings]}
+        super().__init__(**about, **traits)
         self.on_msg(self._hear)
 
     def refresh(self) -> None:
@@ -299,6 +319,11 @@ class Chooser(anywidget.AnyWidget):
             self._choose(self._items[number])
         elif message.get("type") == "rows" and is_item:
             self._look(number)
+        elif message.get("type") == "path" and self._offer.endings and not self.disabled:
+            try:
+                self._choose(self._offer.at(str(message.get("path"))))
+            except NbftError as error:
+                self._fail(error)
 
     def _choose(self, item: Item) -> None:
         if settings := self._offer.settings(item):
@@ -358,7 +383,20 @@ def _first_rows(choice: DatasetChoice) -> str:
     return str(page.as_in_file(look(choice).rows))
 
 
-def _from_here(path: Path) -> str:
+def named_by_jupyterlab(path: str) -> Path:
+    """Return a path that JupyterLab has named, below the root of its server.
+
+    Raises:
+        DataError: There is nothing here: the kernel runs on another machine, say.
+    """
+    found = Path(path).expanduser()
+    if not found.exists():
+        why = "is not on the machine of the kernel, which is another than JupyterLab's."
+        raise DataError(Problem("path", path, why, "Upload it: “Choose a file”."))
+    return found
+
+
+def from_here(path: Path) -> str:
     """Return a path as a person would write it: from the working folder, if it is in there."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

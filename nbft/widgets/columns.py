@@ -38,6 +38,7 @@ LISTS = {
 _MOST_COLUMNS = 500  # a list with more cannot be read
 _NAME_CHARS = 60
 _NONE = ("–", "")
+_FIRST_SHEET = ("the first with rows", "")
 
 
 class Columns:
@@ -47,10 +48,17 @@ class Columns:
         kit: Makes the widgets.
         block: Path of the dataset's settings: data.train.datasets[0].
         on_pick: Called with the settings that picked roles change.
+        on_sheet: Called with the settings of another sheet of a workbook.
     """
 
-    def __init__(self, kit: Kit, block: str, on_pick: Callable[[dict[str, Any]], None]) -> None:
-        self._kit, self._block, self._on_pick = kit, block, on_pick
+    def __init__(
+        self,
+        kit: Kit,
+        block: str,
+        on_pick: Callable[[dict[str, Any]], None],
+        on_sheet: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._kit, self._block, self._on_pick, self._on_sheet = kit, block, on_pick, on_sheet
         self._split = block.split(".")[1]
         self._known: Any = None
         self._look: Look | None = None
@@ -72,6 +80,10 @@ class Columns:
         )
         for control in (*self._lists.values(), self._wording):
             control.observe(self._picked, "value")
+        self._sheet = kit(
+            ipywidgets.Dropdown, "nbft-role", description="Sheet", options=[_FIRST_SHEET]
+        )
+        self._sheet.observe(self._turn_to, "value")
         self._use = kit.button("Use these columns", self._use_guess, "nbft-push")
         self._picks = kit(ipywidgets.VBox, "nbft-picks")
         self._rows = kit.html("", "nbft-rows")
@@ -110,7 +122,7 @@ class Columns:
             control.disabled = is_locked
 
     def _controls(self) -> Sequence[Any]:
-        return (*self._lists.values(), self._wording, self._use) if self._lists else ()
+        return (self._sheet, *self._lists.values(), self._wording, self._use) if self._lists else ()
 
     def _show(self, seen: Look) -> None:
         shown = seen.columns[:_MOST_COLUMNS]
@@ -129,16 +141,20 @@ class Columns:
             ]
             self._fill(control, options, value)
         wordings = [(wording.title, name) for name, wording in WORDINGS.items()]
+        sheets = [_FIRST_SHEET, *((shortened(name, _NAME_CHARS), name) for name in seen.sheets)]
+        self._fill(self._sheet, sheets, self._dataset.subset or "")
         own = [] if seen.roles.wording else [("your own templates", "")]
         self._fill(self._wording, own + wordings, seen.roles.wording)
         pair = (self._wording,) if seen.roles.prompt else ()
         use = (self._use,) if seen.is_asked else ()
-        self._picks.children = (*self._lists.values(), *pair, *use)
+        sheet = (self._sheet,) if len(seen.sheets) > 1 else ()
+        self._picks.children = (*sheet, *self._lists.values(), *pair, *use)
         examples = seen.examples or as_picked(seen, self._dataset)
         self._rows.value = page.as_examples(examples) if examples else page.as_in_file(seen.first)
 
     def _fill(self, control: Any, options: list[tuple[str, str]], value: str) -> None:
-        with unobserved(control, self._picked):
+        heard = self._turn_to if control is self._sheet else self._picked
+        with unobserved(control, heard):
             if list(control.options) != options:
                 control.options = options
             control.value = value
@@ -169,6 +185,11 @@ class Columns:
         if not changed and not self._look.roles.wording:  # a text around the prompt alone
             changes.pop("completion_template", None)
         self._take(changes)
+
+    def _turn_to(self, change: dict[str, Any]) -> None:
+        """Read another sheet of the workbook, whose columns have other roles."""
+        path, sheet = f"{self._block}.path", f"{self._block}.subset"
+        self._on_sheet({path: self._dataset.path, sheet: change["new"] or None})
 
     def _rewrite(self, role: str, before: str, after: str) -> None:
         """Put another column into templates that a person has written."""

@@ -88,6 +88,7 @@ class Opening:
         if change["new"] == OWN:
             return
         if change["new"] in (_OPEN, _RUNS):
+            self.show(change["old"])  # so that it can be chosen again
             self.views.show("file" if change["new"] == _OPEN else "runs")
             return
         tree = io.preset(change["new"])

@@ -181,22 +181,27 @@ class Tree:
         }
 
     def suit_rows(self) -> str:
-        """Set the epochs that suit the number of rows that replaced those of a preset.
+        """Set the epochs and metrics that suit the rows that replaced those of a preset.
 
         Returns:
-            Why, as a sentence; "" if nothing was set.
+            Why, in sentences; "" if nothing was set.
         """
         if not self._has_new_rows or self.wrong or self.plan.train_rows is None:
             return ""
-        from nbft.plan.advice import epochs
+        from nbft.plan import advice
 
         self._has_new_rows = False
-        suits = epochs(self.plan.train_rows)
-        if suits.path in self.kept:
-            return ""
-        self.put({suits.path: float(suits.value)})
+        epochs, metrics = advice.epochs(self.plan.train_rows), advice.metrics(self.config)
+        sentences = []
+        if epochs.path not in self.kept:
+            self.put({epochs.path: float(epochs.value)})
+            sentences.append(f"Epochs: {epochs.value}. {epochs.reason}")
+        if metrics.path not in self.kept:
+            self.put({metrics.path: metrics.value})
+            names = ", ".join(metrics.value or ())
+            sentences += [f"Scored by {names}: {metrics.reason}"] if names else []
         self.read()
-        return f"Epochs: {suits.value}. {suits.reason}"
+        return " ".join(sentences)
 
     def put(self, changes: dict[str, Any]) -> None:
         """Set values; defaults are removed from the tree, and so is a dataset of defaults."""

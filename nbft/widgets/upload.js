@@ -19,6 +19,14 @@ function crc32(bytes) {
   return ~crc >>> 0;
 }
 
+// What JupyterLab's list of files drags, and where its paths begin.
+const DRAGGED = "application/x-jupyter-icontents";
+
+function serverRoot() {
+  const config = document.getElementById("jupyter-config-data");
+  return config ? (JSON.parse(config.textContent).serverRoot ?? "") : "";
+}
+
 function element(tag, className, text = "") {
   const made = document.createElement(tag);
   made.className = className;
@@ -168,6 +176,24 @@ export default () => {
         event.stopPropagation();
         if (!choose.disabled && !choose.hidden) begin(model, files);
       };
+      // JupyterLab drags with events of its own; a file of its list is used where it lies.
+      const overFromList = (event) => {
+        const isFile = event.mimeData?.hasData(DRAGGED) && isMine(event.target);
+        const isFree = !choose.disabled && !choose.hidden;
+        mark(isFile && isFree);
+        if (!isFile || !isFree) return;
+        event.preventDefault();
+        event.stopPropagation();
+        event.dropAction = event.proposedAction;
+      };
+      const leaveToList = () => mark(false);
+      const dropFromList = (event) => {
+        overFromList(event);
+        mark(false);
+        if (!event.defaultPrevented) return;
+        const paths = event.mimeData.getData(DRAGGED).map((path) => `${serverRoot()}/${path}`);
+        model.send({ type: "named", paths });
+      };
       const picked = () => {
         if (input.files.length) begin(model, input.files);
         input.value = ""; // the same file can be chosen again
@@ -178,10 +204,17 @@ export default () => {
       choose.addEventListener("click", open);
       stop.addEventListener("click", end);
       input.addEventListener("change", picked);
-      document.addEventListener("dragenter", over, true);
-      document.addEventListener("dragover", over, true);
-      document.addEventListener("dragleave", leave, true);
-      document.addEventListener("drop", drop, true);
+      const drags = [
+        ["dragenter", over],
+        ["dragover", over],
+        ["dragleave", leave],
+        ["drop", drop],
+        ["lm-dragenter", overFromList],
+        ["lm-dragover", overFromList],
+        ["lm-dragleave", leaveToList],
+        ["lm-drop", dropFromList],
+      ];
+      for (const [event, act] of drags) document.addEventListener(event, act, true);
       const changes = [
         ["change:value", drawHelp],
         ["change:said", drawSaid],
@@ -197,10 +230,7 @@ export default () => {
         choose.removeEventListener("click", open);
         stop.removeEventListener("click", end);
         input.removeEventListener("change", picked);
-        document.removeEventListener("dragenter", over, true);
-        document.removeEventListener("dragover", over, true);
-        document.removeEventListener("dragleave", leave, true);
-        document.removeEventListener("drop", drop, true);
+        for (const [event, act] of drags) document.removeEventListener(event, act, true);
         for (const [event, redraw] of changes) model.off(event, redraw);
         views.delete(draw);
       };

@@ -6,7 +6,9 @@ a whole file in memory.
 
 The protocol, all of it custom messages of the widget:
 
-    front end → kernel   {"type": "begin", "upload": id, "files": n, "name": "…", "size": bytes}
+    front end → kernel   {"type": "named", "paths": ["…"]}   files of JupyterLab's list, to be used
+                                                             where they lie
+                         {"type": "begin", "upload": id, "files": n, "name": "…", "size": bytes}
                          {"type": "piece", "upload": id, "start": byte, "crc32": n} and one buffer
                          {"type": "unreadable", "upload": id} or {"type": "cancel"}
     kernel → front end   {"type": "next", "upload": id, "start": byte}
@@ -18,6 +20,7 @@ refused, cancelled, or silent for a minute. The state shown is kept in traits.
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 import shutil
@@ -37,6 +40,7 @@ from nbft.config import Config
 from nbft.data.sources import FORMATS
 from nbft.errors import DataError, Problem
 from nbft.formatting import duration, size
+from nbft.widgets.choosing import from_here, named_by_jupyterlab
 from nbft.widgets.columns import Columns
 from nbft.widgets.fields import Field
 from nbft.widgets.kernel import call_soon, is_main_thread, main_loop
@@ -213,6 +217,7 @@ class Upload(anywidget.AnyWidget):
     Args:
         folder: Returns the folder of uploaded files.
         on_kept: Called with the path of each uploaded file.
+        on_named: Called with the path of a file that is here already.
         **traits: Initial traits.
     """
 
@@ -230,9 +235,13 @@ class Upload(anywidget.AnyWidget):
     is_wrong = traitlets.Bool(help="whether that is an error").tag(sync=True)
 
     def __init__(
-        self, folder: Callable[[], Path], on_kept: Callable[[Path], None], **traits: Any
+        self,
+        folder: Callable[[], Path],
+        on_kept: Callable[[Path], None],
+        on_named: Callable[[Path], None],
+        **traits: Any,
     ) -> None:
-        self._folder, self._on_kept = folder, on_kept
+        self._folder, self._on_kept, self._on_named = folder, on_kept, on_named
         self._incoming: Incoming | None = None
         self._upload = ""  # id of the current upload
         self._began = self._shown_at = 0.0  # clock
@@ -262,6 +271,9 @@ class Upload(anywidget.AnyWidget):
                 self._stop("")  # an earlier upload: the person has chosen another file
                 self._upload = upload
                 self._begin(message)
+            elif message.get("type") == "named":
+                self._stop("")
+                self._name([*map(str, message["paths"])])
             elif self._incoming is None:
                 self.send({"type": "stop", "upload": upload})
             elif message.get("type") == "cancel":
@@ -277,11 +289,18 @@ class Upload(anywidget.AnyWidget):
         except Exception as error:  # most front ends do not show a handler's exception
             self._stop(f"This went wrong ({type(error).__name__}: {error}).", is_wrong=True)
 
-    def _begin(self, message: Mapping[str, Any]) -> None:
+    def _name(self, paths: Sequence[str]) -> None:
+        self._require_one(paths[0], len(paths))
+        self._on_named(named_by_jupyterlab(paths[0]))
+
+    def _require_one(self, name: str, files: int) -> None:
         if self.disabled:
-            raise DataError(f"{message['name']}: no file is taken while a run is training.")
-        if message["files"] != 1:
-            raise DataError(f"{message['files']} files at once: choose one.")
+            raise DataError(f"{name}: no file is taken while a run is training.")
+        if files != 1:
+            raise DataError(f"{files} files at once: choose one.")
+
+    def _begin(self, message: Mapping[str, Any]) -> None:
+        self._require_one(message["name"], message["files"])
         self._incoming = Incoming(self._folder(), str(message["name"]), int(message["size"]))
         self._began = self._shown_at = time.monotonic()
         self.is_busy = True
@@ -373,7 +392,8 @@ class FileField(Field):
         self._config = config
         self._kept = ""
         super().__init__(*field)
-        self.columns = Columns(self._kit, self.path.rpartition(".")[0], on_columns)
+        on_sheet = functools.partial(self._on_fix, self.path)
+        self.columns = Columns(self._kit, self.path.rpartition(".")[0], on_columns, on_sheet)
         self.control.observe(self._forget, "value")
 
     def _make_note(self, html: str) -> Any:
@@ -383,6 +403,7 @@ class FileField(Field):
             "nbft-note",
             folder=lambda: Path(self._config().training.output_dir) / "data",
             on_kept=self._take,
+            on_named=self._name,
             value=html,
             what=self._split,
         )
@@ -419,6 +440,10 @@ class FileField(Field):
         elif self.control.disabled:
             sentence = " The fields are locked by a run: type this path when it is over."
         self._note.say(f"Kept as {path} ({size(path.expanduser().stat().st_size)}).{sentence}")
+
+    def _name(self, path: Path) -> None:
+        """Set the field to the path of a file that is on this machine."""
+        self._on_fix(self.path, {self.path: from_here(path)})
 
     def _forget(self, change: Mapping[str, Any]) -> None:
         """Remove the message about a file that is no longer the value."""

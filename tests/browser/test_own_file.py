@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from ..workbooks import write_xlsx  # noqa: TID252
 from .conftest import READY, Notebook, Server, Theme
 
 # A run without a model: what is asked here is how people get to it.
@@ -80,14 +81,24 @@ def questions(tmp_path: Path) -> Path:
     return path
 
 
+WORDS = [
+    ["german word", "hint", "english_meaning"],
+    *([f"Wort {n}", "a noun" if n % 2 else "", f"word {n}"] for n in range(80)),
+]
+
+
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
     path = tmp_path / "words.csv"
     with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["german word", "hint", "english_meaning"])
-        table.writerows([f"Wort {n}", "a noun" if n % 2 else "", f"word {n}"] for n in range(80))
+        csv.writer(file).writerows(WORDS)
     return path
+
+
+@pytest.fixture
+def workbook(tmp_path: Path) -> Path:
+    notes = [["Pupil", "Mark"], *([f"Pupil {n}", n % 6 + 1] for n in range(25))]
+    return Path(write_xlsx(tmp_path / f"{tmp_path.name}.xlsx", {"Marks": notes, "Words": WORDS}))
 
 
 THEMES = pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 700)])
@@ -152,6 +163,32 @@ def test_a_table_with_odd_columns(
 
 
 @THEMES
+def test_a_workbook_with_two_sheets(
+    person: Person,
+    notebook: Notebook,
+    workbook: Path,
+    theme: Theme,
+    width: int,
+    axe: Callable[[Locator], list[str]],
+) -> None:
+    form = person.opens_the_form(theme, width)
+    person.chooses(form, workbook)
+    columns = form.locator(".nbft-columns")
+    expect(columns).to_contain_text("The sheet “Marks” is read.", timeout=30_000)
+    person.picks(form, "Sheet", "Words")
+    expect(columns).to_contain_text("80 rows with the columns german word", timeout=30_000)
+    notebook.page.set_viewport_size({"width": width, "height": 2000})
+    notebook.screenshot(f"own-workbook-{theme}-{width}", form)
+    assert axe(form) == []
+    person.picks(form, "Further text", "–")
+    person.clicks(columns.get_by_role("button", name="Use these columns"))
+    expect(columns).to_contain_text("german word is the prompt, english_meaning the answer")
+    held_out_rows_are_of(notebook, workbook.name)
+    person.trains(form)
+    assert person.actions <= 8
+
+
+@THEMES
 def test_lists_to_choose_from(
     person: Person,
     notebook: Notebook,
@@ -186,6 +223,50 @@ def test_lists_to_choose_from(
     files.get_by_role("button", name="here.csv", exact=True).click()
     expect(form.get_by_label("Data file", exact=True)).to_have_value("lists/here.csv")
     held_out_rows_are_of(notebook, "here.csv")
+
+
+def test_files_of_jupyterlabs_own_dialog_and_list(
+    person: Person, notebook: Notebook, jupyter_lab: Server, page: Page
+) -> None:
+    folder = jupyter_lab.root / "lesson"
+    folder.mkdir(exist_ok=True)
+    (folder / "one.csv").write_text("question,answer\n" + "Why?,So.\n" * 30)
+    (folder / "notes.txt").write_text("Not for training.")
+    (jupyter_lab.root / "two.csv").write_text("question,answer\n" + "How?,Thus.\n" * 40)
+    form = person.opens_the_form("light", 1400)
+    name = form.get_by_label("Data file", exact=True)
+    field = form.locator(".nbft-field", has=page.get_by_label("Data file", exact=True))
+    field.get_by_role("button", name="Browse this machine").click()
+    field.get_by_role("button", name="Open JupyterLab’s file dialog").click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator(".jp-DirListing-item", has_text="lesson").dblclick()
+    expect(dialog.locator(".jp-DirListing-item", has_text="one.csv")).to_be_visible()
+    expect(dialog.locator(".jp-DirListing-item", has_text="notes.txt")).to_have_count(0)
+    notebook.screenshot("jupyterlab-dialog")
+    dialog.locator(".jp-DirListing-item", has_text="one.csv").click()
+    dialog.get_by_role("button", name="Select").click()
+    expect(name).to_have_value("lesson/one.csv")
+    held_out_rows_are_of(notebook, "one.csv")
+
+    page.evaluate("() => window.jupyterapp.shell.activateById('filebrowser')")
+    listed = page.locator("#filebrowser .jp-DirListing-item", has_text="two.csv")
+    expect(listed).to_be_visible()
+    here, there = listed.bounding_box(), name.bounding_box()
+    assert here is not None
+    assert there is not None
+    page.mouse.move(here["x"] + 60, here["y"] + 5)
+    page.mouse.down()
+    for part in range(1, 11):
+        to_x, to_y = there["x"] + 20, there["y"] + 5
+        page.mouse.move(
+            here["x"] + 60 + (to_x - here["x"] - 60) * part / 10,
+            here["y"] + 5 + (to_y - here["y"] - 5) * part / 10,
+        )
+    expect(field).to_have_class(re.compile("nbft-dropping"))
+    notebook.screenshot("jupyterlab-list-dropping")
+    page.mouse.up()
+    expect(name).to_have_value("two.csv")
+    held_out_rows_are_of(notebook, "two.csv")
 
 
 def test_the_problem_of_a_field_is_a_way_to_it(

@@ -174,3 +174,28 @@ def test_the_memory_of_a_process_is_its_own_and_not_what_its_parent_held():
     code = "from nbft.hardware import peak_memory_bytes; print(peak_memory_bytes('cpu'))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert int(said.stdout) < len(much) / 2
+
+
+def test_the_command_for_a_gpu_is_rehearsed_on_the_cpu(tmp_path):
+    path = tmp_path / "gpu.json"
+    arguments = ["-m", "benchmarks", "gpu", "--rehearse", "--json", str(path)]
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False,
+        cwd=Path(nbft.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text())
+    assert found["rehearsal"]
+    correctness, preparation, ours, forecast, theirs = found["results"]
+    assert preparation["recomputes_activations"] is False
+    names = {one["name"] for one in correctness["parts"]}
+    assert correctness["held"]
+    assert names >= {f"lora, {kind}: all parts" for kind in ("bfloat16", "fp16")}
+    assert "full, bf16: all parts" in names
+    assert ours["side"] == "nbft"
+    assert 0.3 < forecast["memory_planned_of_measured"] < 3
+    assert theirs["losses_agree"]
+    assert theirs["nbft_is_faster_by"] > 0
+    assert [one["name"] for one in found["left_out"]] == [
+        "a miniature, 2 rows of 64 tokens, Unsloth"
+    ]

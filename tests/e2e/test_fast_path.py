@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import nbft
 from nbft.data.samples import sample_path
 from nbft.decisions import PARTS, decide
-from nbft.hardware import Choice
+from nbft.devices import Gpu
+from nbft.hardware import Choice, Hardware, planning_for
 from nbft.training.fast.attention import NAME
 from nbft.training.fast.norm import use_lean_norms
 from nbft.training.rows import read_rows
@@ -307,20 +308,20 @@ def test_a_part_that_does_not_apply_says_why(changes, part, reason, make_config)
         (
             (7, 5),
             Choice(
-                "off",
-                "FlashAttention needs a newer GPU: this GPU lacks bfloat16, compute capability 7.5",
+                "on",
+                "skips attention between different rows, one row at a time: FlashAttention needs a "
+                "newer GPU",
             ),
         ),
     ],
 )
-def test_on_a_gpu_rows_attend_within_themselves_where_it_has_the_kernel(
-    capability, choice, make_config, monkeypatch
+def test_on_a_gpu_rows_attend_within_themselves_at_once_where_it_has_the_kernel(
+    capability, choice, make_config
 ):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr("nbft.decisions.available_devices", lambda: {"cuda": "a GPU"})
+    machine = Hardware("a GPU", 2**34, "cuda", (Gpu("a GPU", 2**34, capability),))
     config = make_config(compute__device="cuda")
-    assert decide(config).parts["row_attention"] == choice
+    with planning_for(machine):
+        assert decide(config).parts["row_attention"] == choice
 
 
 def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_config):
@@ -354,3 +355,19 @@ def test_batches_by_tokens_train_every_row_once_and_go_on_where_they_were(make_c
     cut = nbft.train(config.apply({"training.max_steps": 3}), show=False)
     cut.resume({"training.max_steps": -1}).wait()
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-5)
+
+
+def test_a_run_warns_when_flash_attention_is_refused(train, monkeypatch):
+    seen = []
+
+    def refuse(model, mixed_precision):
+        seen.append((model.device.type, mixed_precision))
+        return "FlashAttention is not used on this GPU: it is too old."
+
+    monkeypatch.setattr("nbft.training.fast.attention.flash_refusal", refuse)
+    run = train(training__max_steps=1, evaluation__sample_count=0)
+    warnings = [event["text"] for event in run.events() if event["event"] == "warning"]
+    assert "FlashAttention is not used on this GPU: it is too old." in warnings
+    assert seen == [("cpu", "no")]
+    train(speed__row_attention="off", training__max_steps=1, evaluation__sample_count=0)
+    assert len(seen) == 1

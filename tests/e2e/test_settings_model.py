@@ -18,6 +18,7 @@ from nbft import registry
 from nbft.decisions import decide
 from nbft.errors import ModelError
 from nbft.evaluate.generate import generate
+from nbft.models import find
 from nbft.models.adapters import base_name, fetch_adapter, load_adapter
 from nbft.models.find import find_model
 from nbft.models.load import load_model, load_tokenizer, place, quiet
@@ -104,6 +105,17 @@ def held_bytes(model: torch.nn.Module) -> int:
 
 
 # The base model in fewer bits
+
+
+def test_the_description_of_the_default_model_is_that_of_the_model() -> None:
+    """What is planned before the download is what is trained after it."""
+    described = model_shape(find_model("smollm2-135m").path)
+    ours = model_shape(Path(find.__file__).parent / "described" / "smollm2-135m")
+    assert described is not None
+    assert ours is not None
+    assert ours.parameters == described.parameters
+    assert sorted(ours.layers) == sorted(described.layers)
+    assert ours.is_tied == described.is_tied
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ LIGHT = {
     "assert wizard.create(this_machine(), given={}, ask=None, say=print)",
     "checklist": "import nbft; from nbft.plan.checklist import checklist\n"
     "assert checklist(nbft.make_plan(nbft.Config.preset('two-minute-try')))",
+    "other hardware": "from nbft.plan.machines import MACHINES, plans; assert plans(MACHINES[0])",
     "runs": "import nbft; assert nbft.list_runs('.') == []",
     "catalogue": "import sys, nbft; from nbft.catalogue.models import models\n"
     "from nbft.catalogue.datasets import datasets, look\n"

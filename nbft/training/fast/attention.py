@@ -1,8 +1,10 @@
 """Attention of rows joined without padding, each within itself, without a mask of tokens by tokens.
 
 Registered with transformers as an attention implementation; the collator passes where rows begin
-(`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once; on a CPU rows are computed
-one by one. Padded batches, as in generation, use torch's own attention.
+(`cu_seq_lens_q`). On a GPU torch's FlashAttention takes all rows at once; on a CPU, and on a GPU that
+is too old for it, rows are computed one by one, whose lengths come from the batch
+(`nbft.training.fast.batches`), so that nothing waits for a GPU. Padded batches, as in generation, use
+torch's own attention.
 
 Source: rows attend within themselves, as in FlashAttention's varlen functions (arXiv:2307.08691).
 """
@@ -39,6 +41,7 @@ def attend_within_rows(
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    row_lengths: list[int] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each row.
@@ -55,6 +58,7 @@ def attend_within_rows(
         cu_seq_lens_q: Where rows begin and the last ends, [rows + 1]; None if they are not joined,
             as in generation.
         max_length_q: Tokens of the longest row.
+        row_lengths: Tokens of each row; read from the device when None.
         **kwargs: For torch's own attention.
 
     Returns:
@@ -71,12 +75,26 @@ def attend_within_rows(
     if max_length_q is not None and not dropout and _takes_varlen(query, key, dtype):
         rows = query.to(dtype), key.to(dtype), value.to(dtype)
         return _by_varlen(rows, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
+    if row_lengths is None:
+        row_lengths = cu_seq_lens_q.diff().tolist()
     rows = query, key, value
-    return _row_by_row(rows, scaling, sliding_window, cu_seq_lens_q.diff().tolist(), dropout), None
+    if query.is_cuda:
+        rows = _with_all_heads(rows)
+    return _row_by_row(rows, scaling, sliding_window, row_lengths, dropout), None
 
 
 _Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Queries [1, heads, s, d], keys and values [1, key heads, s, d]."""
+
+
+def _with_all_heads(rows: _Rows) -> _Rows:
+    """Repeat keys and values for each head that shares them.
+
+    Of torch's kernels for older GPUs only the one that keeps all scores takes fewer of them.
+    """
+    query, *others = rows
+    key, value = (p.repeat_interleave(query.shape[1] // p.shape[1], dim=1) for p in others)
+    return query, key, value
 
 
 def _row_by_row(
@@ -97,7 +115,7 @@ def _row_by_row(
         else:
             mask = None
             if window is not None:
-                mask = (_mask(length, window, query.dtype) == 0).to(query.device)
+                mask = _mask(length, window, query.dtype, query.device) == 0
             outputs.append(
                 functional.scaled_dot_product_attention(
                     q,
@@ -138,14 +156,43 @@ def _by_varlen(
 def _takes_varlen(query: torch.Tensor, key: torch.Tensor, dtype: torch.dtype) -> bool:
     if not query.is_cuda or dtype not in (torch.bfloat16, torch.float16):
         return False
-    return _is_sound(query.device, dtype, query.shape[1], key.shape[1], query.shape[-1])
+    return not _is_too_old(query.device) and not _refusal(
+        query.device, dtype, query.shape[1], key.shape[1], query.shape[-1]
+    )
+
+
+def _is_too_old(device: torch.device) -> bool:
+    """Whether a GPU has no FlashAttention at all, which the plan has said."""
+    return torch.cuda.get_device_capability(device) < (8, 0)
+
+
+def flash_refusal(model: Any, mixed_precision: str) -> str:
+    """Explain why the rows of a model are computed one by one on its GPU; "" if they are not.
+
+    Args:
+        model: The model, on its device.
+        mixed_precision: Number type of autocast: bf16, fp16 or no.
+    """
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, model.dtype)
+    if model.device.type != "cuda" or dtype == torch.float32 or _is_too_old(model.device):
+        return ""
+    shape = model.config.get_text_config()
+    heads = shape.num_attention_heads
+    key_heads = getattr(shape, "num_key_value_heads", None) or heads
+    width = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    if not (why := _refusal(model.device, dtype, heads, key_heads, width)):
+        return ""
+    return (
+        f"FlashAttention is not used on this GPU: {why}. The attention of each row is computed by "
+        "itself: the losses are the same, but short rows take longer."
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _is_sound(
+def _refusal(
     device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, width: int
-) -> bool:
-    """Whether varlen attention works on a device, by trying it; the reason if not is logged."""
+) -> str:
+    """Return why varlen attention does not work on a device, by trying it; "" if it does."""
     plain = torch.autocast(device.type, enabled=False)
     try:
         with torch.inference_mode(False), torch.enable_grad(), plain:
@@ -153,9 +200,10 @@ def _is_sound(
     except torch.OutOfMemoryError:  # not the kernel's fault
         raise
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        _log.warning("FlashAttention is not used: %s. Rows are computed one by one.", error)
-        return False
-    return True
+        why = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else repr(error)
+        _log.warning("FlashAttention is not used: %s. Rows are computed one by one.", why)
+        return why
+    return ""
 
 
 def _try_varlen(
@@ -194,21 +242,28 @@ def _by_products(
     _, heads, length, width = query.shape
     groups = key.shape[1]
     scores = torch.bmm(query.reshape(groups, -1, width) * scaling, key[0].transpose(1, 2))
-    scores.view(heads, length, length).add_(_mask(length, window, query.dtype))
+    scores.view(heads, length, length).add_(_mask(length, window, query.dtype, query.device))
     return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, length, width)
 
 
-def _mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+def _mask(
+    length: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
     """Return 0 where a token may attend and minus infinity elsewhere, [length, length]."""
-    return _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype)[:length, :length]
+    return _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype, device)[:length, :length]
 
 
 @functools.lru_cache(maxsize=4)
-def _whole_mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+def _whole_mask(
+    length: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    everything = torch.ones(length, length, dtype=torch.bool, device=device)
+    hidden = everything.triu(1)
     if window is not None:
-        hidden |= torch.ones(length, length, dtype=torch.bool).tril(-window)
-    return torch.zeros(length, length, dtype=dtype).masked_fill(hidden, float("-inf"))
+        hidden |= everything.tril(-window)
+    return torch.zeros(length, length, dtype=dtype, device=device).masked_fill(
+        hidden, float("-inf")
+    )
 
 
 _is_joined = contextvars.ContextVar("_is_joined", default=False)

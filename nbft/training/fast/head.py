@@ -1,8 +1,8 @@
 """Head and loss for trained tokens only (sparse), and a few tokens at a time (fused).
 
 loss = -Σ log softmax(W h_t)[y_{t+1}] / n over the n trained tokens. Sparse: positions without a
-target never reach W. Fused: logits of at most 256 tokens exist at once, and the gradient of the
-hidden states is computed in the forward pass while they exist:
+target never reach W. Fused: logits of at most 256 tokens exist at once, on a GPU a GiB of them, and
+the gradient of the hidden states is computed in the forward pass while they exist:
 d log p(y) / dh = W[y] - softmax(h W') W. Losses and gradients equal those of the full logits.
 
 Source: Cut Your Losses in Large-Vocabulary Language Models, arXiv:2411.09009, section 4, in plain
@@ -19,7 +19,7 @@ import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl.trainer.utils import FusedCausalLMOutput
 
-from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, HEAD_EXTRAS
+from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, GPU_LOGITS_BYTES, HEAD_EXTRAS
 from nbft.errors import ModelError, Problem
 from nbft.methods import IGNORE_INDEX
 from nbft.models.subclass import extend
@@ -32,23 +32,23 @@ class _LogProbabilities(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        n = len(targets)
+        n, (chunk_tokens, exact_tokens) = len(targets), _chunks(weight)
         found = torch.empty(n, dtype=torch.float32, device=hidden.device)
         is_top = torch.empty(n, dtype=torch.bool, device=hidden.device)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Allocated once: new memory for each chunk would cost more than the computation.
-        scores = hidden.new_empty(min(n, FAST_CHUNK_TOKENS), len(weight))
+        scores = hidden.new_empty(min(n, chunk_tokens), len(weight))
         whole = torch.empty(
-            EXACT_CHUNK_TOKENS, len(weight), dtype=torch.float32, device=hidden.device
+            min(n, exact_tokens), len(weight), dtype=torch.float32, device=hidden.device
         )
-        for begin in range(0, n, FAST_CHUNK_TOKENS):
-            chunk = slice(begin, begin + FAST_CHUNK_TOKENS)
+        for begin in range(0, n, chunk_tokens):
+            chunk = slice(begin, begin + chunk_tokens)
             wanted = targets[chunk, None]
             logits = scores[: len(wanted)]
             torch.mm(hidden[chunk], weight.t(), out=logits)
             for rows, y, p, top in zip(
                 *(
-                    part.split(EXACT_CHUNK_TOKENS)
+                    part.split(exact_tokens)
                     for part in (logits, wanted, found[chunk], is_top[chunk])
                 ),
                 strict=True,
@@ -77,14 +77,26 @@ class _LogProbabilities(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[1]:  # a trained head: its chunks are recomputed
             of_weight = torch.zeros_like(weight, dtype=torch.float32)
-            for begin in range(0, len(targets), FAST_CHUNK_TOKENS):
-                chunk = slice(begin, begin + FAST_CHUNK_TOKENS)
+            chunk_tokens, _ = _chunks(weight)
+            for begin in range(0, len(targets), chunk_tokens):
+                chunk = slice(begin, begin + chunk_tokens)
                 shares = (hidden[chunk] @ weight.t()).float().softmax(-1)
                 shares.scatter_add_(1, targets[chunk, None], shares.new_full((len(shares), 1), -1))
                 shares *= -gradient[chunk]
                 of_weight += shares.to(hidden.dtype).t() @ hidden[chunk]
             of_weight = of_weight.to(weight.dtype)
         return of_hidden, of_weight, None
+
+
+def _chunks(weight: torch.Tensor) -> tuple[int, int]:
+    """Return of how many tokens the logits exist at a time, and of how many those in float32.
+
+    A CPU is fastest with what stays in its cache, a GPU with few, large kernels.
+    """
+    if weight.device.type == "cpu":
+        return FAST_CHUNK_TOKENS, EXACT_CHUNK_TOKENS
+    tokens = max(FAST_CHUNK_TOKENS, GPU_LOGITS_BYTES // (4 * len(weight)))
+    return tokens, tokens
 
 
 def log_probabilities(
@@ -125,9 +137,13 @@ class LossHead:
         fused_lm_head: bool = False,
         labels: Any = None,
         num_items_in_batch: Any = None,
+        trained_positions: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the log-probabilities of the labels, their loss, or the model's usual output."""
+        """Return the log-probabilities of the labels, their loss, or the model's usual output.
+
+        `trained_positions` are those of `nbft.training.fast.batches`; read from the labels when None.
+        """
         model: Any = self
         if labels is None or not (fused_lm_head or model.training):
             more = {"labels": labels, "num_items_in_batch": num_items_in_batch}
@@ -136,10 +152,13 @@ class LossHead:
         kwargs["use_cache"] = False
         targets = labels[:, 1:]
         is_trained = targets != IGNORE_INDEX
+        at = trained_positions
+        if at is None:
+            at = is_trained.flatten().nonzero()[:, 0]
         if self.is_fused:
-            found, is_top = self._fused(targets, is_trained, args, kwargs)
+            found, is_top = self._fused(targets, at, args, kwargs)
         else:
-            found, is_top = self._sparse(targets, is_trained, args, kwargs)
+            found, is_top = self._sparse(targets, at, args, kwargs)
         if not fused_lm_head:
             number = len(found) if num_items_in_batch is None else num_items_in_batch
             return CausalLMOutputWithPast(loss=-found.sum() / torch.as_tensor(number).clamp(min=1))
@@ -153,36 +172,35 @@ class LossHead:
         )
 
     def _fused(
-        self, targets: torch.Tensor, is_trained: torch.Tensor, args: Any, kwargs: Any
+        self, targets: torch.Tensor, at: torch.Tensor, args: Any, kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log p(y) and whether y is the likeliest token, [n] each, from hidden states."""
         model: Any = self
-        states = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-        weight = model.get_output_embeddings().weight
+        states = model.base_model(*args, **kwargs).last_hidden_state[:, :-1].flatten(0, 1)
+        weight, wanted = model.get_output_embeddings().weight, targets.flatten()
         if self.is_sparse:
-            return log_probabilities(states[is_trained], weight, targets[is_trained])
-        found, is_top = log_probabilities(
-            states.flatten(0, 1), weight, targets.clamp(min=0).flatten()
-        )
-        return found[is_trained.flatten()], is_top[is_trained.flatten()]
+            return log_probabilities(states[at], weight, wanted[at])
+        found, is_top = log_probabilities(states, weight, wanted.clamp(min=0))
+        return found[at], is_top[at]
 
     def _sparse(
-        self, targets: torch.Tensor, is_trained: torch.Tensor, args: Any, kwargs: Any
+        self, targets: torch.Tensor, at: torch.Tensor, args: Any, kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the same from the model's logits, which it may scale or cap."""
         model: Any = self
-        positions = torch.nn.functional.pad(is_trained, (0, 1))
-        with _only_at(model.get_output_embeddings(), positions):
+        with _only_at(model.get_output_embeddings(), at):
             logits = super().forward(*args, **kwargs).logits  # type: ignore[misc]
-        wanted = targets[is_trained]
+        wanted = targets.flatten()[at]
         found = logits.float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
         return found, logits.argmax(-1) == wanted
 
 
 @contextlib.contextmanager
-def _only_at(head: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Apply a head to the positions where a mask [b, s] is true."""
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][positions], *args[1:]))
+def _only_at(head: torch.nn.Module, at: torch.Tensor) -> Iterator[None]:
+    """Apply a head to the hidden states [b, s, d] at positions among [b, s - 1], flattened."""
+    handle = head.register_forward_pre_hook(
+        lambda _, args: (args[0][:, :-1].flatten(0, 1)[at], *args[1:])
+    )
     try:
         yield
     finally:

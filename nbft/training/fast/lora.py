@@ -36,11 +36,11 @@ class _FrozenLora(torch.autograd.Function):
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
-        inner = flat @ a.t()
+        inner = _scaled(flat, a.t(), scaling)
         if weight is None:
-            y = (inner @ b.t()).mul_(scaling)
+            y = inner @ b.t()
         else:  # in place: addmm would first copy its input
-            y = functional.linear(flat, weight, bias).addmm_(inner, b.t(), alpha=scaling)
+            y = functional.linear(flat, weight, bias).addmm_(inner, b.t())
         ctx.save_for_backward(flat, inner, weight, a, b)
         ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, lora_a.dtype
         return y.view(*x.shape[:-1], -1)
@@ -49,16 +49,22 @@ class _FrozenLora(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         flat, inner, weight, a, b = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
-        of_inner = gradient @ b
-        of_a = (of_inner.t() @ flat).to(ctx.dtype) * ctx.scaling
-        of_b = (gradient.t() @ inner).to(ctx.dtype) * ctx.scaling
+        of_inner = _scaled(gradient, b, ctx.scaling)
+        of_a = (of_inner.t() @ flat).to(ctx.dtype)
+        of_b = (gradient.t() @ inner).to(ctx.dtype)
         of_x = None
         if ctx.needs_input_grad[0]:
             if weight is None:
-                of_x = (of_inner @ a).mul_(ctx.scaling).view(ctx.shape)
+                of_x = (of_inner @ a).view(ctx.shape)
             else:
-                of_x = (gradient @ weight).addmm_(of_inner, a, alpha=ctx.scaling).view(ctx.shape)
+                of_x = (gradient @ weight).addmm_(of_inner, a).view(ctx.shape)
         return of_x, None, None, of_a, of_b, None
+
+
+def _scaled(left: torch.Tensor, right: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Return s times the product of [n, m] and [m, k] in one kernel."""
+    empty = left.new_empty(left.shape[0], right.shape[1])
+    return empty.addmm_(left, right, beta=0, alpha=scaling)
 
 
 class FrozenLoraLinear(Linear):

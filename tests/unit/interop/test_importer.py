@@ -769,7 +769,7 @@ def test_the_training_types_of_oumis_wizard(tmp_path):
 def test_auto_of_oumis_wizard_is_decided_as_oumis_guide_says(
     tmp_path, monkeypatch, empty_cache, model, device, method, in_4_bits
 ):
-    machine = Machine(Choice(device, "of this test"), 80 * 2**30, has_bfloat16=True)
+    machine = Machine(Choice(device, "of this test"), 80 * 2**30, has_16_bits=True)
     monkeypatch.setattr("nbft.plan.advice.this_machine", lambda: machine)
     (tmp_path / "wizard.sh").write_text(
         f"oumi config create train --model {model} --training-type auto --output my.yaml\n"

@@ -9,6 +9,8 @@ import pytest
 from nbft import registry
 from nbft.config import Config, presets, settings
 from nbft.data.examples import load_examples, stream_examples
+from nbft.devices import Gpu
+from nbft.hardware import Hardware, planning_for
 from nbft.interop.absent import OF_NO_CONSEQUENCE, REASONS
 from nbft.interop.python import to_python
 
@@ -370,6 +372,7 @@ BESIDE = {
     },
     "data.length_column_name": {"data.train_sampling_strategy": "group_by_length"},
     "data.packing_strategy": {"data.packing": True},
+    "model.dtype": {"peft.method": "full"},
     "data.train.datasets[].seed": {"data.train.datasets[0].shuffle": True},
     "data.train.datasets[].system_template": {
         "data.train.datasets[0].dataset_type": "chat_completion"
@@ -449,8 +452,8 @@ PATHS = [
 
 
 @pytest.mark.parametrize("setting", PATHS, ids=lambda setting: setting.path)
-def test_no_setting_is_left_out_of_the_cell_without_a_word(setting, monkeypatch, empty_cache):
-    monkeypatch.setattr("nbft.decisions.available_devices", lambda: {"cpu": "", "cuda": ""})
+def test_no_setting_is_left_out_of_the_cell_without_a_word(setting, empty_cache):
+    gpu = Hardware("a GPU", 2**34, "cuda", (Gpu("NVIDIA L4", 2**34, (8, 9)),))
     registry.collators.register("own")(lambda tokenizer: list)
     registry.models.register("own")(type)
     try:
@@ -459,11 +462,12 @@ def test_no_setting_is_left_out_of_the_cell_without_a_word(setting, monkeypatch,
         before = before.apply(BESIDE.get(setting.path, {}))
         path = setting.path.replace("[]", "[0]")
         value = other_value(setting)
-        cell = to_python(before.apply({path: value}))
+        with planning_for(gpu):
+            cell, usual = to_python(before.apply({path: value})), to_python(before)
     finally:
         registry.collators.unregister("own")
         registry.models.unregister("own")
-    assert cell != to_python(before)
+    assert cell != usual
     if setting.path in REASONS or setting.section in REASONS:
         assert cell.left_out[path] == value
 

@@ -22,8 +22,8 @@ from nbft.plan.advice import (
 )
 
 GIB = 2**30
-GPU = Machine(Choice("cuda", "a GPU"), 80 * GIB, has_bfloat16=True)
-CPU = Machine(Choice("cpu", "no GPU was found"), 16 * GIB, has_bfloat16=True)
+GPU = Machine(Choice("cuda", "a GPU"), 80 * GIB, has_16_bits=True)
+CPU = Machine(Choice("cpu", "no GPU was found"), 16 * GIB, has_16_bits=True)
 
 
 def answered(machine, **given):
@@ -90,7 +90,7 @@ def test_the_size_of_a_model_that_is_here_is_counted(tiny_model):
 
 
 def test_each_method_needs_less_than_the_one_before():
-    needed = [needed_bytes(name, 7 * 10**9, has_bfloat16=True) for name in METHODS]
+    needed = [needed_bytes(name, 7 * 10**9, has_16_bits=True) for name in METHODS]
     assert needed == sorted(needed, reverse=True)
 
 

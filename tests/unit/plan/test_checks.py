@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from nbft import decisions, devices, hardware
+from nbft import devices
 from nbft.config import Config
-from nbft.hardware import Choice
+from nbft.hardware import Hardware, planning_for
 from nbft.plan import checks
 from nbft.plan.checks import check
 
@@ -19,14 +19,9 @@ GPU = devices.Gpu("Tesla T4", 15 * 2**30, (7, 5))
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """A machine with a GPU without bfloat16, whatever runs the test; no package is missing."""
-    for module in (checks, decisions):
-        there = {"cpu": "x", "cuda": "Tesla T4"}
-        monkeypatch.setattr(module, "available_devices", lambda there=there: there)
-    no = {"cpu": Choice("no", "none"), "cuda": Choice("no", "this GPU lacks bfloat16")}
-    no["mps"] = no["cpu"]
-    for module in (checks, decisions, hardware):
-        monkeypatch.setattr(module, "has_bfloat16", no.__getitem__)
     monkeypatch.setattr(checks, "is_installed", lambda _: True)
+    with planning_for(Hardware("a T4", 12 * 2**30, "cuda", (GPU,))):
+        yield
 
 
 BEST = {
@@ -128,17 +123,17 @@ CASES = {
     "bfloat16 weights": (
         "cuda",
         {"model.dtype": "bfloat16"},
-        "model.dtype='bfloat16': this GPU lacks bfloat16. Use auto.",
+        "model.dtype='bfloat16': this GPU lacks bfloat16, compute capability 7.5. Use auto.",
     ),
     "bf16": (
         "cuda",
         {"precision.mixed_precision": "bf16"},
-        "precision.mixed_precision='bf16': this GPU lacks bfloat16. Use auto.",
+        "precision.mixed_precision='bf16': this GPU lacks bfloat16, compute capability 7.5. Use auto.",
     ),
     "both": (
         "cuda",
         {"precision.mixed_precision": "bf16", "model.dtype": "bfloat16"},
-        "model.dtype='bfloat16': this GPU lacks bfloat16. Use auto.",
+        "model.dtype='bfloat16': this GPU lacks bfloat16, compute capability 7.5. Use auto.",
     ),
     "tf32": (
         "cuda",
@@ -150,7 +145,12 @@ CASES = {
     ),
     "fp16 beside 16 bits": (
         "cuda",
-        {"precision.mixed_precision": "fp16", "model.dtype": "float16"},
+        {
+            "precision.mixed_precision": "fp16",
+            "model.dtype": "float16",
+            "peft.method": "full",
+            "training.learning_rate": 2e-5,
+        },
         (
             "precision.mixed_precision='fp16': needs float32 weights, and model.dtype is float16. Use "
             "float32 for model.dtype."
@@ -412,3 +412,12 @@ def test_the_folder_that_is_checked_is_the_one_that_is_used(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("")
     assert output_dir_problem("runs") == [f"{tmp_path}/runs is a file. Name another folder."]
+
+
+def test_float16_weights_below_an_adapter_may_be_scaled():
+    asked = {"precision.mixed_precision": "fp16", "model.dtype": "float16"}
+    config = GOOD.apply({**asked, "compute.device": "cuda"})
+    assert [p for p in check(config, on(config, "cuda")) if p.field.startswith("precision")] == []
+    assert on(GOOD.apply({"model.dtype": "float16"}), "cuda").mixed_precision.value == "fp16"
+    full = GOOD.apply({"model.dtype": "float16", "peft.method": "full"})
+    assert on(full, "cuda").mixed_precision.value == "no"

@@ -38,6 +38,17 @@ def test_the_numbers(config):
     assert plan.device.reason
 
 
+def test_the_default_model_is_planned_before_it_is_downloaded(empty_cache):
+    plan = make_plan(Config.preset("two-minute-try").apply({"compute.device": "cpu"}))
+    assert plan.total_parameters == 134_515_008
+    assert plan.seconds > 10
+    assert plan.memory_bytes > 134_515_008
+    assert plan.decisions.is_final
+    assert "smollm2-135m is downloaded first, once; the time does not include that." in plan.remarks
+    other = make_plan(Config(model={"model_name": "a/b"}, data={"dataset_name": "alpaca"}))
+    assert other.total_parameters is None
+
+
 def test_tokens_are_counted_with_the_models_own_tokenizer(config, tiny_tokenizer):
     plan = make_plan(config.apply({"data.split_ratio": 1, "evaluation.eval_strategy": "no"}))
     real = sum(len(tiny_tokenizer(r["prompt"] + r["completion"])["input_ids"]) + 1 for r in ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,30 @@ def test_the_length_is_changed_where_it_is_set(run: Run) -> None:
     assert next_steps(run, over())[-1].python == "run.resume({'training.max_steps': 18})"
     early = over(text="Stopped early: the held-out loss no longer fell.")
     assert next_steps(run, early) == []
+
+
+@pytest.mark.parametrize(
+    ("training", "losses", "wanted"),
+    [
+        ({"num_train_epochs": 3}, (2.0, 1.0), "training.num_train_epochs=5"),
+        ({"num_train_epochs": 5}, (2.0, 1.0), None),
+        ({"num_train_epochs": 2}, (2.0, 1.0, 1.5), None),
+        ({"max_steps": 40}, (2.0, 1.0), "training.max_steps=50"),
+        ({"max_steps": 50}, (2.0, 1.0), None),
+    ],
+)
+def test_training_longer_is_offered_only_where_it_may_help(
+    run: Run, training: dict[str, Any], losses: tuple[float, ...], wanted: str | None
+) -> None:
+    """More passes than the plan's own advice allows would be warned about at once."""
+    checkpoint(run, 9)
+    Config(training=training).save(run.path / "config.yaml", full=True)
+    (run.path / "plan.json").write_text(json.dumps({"train_rows": 80, "steps_per_epoch": 10}))
+    events = [{"event": "eval", "step": n, "eval_loss": v} for n, v in enumerate(losses)]
+    steps = next_steps(run, RunState([*events, {"event": "completed", "step": 9}]))
+    assert [step.shell for step in steps] == (
+        [f"nbft resume kind-otter-14 {wanted}"] if wanted else []
+    )
 
 
 def test_weights_that_are_no_adapter_are_loaded(run: Run) -> None:

@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nbft.models import float8
 from nbft.models.float8 import hadamard, transform
+from nbft.training import fp8
 from nbft.training.fp8 import FakeFloat8Linear, round_to_float8
 
 
@@ -147,3 +149,57 @@ def test_the_scale_of_frozen_float8_weights_stays_too():
     made.activation.step = 1
     far, seen = made(torch.full((1, 256), 50.0)), made(torch.full((1, 256), 2.0))
     assert torch.allclose(far, seen)
+
+
+def on_hardware(monkeypatch):
+    """Let this machine take the way of a GPU with float8; torch's product runs on a CPU too."""
+    for module in (float8, fp8):
+        monkeypatch.setattr(module, "multiplies_float8", lambda *_: True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_scaled_product_computes_what_the_emulation_does(dtype, monkeypatch):
+    results = []
+    for is_hardware in (False, True):
+        torch.manual_seed(1)
+        made = FakeFloat8Linear(layer().to(dtype), apply_hadamard=False, online_steps=1)
+        made.bias = torch.nn.Parameter(torch.randn(64).to(dtype))
+        x = torch.randn(2, 16, 256).to(dtype).requires_grad_()
+        if is_hardware:
+            on_hardware(monkeypatch)
+        y = made(x)
+        y.backward(torch.randn(y.shape).to(dtype))
+        results.append((y.detach(), x.grad, made.weight.grad, made.bias.grad))
+    for emulated, scaled in zip(*results, strict=True):
+        assert scaled.dtype == dtype
+        assert (scaled - emulated).norm() < 0.02 * emulated.norm()
+
+
+def test_frozen_weights_take_the_scaled_product_too(monkeypatch):
+    x = torch.randn(2, 16, 256, dtype=torch.bfloat16)
+    made = float8.Float8Linear(layer().bfloat16()).eval()
+    emulated = made(x)
+    on_hardware(monkeypatch)
+    assert (made(x) - emulated).norm() < 0.02 * emulated.norm()
+
+
+def test_a_gpu_takes_the_operands_of_the_scaled_product():
+    """A fake GPU has the shapes and layouts that torch asks for, and no numbers."""
+    with FakeTensorMode(), torch.no_grad():
+        x = torch.empty(2, 24, 64, dtype=torch.float8_e4m3fn, device="cuda")
+        weight = torch.empty(32, 64, dtype=torch.float8_e4m3fn, device="cuda")
+        one = torch.ones((), device="cuda")
+        y = float8.float8_product(x, one, weight, one)
+    assert (y.shape, y.dtype, y.device.type) == ((2, 24, 32), torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "width", "is_taken"),
+    [((8, 9), 32, True), ((9, 0), 32, True), ((8, 0), 32, False), ((9, 0), 40, False)],
+)
+def test_which_gpus_multiply_float8(capability, width, is_taken, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with FakeTensorMode(), torch.no_grad():
+        x = torch.empty(4, width, device="cuda")
+        assert float8.multiplies_float8(x, torch.empty(16, width, device="cuda")) == is_taken
+        assert not float8.multiplies_float8(torch.empty(4, width), torch.empty(16, width))

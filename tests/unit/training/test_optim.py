@@ -1,8 +1,12 @@
 """Each optimiser against one worked out by hand or torch's own."""
 
+import copy
+import math
+
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbft.config import Config
 from nbft.training import optim
@@ -56,6 +60,64 @@ def test_moments_in_bfloat16_take_half_the_room_and_train_alike():
         assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
     assert (ours - theirs).norm() < 0.01 * (theirs - start).norm()
     assert not torch.equal(ours, theirs)
+
+
+class Operators(TorchDispatchMode):
+    """Counts what is computed."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_moments_in_bfloat16_take_few_operators_for_many_weights():
+    parameters = [weights(n) for n in range(420)]
+    found = BfloatAdamW(parameters, lr=1e-3)
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    found.step()
+    with Operators() as operators:
+        found.step()
+    assert operators.number < 40
+
+
+def test_weights_of_other_shapes_types_and_ages_are_updated_together(monkeypatch):
+    """Every weight is where AdamW with float32 moments brings it, within the rounding."""
+    monkeypatch.setattr(optim, "_TOGETHER_NUMBERS", 1000)
+
+    def make():
+        shapes = [(7, 3), (40,), (900,), (5, 300), (2, 2)]
+        made = [torch.nn.Parameter(weights(n, 2000)[: math.prod(s)].detach().view(s).clone())
+                for n, s in enumerate(shapes)]  # fmt: skip
+        return [*made, torch.nn.Parameter(torch.ones(6, dtype=torch.bfloat16))]
+
+    ours, theirs = make(), make()
+    arguments = {"lr": 1e-2, "weight_decay": 0.1}
+    small, usual = BfloatAdamW(ours, **arguments), torch.optim.AdamW(theirs, **arguments)
+    start = [p.detach().clone() for p in ours]
+    train(small, ours[1:], 5)  # the first one is older by none of these
+    train(usual, theirs[1:], 5)
+    train(small, ours, 20)
+    train(usual, theirs, 20)
+    assert [small.state[p]["step"] for p in ours] == [20, 25, 25, 25, 25, 25]
+    for before, mine, other in zip(start, ours, theirs, strict=True):
+        assert (mine - other).norm() < 0.05 * (other - before).norm()
+
+
+def test_a_checkpoint_of_an_earlier_version_has_its_step_as_a_tensor():
+    p = weights()
+    first = BfloatAdamW([p], lr=1e-2)
+    train(first, [p], 3)
+    saved = copy.deepcopy(first.state_dict())
+    saved["state"][0]["step"] = torch.tensor(3.0)
+    second = BfloatAdamW([torch.nn.Parameter(p.detach().clone())], lr=1e-2)
+    load_exactly(second, saved)
+    (q,) = second.param_groups[0]["params"]
+    train(first, [p], 2)
+    train(second, [q], 2)
+    assert torch.equal(p, q)
 
 
 def test_small_squares_are_not_lost_in_bfloat16():

@@ -11,7 +11,7 @@ from nbft.config.precision import OPERATORS
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
 from nbft.training.optim import OffloadedOptimizer
-from nbft.training.precision import OperatorLists, OwnPrecision, low_weights
+from nbft.training.precision import OperatorLists, OwnPrecision, low_weights, train_in_float32
 
 A, B = torch.randn(4, 4), torch.randn(4, 4)
 
@@ -140,3 +140,10 @@ def test_what_is_written_in_place_or_to_a_place_arrives():
         torch.matmul(x, x, out=out)
     assert low.tolist() == [[4.0, 4.0]] * 2
     assert out.tolist() == [[2.0, 2.0]] * 2
+
+
+def test_what_is_trained_of_float16_weights_is_float32():
+    layer = torch.nn.Linear(2, 2, dtype=torch.float16)
+    layer.weight.requires_grad_(False)
+    train_in_float32(layer)
+    assert (layer.weight.dtype, layer.bias.dtype) == (torch.float16, torch.float32)

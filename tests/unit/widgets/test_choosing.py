@@ -46,13 +46,13 @@ def titles(chooser: Chooser) -> list[str]:
     return [item["title"] for item in chooser.items]
 
 
-def test_a_model_is_chosen_with_what_speaks_for_it(form: Form) -> None:
+def test_a_model_is_chosen_with_what_speaks_for_it(form: Form, tiny_model: Path) -> None:
+    Path("tiny").symlink_to(tiny_model)
     chooser = opened(form, MODEL)
-    first = chooser.items[0]
-    assert first["title"] == "smollm2-135m"
-    assert first["group"] == "On this machine"
-    assert "135M parameters" in first["about"]
-    assert "fits" in first["about"]
+    items = {item["title"]: item for item in chooser.items}
+    assert chooser.items[0]["group"] == items["tiny"]["group"] == "On this machine"
+    assert "135M parameters" in items["smollm2-135m"]["about"]
+    assert "fits" in items["smollm2-135m"]["about"]
     groups = [item["group"] for item in chooser.items]
     assert groups == sorted(groups, key=groups.index), "a heading stands once"
     choose(chooser, "Qwen/Qwen2.5-0.5B-Instruct")
@@ -92,6 +92,21 @@ def test_folders_lead_to_files(form: Form) -> None:
     assert form.plan.train_rows
     choose(chooser, "..")
     assert "mine.jsonl" in titles(chooser)
+
+
+def test_a_path_of_jupyterlabs_own_dialog(form: Form) -> None:
+    chooser = opened(form, PATH)
+    assert ".csv" in chooser.endings
+    send(chooser, type="path", path=f"{Path.cwd()}/nowhere.csv")
+    assert "is not on the machine of the kernel" in chooser.said
+    send(chooser, type="path", path=str(Path.cwd() / "lesson"))
+    assert titles(chooser) == ["..", "other.csv"], "a folder is gone to"
+    send(chooser, type="path", path=f"{Path.cwd()}/lesson/other.csv")
+    assert form.config.data.train.datasets[0].path == str(Path("lesson", "other.csv"))
+    models = opened(form, MODEL)
+    assert models.endings == []
+    send(models, type="path", path=str(Path.cwd() / "lesson"))
+    assert form.config.model.model_name == "smollm2-135m"
 
 
 def test_rows_are_shown_before_choosing(form: Form) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from nbft.config.data import Dataset
 from nbft.data.looking import look
 from nbft.widgets.columns import Columns
 from nbft.widgets.form import Form
+
+from ...workbooks import write_xlsx  # noqa: TID252
 
 PATH = "data.train.datasets[0].path"
 
@@ -305,12 +308,67 @@ def test_the_epochs_follow_the_number_of_rows_that_replace_those_of_a_preset() -
     assert form.config.training.num_train_epochs == 1, "what a person has chosen stays"
 
 
+LONG = "A long answer can be worded in many ways, so that few of them are the same to the letter. "
+
+
+@pytest.mark.parametrize(
+    ("answers", "metrics", "said"),
+    [
+        (lambda n: f"{n} is the answer.", ["exact_match"], "the wanted answers are short"),
+        (lambda n: f"{LONG}{n} + 1 = {n + 1}\n#### {n + 1}", ["exact_match"], "state a number"),
+        (lambda n: f"{LONG * 2}{n}", ["perplexity"], "more than one right wording"),
+    ],
+)
+def test_own_rows_are_scored_by_what_suits_their_answers(
+    answers: Callable[[int], str], metrics: list[str], said: str
+) -> None:
+    form = Form()
+    name_file(form, write("mine.jsonl", *({"q": f"Say {n}.", "a": answers(n)} for n in range(40))))
+    assert form.config.evaluation.metrics == metrics
+    assert f"Scored by {metrics[0]}: " in form.line.widget.value
+    assert said in form.line.widget.value
+
+
+def test_a_bundled_sample_keeps_its_own_metrics_and_a_person_theirs() -> None:
+    form = Form()
+    name_file(form, write("mine.jsonl", *QA))
+    assert form.config.evaluation.metrics == ["exact_match"]
+    form._fields.make("data.train.datasets[0].dataset_name").control.value = "samsum"
+    assert form.config.evaluation.metrics is None
+    form._fields.make("evaluation.metrics").control.value = "rouge"
+    name_file(form, write("other.jsonl", *QA))
+    assert form.config.evaluation.metrics == ["rouge"]
+
+
 def test_the_epochs_wait_until_the_rows_can_be_read() -> None:
     form = Form()
     columns = name_file(form, write("odd.jsonl", *ODD))
     assert form.config.training.num_train_epochs == 2
     columns._use.click()
     assert form.config.training.num_train_epochs == 3
+
+
+def test_a_sheet_of_a_workbook_is_chosen_from_a_list(tmp_path: Path) -> None:
+    qa = [["q", "a"], *([f"Say {n}.", f"{n}!"] for n in range(20))]
+    odd = [["german word", "meaning"], *([f"Wort {n}", f"word {n}"] for n in range(30))]
+    write_xlsx(tmp_path / "class.xlsx", {"Questions": qa, "Words": odd})
+    form = Form()
+    columns = name_file(form, "class.xlsx")
+    assert columns._picks.children[0] is columns._sheet
+    assert first(form)[0].startswith("Question: Say ")
+    columns._sheet.value = "Words"
+    assert form.config.data.train.datasets[0].subset == "Words"
+    assert form.config.data.train.datasets[0].prompt_template is None, "that of the former sheet"
+    assert "30 rows with the columns german word, meaning." in said(columns)
+    columns._use.click()
+    assert first(form)[0].startswith("Wort ")
+    columns._sheet.value = ""
+    assert form.config.data.train.datasets[0].subset is None
+    assert first(form)[0].startswith("Question: Say ")
+    name_file(form, write("mine.jsonl", *QA))
+    assert columns._sheet not in columns._picks.children
+    form._lock(True)
+    assert columns._sheet.disabled
 
 
 def test_the_guesses_of_other_lists_wait_for_the_button() -> None:

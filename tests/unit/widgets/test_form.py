@@ -592,6 +592,9 @@ def test_a_file_is_opened_and_a_wrong_one_is_fixed_as_yaml(form: Form, tmp_path:
     assert "Did you mean max_steps?" in form._views.yaml.problems.value
     assert form.config.training.max_steps == 3
     form._opening.control.value = "open"
+    form._views.show("basic")
+    form._opening.control.value = "open"
+    assert form._views.view == "file", "opened twice in a row"
     form._opening.file[0].value = str(tmp_path / "none.yaml")
     form._opening.file[1].click()
     assert "no such file" in state_of(form)

@@ -24,7 +24,7 @@ BATCH = "training.per_device_train_batch_size"
 TURNS = "training.gradient_accumulation_steps"
 MODEL = "model.model_name"
 ROWS = "data.train.datasets[0]"
-CPU = Machine(Choice("cpu", "no GPU was found"), 64 * 2**30, has_bfloat16=True)
+CPU = Machine(Choice("cpu", "no GPU was found"), 64 * 2**30, has_16_bits=True)
 
 
 @pytest.fixture(autouse=True)
@@ -444,7 +444,7 @@ def test_a_locked_form_keeps_its_values(form: Form) -> None:
 
 
 def test_the_rules_of_a_device_go_by_that_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = Machine(Choice("cuda", "a GPU"), 80 * 2**30, has_bfloat16=True)
+    gpu = Machine(Choice("cuda", "a GPU"), 80 * 2**30, has_16_bits=True)
     monkeypatch.setattr(
         "nbft.widgets.guided.this_machine",
         lambda config: CPU if config.compute.device == "cpu" else gpu,

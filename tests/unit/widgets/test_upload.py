@@ -75,7 +75,32 @@ def kept() -> list[Path]:
 
 @pytest.fixture
 def widget(tmp_path: Path, kept: list[Path]) -> Upload:
-    return Upload(folder=lambda: tmp_path / "data", on_kept=kept.append)
+    return Upload(folder=lambda: tmp_path / "data", on_kept=kept.append, on_named=kept.append)
+
+
+def test_a_file_of_jupyterlabs_list_is_used_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lesson").mkdir()
+    Path("lesson/rows.jsonl").write_bytes(ROWS)
+    form = Form()
+    field = form._fields.make(PATH)
+    player = FrontEnd(field._note)
+    player.say("named", paths=[f"{tmp_path}/lesson/rows.jsonl"])
+    assert form.config.data.train.datasets[0].path == str(Path("lesson", "rows.jsonl"))
+    assert field.control.value == str(Path("lesson", "rows.jsonl"))
+    assert not Path("runs/data").exists(), "nothing is copied"
+    for paths, why in (
+        ([f"{tmp_path}/elsewhere.jsonl"], "is not on the machine of the kernel"),
+        (["a.csv", "b.csv"], "2 files at once: choose one."),
+    ):
+        player.say("named", paths=paths)
+        assert why in field._note.said
+        assert field._note.is_wrong
+    field.lock(True)
+    player.say("named", paths=[f"{tmp_path}/lesson/rows.jsonl"])
+    assert "no file is taken while a run is training" in field._note.said
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from nbft.training.fast import head
+from nbft.training.fast.batches import Measured
 from nbft.training.fast.head import use_loss_head
 
 WAYS = [(True, False), (False, True), (True, True)]
@@ -95,6 +97,33 @@ def test_the_whole_logits_never_exist_when_fused(tiny_model):
     with Sizes():
         model(**inputs, fused_lm_head=True)
     assert 0 < max(largest) <= 256
+
+
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "tokens"),
+    [("cpu", 49_152, (256, 32)), ("meta", 128_256, (2092, 2092)), ("meta", 2**21, (256, 256))],
+)
+def test_a_gpu_takes_few_large_chunks(device, vocabulary, tokens):
+    """A GiB of logits in float32 at a time; `meta` stands for a GPU."""
+    assert head._chunks(torch.empty(vocabulary, 1, device=device)) == tokens
+
+
+@pytest.mark.parametrize(("sparse", "fused"), WAYS)
+def test_positions_of_the_batch_give_the_same(tiny_model, sparse, fused):
+    model, inputs = AutoModelForCausalLM.from_pretrained(tiny_model), batch()
+    use_loss_head(model, sparse=sparse, fused=fused)
+    known = Measured(dict, targets=True)(inputs)
+    assert len(known["trained_positions"]) == int((inputs["labels"][:, 1:] != -100).sum())
+    found, expected = (model(**one, fused_lm_head=True) for one in (known, inputs))
+    assert torch.equal(found.log_probs, expected.log_probs)
+    assert torch.equal(found.is_top1, expected.is_top1)
+
+
+def test_a_batch_says_how_long_its_rows_are():
+    begins = torch.tensor([0, 3, 12, 16], dtype=torch.int32)
+    made = Measured(dict, rows=True)({"cu_seq_lens_q": begins})
+    assert made["row_lengths"] == [3, 9, 4]
+    assert Measured(dict, rows=True, targets=True)({"input_ids": begins}).keys() == {"input_ids"}
 
 
 def test_a_model_that_is_asked_for_no_loss_is_as_before(tiny_model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.attention import varlen
@@ -66,8 +68,8 @@ def test_all_rows_at_once_give_what_rows_apart_give(window, parts, monkeypatch, 
 
 
 def sound():
-    attention._is_sound.cache_clear()
-    return attention._is_sound(torch.device("cpu"), torch.float32, 6, 2, 8)
+    attention._refusal.cache_clear()
+    return not attention._refusal(torch.device("cpu"), torch.float32, 6, 2, 8)
 
 
 def test_a_kernel_that_computes_it_is_taken(gpu):
@@ -130,3 +132,47 @@ def test_under_autocast_all_parts_come_in_16_bits(parts, monkeypatch):
         found = attend((query, key, value.bfloat16()))[0]
     assert seen == [torch.bfloat16] * 3
     assert found.dtype == torch.bfloat16
+
+
+def test_keys_of_all_heads_give_the_same(parts):
+    """As on a GPU that is too old for FlashAttention."""
+    shared = attend(parts)[0]
+    whole = attention._with_all_heads(tuple(parts))
+    assert {part.shape[1] for part in whole} == {6}
+    torch.testing.assert_close(attend(whole)[0], shared)
+
+
+SHAPE = SimpleNamespace(num_attention_heads=6, num_key_value_heads=2, hidden_size=48)
+
+
+def said_of(device: str, mixed_precision: str, dtype: torch.dtype) -> str:
+    """Return what a run says of a model; no GPU is needed to try a kernel that fails."""
+    attention._refusal.cache_clear()
+    config = SimpleNamespace(get_text_config=lambda: SHAPE)
+    model = SimpleNamespace(device=torch.device(device), dtype=dtype, config=config)
+    return attention.flash_refusal(model, mixed_precision)
+
+
+@pytest.mark.parametrize(
+    ("device", "mixed_precision", "dtype", "is_said"),
+    [
+        ("cuda", "no", torch.bfloat16, True),
+        ("cuda", "fp16", torch.float32, True),
+        ("cuda", "no", torch.float32, False),
+        ("cpu", "no", torch.bfloat16, False),
+    ],
+)
+def test_a_run_says_why_flash_attention_is_refused(
+    device, mixed_precision, dtype, is_said, monkeypatch
+):
+    def refuse(device, dtype, heads, key_heads, width):
+        assert (heads, key_heads, width) == (6, 2, 8)
+        raise RuntimeError("needs an Ampere GPU.\nException raised from ...")
+
+    monkeypatch.setattr(attention, "_try_varlen", refuse)
+    monkeypatch.setattr(attention, "_is_too_old", lambda _: False)
+    said = said_of(device, mixed_precision, dtype)
+    assert said == "" or said.startswith(
+        "FlashAttention is not used on this GPU: needs an Ampere GPU. The attention of each row"
+    )
+    assert bool(said) == is_said
