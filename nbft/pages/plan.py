@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def summary(plan: Plan | None, waiting: str = "") -> Markup:
         waiting=waiting,
         facts=_facts(plan),
         memory=_memory(plan),
-        parts=parts_in_words(plan.memory_parts),
+        parts=_unbroken(parts_in_words(plan.memory_parts)),
         curve=learning_rate_curve(plan.learning_rates()),
         choices=[
             ("device", plan.device),
@@ -71,8 +72,17 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         trained, total = plan.trainable_parameters, plan.total_parameters
         share = f" ({number(100 * trained / total)}%)" if total else " parameters"
         facts.append(("trainable", count(trained) + share))
-    facts.append(("time", plan.time))
+    facts.append(("time", _unbroken(plan.time)))
     return facts
+
+
+def _unbroken(text: str) -> str:
+    """Keep numbers and their units in one line.
+
+    >>> _unbroken("training 34 s, about 1.0 GiB").count("\N{NO-BREAK SPACE}")
+    2
+    """
+    return re.sub(r"(?<=\d) (?=(?:[a-z]{1,3}|[KMGT]i?B)\b)", "\N{NO-BREAK SPACE}", text)
 
 
 def _memory(plan: Plan) -> tuple[str, int | None, bool]:
@@ -86,7 +96,7 @@ def _memory(plan: Plan) -> tuple[str, int | None, bool]:
     words = f"{about[plan.memory_source]} {size(need)} of {size(free)} free" + (
         ": too much" if need > free else ""
     )
-    return words, min(100, round(100 * need / free)), need > free
+    return _unbroken(words), min(100, round(100 * need / free)), need > free
 
 
 def learning_rate_curve(points: Sequence[tuple[int, float]]) -> Markup:

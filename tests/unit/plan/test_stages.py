@@ -72,7 +72,7 @@ def test_the_plan_counts_every_stage():
     assert plan.seconds == pytest.approx(sum(plan.stages.values()), abs=1)
     assert f"training {duration(plan.stages['training'])}" in plan.time
     assert "held-out loss" in plan.time
-    assert plan.time in summary(plan)
+    assert plan.time in summary(plan).replace("\N{NO-BREAK SPACE}", " ")
     assert json.loads(json.dumps(plan.to_dict()))["stages"] == plan.stages
 
 
