@@ -786,7 +786,8 @@ def test_a_misspelt_keyword_is_named() -> None:
 def test_this_run_says_what_will_happen() -> None:
     plan = plan_of(Config())
     html = summary(plan)
-    for words in ("41,200", "about 4\xa0min", "2.0\xa0GiB of 20\xa0GiB free", "60"):
+    time, memory = "about 4\xa0min", "2.0\xa0GiB of 20\xa0GiB free"
+    for words in ("41,200", time, memory, "no GPU was found", "60"):
         assert words in html
     assert "1 field needs fixing" in summary(plan, "1 field needs fixing.")
     curve = learning_rate_curve([(0, 0.0), (3, 3e-4), (60, 0.0)])
