@@ -203,8 +203,8 @@ class Plan:
 
         What a simulation or a probe found for this config counts for the changed one as well.
         """
-        found = find_local(base_name(config), config.model.model_revision)
-        shape = model_shape(found.path) if found else None
+        folder = find_described(base_name(config), config.model.model_revision)
+        shape = model_shape(folder) if folder else None
         if shape is None or not self.memory_bytes:
             return None
         needed = memory_bytes(config, shape, self.lengths_tokens, decide(config))

@@ -40,7 +40,7 @@ from nbft.config import Config
 from nbft.decisions import Decisions, decide
 from nbft.hardware import Choice
 from nbft.methods import IGNORE_INDEX, method_of
-from nbft.models.find import find_local
+from nbft.models.find import find_described
 from nbft.models.load import quiet
 from nbft.training.fast import attention
 from nbft.training.rows import TrainingRows
@@ -196,11 +196,11 @@ def simulate(config: Config, lengths: Sequence[int]) -> dict[str, Any]:
         FileNotFoundError: There is no config.json.
     """
     decisions = decide(config)
-    found = find_local(config.model.model_name, config.model.model_revision)
-    if found is None:
+    folder = find_described(config.model.model_name, config.model.model_revision)
+    if folder is None:
         raise FileNotFoundError(f"there is no config.json of {config.model.model_name}")
     trust = config.model.trust_remote_code
-    shape = transformers.AutoConfig.from_pretrained(found.path, trust_remote_code=trust)
+    shape = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
     total = int(_text(shape).num_hidden_layers)
     period = _period(getattr(_text(shape), "layer_types", None) or [""])
     layers = [min(period, total), min(2 * period, total)]
