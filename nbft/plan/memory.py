@@ -36,7 +36,7 @@ _CONTEXT_BYTES = 500 * 2**20
 
 HOLES = 0.25
 """Memory between the tensors of a step, relative to all that the step makes, also what it makes
-again. Measured with glibc's allocator in 22 configurations (0 to 0.5); the same runs with
+again. Measured with glibc's allocator in 25 configurations (0 to 0.5); the same runs with
 MALLOC_MMAP_THRESHOLD_=131072, which leaves no holes but is slow, needed none of it."""
 
 _GPU_HOLES = 0.08
