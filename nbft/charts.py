@@ -136,7 +136,11 @@ def other_charts(names: Iterable[str], declared: Iterable[Any] = ()) -> list[Cha
         if measure != name:
             curve = Curve(name, f"{label}, held-out", style="marks")
         charts.setdefault(title, []).append(curve)
-    return [ChartSpec(title, tuple(curves)) for title, curves in charts.items()]
+    # As in the chart of the loss, the held-out rows have the colours after those of training.
+    return [
+        ChartSpec(title, tuple(sorted(curves, key=lambda curve: curve.style == "marks")))
+        for title, curves in charts.items()
+    ]
 
 
 def moving_average(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:

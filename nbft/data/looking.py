@@ -161,12 +161,14 @@ def certain(dataset: Dataset, split: str, like: Dataset | None = None) -> dict[s
         split: The split of its rows.
         like: Rows to train on: others with the same columns are read as they are.
     """
-    templates = (dataset.prompt_template, dataset.completion_template)
-    if any((*templates, dataset.prompt_func, dataset.completion_func)):
-        return {}
     seen = look(dataset, split)
     if seen is None:
         return {}
+    templates = (dataset.prompt_template, dataset.completion_template)
+    if any((*templates, dataset.prompt_func, dataset.completion_func)):
+        of_others = roles.without_missing(dataset, seen.columns)
+        read = dataset.model_copy(update=of_others)
+        return of_others | certain(read, split, like) if of_others else {}
     if like is not None and (shape := roles.same_shape(like, seen.columns)):
         return {name: value for name, value in shape.items() if getattr(dataset, name) != value}
     if seen.format or not seen.is_sure:

@@ -39,7 +39,7 @@ class Wording:
 
 
 WORDINGS = {
-    "plain": Wording("nothing but a line break", "{prompt}\n", "{prompt}\n{context}\n"),
+    "plain": Wording("only a line break", "{prompt}\n", "{prompt}\n{context}\n"),
     "question": Wording(
         "Question: … Answer:",
         "Question: {prompt}\n\nAnswer:\n",
@@ -238,6 +238,19 @@ def changes_of(roles: Roles, dataset: Dataset, columns: Sequence[str]) -> dict[s
     """Return those of `settings_of` that a dataset does not have already."""
     settings = settings_of(roles, columns)
     return {name: value for name, value in settings.items() if getattr(dataset, name) != value}
+
+
+def without_missing(dataset: Dataset, columns: Sequence[str]) -> dict[str, Any]:
+    """Return what removes the templates of a dataset; {} if its rows have all their columns."""
+    templates = (
+        *(dataset.prompt_template, dataset.completion_template),
+        *(dataset.no_input_template, dataset.system_template),
+    )
+    named = {name for template in templates for name in columns_named(template)}
+    if named <= {*columns, *dataset.columns}:
+        return {}
+    usual = Dataset()
+    return {name: getattr(usual, name) for name in _SHAPES if name.endswith("_template")}
 
 
 def unused(format_name: str, roles: Roles) -> str:

@@ -67,7 +67,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     if plan.total_steps is not None:
         facts.append(("steps", count(plan.total_steps)))
     if plan.tokens is not None:
-        facts.append(("trained tokens", f"about {count(plan.tokens)}"))
+        facts.append(("tokens", f"about {count(plan.tokens)}"))
     if plan.trainable_parameters is not None:
         trained, total = plan.trainable_parameters, plan.total_parameters
         share = f" ({number(100 * trained / total)}%)" if total else " parameters"

@@ -55,6 +55,8 @@ _ROWS_PER_STEP = 16
 _USUAL_ROWS_PER_STEP = (8, 32)
 _SHORTEST_TOKENS = 128  # a shorter limit saves nothing: batches are padded to their longest row
 _SHORT_CHARS = 100  # a sentence
+_FEW_ROWS = 50
+_FEW_HELD_OUT = 10
 _ROWS_LOOKED_AT = 200
 _MOSTLY = 0.95
 _BUNDLED = "grammar"
@@ -284,19 +286,33 @@ def metrics(config: Config) -> Question:
     if metrics_of(unset):
         return Question(path, None, "Those that suit the dataset.")
     try:
-        rows = read_examples(unset, "validation", None)[0]
+        rows = read_examples(unset, "train", None)[0]
     except NbftError as error:
         return Question(path, None, str(error))
     wanted = [reference_of(rows[n]) for n in spread(len(rows), _ROWS_LOOKED_AT).tolist()]
     short = [len(text) <= _SHORT_CHARS and "\n" not in text for text in wanted]
-    if not wanted:
-        return Question(path, None, "No rows are held out.")
     if all(map(states_number, wanted)):
         return Question(path, ["exact_match"], "the wanted answers state a number.")
     if sum(short) >= _MOSTLY * len(short):
         return Question(path, ["exact_match"], "the wanted answers are short.")
     why = "the wanted answers are long, so there is more than one right wording."
     return Question(path, ["perplexity"], why)
+
+
+def few_rows(train_rows: int, eval_rows: int) -> list[str]:
+    """Return a sentence where so few rows are trained on or held out that they say little.
+
+    Source: Unsloth's guide to datasets, which asks for at least 100 rows.
+    """
+    if train_rows >= _FEW_ROWS and not 0 < eval_rows < _FEW_HELD_OUT:
+        return []
+    rows = f"{count(train_rows, 'row')} to train on"
+    rows += f" and {eval_rows} held out" if eval_rows else ""
+    sentence = (
+        f"{rows} are few: a model learns their wording and little else, and what is measured on fewer "
+        f"than {_FEW_HELD_OUT} rows is mostly luck. Unsloth's guide asks for at least 100 rows."
+    )
+    return [sentence]
 
 
 def _rate(method: str, parameters: int) -> Question:

@@ -194,6 +194,14 @@ class Plan:
         return [p for p in self.problems if p.level == "error"]
 
     @property
+    def cautions(self) -> str:
+        """What the time leaves out: a download, and other work on the device. Sentences, or ""."""
+        found = find_local(base_name(self.config), self.config.model.model_revision)
+        model = "" if found else f" {self.config.model.model_name} is downloaded first."
+        use = self.device_use[:1].upper() + self.device_use[1:]
+        return model + (f" {use}, so the run may take several times as long." if use else "")
+
+    @property
     def warnings(self) -> list[Problem]:
         """The problems that do not stop a run."""
         return [p for p in self.problems if p.level == "warning"]

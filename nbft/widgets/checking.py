@@ -99,7 +99,7 @@ class Checking:
         yield from self.consent(kit)
         problems = self.tree.problems
         if not problems:
-            yield kit.html("<h3>No problems</h3><p>In the settings, the data and this machine.</p>")
+            yield kit.html("<h3>No problems</h3><p>In the settings and on this machine.</p>")
         for level, title in _GROUPS.items():
             group = [problem for problem in problems if problem.level == level]
             if group:

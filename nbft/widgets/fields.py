@@ -284,7 +284,8 @@ def in_words(value: Any) -> str:
 
 def described(problem: Problem) -> str:
     """Describe a problem under its field: the value, the problem and the remedy."""
-    if problem.value is None or problem.value == "":
+    is_long = "\n" in str(problem.value)  # it stands above
+    if problem.value is None or problem.value == "" or is_long:
         return problem.sentence[:1].upper() + problem.sentence[1:]
     return f"{in_words(problem.value)}: {problem.sentence}"
 

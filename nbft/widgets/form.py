@@ -31,7 +31,7 @@ from nbft.widgets.kit import Kit
 from nbft.widgets.launching import ABOUT, Launching
 from nbft.widgets.opening import OWN, Opening
 from nbft.widgets.state_line import StateLine, guarded
-from nbft.widgets.tree import NAMES_ROWS, Tree, path_of
+from nbft.widgets.tree import NAMES_ROWS, OF_ROWS, Tree, path_of
 from nbft.widgets.views import Fields, Page, Views
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Form:
 
     def _start_from(self, preset: str, config: Config) -> None:
         """Note what a person starts from, and which settings are their own already."""
+        self._preset = preset
         self._tree.base = Config.preset(preset) if preset else Config()
         self._tree.kept = set() if preset else set(config.diff())
 
@@ -249,6 +250,8 @@ class Form:
     def _take_all(self, changes: dict[str, Any], shown: Iterable[str] = ()) -> None:
         """Take what a person has chosen, and show it where no field was typed into."""
         replaced = self._tree.take(changes)
+        if NAMES_ROWS.keys() & changes.keys() and "_results" in self.__dict__:
+            self._show_results(lambda kit: ())  # what is shown there is of other rows
         found = self._find_roles(changes)
         self._fields.fill([*replaced, *found, *shown])
         self._follow()
@@ -265,8 +268,10 @@ class Form:
             given, train = data.splits().get(split), data.train.datasets
             like = train[0] if train and split != "train" else None
             settings = certain(given.datasets[0], split, like) if given and given.datasets else {}
-            self._tree.put({f"{block}.{name}": value for name, value in settings.items()})
-            found += [f"{block}.{name}" for name in settings]
+            roles = {f"{block}.{name}": value for name, value in settings.items()}
+            self._tree.put(roles)
+            self._tree.kept -= roles.keys()
+            found += roles
         return found
 
     @guarded
@@ -310,11 +315,22 @@ class Form:
 
     @guarded
     def _reset_all(self, _button: Any) -> None:
-        """Reset everything except the rows, which have no default."""
-        kept = self._tree.config.to_dict().get("data", {})
-        data = {name: kept[name] for name in SPLITS if name in kept}
-        self._replace(Config(data=data), keeps_rows=True)
+        """Reset everything to the preset or the defaults, except rows that the person has chosen."""
+        tree, base = self._tree, self._tree.base.to_dict()
+        own = {path for path in tree.kept if path.startswith(OF_ROWS)}
+        if own or tree.in_memory or "train" not in base.get("data", {}):
+            now = tree.config.to_dict().get("data", {})
+            usual = {name: v for name, v in base.get("data", {}).items() if name not in SPLITS}
+            base["data"] = usual | {name: now[name] for name in SPLITS if name in now}
+        self._replace(Config(**base), self._preset, keeps_rows=True)
+        if self._preset and own:
+            tree.kept |= own
+            tree.expect_rows()
+            self._show_plan()
         self._views.show(self._views.view)
+        kept = ", except the rows," if own or tree.in_memory else ""
+        where = "in the preset" if self._preset else "usual"
+        self.line.say_too(f"Everything{kept} is as {where}.")
 
     def _replace(self, config: Config, preset: str = OWN, *, keeps_rows: bool = False) -> None:
         """Show another config, with the earlier rows in memory if it keeps them."""
@@ -406,7 +422,7 @@ class Form:
                 waits = f" Train here waits: run {run.id} is training."
             chosen = ", ".join(f"{c.value} ({c.reason})" for c in (plan.device, plan.dtype))
             doubts = f", {count(len(problems), 'warning')}" if problems else ""
-            self.line.say(f"Ready{doubts}: {chosen}.{waits}{more}", "ready")
+            self.line.say(f"Ready{doubts}: {chosen}.{plan.cautions}{waits}{more}", "ready")
 
     def _lay_out(self) -> None:
         """Place the buttons for a run, the state and the results."""

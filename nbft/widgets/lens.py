@@ -357,7 +357,10 @@ class Lens(anywidget.AnyWidget):
                 if not isinstance(value, str):
                     text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
                 columns.append([str(column), text[: None if self.is_whole else _SENT_CHARACTERS]])
-        return {"columns": columns, "origin": f"Row {count(row)} of {name}, read {how}."}
+        origin = f"Row {count(row)} of {name}, read {how}."
+        if self.split in ("validation", "test"):
+            origin += " It is held out: the loss of its marked tokens is measured, not trained on."
+        return {"columns": columns, "origin": origin}
 
     def _sentences(self) -> list[str]:
         """Return the sentences that go with the row."""

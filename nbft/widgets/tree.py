@@ -31,6 +31,9 @@ NAMES_ROWS = {
 }
 """The settings that name rows, and where the settings are that belonged to the earlier ones."""
 
+_BLOCKS = frozenset(setting.path for setting in settings() if setting.type is dict)
+"""The settings whose value is a dict, which is one value."""
+
 _TYPES = (bool, int, float, str, list, dict)  # rows in memory are set from Python only
 
 
@@ -129,8 +132,7 @@ class Tree:
     def _take_hidden(self, earlier: Iterable[str]) -> None:
         """Set what holds the sign for a hidden secret, now or earlier, to the usual values."""
         default = {setting.path: setting.default for setting in settings()}
-        blocks = {setting.path for setting in settings() if setting.type is dict}
-        typed, usual = (io.flatten(tree, blocks) for tree in (self._tree, self.base.to_dict()))
+        typed, usual = (io.flatten(tree, _BLOCKS) for tree in (self._tree, self.base.to_dict()))
         signs = (path for path, value in typed.items() if HIDDEN in str(value))
         hidden = {p for p in (*earlier, *signs) if io.without_indices(p) in default}
         self.put({path: usual.get(path, default[io.without_indices(path)]) for path in hidden})
@@ -176,9 +178,13 @@ class Tree:
         default = {setting.path: setting.default for setting in settings()}
         return {
             path: default[io.without_indices(path)]
-            for path in io.flatten(self._tree)
+            for path in io.flatten(self._tree, _BLOCKS)
             if path.startswith(places) and path not in self.kept
         }
+
+    def expect_rows(self) -> None:
+        """Let the next plan set what suits the rows, as for new ones."""
+        self._has_new_rows = True
 
     def suit_rows(self) -> str:
         """Set the epochs and metrics that suit the rows that replaced those of a preset.
@@ -191,7 +197,8 @@ class Tree:
         from nbft.plan import advice
 
         self._has_new_rows = False
-        epochs, metrics = advice.epochs(self.plan.train_rows), advice.metrics(self.config)
+        plan = self.plan
+        epochs, metrics = advice.epochs(plan.train_rows), advice.metrics(self.config)
         sentences = []
         if epochs.path not in self.kept:
             self.put({epochs.path: float(epochs.value)})
@@ -200,6 +207,7 @@ class Tree:
             self.put({metrics.path: metrics.value})
             names = ", ".join(metrics.value or ())
             sentences += [f"Scored by {names}: {metrics.reason}"] if names else []
+        sentences += advice.few_rows(plan.train_rows or 0, plan.eval_rows or 0)
         self.read()
         return " ".join(sentences)
 

@@ -67,7 +67,8 @@ def kept_name(name: str) -> str:
     ending = Path(plain).suffix
     if ending.lower() not in FORMATS:
         has = f"has the ending {ending}" if ending else "has no ending"
-        raise DataError(f"{plain or 'The file'}: {has}. Known are {', '.join(FORMATS)}.")
+        fix = " Save it as .xlsx." if ending.lower() == ".xls" else ""
+        raise DataError(f"{plain or 'The file'}: {has}. Known are {', '.join(FORMATS)}.{fix}")
     stem = re.sub(r"[^\w.() -]+", "_", plain.removesuffix(ending)).strip(" .")
     return (stem.encode()[:_NAME_BYTES].decode(errors="ignore") or "rows") + ending
 

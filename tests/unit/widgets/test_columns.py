@@ -371,6 +371,29 @@ def test_a_sheet_of_a_workbook_is_chosen_from_a_list(tmp_path: Path) -> None:
     assert columns._sheet.disabled
 
 
+def test_templates_of_former_columns_go_with_them() -> None:
+    """Also those that a person has edited: no template can name a column that is not there."""
+    form = Form()
+    columns = name_file(form, write("odd.jsonl", *ODD))
+    columns._use.click()
+    form._fields.make("data.train.datasets[0].prompt_template").control.value = "{meaning}?"
+    name_file(form, write("mine.jsonl", *QA))
+    assert form.problems == []
+    assert first(form)[0].startswith("Question: ")
+    form._fields.make("data.train.datasets[0].prompt_template").control.value = "Say {q}:"
+    name_file(form, write("other.jsonl", *QA))
+    assert form.config.data.train.datasets[0].prompt_template == "Say {q}:", "it fits these, too"
+
+
+@pytest.mark.parametrize(("rows", "is_said"), [(20, True), (300, False)])
+def test_few_rows_are_said_to_be_few(rows: int, is_said: bool) -> None:
+    form = Form()
+    name_file(
+        form, write("mine.jsonl", *({"q": f"{n} + 8?", "a": f"{n + 8}"} for n in range(rows)))
+    )
+    assert ("are few: a model learns their wording" in form.line.widget.value) == is_said
+
+
 def test_the_guesses_of_other_lists_wait_for_the_button() -> None:
     rows = [{"Nr.": n, "Verb": f"gehen {n}", "Teacher": "A" if n % 3 else ""} for n in range(30)]
     rows = [{**row, "Form": f"geht {row['Nr.']}"} for row in rows]

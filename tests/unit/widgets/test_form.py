@@ -349,13 +349,39 @@ def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
     rate._reset_button.click()
     assert rate.control.value == "3e-4"
     assert "nbft-changed" not in rate.widget._dom_classes
+    rate.control.value = "1e-4"
+    form._fields.make("peft.r").control.value = "4"
     form._reset_button.click()
-    assert "changed from defaults" in form._views.changed_button.description
-    assert set(form.config.diff()) <= {
-        f"data.{split}.datasets[0].{name}"
-        for split in ("train", "validation")
-        for name in ("dataset_name", "sample_count")
-    } | {"data.validation"}
+    assert form._views.changed_button.description == "0 changed from the preset (hide)"
+    assert form.config == Config.preset("two-minute-try")
+    assert "Everything is as in the preset." in state_of(form)
+
+
+def test_reset_all_leaves_the_rows_and_what_suits_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"q": f"Wort {n}", "a": f"word {n}"}) + "\n" for n in range(300)]
+    Path("mine.jsonl").write_text("".join(lines))
+    form = Form()
+    path = form._fields.make(PATH)
+    path.control.value = "mine.jsonl"
+    before = form.config
+    form._fields.make(RATE).control.value = "1e-4"
+    form._fields.make("training.num_train_epochs").control.value = "1"
+    form._reset_button.click()
+    assert form.config.diff(before) == {}
+    assert form.config.evaluation.metrics == ["exact_match"]
+    assert form._tree.base == Config.preset("two-minute-try")
+    assert "Everything, except the rows, is as in the preset." in state_of(form)
+    path.control.value = ""
+    assert form.config.data.train.datasets == []
+
+
+def test_reset_all_without_a_preset_goes_to_the_defaults() -> None:
+    form = Form(Config(data={"dataset_name": "grammar"}, peft={"r": 4}))
+    form._reset_button.click()
+    assert form.config == Config(data={"dataset_name": "grammar"})
 
 
 def test_a_group_folds_into_a_line_with_its_values(form: Form) -> None:

@@ -256,10 +256,11 @@ def test_presets_and_reset_in_the_guided_mode(form: Form) -> None:
     turn(form, 4)
     assert "<b>From the preset: 32.</b> A higher rank can learn more" in page_of(form)
     assert use_button(form, "peft.r") is None, "8 to 32 suits as well"
+    type_in(form, "peft.r", "8")
     form._reset_button.click()
     assert form._views.view == "guided"
-    assert form.config.peft.r == 16
-    assert form.config.training.learning_rate == 3e-4
+    assert form.config.peft.r == 32
+    assert form.config.training.learning_rate == 1e-4
     assert form.config.data.train.datasets[0].dataset_name == "grammar"
 
 

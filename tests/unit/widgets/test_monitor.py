@@ -32,6 +32,7 @@ class FakeRun:
             data={"dataset_name": "alpaca"},
             training={"seed": 7},
         )
+        self.plan = {}
         self.status = "running"
         self.asked = []
         self.is_background = True
