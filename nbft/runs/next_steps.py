@@ -73,7 +73,7 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
             dashes = "-- " if prompt.startswith("-") else ""  # or it is taken for an option
             asked = "" if "\n" in prompt else f" {dashes}{shlex.quote(prompt)}"
             found += [
-                NextStep("try it", f"run.generate({prompt!r})"),
+                NextStep("try it, also with words that are in no row", f"run.generate({prompt!r})"),
                 NextStep(
                     "compare it with the base model",
                     f"run.compare([{prompt!r}])",
@@ -106,10 +106,12 @@ def _longer(run: Run, state: RunState) -> dict[str, float]:
     """Return the setting that decides how long a run is, and a useful larger value.
 
     Returns:
-        {} if the held-out loss no longer falls, or more passes over the rows would be too many.
+        {} if the held-out loss no longer falls, every scored answer is right, or more passes over
+        the rows would be too many.
     """
     losses = state.curve("eval_loss").values
-    if losses and losses[-1] > min(losses):
+    is_right = any(one.score == "exact_match" and one.last == 1 for one in state.scores.compared)
+    if is_right or (losses and losses[-1] > min(losses)):
         return {}
     training, rows = run.config.training, run.plan.get("train_rows")
     most: float = most_passes(rows) if rows else math.inf

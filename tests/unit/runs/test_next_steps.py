@@ -44,7 +44,7 @@ def test_a_completed_run_is_tried_compared_merged_or_trained_longer(run: Run) ->
     checkpoint(run, 9)
     steps = next_steps(run, over(adapter="adapter"))
     assert [step.what for step in steps] == [
-        "try it",
+        "try it, also with words that are in no row",
         "compare it with the base model",
         "merge the adapter into the base model",
         "train longer",
@@ -86,6 +86,13 @@ def test_training_longer_is_offered_only_where_it_may_help(
     assert [step.shell for step in steps] == (
         [f"nbft resume kind-otter-14 {wanted}"] if wanted else []
     )
+
+
+def test_what_gets_everything_right_is_not_trained_longer(run: Run) -> None:
+    checkpoint(run, 9)
+    for right, steps in ((1.0, 0), (0.9, 1)):
+        scores = {"event": "scores", "step": 9, "rows": 20, "scores": {"exact_match": right}}
+        assert len(next_steps(run, RunState([scores, {"event": "completed", "step": 9}]))) == steps
 
 
 def test_weights_that_are_no_adapter_are_loaded(run: Run) -> None:

@@ -113,6 +113,12 @@ def test_only_what_is_new_is_given() -> None:
     assert state.rows(LOSS, until=2) == [(1, 2.0, None), (2, 1.5, None)]
 
 
+def test_held_out_rows_have_the_later_colour_in_every_chart() -> None:
+    (chart,) = other_charts(["eval_mean_token_accuracy", "mean_token_accuracy"])
+    assert chart.names == ["mean_token_accuracy", "eval_mean_token_accuracy"]
+    assert LOSS.names == ["loss", "eval_loss"]
+
+
 def test_other_measures_are_kept_in_few_points() -> None:
     state = RunState(measures={"loss"}, most_other_points=10)
     shown: list[tuple[float, ...]] = []
