@@ -299,20 +299,19 @@ def metrics(config: Config) -> Question:
     return Question(path, ["perplexity"], why)
 
 
-def few_rows(train_rows: int, eval_rows: int) -> list[str]:
-    """Return a sentence where so few rows are trained on or held out that they say little.
+def few_rows(train_rows: int, eval_rows: int) -> str:
+    """Say where so few rows are trained on or held out that they say little; "" otherwise.
 
     Source: Unsloth's guide to datasets, which asks for at least 100 rows.
     """
     if train_rows >= _FEW_ROWS and not 0 < eval_rows < _FEW_HELD_OUT:
-        return []
+        return ""
     rows = f"{count(train_rows, 'row')} to train on"
     rows += f" and {eval_rows} held out" if eval_rows else ""
-    sentence = (
+    return (
         f"{rows} are few: a model learns their wording and little else, and what is measured on fewer "
         f"than {_FEW_HELD_OUT} rows is mostly luck. Unsloth's guide asks for at least 100 rows."
     )
-    return [sentence]
 
 
 def _rate(method: str, parameters: int) -> Question:

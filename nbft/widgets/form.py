@@ -245,13 +245,19 @@ class Form:
     @guarded
     def _take(self, path: str, value: Any) -> None:
         """A person has left a field."""
+        self._leave_results(path)
         self._take_all({path: value})
 
-    def _take_all(self, changes: dict[str, Any], shown: Iterable[str] = ()) -> None:
+    def _leave_results(self, path: str) -> None:
+        """Remove the page below the form if it is of rows that a field replaces."""
+        if path in NAMES_ROWS and "_results" in self.__dict__:
+            self._show_results(lambda kit: ())
+
+    def _take_all(
+        self, changes: dict[str, Any], shown: Iterable[str] = (), *, are_same_rows: bool = False
+    ) -> None:
         """Take what a person has chosen, and show it where no field was typed into."""
-        replaced = self._tree.take(changes)
-        if NAMES_ROWS.keys() & changes.keys() and "_results" in self.__dict__:
-            self._show_results(lambda kit: ())  # what is shown there is of other rows
+        replaced = self._tree.take(changes, are_same_rows=are_same_rows)
         found = self._find_roles(changes)
         self._fields.fill([*replaced, *found, *shown])
         self._follow()
@@ -298,7 +304,8 @@ class Form:
 
     @guarded
     def _apply_fix(self, path: str, changes: dict[str, Any]) -> None:
-        self._take_all(changes, shown=changes)
+        self._leave_results(path)
+        self._take_all(changes, shown=changes, are_same_rows=not path)
         if path in self._fields:
             self._fields[path].control.focus()
 
@@ -371,8 +378,10 @@ class Form:
             self._side.value = summary(self._tree.plan)
             self._views.mark()
         self._show_state()
-        if suits and self._views.view != "guided":  # there each value has its reason
-            self.line.say_too(suits)
+        if self._views.view == "guided":  # there the epochs have their reason beside them
+            suits.pop("training.num_train_epochs", None)
+        if suits:
+            self.line.say_too(" ".join(suits.values()))
 
     def _lock(self, is_locked: bool) -> None:
         self._checking.is_locked = is_locked

@@ -149,11 +149,12 @@ class Tree:
         """Take the rows in memory of a config; no tree holds them."""
         self._rows = [dataset.rows for dataset in config._datasets()]
 
-    def take(self, changes: dict[str, Any]) -> dict[str, Any]:
+    def take(self, changes: dict[str, Any], *, are_same_rows: bool = False) -> dict[str, Any]:
         """Set values that a person has chosen; return what was set besides.
 
         Other rows replace those of a preset with all that belonged to them: their templates, their
-        number, and in place of rows to train on the held-out rows, too.
+        number, and in place of rows to train on the held-out rows, too. The same rows in another
+        file keep the epochs.
         """
         named = [path for path in NAMES_ROWS if changes.get(path)]
         places = tuple(place for path in named for place in NAMES_ROWS[path])
@@ -165,7 +166,8 @@ class Tree:
             if self.kept.intersection(names):  # a sheet, subset or split was that of the former
                 names += [f"{block}.{name}" for name in ("subset", "split")]
             beside |= {p: None for p in names if p in given and p not in changes}
-        self._has_new_rows |= any(path.startswith("data.train.") for path in named)
+        is_train = any(path.startswith("data.train.") for path in named)
+        self._has_new_rows |= is_train and not are_same_rows
         self.left |= changes.keys()
         self.kept |= changes.keys()
         self.put(beside | changes)
@@ -186,30 +188,32 @@ class Tree:
         """Let the next plan set what suits the rows, as for new ones."""
         self._has_new_rows = True
 
-    def suit_rows(self) -> str:
+    def suit_rows(self) -> dict[str, str]:
         """Set the epochs and metrics that suit the rows that replaced those of a preset.
 
         Returns:
-            Why, in sentences; "" if nothing was set.
+            Why, in a sentence for each setting; {} if nothing was set.
         """
-        if not self._has_new_rows or self.wrong or self.plan.train_rows is None:
-            return ""
+        plan = None if not self._has_new_rows or self.wrong else self.plan
+        if plan is None or plan.train_rows is None:
+            return {}
         from nbft.plan import advice
 
         self._has_new_rows = False
-        plan = self.plan
-        epochs, metrics = advice.epochs(plan.train_rows), advice.metrics(self.config)
-        sentences = []
+        why = {}
+        epochs = advice.epochs(plan.train_rows)
         if epochs.path not in self.kept:
             self.put({epochs.path: float(epochs.value)})
-            sentences.append(f"Epochs: {epochs.value}. {epochs.reason}")
-        if metrics.path not in self.kept:
+            why[epochs.path] = f"Epochs: {epochs.value}. {epochs.reason}"
+        metrics = advice.metrics(self.config)
+        if metrics.path not in self.kept and plan.eval_rows:
             self.put({metrics.path: metrics.value})
-            names = ", ".join(metrics.value or ())
-            sentences += [f"Scored by {names}: {metrics.reason}"] if names else []
-        sentences += advice.few_rows(plan.train_rows or 0, plan.eval_rows or 0)
+            if metrics.value:
+                why[metrics.path] = f"Scored by {', '.join(metrics.value)}: {metrics.reason}"
+        if few := advice.few_rows(plan.train_rows, plan.eval_rows or 0):
+            why["data"] = few
         self.read()
-        return " ".join(sentences)
+        return why
 
     def put(self, changes: dict[str, Any]) -> None:
         """Set values; defaults are removed from the tree, and so is a dataset of defaults."""

@@ -100,6 +100,7 @@ def test_seven_steps_lead_to_a_config(
     assert notebook.kernel_eval("form.config.apply({'training.output_dir': 'x'}).to_dict()") == {
         "compute": {"device": "cpu"},
         "data": {"train": {"datasets": [{"path": "mine.jsonl"}]}, "max_length": 64},
+        "evaluation": {"metrics": ["exact_match"]},
         "peft": {"r": 8, "lora_alpha": 16},
         "training": {
             "output_dir": "x",

@@ -357,6 +357,15 @@ def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
     assert "Everything is as in the preset." in state_of(form)
 
 
+def test_what_was_found_in_other_rows_goes_with_them(form: Form) -> None:
+    form._check_button.click()
+    assert form._results.children
+    control(form, RATE).value = "1e-4"
+    assert form._results.children, "it is still of these rows"
+    control(form, "data.train.datasets[0].dataset_name").value = "alpaca"
+    assert not form._results.children
+
+
 def test_reset_all_leaves_the_rows_and_what_suits_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
