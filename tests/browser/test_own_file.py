@@ -232,8 +232,10 @@ def test_files_of_jupyterlabs_own_dialog_and_list(
     folder.mkdir(exist_ok=True)
     (folder / "one.csv").write_text("question,answer\n" + "Why?,So.\n" * 30)
     (folder / "notes.txt").write_text("Not for training.")
-    (jupyter_lab.root / "two.csv").write_text("question,answer\n" + "How?,Thus.\n" * 40)
+    (folder / "two.csv").write_text("question,answer\n" + "How?,Thus.\n" * 40)
     form = person.opens_the_form("light", 1400)
+    go_to = "path => window.jupyterapp.commands.execute('filebrowser:go-to-path', { path })"
+    page.evaluate(go_to, "/")  # other tests leave it elsewhere, and the dialog opens where it is
     name = form.get_by_label("Data file", exact=True)
     field = form.locator(".nbft-field", has=page.get_by_label("Data file", exact=True))
     field.get_by_role("button", name="Browse this machine").click()
@@ -248,7 +250,7 @@ def test_files_of_jupyterlabs_own_dialog_and_list(
     expect(name).to_have_value("lesson/one.csv")
     held_out_rows_are_of(notebook, "one.csv")
 
-    page.evaluate("() => window.jupyterapp.shell.activateById('filebrowser')")
+    page.evaluate(go_to, "/lesson")
     listed = page.locator("#filebrowser .jp-DirListing-item", has_text="two.csv")
     expect(listed).to_be_visible()
     here, there = listed.bounding_box(), name.bounding_box()
@@ -265,7 +267,7 @@ def test_files_of_jupyterlabs_own_dialog_and_list(
     expect(field).to_have_class(re.compile("nbft-dropping"))
     notebook.screenshot("jupyterlab-list-dropping")
     page.mouse.up()
-    expect(name).to_have_value("two.csv")
+    expect(name).to_have_value("lesson/two.csv")
     held_out_rows_are_of(notebook, "two.csv")
 
 
