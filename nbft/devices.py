@@ -39,6 +39,22 @@ PEAK_TFLOPS = {
 """Dense 16-bit TFLOP/s with float32 sums, from NVIDIA's data sheets."""
 
 
+GPU_WATTS = {
+    "H200": 700,
+    "H100": 700,
+    "A100": 400,
+    "L40S": 350,
+    "A10G": 300,
+    "A10": 150,
+    "L4": 72,
+    "V100": 300,
+    "T4": 70,
+    "RTX 4090": 450,
+    "RTX 3090": 350,
+}
+"""Highest power of the same cards, from the same data sheets."""
+
+
 class Device:
     """A kind of device; inherit from it for your own.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nbft.config import Config
 from nbft.decisions import Decisions
-from nbft.devices import peak_flops
+from nbft.devices import GPU_WATTS, peak_flops
 from nbft.formatting import count, duration, number, size
 from nbft.hardware import available_devices
 from nbft.limits import usable_cores
@@ -35,21 +35,6 @@ _GPU_SHARES = (0.1, 0.3, 0.5)
 
 _CORE_WATTS = (4.0, 15.0)
 """Power of a busy core with its share of the rest of a machine: lowest and highest. Assumed."""
-
-_GPU_WATTS = {
-    "H200": 700,
-    "H100": 700,
-    "A100": 400,
-    "L40S": 350,
-    "A10G": 300,
-    "A10": 150,
-    "L4": 72,
-    "V100": 300,
-    "T4": 70,
-    "RTX 4090": 450,
-    "RTX 3090": 350,
-}
-"""Highest power of a card, from NVIDIA's data sheets; training is assumed to take half to all."""
 
 
 def gpu_seconds(
@@ -82,8 +67,8 @@ def power_watts(device: str, name: str) -> Range | None:
     if device == "cpu":
         lowest, highest = _CORE_WATTS
         return lowest * usable_cores(), highest * usable_cores()
-    known = sorted(_GPU_WATTS, key=len, reverse=True)
-    watts = next((_GPU_WATTS[key] for key in known if key in name), None)
+    known = sorted(GPU_WATTS, key=len, reverse=True)
+    watts = next((GPU_WATTS[key] for key in known if key in name), None)
     return (watts / 2, float(watts)) if watts else None
 
 
