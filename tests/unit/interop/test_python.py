@@ -364,6 +364,7 @@ OTHER = {
 STREAM = {"data.train.stream": True, "training.max_steps": 3}
 _TEMPLATES = {"prompt_template": "{x}", "completion_template": "{y}"}
 BESIDE = {
+    "data.padding_free": {"model.model_name": "a/b"},  # of a known one it is on by itself
     **{
         f"data.{split}.datasets[].no_input_template": {
             f"data.{split}.datasets[0].{name}": value for name, value in _TEMPLATES.items()

@@ -454,7 +454,8 @@ def test_a_card_is_planned_by_its_data_sheet_or_not_at_all(
 
 
 def test_a_config_without_weights_is_planned_as_llama(config, tiny_model, tmp_path):
-    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    about = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(about | {"model_type": "another"}))
     bare = make_plan(config.apply({"model.model_name": str(tmp_path)}))
     assert any("the layers of Llama" in text for text in bare.assumptions)
     assert bare.memory_parts["weights"] == pytest.approx(
