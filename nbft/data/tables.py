@@ -456,10 +456,10 @@ def _workbook(path: Path, wanted: str | None) -> Table:
 
 def sheets_of(path: Path) -> tuple[str, ...]:
     """Return the names of a workbook's sheets; () for another file, or one that cannot be read."""
-    import python_calamine as calamine
-
     if path.suffix.lower() not in WORKBOOKS:
         return ()
+    import python_calamine as calamine
+
     try:
         with calamine.CalamineWorkbook.from_path(str(path)) as workbook:
             return tuple(workbook.sheet_names)

@@ -335,9 +335,9 @@ class Form:
             tree.expect_rows()
             self._show_plan()
         self._views.show(self._views.view)
-        kept = ", except the rows," if own or tree.in_memory else ""
-        where = "in the preset" if self._preset else "usual"
-        self.line.say_too(f"Everything{kept} is as {where}.")
+        kept = " except the rows" if own or tree.in_memory else ""
+        where = "preset" if self._preset else "defaults"
+        self.line.say_too(f"Everything{kept} is back to the {where}.")
 
     def _replace(self, config: Config, preset: str = OWN, *, keeps_rows: bool = False) -> None:
         """Show another config, with the earlier rows in memory if it keeps them."""

@@ -354,7 +354,7 @@ def test_changed_fields_are_marked_counted_shown_and_reset(form: Form) -> None:
     form._reset_button.click()
     assert form._views.changed_button.description == "0 changed from the preset (hide)"
     assert form.config == Config.preset("two-minute-try")
-    assert "Everything is as in the preset." in state_of(form)
+    assert "Everything is back to the preset." in state_of(form)
 
 
 def test_what_was_found_in_other_rows_goes_with_them(form: Form) -> None:
@@ -382,7 +382,7 @@ def test_reset_all_leaves_the_rows_and_what_suits_them(
     assert form.config.diff(before) == {}
     assert form.config.evaluation.metrics == ["exact_match"]
     assert form._tree.base == Config.preset("two-minute-try")
-    assert "Everything, except the rows, is as in the preset." in state_of(form)
+    assert "Everything except the rows is back to the preset." in state_of(form)
 
 
 def test_reset_all_without_a_preset_goes_to_the_defaults() -> None:
