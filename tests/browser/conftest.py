@@ -327,6 +327,16 @@ class Notebook:
         text = value["data"]["text/plain"]  # the repr of a JSON string
         return json.loads(ast.literal_eval(text))
 
+    def expect_value(self, expression: str, expected: Any) -> None:
+        """Wait until an expression has a value in the kernel.
+
+        A view changes before the kernel hears of it, so one look can be too early.
+        """
+        end = time.monotonic() + 30
+        while (value := self.kernel_eval(expression)) != expected and time.monotonic() < end:
+            time.sleep(0.1)
+        assert value == expected
+
     def save(self) -> None:
         self.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
 

@@ -95,7 +95,7 @@ def test_grows_zooms_and_speaks(
     log.focus()
     page.keyboard.press("Enter")
     expect(log).to_have_attribute("aria-pressed", "true")
-    assert notebook.kernel_eval("chart.log_y") is True
+    notebook.expect_value("chart.log_y", True)
     notebook.screenshot("chart-log", output)
 
     # Values by arrow keys; they stay in the chart and leave the notebook's cells alone.

@@ -69,10 +69,9 @@ def test_findings_are_listed_under_check_and_mended_by_a_click(
     expect(repeated.get_by_role("table").first).to_contain_text("Row 151, left out")
     repeated.get_by_role("button", name="Leave out 2 rows in a new file").click()
     expect(headline).to_contain_text("150 rows", timeout=60_000)
-    path = notebook.kernel_eval("form.config.data.train.datasets[0].path")
-    assert path == "rows.fixed.jsonl"
+    notebook.expect_value("form.config.data.train.datasets[0].path", "rows.fixed.jsonl")
     shown = form.get_by_role("textbox", name="Data file").first
-    expect(shown).to_have_value(path)
+    expect(shown).to_have_value("rows.fixed.jsonl")
 
     mangled = findings.locator(".nbft-finding", has_text="warning: mojibake")
     mangled.get_by_role("button", name="Show the fix").click()

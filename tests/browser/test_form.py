@@ -129,7 +129,7 @@ def test_a_problem_stands_under_its_field_and_one_click_mends_it(
     expect(rate).to_have_value("2e-4")
     expect(rate).to_be_focused()
     expect(form.get_by_role("button", name="Train here")).to_be_enabled()
-    assert notebook.kernel_eval("form.config.training.learning_rate") == 2e-4
+    notebook.expect_value("form.config.training.learning_rate", 2e-4)
     curve = form.get_by_role("img", name=re.compile("2e-4 at step"))
     expect(curve).to_be_visible()
     # The time from leaving the field to the words under it, as the page sees it.
@@ -186,7 +186,7 @@ def test_code_of_an_opened_file_waits_for_a_click(
     form.get_by_role("button", name="Allow prompts.py:prompt").click()
     expect(form.get_by_role("button", name="Train here")).to_be_enabled()
     expect(code).to_have_count(0)
-    assert notebook.kernel_eval("pathlib.Path('ran').exists()")
+    notebook.expect_value("pathlib.Path('ran').exists()", True)
     notebook.kernel_eval("pathlib.Path('ran').unlink()")
 
 

@@ -91,7 +91,7 @@ def test_seven_steps_lead_to_a_config(
     expect(form.get_by_role("tab", name="Training")).to_be_visible()
     form.get_by_label("Guided", exact=True).check()
     expect(heading(form, 6)).to_be_visible()
-    assert notebook.kernel_eval(READ) == answered
+    notebook.expect_value(READ, answered)
 
     turn(form, 7)
     expect(form.get_by_role("row", name="passed Rows 267 rows read, 33 held out")).to_be_visible()
@@ -216,4 +216,4 @@ def test_the_full_form_has_a_switch_to_the_guided_mode(notebook: Notebook) -> No
     before = notebook.kernel_eval(READ)
     form.get_by_label("Guided", exact=True).check()
     expect(heading(form, 1)).to_be_visible()
-    assert notebook.kernel_eval(READ) == before
+    notebook.expect_value(READ, before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,9 +48,7 @@ def fill(form: Locator, label: str, value: str) -> None:
 def kept(notebook: Notebook, form: Locator) -> None:
     """Wait until everything is on the disk; the form then says so to its style sheet."""
     expect(form).to_have_class(re.compile("nbft-kept"), timeout=30_000)
-    end = time.monotonic() + 30
-    while not notebook.kernel_eval(IS_KEPT):
-        assert time.monotonic() < end, "The last change was not kept."
+    notebook.expect_value(IS_KEPT, True)
 
 
 def sentence(form: Locator) -> str:
@@ -104,7 +101,7 @@ def test_everything_is_back_after_a_restart(
     fill(form, "Learning rate", "1e-4")
     form.get_by_label("Basic", exact=True).check()
     expect(form.get_by_label("Data file", exact=True)).to_have_value(words)
-    assert notebook.kernel_eval("form.config.scheduler.warmup_steps") == 7
+    notebook.expect_value("form.config.scheduler.warmup_steps", 7)
 
     notebook.save()
     notebook.reload()  # the kernel lives, and so does the form

@@ -131,7 +131,7 @@ def test_the_keyboard_goes_from_token_to_token_and_from_row_to_row(
     page.keyboard.press("n")
     expect(title(lens)).to_contain_text("row 2 of 911")
     expect(tokens(lens).first).to_be_focused()
-    assert notebook.kernel_eval("lens.number") == 2
+    notebook.expect_value("lens.number", 2)
     page.keyboard.press("p")
     expect(title(lens)).to_contain_text("row 1 of 911")
     page.keyboard.press("p")  # there is none before
@@ -166,7 +166,7 @@ def test_views_splits_orders_and_jumps_are_heard_by_python(
     dots = lens.get_by_label("Show spaces")
     dots.check()
     expect(region).to_contain_text(re.compile("###·\u200b?Instruction:↵"))
-    assert notebook.kernel_eval("lens.shows_spaces") is True
+    notebook.expect_value("lens.shows_spaces", True)
     lens.get_by_role("combobox", name="Rows").select_option("training rows")
     lens.get_by_role("radio", name="Packed").check()
     strip = lens.get_by_role("img", name=re.compile("Sequence of .* tokens"))

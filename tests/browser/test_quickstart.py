@@ -94,8 +94,8 @@ def train_and_stop(notebook: Notebook, output: Locator, form: Locator) -> None:
     expect(output.last).to_contain_text(re.compile(r"stopped after step \d+"))
     expect(output.last).to_contain_text("before training")
     expect(state).to_contain_text("Finished: run")
-    assert notebook.kernel_eval("form.run.status") == "stopped"
-    assert notebook.kernel_eval("form.run.adapter.name") == "adapter"
+    notebook.expect_value("form.run.status", "stopped")
+    notebook.expect_value("form.run.adapter.name", "adapter")
     notebook.save()
     notebook.reload()
     expect(picture).to_be_visible(timeout=OPEN_MS)

@@ -138,7 +138,7 @@ def test_a_file_is_dropped_cancelled_refused_and_dropped_again(
     expect(cancel).to_be_focused()  # the button that was pressed is not there any more
     expect(field.get_by_text("Waiting for the kernel")).to_be_visible()
     expect(field.get_by_role("progressbar", name="Upload")).to_be_visible()
-    assert len(notebook.kernel_eval(PARTS)) == 1
+    notebook.expect_value(f"len({PARTS})", 1)
     assert axe(form) == []
     notebook.screenshot("upload-waiting", form)
     form.get_by_label("Advanced", exact=True).check()  # the view goes, the upload does not
@@ -147,13 +147,13 @@ def test_a_file_is_dropped_cancelled_refused_and_dropped_again(
     cancel.press("Enter")
     expect(field.locator(".nbft-said")).to_contain_text("cancelled; nothing of it was kept.")
     expect(form.get_by_role("button", name="Choose a file of train rows")).to_be_focused()
-    assert notebook.kernel_eval(PARTS) == []
+    notebook.expect_value(PARTS, [])
     notebook.kernel_eval("exec('u.Upload._take = u.Upload._hold')")
 
     rows = rows_of(2000).decode()
     field.evaluate(DROP, ["drop", [["../rows.jsonl", rows]]])
     expect(field.locator(".nbft-columns")).to_contain_text("recognised as instructions")
-    assert notebook.kernel_eval(PATH).endswith("/runs/data/rows.jsonl")
+    notebook.expect_value(f"{PATH}.endswith('/runs/data/rows.jsonl')", True)
     expect(form.get_by_role("button", name="Train here")).to_be_enabled()
 
 
@@ -172,7 +172,7 @@ def test_the_data_tab_takes_a_file_for_each_split(
     first = form.locator(".nbft-at-data-train-datasets-0-path")
     expect(first.locator(".nbft-columns")).to_contain_text("recognised as instructions")
     paths = "[s.datasets[0].path[-10:] for s in form.config.data.splits().values()]"
-    assert notebook.kernel_eval(paths) == ["rows.jsonl", " out.jsonl"]
+    notebook.expect_value(paths, ["rows.jsonl", " out.jsonl"])
     form.get_by_role("tab", name="Method").click()
     lora = form.get_by_label("LoRA alpha", exact=True)
     assert not lora.evaluate(DROP, ["drop", [["rows.jsonl", rows]]])  # no data is shown here
