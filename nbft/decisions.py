@@ -24,6 +24,7 @@ from nbft.hardware import (
 from nbft.methods import method_of
 from nbft.models.adapters import FoundAdapter, adapter_of, base_name
 from nbft.models.find import find_described
+from nbft.models.peft_types import peft_type_of
 from nbft.models.targets import trains_head
 
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
@@ -213,7 +214,9 @@ def adapter_dtype(config: Config, dtype: str) -> str:
         config: The config.
         dtype: Number type of the weights.
     """
-    is_low = _is_cast_by_trl(config) and dtype == "bfloat16"
+    kind = peft_type_of(config)
+    takes_low = kind is not None and not kind.is_float32
+    is_low = takes_low and _is_cast_by_trl(config) and dtype == "bfloat16"
     return "bfloat16" if is_low else "float32"
 
 
@@ -284,6 +287,8 @@ def _read(model: Path | None) -> dict[str, Any]:
 
 def _padding_free(config: Config, device: str, model: _Model) -> Choice:
     data = config.data
+    if _changes_rows(config):
+        return Choice("off", _VIRTUAL)
     if data.packing:
         return Choice("on", "packed rows need no padding")
     if data.padding_free is not None:
@@ -301,6 +306,15 @@ def _padding_free(config: Config, device: str, model: _Model) -> Choice:
             "off", f"on {device} joined rows would share one mask, quadratic in the batch"
         )
     return Choice("on", "avoids computing on padding")
+
+
+_VIRTUAL = "virtual tokens come before each row"
+
+
+def _changes_rows(config: Config) -> bool:
+    """Whether the adapter puts virtual tokens in front of each row."""
+    kind = peft_type_of(config)
+    return kind is not None and kind.changes_rows
 
 
 _ATTENDS_BY_ROW = ("cpu", "cuda")
@@ -346,6 +360,8 @@ def _label_head(config: Config, device: str, mixed_precision: str, model: _Model
         return "this model scales or caps its logits"
     if trains_head(config):
         return "the head has an adapter"
+    if _changes_rows(config):
+        return _VIRTUAL
     return model.untested
 
 

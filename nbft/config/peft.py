@@ -16,17 +16,21 @@ ALL_LINEAR = "all-linear"
 class Peft(Section):
     """Parameter-efficient fine-tuning with an adapter."""
 
-    method: Literal["lora", "ia3", "oft", "full"] = setting(
+    method: Literal[
+        "lora", "adalora", "vera", "oft", "ia3", "ln_tuning", "prompt_tuning", "full"
+    ] = setting(
         "lora",
         label="Fine-tuning method",
-        help="lora, ia3 and oft train a small adapter and freeze the model; full trains every "
-        "weight.",
-        source="PEFT",
+        help="full trains every weight; all others train a small adapter and freeze the model.",
+        source="PEFT PeftType",
         level="basic",
         why="An adapter needs a fraction of the memory, is only a few MB to store and share, and "
-        "can be removed again. lora adds two thin matrices to each layer, ia3 one number to each "
-        "of its outputs, oft a rotation of its inputs (arXiv:2306.07280). On a quantised model "
-        "(quantization section) lora becomes QLoRA.",
+        "can be removed again. lora adds two thin matrices to each layer; adalora does too, and "
+        "moves their ranks to the layers that need them (arXiv:2303.10512). vera shares two random "
+        "matrices and trains only their scales (arXiv:2310.11454). oft rotates the inputs of each "
+        "layer (arXiv:2306.07280), ia3 scales its outputs, ln_tuning trains the norms "
+        "(arXiv:2312.11420), and prompt_tuning a few vectors in front of each row "
+        "(arXiv:2104.08691). On a quantised model (quantization section) lora becomes QLoRA.",
     )
     task_type: Literal["CAUSAL_LM", "SEQ_2_SEQ_LM"] = expert_setting(
         "CAUSAL_LM",
@@ -43,7 +47,8 @@ class Peft(Section):
         le=1024,
         usual=(4, 64),
         why="8 to 16 suits most tasks. Doubling it doubles the trained parameters. PEFT Studio "
-        "uses 8 (range 4 to 64), Oumi's recipe 16.",
+        "uses 8 (range 4 to 64), Oumi's recipe 16. With adalora it is the average rank at the end, "
+        "with vera the rank of the shared matrices, usually 256 or more.",
     )
     lora_alpha: int = setting(
         32,
@@ -71,6 +76,12 @@ class Peft(Section):
         suggestions=(ALL_LINEAR, "q_proj", "k_proj", "v_proj", "o_proj"),
         why="Names beside all-linear are added to it. A text instead of a list is a regular "
         r"expression for the whole name of a layer, as in PEFT: .*\.layers\.[0-3]\..*q_proj.",
+    )
+    layers_to_transform: list[int] = expert_setting(
+        label="Layers to adapt",
+        help="Numbers of the layers that get an adapter, from 0; all if empty.",
+        source="PEFT LoraConfig.layers_to_transform",
+        default_factory=list,
     )
     modules_to_save: list[str] = expert_setting(
         help="Additional layers to train in full and save with the adapter.",
@@ -102,6 +113,8 @@ class Peft(Section):
         "pissa_niter_16",
         "olora",
         "orthogonal",
+        "eva",
+        "loftq",
     ] = expert_setting(
         "default",
         label="Initial LoRA weights",
@@ -109,8 +122,30 @@ class Peft(Section):
         source="PEFT LoraConfig.init_lora_weights",
         why="default and gaussian leave the model unchanged at first. pissa starts from the "
         "largest singular values of the weights (arXiv:2404.02948), pissa_niter_16 computes them "
-        "faster; olora starts from a QR decomposition (arXiv:2406.01775). random changes the "
+        "faster; olora starts from a QR decomposition (arXiv:2406.01775). eva looks at training rows "
+        "and starts from the directions in which the inputs of a layer vary most (arXiv:2410.07170). "
+        "loftq makes up for the rounding of 4-bit weights (arXiv:2310.08659). random changes the "
         "model immediately and is meant for tests.",
+    )
+    eva_rho: float = expert_setting(
+        2.0,
+        label="EVA rank range",
+        help="EVA: largest rank of a layer, as a multiple of r; 1 gives every layer the same rank.",
+        source="PEFT EvaConfig.rho",
+        ge=1,
+        le=100,
+    )
+    rank_pattern: dict[str, int] = expert_setting(
+        help="Ranks of layers that differ from r, by their names, the end of them, or a pattern.",
+        source="PEFT LoraConfig.rank_pattern",
+        default_factory=dict,
+        why="For example {q_proj: 32, 'layers.0.mlp.*': 4}. At most one may fit a layer.",
+    )
+    alpha_pattern: dict[str, float] = expert_setting(
+        help="lora_alpha of layers that differ, by their names, the end of them, or a pattern.",
+        source="PEFT LoraConfig.alpha_pattern",
+        default_factory=dict,
+        why="A layer whose rank is in rank_pattern keeps lora_alpha unless it is named here.",
     )
     loraplus_lr_ratio: float = setting(
         1.0,
@@ -130,6 +165,81 @@ class Peft(Section):
         source="PEFT OFTConfig.oft_block_size",
         ge=2,
         le=4096,
+    )
+    init_r: int | None = expert_setting(
+        None,
+        label="AdaLoRA initial rank",
+        help="AdaLoRA: rank of every layer at the start; empty means 1.5 times r.",
+        source="AdaLoRA, arXiv:2303.10512, appendix C",
+        ge=1,
+        le=1024,
+    )
+    tinit: int | None = expert_setting(
+        None,
+        label="AdaLoRA first steps",
+        help="AdaLoRA: steps before ranks are reduced; empty means a tenth of the run.",
+        source="PEFT AdaLoraConfig.tinit",
+        unit="steps",
+        ge=0,
+    )
+    tfinal: int | None = expert_setting(
+        None,
+        label="AdaLoRA last steps",
+        help="AdaLoRA: steps after the ranks have been decided; empty means a third of the run.",
+        source="PEFT AdaLoraConfig.tfinal",
+        unit="steps",
+        ge=0,
+    )
+    deltaT: int = expert_setting(  # noqa: N815 - PEFT's name
+        1,
+        label="AdaLoRA interval",
+        help="AdaLoRA: steps from one change of the ranks to the next.",
+        source="PEFT AdaLoraConfig.deltaT",
+        unit="steps",
+        ge=1,
+    )
+    orth_reg_weight: float = expert_setting(
+        0.5,
+        label="AdaLoRA regularization",
+        help="AdaLoRA: weight of the term in the loss that keeps both matrices orthogonal.",
+        source="PEFT AdaLoraConfig.orth_reg_weight",
+        ge=0,
+    )
+    d_initial: float = expert_setting(
+        0.1,
+        label="VeRA initial scale",
+        help="VeRA: initial value of the scales between the two shared matrices.",
+        source="VeRA, arXiv:2310.11454, table 6",
+        gt=0,
+    )
+    save_projection: bool = expert_setting(
+        True,
+        label="Save VeRA's matrices",
+        help="VeRA: save the shared random matrices too; without them they are drawn again from "
+        "their seed.",
+        source="PEFT VeraConfig.save_projection",
+    )
+    num_virtual_tokens: int = expert_setting(
+        20,
+        label="Virtual tokens",
+        help="Prompt tuning: number of trained vectors in front of each row.",
+        source="Prompt tuning, arXiv:2104.08691, section 3.2",
+        unit="tokens",
+        ge=1,
+        le=4096,
+        usual=(5, 100),
+    )
+    prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = expert_setting(
+        "SAMPLE_VOCAB",
+        label="Initial virtual tokens",
+        help="Prompt tuning: start from random numbers, random tokens, or the tokens of a text.",
+        source="Prompt tuning, arXiv:2104.08691, section 3.2",
+    )
+    prompt_tuning_init_text: str | None = expert_setting(
+        None,
+        label="Initial text",
+        help="Prompt tuning: the text to start from, repeated or cut to the number of tokens.",
+        source="PEFT PromptTuningConfig.prompt_tuning_init_text",
     )
     feedforward_modules: list[str] = expert_setting(
         help="IA3: layers that scale their inputs, not their outputs: the last of a feed-forward.",

@@ -156,7 +156,8 @@ def _predictions(model: Any, ids: list[int], loss_mask: list[bool]) -> tuple[Any
         return model(input_ids=given, labels=wanted).logits[0].float(), wanted[0]
     given = torch.tensor([ids], device=device)
     positions = [n for n, on in enumerate(loss_mask) if on and n > 0]
-    logits = model(input_ids=given).logits[0, [n - 1 for n in positions]]
+    logits = model(input_ids=given).logits[0, -len(ids) :]  # virtual tokens come before
+    logits = logits[[n - 1 for n in positions]]
     return logits.float(), given[0, positions]
 
 

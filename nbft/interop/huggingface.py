@@ -5,15 +5,13 @@ The training and the exported Python cell both use them, so they cannot differ. 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from nbft import registry
 from nbft.config import Config
-from nbft.config.peft import ALL_LINEAR
 from nbft.decisions import Decisions
 from nbft.methods import method_of
-from nbft.models.freezing import frozen_pattern
+from nbft.models.peft_types import peft_type_of, peft_types
 from nbft.plan.schedule import shape_of
 
 # Section → settings that TrainingArguments takes under the same name.
@@ -109,66 +107,19 @@ def _optimizer_and_scheduler(config: Config) -> dict[str, Any]:
     return found
 
 
-def adapter_arguments(config: Config) -> tuple[str, dict[str, Any]] | None:
-    """Return the name of PEFT's config class and its arguments; None in full training."""
-    if config.peft.method == "lora":
-        return "LoraConfig", lora_arguments(config)
-    if config.peft.method == "ia3":
-        return "IA3Config", ia3_arguments(config)
-    if config.peft.method == "oft":
-        return "OFTConfig", oft_arguments(config)
-    return None
+def adapter_arguments(
+    config: Config, total_steps: int | None = None
+) -> tuple[str, dict[str, Any]] | None:
+    """Return the name of PEFT's config class and its arguments; None in full training.
+
+    Args:
+        config: The config.
+        total_steps: Steps of the run, where they are known.
+    """
+    kind = peft_type_of(config)
+    return None if kind is None else (kind.config_class, kind.arguments(config, total_steps))
 
 
 def lora_arguments(config: Config) -> dict[str, Any]:
     """Return the arguments of PEFT's LoraConfig."""
-    peft = config.peft
-    starts: dict[str, Any] = {"default": True, "random": False}
-    return {
-        "r": peft.r,
-        "lora_alpha": peft.alpha,
-        "lora_dropout": peft.lora_dropout,
-        **_layers(config),
-        "bias": peft.bias,
-        "use_rslora": peft.use_rslora,
-        "use_dora": peft.use_dora,
-        "init_lora_weights": starts.get(peft.init_lora_weights, peft.init_lora_weights),
-        "task_type": peft.task_type,
-    }
-
-
-def ia3_arguments(config: Config) -> dict[str, Any]:
-    """Return the arguments of PEFT's IA3Config."""
-    names = "|".join(map(re.escape, config.peft.feedforward_modules))
-    return {
-        **_layers(config),
-        # As a pattern: a list would have to be part of target_modules.
-        "feedforward_modules": rf".*\.({names})" if names else "$^",
-        "task_type": config.peft.task_type,
-    }
-
-
-def oft_arguments(config: Config) -> dict[str, Any]:
-    """Return the arguments of PEFT's OFTConfig."""
-    return {
-        "r": 0,  # the block size counts instead
-        "oft_block_size": config.peft.oft_block_size,
-        "module_dropout": config.peft.lora_dropout,
-        **_layers(config),
-        "task_type": config.peft.task_type,
-    }
-
-
-def _layers(config: Config) -> dict[str, Any]:
-    """Return which layers get an adapter or are trained fully.
-
-    A list in which all-linear stands beside names is none that PEFT knows; the model is needed.
-    """
-    targets = config.peft.target_modules
-    layers: dict[str, Any] = {
-        "target_modules": ALL_LINEAR if targets == [ALL_LINEAR] else targets,
-        "modules_to_save": list(config.peft.modules_to_save) or None,
-    }
-    if config.model.freeze_layers:
-        layers["exclude_modules"] = frozen_pattern(config.model.freeze_layers)
-    return layers
+    return peft_types()["lora"].arguments(config)

@@ -102,16 +102,30 @@ def fetch_adapter(config: Config, say: Callable[[str], None]) -> FoundAdapter | 
     return adapter
 
 
+def with_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any:
+    """Return a base model with a saved adapter."""
+    import peft
+
+    from nbft.models.peft_types import peft_types
+
+    adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    (about,) = adapted.peft_config.values()
+    found_type = str(getattr(about.peft_type, "value", about.peft_type)).lower()
+    kind = peft_types().get(found_type)
+    if kind is not None and kind.fit_types(adapted):
+        weights = peft.utils.load_peft_weights(str(folder), device="cpu")
+        peft.set_peft_model_state_dict(adapted, weights)  # they were rounded
+    return adapted
+
+
 def load_adapter(model: Any, found: FoundAdapter) -> Any:
     """Put an adapter on its base model, ready to be trained on.
 
     Raises:
         ModelError: It does not fit the model.
     """
-    import peft
-
     try:
-        return peft.PeftModel.from_pretrained(model, str(found.path), is_trainable=True)
+        return with_adapter(model, found.path, is_trainable=True)
     except Exception as error:
         why = f"does not fit the model ({first_line(error)})."
         fix = f"It was made for {found.base}." if found.base else "Name another adapter."

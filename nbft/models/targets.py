@@ -7,6 +7,7 @@ from the model itself. Loads no library.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +19,14 @@ from nbft.config.peft import ALL_LINEAR
 from nbft.errors import Problem
 from nbft.models.adapters import adapter_of
 from nbft.models.freezing import frozen_pattern
+from nbft.models.peft_types import peft_type_of
+from nbft.models.peft_types.peft_type import fits
 
 _HEAD = "lm_head"
 _LINEAR = ("Linear", "Conv1D")
 _MATRICES = (*_LINEAR, "Embedding")
+_MATRIX = "layer with a matrix of weights"
+_NUMBER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)(?:\.|$)")
 _PREFIXES = ("", "model.", "transformer.", "model.language_model.", "gpt_neox.", "base_model.")
 """What may stand before the names in a file once the model is loaded."""
 
@@ -35,6 +40,7 @@ class Layers:
         adaptable: Those with a matrix of weights, which can get an adapter.
         linear: Those that all-linear means.
         embeddings: Those that look up a row.
+        norms: Those with one weight for each of their inputs.
         tied: Those that share one matrix: embeddings and head.
         is_exact: Whether the names are those of the loaded model; in its files they may lack a
             prefix.
@@ -45,6 +51,7 @@ class Layers:
     linear: frozenset[str]
     embeddings: frozenset[str]
     tied: frozenset[str]
+    norms: frozenset[str] = frozenset()
     is_exact: bool = False
 
     def named(self, name: str) -> set[str]:
@@ -89,6 +96,15 @@ def ends(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")
 
 
+def adaptable_layers(config: Config, layers: Layers) -> Layers:
+    """Return layers with those as adaptable and linear that the kind of adapter can change."""
+    kind = peft_type_of(config)
+    if kind is None or kind.adapts == "linear":
+        return layers
+    able = layers.norms if kind.adapts == "norms" else frozenset()
+    return dataclasses.replace(layers, adaptable=able, linear=able)
+
+
 def adapts_head(config: Config) -> bool:
     """Whether the head gets an adapter."""
     asked, _ = _asked(config)
@@ -111,6 +127,9 @@ def _asked(config: Config) -> tuple[list[str] | str, list[str]]:
         return [], []
     if (adapter := adapter_of(config)) is not None:
         return adapter.targets, adapter.modules_to_save
+    kind = peft_type_of(config)
+    if kind is None or kind.adapts != "linear":
+        return [], config.peft.modules_to_save
     return config.peft.target_modules, config.peft.modules_to_save
 
 
@@ -131,6 +150,11 @@ def layers_of(model: Any) -> Layers:
         frozenset(name for name, m in named.items() if _is_a(m, *_LINEAR) and m is not head),
         frozenset(name for name, m in named.items() if _is_a(m, "Embedding")),
         frozenset(name for name in named if is_tied and weights[name] is shared),
+        frozenset(
+            name
+            for name, m in named.items()
+            if weights[name] is not None and weights[name].dim() == 1 and not _is_a(m, *_MATRICES)
+        ),
         is_exact=True,
     )
 
@@ -163,7 +187,11 @@ def layer_problems(config: Config, layers: Layers) -> Iterator[Problem]:
             fix = "Train a new adapter, with it in peft.modules_to_save."
             yield Problem(adapter.field, str(adapter.path), why, fix)
         return
-    yield from _targets(config, layers)
+    able = adaptable_layers(config, layers)
+    if able.adaptable:
+        yield from _targets(config, able)
+    yield from _numbered(config, layers)
+    yield from _patterns(config, able)
     yield from _saved(config, layers)
     yield from _feedforward(config, layers)
 
@@ -274,10 +302,11 @@ def _no_adapter(
         parts = sorted({module.rpartition(".")[2] for module in inside})
         fix = f"Name the layers in it: {', '.join(parts)}." if parts else "Leave it out."
         changes = {field: list(dict.fromkeys([*others, *parts]))}
-        why = "is no layer with a matrix of weights, so it can get no adapter."
+        what = "norm" if (kind := peft_type_of(config)) and kind.adapts == "norms" else _MATRIX
+        why = f"is no {what}, so it can get no adapter."
         yield Problem(field, name, why, fix, changes)
-    elif config.peft.method == "ia3" and modules & layers.embeddings:
-        why, fix = "is an embedding, to which IA3 adds no adapter.", "Leave it out."
+    elif (no := _refuses_embeddings(config)) and modules & layers.embeddings:
+        why, fix = f"is an embedding, to which {no} adds no adapter.", "Leave it out."
         yield Problem(field, name, why, fix, {field: others or [ALL_LINEAR]})
     elif shared := modules & layers.tied:
         saved = list(dict.fromkeys([*peft.modules_to_save, name]))
@@ -290,6 +319,62 @@ def _no_adapter(
     elif modules <= layers.inside(_all_named(peft.modules_to_save, layers)):
         why = "is in peft.modules_to_save too, which trains all of it, so it gets no adapter."
         yield Problem(field, name, why, "Name it in one of them.", {field: others or [ALL_LINEAR]})
+
+
+def _refuses_embeddings(config: Config) -> str:
+    """Return the name of a kind of adapter that embeddings cannot get; "" if they can."""
+    kind = peft_type_of(config)
+    return "" if kind is None or kind.adapts_embeddings else kind.title
+
+
+def _numbered(config: Config, layers: Layers) -> Iterator[Problem]:
+    """Check the numbers of the layers that get an adapter."""
+    field, numbers = "peft.layers_to_transform", config.peft.layers_to_transform
+    if not numbers:
+        return
+    if isinstance(config.peft.target_modules, str):
+        why = "cannot stand beside a pattern in peft.target_modules."
+        yield Problem(field, numbers, why, "Write the numbers in the pattern.", {field: []})
+        return
+    known = {int(found[1]) for name in layers.names if (found := _NUMBER.search(name))}
+    if wrong := [number for number in numbers if number not in known]:
+        right = [number for number in numbers if number in known]
+        has = f"has {len(known)} layers, from 0 to {max(known)}" if known else "numbers no layers"
+        why = f"names {', '.join(map(str, wrong))}, but the model {has}."
+        yield Problem(field, numbers, why, "Leave it out.", {field: right})
+
+
+def _patterns(config: Config, layers: Layers) -> Iterator[Problem]:
+    """Check that each layer with a rank or an alpha of its own gets an adapter."""
+    if config.peft.method != "lora":
+        return
+    targets = layers.targets(config)
+    for name in ("rank_pattern", "alpha_pattern"):
+        field, given = f"peft.{name}", getattr(config.peft, name)
+        for pattern in given:
+            if any(fits(pattern, module) for module in targets):
+                continue
+            others = {key: value for key, value in given.items() if key != pattern}
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                why = f"holds {pattern}, which is no regular expression ({error})."
+                yield Problem(field, given, why, "Correct it.", {field: others})
+                continue
+            nearest, words = _nearest(pattern, targets or layers.adaptable)
+            why = f"holds {pattern}, which matches no layer with an adapter."
+            fix = (
+                f"Did you mean {nearest}?" if nearest else f"Layer names end in {', '.join(words)}."
+            )
+            use = {nearest or key if key == pattern else key: v for key, v in given.items()}
+            yield Problem(field, given, why, fix, {field: use if nearest else others})
+        for module in sorted(targets):
+            found = [pattern for pattern in given if fits(pattern, module)]
+            if len({given[pattern] for pattern in found}) > 1:
+                why = f"has {' and '.join(found)}, which both fit {module}."
+                fix = "Write patterns of which one fits each layer: PEFT does not keep their order."
+                yield Problem(field, given, why, fix)
+                break
 
 
 def _pattern(field: str, pattern: str, config: Config, layers: Layers) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from nbft.evaluate.compare import Comparison
 from nbft.evaluate.timeline import Timeline
 from nbft.events import Event
 from nbft.formatting import count, duration, number, size
+from nbft.models.peft_types import described
 from nbft.pages import comparison, timeline
 from nbft.pages import scores as score_table
 from nbft.pages.environment import render
@@ -86,10 +87,7 @@ def _page(run: Path, config: Config, state: RunState) -> str:
 
 def _summary(config: Config, state: RunState) -> str:
     last = state.end or {}
-    method = {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3", "oft": "OFT"}.get(
-        config.peft.method, "full training"
-    )
-    text = f"{config.model.model_name}, {method}."
+    text = f"{config.model.model_name}, {described(config) or 'full training'}."
     if last:
         seconds = last.get("seconds")
         text += f" {last['event'].capitalize()} after {count(last.get('step') or 0, 'step')}"

@@ -17,6 +17,7 @@ from nbft.errors import NbftError
 from nbft.formatting import count, number, size
 from nbft.models.adapters import base_name
 from nbft.models.find import find_local
+from nbft.models.peft_types import peft_type_of
 from nbft.models.templates import model_template
 from nbft.plan.disk import free_disk_bytes
 from nbft.plan.plan import Plan, read_examples
@@ -94,14 +95,8 @@ def method_of(config: Config) -> str:
     >>> method_of(Config(quantization={"load_in_4bit": True}))
     'QLoRA'
     """
-    if config.peft.method == "full":
-        return "Full training"
-    if config.peft.method == "ia3":
-        return "IA3"
-    if config.peft.method == "oft":
-        return "QOFT" if config.quantization.bits else "OFT"
-    name = "DoRA" if config.peft.use_dora else "LoRA"
-    return f"Q{name}" if config.quantization.bits else name
+    kind = peft_type_of(config)
+    return "Full training" if kind is None else kind.title_of(config)
 
 
 def _hyperparameters(plan: Plan, folder: Path | None) -> _Result:

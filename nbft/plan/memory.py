@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,14 @@ from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import find_described
 from nbft.models.freezing import frozen_pattern, unfrozen_pattern
-from nbft.models.targets import Layers
+from nbft.models.peft_types import (
+    LayerParameters,
+    excluded_pattern,
+    peft_type_of,
+    rank_of,
+)
+from nbft.models.peft_types.lora import changes_weights
+from nbft.models.targets import Layers, adaptable_layers
 from nbft.reading import cached_by_stamp
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -96,6 +103,7 @@ class Shape:
         layers: (name, d_out, d_in) of each linear layer except the head, embeddings and experts.
         mixture: (name, d_out, d_in) of each matrix of a mixture's experts and routers.
         tables: (name, rows, width) of embeddings and the head, also of one that is tied.
+        norms: Names of the modules with one weight for each of their inputs.
         is_tied: Whether the head shares its weights with the embeddings.
         hidden_size, intermediate_size, num_layers, vocab_size: As in config.json; of a mixture the
             experts that a token is sent to count as one layer of their widths together.
@@ -110,6 +118,7 @@ class Shape:
     layers: tuple[tuple[str, int, int], ...]
     mixture: tuple[tuple[str, int, int], ...]
     tables: tuple[tuple[str, int, int], ...]
+    norms: tuple[str, ...]
     is_tied: bool
     hidden_size: int
     intermediate_size: int
@@ -182,6 +191,11 @@ def _shape_of(
         tuple(layers),
         tuple(mixture),
         tuple(tables),
+        tuple(
+            name[:-7]
+            for name, size in shapes.items()
+            if len(size) == 1 and name.endswith(".weight")
+        ),
         is_tied,
         hidden,
         _intermediate_size(about, hidden),
@@ -307,42 +321,92 @@ def trainable_parameters(config: Config, shape: Shape) -> int:
         shapes = tensor_shapes(adapter.path)
         return sum(math.prod(s) for name, s in shapes.items() if trains(name.rpartition(".")[0]))
 
+    kind = peft_type_of(config)
+    assert kind is not None
     layers = layers_of_shape(shape)
-    targets = {name for name in layers.targets(config) if trains(name)}
     saved = layers.inside({m for name in peft.modules_to_save for m in layers.named(name)})
     sizes = [
         *shape.modules,
         *((n, d * w) for n, d, w in shape.tables if n not in dict(shape.modules)),
     ]
     whole = sum(size for name, size in sizes if name in saved)
-    targets -= saved
-    matrices = [matrix for matrix in (*shape.layers, *shape.tables) if matrix[0] in targets]
-    if peft.method == "ia3":
-        ends = peft.feedforward_modules
-        return whole + sum(
-            d_in if _is_named(name, ends) else d_out for name, d_out, d_in in matrices
-        )
-    if peft.method == "oft":  # a skew-symmetric matrix for each block of inputs
-        block = peft.oft_block_size
-        return whole + sum(d_in // block * (block * (block - 1) // 2) for _, _, d_in in matrices)
-    magnitudes = 0
-    if peft.use_dora:
-        looked_up = layers.embeddings
-        magnitudes = sum(d_in if n in looked_up else d_out for n, d_out, d_in in matrices)
+    added = {layer.name: layer.added for layer in adapter_layers(config, shape) if layer.added}
     biases = sum(
         n
         for name, n in shape.biases
-        if trains(name) and (peft.bias == "all" or (peft.bias == "lora_only" and name in targets))
+        if "bias" in kind.settings
+        and trains(name)
+        and (peft.bias == "all" or (peft.bias == "lora_only" and name in added))
     )
+    return (
+        sum(added.values())
+        + _of_experts(config, shape, added, layers)
+        + whole
+        + biases
+        + kind.own_parameters(peft, shape.hidden_size)
+    )
+
+
+def _of_experts(config: Config, shape: Shape, added: Mapping[str, int], layers: Layers) -> int:
+    """Count what LoRA adds to the experts and routers of a mixture."""
+    peft = config.peft
+    if peft.method != "lora":
+        return 0
     mixed = config.quantization.weight_quantize_algo == "weight_only_mix"
-    of_layers = ((d_out, d_in) for _, d_out, d_in in matrices)
-    experts = sum(
-        peft.r * (d_out + d_in + (d_out if name.endswith(_FUSED) else 0))
+    excluded = _excludes(config)
+    targets = layers.targets(config)
+    return sum(
+        rank_of(peft, name) * (d_out + d_in + (d_out if name.endswith(_FUSED) else 0))
         for name, d_out, d_in in shape.mixture
         if name in targets
+        and not excluded(name)
         and not (".experts." in name and mixed)  # PEFT adds no adapter to 4-bit experts
     )
-    return adapter_parameters(of_layers, peft.r) + experts + magnitudes + whole + biases
+
+
+def adapter_layers(config: Config, shape: Shape) -> list[LayerParameters]:
+    """Return the layers that an adapter could change, each with the parameters that this one adds.
+
+    Those are the linear layers and what else is named; the norms in LayerNorm tuning. Experts and
+    routers of a mixture are left out.
+
+    Args:
+        config: The config.
+        shape: The model's shape.
+    """
+    kind, peft = peft_type_of(config), config.peft
+    if kind is None or not kind.adapts:
+        return []
+    layers = adaptable_layers(config, layers_of_shape(shape))
+    saved = layers.inside({m for name in peft.modules_to_save for m in layers.named(name)})
+    excluded = _excludes(config)
+    targets = {
+        n for n in layers.targets(config) - saved if n in layers.adaptable and not excluded(n)
+    }
+    looked_up = layers.embeddings
+    if kind.adapts == "norms":
+        sizes = dict(shape.modules)
+        known = [(name, 1, sizes[name]) for name in sorted(layers.norms, key=_in_order)]
+    else:
+        known = [*shape.layers, *(table for table in shape.tables if table[0] in targets)]
+    found = []
+    for name, d_out, d_in in known:
+        # An embedding maps a row of the table, its output, to the width, its input.
+        ends = (d_in, d_out) if name in looked_up else (d_out, d_in)
+        added = kind.parameters(peft, name, *ends) if name in targets else 0
+        found.append(LayerParameters(name, d_out, d_in, added))
+    return found
+
+
+def _in_order(name: str) -> list[int | str]:
+    """Return the parts of a name, so that layer 10 comes after layer 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _excludes(config: Config) -> Callable[[str], object]:
+    """Return a function that tells whether a layer is kept from getting an adapter."""
+    pattern = excluded_pattern(config)
+    return re.compile(pattern).fullmatch if pattern else lambda _: None
 
 
 def file_layers(config: Config) -> Layers | None:
@@ -369,6 +433,7 @@ def layers_of_shape(shape: Shape) -> Layers:
         frozenset(linear),
         frozenset(tables - {name for name in tables if name.endswith(HEADS)}),
         frozenset(shared if shape.is_tied else ()),
+        frozenset(shape.norms),
     )
 
 
@@ -421,7 +486,19 @@ def saved_weight_bytes(config: Config, shape: Shape, dtype: str) -> int:
     targets = [name for name in config.peft.target_modules if name in embeddings]
     # PEFT saves the layer with its adapter, since its vocabulary may have grown.
     whole = sum(n for name, n in shape.modules if _is_named(name, targets))
-    return trainable_parameters(config, shape) * 4 + whole * _BYTES[dtype]
+    saved = trainable_parameters(config, shape) * (2 if changes_weights(config.peft) else 1)
+    if config.peft.save_projection:
+        saved += frozen_adapter_parameters(config, shape)
+    return saved * 4 + whole * _BYTES[dtype]
+
+
+def frozen_adapter_parameters(config: Config, shape: Shape) -> int:
+    """Count the parameters that an adapter adds and does not train."""
+    kind = peft_type_of(config)
+    if kind is None or adapter_of(config) is not None:
+        return 0
+    sizes = [(one.d_out, one.d_in) for one in adapter_layers(config, shape) if one.added]
+    return kind.frozen_parameters(config.peft, sizes)
 
 
 def _is_named(name: str, targets: Sequence[str]) -> bool:
@@ -464,12 +541,12 @@ def memory_parts(
     trained = trainable_parameters(config, shape)
     is_mixed = decisions.mixed_precision.value != "no" and width > 2
     low = 2 if is_mixed else width
-    row_tokens = _row_tokens(config, lengths_tokens, decisions)
+    row_tokens = _row_tokens(config, lengths_tokens, decisions) + virtual_tokens(config)
     tokens = _batch_tokens(config, row_tokens)
     is_adapted = config.peft.trains_adapter
     parts = {
         "weights": weight_bytes(config, shape, dtype),
-        "adapter": trained * 4 if is_adapted else 0,
+        "adapter": (trained + frozen_adapter_parameters(config, shape)) * 4 if is_adapted else 0,
         "optimizer": 0 if _is_offloaded(config, device) else trained * state_bytes(config),
         "reference": int(method_of(config).memory_bytes(config, shape, tokens)),
         "libraries": LIBRARIES_BYTES if device == "cpu" else _CONTEXT_BYTES,
@@ -503,6 +580,12 @@ def memory_parts(
     made += after_loss["head"] + after_loss["autocast"]
     parts["fragmentation"] = _fragmentation_bytes(shape, device, made, low)
     return {name: parts[name] for name in MARGINS if parts.get(name)}
+
+
+def virtual_tokens(config: Config) -> int:
+    """Return the tokens that an adapter puts in front of each row."""
+    kind = peft_type_of(config)
+    return config.peft.num_virtual_tokens if kind is not None and kind.changes_rows else 0
 
 
 def _row_tokens(config: Config, lengths: Sequence[int], decisions: Decisions) -> float:
@@ -551,6 +634,8 @@ def _kept_bytes(
     else:
         norms = 2 * (4 + (0 if config.peft.trains_adapter else stream)) * hidden
     is_shared = decisions.uses("fused_lora") or stream == low == 4
+    kind = peft_type_of(config)
+    is_shared |= kind is not None and kind.adapts != "linear"  # the layers compute as ever
     if is_shared or (stream == low and not config.peft.trains_adapter):
         inputs, feed_forward = low * (hidden + queries), low * (hidden + inner)
     else:  # query, key and value; gate and up

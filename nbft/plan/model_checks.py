@@ -14,6 +14,7 @@ from nbft.errors import ModelError, Problem
 from nbft.models.adapters import ADAPTER_WEIGHTS, FoundAdapter, adapter_of, base_name
 from nbft.models.context import context_tokens
 from nbft.models.find import find_local
+from nbft.models.peft_types import PeftType, peft_type_of, peft_types
 from nbft.models.targets import ends, layer_problems, layer_remarks
 from nbft.models.templates import chosen_template
 from nbft.plan.memory import file_layers, model_shape, tensor_shapes
@@ -58,11 +59,9 @@ def adapter_remarks(config: Config, decisions: Decisions) -> list[str]:
 
 def model_remarks(config: Config) -> list[str]:
     """Return what to know about settings whose value is decided automatically."""
-    remarks = []
-    peft = config.peft
-    if peft.method == "lora" and peft.lora_alpha == -1:
-        rule = "4, because use_rslora is on" if peft.use_rslora else f"twice the rank: {peft.alpha}"
-        remarks.append(f"peft.lora_alpha=-1 means {rule}.")
+    remarks: list[str] = []
+    if (kind := peft_type_of(config)) is not None and adapter_of(config) is None:
+        remarks += kind.remarks(config)
     if (adapter := adapter_of(config)) is not None:
         remarks.append(
             f"The run continues training the adapter {adapter.path.name}; its own settings apply "
@@ -88,7 +87,7 @@ def _adapter(config: Config) -> Iterator[Problem]:
             yield error("model.adapter_name_or_path", why, fix, use=None)
         return
     if config.peft.method != adapter.method:
-        is_known = adapter.method in ("lora", "ia3", "oft")
+        is_known = adapter.method in peft_types()
         yield error(
             "peft.method",
             f"cannot continue the adapter in {adapter.field}, which was trained with "
@@ -194,23 +193,12 @@ def _quantization(config: Config) -> Iterator[Problem]:
 
 
 def _lora(config: Config) -> Iterator[Problem]:
-    """Check the kind of adapter, its initial weights and LoRA+."""
+    """Check the kind of adapter, what it has no use for, and LoRA+."""
     peft, optimizer = config.peft, config.optimizer
-    start = peft.init_lora_weights
-    if peft.method == "lora":
-        if start.startswith(("pissa", "olora")) and config.quantization.bits:
-            yield error(
-                "peft.init_lora_weights",
-                "changes the weights of the base model, but they are quantised.",
-                "Use default, or do not quantise the model.",
-                use="default",
-            )
-        if start == "orthogonal" and peft.r % 2:
-            why = "is odd, but init_lora_weights=orthogonal needs an even rank."
-            yield error("peft.r", why, use=peft.r + 1)
-    if peft.use_dora and peft.method in ("ia3", "oft"):
-        why = f"is a variant of LoRA, not of {peft.method.upper()}."
-        yield error("peft.use_dora", why, use=False)
+    kind = peft_type_of(config)
+    if kind is not None and adapter_of(config) is None:
+        yield from kind.problems(config)
+        yield from _unused(config, kind)
     if peft.loraplus_lr_ratio == 1:
         return
     if peft.method != "lora":
@@ -225,6 +213,26 @@ def _lora(config: Config) -> Iterator[Problem]:
             "Use adamw_torch_fused with float32, or 1 here.",
             use=1.0,
         )
+
+
+def _unused(config: Config, kind: PeftType) -> Iterator[Problem]:
+    """Warn of settings that another kind of adapter would use."""
+    peft = config.peft
+    usual = type(peft)()
+    for name in type(peft).model_fields:
+        if name in {"method", "task_type", "loraplus_lr_ratio", *kind.settings}:
+            continue
+        if (default := getattr(usual, name)) == getattr(peft, name):
+            continue
+        if name == "use_dora":
+            yield error("peft.use_dora", f"is a variant of LoRA, not of {kind.title}.", use=False)
+        elif name not in _CHECKED_BY_KIND:
+            why = f"has no effect: {kind.title} does not use it."
+            yield warning(f"peft.{name}", why, use=default)
+
+
+_CHECKED_BY_KIND = {"modules_to_save", "layers_to_transform"}
+"""Settings that a kind of adapter without them refuses."""
 
 
 def _encoder_decoder(config: Config) -> Iterator[Problem]:

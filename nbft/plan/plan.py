@@ -39,6 +39,7 @@ from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import find_described, find_local, find_tokenizer
+from nbft.models.peft_types import peft_type_of
 from nbft.models.templates import chosen_template, model_template, special_tokens
 from nbft.plan import schedule
 from nbft.plan.checks import check
@@ -428,6 +429,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         numbers["cost_usd"] = cost_usd(config, numbers["seconds"] if is_here else rented)
         remarks += cost_remark(config, numbers["cost_usd"])
     problems += check(config, decisions, folder, use)
+    if "total_steps" in numbers and (kind := peft_type_of(config)) is not None:
+        problems += kind.step_problems(config.peft, numbers["total_steps"])
     is_known = shape is not None and not shape.is_assumed
     if is_known and numbers["trainable_parameters"] == 0 and config.model.model_type == "hf":
         named = ("peft.target_modules", "model.freeze_layers")

@@ -33,8 +33,14 @@ RATES = {
         *(2e-5, 2e-3, 2e-4),
         "1e-4 to 5e-4; Unsloth: 5e-5 to 1e-4, PEFT Studio: up to 5e-4",
     ),
+    "adalora": Rates("AdaLoRA", 5e-5, 1e-2, 5e-4, "5e-4 to 2e-3, arXiv:2303.10512, appendix C"),
+    "vera": Rates("VeRA", 2e-4, 5e-2, 4e-3, "2e-3 to 1e-2, ten times LoRA's, arXiv:2310.11454"),
     "oft": Rates("OFT", 2e-5, 2e-3, 2e-4, "as for LoRA"),
     "ia3": Rates("IA3", 1e-4, 5e-2, 3e-3, "1e-3 to 1e-2, arXiv:2205.05638, section 3.3"),
+    "ln_tuning": Rates("LayerNorm tuning", 2e-5, 2e-2, 1e-3, "1e-4 to 1e-2"),
+    "prompt_tuning": Rates(
+        "prompt tuning", 1e-4, 0.5, 1e-2, "3e-3 to 0.3, arXiv:2104.08691, section 3.2"
+    ),
     "full": Rates(
         "full training",
         *(1e-6, 1e-4, 2e-5),

@@ -599,9 +599,9 @@ def _load(run: Run) -> tuple[Any, Any]:
         model = load_model(whole, folder, decisions.dtype.value, device, for_answers=True)
         model = model.to(device)
     else:
-        import peft
+        from nbft.models.adapters import with_adapter
 
-        model = peft.PeftModel.from_pretrained(load_base(config)[0], str(folder))
+        model = with_adapter(load_base(config)[0], folder)
     return model.eval(), tokenizer
 
 

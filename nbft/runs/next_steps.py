@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nbft.models.peft_types import merge_obstacle
 from nbft.plan.guidance import most_passes
 from nbft.runs.checkpoints import last_whole, step_of
 from nbft.runs.state import RunState
@@ -80,7 +81,7 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
                     f"nbft compare {name}{asked}",
                 ),
             ]
-        if end.get("adapter") and not config.quantization.bits:
+        if end.get("adapter") and not merge_obstacle(config):
             folder = f"{run.id}-merged"
             merge = f"run.load_model()[0].merge_and_unload().save_pretrained({folder!r})"
             found.append(NextStep("merge the adapter into the base model", merge))

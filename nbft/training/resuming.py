@@ -9,6 +9,7 @@ length the order that their epoch began with, and the log the losses since the l
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,21 @@ from transformers.trainer_callback import ExportableState, TrainerControl, Train
 
 from nbft.config import Config
 from nbft.models.float8 import activation_scales
+from nbft.models.peft_types import PeftType
 from nbft.runs.checkpoints import step_of
 from nbft.runs.provenance import Provenance, Resumption
 from nbft.training.sampling import LengthSampler
 
 _FILE = "nbft_state.pt"
+
+
+def state_of(checkpoint: str | Path) -> dict[str, Any]:
+    """Return what `save_rest` saved in a checkpoint; {} in one of somebody else."""
+    file = Path(checkpoint) / _FILE
+    if not file.is_file():
+        return {}
+    rest: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return rest
 
 
 class _EndsHere(BaseException):
@@ -35,6 +46,8 @@ class OwnResuming:
     nbft_order: LengthSampler | None
     nbft_provenance: Provenance | None
     nbft_resumption: Resumption | None
+    nbft_peft_type: PeftType | None = None
+    nbft_initial: Mapping[str, torch.Tensor] | None = None
     _owes_evaluation = False
 
     def save_rest(self, checkpoint: Path) -> None:
@@ -51,6 +64,11 @@ class OwnResuming:
         }
         if self.nbft_order is not None:
             rest["order"] = self.nbft_order.began
+        kind = self.nbft_peft_type
+        if kind is not None and (of_adapter := kind.state(trainer.model)) is not None:
+            rest["adapter"] = of_adapter
+        if self.nbft_initial is not None:
+            rest["initial"] = self.nbft_initial
         if hasattr(trainer, "_total_train_tokens"):  # TRL's SFTTrainer
             measured = trainer._metrics["train"]
             rest["measured"] = {name: list(values) for name, values in measured.items()}
@@ -58,14 +76,6 @@ class OwnResuming:
         torch.save(rest, checkpoint / _FILE)
         if self.nbft_provenance is not None:
             self.nbft_provenance.write(checkpoint)
-
-    def _rest(self, checkpoint: str) -> dict[str, Any]:
-        """Return what `save_rest` saved; {} from a checkpoint of somebody else."""
-        file = Path(checkpoint) / _FILE
-        if not file.is_file():
-            return {}
-        rest: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return rest
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
         """Load the weights into the number types that they have; PEFT would make them float32."""
@@ -75,17 +85,30 @@ class OwnResuming:
         before = {
             n: (p.dtype, getattr(p, "grad_dtype", None)) for n, p in target.named_parameters()
         }
-        super()._load_from_checkpoint(checkpoint, model)  # type: ignore[misc]
+        kind, of_adapter = self.nbft_peft_type, state_of(checkpoint).get("adapter")
+        if kind is not None and of_adapter is not None:
+            kind.load_state(target, of_adapter)
+        else:
+            super()._load_from_checkpoint(checkpoint, model)  # type: ignore[misc]
         for name, p in target.named_parameters():
             dtype, of_gradient = before[name]
             if p.dtype != dtype:
                 p.data = p.data.to(dtype)
                 if of_gradient is not None:
                     p.grad_dtype = of_gradient
-        found = self._rest(checkpoint).get("activation_scales", {})
+        found = state_of(checkpoint).get("activation_scales", {})
         for name, scale in activation_scales(target).items():
             if name in found:
                 scale.largest = found[name].to(trainer.args.device)
+
+    def _load_best_model(self) -> None:
+        """Load the weights of the best checkpoint, also where PEFT cannot."""
+        trainer: Any = self
+        kind, best = self.nbft_peft_type, trainer.state.best_model_checkpoint
+        if kind is not None and (of_adapter := state_of(best).get("adapter")) is not None:
+            kind.load_state(trainer.model, of_adapter)
+        else:
+            super()._load_best_model()  # type: ignore[misc]
 
     def _init_training_state(
         self,
@@ -109,7 +132,7 @@ class OwnResuming:
             self._find_best_checkpoint()
             self._owes_evaluation = self._is_evaluation_due(is_epoch_over=not batches)
             if batches and self.nbft_order is not None:
-                self.nbft_order.begin = self._rest(resume_from_checkpoint).get("order")
+                self.nbft_order.begin = state_of(resume_from_checkpoint).get("order")
         return epochs, batches
 
     def _own_step(self, step: int) -> int:
@@ -178,7 +201,7 @@ class OwnResuming:
             trainer._determine_best_metric(trainer._evaluate(None, None), trial=None)
             if trainer.control.should_training_stop:
                 raise _EndsHere
-        rest = self._rest(checkpoint) if checkpoint else {}
+        rest = state_of(checkpoint) if checkpoint else {}
         is_same = checkpoint is not None and step_of(Path(checkpoint)) == trainer.state.global_step
         if rest and is_same:
             trainer._tr_loss += rest["loss"].to(trainer._tr_loss.device)

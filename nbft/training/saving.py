@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from nbft.config import Config
+from nbft.models.initial_weights import to_plain_lora
 from nbft.runs.checkpoints import keeping, mark_whole, remove_older, step_of
 from nbft.training.optim import load_exactly
 from nbft.training.room import EVENTS_BYTES, Room
@@ -217,6 +218,14 @@ class OwnSaving:
 
     nbft_config: Config
     nbft_room: Room | None
+    nbft_initial: Mapping[str, torch.Tensor] | None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; outside of a checkpoint as an adapter that fits the unchanged base model."""
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        initial = self.nbft_initial
+        if initial is not None and output_dir is not None and not _internal_call:
+            to_plain_lora(Path(output_dir), initial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a whole checkpoint; only then are older ones removed.

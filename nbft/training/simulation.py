@@ -316,6 +316,10 @@ def shortened(config: Config, rows: int, *, steps: int) -> Config:
             "logging.include_mfu": False,
             "tracking.report_to": [],
             "compute.torch_compile": False,
+            # What a step takes does not depend on the initial weights, which may need real rows.
+            "peft.init_lora_weights": "default",
+            "peft.tinit": None,
+            "peft.tfinal": None,
         }
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,17 @@ from nbft.decisions import Decisions, keeps_float32
 from nbft.devices import peak_flops
 from nbft.errors import ConfigError, Problem
 from nbft.hardware import available_devices
-from nbft.interop.huggingface import adapter_arguments, training_arguments
+from nbft.interop.huggingface import training_arguments
 from nbft.methods import method_of
 from nbft.models.float8 import activation_scales, use_float8
 from nbft.models.freezing import freeze, freeze_except
+from nbft.models.initial_weights import adapter_matrices, eva_ranks, take_out
+from nbft.models.peft_types import PeftType, peft_type_of
+from nbft.models.peft_types.lora import changes_weights
 from nbft.models.subclass import extend
-from nbft.models.targets import layer_problems, layers_of
+from nbft.models.targets import adaptable_layers, layer_problems, layers_of
 from nbft.plan.memory import file_layers
+from nbft.plan.schedule import total_steps
 from nbft.runs.provenance import Provenance, Resumption
 from nbft.runs.requests import Unfinished
 from nbft.training.callbacks.stopping import EarlyStoppingCallback
@@ -44,7 +48,7 @@ from nbft.training.fp8 import FakeFloat8Linear, StepCount
 from nbft.training.optim import OwnOptimizer, OwnScheduler, is_loraplus
 from nbft.training.precision import OwnPrecision, low_weights, train_in_float32
 from nbft.training.recompute import use_granularity
-from nbft.training.resuming import OwnResuming
+from nbft.training.resuming import OwnResuming, state_of
 from nbft.training.room import Room
 from nbft.training.rows import TrainingRows
 from nbft.training.sampling import OwnSampling
@@ -177,13 +181,13 @@ def build_trainer(
         arguments |= {"eval_strategy": "no", "eval_on_start": False}
     if resumption is not None:
         arguments["eval_on_start"] = False
-    adapter = None
-    if not isinstance(model, peft.PeftModel) and (asked := adapter_arguments(config)):
-        kind, more = asked
-        if isinstance(more["target_modules"], list):
-            more["target_modules"] = _without_all_linear(more["target_modules"], model)
-        adapter = getattr(peft, kind)(**more)
     check_layers(config, model)
+    checkpoint = None if resumption is None else state_of(resumption.checkpoint)
+    adapter = None
+    kind = peft_type_of(config)
+    is_new = kind is not None and not isinstance(model, peft.PeftModel)
+    if kind is not None and is_new:
+        adapter = _adapter(config, kind, model, tokenizer, rows, resumption)
     _prepare_model(model, decisions)
     placed: dict[str, Any] = {}
     if not method.takes_peft_config:
@@ -191,10 +195,17 @@ def build_trainer(
             model.enable_input_require_grads()
         placed["data_collator"] = method.collator(config, decisions, tokenizer, model)
     is_cast = keeps_float32(config, decisions)
-    if method.takes_peft_config and not is_cast:
+    prepares = kind is not None and is_new and kind.prepares(config)
+    if method.takes_peft_config and not is_cast and not prepares:
         placed["peft_config"] = adapter
     elif adapter:
         model = peft.get_peft_model(model, adapter)
+    initial: Mapping[str, torch.Tensor] | None = (checkpoint or {}).get("initial")
+    if initial is not None and is_new:
+        take_out(model, initial)
+    elif kind is not None and prepares and resumption is None:
+        kind.prepare(model, config, rows.known.dataset, tokenizer.pad_token_id)
+        initial = adapter_matrices(model) if changes_weights(config.peft) else None
     in_float32 = {n: p.data for n, p in model.named_parameters() if is_cast and p.requires_grad}
     asked_arguments = method.arguments_class()(output_dir=str(output_dir), **arguments)
     # A kernel may have started CUDA with several GPUs; the model is on one of them.
@@ -216,6 +227,13 @@ def build_trainer(
         provenance=provenance,
         resumption=resumption,
     )
+    trainer.nbft_peft_type = kind
+    if kind is not None:
+        if is_new:
+            kind.fit_types(trainer.model)
+        for callback in kind.callbacks(trainer.model):
+            trainer.add_callback(callback)
+    trainer.nbft_initial = initial
     for name, p in trainer.model.named_parameters():
         if name in in_float32:
             p.data = in_float32[name]
@@ -231,6 +249,34 @@ def build_trainer(
     )
     _finish_model(trainer, config, decisions)
     return trainer
+
+
+def _adapter(
+    config: Config,
+    kind: PeftType,
+    model: Any,
+    tokenizer: Any,
+    rows: TrainingRows,
+    resumption: Resumption | None,
+) -> Any:
+    """Return PEFT's config of a new adapter.
+
+    Raises:
+        ConfigError: The run has too few steps for it.
+    """
+    steps = total_steps(config, rows.sequences)
+    if problems := list(kind.step_problems(config.peft, steps)):
+        raise ConfigError(problems)
+    more = kind.arguments(config, steps)
+    if isinstance(more.get("target_modules"), list):
+        more["target_modules"] = _without_all_linear(more["target_modules"], model, config)
+    if "tokenizer_name_or_path" in more:
+        more["tokenizer_name_or_path"] = tokenizer.name_or_path
+    if resumption is not None and config.peft.init_lora_weights == "eva":
+        more |= eva_ranks(resumption.checkpoint)
+    if changes_weights(config.peft):
+        more["init_lora_weights"] = True  # PEFT would round them to 16 bits after taking them out
+    return kind.peft_config(more)
 
 
 def check_layers(config: Config, model: Any) -> None:
@@ -250,11 +296,11 @@ def check_layers(config: Config, model: Any) -> None:
         raise ConfigError(problems)
 
 
-def _without_all_linear(names: list[str], model: Any) -> list[str]:
-    """Return names with those of the linear layers in place of all-linear, which stands beside others."""
+def _without_all_linear(names: list[str], model: Any, config: Config) -> list[str]:
+    """Return names with those of the layers that all-linear means in its place."""
     if ALL_LINEAR not in names:
         return names
-    return sorted({*names, *layers_of(model).linear} - {ALL_LINEAR})
+    return sorted({*names, *adaptable_layers(config, layers_of(model)).linear} - {ALL_LINEAR})
 
 
 def _measured(rows: TrainingRows, config: Config) -> Any:

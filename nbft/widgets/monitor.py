@@ -23,6 +23,7 @@ from markupsafe import Markup
 from nbft.charts import MORE, STANDARD, ChartSpec, other_charts, png
 from nbft.errors import NbftError
 from nbft.formatting import count
+from nbft.models.peft_types import described
 from nbft.pages import ending
 from nbft.pages.environment import render
 from nbft.redaction import redact, redact_text
@@ -570,9 +571,7 @@ class _View:
         run, config = self._monitor.run, self._monitor.config
         about = [
             redact_text(config.model.model_name),
-            {"lora": f"LoRA r={config.peft.r}", "ia3": "IA3", "oft": "OFT"}.get(
-                config.peft.method, "all weights"
-            ),
+            described(config) or "all weights",
             _data(config, self._monitor.seen.prepared),
         ]
         return _part("title", run=run.id, about=about, state=self._monitor.state)

@@ -20,6 +20,7 @@ from nbft import events, registry
 from nbft.data.samples import sample_path
 from nbft.data.tiny_model import make_tiny_model
 from nbft.launchers.kernel import join
+from nbft.models.peft_types import peft_types
 from nbft.training import worker
 
 STEPS = 10
@@ -157,16 +158,32 @@ ROWS: dict[str, dict[str, Any]] = {
     "NEFTune": {"training.neftune_noise_alpha": 5.0},
 }
 ADAPTERS: dict[str, dict[str, Any]] = {
-    "IA3": {"peft.method": "ia3"},
-    "OFT": {"peft.method": "oft"},
+    **{name: {"peft.method": name} for name in peft_types() if name != "lora"},
+    "VeRA without its matrices": {"peft.method": "vera", "peft.save_projection": False},
+    "AdaLoRA in its last steps": {
+        "peft.method": "adalora",
+        "peft.tinit": 1,
+        "peft.tfinal": 6,
+        "peft.deltaT": 2,
+    },
+    "AdaLoRA on 8 bits": {
+        "peft.method": "adalora",
+        "quantization.load_in_8bit": True,
+        "model.dtype": "bfloat16",
+    },
+    "norms in bfloat16": {"peft.method": "ln_tuning", "model.dtype": "bfloat16"},
+    "patterns": {"peft.rank_pattern": {"q_proj": 2}, "peft.alpha_pattern": {"up_proj": 5.0}},
+    "numbered layers": {"peft.layers_to_transform": [1]},
     "DoRA": {"peft.use_dora": True},
     "biases": {"peft.bias": "all"},
     "embeddings": {"peft.modules_to_save": ["embed_tokens"]},
     "head": {"peft.modules_to_save": ["lm_head"]},
     **{
         f"start {name}": {"peft.init_lora_weights": name}
-        for name in ("random", "gaussian", "pissa", "pissa_niter_4", "olora", "orthogonal")
+        for name in ("random", "gaussian", "pissa", "pissa_niter_4", "olora", "orthogonal", "eva")
     },
+    "start loftq": {"peft.init_lora_weights": "loftq", **_FOUR_BITS},
+    "start pissa in bfloat16": {"peft.init_lora_weights": "pissa", "model.dtype": "bfloat16"},
     "frozen layers": {"model.freeze_layers": ["layers.0"]},
     "frozen layers, full": {"model.freeze_layers": ["layers.0"], **_FULL},
     "recomputed": {"memory.gradient_checkpointing": True},
