@@ -34,7 +34,9 @@ from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import ALIASES, find_local
 from nbft.models.load import model_arguments
+from nbft.models.peft_types import peft_type_of, peft_types
 from nbft.models.templates import template_of
+from nbft.plan.schedule import rows_per_batch
 from nbft.redaction import redact, redact_text
 
 _EVEN_IF_NONE = {"max_length"}
@@ -67,18 +69,32 @@ def to_python(config: Config) -> Exported:
     blocks.append("set_seed(SEED)")
     if own := _own_parts(config):
         blocks.insert(0, own)
-    if adapter:
-        targets = adapter[1]["target_modules"]
+    kind = peft_type_of(config)
+    if adapter and kind:
+        targets = adapter[1].get("target_modules")
         if isinstance(targets, list) and ALL_LINEAR in targets:
-            blocks[-1] = f"{_LINEAR_LAYERS}\n\n\n{blocks[-1]}"
+            code = _NORMS if kind.adapts == "norms" else _LINEAR_LAYERS
+            blocks[-1] = f"{code}\n\n\n{blocks[-1]}"
             beside = [name for name in targets if name != ALL_LINEAR]
-            adapter[1]["target_modules"] = _Code(f"linear_layers(model) + {beside!r}")
+            function = "norms" if kind.adapts == "norms" else "linear_layers"
+            adapter[1]["target_modules"] = _Code(f"{function}(model) + {beside!r}")
+        if eva := adapter[1].get("eva_config"):
+            adapter[1]["eva_config"] = _Code(f"EvaConfig({_inline(eva)[2:]})")
+        if "total_step" in adapter[1] and config.training.max_steps <= 0:
+            blocks[-1] += f"\nsteps = {_steps(config)}"
+            adapter[1]["total_step"] = _Code("steps")
+            for name, share in (("tinit", 10), ("tfinal", 3)):
+                if getattr(config.peft, name) is None:
+                    adapter[1][name] = _Code(f"steps // {share}")
         blocks[-1] += f"\nadapter = {_call(*adapter)}"
     recomputes = config.peft.trains_adapter and config.memory.gradient_checkpointing
     if recomputes and not method.takes_peft_config:
         blocks[-1] += "\nmodel.enable_input_require_grads()"
     if adapter and not _trainer_adds_adapter(config, decisions):
         blocks[-1] += "\nmodel = get_peft_model(model, adapter)"
+        if kind and kind.prepares(config):
+            code = _PREPARED[_start(config)]
+            blocks[-1] += "\n" + code.replace("{start}", repr(config.peft.init_lora_weights))
     if old_adapter:
         arguments = f"model, {old_adapter!r}, is_trainable=True"
         blocks[-1] += f"\nmodel = PeftModel.from_pretrained({arguments})"
@@ -108,7 +124,28 @@ def _old_adapter(config: Config) -> str | None:
 
 
 def _trainer_adds_adapter(config: Config, decisions: Decisions) -> bool:
-    return method_of(config).takes_peft_config and not keeps_float32(config, decisions)
+    kind = peft_type_of(config)
+    prepares = kind is not None and kind.prepares(config)
+    takes = method_of(config).takes_peft_config
+    return takes and not prepares and not keeps_float32(config, decisions)
+
+
+def _start(config: Config) -> str:
+    """Return which module gives a new adapter its initial weights; "" if it is PEFT."""
+    kind = peft_type_of(config)
+    if _old_adapter(config) or kind is None or not kind.prepares(config):
+        return ""
+    start = config.peft.init_lora_weights
+    return start if start in ("eva", "loftq") else "initial_weights"
+
+
+def _steps(config: Config) -> str:
+    """Return the code of the steps of the run."""
+    training, batch = config.training, rows_per_batch(config)
+    rows = f"{training.num_samples_each_epoch or 'len(train_rows)'}"
+    batches = f"{rows} // {batch}" if config.data.dataloader_drop_last else f"-(-{rows} // {batch})"
+    of_epoch = f"max(1, -(-({batches}) // {training.gradient_accumulation_steps}))"
+    return f"int(-(-{training.num_train_epochs:g} * {of_epoch} // 1))"
 
 
 def _own_parts(config: Config) -> str:
@@ -117,6 +154,10 @@ def _own_parts(config: Config) -> str:
     parts = []
     if model.freeze_layers:
         parts.append("models/freezing.py")
+    if start := _start(config):
+        parts.append(f"models/{start}.py")
+    if config.peft.method == "adalora" and not _old_adapter(config):
+        parts.append("models/rank_allocation.py")
     if model.attention_dropout is not None or model.hidden_dropout is not None:
         parts.append("models/dropout.py")
     if config.quantization.weight_quantize_algo == "fp8_linear":
@@ -147,7 +188,10 @@ def _imports(config: Config, decisions: Decisions, body: str) -> str:
     lines += [*(f"import {name}" for name in named), "", "import torch"]
     of_datasets = [name for name in _OF_DATASETS if re.search(rf"^[^#]*\b{name}[(.]", body, re.M)]
     names: dict[str, list[str]] = {"datasets": of_datasets}
-    of_peft = ("IA3Config", "LoraConfig", "OFTConfig", "PeftModel", "get_peft_model")
+    of_peft = (
+        *(kind.config_class for kind in peft_types().values()),
+        *("EvaConfig", "PeftModel", "get_peft_model"),
+    )
     names["peft"] = [name for name in of_peft if re.search(rf"\b{name}[(.]", body)]
     if "create_loraplus_optimizer(" in body:
         names["peft.optimizers"] = ["create_loraplus_optimizer"]
@@ -752,6 +796,28 @@ _LINEAR_LAYERS = """def linear_layers(model):
     head = model.get_output_embeddings()
     named = model.named_modules()
     return [name for name, m in named if isinstance(m, torch.nn.Linear) and m is not head]"""
+_NORMS = """def norms(model):
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    named = [(name, m) for name, m in model.named_modules() if not isinstance(m, kinds)]
+    weights = [(name, getattr(m, "weight", None)) for name, m in named]
+    return [name for name, weight in weights if weight is not None and weight.dim() == 1]"""
+_PREPARED = {
+    "eva": "use_eva(model, train_rows, tokenizer.pad_token_id)",
+    "loftq": "from huggingface_hub import snapshot_download\n\n"
+    "folder = Path(MODEL) if Path(MODEL).is_dir() else Path(snapshot_download(MODEL))\n"
+    "use_loftq(model, folder)",
+    "initial_weights": "use_part_of_weights(model, {start})\ninitial = adapter_matrices(model)",
+}
+_FLOAT32_ADAPTER = """def as_narrow_as_input(layer, given, y):
+    return y.to(given[0].dtype) if y.dtype.itemsize > given[0].dtype.itemsize else y
+
+
+for layer in trainer.model.modules():  # PEFT's layers return float32 here
+    norm = getattr(layer, "ln_tuning_layers", {"default": None})["default"]
+    if norm is not None or hasattr(layer, "base_layer"):
+        (norm or layer).register_forward_hook(as_narrow_as_input)
+    if norm is not None:
+        norm.float()"""
 _KEEP_TRAINABLE = """for module in model.modules():
     if hasattr(module, "support_avx512bf16_for_cpu"):  # after an evaluation it has no gradient
         module.support_avx512bf16_for_cpu = False"""
@@ -803,6 +869,11 @@ def _training(config: Config, decisions: Decisions) -> str:
         lines += [_GIVE_TYPES_BACK]
     if decisions.scales_float16:
         lines += [_SCALED_FLOAT16]
+    kind = None if _old_adapter(config) else peft_type_of(config)
+    if kind is not None and kind.is_float32 and decisions.dtype.value.endswith("16"):
+        lines += [_FLOAT32_ADAPTER]
+    if kind is not None and kind.name == "adalora":
+        lines += ["trainer.add_callback(RankAllocation(trainer.model))"]
     model, ratio = config.model, config.peft.loraplus_lr_ratio
     if model.freeze_layers:
         lines += [f"freeze(trainer.model, {model.freeze_layers!r})"]
@@ -818,7 +889,10 @@ def _training(config: Config, decisions: Decisions) -> str:
         shares = f"{model.attention_dropout}, {model.hidden_dropout}"
         lines += [f"trainer.add_callback(DropoutWarmup({shares}, {steps}))"]
     folder = "adapter" if is_adapter else "model"
-    return "\n".join([*lines, "trainer.train()", f"trainer.save_model({folder!r})"])
+    lines += ["trainer.train()", f"trainer.save_model({folder!r})"]
+    if _start(config) == "initial_weights":
+        lines += [f"to_plain_lora(Path({folder!r}), initial)  # for the unchanged base model"]
+    return "\n".join(lines)
 
 
 def _inline(arguments: dict[Any, Any]) -> str:

@@ -27,9 +27,10 @@ from nbft.errors import ConfigError, Problem
 from nbft.hardware import available_devices
 from nbft.interop.huggingface import training_arguments
 from nbft.methods import method_of
+from nbft.models.eva import eva_ranks
 from nbft.models.float8 import activation_scales, use_float8
 from nbft.models.freezing import freeze, freeze_except
-from nbft.models.initial_weights import adapter_matrices, eva_ranks, take_out
+from nbft.models.initial_weights import adapter_matrices, take_out
 from nbft.models.peft_types import PeftType, peft_type_of
 from nbft.models.peft_types.lora import changes_weights
 from nbft.models.subclass import extend
@@ -274,8 +275,6 @@ def _adapter(
         more["tokenizer_name_or_path"] = tokenizer.name_or_path
     if resumption is not None and config.peft.init_lora_weights == "eva":
         more |= eva_ranks(resumption.checkpoint)
-    if changes_weights(config.peft):
-        more["init_lora_weights"] = True  # PEFT would round them to 16 bits after taking them out
     return kind.peft_config(more)
 
 

@@ -29,6 +29,15 @@ _MODELS = {
     "4 bits": {"quantization.load_in_4bit": True, "peft.init_lora_weights": "gaussian"},
     "more layers": {"peft.target_modules": ["all-linear", "o_proj"]},
     "a pattern": {"peft.target_modules": r".*\.(q|up)_proj"},
+    "PiSSA": {"peft.init_lora_weights": "pissa", "peft.lora_dropout": 0.0},
+    "EVA": {"peft.init_lora_weights": "eva"},
+    "LoftQ": {"peft.init_lora_weights": "loftq", "quantization.load_in_4bit": True},
+    "a whole pass": {
+        "training.max_steps": -1,
+        "training.num_train_epochs": 1,
+        "training.per_device_train_batch_size": 7,
+    },
+    "bfloat16": {"model.dtype": "bfloat16"},
     "float8": {"quantization.weight_quantize_algo": "fp8_linear"},
 }
 
@@ -46,6 +55,13 @@ _MODELS = {
         ("sft", "lora", "more layers"),
         ("sft", "lora", "a pattern"),
         ("sft", "lora", "float8"),
+        ("sft", "lora", "PiSSA"),
+        ("sft", "lora", "EVA"),
+        ("sft", "lora", "LoftQ"),
+        ("sft", "adalora", "a whole pass"),
+        ("sft", "vera", ""),
+        ("sft", "ln_tuning", "bfloat16"),
+        ("base", "prompt_tuning", ""),
     ],
     ids=str,
 )

@@ -10,6 +10,9 @@ from nbft.config.peft import Peft
 from nbft.errors import Problem
 from nbft.models.peft_types.peft_type import PeftType
 
+_MEASURED = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What PEFT's allocator knows of the importance of each singular value."""
+
 
 def initial_rank(peft: Peft) -> int:
     """Return the rank of every layer at the start.
@@ -119,16 +122,25 @@ class AdaLora(PeftType):
 
     def state(self, model: Any) -> dict[str, Any]:
         """Return all matrices, and the importance of their rows."""
-        from nbft.models.rank_allocation import allocation_state
-
-        return {**(super().state(model) or {}), **allocation_state(model)}
+        state = super().state(model) or {}
+        allocator = getattr(model.base_model, "rankallocator", None)
+        if allocator is None:  # a finished adapter is trained further, and its ranks stay
+            return state
+        pattern = model.peft_config[allocator.adapter_name].rank_pattern
+        return {**state, "rank_pattern": pattern} | {
+            name: getattr(allocator, name) for name in _MEASURED
+        }
 
     def load_state(self, model: Any, state: Mapping[str, Any]) -> None:
         """Put both back."""
-        from nbft.models.rank_allocation import load_allocation
-
         super().load_state(model, state)
-        load_allocation(model, state)
+        allocator = getattr(model.base_model, "rankallocator", None)
+        if allocator is None or "rank_pattern" not in state:
+            return
+        model.peft_config[allocator.adapter_name].rank_pattern = state["rank_pattern"]
+        device = next(model.parameters()).device
+        for name in _MEASURED:
+            setattr(allocator, name, {key: one.to(device) for key, one in state[name].items()})
 
 
 TYPE = AdaLora()

@@ -39,8 +39,10 @@ class Lora(PeftType):
     def arguments(self, config: Config, total_steps: int | None = None) -> dict[str, Any]:
         """Return the arguments of PEFT's LoraConfig."""
         peft = config.peft
-        # LoftQ's are computed from the layers once they are quantised.
+        # LoftQ's, PiSSA's and OLoRA's are computed once the layers are there.
         starts: dict[str, Any] = {"default": True, "random": False, "loftq": True}
+        if changes_weights(peft):
+            starts[peft.init_lora_weights] = True
         arguments = {
             "r": peft.r,
             "lora_alpha": peft.alpha,
@@ -154,14 +156,21 @@ class Lora(PeftType):
 
     def prepare(self, model: Any, config: Config, rows: Any, pad_token_id: int) -> None:
         """Set the initial matrices."""
-        from nbft.models import initial_weights
+        start = config.peft.init_lora_weights
+        if start == "eva":
+            from nbft.models.eva import use_eva
 
-        if config.peft.init_lora_weights == "eva":
-            initial_weights.use_eva(model, rows, pad_token_id)
-        if config.peft.init_lora_weights == "loftq":
-            initial_weights.use_loftq(model, config)
-        if changes_weights(config.peft):
-            initial_weights.use_part_of_weights(model, config.peft.init_lora_weights)
+            use_eva(model, rows, pad_token_id)
+        elif start == "loftq":
+            from nbft.models.find import find_local
+            from nbft.models.loftq import use_loftq
+
+            found = find_local(config.model.model_name, config.model.model_revision)
+            use_loftq(model, found.path if found else None)
+        else:
+            from nbft.models.initial_weights import use_part_of_weights
+
+            use_part_of_weights(model, start)
 
 
 def _odd_ranks(peft: Peft) -> Iterator[Problem]:

@@ -396,6 +396,16 @@ BESIDE = {
     "optimizer.sgd_momentum": {"optimizer.optim": "sgd"},
     "peft.feedforward_modules": {"peft.method": "ia3"},
     "peft.oft_block_size": {"peft.method": "oft"},
+    "peft.eva_rho": {"peft.init_lora_weights": "eva"},
+    **{
+        f"peft.{name}": {"peft.method": "adalora"}
+        for name in ("init_r", "tinit", "tfinal", "deltaT", "orth_reg_weight")
+    },
+    **{f"peft.{name}": {"peft.method": "vera"} for name in ("d_initial", "save_projection")},
+    **{
+        f"peft.{name}": {"peft.method": "prompt_tuning", "peft.prompt_tuning_init": "TEXT"}
+        for name in ("num_virtual_tokens", "prompt_tuning_init", "prompt_tuning_init_text")
+    },
     "scheduler.lr_end": {"scheduler.lr_scheduler_type": "polynomial"},
     "scheduler.power": {"scheduler.lr_scheduler_type": "polynomial"},
     "callbacks.early_stopping_threshold": {"callbacks.early_stopping_patience": 2},
@@ -424,8 +434,8 @@ def other_value(setting):
         bool: (not setting.default,),
         int: numbers,
         float: numbers,
-        list: (["x"],),
-        dict: ({"x": "1"},),
+        list: ([1] if setting.name == "layers_to_transform" else ["x"],),
+        dict: ({"x": 1},) if setting.name.endswith("_pattern") else ({"x": "1"},),
         str: ("x",),
     }
     return next(
