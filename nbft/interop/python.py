@@ -34,7 +34,7 @@ from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import ALIASES, find_local
 from nbft.models.load import model_arguments
-from nbft.models.peft_types import peft_type_of, peft_types
+from nbft.models.peft_types import excluded_pattern, peft_type_of, peft_types
 from nbft.models.templates import template_of
 from nbft.plan.schedule import rows_per_batch
 from nbft.redaction import redact, redact_text
@@ -78,6 +78,14 @@ def to_python(config: Config) -> Exported:
             beside = [name for name in targets if name != ALL_LINEAR]
             function = "norms" if kind.adapts == "norms" else "linear_layers"
             adapter[1]["target_modules"] = _Code(f"{function}(model) + {beside!r}")
+        elif not kind.excludes_layers and (pattern := excluded_pattern(config)):
+            blocks[-1] = f"{_LINEAR_LAYERS}\n\n\n{blocks[-1]}"
+            wanted = f" if re.fullmatch({targets!r}, n)"
+            if isinstance(targets, list):
+                wanted = f" if f'.{{n}}'.endswith({tuple(f'.{name}' for name in targets)!r})"
+            chosen = "" if targets == ALL_LINEAR else wanted
+            but = f" if not re.fullmatch({pattern!r}, n)"
+            adapter[1]["target_modules"] = _Code(f"[n for n in linear_layers(model){chosen}{but}]")
         if eva := adapter[1].get("eva_config"):
             adapter[1]["eva_config"] = _Code(f"EvaConfig({_inline(eva)[2:]})")
         if "total_step" in adapter[1] and config.training.max_steps <= 0:
@@ -184,7 +192,9 @@ def _text_of(module: str) -> str:
 def _imports(config: Config, decisions: Decisions, body: str) -> str:
     method = method_of(config)
     lines = ["from __future__ import annotations", ""] if config.data.packing else []
-    named = [n for n in ("csv", "itertools", "json", "numpy", "pandas", "runpy") if f"{n}." in body]
+    named = [
+        n for n in ("csv", "itertools", "json", "numpy", "pandas", "re", "runpy") if f"{n}." in body
+    ]
     lines += [*(f"import {name}" for name in named), "", "import torch"]
     of_datasets = [name for name in _OF_DATASETS if re.search(rf"^[^#]*\b{name}[(.]", body, re.M)]
     names: dict[str, list[str]] = {"datasets": of_datasets}

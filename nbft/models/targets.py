@@ -19,7 +19,7 @@ from nbft.config.peft import ALL_LINEAR
 from nbft.errors import Problem
 from nbft.models.adapters import adapter_of
 from nbft.models.freezing import frozen_pattern
-from nbft.models.peft_types import peft_type_of
+from nbft.models.peft_types import PeftType, excluded_pattern, peft_type_of
 from nbft.models.peft_types.peft_type import fits
 
 _HEAD = "lm_head"
@@ -103,6 +103,25 @@ def adaptable_layers(config: Config, layers: Layers) -> Layers:
         return layers
     able = layers.norms if kind.adapts == "norms" else frozenset()
     return dataclasses.replace(layers, adaptable=able, linear=able)
+
+
+def named_targets(config: Config, kind: PeftType, model: Any) -> dict[str, list[str]]:
+    """Return target_modules by the names of the layers of a model where PEFT needs them, else {}.
+
+    It does for all-linear beside other names, for norms, and where layers are excluded and its config
+    class cannot say so.
+    """
+    asked = config.peft.target_modules
+    is_list = isinstance(asked, list) and ALL_LINEAR in asked
+    beside = is_list and (asked != [ALL_LINEAR] or kind.adapts != "linear")
+    pattern = None if kind.excludes_layers else excluded_pattern(config)
+    if not kind.adapts or not (beside or pattern):
+        return {}
+    layers = adaptable_layers(config, layers_of(model))
+    if pattern:
+        excluded = re.compile(pattern).fullmatch
+        return {"target_modules": sorted(n for n in layers.targets(config) if not excluded(n))}
+    return {"target_modules": sorted({*asked, *layers.linear} - {ALL_LINEAR})}
 
 
 def adapts_head(config: Config) -> bool:

@@ -20,7 +20,6 @@ from transformers import TrainerCallback, TrainerControl
 
 from nbft import registry
 from nbft.config import Config
-from nbft.config.peft import ALL_LINEAR
 from nbft.decisions import Decisions, keeps_float32
 from nbft.devices import peak_flops
 from nbft.errors import ConfigError, Problem
@@ -34,7 +33,7 @@ from nbft.models.initial_weights import adapter_matrices, take_out
 from nbft.models.peft_types import PeftType, peft_type_of
 from nbft.models.peft_types.lora import changes_weights
 from nbft.models.subclass import extend
-from nbft.models.targets import adaptable_layers, layer_problems, layers_of
+from nbft.models.targets import layer_problems, layers_of, named_targets
 from nbft.plan.memory import file_layers
 from nbft.plan.schedule import total_steps
 from nbft.runs.provenance import Provenance, Resumption
@@ -269,8 +268,7 @@ def _adapter(
     if problems := list(kind.step_problems(config.peft, steps)):
         raise ConfigError(problems)
     more = kind.arguments(config, steps)
-    if isinstance(more.get("target_modules"), list):
-        more["target_modules"] = _without_all_linear(more["target_modules"], model, config)
+    more |= named_targets(config, kind, model)
     if "tokenizer_name_or_path" in more:
         more["tokenizer_name_or_path"] = tokenizer.name_or_path
     if resumption is not None and config.peft.init_lora_weights == "eva":
@@ -293,13 +291,6 @@ def check_layers(config: Config, model: Any) -> None:
         )
     if problems := list(layer_problems(config, layers)):
         raise ConfigError(problems)
-
-
-def _without_all_linear(names: list[str], model: Any, config: Config) -> list[str]:
-    """Return names with those of the layers that all-linear means in its place."""
-    if ALL_LINEAR not in names:
-        return names
-    return sorted({*names, *adaptable_layers(config, layers_of(model)).linear} - {ALL_LINEAR})
 
 
 def _measured(rows: TrainingRows, config: Config) -> Any:

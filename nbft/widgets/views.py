@@ -16,6 +16,7 @@ from nbft.config import Setting
 from nbft.errors import Problem
 from nbft.formatting import count
 from nbft.pages.environment import render
+from nbft.pages.layers import layer_table
 from nbft.redaction import redact
 from nbft.widgets.as_text import Focus, PythonView, YamlView
 from nbft.widgets.choosing import Datasets, Files, Models, Offer
@@ -255,6 +256,11 @@ class Views:
         return PythonView(self._kit)
 
     @functools.cached_property
+    def layers(self) -> Any:
+        """What the adapter adds to each layer."""
+        return self._kit.html("", "nbft-note")
+
+    @functools.cached_property
     def focus(self) -> Any:
         """Moves the focus."""
         return self._kit(Focus)
@@ -275,6 +281,8 @@ class Views:
             self._show_text()
         elif self.view == "advanced" and self.tabs.selected_index == _REVIEW:
             self._open_tab()
+        if "layers" in self.__dict__:
+            self._show_layers()
 
     def mark(self) -> None:
         """Mark changed and wrong fields, and count the changes."""
@@ -398,6 +406,10 @@ class Views:
                 blocks.setdefault(path.rpartition(".")[0], []).append(path)
         for block, paths in blocks.items():
             yield from self._group(kit, page, _title(block), paths)
+        if "peft" in sections:
+            self._show_layers()
+            yield kit.html("<h3>Layers</h3>")
+            yield self.layers
         if rare:
             rest = kit(ipywidgets.VBox)
 
@@ -422,6 +434,10 @@ class Views:
         yield kit.html(f"<h3>Changed from defaults</h3>{table if rows else '<p>Nothing.</p>'}")
         yield self.yaml.widget
         yield self.python.widget
+
+    def _show_layers(self) -> None:
+        if not self._tree.wrong:  # else it stays as it was
+            self.layers.value = str(layer_table(self._tree.config))
 
     @guarded
     def _show_text(self) -> None:

@@ -45,7 +45,8 @@ class PeftType:
         settings: Settings of the section peft that it uses, besides method and task_type.
         adapts: What all-linear means: linear layers or norms; "" if it changes no layer.
         adapts_embeddings: Whether an embedding can get an adapter.
-        excludes_layers: Whether PEFT's config class has exclude_modules.
+        excludes_layers: Whether PEFT's config class has exclude_modules. PEFT's layers_to_transform
+            is no substitute: it has no effect on layers that are named in full, as by all-linear.
         can_merge: Whether its change can be added to the weights of the model.
         changes_rows: Whether it puts virtual tokens in front of each row.
         is_float32: Whether it is trained in float32 on quantised weights, too, where TRL would make
@@ -81,7 +82,7 @@ class PeftType:
     def layers(self, config: Config) -> dict[str, Any]:
         """Return which layers get an adapter or are trained fully.
 
-        A list in which all-linear stands beside names is none that PEFT knows; the model is needed.
+        They are not always what PEFT knows; `targets.named_targets` names the layers of a model.
         """
         peft = config.peft
         targets = peft.target_modules
@@ -93,8 +94,6 @@ class PeftType:
         }
         if self.excludes_layers and (pattern := excluded_pattern(config)):
             found["exclude_modules"] = pattern
-        elif peft.layers_to_transform and not self.excludes_layers:
-            found["layers_to_transform"] = list(peft.layers_to_transform)
         return found
 
     def bias(self, peft: Peft) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.config.peft import Peft
-from nbft.errors import Problem
 from nbft.models.peft_types.peft_type import PeftType
 
 
@@ -45,17 +44,6 @@ class Vera(PeftType):
         """Count the shared matrices: wide enough for the widest layer."""
         widest = max((d_out for d_out, _ in layers), default=0)
         return peft.r * (widest + max((d_in for _, d_in in layers), default=0))
-
-    def problems(self, config: Config) -> Iterator[Problem]:
-        """Check what PEFT's VeRA lacks."""
-        if config.model.freeze_layers:
-            yield Problem(
-                "model.freeze_layers",
-                config.model.freeze_layers,
-                "cannot keep layers from getting an adapter with peft.method=vera.",
-                "Name the layers to adapt in peft.target_modules or peft.layers_to_transform.",
-                {"model.freeze_layers": []},
-            )
 
     def remarks(self, config: Config) -> Iterator[str]:
         """Say that the usual rank is higher than LoRA's."""

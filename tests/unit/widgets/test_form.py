@@ -833,3 +833,35 @@ def test_a_range_that_ends_at_one_has_one_row() -> None:
     texts = {path: range_words(setting) for path, setting in fields()}
     assert texts["data.train.datasets[0].sample_count"] == "At least 1 row."
     assert not [text for text in texts.values() if re.search(r"least 1 \w+s\b", text)]
+
+
+def test_the_layers_are_listed_with_what_the_adapter_adds(tmp_path: Path) -> None:
+    from nbft.data.tiny_model import make_tiny_model
+
+    form = Form(Config(model={"model_name": str(make_tiny_model(tmp_path))}, peft={"r": 8}))
+    form._views.show("advanced")
+    form._views.tabs.selected_index = list(TABS).index("Method")
+    table = form._views.layers
+    row = r'<th scope="row">model.layers.\*.self_attn.{}</th><td>2</td><td>{}</td><td>{}</td>'
+    assert re.search(row.format("q_proj", "64 × 64", "1,024"), table.value)
+    assert re.search(row.format("k_proj", "32 × 64", "768"), table.value)
+    assert "lm_head" not in table.value  # the head is no target
+    assert '<th scope="col">' in table.value  # a screen reader says what a number is
+    total = sum(int(n.replace(",", "")) for n in re.findall(r"<td>([\d,]+)</td></tr>", table.value))
+    assert f"LoRA r=8 adds {total:,} parameters" in table.value
+
+    form._take("peft.r", 16)
+    assert re.search(row.format("q_proj", "64 × 64", "2,048"), table.value)
+    form._take("peft.target_modules", ["q_proj"])
+    assert re.search(row.format("k_proj", "32 × 64", "none"), table.value)
+    before = table.value
+    form._take("peft.r", "x")  # while a field is wrong
+    assert table.value == before
+    form._take("peft.r", 16)
+    form._take_all({"peft.method": "ln_tuning", "peft.target_modules": ["all-linear"]})
+    assert "model.layers.*.input_layernorm</th><td>2</td><td>64</td><td>64</td>" in table.value
+    form._take("peft.method", "prompt_tuning")
+    assert "No layer is changed." in table.value
+    form._take("peft.method", "full")
+    assert "Every layer is trained" in table.value
+    form.close()
