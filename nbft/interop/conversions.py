@@ -15,6 +15,7 @@ from nbft import registry
 from nbft.config.distributed import Distributed
 from nbft.interop.report import Kind
 from nbft.interop.table import UNSET, Back, Convert, Converted
+from nbft.models.peft_types.peft_type import LAYER_WORDS
 
 if TYPE_CHECKING:
     from nbft.config import Config
@@ -252,6 +253,48 @@ def init_lora_weights(value: Any, _: Any) -> str:
     """Take how PEFT initialises an adapter: a name, or true or false."""
     name = str(value).lower()
     return {"true": "default", "false": "random"}.get(name, name)
+
+
+def layer_numbers(value: Any, _: Any) -> list[int]:
+    """Take the numbers of layers: one, several, or null for all."""
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
+def pattern_of_layers(value: Any, _: Any) -> Converted:
+    """Take what stands before the number of a layer, which nbft finds by itself where it is usual."""
+    if value in (None, *LAYER_WORDS) or (value and set(words_of(value)) <= set(LAYER_WORDS)):
+        return Converted(kind="converted", note="nbft finds the numbers of layers by itself")
+    return Converted(kind="impossible", note="write a pattern in peft.target_modules instead")
+
+
+def excluded_names(value: Any, _: Any) -> Converted:
+    """Take the names of layers that get no adapter."""
+    if not value:
+        return Converted(kind="taken", note="none, as here")
+    if not isinstance(value, list):
+        return Converted(
+            kind="impossible", note="a pattern; name the layers in peft.target_modules"
+        )
+    note = "a frozen layer gets no adapter"
+    return Converted(kind="converted", note=note, more={"model.freeze_layers": list(value)})
+
+
+def prompt_tuning_init(value: Any, _: Any) -> str:
+    """Take how virtual tokens start: a name, or that of an enumeration in code."""
+    return str(value).rpartition(".")[2].upper()
+
+
+def eva_config(value: Any, _: Any) -> Converted:
+    """Take how EVA gives out ranks."""
+    if isinstance(value, dict) and "rho" in value:
+        return Converted(kind="converted", note="rho", more={"peft.eva_rho": value["rho"]})
+    return Converted(kind="taken", note="PEFT's own default, as here")
+
+
+def loftq_config(value: Any, _: Any) -> Converted:
+    """Take the bits of LoftQ, which are those of the weights here."""
+    note = "nbft's LoftQ makes up for the 4-bit weights as they are" if value else "empty, as here"
+    return Converted(kind="converted", note=note)
 
 
 def words_of(text: Any) -> list[str]:

@@ -19,6 +19,7 @@ from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.read import Document, read_document
 from nbft.interop.table import UNSET, Convert, Converted
+from nbft.models.peft_types import peft_types
 from nbft.models.templates import NAMES
 
 _ALPACA = {"dataset_type": "alpaca_chat"}
@@ -293,10 +294,15 @@ def _quantised(value: Any, work: Work) -> Converted:
 
 
 def _peft_method(value: Any, work: Work) -> Converted:
-    ours = {"lora": "lora", "qlora": "lora", "ia3": "ia3", "full": "full", "none": "full"}
+    ours = {
+        **{name: name for name in peft_types()},
+        "qlora": "lora",
+        "full": "full",
+        "none": "full",
+    }
     name = ours.get(str(value).lower())
     if name is None:
-        return Converted(kind="impossible", note="nbft has lora, ia3 and full")
+        return Converted(kind="impossible", note=f"nbft has {', '.join(peft_types())} and full")
     more = {"quantization.load_in_4bit": True} if value == "qlora" else {}
     return Converted(
         name, "Oumi has no such key; training.use_peft is the switch", "converted", more

@@ -25,6 +25,7 @@ from nbft.interop.scripts.notes import Note, RefusalError, known_methods, unknow
 from nbft.interop.scripts.training import Training, find_training
 from nbft.interop.scripts.values import Code
 from nbft.interop.table import Convert, Converted
+from nbft.models.peft_types import peft_types
 
 
 def _switch(name: str) -> Convert:
@@ -55,9 +56,10 @@ def _checkpointing(value: Any, work: Work) -> Converted:
 
 def _peft_type(value: Any, work: Work) -> Converted:
     name = str(value).lower()
-    if name in ("lora", "ia3"):
+    if name in peft_types():
         return Converted(name)
-    return Converted(kind="impossible", note=f"nbft has lora, ia3 and full, no {value}")
+    known = ", ".join(peft_types())
+    return Converted(kind="impossible", note=f"nbft has {known} and full, no {value}")
 
 
 def _save_steps(value: Any, work: Work) -> Converted:

@@ -20,13 +20,13 @@ from nbft.errors import Problem
 from nbft.models.adapters import adapter_of
 from nbft.models.freezing import frozen_pattern
 from nbft.models.peft_types import PeftType, excluded_pattern, peft_type_of
-from nbft.models.peft_types.peft_type import fits
+from nbft.models.peft_types.peft_type import LAYER_WORDS, fits
 
 _HEAD = "lm_head"
 _LINEAR = ("Linear", "Conv1D")
 _MATRICES = (*_LINEAR, "Embedding")
 _MATRIX = "layer with a matrix of weights"
-_NUMBER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)(?:\.|$)")
+_NUMBER = re.compile(rf"(?:^|\.)(?:{'|'.join(LAYER_WORDS)})\.(\d+)(?:\.|$)")
 _PREFIXES = ("", "model.", "transformer.", "model.language_model.", "gpt_neox.", "base_model.")
 """What may stand before the names in a file once the model is loaded."""
 

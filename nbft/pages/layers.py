@@ -26,14 +26,14 @@ def layer_table(config: Config) -> Markup:
     if not groups:
         return Markup("<p>The layers are listed once the model is on this machine.</p>")
     what = "norms" if kind.adapts == "norms" else "linear layers"
-    total = sum(one.count * one.added for one in groups)
+    total = sum(one.number * one.added for one in groups)
     rows = [
         (
             one.name,
-            count(one.count),
+            count(one.number),
             count(one.d_in) if one.d_out == 1 else f"{count(one.d_out)} × {count(one.d_in)}",
             count(one.added) if one.added else "none",
-            count(one.count * one.added) if one.added else "none",
+            count(one.number * one.added) if one.added else "none",
         )
         for one in groups
     ]

@@ -18,13 +18,13 @@ class LayerGroup(NamedTuple):
 
     Attributes:
         name: Their name, with * for the number of the layer.
-        count: How many there are.
+        number: How many there are.
         d_out, d_in: Shape of each one's weight.
         added: Trained parameters that the adapter adds to each; 0 where it adds none.
     """
 
     name: str
-    count: int
+    number: int
     d_out: int
     d_in: int
     added: int
@@ -49,7 +49,7 @@ def _grouped(layers: Iterable[LayerParameters]) -> list[LayerGroup]:
     """Return groups of layers, in the order of the first of each.
 
     >>> layers = [LayerParameters(f"layers.{n}.q_proj", 8, 8, 32 * (n < 2)) for n in range(3)]
-    >>> [(one.name, one.count, one.added) for one in _grouped(layers)]
+    >>> [(one.name, one.number, one.added) for one in _grouped(layers)]
     [('layers.*.q_proj', 2, 32), ('layers.*.q_proj', 1, 0)]
     """
     counts: dict[tuple[str, int, int, int], int] = {}

@@ -36,6 +36,7 @@ from nbft.interop.scripts.values import (
     found_in,
     plain,
 )
+from nbft.models.peft_types import peft_types
 
 
 @dataclass
@@ -96,7 +97,7 @@ def _without_trainer(program: Program, folder: Path) -> Training | None:
             found.setdefault("model", call)
         if call.name == "get_peft_model":
             found["model"] = call
-        if call.name in ("LoraConfig", "IA3Config"):
+        if call.name in {kind.config_class for kind in peft_types().values()}:
             found["peft_config"] = call
         if call.name.endswith("TrainingArguments") or call.name == "SFTConfig":
             found["args"] = call
@@ -422,11 +423,11 @@ class _Reading:
         config = configs[0]
         self.training.blocks["LoraConfig"] = config
         if config.name != "LoraConfig":
-            kind = {"IA3Config": "ia3"}.get(config.name)
-            if kind:
+            kinds = {kind.config_class: kind.name for kind in peft_types().values()}
+            if kind := kinds.get(config.name):
                 self.note(config.name, "converted", "", config.line, peft__method=kind)
             else:
-                why = "nbft has lora, ia3 and full; choose peft.method before training"
+                why = f"nbft has {', '.join(kinds.values())} and full; choose peft.method before training"
                 self.note(config.name, "impossible", why, config.line)
 
     # Defaults of their own

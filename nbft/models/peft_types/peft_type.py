@@ -16,8 +16,10 @@ from nbft.models.freezing import frozen_pattern
 
 _OF_LAYERS = {"target_modules", "layers_to_transform", "modules_to_save"}
 
-_LAYER = r"(?:.*\.)?(?:layers|h|blocks|block|layer)"
+LAYER_WORDS = ("layers", "h", "blocks", "block", "layer")
 """What stands before the number of a layer."""
+
+_LAYER = rf"(?:.*\.)?(?:{'|'.join(LAYER_WORDS)})"
 
 
 class LayerParameters(NamedTuple):

@@ -25,7 +25,7 @@ def test_every_setting_has_an_entry():
 def test_ranges_and_defaults_in_words():
     by_path = {setting.path: setting for setting in settings()}
     method = range_words(by_path["peft.method"])
-    assert method == "One of lora, ia3, oft, full."
+    assert method == "One of lora, adalora, vera, oft, ia3, ln_tuning, prompt_tuning, full."
     assert range_words(by_path["training.run_name"]) == "Text; may be empty."
     assert "any of tensorboard" in range_words(by_path["tracking.report_to"]).lower()
     assert default_words(by_path["training.run_name"]) == "empty"

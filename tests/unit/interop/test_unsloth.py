@@ -1290,3 +1290,17 @@ def test_the_notebook_of_the_examples():
     assert not lines(report, "impossible", "unknown", "deviates")
     assert line(report, "from_pretrained.max_seq_length").place == "cell 3, line 3"
     assert line(report, "train_on_responses_only").place == "cell 7, line 22"
+
+
+def test_every_kind_of_adapter_is_taken_from_a_script(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from peft import AdaLoraConfig\nfrom trl import SFTTrainer\n"
+        "adapter = AdaLoraConfig(init_r=10, target_r=6, tinit=3, tfinal=4, deltaT=2, total_step=40,\n"
+        "    target_modules=['q_proj'], layers_to_transform=1, rank_pattern=None)\n"
+        "trainer = SFTTrainer('a/b', train_dataset=None, peft_config=adapter)\ntrainer.train()\n"
+    )
+    config, _ = import_file(script, "unsloth")
+    peft = config.peft
+    assert (peft.method, peft.init_r, peft.r, peft.deltaT) == ("adalora", 10, 6, 2)
+    assert (peft.tinit, peft.tfinal, peft.layers_to_transform) == (3, 4, [1])

@@ -418,3 +418,25 @@ def test_rows_that_nobody_could_find_are_said(imported, system, text, said):
     assert any(said in line.note for line in report.dropped)
     with pytest.raises(ConfigError, match=said):
         imported(system, text, strict=True)
+
+
+def test_ranks_and_numbers_of_layers_are_taken_from_axolotl(imported):
+    config, report = imported(
+        "axolotl",
+        "base_model: a/b\nadapter: lora\nlora_rank_pattern: {q_proj: 4}\n"
+        "lora_alpha_pattern: {q_proj: 8}\npeft_layers_to_transform: [0, 1]\n"
+        "peft_layers_pattern: layers\npeft_init_lora_weights: eva\n",
+    )
+    assert config.peft.rank_pattern == {"q_proj": 4}
+    assert config.peft.alpha_pattern == {"q_proj": 8.0}
+    assert config.peft.layers_to_transform == [0, 1]
+    assert config.peft.init_lora_weights == "eva"
+    assert not report.dropped
+
+
+def test_layers_without_an_adapter_are_frozen(imported):
+    config, report = imported(
+        "oumi", "training: {use_peft: true}\npeft: {lora_exclude_modules: [lm_head, layers.0]}\n"
+    )
+    assert config.model.freeze_layers == ["lm_head", "layers.0"]
+    assert not report.dropped
