@@ -286,3 +286,21 @@ def test_the_form_works_in_other_front_ends(
     expect(rate).to_have_value("2e-4")
     assert axe(form) == []
     notebook.screenshot(f"form-{app}")
+
+
+def test_the_layers_are_listed_with_what_the_adapter_adds(
+    form: Locator, notebook: Notebook, axe: Callable[[Locator], list[str]]
+) -> None:
+    form.get_by_label("Advanced", exact=True).check()
+    form.get_by_role("tab", name="Method").click()
+    table = form.get_by_role("table").filter(has_text="added to each")
+    query = table.get_by_role("row", name="self_attn.q_proj")
+    expect(query).to_contain_text("576 × 576")
+    rank = form.get_by_label("LoRA rank", exact=True)
+    before = int(rank.input_value())
+    expect(query).to_contain_text(f"{before * (576 + 576):,}")
+    rank.fill(str(2 * before))
+    rank.press("Tab")
+    expect(query).to_contain_text(f"{2 * before * (576 + 576):,}")
+    notebook.screenshot("form-layers", form)
+    assert axe(form) == []
