@@ -884,6 +884,7 @@ def _training(config: Config, decisions: Decisions) -> str:
         lines += [_FLOAT32_ADAPTER]
     if kind is not None and kind.name == "adalora":
         lines += ["trainer.add_callback(RankAllocation(trainer.model))"]
+        lines += [f"keep_orthogonal(trainer, {config.peft.orth_reg_weight})"]
     model, ratio = config.model, config.peft.loraplus_lr_ratio
     if model.freeze_layers:
         lines += [f"freeze(trainer.model, {model.freeze_layers!r})"]

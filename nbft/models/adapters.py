@@ -108,8 +108,13 @@ def with_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
 
     from nbft.models.peft_types import peft_types
 
-    adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+    changes_rows = peft.PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+    now = is_trainable and not changes_rows  # PEFT refuses to train loaded virtual tokens
+    adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=now)
     (about,) = adapted.peft_config.values()
+    if is_trainable and changes_rows:
+        about.inference_mode = False
+        adapted.prompt_encoder.requires_grad_(True)
     found_type = str(getattr(about.peft_type, "value", about.peft_type)).lower()
     kind = peft_types().get(found_type)
     if kind is not None and kind.fit_types(adapted):

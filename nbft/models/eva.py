@@ -56,6 +56,9 @@ def use_eva(model: Any, rows: Any, pad_token_id: int) -> None:
         show_progress_bar=False,
         gather_distributed_inputs=False,
     )
+    for name, p in model.named_parameters():
+        if ".lora_" in name and p.dtype.itemsize < 4:  # PEFT makes layers of another rank anew
+            p.data = p.data.float()
 
 
 def _batches(rows: Any, pad_token_id: int, tokens: int) -> list[dict[str, torch.Tensor]]:

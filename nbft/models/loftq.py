@@ -37,10 +37,12 @@ def use_loftq(model: Any, folder: Path | None) -> None:
         for name, layer in model.named_modules()
         if hasattr(layer, "lora_A") and hasattr(layer.get_base_layer().weight, "quant_state")
     }
+    missing = set(layers)
     for file in files:
         with safe_open(file, "pt") as weights:
             for name in layers.keys() & set(weights.keys()):
                 layer = layers[name]
+                missing.discard(name)
                 rounded = dequantize_module_weight(layer.get_base_layer()).float()
                 lost = weights.get_tensor(name).to(rounded.device, torch.float32) - rounded
                 (adapter,) = layer.lora_A
@@ -49,3 +51,6 @@ def use_loftq(model: Any, folder: Path | None) -> None:
                 root = (s[:rank] / scaling).sqrt()
                 layer.lora_A[adapter].weight.data.copy_(root[:, None] * v[:rank])
                 layer.lora_B[adapter].weight.data.copy_(u[:, :rank] * root)
+    if missing:
+        why = f"compares with the unquantised weights, but their files lack {min(missing)}."
+        raise ConfigError(Problem("peft.init_lora_weights", "loftq", why, "Use default."))

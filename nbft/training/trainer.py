@@ -228,11 +228,9 @@ def build_trainer(
         resumption=resumption,
     )
     trainer.nbft_peft_type = kind
-    if kind is not None:
-        if is_new:
-            kind.fit_types(trainer.model)
-        for callback in kind.callbacks(trainer.model):
-            trainer.add_callback(callback)
+    if kind is not None and is_new:
+        kind.fit_types(trainer.model)
+        kind.join(trainer, config)
     trainer.nbft_initial = initial
     for name, p in trainer.model.named_parameters():
         if name in in_float32:

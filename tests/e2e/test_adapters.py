@@ -5,13 +5,11 @@ That a resumed run is the uninterrupted one is tested in `test_trajectories.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import nbft
 from nbft.evaluate.generate import token_losses
@@ -24,10 +22,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "rsLoRA": {"peft__use_rslora": True},
     "DoRA": {"peft__use_dora": True},
     "PiSSA": {"peft__init_lora_weights": "pissa"},
-    "PiSSA with rsLoRA": {"peft__init_lora_weights": "pissa", "peft__use_rslora": True},
     "PiSSA, bfloat16": {"peft__init_lora_weights": "pissa", "model__dtype": "bfloat16"},
     "OLoRA": {"peft__init_lora_weights": "olora"},
-    "EVA": {"peft__init_lora_weights": "eva"},
+    "EVA": {"peft__init_lora_weights": "eva", "model__dtype": "bfloat16"},
     "LoftQ": {"peft__init_lora_weights": "loftq", "quantization__load_in_4bit": True},
     "LoRA+": {"peft__loraplus_lr_ratio": 4.0},
     "patterns": {
@@ -126,6 +123,35 @@ def test_trained_saved_reloaded_and_merged(train: Callable[..., nbft.Run], name:
     )
 
 
+def test_adaloras_loss_has_its_term_whatever_the_trainer(train: Callable[..., nbft.Run]) -> None:
+    """TRL computes a loss of its own, to which PEFT cannot add one."""
+    many = {"peft__method": "adalora", "training__per_device_train_batch_size": 36}
+    sft, base, without = (
+        losses(train(**many, **more))
+        for more in (
+            {"training__gradient_accumulation_steps": 1},
+            {"training__method": "base"},
+            {"peft__orth_reg_weight": 0.0},
+        )
+    )
+    assert sft == pytest.approx(base, rel=1e-3)
+    assert sft[0] > without[0] + 1
+    assert sft[-1] - without[-1] < sft[0] - without[0]  # it makes A and B more orthogonal
+
+
+@pytest.mark.parametrize("name", ["PiSSA", "adalora", "ln_tuning", "prompt_tuning"])
+def test_a_saved_adapter_is_trained_further(train: Callable[..., nbft.Run], name: str) -> None:
+    many: dict[str, Any] = {"training__per_device_train_batch_size": 36}
+    many |= {"peft__orth_reg_weight": 0.0} if name == "adalora" else {}
+    first = train(**many, **KINDS[name])
+    method = first.config.peft.method
+    adapter = str(first.path / "adapter")
+    more = train(**many, peft__method=method, model__adapter_name_or_path=adapter)
+    assert more.status == "completed", more.problems
+    assert losses(more)[0] < losses(first)[0]
+    assert losses(more)[-1] < losses(more)[0]
+
+
 def _perplexities(run: nbft.Run) -> tuple[float, float]:
     found = [
         e["scores"]["perplexity"]
@@ -133,9 +159,3 @@ def _perplexities(run: nbft.Run) -> tuple[float, float]:
         if e["event"] == "scores" and e["split"] == "validation"
     ]
     return found[0], found[-1]
-
-
-def _file(run: nbft.Run) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    folder = run.path / "adapter"
-    about = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return about, load_file(folder / "adapter_model.safetensors")

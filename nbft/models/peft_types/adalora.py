@@ -109,16 +109,16 @@ class AdaLora(PeftType):
         )
         if peft.orth_reg_weight:
             yield (
-                "The losses include AdaLoRA's orthogonality term, so they are higher than those of "
-                "other methods; peft.orth_reg_weight=0 leaves it out."
+                "The training loss includes AdaLoRA's orthogonality term, so it is higher than that of "
+                "other methods; peft.orth_reg_weight=0 leaves it out. The held-out loss is without it."
             )
 
-    def callbacks(self, model: Any) -> list[Any]:
-        """Return the callback that moves the ranks."""
-        from nbft.models.rank_allocation import RankAllocation
+    def join(self, trainer: Any, config: Config) -> None:
+        """Add the callback that moves the ranks, and the term of the loss."""
+        from nbft.models.rank_allocation import RankAllocation, keep_orthogonal
 
-        allocator = getattr(model.base_model, "rankallocator", None)
-        return [RankAllocation(model)] if allocator is not None else []
+        trainer.add_callback(RankAllocation(trainer.model))
+        keep_orthogonal(trainer, config.peft.orth_reg_weight)
 
     def state(self, model: Any) -> dict[str, Any]:
         """Return all matrices, and the importance of their rows."""

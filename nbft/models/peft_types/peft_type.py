@@ -163,9 +163,8 @@ class PeftType:
                     layer.register_forward_hook(as_narrow_as_input)
         return False
 
-    def callbacks(self, model: Any) -> list[Any]:
-        """Return the callbacks that it needs."""
-        return []
+    def join(self, trainer: Any, config: Config) -> None:
+        """Add to a trainer what the adapter needs during training."""
 
     def state(self, model: Any) -> dict[str, Any] | None:
         """Return what a checkpoint holds besides PEFT's files; None if nothing."""
