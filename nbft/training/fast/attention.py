@@ -42,6 +42,7 @@ def attend_within_rows(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     row_lengths: list[int] | None = None,
+    row_branches: list[tuple[int, int, int]] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each row.
@@ -59,6 +60,8 @@ def attend_within_rows(
             as in generation.
         max_length_q: Tokens of the longest row.
         row_lengths: Tokens of each row; read from the device when None.
+        row_branches: Of rows with two answers to one prompt, the tokens of the prompt and of each
+            answer; None where no row has two. Neither answer attends to the other.
         **kwargs: For torch's own attention.
 
     Returns:
@@ -72,6 +75,9 @@ def attend_within_rows(
     device, dtype = query.device.type, query.dtype
     if torch.is_autocast_enabled(device):  # rotary embeddings leave queries and keys in float32
         dtype = torch.get_autocast_dtype(device)
+    if row_branches is not None:
+        rows = query, key, value
+        return _by_branches(rows, scaling, sliding_window, row_branches, dropout), None
     if max_length_q is not None and not dropout and _takes_varlen(query, key, dtype):
         rows = query.to(dtype), key.to(dtype), value.to(dtype)
         return _by_varlen(rows, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
@@ -104,31 +110,57 @@ def _row_by_row(
     lengths: list[int],
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    query, key, _ = rows
-    outputs = []
     # Split, not sliced: the gradient of each slice would be as large as all rows.
-    for q, k, v in zip(*(part.split(lengths, dim=2) for part in rows), strict=True):
-        length = q.shape[2]
-        window = sliding_window if sliding_window and sliding_window < length else None
-        if length <= SHORT_ROW_TOKENS and not dropout and not query.is_cuda:
-            outputs.append(_by_products(q, k, v, scaling, window))
-        else:
-            mask = None
-            if window is not None:
-                mask = _mask(length, window, query.dtype, query.device) == 0
-            outputs.append(
-                functional.scaled_dot_product_attention(
-                    q,
-                    k,
-                    v,
-                    attn_mask=mask,
-                    dropout_p=dropout,
-                    is_causal=mask is None,
-                    scale=scaling,
-                    enable_gqa=query.shape[1] != key.shape[1],
-                )
-            )
+    every = zip(*(part.split(lengths, dim=2) for part in rows), strict=True)
+    outputs = [_attend(q, k, v, scaling, sliding_window, dropout) for q, k, v in every]
     return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _by_branches(
+    rows: _Rows,
+    scaling: float,
+    sliding_window: int | None,
+    branches: list[tuple[int, int, int]],
+    dropout: float,
+) -> torch.Tensor:
+    """Attend within rows of a prompt with two answers: each answer after the prompt."""
+    outputs = []
+    every = zip(branches, *(part.split([*map(sum, branches)], dim=2) for part in rows), strict=True)
+    for (prompt, first, second), q, k, v in every:
+        one, other = q.split([prompt + first, second], dim=2)
+        keys, values = (part.split([prompt, first, second], dim=2) for part in (k, v))
+        for queries, place in ((one, 1), (other, 2)):
+            key, value = (torch.cat([part[0], part[place]], dim=2) for part in (keys, values))
+            outputs.append(_attend(queries, key, value, scaling, sliding_window, dropout))
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    sliding_window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Attend within one row, of whose tokens the last ones ask: query [1, heads, q, d]."""
+    length = key.shape[2]
+    window = sliding_window if sliding_window and sliding_window < length else None
+    if length <= SHORT_ROW_TOKENS and not dropout and not query.is_cuda:
+        return _by_products(query, key, value, scaling, window)
+    mask, asking = None, query.shape[2]
+    if window is not None or asking < length:
+        mask = _mask(asking, length, window, query.dtype, query.device) == 0
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 def _by_varlen(
@@ -239,18 +271,20 @@ def _by_products(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int | None
 ) -> torch.Tensor:
     """Attend by two matrix products; query heads that share a key head form one matrix."""
-    _, heads, length, width = query.shape
-    groups = key.shape[1]
+    _, heads, asking, width = query.shape
+    groups, length = key.shape[1:3]
     scores = torch.bmm(query.reshape(groups, -1, width) * scaling, key[0].transpose(1, 2))
-    scores.view(heads, length, length).add_(_mask(length, window, query.dtype, query.device))
-    return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, length, width)
+    mask = _mask(asking, length, window, query.dtype, query.device)
+    scores.view(heads, asking, length).add_(mask)
+    return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, asking, width)
 
 
 def _mask(
-    length: int, window: int | None, dtype: torch.dtype, device: torch.device
+    asking: int, length: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Return 0 where a token may attend and minus infinity elsewhere, [length, length]."""
-    return _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype, device)[:length, :length]
+    """Return 0 where the last tokens of a row may attend and minus infinity elsewhere, [q, k]."""
+    whole = _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype, device)
+    return whole[length - asking : length, :length]
 
 
 @functools.lru_cache(maxsize=4)
