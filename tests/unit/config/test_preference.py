@@ -50,7 +50,7 @@ def test_the_former_preference_method_is_the_training_method():
     assert (given.training.method, given.preference.beta) == ("dpo", 0.2)
     assert nbft.Config(preference={"method": None}).training.method == "sft"
     assert nbft.Config().override("preference.method=kto").training.method == "kto"
-    with pytest.raises(ConfigError, match="training.method='magic'"):
+    with pytest.raises(ConfigError, match=r"training\.method='magic'"):
         nbft.Config(preference={"method": "magic"})
 
 
