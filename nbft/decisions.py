@@ -246,7 +246,7 @@ def _choose_parts(
         for part, obstacle in obstacles.items()
     }
     if "shared_prompt" in method_of(config).fast_parts:
-        obstacle = _shared_prompt(config, device, parts["row_attention"])
+        obstacle = _shared_prompt(config, parts["row_attention"])
         parts["shared_prompt"] = Choice("off" if obstacle else "on", obstacle or _SHARED_GAIN)
     if parts["row_attention"].value == "on" and device == "cuda" and not has_flash_attention():
         reason = f"{_GAIN['row_attention']}, one row at a time: FlashAttention needs a newer GPU"
@@ -334,12 +334,10 @@ def _row_attention(config: Config, device: str, model: _Model, *, joined: bool) 
     return "" if device in _ATTENDS_BY_ROW else f"{device} has its own kernels"
 
 
-def _shared_prompt(config: Config, device: str, row_attention: Choice) -> str:
+def _shared_prompt(config: Config, row_attention: Choice) -> str:
     if config.speed.shared_prompt == "off":
         return _SET
-    if row_attention.value == "off":
-        return "it needs row_attention"
-    return "" if device == "cpu" else f"on {device} FlashAttention takes whole rows"
+    return "it needs row_attention" if row_attention.value == "off" else ""
 
 
 def _label_head(config: Config, device: str, mixed_precision: str, model: _Model) -> str:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -71,13 +72,16 @@ def attend_within_rows(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
+    if row_branches is not None:
+        apart = _apart(tuple(row_branches), query.device)
+        rows = (part.index_select(2, apart.there) for part in (query, key, value))
+        within = (apart.begins, apart.longest, apart.lengths)
+        more = (attention_mask, dropout, scaling, sliding_window, *within)
+        return attend_within_rows(module, *rows, *more)[0].index_select(1, apart.back), None
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     device, dtype = query.device.type, query.dtype
     if torch.is_autocast_enabled(device):  # rotary embeddings leave queries and keys in float32
         dtype = torch.get_autocast_dtype(device)
-    if row_branches is not None:
-        rows = query, key, value
-        return _by_branches(rows, scaling, sliding_window, row_branches, dropout), None
     if max_length_q is not None and not dropout and _takes_varlen(query, key, dtype):
         rows = query.to(dtype), key.to(dtype), value.to(dtype)
         return _by_varlen(rows, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
@@ -91,6 +95,40 @@ def attend_within_rows(
 
 _Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Queries [1, heads, s, d], keys and values [1, key heads, s, d]."""
+
+
+class _Apart(NamedTuple):
+    """How rows with two answers become rows with one, each after the prompt.
+
+    Attributes:
+        there: The token of each place of the rows with one answer, [m].
+        back: The place of each token among them, [n]; of a prompt in the first row.
+        lengths: Tokens of each of these rows.
+        begins: Where they begin and the last ends.
+        longest: Tokens of the longest.
+    """
+
+    there: torch.Tensor
+    back: torch.Tensor
+    lengths: list[int]
+    begins: torch.Tensor
+    longest: int
+
+
+@functools.lru_cache(maxsize=8)
+def _apart(branches: tuple[tuple[int, int, int], ...], device: torch.device) -> _Apart:
+    there: list[int] = []
+    back: list[int] = []
+    lengths: list[int] = []
+    for prompt, first, second in branches:
+        begin, place = len(back), len(there)
+        split, end = begin + prompt + first, begin + prompt + first + second
+        there += [*range(begin, split), *range(begin, begin + prompt), *range(split, end)]
+        back += [*range(place, place + prompt + first), *range(len(there) - second, len(there))]
+        lengths += [prompt + first, prompt + second]
+    begins = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    indices = (torch.tensor(numbers, device=device) for numbers in (there, back))
+    return _Apart(*indices, lengths, begins, max(lengths))
 
 
 def _with_all_heads(rows: _Rows) -> _Rows:
@@ -110,57 +148,31 @@ def _row_by_row(
     lengths: list[int],
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    # Split, not sliced: the gradient of each slice would be as large as all rows.
-    every = zip(*(part.split(lengths, dim=2) for part in rows), strict=True)
-    outputs = [_attend(q, k, v, scaling, sliding_window, dropout) for q, k, v in every]
-    return torch.cat(outputs, dim=2).transpose(1, 2)
-
-
-def _by_branches(
-    rows: _Rows,
-    scaling: float,
-    sliding_window: int | None,
-    branches: list[tuple[int, int, int]],
-    dropout: float,
-) -> torch.Tensor:
-    """Attend within rows of a prompt with two answers: each answer after the prompt."""
+    query, key, _ = rows
     outputs = []
-    every = zip(branches, *(part.split([*map(sum, branches)], dim=2) for part in rows), strict=True)
-    for (prompt, first, second), q, k, v in every:
-        one, other = q.split([prompt + first, second], dim=2)
-        keys, values = (part.split([prompt, first, second], dim=2) for part in (k, v))
-        for queries, place in ((one, 1), (other, 2)):
-            key, value = (torch.cat([part[0], part[place]], dim=2) for part in (keys, values))
-            outputs.append(_attend(queries, key, value, scaling, sliding_window, dropout))
+    # Split, not sliced: the gradient of each slice would be as large as all rows.
+    for q, k, v in zip(*(part.split(lengths, dim=2) for part in rows), strict=True):
+        length = q.shape[2]
+        window = sliding_window if sliding_window and sliding_window < length else None
+        if length <= SHORT_ROW_TOKENS and not dropout and not query.is_cuda:
+            outputs.append(_by_products(q, k, v, scaling, window))
+        else:
+            mask = None
+            if window is not None:
+                mask = _mask(length, window, query.dtype, query.device) == 0
+            outputs.append(
+                functional.scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=mask,
+                    dropout_p=dropout,
+                    is_causal=mask is None,
+                    scale=scaling,
+                    enable_gqa=query.shape[1] != key.shape[1],
+                )
+            )
     return torch.cat(outputs, dim=2).transpose(1, 2)
-
-
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float,
-    sliding_window: int | None,
-    dropout: float,
-) -> torch.Tensor:
-    """Attend within one row, of whose tokens the last ones ask: query [1, heads, q, d]."""
-    length = key.shape[2]
-    window = sliding_window if sliding_window and sliding_window < length else None
-    if length <= SHORT_ROW_TOKENS and not dropout and not query.is_cuda:
-        return _by_products(query, key, value, scaling, window)
-    mask, asking = None, query.shape[2]
-    if window is not None or asking < length:
-        mask = _mask(asking, length, window, query.dtype, query.device) == 0
-    return functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=mask is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
 
 
 def _by_varlen(
@@ -271,20 +283,18 @@ def _by_products(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int | None
 ) -> torch.Tensor:
     """Attend by two matrix products; query heads that share a key head form one matrix."""
-    _, heads, asking, width = query.shape
-    groups, length = key.shape[1:3]
+    _, heads, length, width = query.shape
+    groups = key.shape[1]
     scores = torch.bmm(query.reshape(groups, -1, width) * scaling, key[0].transpose(1, 2))
-    mask = _mask(asking, length, window, query.dtype, query.device)
-    scores.view(heads, asking, length).add_(mask)
-    return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, asking, width)
+    scores.view(heads, length, length).add_(_mask(length, window, query.dtype, query.device))
+    return torch.bmm(scores.softmax(-1), value[0]).view(1, heads, length, width)
 
 
 def _mask(
-    asking: int, length: int, window: int | None, dtype: torch.dtype, device: torch.device
+    length: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """Return 0 where the last tokens of a row may attend and minus infinity elsewhere, [q, k]."""
-    whole = _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype, device)
-    return whole[length - asking : length, :length]
+    """Return 0 where a token may attend and minus infinity elsewhere, [length, length]."""
+    return _whole_mask(max(length, SHORT_ROW_TOKENS), window, dtype, device)[:length, :length]
 
 
 @functools.lru_cache(maxsize=4)
