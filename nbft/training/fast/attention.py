@@ -74,10 +74,19 @@ def attend_within_rows(
         )
     if row_branches is not None:
         apart = _apart(tuple(row_branches), query.device)
-        rows = (part.index_select(2, apart.there) for part in (query, key, value))
-        within = (apart.begins, apart.longest, apart.lengths)
-        more = (attention_mask, dropout, scaling, sliding_window, *within)
-        return attend_within_rows(module, *rows, *more)[0].index_select(1, apart.back), None
+        query, key, value = (part.index_select(2, apart.there) for part in (query, key, value))
+        found, _ = attend_within_rows(
+            module,
+            *(query, key, value),
+            attention_mask=None,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            cu_seq_lens_q=apart.begins,
+            max_length_q=apart.longest,
+            row_lengths=apart.lengths,
+        )
+        return found.index_select(1, apart.back), None
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     device, dtype = query.device.type, query.dtype
     if torch.is_autocast_enabled(device):  # rotary embeddings leave queries and keys in float32
@@ -127,8 +136,8 @@ def _apart(branches: tuple[tuple[int, int, int], ...], device: torch.device) -> 
         back += [*range(place, place + prompt + first), *range(len(there) - second, len(there))]
         lengths += [prompt + first, prompt + second]
     begins = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
-    indices = (torch.tensor(numbers, device=device) for numbers in (there, back))
-    return _Apart(*indices, lengths, begins, max(lengths))
+    indices = [torch.tensor(numbers, device=device) for numbers in (there, back)]
+    return _Apart(indices[0], indices[1], lengths, begins, max(lengths))
 
 
 def _with_all_heads(rows: _Rows) -> _Rows:
