@@ -28,6 +28,7 @@ from nbft.models.peft_types import peft_type_of
 from nbft.models.targets import trains_head
 
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
+"""Parts of the fast path that every method could have; pairs of answers have one more."""
 
 FAST_CHUNK_TOKENS = 256
 """Tokens whose logits exist at a time; larger chunks are no faster, smaller ones slower."""
@@ -59,7 +60,7 @@ class Decisions:
         device: Device to train on.
         dtype: Number type of the weights in memory.
         mixed_precision: Number type of the computation: bf16, fp16 or no.
-        parts: "on" or "off" for each of `PARTS`.
+        parts: "on" or "off" for each of `PARTS`, and what else the method has.
     """
 
     device: Choice
@@ -69,7 +70,7 @@ class Decisions:
 
     def uses(self, part: str) -> bool:
         """Whether a part of the fast path is used."""
-        return self.parts[part].value == "on"
+        return part in self.parts and self.parts[part].value == "on"
 
     @property
     def padding_free(self) -> bool:
@@ -95,6 +96,7 @@ class Decisions:
         """Read the values of `to_dict`, or return None if they are something else."""
         try:
             parts = {name: Choice(**values["parts"][name]) for name in PARTS}
+            parts |= {name: Choice(**one) for name, one in values["parts"].items()}
             names = ("device", "dtype", "mixed_precision")
             device, dtype, mixed_precision = (Choice(**values[name]) for name in names)
             return cls(device, dtype, mixed_precision, parts)
@@ -246,6 +248,9 @@ def _choose_parts(
         part: Choice("off", obstacle) if obstacle else Choice("on", _GAIN[part])
         for part, obstacle in obstacles.items()
     }
+    if "shared_prompt" in method_of(config).fast_parts:
+        obstacle = _shared_prompt(config, parts["row_attention"])
+        parts["shared_prompt"] = Choice("off" if obstacle else "on", obstacle or _SHARED_GAIN)
     if parts["row_attention"].value == "on" and device == "cuda" and not has_flash_attention():
         reason = f"{_GAIN['row_attention']}, one row at a time: FlashAttention needs a newer GPU"
         parts["row_attention"] = Choice("on", reason)
@@ -275,6 +280,7 @@ _GAIN = {
     "fused_lora": "computes no gradients of frozen weights",
     "lean_norm": "keeps one copy of a norm's input instead of four",
 }
+_SHARED_GAIN = "computes a prompt once for both of its answers"
 
 
 def _read(model: Path | None) -> dict[str, Any]:
@@ -342,6 +348,12 @@ def _row_attention(config: Config, device: str, model: _Model, *, joined: bool) 
     return "" if device in _ATTENDS_BY_ROW else f"{device} has its own kernels"
 
 
+def _shared_prompt(config: Config, row_attention: Choice) -> str:
+    if config.speed.shared_prompt == "off":
+        return _SET
+    return "it needs row_attention" if row_attention.value == "off" else ""
+
+
 def _label_head(config: Config, device: str, mixed_precision: str, model: _Model) -> str:
     method, memory = method_of(config), config.memory
     if "label_head" not in method.fast_parts:
@@ -352,7 +364,7 @@ def _label_head(config: Config, device: str, mixed_precision: str, model: _Model
         return _SET
     if best_measure(config) == "entropy":
         return "it computes no entropy, which checkpoint.metric_for_best_model names"
-    if device != "cpu":
+    if device != "cpu" and not method.computes_loss:
         return f"TRL has its own kernel for {device}"
     if mixed_precision == "fp16":
         return "fp16 scales the loss"

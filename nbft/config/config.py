@@ -83,7 +83,7 @@ class Config(Section):
 
     def __init__(self, /, **sections: Any) -> None:
         try:  # a section whose settings are all commented out is null in YAML
-            super().__init__(**{k: v for k, v in sections.items() if v is not None})
+            super().__init__(**_renamed({k: v for k, v in sections.items() if v is not None}))
         except ValidationError as error:
             raise ConfigError(problems_of(error, type(self))) from None
         if not sys._getframe(1).f_code.co_filename.startswith(_PACKAGE):
@@ -294,6 +294,20 @@ class Config(Section):
     def to_python(self) -> str:
         """Return equivalent plain Python code with transformers, TRL and PEFT."""
         return facade.to_python(self)  # type: ignore[no-any-return]
+
+
+def _renamed(sections: dict[str, Any]) -> dict[str, Any]:
+    """Return sections without the former preference.method, which is training.method now."""
+    preference, training = sections.get("preference"), sections.get("training", {})
+    if not isinstance(preference, Mapping) or not isinstance(training, Mapping):
+        return sections
+    if preference.get("method") is None:
+        return {**sections, "preference": {k: v for k, v in preference.items() if k != "method"}}
+    rest = dict(preference)
+    method = rest.pop("method")
+    if training.get("method", "sft") == "sft":  # as it is by default
+        training = {**training, "method": method}
+    return {**sections, "preference": rest, "training": training}
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Settings of preference training, which is not supported yet and rejected by `nbft.plan.checks`."""
+"""Settings of preference training: DPO, KTO, ORPO, CPO and their losses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Preference(Section):
-    """Learning from pairs of a better and a worse answer. Not supported yet."""
+    """Learning from better and worse answers, with training.method dpo, kto, orpo or cpo."""
 
-    method: Literal["dpo"] | None = setting(
-        label="Preference method",
-        help="dpo learns from pairs of answers; when empty, the model imitates the answers.",
-        source="DPO, arXiv:2305.18290",
-    )
     beta: float = setting(
         0.1,
         label="Beta",
@@ -23,19 +18,48 @@ class Preference(Section):
         le=10,
         usual=(0.05, 0.5),
         source="DPO, arXiv:2305.18290; TRL DPOConfig.beta",
+        why="A small beta lets the model move far from where it started, and forget more of it. "
+        "Without a reference model, beta scales the difference between the two answers (with "
+        "simpo, 2 to 2.5 are usual); with orpo, it weighs the odds ratio.",
     )
-    loss_type: Literal[
-        "sigmoid", "hinge", "ipo", "simpo", "orpo", "dpop", "kto_pair", "sppo_hard"
-    ] = setting(
-        "sigmoid",
-        help="Loss: sigmoid is the original DPO, ipo does not saturate, simpo needs no reference.",
+    loss_type: (
+        Literal[
+            "sigmoid",
+            "hinge",
+            "ipo",
+            "simpo",
+            "orpo",
+            "dpop",
+            "kto_pair",
+            "sppo_hard",
+            "nca_pair",
+            "sigmoid_norm",
+            "robust",
+            "exo_pair",
+            "bco_pair",
+            "apo_zero",
+            "apo_down",
+            "kto",
+            "apo_zero_unpaired",
+        ]
+        | None
+    ) = setting(
+        help="Loss; the method's own when empty: sigmoid for dpo and cpo, kto for kto, orpo for orpo.",
         source="TRL DPOConfig.loss_type; ERNIEKit loss_type",
+        why="ipo does not drive the margin ever higher, dpop keeps the chosen answers likely, and "
+        "simpo and orpo need no reference model.",
     )
     simpo_gamma: float = expert_setting(
         0.5,
         help="Margin between the better and the worse answer when loss_type is simpo.",
         ge=0,
-        source="SimPO, arXiv:2405.14734",
+        source="SimPO, arXiv:2405.14734; TRL CPOConfig.simpo_gamma",
+    )
+    dpop_lambda: float = expert_setting(
+        50.0,
+        help="Penalty for chosen answers that become less likely, when loss_type is dpop.",
+        ge=0,
+        source="DPO-Positive, arXiv:2402.13228; ERNIEKit dpop_lambda",
     )
     offset_alpha: float = expert_setting(
         0.0,
@@ -44,7 +68,7 @@ class Preference(Section):
         source="ODPO, arXiv:2402.10571; ERNIEKit offset_alpha",
     )
     max_prompt_length: int | None = setting(
-        help="Maximum prompt length; longer prompts are truncated.",
+        help="Maximum prompt length; of longer prompts the end is kept.",
         unit="tokens",
         ge=1,
         source="ERNIEKit max_prompt_len",
@@ -56,12 +80,12 @@ class Preference(Section):
         ge=0,
         source="ERNIEKit pref_loss_ratio; TRL DPOConfig.loss_weights",
     )
-    sft_loss_ratio: float = expert_setting(
-        0.0,
+    sft_loss_ratio: float | None = expert_setting(
         label="Weight of the SFT loss",
-        help="Weight of an additional loss for imitating the better answer.",
+        help="Weight of an additional loss for imitating the better answer; the method's own when "
+        "empty: 0 for dpo, 1 for cpo and orpo.",
         ge=0,
-        source="ERNIEKit sft_loss_ratio; TRL DPOConfig.loss_weights",
+        source="ERNIEKit sft_loss_ratio; TRL DPOConfig.loss_weights, CPOConfig.cpo_alpha",
     )
     label_smoothing: float = expert_setting(
         0.0,
@@ -81,4 +105,16 @@ class Preference(Section):
         unit="steps",
         ge=-1,
         source="ERNIEKit ref_model_update_steps; TRL DPOConfig.ref_model_sync_steps",
+    )
+    desirable_weight: float = expert_setting(
+        1.0,
+        help="Weight of the good answers in kto.",
+        ge=0,
+        source="KTO, arXiv:2402.01306; TRL KTOConfig.desirable_weight",
+    )
+    undesirable_weight: float = expert_setting(
+        1.0,
+        help="Weight of the bad answers in kto.",
+        ge=0,
+        source="KTO, arXiv:2402.01306; TRL KTOConfig.undesirable_weight",
     )

@@ -35,6 +35,11 @@ class Speed(Section):
         help="Compute an RMSNorm layer in one step, without the extra copies it usually keeps.",
         source="nbft",
     )
+    shared_prompt: Part = setting(
+        "auto",
+        help="Compute a prompt once for both of its answers in preference training.",
+        source="nbft",
+    )
     spare_worker: bool = setting(
         True,
         help="Keep a worker with its libraries imported ready while the form is open, so a "
@@ -45,7 +50,9 @@ class Speed(Section):
         "JupyterHub and while another user trains on the machine.",
     )
 
-    @field_validator("row_attention", "label_head", "fused_lora", "lean_norm", mode="before")
+    @field_validator(
+        *("row_attention", "label_head", "fused_lora", "lean_norm", "shared_prompt"), mode="before"
+    )
     @classmethod
     def _yes_is_on(cls, value: Any) -> Any:
         """Accept booleans, which YAML 1.1 makes of on and off."""

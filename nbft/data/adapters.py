@@ -14,6 +14,7 @@ from nbft.config.data import Dataset
 from nbft.data import formats
 from nbft.data.cells import is_missing, to_text
 from nbft.data.formats import Example, Row
+from nbft.data.preferences import extremes
 from nbft.data.ready import STANFORD_ALPACA, create_alpaca_prompt
 from nbft.data.turns import RowError, Turn
 from nbft.formatting import listed
@@ -154,14 +155,16 @@ def erniekit(row: Row) -> Example:
     """
     _needs(row, ("src",), "erniekit")
     asked, answered = _list(row["src"]), _list(row.get("tgt"))
+    worse: list[str] | None = None
+    ranks = row.get("sort") or [1, 0]
     if row.get("response") is not None:
-        ranks = row.get("sort") or [1, 0]
         if not isinstance(row["response"], list) or len(row["response"]) != len(ranks):
             raise RowError(
                 "response is no list of as many answers as sort has ranks.",
                 'Write "response": [["…"], ["…"]], "sort": [1, 0].',
             )
-        best = max(range(len(row["response"])), key=lambda n: ranks[n])
+        best, worst = extremes(ranks)
+        worse = [*answered, *_list(row["response"][worst])]
         answered = [*answered, *_list(row["response"][best])]
     if len(asked) != len(answered) or not asked:
         raise RowError(
@@ -169,12 +172,22 @@ def erniekit(row: Row) -> Example:
             "Each question needs its answer.",
         )
     labels = row.get("label") or [1] * len(answered)
+    example = formats.chat(_alternating(asked, answered, labels), row)
+    if worse is None or len(worse) != len(asked):
+        return example
+    rejected = formats.with_system(_alternating(asked, worse, labels), row)
+    return dataclasses.replace(example, rejected=rejected, margin=float(ranks[best] - ranks[worst]))
+
+
+def _alternating(
+    asked: Sequence[str], answered: Sequence[str], labels: Sequence[Any]
+) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     for question, answer, label in zip(asked, answered, labels, strict=False):
         turns.append({"role": "user", "content": question})
         turn = {"role": "assistant", "content": answer}
         turns.append(turn if label else {**turn, "trained": False})
-    return formats.chat(tuple(turns), row)
+    return tuple(turns)
 
 
 def _list(value: Any) -> list[str]:

@@ -487,6 +487,18 @@ def _typed(make: Make, needed: Mapping[str, _Content]) -> Make:
     return typed
 
 
+def _accepted(make: Make, method: Method) -> Make:
+    """Return a function that refuses a row that does not hold what the method trains on."""
+
+    def accepted(row: Mapping[str, Any]) -> Example:
+        example = make(row)
+        if example.kind not in method.accepts:
+            raise RowError(*method.refusal(example.kind, of_one=True))
+        return example
+
+    return accepted
+
+
 _PROBLEMS_SHOWN = 10
 _ROWS_GUESSED_FROM = 50
 
@@ -562,6 +574,8 @@ def _part(
         few = [rows[n] for n in (readable or checked)[:_ROWS_GUESSED_FROM]]
         raise DataError([_unknown(dataset, columns, few, field), *of_rows])
     make = adapters.in_turns(dataset, make)
+    if method.uses_labels:
+        make = _accepted(make, method)
     needed = {name: contents[name] for name in sorted(texts) if name in contents}
     if is_strict:
         _check_types(needed, field)

@@ -6,7 +6,6 @@ bundled samples take precedence (`examples`). To support another format, add it 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,11 @@ _LAST_OF_TEXT = re.compile(r"[^\W_]|[.,;?!)\"'’”]")
 _FIRST_OF_TEXT = re.compile(r"[^\W_]|[(\"'“]")
 
 
+PROMPTS = "prompt|conversations|messages|question|query|instruction"
+ANSWERS = "answers|responses|completions|candidates|outputs"
+"""Columns that hold several answers to one prompt."""
+
+
 @dataclass(frozen=True)
 class Example:
     """A row as a method trains on it.
@@ -35,6 +39,7 @@ class Example:
         tools: The tools that the chat template is given with them.
         rejected: A worse completion, or the turns of a worse conversation; None without one.
         label: Whether the answer is a good one; None without a label.
+        margin: How much higher the completion is scored than the rejected one; None without scores.
     """
 
     prompt: str = ""
@@ -43,6 +48,7 @@ class Example:
     tools: tuple[Tool, ...] = ()
     rejected: str | tuple[Turn, ...] | None = None
     label: bool | None = None
+    margin: float | None = None
 
     @property
     def kind(self) -> Kind:
@@ -125,11 +131,17 @@ def chat(conversation: tuple[Turn, ...], row: Row | None = None) -> Example:
             'no message has the role "assistant", so there would be nothing to train on.',
             "Add the answer.",
         )
-    system = _first(row or {}, "system|system_prompt")
-    if system and conversation[0]["role"] != "system":
-        conversation = ({"role": "system", "content": system}, *conversation)
+    conversation = with_system(conversation, row or {})
     declared = _tools(row) if row else ()
     return Example(messages=_without_gaps(conversation, declared), tools=declared)
+
+
+def with_system(conversation: tuple[Turn, ...], row: Row) -> tuple[Turn, ...]:
+    """Return a conversation that begins with the system turn of its row, if there is one."""
+    system = _first(row, "system|system_prompt")
+    if system and conversation[0]["role"] != "system":
+        return ({"role": "system", "content": system}, *conversation)
+    return conversation
 
 
 def _tools(row: Row) -> tuple[Tool, ...]:
@@ -207,7 +219,7 @@ def pair(row: Row) -> Example:
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) or isinstance(completion, list):
         before = turns(_asked(prompt), "prompt") if prompt else ()
-        return chat((*before, *_answer(completion, "completion")), row)
+        return chat((*before, *answer(completion, "completion")), row)
     return Example(to_text(prompt), to_text(completion))
 
 
@@ -221,31 +233,33 @@ def _erniekit(row: Row) -> Example:
     return erniekit(row)
 
 
-def _answer(value: Any, column: str) -> tuple[Turn, ...]:
+def answer(value: Any, column: str) -> tuple[Turn, ...]:
+    """Return an answer as turns; a text becomes the assistant's.
+
+    Raises:
+        RowError: It is neither a text nor turns.
+    """
     if isinstance(value, str):
         return ({"role": "assistant", "content": value},)
     return turns(value, column)
 
 
 def _preference(row: Row) -> Example:
-    """Return two answers: to a prompt, to a conversation, or as two whole conversations."""
-    chosen, rejected = row.get("chosen"), row.get("rejected")
-    given = row.get("conversations") or row.get("messages") or row.get("prompt") or ()
-    if isinstance(given, str) and isinstance(chosen, str):
-        return Example(given, chosen, rejected=rejected if isinstance(rejected, str) else None)
-    before = turns(_asked(given), "prompt") if given else ()
+    from nbft.data.preferences import pair as preference_pair
 
-    def answered(value: Any, column: str) -> tuple[Turn, ...]:
-        answer = _answer(value, column)
-        if before and answer[: len(before)] == before:  # the conversation repeats the prompt
-            return answer
-        return (*before, *answer)
+    return preference_pair(row)
 
-    example = chat(answered(chosen, "chosen"), row)
-    with contextlib.suppress(RowError):  # methods that need it refuse rows without it
-        if rejected:
-            return dataclasses.replace(example, rejected=answered(rejected, "rejected"))
-    return example
+
+def _ranked(row: Row) -> Example:
+    from nbft.data.preferences import ranked
+
+    return ranked(row)
+
+
+def _is_ranked(row: Row) -> bool:
+    from nbft.data.preferences import is_ranked
+
+    return is_ranked(row)
 
 
 def instruction(row: Row) -> Example:
@@ -351,6 +365,13 @@ FORMATS = (
         frozenset({"prompt", "completion"}),
     ),
     Format("preference pairs", ("chosen", "rejected"), _preference, "both answers are trained on"),
+    Format(
+        "ranked answers",
+        (PROMPTS, ANSWERS),
+        _ranked,
+        "the best and the worst answer are trained on",
+        when=_is_ranked,
+    ),
     Format(
         "feedback on messages",
         ("messages", "label"),

@@ -224,6 +224,7 @@ def seen(
                 completion_only=only,
                 first=place,
                 max_length=data.max_length,
+                most_prompt_tokens=method.most_prompt_tokens(config),
             )
             shown = as_tokens(texts, row, tokenizer, data.max_length, completion_only=only)
     except RefusedConversationError as error:
@@ -257,7 +258,10 @@ def tokens(config: Config, example: Example, *, folder: Path | None = None) -> L
     )
     method, only = method_of(config), config.data.completion_only_loss
     texts = {name: text[0] for name, text in method.texts([example]).items()}
-    (row,) = encode_rows([example], tokenizer, method, completion_only=only)
+    most = method.most_prompt_tokens(config)
+    (row,) = encode_rows(
+        [example], tokenizer, method, completion_only=only, most_prompt_tokens=most
+    )
     return as_tokens(texts, row, tokenizer, config.data.max_length, completion_only=only)
 
 

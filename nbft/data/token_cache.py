@@ -125,7 +125,9 @@ def _source_key(config: Config, tokenizer: Any, folder: Path | None) -> str | No
             files.append(file_key(path))
     formats = [known.name for known in FORMATS]
     data = config.to_dict(full=True)["data"]
-    about = [config.training.seed, config.training.method, tokenizer_key(tokenizer)]
+    most_prompt_tokens = method_of(config).most_prompt_tokens(config)
+    about = [config.training.seed, config.training.method, most_prompt_tokens]
+    about += [tokenizer_key(tokenizer)]
     return key_of([files, data, *about, formats, code_key()])
 
 

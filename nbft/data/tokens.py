@@ -27,7 +27,6 @@ import numpy as np
 from nbft import atomic
 from nbft.access import private_folder
 from nbft.config import Config
-from nbft.config.data import Data
 from nbft.data import processes
 from nbft.data.chat import (
     Conversation,
@@ -74,6 +73,7 @@ class Encoded(NamedTuple):
         untokenised: About how many tokens the rest of the text would have.
         is_folded: Whether a system turn stands in the first question.
         remark: See `chat.Conversation`.
+        is_prompt_cut: Whether the prompt lost its beginning.
     """
 
     ids: list[int]
@@ -84,6 +84,7 @@ class Encoded(NamedTuple):
     untokenised: int = 0
     is_folded: bool = False
     remark: str = ""
+    is_prompt_cut: bool = False
 
     @property
     def length(self) -> int:
@@ -111,6 +112,7 @@ class Tokenised:
         merged: Examples whose prompt and completion would have shared a token.
         unanswered: Examples that lose the turns after their last answer.
         folded: Examples whose system turn stands in their first question.
+        prompts_cut: Examples whose prompt lost its beginning at `preference.max_prompt_length`.
         remarked: How many examples have each remark of `chat.Conversation`.
         tokens: Tokens of all sequences of all rows.
         trained_tokens: Tokens that add to the loss. The first of a sequence is never predicted.
@@ -126,6 +128,7 @@ class Tokenised:
     merged: int
     unanswered: int
     folded: int
+    prompts_cut: int
     remarked: dict[str, int]
     tokens: int
     trained_tokens: int
@@ -211,14 +214,38 @@ def cached_tokens(key: str, method: Method) -> Tokenised | None:
 
 
 def encode_rows(
-    examples: Sequence[Example], tokenizer: Any, method: Method, split: str = "train", **how: Any
+    examples: Sequence[Example],
+    tokenizer: Any,
+    method: Method,
+    split: str = "train",
+    *,
+    most_prompt_tokens: int | None = None,
+    **how: Any,
 ) -> list[Sequences]:
-    """Return the named token sequences that a method makes of examples; as `encode` otherwise."""
+    """Return the named token sequences that a method makes of examples; as `encode` otherwise.
+
+    Of a prompt with more than `most_prompt_tokens` the end is kept.
+    """
     named = {
-        name: encode(texts, tokenizer, split, **how)
+        name: [
+            _with_short_prompt(one, most_prompt_tokens)
+            for one in encode(texts, tokenizer, split, **how)
+        ]
         for name, texts in method.texts(examples).items()
     }
     return [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
+
+
+def _with_short_prompt(encoded: Encoded, most: int | None) -> Encoded:
+    if most is None or encoded.prompt_tokens <= most:
+        return encoded
+    left_out = encoded.prompt_tokens - most
+    return encoded._replace(
+        ids=encoded.ids[left_out:],
+        loss_mask=encoded.loss_mask[left_out:],
+        prompt_tokens=most,
+        is_prompt_cut=True,
+    )
 
 
 def encode(
@@ -296,6 +323,7 @@ def _key(examples: Sequence[Example], tokenizer: Any, config: Config, method: Me
     how = {
         "code": code_key(),
         "columns": method.columns,
+        "most_prompt_tokens": method.most_prompt_tokens(config),
         "tokenizer": tokenizer_key(tokenizer),
         "max_length": config.data.max_length,
         "completion_only_loss": config.data.completion_only_loss,
@@ -305,7 +333,8 @@ def _key(examples: Sequence[Example], tokenizer: Any, config: Config, method: Me
         for name, sequence in method.texts(examples).items()
         for e in sequence
     )
-    return key_of(itertools.chain([how], texts))
+    values = (list(method.values(e).values()) for e in examples if method.value_names)
+    return key_of(itertools.chain([how], texts, values))
 
 
 def _write(
@@ -326,10 +355,13 @@ def _write(
         partial.mkdir()
         with pyarrow.ipc.new_stream(str(partial / "rows.arrow"), _schema(method)) as stream:
             try:
-                for rows in _in_batches(examples, tokenizer, method, split, config.data):
+                for rows in _in_batches(examples, tokenizer, method, split, config):
                     first = len(lengths)
                     lengths += [max(encoded.length for encoded in row.values()) for row in rows]
-                    stream.write_batch(_arrow(rows, method, first, config.data.max_length, counts))
+                    of_rows = examples[first : first + len(rows)] if method.value_names else ()
+                    values = [method.values(example) for example in of_rows]
+                    most = config.data.max_length
+                    stream.write_batch(_arrow(rows, values, method, first, most, counts))
             except RefusedConversationError as error:
                 raise located(error, examples) from None
         if not counts["tokens"]:
@@ -354,16 +386,23 @@ def _schema(method: Method) -> pyarrow.Schema:
     named = {
         method.column(name, part): kind for name in method.sequences for part, kind in parts.items()
     }
-    return pyarrow.schema({**named, "example": "int64"})
+    values = dict.fromkeys(method.value_names, "float32")
+    return pyarrow.schema({**named, **values, "example": "int64"})
 
 
 def _arrow(
-    rows: list[Sequences], method: Method, first: int, max_length: int, counts: Counter[str]
+    rows: list[Sequences],
+    values: Sequence[Mapping[str, float]],
+    method: Method,
+    first: int,
+    max_length: int,
+    counts: Counter[str],
 ) -> pyarrow.RecordBatch:
     """Return rows cut as `cut_row` cuts them, without those that leave nothing to train on.
 
     Args:
         rows: The sequences of consecutive examples.
+        values: The method's numbers of each, if it has any.
         method: Names the sequences.
         first: Number of the first example.
         max_length: Most tokens of a sequence.
@@ -381,6 +420,7 @@ def _arrow(
         merged=sum(any(one.is_merged for one in row.values()) for row in rows),
         unanswered=sum(any(one.unanswered for one in row.values()) for row in rows),
         folded=sum(any(one.is_folded for one in row.values()) for row in rows),
+        prompts_cut=sum(any(one.is_prompt_cut for one in row.values()) for row in rows),
         tokens=sum(int(cut.size[stays].sum()) for cut in cuts),
         trained_tokens=sum(int(cut.trained[stays].sum()) for cut in cuts),
     )
@@ -389,7 +429,12 @@ def _arrow(
     longest = max(int(cut.size[stays].max(initial=0)) for cut in cuts)
     counts["longest"] = max(counts["longest"], longest)
     columns = [column for cut in cuts for column in cut.columns(stays)]
-    examples = pyarrow.array(first + np.flatnonzero(stays), pyarrow.int64())
+    kept = np.flatnonzero(stays).tolist()
+    columns += [
+        pyarrow.array([values[n][name] for n in kept], pyarrow.float32())
+        for name in method.value_names
+    ]
+    examples = pyarrow.array([first + n for n in kept], pyarrow.int64())
     return pyarrow.record_batch([*columns, examples], schema=_schema(method))
 
 
@@ -464,6 +509,8 @@ def remarks(tokenised: Tokenised, config: Config, split: str) -> list[str]:
         "conversations have a system turn, which the chat template does not take; it stands before "
         "the first question.": tokenised.folded,
         **{f"conversations {remark}": n for remark, n in tokenised.remarked.items()},
+        "rows lose the beginning of their prompt at preference.max_prompt_length="
+        f"{config.preference.max_prompt_length}.": tokenised.prompts_cut,
         f"rows lose their end at {limit}; the model does not learn to stop there.": tokenised.cut,
     }
     return [f"{split}: {n:,} of {total:,} {what}" for what, n in affected.items() if n]
@@ -490,9 +537,10 @@ the tokenizer uses all cores by itself, twice as fast as two processes on two co
 
 
 def _in_batches(
-    examples: Sequence[Example], tokenizer: Any, method: Method, split: str, data: Data
+    examples: Sequence[Example], tokenizer: Any, method: Method, split: str, config: Config
 ) -> Iterator[list[Sequences]]:
     """Tokenise examples in batches; in several processes where there are many."""
+    data = config.data
     wanted = data.dataset_num_proc or 1
     if data.dataset_num_proc is None and examples and examples[0].messages:
         wanted = min(len(examples) // _ROWS_A_PROCESS, usable_cores() // 2)
@@ -503,6 +551,7 @@ def _in_batches(
         split=split,
         completion_only=data.completion_only_loss,
         max_length=data.max_length,
+        most_prompt_tokens=method.most_prompt_tokens(config),
     )
     starts = range(0, len(examples), _BATCH)
     batches = ((n, examples[n : n + _BATCH]) for n in starts)

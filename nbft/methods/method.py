@@ -57,6 +57,8 @@ class Method:
         trainer: "module:class" of its trainer.
         arguments: "module:class" of the trainer's arguments.
         takes_peft_config: Whether the trainer itself adds the adapter to the model.
+        computes_loss: Whether the trainer computes the loss without the labels of a model.
+        value_names: Numbers of an example that its trainer needs besides tokens.
         fast_parts: Parts of the fast path that its trainer supports.
         measures: What it logs besides losses, the learning rate and the gradient norm.
         held_out_measures: What it measures on held-out rows besides the loss.
@@ -70,6 +72,8 @@ class Method:
     trainer: ClassVar[str]
     arguments: ClassVar[str]
     takes_peft_config: ClassVar[bool] = False
+    computes_loss: ClassVar[bool] = False
+    value_names: ClassVar[tuple[str, ...]] = ()
     fast_parts: ClassVar[frozenset[str]] = PARTS_OF_ANY_TRAINER
     measures: ClassVar[tuple[Measure, ...]] = ()
     held_out_measures: ClassVar[tuple[str, ...]] = ()
@@ -87,11 +91,12 @@ class Method:
 
     # Rows
 
-    def refusal(self, kind: Kind) -> tuple[str, str]:
-        """Return why rows of a kind cannot be used, and what to do."""
+    def refusal(self, kind: Kind, *, of_one: bool = False) -> tuple[str, str]:
+        """Return why rows of a kind, or one such row, cannot be used, and what to do."""
         wanted = " or ".join(_HOLDS[kind] for kind in sorted(self.accepts))
+        holds = "holds" if of_one else "the rows hold"
         return (
-            f"the rows hold {_HOLDS[kind]}; {self.title} needs {wanted}.",
+            f"{holds} {_HOLDS[kind]}; {self.title} needs {wanted}.",
             "Use such rows, or another training.method.",
         )
 
@@ -112,14 +117,32 @@ class Method:
         return part if len(self.sequences) == 1 else f"{sequence}_{part}"
 
     @property
-    def columns(self) -> list[str]:
-        """The columns of token ids and labels for its trainer."""
+    def token_columns(self) -> list[str]:
+        """The columns of token ids and labels."""
         return [self.column(s, part) for s in self.sequences for part in ("input_ids", "labels")]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns for its trainer: tokens, where answers begin if it asks, and other numbers."""
+        begins = [self.column(s, "prompt_tokens") for s in self.sequences if self.computes_loss]
+        return [*self.token_columns, *begins, *self.value_names]
+
+    def values(self, example: Example) -> Mapping[str, float]:
+        """Return the numbers of an example, by `value_names`."""
+        return {}
+
+    def most_prompt_tokens(self, config: Config) -> int | None:
+        """Return how many tokens a prompt may have, of which the end is kept; None for any."""
+        return None
 
     # The plan
 
     def problems(self, config: Config) -> Iterable[Problem]:
         """Yield problems of a config that are specific to this method."""
+        return ()
+
+    def problems_of_rows(self, config: Config, examples: Sequence[Example]) -> Iterable[Problem]:
+        """Yield problems of the training rows that are specific to this method."""
         return ()
 
     def memory_bytes(self, config: Config, shape: Shape, tokens: float) -> float:
@@ -158,6 +181,23 @@ class Method:
         """Return the data collator, or None for the trainer's own. Imports torch."""
         return None
 
+    def has_reference_stage(self, config: Config) -> bool:
+        """Whether something is computed of all rows before the first step."""
+        return False
+
+    def arrange(self, rows: Any, config: Config, batch_rows: int) -> Any:
+        """Return rows in their final order with what each needs of its neighbours.
+
+        Args:
+            rows: A `datasets.Dataset` with `columns`.
+            config: The config.
+            batch_rows: Rows of a batch.
+        """
+        return rows
+
+    def prepare(self, trainer: Any) -> None:
+        """Do what has to be done once, before the first step; the model is that of the start."""
+
     # Plain Python
 
     def collator_code(self, config: Config, decisions: Decisions) -> tuple[str, list[str]]:
@@ -172,12 +212,10 @@ class Imitation(Method):
 
     def trained_on(self, format_name: str) -> str:
         """Return which of a pair of answers is used."""
-        if format_name == "preference pairs":
-            return (
-                "only the chosen answers are trained on; the rejected ones are for preference "
-                "training"
-            )
-        return ""
+        which = {"preference pairs": "chosen", "ranked answers": "best"}.get(format_name)
+        if which is None:
+            return ""
+        return f"only the {which} answers are trained on; the others are for preference training"
 
     def texts(self, examples: Sequence[Example]) -> Mapping[str, Sequence[Example]]:
         """Return the examples themselves; only their prompts and answers are used."""

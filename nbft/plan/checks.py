@@ -54,6 +54,7 @@ def check(
         *_packages(config),
         *_schedule(config),
         *_not_supported_yet(config),
+        *_sections_of_methods(config),
         *model_problems(config, decisions, folder),
         *training_problems(config, decisions),
         *_output_folder(config, use),
@@ -298,13 +299,16 @@ def _not_supported_yet(config: Config) -> Iterator[Problem]:
             use=type(config.distributed).model_fields[name].default,
         )
         break
+
+
+def _sections_of_methods(config: Config) -> Iterator[Problem]:
     fields = type(config.preference).model_fields
     asked = [n for n in fields if getattr(config.preference, n) != fields[n].default]
     if asked and method_of(config).section != "preference":
         yield error(
             f"preference.{asked[0]}",
-            "is for learning from pairs of answers, which is not supported yet.",
-            "Leave it out to train on the better answers.",
+            f"has no effect with training.method={config.training.method}.",
+            "Use training.method=dpo, or leave it out to train on the better answers.",
             {f"preference.{name}": fields[name].default for name in asked},
         )
 

@@ -365,6 +365,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     if "train" in examples:
         problems += _length_column(config, examples["train"])
         problems += _glued(config, examples["train"])
+        problems += method.problems_of_rows(config, examples["train"])
         problems += _unused(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None

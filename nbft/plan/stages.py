@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from nbft.config import Config
 from nbft.evaluate.forecast import metrics_of, sampling_seconds, scored_steps, scoring_seconds
 from nbft.formatting import duration
+from nbft.methods import method_of
 from nbft.plan.disk import DiskUse
 
 STAGES = {
     "loading": "loading",
     "tokenizing": "tokens",
+    "reference": "reference model",
     "training": "training",
     "evaluating": "held-out loss",
     "scoring": "scores",
@@ -62,6 +64,8 @@ def moments(
         return sorted({*([0] if first else ()), *range(every, last, every), last})
 
     found: dict[str, list[int]] = {"loading": [0], "tokenizing": [0]}
+    if method_of(config).has_reference_stage(config):
+        found["reference"] = [0]
     eval_every = evaluation.eval_steps or config.logging.logging_steps
     strategy = evaluation.eval_strategy if last else "steps"
     if has_held_out:
@@ -125,6 +129,7 @@ def stage_seconds(
     once = {
         "loading": _LIBRARIES_SECONDS + weight_bytes / _LOADED_BYTES_PER_SECOND,
         "tokenizing": 0.3 + (rows + eval_rows) * row_tokens / _TOKENS_PER_SECOND,
+        "reference": (rows + measured) * row_tokens * a_token * _SHARE_OF_EVALUATION,
         "evaluating": measured * row_tokens * a_token * _SHARE_OF_EVALUATION,
         "scoring": scoring_seconds(config, weight_bytes, answer_tokens),
         "sampling": sampling_seconds(config, weight_bytes),

@@ -73,6 +73,8 @@ class OwnResuming:
             measured = trainer._metrics["train"]
             rest["measured"] = {name: list(values) for name, values in measured.items()}
             rest["tokens"] = trainer._total_train_tokens
+        if hasattr(trainer, "own_state"):  # nbft.training.preference
+            rest["own"] = trainer.own_state()
         torch.save(rest, checkpoint / _FILE)
         if self.nbft_provenance is not None:
             self.nbft_provenance.write(checkpoint)
@@ -206,6 +208,8 @@ class OwnResuming:
         if rest and is_same:
             trainer._tr_loss += rest["loss"].to(trainer._tr_loss.device)
             trainer._globalstep_last_logged = rest["last_logged_step"]
+        if "own" in rest:
+            trainer.load_own_state(rest["own"])
         if "measured" in rest and hasattr(trainer, "_total_train_tokens"):
             trainer._metrics["train"].update(rest["measured"])
             trainer._total_train_tokens = rest["tokens"]

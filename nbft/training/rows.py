@@ -120,7 +120,7 @@ def rows_key(rows: Tokenised) -> str:
     import xxhash
 
     lengths, values = xxhash.xxh3_128(), xxhash.xxh3_128()
-    for name in rows.method.columns:
+    for name in rows.method.token_columns:
         for chunk in rows.dataset.with_format("arrow")[:].column(name).chunks:
             lengths.update(compute.list_value_length(chunk).to_numpy(zero_copy_only=False))
             values.update(compute.list_flatten(chunk).to_numpy(zero_copy_only=False))
@@ -138,7 +138,8 @@ def _prepared(
         lengths = lengths and [lengths[n] for n in order]
     if config.data.packing:
         dataset = packed_dataset(dataset, config.data.max_length, config.data.packing_strategy)
-    return dataset, lengths
+    batch_rows = config.training.per_device_train_batch_size
+    return rows.method.arrange(dataset, config, batch_rows), lengths
 
 
 def _streamed(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
@@ -163,6 +164,7 @@ def _cut(config: Config, tokenizer: Any) -> Iterator[dict[str, list[int]]]:
             completion_only=config.data.completion_only_loss,
             first=done,
             max_length=config.data.max_length,
+            most_prompt_tokens=method.most_prompt_tokens(config),
         ):
             if kept := cut_row(row, method, config.data.max_length):
                 yield kept

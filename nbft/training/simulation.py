@@ -327,13 +327,18 @@ def shortened(config: Config, rows: int, *, steps: int) -> Config:
 def rows_of(config: Config, batches: Sequence[Sequence[int]]) -> TrainingRows:
     """Return rows of some lengths, batch by batch; a token's number is of no consequence."""
     lengths = [length for batch in batches for length in batch]
-    values = {
+    values: dict[str, list[Any]] = {
         "input_ids": [[1] * length for length in lengths],
         "labels": [[IGNORE_INDEX] + [1] * (length - 1) for length in lengths],
     }
     method = method_of(config)
-    columns = {
-        method.column(name, part): values[part] for name in method.sequences for part in values
+    values["prompt_tokens"] = [length // 2 for length in lengths]
+    columns: dict[str, Any] = {name: [0.0] * len(lengths) for name in method.value_names}
+    columns |= {
+        column: values[part]
+        for name in method.sequences
+        for part in values
+        if (column := method.column(name, part)) in method.columns
     }
     known: Any = None  # what reports the rows reads them, and nothing does so here
     return TrainingRows(datasets.Dataset.from_dict(columns), known, None, is_stream=False)

@@ -341,6 +341,8 @@ def _batch_counts(inputs: Any, pads: bool) -> dict[str, Any]:
         counts["trained"] = (labels[:, 1:] != IGNORE_INDEX).sum()
     elif answers is not None:
         counts["trained"] = answers.sum()
+    elif "targets" in inputs:
+        counts["trained"] = inputs["targets"].numel()
     return counts
 
 

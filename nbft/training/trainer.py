@@ -295,7 +295,10 @@ def _measured(rows: TrainingRows, config: Config) -> Any:
     """Return the held-out rows, at most as many as evaluation.max_eval_steps batches hold."""
     if rows.held_out is None:
         return None
-    held_out = rows.held_out.dataset.select_columns(rows.held_out.method.columns)
+    method = rows.held_out.method
+    batch_rows = config.evaluation.per_device_eval_batch_size
+    held_out = rows.held_out.dataset.select_columns(method.columns)
+    held_out = method.arrange(held_out, config, batch_rows)
     if (steps := config.evaluation.max_eval_steps) is None:
         return held_out
     most = steps * config.evaluation.per_device_eval_batch_size
@@ -351,6 +354,8 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
 
 def _head(config: Config, decisions: Decisions) -> dict[str, bool] | None:
     """Return how the loss is computed from hidden states; None leaves it to the library."""
+    if method_of(config).computes_loss:
+        return None
     memory = config.memory
     sparse, fused = memory.use_sparse_head_and_loss_fn, memory.use_fused_head_and_loss_fn
     if sparse or fused:

@@ -225,6 +225,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 begin=reporting.begin,
             )
             trackers.take(trainer)
+            method_of(config).prepare(trainer)
             if decisions.uses("row_attention") and (
                 why := flash_refusal(trainer.model, decisions.mixed_precision.value)
             ):

@@ -332,6 +332,7 @@ class Lens(anywidget.AnyWidget):
                 completion_only=self._config.data.completion_only_loss,
                 first=places[0],
                 max_length=self._config.data.max_length,
+                most_prompt_tokens=self._method.most_prompt_tokens(self._config),
             )
 
     def _title(self, number: int) -> str:

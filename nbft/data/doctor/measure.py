@@ -431,15 +431,16 @@ class _Pass:
     ) -> tuple[list[int], list[Sequences]]:
         """Tokenise examples; where one is refused, halve them until it is alone."""
         config, tokenizer = self._seen.config, self._seen.tokenizer
-        only = config.data.completion_only_loss
+        only, method = config.data.completion_only_loss, method_of(config)
         try:
             return rows, encode_rows(
                 examples,
                 tokenizer,
-                method_of(config),
+                method,
                 split,
                 completion_only=only,
                 max_length=config.data.max_length,
+                most_prompt_tokens=method.most_prompt_tokens(config),
             )
         except Exception as error:  # a template or tokenizer may raise anything
             if len(rows) > 1:

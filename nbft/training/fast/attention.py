@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import itertools
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -42,6 +43,7 @@ def attend_within_rows(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     row_lengths: list[int] | None = None,
+    row_branches: list[tuple[int, int, int]] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each row.
@@ -59,6 +61,8 @@ def attend_within_rows(
             as in generation.
         max_length_q: Tokens of the longest row.
         row_lengths: Tokens of each row; read from the device when None.
+        row_branches: Of rows with two answers to one prompt, the tokens of the prompt and of each
+            answer; None where no row has two. Neither answer attends to the other.
         **kwargs: For torch's own attention.
 
     Returns:
@@ -68,6 +72,21 @@ def attend_within_rows(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
+    if row_branches is not None:
+        apart = _apart(tuple(row_branches), query.device)
+        query, key, value = (part.index_select(2, apart.there) for part in (query, key, value))
+        found, _ = attend_within_rows(
+            module,
+            *(query, key, value),
+            attention_mask=None,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            cu_seq_lens_q=apart.begins,
+            max_length_q=apart.longest,
+            row_lengths=apart.lengths,
+        )
+        return found.index_select(1, apart.back), None
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     device, dtype = query.device.type, query.dtype
     if torch.is_autocast_enabled(device):  # rotary embeddings leave queries and keys in float32
@@ -85,6 +104,40 @@ def attend_within_rows(
 
 _Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Queries [1, heads, s, d], keys and values [1, key heads, s, d]."""
+
+
+class _Apart(NamedTuple):
+    """How rows with two answers become rows with one, each after the prompt.
+
+    Attributes:
+        there: The token of each place of the rows with one answer, [m].
+        back: The place of each token among them, [n]; of a prompt in the first row.
+        lengths: Tokens of each of these rows.
+        begins: Where they begin and the last ends.
+        longest: Tokens of the longest.
+    """
+
+    there: torch.Tensor
+    back: torch.Tensor
+    lengths: list[int]
+    begins: torch.Tensor
+    longest: int
+
+
+@functools.lru_cache(maxsize=8)
+def _apart(branches: tuple[tuple[int, int, int], ...], device: torch.device) -> _Apart:
+    there: list[int] = []
+    back: list[int] = []
+    lengths: list[int] = []
+    for prompt, first, second in branches:
+        begin, place = len(back), len(there)
+        split, end = begin + prompt + first, begin + prompt + first + second
+        there += [*range(begin, split), *range(begin, begin + prompt), *range(split, end)]
+        back += [*range(place, place + prompt + first), *range(len(there) - second, len(there))]
+        lengths += [prompt + first, prompt + second]
+    begins = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    indices = [torch.tensor(numbers, device=device) for numbers in (there, back)]
+    return _Apart(indices[0], indices[1], lengths, begins, max(lengths))
 
 
 def _with_all_heads(rows: _Rows) -> _Rows:

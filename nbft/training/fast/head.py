@@ -12,7 +12,7 @@ torch. Called by `nbft.training.trainer`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -188,7 +188,8 @@ class LossHead:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the same from the model's logits, which it may scale or cap."""
         model: Any = self
-        with _only_at(model.get_output_embeddings(), at):
+        head = model.get_output_embeddings()
+        with _only(head, lambda states: states[:, :-1].flatten(0, 1)[at]):
             logits = super().forward(*args, **kwargs).logits  # type: ignore[misc]
         wanted = targets.flatten()[at]
         found = logits.float().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
@@ -196,11 +197,9 @@ class LossHead:
 
 
 @contextlib.contextmanager
-def _only_at(head: torch.nn.Module, at: torch.Tensor) -> Iterator[None]:
-    """Apply a head to the hidden states [b, s, d] at positions among [b, s - 1], flattened."""
-    handle = head.register_forward_pre_hook(
-        lambda _, args: (args[0][:, :-1].flatten(0, 1)[at], *args[1:])
-    )
+def _only(head: torch.nn.Module, pick: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Apply a head to some of the hidden states [b, s, d]."""
+    handle = head.register_forward_pre_hook(lambda _, args: (pick(args[0]), *args[1:]))
     try:
         yield
     finally:
@@ -233,3 +232,46 @@ def use_loss_head(model: Any, *, sparse: bool, fused: bool) -> None:
 def _is_plain(head: Any, model: Any) -> bool:
     scales = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in HEAD_EXTRAS)
     return type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and not scales
+
+
+class TokenHead:
+    """Part of a causal language model's class: the log-probabilities of given tokens only.
+
+    Attributes:
+        is_fused: Compute the logits a few at a time.
+    """
+
+    is_fused: bool
+
+    def forward(
+        self,
+        *args: Any,
+        places: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return log p of each target at its place, [n], or the model's usual output.
+
+        `places` are those of the hidden states [b, s] that predict the targets, flattened.
+        """
+        model: Any = self
+        if places is None or targets is None:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        kwargs["use_cache"] = False
+        if self.is_fused:
+            states = model.base_model(*args, **kwargs).last_hidden_state.flatten(0, 1)[places]
+            return log_probabilities(states, model.get_output_embeddings().weight, targets)[0]
+        with _only(model.get_output_embeddings(), lambda states: states.flatten(0, 1)[places]):
+            logits = super().forward(*args, **kwargs).logits  # type: ignore[misc]
+        return logits.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+def use_token_head(model: Any, *, fused: bool) -> None:
+    """Let a causal language model compute the log-probabilities of given tokens with `TokenHead`.
+
+    Args:
+        model: The model, without an adapter around it.
+        fused: Compute the logits a few at a time, where the head is one matrix.
+    """
+    extend(model, TokenHead)
+    model.is_fused = fused and _is_plain(model.get_output_embeddings(), model)

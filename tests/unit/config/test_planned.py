@@ -4,7 +4,6 @@ import pytest
 
 import nbft
 from nbft.config.distributed import Distributed
-from nbft.config.preference import Preference
 from nbft.errors import ConfigError
 
 SENTENCE = "is not supported yet."
@@ -52,29 +51,6 @@ def test_what_needs_several_processes_is_refused_and_mended(settings, field):
     assert f"distributed.{field}" not in {p.field for p in nbft.make_plan(mended).errors}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("method", "dpo"),
-        ("beta", 0.5),
-        ("loss_type", "ipo"),
-        ("simpo_gamma", 1.0),
-        ("offset_alpha", 0.1),
-        ("max_prompt_length", 64),
-        ("pref_loss_ratio", 0.5),
-        ("sft_loss_ratio", 0.5),
-        ("label_smoothing", 0.1),
-        ("reference_free", True),
-        ("ref_model_update_steps", 10),
-    ],
-)
-def test_what_needs_preference_training_is_refused_and_mended(name, value):
-    problem = errors(preference={name: value})[f"preference.{name}"]
-    assert "learning from pairs of answers, which is not supported yet" in problem.why
-    config = nbft.Config(preference={name: value}).apply(problem.changes)
-    assert config.preference == Preference()
-
-
 WRONG = {
     "distributed": {
         "num_processes": 0,
@@ -113,19 +89,6 @@ WRONG = {
         "average_tokens_across_devices": "often",
         "accelerator_config": "fast",
     },
-    "preference": {
-        "method": "magic",
-        "beta": 0,
-        "loss_type": "best",
-        "simpo_gamma": -1,
-        "offset_alpha": -1,
-        "max_prompt_length": 0,
-        "pref_loss_ratio": -1,
-        "sft_loss_ratio": -1,
-        "label_smoothing": 0.5,
-        "reference_free": "maybe",
-        "ref_model_update_steps": -2,
-    },
 }
 
 
@@ -140,7 +103,6 @@ def test_wrong_values_are_refused(section, name, value):
 
 def test_every_planned_setting_has_a_wrong_value():
     assert WRONG["distributed"].keys() == Distributed.model_fields.keys()
-    assert WRONG["preference"].keys() == Preference.model_fields.keys()
 
 
 def test_two_engines_are_one_too_many():
@@ -149,6 +111,5 @@ def test_two_engines_are_one_too_many():
 
 
 def test_every_setting_says_where_it_comes_from():
-    for section in (Distributed, Preference):
-        for info in section.model_fields.values():
-            assert info.json_schema_extra["source"]
+    for info in Distributed.model_fields.values():
+        assert info.json_schema_extra["source"]

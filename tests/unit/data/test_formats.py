@@ -183,7 +183,7 @@ def test_a_rejected_answer_that_cannot_be_read_does_not_matter_to_methods_that_i
     assert examples[0].messages == (ASKED, ANSWERED)
     (said,) = examples.recognised
     assert said.endswith(
-        "only the chosen answers are trained on; the rejected ones are for preference training."
+        "only the chosen answers are trained on; the others are for preference training."
     )
 
 
