@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbft.errors import Problem
 from nbft.methods.method import PARTS_OF_ANY_TRAINER, Kind, Measure, Method
+from nbft.models.peft_types import peft_type_of
 
 if TYPE_CHECKING:
     from nbft.config import Config
@@ -181,6 +182,18 @@ class Dpo(Method):
                 f"makes batches of single answers; {config.training.method} makes its own.",
                 "Use dynamic_padding.",
                 {"data.collate_fn": "dynamic_padding"},
+            )
+        kind = peft_type_of(config)
+        if kind is not None and (kind.changes_rows or kind.name == "adalora"):
+            what = (
+                "puts virtual tokens before each row" if kind.changes_rows else "adds to the loss"
+            )
+            yield Problem(
+                "peft.method",
+                config.peft.method,
+                f"{what}, which {config.training.method} does not take into account.",
+                "Use lora.",
+                {"peft.method": "lora"},
             )
         if config.model.auto_class_name == "AutoModelForSeq2SeqLM":
             yield Problem(

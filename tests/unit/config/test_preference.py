@@ -83,6 +83,22 @@ def test_what_has_no_effect_is_said(method, changes, field, why):
     assert f"preference.{field}" not in {p.field for p in nbft.make_plan(config).errors}
 
 
+@pytest.mark.parametrize(
+    ("peft_method", "why"),
+    [("prompt_tuning", "virtual tokens"), ("adalora", "adds to the loss")],
+)
+def test_adapters_that_change_the_rows_or_the_loss_are_refused(peft_method, why):
+    config = nbft.Config(
+        data={"rows": ROWS},
+        training={"method": "dpo", "max_steps": 60},
+        peft={"method": peft_method},
+    )
+    problem = {p.field: p for p in nbft.make_plan(config).errors}["peft.method"]
+    assert why in problem.why
+    mended = config.apply(problem.changes)
+    assert "peft.method" not in {p.field for p in nbft.make_plan(mended).errors}
+
+
 def test_ties_cannot_widen_the_margin():
     rows = [
         {**row, "score_chosen": 4, "score_rejected": 4 if n else 1} for n, row in enumerate(ROWS)
