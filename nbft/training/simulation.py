@@ -171,8 +171,9 @@ def _as_on(device: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch.nn.Module, "_apply", _replace_parameters))
-        masks = functools.lru_cache(attention._whole_mask.__wrapped__)  # none without contents stay
-        stack.enter_context(mock.patch.object(attention, "_whole_mask", masks))
+        for name in ("_whole_mask", "_places", "_apart"):  # none without contents stay
+            fresh = functools.lru_cache(getattr(attention, name).__wrapped__)
+            stack.enter_context(mock.patch.object(attention, name, fresh))
         if device != "cpu":
             stack.enter_context(mock.patch.object(attention, "SHORT_ROW_TOKENS", 0))
             for name in ("_forward_tile", "_backward_tile"):

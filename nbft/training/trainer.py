@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -348,8 +348,8 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
         extend(model, _KeepsGradients)
     if config.checkpoint.save_on_epoch_end:
         trainer.add_callback(SaveOnEpochEnd())
-    extend(model, _SwitchesOnce)
-    model.switched_layers = list(model.modules())
+    extend(model, _WalksOnce)
+    model.walked_layers = list(model.modules())
 
 
 def _head(config: Config, decisions: Decisions) -> dict[str, bool] | None:
@@ -363,22 +363,30 @@ def _head(config: Config, decisions: Decisions) -> dict[str, bool] | None:
     return {"sparse": True, "fused": True} if decisions.uses("label_head") else None
 
 
-class _SwitchesOnce:
-    """Part of a model's class: `train`, called before each batch, skips modules already in its mode.
+class _WalksOnce:
+    """Part of a model's class: what happens at each step does not walk over all its modules again.
 
-    Visiting 2,500 modules takes milliseconds.
+    Walking over 2,500 modules takes milliseconds: `train`, called before each batch, skips modules
+    already in its mode; clipping and `zero_grad` ask for the parameters.
 
     Attributes:
-        switched_layers: The model and all its layers; none is added later.
+        walked_layers: The model and all its layers; none is added later.
     """
 
-    switched_layers: Sequence[torch.nn.Module]
+    walked_layers: Sequence[torch.nn.Module]
 
     def train(self, mode: bool = True) -> Any:
         """Switch to training or back."""
-        if all(layer.training == mode for layer in self.switched_layers):
+        if all(layer.training == mode for layer in self.walked_layers):
             return self
         return super().train(mode)  # type: ignore[misc]
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        """Return the parameters in the usual order, each once."""
+        if not recurse:
+            return super().parameters(recurse)  # type: ignore[misc,no-any-return]
+        every = (p for layer in self.walked_layers for p in layer._parameters.values())
+        return iter(dict.fromkeys(p for p in every if p is not None))
 
 
 class _KeepsGradients:

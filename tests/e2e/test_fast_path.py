@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -276,6 +277,19 @@ def test_equal_weights_have_equal_perplexity(family, family_model, train):
     )
     before, after = (e["scores"]["perplexity"] for e in run.events() if e["event"] == "scores")
     assert before == after
+
+
+@pytest.mark.parametrize("peft", ["lora", "full"])
+def test_parameters_are_those_of_a_walk_over_the_modules(peft, make_config, tmp_path):
+    model = trainer_of(make_config(peft__method=peft), tmp_path).model
+    for one in (model, copy.deepcopy(model)):
+        walked, named = list(one.parameters()), [p for _, p in one.named_parameters()]
+        assert all(a is b for a, b in zip(walked, named, strict=True))
+        assert list(one.parameters(recurse=False)) == []
+    for parameter in (p for p in model.parameters() if p.requires_grad):
+        parameter.grad = torch.ones_like(parameter)
+    model.zero_grad()
+    assert all(p.grad is None for _, p in model.named_parameters())
 
 
 def test_long_rows_take_torchs_attention_and_give_the_same(monkeypatch, make_config, tmp_path):

@@ -66,7 +66,7 @@ STEPS = {
 @pytest.fixture(autouse=True)
 def no_fake_numbers_are_kept():
     """Leave no fake mask behind for the next test."""
-    caches = attention._whole_mask, hadamard
+    caches = attention._whole_mask, attention._places, hadamard
     for cache in caches:
         cache.cache_clear()
     yield
