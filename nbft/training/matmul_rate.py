@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nbft.decisions import Decisions
+from nbft.hardware import other_use
 from nbft.plan.matmul_rate import keep_rate, kept_rate, product_dtype
 
 _CPU_WIDTH, _GPU_WIDTH = 1024, 4096
@@ -20,11 +21,11 @@ _SECONDS = 0.1
 
 
 def measure_once(decisions: Decisions) -> None:
-    """Measure the rate for the number types of a run, unless it is kept.
+    """Measure the rate for the number types of a run, unless it is kept or the device is in use.
 
     Draws no random numbers, so the training that follows is the same with and without it.
     """
-    if kept_rate(decisions) is None:
+    if kept_rate(decisions) is None and not other_use(decisions.device.value):
         keep_rate(decisions, measure(decisions.device.value, product_dtype(decisions)))
 
 

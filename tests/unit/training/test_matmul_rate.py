@@ -15,6 +15,10 @@ from nbft.training import matmul_rate
 def test_it_is_measured_once_and_draws_no_random_numbers(tmp_path, monkeypatch):
     monkeypatch.setenv("NBFT_CACHE", str(tmp_path))
     decisions = decide(Config().apply({"compute.device": "cpu", "model.dtype": "float32"}))
+    monkeypatch.setattr(matmul_rate, "other_use", lambda _: "the processor is in use")
+    matmul_rate.measure_once(decisions)
+    assert kept_rate(decisions) is None  # it would be too low, for ever
+    monkeypatch.setattr(matmul_rate, "other_use", lambda _: "")
     before, began = torch.get_rng_state(), time.process_time()
     matmul_rate.measure_once(decisions)
     assert time.process_time() - began < 2
@@ -29,6 +33,7 @@ def test_it_is_measured_once_and_draws_no_random_numbers(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NBFT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(matmul_rate, "other_use", lambda _: "")
     decisions = decide(Config().apply({"compute.device": "cpu", "model.dtype": "float32"}))
     matmul_rate.measure_once(decisions)
     assert kept_rate(decisions) is None
