@@ -102,7 +102,7 @@ MORE = (
 
 _DRAWN = frozenset(name for chart in (*STANDARD, *MORE) for name in chart.names)
 _NOT_DRAWN = frozenset(
-    "epoch seconds_left num_tokens num_input_tokens_seen runtime samples_per_second "
+    "epoch seconds_left peak_bytes num_tokens num_input_tokens_seen runtime samples_per_second "
     "steps_per_second".split()
 )
 _HELD_OUT = "eval_"

@@ -72,6 +72,11 @@ def planning_for(machine: Hardware) -> Iterator[None]:
         _other.reset(token)
 
 
+def is_this_machine() -> bool:
+    """Whether this machine is planned for, not another one."""
+    return _other.get() is None
+
+
 def available_devices() -> dict[str, str]:
     """Return the available devices, each with a description."""
     if (other := _other.get()) is not None:

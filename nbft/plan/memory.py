@@ -1,4 +1,4 @@
-"""Estimates of the trained parameters, memory and time of a run.
+"""Estimates of the trained parameters and memory of a run.
 
 Shapes are read from config.json and the headers of the safetensors files; the model is not loaded.
 """
@@ -18,7 +18,6 @@ from typing import Any
 from nbft.config import Config
 from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, SHORT_ROW_TOKENS, Decisions
 from nbft.evaluate.forecast import metrics_of
-from nbft.hardware import has_bfloat16
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import find_described
@@ -80,16 +79,6 @@ PART_NAMES = {
     "fragmentation": "fragmentation",
 }
 """What each part is called."""
-
-_CPU_FLOPS = {"bfloat16": 100e9, "float32": 42e9}
-"""Of one core. Measured with the SFTTrainer of TRL 1.16 on SmolLM2-135M, AMD Zen 4, padding-free."""
-
-_FAST_CPU_FLOPS = {"bfloat16": 250e9, "float32": 130e9}
-"""The same on the fast path; with AMX bfloat16 does twice as much."""
-
-_MORE_CORES = 0.75
-"""Exponent of the number of cores: small batches do not keep all of them busy. Measured on the fast
-path: 2 cores do 1.3 to 1.7 times as much as one."""
 
 
 @dataclass(frozen=True)
@@ -747,39 +736,3 @@ def state_bytes(config: Config) -> int:
 def _is_offloaded(config: Config, device: str) -> bool:
     """Whether the optimiser state is in CPU memory instead of the device's."""
     return config.memory.offload_optimizer and device != "cpu"
-
-
-def training_seconds(
-    config: Config, shape: Shape, tokens: int, decisions: Decisions, cores: int
-) -> float | None:
-    """Estimate the time in seconds of the training steps on a CPU; None on other devices.
-
-    Args:
-        config: The config.
-        shape: The model's shape.
-        tokens: Tokens in all steps together.
-        decisions: What it leads to on this machine.
-        cores: Number of cores used.
-    """
-    device, dtype = decisions.device.value, decisions.dtype.value
-    if device != "cpu":
-        return None
-    padding = 1.0 if decisions.padding_free else 1.9
-    again = 1 + 0.25 * _computed_again(config, shape)
-    flops = _CPU_FLOPS.get(dtype, _CPU_FLOPS["float32"])
-    if decisions.uses("row_attention") and decisions.uses("label_head"):
-        flops = _FAST_CPU_FLOPS.get(dtype, _FAST_CPU_FLOPS["float32"])
-        if dtype == "bfloat16" and "amx" in has_bfloat16(device).reason:
-            flops *= 2
-    return float(6 * shape.parameters * tokens * padding * again / (flops * cores**_MORE_CORES))
-
-
-def _computed_again(config: Config, shape: Shape) -> float:
-    """Return the share of the forward pass that is recomputed in the backward pass."""
-    granularity = config.memory.recompute_granularity
-    if not config.memory.gradient_checkpointing or granularity == "core_attn":
-        return 0.0  # core_attn is negligible beside the projections
-    if granularity == "full":
-        return 1.0
-    sizes = [(".mlp." in name, d_out * d_in) for name, d_out, d_in in shape.layers]
-    return sum(n for is_mlp, n in sizes if not is_mlp) / max(1, sum(n for _, n in sizes))

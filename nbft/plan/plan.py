@@ -35,7 +35,6 @@ from nbft.hardware import (
     other_use,
 )
 from nbft.hardware import assumptions as assumptions_of_device
-from nbft.limits import usable_cores
 from nbft.methods import Method, method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import find_described, find_local, find_tokenizer
@@ -53,7 +52,6 @@ from nbft.plan.memory import (
     memory_parts,
     model_shape,
     trainable_parameters,
-    training_seconds,
     weight_bytes,
 )
 from nbft.plan.model_checks import QUANTISING, adapter_remarks, model_remarks
@@ -75,6 +73,7 @@ from nbft.plan.rates import with_its_rate
 from nbft.plan.rehearsal import probe as probe_step
 from nbft.plan.rehearsal import probed_parts, simulate, simulated_parts
 from nbft.plan.stages import in_words, stage_seconds
+from nbft.plan.step_time import training_seconds
 from nbft.plan.tokenizer import read_tokenizer
 from nbft.plan.training_checks import cost_remark, cost_usd, rented_seconds
 from nbft.reading import stamp
@@ -416,7 +415,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             steps_per_epoch=numbers["steps_per_epoch"],
         )
         numbers["disk_bytes"] = use.total_bytes
-        numbers |= _times(config, shape, decisions, use, examples, numbers, a_row)
+        numbers |= _times(config, shape, decisions, use, examples, numbers, a_row, kept)
         watts = power_watts(device.value, available_devices().get(device.value, ""))
         if (seconds := numbers.pop("seconds_range", None)) is not None:
             ranges["seconds"] = seconds
@@ -559,9 +558,17 @@ def _times(
     examples: dict[str, Examples],
     numbers: dict[str, Any],
     row_tokens: float,
+    lengths: Sequence[int],
 ) -> dict[str, Any]:
     """Estimate how long the run and its stages take; on a GPU only its training steps."""
-    training = training_seconds(config, shape, numbers["tokens"], decisions, usable_cores())
+    training = training_seconds(
+        config,
+        shape,
+        decisions,
+        tokens=numbers["tokens"],
+        steps=numbers["total_steps"],
+        lengths=lengths,
+    )
     if training is None:
         if (found := gpu_seconds(config, shape, numbers["tokens"], decisions)) is None:
             return {"seconds": None}

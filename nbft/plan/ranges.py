@@ -15,7 +15,9 @@ from nbft.devices import GPU_WATTS, peak_flops
 from nbft.formatting import count, duration, number, size
 from nbft.hardware import available_devices
 from nbft.limits import usable_cores
+from nbft.plan.matmul_rate import kept_rate, product_dtype
 from nbft.plan.memory import PART_NAMES, Shape, margin_bytes
+from nbft.plan.step_time import assumed_rate
 
 if TYPE_CHECKING:
     from nbft.plan.plan import Plan
@@ -31,7 +33,7 @@ PROBED_TIME = 0.1
 """The same of what real steps took."""
 
 _GPU_SHARES = (0.1, 0.3, 0.5)
-"""Shares of a GPU's peak that training reaches: lowest, usual, highest. Assumed."""
+"""Shares of a GPU's matmul rate that training reaches: lowest, usual, highest. Assumed."""
 
 _CORE_WATTS = (4.0, 15.0)
 """Power of a busy core with its share of the rest of a machine: lowest and highest. Assumed."""
@@ -46,8 +48,9 @@ def gpu_seconds(
     """
     device = decisions.device.value
     name = available_devices().get(device, "")
-    peak = None if device == "cpu" else peak_flops(device, config.compute.peak_tflops, name)
-    if not peak:
+    asked = config.compute.peak_tflops
+    peak = (None if asked else kept_rate(decisions)) or peak_flops(device, asked, name)
+    if device == "cpu" or not peak:
         return None
     at_peak = 6 * shape.parameters * tokens / peak
     lowest, usual, highest = _GPU_SHARES
@@ -144,8 +147,19 @@ def assumptions(
             f"{model} has no weights here, so the layers of Llama with the sizes of its config.json "
             "are assumed."
         )
+    is_given = device != "cpu" and config.compute.peak_tflops
+    rate, dtype = None if is_given else kept_rate(decisions), product_dtype(decisions)
+    if shape and rate:
+        yield f"The time uses the matmul rate measured on this machine: {_rate_in_words(rate, dtype)}."
+    elif shape and device == "cpu":
+        yield (
+            f"The matmul rate of {name} is assumed: {_rate_in_words(assumed_rate(decisions), dtype)}. "
+            "The first run or probe measures it."
+        )
     if shape and device != "cpu":
-        if peak_flops(device, config.compute.peak_tflops, name):
+        if rate:
+            yield f"Training is assumed to reach 30% of that on {name} (10 to 50%)."
+        elif peak_flops(device, config.compute.peak_tflops, name):
             yield (
                 f"The time on {name} assumes 30% of its peak throughput (10 to 50%); nothing was "
                 "measured on it."
@@ -158,6 +172,10 @@ def assumptions(
         yield f"What the libraries take on {name} (500 MiB) is assumed."
     if free_bytes <= 0:
         yield f"{name} reports no free memory, so nothing says whether the run fits."
+
+
+def _rate_in_words(flops: float, dtype: str) -> str:
+    return f"{flops / 1e12:.2g} TFLOP/s in {dtype}"
 
 
 def costs_in_words(plan: Plan) -> Iterator[str]:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from nbft.config import Config, io
 from nbft.decisions import best_measure, decide
 from nbft.errors import ConfigError
-from nbft.formatting import count
+from nbft.events import number as as_number
+from nbft.formatting import count, size
 from nbft.plan.checks import check
 from nbft.plan.rates import rates_of
 from nbft.runs.state import RunState
@@ -51,6 +52,10 @@ _RISE, _LEAST_RISE = 0.05, 0.02
 
 _FALL = 0.03
 """Share by which the loss of a run that learns falls."""
+
+
+_OTHER_BYTES = 256 * 2**20
+"""What libraries that are imported later, and a kernel, may hold beyond the plan: 0.15 GB was seen."""
 
 
 class Try(NamedTuple):
@@ -723,6 +728,21 @@ def spike(run: RunState, config: Config) -> Found | None:
         f"The loss jumped from about {math.exp(before):.3g} to {value:.3g} at step {count(step)} "
         "and came back. One batch may have odd rows; check them with nbft.doctor.",
         tries,
+    )
+
+
+@_note("memory", lasts=True)
+def more_memory(run: RunState, config: Config) -> Found | None:
+    """The run takes more memory than the plan thought possible."""
+    peak, planned = run.peak_bytes, as_number(run.prepared.get("planned_bytes"))
+    most = as_number(run.prepared.get("planned_most_bytes"))
+    if peak is None or planned is None or most is None or peak <= most + _OTHER_BYTES:
+        return None
+    return Found(
+        f"The run takes {size(peak)} of memory; the plan expected {size(planned)}, and {size(most)} "
+        f"at most. The forecast of this run is now {size(peak)}.",
+        (),
+        "Before the next run, nbft.probe(config) measures a few steps.",
     )
 
 

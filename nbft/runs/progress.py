@@ -76,7 +76,7 @@ def numbers(state: RunState) -> str:
     if log.get("tokens_per_second") is not None:
         parts.append(f"{formatting.count(log['tokens_per_second'])} tokens/s")
     if log.get("memory_bytes"):
-        parts.append(formatting.size(log["memory_bytes"]))
+        parts.append(formatting.size(log["memory_bytes"]) + _peak(state))
     if (left := state.seconds_left) is not None:
         parts.append(f"{formatting.duration(left)} left")
     if log.get("loss") is not None:
@@ -88,6 +88,15 @@ def numbers(state: RunState) -> str:
     if log.get("epoch") is not None:
         parts.append(f"epoch {log['epoch']:.2f}")
     return " · ".join(parts)
+
+
+def _peak(state: RunState) -> str:
+    """Return the peak of memory in brackets, beside its forecast; "" if it is not known."""
+    peak, forecast = state.peak_bytes, state.forecast_bytes
+    if peak is None:
+        return ""
+    of = f" of {formatting.size(forecast)} forecast" if forecast is not None else ""
+    return f" (peak {formatting.size(peak)}{of})"
 
 
 def held_out(state: RunState) -> str:

@@ -314,6 +314,17 @@ class RunState:
         return self.prepared.get("total_steps")
 
     @property
+    def peak_bytes(self) -> int | None:
+        """Most memory that the run has had so far; None before its first log."""
+        return _size(self.log.get("peak_bytes"))
+
+    @property
+    def forecast_bytes(self) -> int | None:
+        """Most memory that the run will have: the plan's estimate, or the peak once it is higher."""
+        planned = _size(self.prepared.get("planned_bytes"))
+        return None if planned is None else max(planned, self.peak_bytes or 0)
+
+    @property
     def seconds_left(self) -> float | None:
         """Time until the run is over: the last estimate, less what has passed since; None if unknown.
 
@@ -614,6 +625,11 @@ class RunState:
         self.scored = [event for event in self.scored if event["step"] <= step]
         self.notes = [note.at(step) for note in self.notes if (note.step or 0) <= step]
         self.changed = dict.fromkeys(self.changed, self.taken)
+
+
+def _size(value: Any) -> int | None:
+    found = events.number(value)
+    return None if found is None or not math.isfinite(found) else int(found)
 
 
 def _note(event: Event) -> Note:

@@ -109,7 +109,7 @@ def _read(tensor: torch.Tensor) -> float | bool:
     """Return the value of a tensor without contents: 1 for a measure, never a length."""
     if tensor.is_floating_point():
         return 1.0
-    if tensor.dtype is torch.bool:
+    if tensor.dtype in (torch.bool, torch.uint8):  # a byte of a number that is logged
         return True
     raise NotImplementedError("a size of this model's step depends on the contents of a tensor")
 

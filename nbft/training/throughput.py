@@ -13,11 +13,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nbft.config import Config
 from nbft.methods import IGNORE_INDEX
@@ -229,14 +232,37 @@ class Throughput:
                 self._seen[name] += number
         return self._seen
 
-    def _maybe_log_save_evaluate(self, tr_loss: Any, *args: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any
+    ) -> None:
         """Log, evaluate and save after a step, outside its time."""
         due = self.control  # type: ignore[attr-defined]
         if due.should_log or due.should_evaluate or due.should_save:
-            tr_loss.item()  # waits for the GPU, which logging would do a moment later
-            self._read_totals()
+            tr_loss, grad_norm = self._read_all(tr_loss, grad_norm)
         with self.nbft_clock.stopped():
-            super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)  # type: ignore[misc]
+            super()._maybe_log_save_evaluate(  # type: ignore[misc]
+                tr_loss, grad_norm, *args, **kwargs
+            )
+
+    def _read_all(self, tr_loss: torch.Tensor, grad_norm: Any) -> tuple[Any, Any]:
+        """Read all that a log holds, which waits for the device once; return loss and norm."""
+        trainer: Any = self
+        if trainer.args.world_size > 1:  # the library gathers the loss
+            tr_loss.item()
+            self._read_totals()
+            return tr_loss, grad_norm
+        state, own = trainer.state, vars(self)
+        kept = {
+            name: own[name] for name in ("_seen", "_metrics", "_total_train_tokens") if name in own
+        }
+        loss, norm, state.num_input_tokens_seen, kept = read_at_once(
+            (tr_loss, grad_norm, state.num_input_tokens_seen, kept)
+        )
+        own.update(kept)
+        self._read_totals()
+        if trainer.control.should_log and state.global_step > trainer._globalstep_last_logged:
+            tr_loss.zero_()  # the library does so with what it is given
+        return np.float64(loss), norm  # it asks the loss for its mean and its item
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the numbers since the last log, in place of a speed over all that has happened."""
@@ -277,6 +303,27 @@ class Throughput:
             numbers["model_flops_per_second"] = a_token * seen["tokens"] / seconds
             numbers["mfu"] = numbers["model_flops_per_second"] / self.nbft_peak_flops
         return numbers
+
+
+def read_at_once(tree: Any) -> Any:
+    """Return nested lists and dicts with a number in place of each tensor, read in one copy.
+
+    Args:
+        tree: Its tensors hold one number each, and are on one device.
+
+    >>> read_at_once({"loss": torch.tensor(0.5), "tokens": [torch.tensor(2**40), 3]})
+    {'loss': 0.5, 'tokens': [1099511627776, 3]}
+    """
+    leaves, structure = tree_flatten(tree)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if not tensors:
+        return tree
+    numbers = [t.float() if t.is_floating_point() else t.long() for t in tensors]
+    as_bytes = torch.cat([number.detach().reshape(1).view(torch.uint8) for number in numbers])
+    layout = "=" + "".join("f" if number.is_floating_point() else "q" for number in numbers)
+    read = iter(struct.unpack(layout, bytes(as_bytes.tolist())))
+    found = [next(read) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    return tree_unflatten(found, structure)
 
 
 def _nothing(since: float) -> dict[str, Any]:

@@ -22,7 +22,13 @@ from nbft.atomic import replacing
 from nbft.config import Config
 from nbft.decisions import Decisions, decide, sees_all_gpus
 from nbft.devices import see_one_gpu
-from nbft.hardware import available_devices, begin_peak, peak_memory_bytes, release_memory
+from nbft.hardware import (
+    available_devices,
+    begin_peak,
+    peak_memory_bytes,
+    release_memory,
+    used_memory_bytes,
+)
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
@@ -186,6 +192,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     from nbft.training.callbacks.stopping import BudgetCallback, reason_of_end
     from nbft.training.callbacks.watching import WatchingCallback
     from nbft.training.fast.attention import flash_refusal
+    from nbft.training.matmul_rate import measure_once
     from nbft.training.trackers import Trackers
     from nbft.training.trainer import build_trainer
 
@@ -197,6 +204,8 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             environment(config, decisions.device.value),
             Trackers(job.say, job.warn) as trackers,
         ):
+            measure_once(decisions)
+            planned = _planned_memory(job, decisions)
             loaded = _load(job, found, decisions)
             job.stages.end(0)
             provenance = _provenance(config, loaded.rows)
@@ -230,7 +239,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 why := flash_refusal(trainer.model, decisions.mixed_precision.value)
             ):
                 job.warn(why)
-            _report_prepared(job, loaded, trainer.model, resumption)
+            _report_prepared(job, loaded, trainer.model, resumption, planned)
             job.room.requests.check()
             if config.training.do_train:
                 _train_on(trainer, provenance, resumption)
@@ -266,6 +275,23 @@ def _expect_planned(job: _Job) -> None:
         has_held_out = planned["eval_rows"] > 0
         times = moments(job.config, total, of_epoch, has_held_out=has_held_out)
         job.stages.expect(times, total, planned["stages"])
+
+
+def _planned_memory(job: _Job, decisions: Decisions) -> dict[str, int]:
+    """Return the peak that the plan expects, and the highest, for what this process holds already.
+
+    On a CPU a kernel may hold more than the libraries; on a GPU torch counts none of them.
+    """
+    device = decisions.device.value
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        plan = read_plan(job.run)
+        if plan["device"]["value"] == device:
+            libraries, used = plan["memory_parts"]["libraries"], used_memory_bytes(device)
+            held = max(used, libraries) if device == "cpu" else used
+            most = plan["ranges"]["memory_bytes"][1]
+            ends = {"planned_bytes": plan["memory_bytes"], "planned_most_bytes": most}
+            return {name: round(end - libraries + held) for name, end in ends.items()}
+    return {}
 
 
 def _decisions(job: _Job, found: FoundModel) -> Decisions:
@@ -433,7 +459,13 @@ def _sample_prompts(config: Config, tokenizer: Any, held_out: Tokenised | None) 
     ]
 
 
-def _report_prepared(job: _Job, loaded: _Loaded, model: Any, resumption: Resumption | None) -> None:
+def _report_prepared(
+    job: _Job,
+    loaded: _Loaded,
+    model: Any,
+    resumption: Resumption | None,
+    planned: dict[str, int],
+) -> None:
     """Report what will be trained."""
     from nbft.plan.schedule import total_steps, warmup_steps
     from nbft.training.throughput import parameter_counts, summary
@@ -461,6 +493,7 @@ def _report_prepared(job: _Job, loaded: _Loaded, model: Any, resumption: Resumpt
         total_parameters=parameters,
         measures=[asdict(measure) for measure in method_of(config).measures],
         **({"resumed_step": resumption.step} if resumption else {}),
+        **planned,
     )
     if resumption:
         job.say(f"Resuming from step {resumption.step:,} …")

@@ -14,6 +14,7 @@ import pytest
 import nbft
 from nbft.data.samples import sample_path
 from nbft.data.tiny_model import make_tiny_model
+from nbft.hardware import Choice
 from nbft.launchers.kernel import join
 
 
@@ -106,3 +107,36 @@ def until(condition: Callable[[], object], what: str) -> None:
 def steps(run: nbft.Run) -> int:
     """Return the last step that a run has logged."""
     return max((e["step"] for e in run.events() if e["event"] == "log"), default=0)
+
+
+@pytest.fixture
+def older_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Decide as on a Tesla T4, and give accelerate a scaler that it refuses to a CPU.
+
+    Returns the trainer of the last run, when there is one.
+    """
+    import accelerate
+    import torch
+
+    from nbft.training import trainer as trainers
+
+    begin: Callable[..., None] = accelerate.Accelerator.__init__
+
+    def init(self: Any, *args: Any, **keys: Any) -> None:
+        begin(self, *args, **keys)
+        if self.state.mixed_precision == "fp16":
+            scale = self.scaler_handler.to_kwargs() if self.scaler_handler else {}
+            self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", **scale)
+
+    monkeypatch.setattr(accelerate.Accelerator, "__init__", init)
+    monkeypatch.setattr("nbft.decisions.choose_dtype", lambda *_: Choice("float16", "a T4"))
+    monkeypatch.setattr("nbft.decisions.choose_mixed_precision", lambda *_: Choice("fp16", "a T4"))
+    kept: dict[str, Any] = {}
+    build = trainers.build_trainer
+
+    def keep(*args: Any, **keys: Any) -> Any:
+        kept["trainer"] = build(*args, **keys)
+        return kept["trainer"]
+
+    monkeypatch.setattr(trainers, "build_trainer", keep)
+    return kept

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import accelerate
 import pytest
 import torch
 
 import nbft
-from nbft.hardware import Choice
 from nbft.training import trainer as trainers
 
 from .conftest import losses
@@ -23,34 +20,6 @@ STEPS = {
     "evaluation__eval_strategy": "no",
     "logging__logging_steps": 1,
 }
-
-
-@pytest.fixture
-def older_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Decide as on a Tesla T4, and give accelerate a scaler that it refuses to a CPU.
-
-    Returns the trainer of the last run, when there is one.
-    """
-    begin: Callable[..., None] = accelerate.Accelerator.__init__
-
-    def init(self: Any, *args: Any, **keys: Any) -> None:
-        begin(self, *args, **keys)
-        if self.state.mixed_precision == "fp16":
-            scale = self.scaler_handler.to_kwargs() if self.scaler_handler else {}
-            self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", **scale)
-
-    monkeypatch.setattr(accelerate.Accelerator, "__init__", init)
-    monkeypatch.setattr("nbft.decisions.choose_dtype", lambda *_: Choice("float16", "a T4"))
-    monkeypatch.setattr("nbft.decisions.choose_mixed_precision", lambda *_: Choice("fp16", "a T4"))
-    kept: dict[str, Any] = {}
-    build = trainers.build_trainer
-
-    def keep(*args: Any, **keys: Any) -> Any:
-        kept["trainer"] = build(*args, **keys)
-        return kept["trainer"]
-
-    monkeypatch.setattr(trainers, "build_trainer", keep)
-    return kept
 
 
 def norms(run: nbft.Run) -> list[float]:

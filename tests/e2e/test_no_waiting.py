@@ -1,4 +1,4 @@
-"""No step waits for a GPU: between its start and its end, nothing is read back from the device.
+"""No step waits for a GPU: nothing is read back from the device, and a log reads all at once.
 
 A fake tensor has a shape and no numbers, so whatever reads one back fails: `.item()`, `.tolist()`, a
 branch on a tensor, an index of booleans.
@@ -6,23 +6,30 @@ branch on a tensor, an index of booleans.
 
 from __future__ import annotations
 
+import collections
 import functools
+import traceback
 
 import pytest
 import torch
+import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nbft import events
 from nbft.decisions import PARTS, decide
 from nbft.evaluate.generate import in_precision
 from nbft.models.float8 import hadamard
+from nbft.runs import Run
 from nbft.training import optim
 from nbft.training.fast import attention
 from nbft.training.optim import BfloatAdamW, OffloadedOptimizer
 from nbft.training.rows import read_rows
+from nbft.training.throughput import Throughput
 from nbft.training.trainer import build_trainer
+from nbft.training.worker import work
 
 OFF = {f"speed__{part}": "off" for part in PARTS[1:]} | {"data__padding_free": False}
 JOINED = OFF | {"data__padding_free": True}
@@ -177,3 +184,126 @@ def test_offloading_waits_once_for_all_gradients(monkeypatch):
     assert fetched.waits == [False] * 3
     assert [device.type for device in waited] == ["cuda"]
     assert returned == [("cpu", True)] * 3
+
+
+class Reads(TorchDispatchMode):
+    """Notes the stack of each value that is read back, by what the trainer is doing."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = ""
+        self.stacks = collections.defaultdict(list)
+
+    def note(self):
+        here = "".join(traceback.format_stack(limit=16))
+        if self.place and "torch/utils/data" not in here:  # batches are made on the host
+            self.stacks[self.place].append(here)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.note()
+        return func(*args, **(kwargs or {}))
+
+
+RUNS = {
+    "all parts": {},
+    "none": OFF,
+    "two batches a step": {"training__gradient_accumulation_steps": 2},
+    "all weights": {"peft__method": "full"},
+    "padded tokens": OFF | {"logging__include_num_input_tokens_seen": "non_padding"},
+    "all measures": {
+        "logging__include_mfu": True,
+        "logging__include_performance_metrics": True,
+        "compute__peak_tflops": 1.0,
+    },
+    "a budget of tokens": {"training__max_tokens": 10**6},
+    "the library's Trainer": {"training__method": "base"},
+}
+
+LIBRARY_MASKS = ("none", "padded tokens", "the library's Trainer")
+"""Without attention within each row, the library reads whether a batch needs a mask."""
+
+
+@pytest.fixture
+def reads_of(make_config, monkeypatch):
+    """Return a function that trains six steps through the worker, logging every other one, and
+    returns the stacks of what was read in the steps and in each log."""
+
+    def reads_of(between=lambda loss: None, **changes):
+        config = make_config(
+            logging__logging_steps=2,
+            evaluation__eval_strategy="no",
+            evaluation__sample_count=0,
+            checkpoint__save_strategy="no",
+            optimizer__optim="adamw_torch_fused",
+            **changes,
+        )
+        reads = Reads()
+        for name in (
+            "tolist",
+            "cpu",
+            "numpy",
+            "__array__",
+        ):  # of a CPU tensor, these run no operator
+            usual = getattr(torch.Tensor, name)
+
+            def noted(tensor, *args, usual=usual, **kwargs):
+                reads.note()
+                place, reads.place = reads.place, ""
+                try:
+                    return usual(tensor, *args, **kwargs)
+                finally:
+                    reads.place = place
+
+            monkeypatch.setattr(torch.Tensor, name, noted)
+        trainer = transformers.Trainer
+        usual_step, usual_log = trainer.training_step, Throughput._maybe_log_save_evaluate
+
+        def training_step(self, *args, **kwargs):
+            reads.place = "step"
+            loss = usual_step(self, *args, **kwargs)
+            between(loss)
+            return loss
+
+        def log(self, *args, **kwargs):
+            step = self.state.global_step
+            reads.place = f"log {step}" if self.control.should_log else "step"
+            usual_log(self, *args, **kwargs)
+            reads.place = "" if step == self.state.max_steps else "step"
+
+        monkeypatch.setattr(trainer, "training_step", training_step)
+        monkeypatch.setattr(Throughput, "_maybe_log_save_evaluate", log)
+        run = Run.create(config)
+        with reads:
+            work(run.path)
+        assert run.status == "completed", run.problems
+        logged = [
+            event["step"] for event in events.read(run.events_path) if event["event"] == "log"
+        ]
+        assert logged == [1, 2, 4, 6]
+        return reads.stacks
+
+    return reads_of
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_log_reads_once_and_nothing_is_read_between_logs(name, reads_of):
+    stacks = reads_of(**RUNS[name])
+    steps = stacks["step"]
+    if name in LIBRARY_MASKS:
+        steps = [stack for stack in steps if "masking_utils.py" not in stack]
+    assert not steps, steps[0]
+    for step in (1, 2, 4, 6):
+        assert len(stacks[f"log {step}"]) == 1, "\n".join(stacks[f"log {step}"])
+
+
+def test_scaled_float16_reads_no_more(reads_of, older_gpu):
+    """A fused optimiser leaves out a step that overflowed without the host knowing of it."""
+    stacks = reads_of(model__dtype="auto", speed__lean_norm="off")
+    assert older_gpu["trainer"].accelerator.scaler is not None
+    assert not stacks["step"], stacks["step"][0]
+    assert [len(stacks[f"log {step}"]) for step in (1, 2, 4, 6)] == [1] * 4
+
+
+def test_a_read_between_logs_is_found(reads_of):
+    assert len(reads_of(between=lambda loss: loss.item())["step"]) >= 6

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nbft import events
-from nbft.hardware import used_memory_bytes
+from nbft.hardware import peak_memory_bytes, used_memory_bytes
 from nbft.runs.requests import Requests, Unfinished, because
 from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.saving import checkpoint_bytes
@@ -240,6 +240,8 @@ class ReportingCallback(TrainerCallback):
         if (left := self.stages.seconds_left(state.global_step)) is not None:
             fields["seconds_left"] = round(left, 1)
         fields["memory_bytes"] = used_memory_bytes(self._device)
+        if (peak := peak_memory_bytes(self._device)) is not None:
+            fields["peak_bytes"] = peak
         self.say("log", step=state.global_step, **fields)
 
     def _measured_step(self, step: int) -> float | None:

@@ -12,7 +12,6 @@ Source: rows attend within themselves, as in FlashAttention's varlen functions (
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import itertools
 import logging
@@ -65,7 +64,7 @@ def attend_within_rows(
         query: [1, heads, s, d].
         key: [1, key heads, s, d].
         value: [1, key heads, s, d].
-        attention_mask: None if rows are joined without padding.
+        attention_mask: None or empty if rows are joined without padding.
         dropout: Share of the weights that are dropped.
         scaling: Factor of the scores; 1 / sqrt(d) when None.
         sliding_window: Tokens that a token attends to, itself included; all when None.
@@ -80,7 +79,7 @@ def attend_within_rows(
     Returns:
         The attention's output, [1, s, heads, d], and None for the weights.
     """
-    if attention_mask is not None or cu_seq_lens_q is None:
+    if cu_seq_lens_q is None or (attention_mask is not None and attention_mask.numel()):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
@@ -449,35 +448,23 @@ def _whole_mask(
     )
 
 
-_is_joined = contextvars.ContextVar("_is_joined", default=False)
-"""Whether the batch of the current forward pass says where its rows begin."""
-
-
-def _row_mask(**kwargs: Any) -> torch.Tensor | None:
-    """Return no mask for joined rows, and torch's mask otherwise.
-
-    A single row needs torch's: without a mask it would attend beyond its sliding window.
-    """
-    if kwargs.get("attention_mask") is None and _is_joined.get():
-        return None
-    return sdpa_mask(**kwargs)
-
-
 class _JoinedRows:
-    """Part of a decoder's class: knows before its masks are made whether the rows are joined."""
+    """Part of a decoder's class: joined rows need no mask.
+
+    Without one, transformers would read from the device whether rows are joined, in each forward
+    pass. A mask of four dimensions counts as finished, so an empty one goes to the attention as it is.
+    """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the usual output."""
-        before = _is_joined.set(kwargs.get("cu_seq_lens_q") is not None)
-        try:
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            _is_joined.reset(before)
+        if kwargs.get("cu_seq_lens_q") is not None and kwargs.get("attention_mask") is None:
+            kwargs["attention_mask"] = torch.empty(1, 1, 0, 0)
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
 
 
 def use_row_attention(model: Any) -> None:
     """Let a causal language model attend within the rows of a joined batch."""
     AttentionInterface.register(NAME, attend_within_rows)
-    AttentionMaskInterface.register(NAME, _row_mask)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
     extend(model.base_model, _JoinedRows)

@@ -16,7 +16,6 @@ from nbft.plan.memory import (
     model_shape,
     state_bytes,
     trainable_parameters,
-    training_seconds,
     weight_bytes,
 )
 
@@ -140,13 +139,6 @@ def test_ia3_and_frozen_layers_by_hand(tiny_model):
     assert trainable_parameters(frozen, shape) == 64 + 32 + 32 + 64
     most = Config(peft={"method": "full"}, model={"freeze_layers": ["layers", "embed_tokens"]})
     assert trainable_parameters(most, shape) == 64  # the last norm
-
-
-def test_the_time_is_known_on_a_cpu_only(tiny_model):
-    shape = model_shape(tiny_model)
-    assert training_seconds(Config(), shape, 10**6, on(Config(), "cuda", "bfloat16"), 2) is None
-    one = training_seconds(Config(), shape, 10**9, on(Config(), dtype="float32"), 1)
-    assert one > training_seconds(Config(), shape, 10**9, on(Config(), dtype="float32"), 4)
 
 
 def memory(config, shape, device="cuda"):
@@ -302,19 +294,3 @@ def test_a_config_without_weights_has_an_assumed_shape(tiny_model, tmp_path):
     assert shape.parameters == real.parameters
     assert sorted(shape.layers) == sorted(real.layers)
     assert trainable_parameters(Config(), shape) == trainable_parameters(Config(), real)
-
-
-def test_the_time_to_compute_again_goes_by_what_is(tiny_model):
-    shape = model_shape(tiny_model)
-
-    def seconds(how):
-        changes = {"memory.gradient_checkpointing": True, "memory.recompute_granularity": how}
-        config = Config().apply(changes if how else {})
-        return training_seconds(config, shape, 10**10, on(config, dtype="float32"), cores=2)
-
-    usual = seconds(None)
-    attention = 2 * 64 * 64 + 2 * 32 * 64
-    share = attention / (attention + 3 * 128 * 64)
-    assert seconds("full") / usual == pytest.approx(1.25, abs=1e-3)
-    assert seconds("full_attn") / usual == pytest.approx(1 + 0.25 * share, abs=1e-3)
-    assert seconds("core_attn") == usual

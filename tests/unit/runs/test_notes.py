@@ -27,6 +27,7 @@ def run_of(
     norms: Sequence[float | None] | None = None,
     passes: float = 1.0,
     total: int | None = None,
+    peak: int | None = None,
     **prepared: Any,
 ) -> RunState:
     """Return a run that has logged these losses, one a step."""
@@ -37,6 +38,7 @@ def run_of(
             log = {"event": "log", "step": step, "loss": loss, "epoch": passes * step / total}
             log["learning_rate"] = rates[step - 1] if rates else 1e-4
             log["grad_norm"] = norms[step - 1] if norms else 1.0
+            log["peak_bytes"] = peak
             run.take(log)
         if step in held:
             run.take({"event": "eval", "step": step, "eval_loss": held[step]})
@@ -153,6 +155,11 @@ SICK: dict[str, tuple[RunState, dict[str, Any], list[str]]] = {
         run_of([*FALLING, 9.0, *line(1.5, 1.4, 10, 0.05)]),
         {"training__max_grad_norm": 0.0},
         ["jumped from about 1.", "to 9 at step 41 and came back", "max_grad_norm=1"],
+    ),
+    "more_memory": (
+        run_of(FALLING, peak=3 * 2**30, planned_bytes=2**31, planned_most_bytes=2.5 * 2**30),
+        {},
+        ["takes 3.0 GiB of memory; the plan expected 2.0 GiB, and 2.5 GiB at most"],
     ),
     "no_rate": (run_of([2.0] * 5, rates=[0.0] * 5, total=50), {}, ["has been 0 for 5 logs"]),
     "schedule_over": (

@@ -12,7 +12,7 @@ from nbft import events
 from nbft.config import Config
 from nbft.errors import RunError
 from nbft.plan.fixes import Fix
-from nbft.runs import progress
+from nbft.runs import notes, progress
 from nbft.runs.checkpoints import mark_whole
 from nbft.runs.state import RunState
 from nbft.widgets import kernel
@@ -222,6 +222,25 @@ def test_numbers_have_units_and_people_words():
     assert progress.numbers(state) == (
         "12,346 tokens/s · 1.9 GiB · 1 min 52 s left · loss 1.43 · held-out loss 1.96 · "
         "grad norm 0.800 · epoch 0.50"
+    )
+
+
+def test_the_peak_of_memory_is_beside_its_forecast_which_it_corrects():
+    state = RunState()
+    state.take({"event": "prepared", "planned_bytes": 2**31, "planned_most_bytes": 2.5 * 2**30})
+    assert state.forecast_bytes == 2**31
+    assert state.peak_bytes is None
+    state.take({"event": "log", "step": 1, "memory_bytes": 2**30, "peak_bytes": 1.5 * 2**30})
+    assert progress.numbers(state) == "1.0 GiB (peak 1.5 GiB of 2.0 GiB forecast)"
+    assert notes.more_memory(state, Config()) is None
+    state.take({"event": "log", "step": 2, "memory_bytes": 2**30, "peak_bytes": 2.25 * 2**30})
+    assert state.forecast_bytes == 2.25 * 2**30
+    assert notes.more_memory(state, Config()) is None  # within the range of the plan
+    state.take({"event": "log", "step": 3, "memory_bytes": 2**30, "peak_bytes": 3 * 2**30})
+    assert progress.numbers(state) == "1.0 GiB (peak 3.0 GiB of 3.0 GiB forecast)"
+    found = notes.more_memory(state, Config())
+    assert (
+        "takes 3.0 GiB of memory; the plan expected 2.0 GiB, and 2.5 GiB at most" in found.evidence
     )
 
 

@@ -1,0 +1,86 @@
+"""How fast this machine multiplies matrices: measured once by a process with torch, and kept.
+
+Kept in nbft's cache folder by device, allowed threads, number type and version of torch. Loads no library
+here; `nbft.training.matmul_rate` measures. Called by `nbft.plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nbft.atomic import replacing
+from nbft.decisions import Decisions
+from nbft.hardware import available_devices, is_this_machine
+from nbft.limits import usable_cores
+from nbft.models.find import cache_folder
+
+
+def kept_rate(decisions: Decisions) -> float | None:
+    """Return the rate of this machine's products, in floating-point operations per second.
+
+    None where it was not measured yet, or another machine is planned for.
+
+    Args:
+        decisions: Name the device and the number types of the products.
+    """
+    rate = _kept().get(_key(decisions)) if is_this_machine() else None
+    return float(rate) if isinstance(rate, int | float) and rate > 0 else None
+
+
+def keep_rate(decisions: Decisions, flops: float) -> None:
+    """Keep a measured rate; a cache that cannot be written is left as it is.
+
+    Args:
+        decisions: Name the device and the number types of the products.
+        flops: Floating-point operations per second.
+    """
+    kept = _kept() | {_key(decisions): round(flops)}
+    with contextlib.suppress(OSError):
+        _path().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(_path()) as partial:
+            partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+def product_dtype(decisions: Decisions) -> str:
+    """Return the number type of the products: that of mixed precision, else of the weights."""
+    mixed = {"bf16": "bfloat16", "fp16": "float16"}
+    return mixed.get(decisions.mixed_precision.value, decisions.dtype.value)
+
+
+def usable_threads() -> int:
+    """Return how many threads products on a CPU may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return min(usable_cores(), int(asked)) if asked.isdecimal() and int(asked) else usable_cores()
+
+
+def _key(decisions: Decisions) -> str:
+    device = decisions.device.value
+    name = available_devices().get(device, device)
+    on = [f"{usable_threads()} threads"] if device == "cpu" else []
+    return ", ".join([name, *on, product_dtype(decisions), f"torch {_torch_version()}"])
+
+
+@functools.cache
+def _torch_version() -> str:
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _path() -> Path:
+    return cache_folder() / "matmul-rates.json"
+
+
+def _kept() -> dict[str, Any]:
+    try:
+        kept = json.loads(_path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
