@@ -1,7 +1,7 @@
 """How fast this machine multiplies matrices: measured once by a process with torch, and kept.
 
 Kept in nbft's cache folder by device, allowed threads, number type and version of torch. Loads no library
-here; `nbft.training.matmul_rate` measures. Called by `nbft.plan`.
+here; `nbft.training.matmul_rate` measures. Called by `nbft.plan` and `nbft.hardware`.
 """
 
 from __future__ import annotations
@@ -12,35 +12,39 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbft.atomic import replacing
-from nbft.decisions import Decisions
 from nbft.hardware import available_devices, is_this_machine
 from nbft.limits import usable_cores
 from nbft.models.find import cache_folder
 
+if TYPE_CHECKING:
+    from nbft.decisions import Decisions
 
-def kept_rate(decisions: Decisions) -> float | None:
+
+def kept_rate(device: str, dtype: str) -> float | None:
     """Return the rate of this machine's products, in floating-point operations per second.
 
     None where it was not measured yet, or another machine is planned for.
 
     Args:
-        decisions: Name the device and the number types of the products.
+        device: "cpu", "cuda" or another.
+        dtype: Number type of the products.
     """
-    rate = _kept().get(_key(decisions)) if is_this_machine() else None
+    rate = _kept().get(_key(device, dtype)) if is_this_machine() else None
     return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 
-def keep_rate(decisions: Decisions, flops: float) -> None:
+def keep_rate(device: str, dtype: str, flops: float) -> None:
     """Keep a measured rate; a cache that cannot be written is left as it is.
 
     Args:
-        decisions: Name the device and the number types of the products.
+        device: "cpu", "cuda" or another.
+        dtype: Number type of the products.
         flops: Floating-point operations per second.
     """
-    kept = _kept() | {_key(decisions): round(flops)}
+    kept = _kept() | {_key(device, dtype): round(flops)}
     with contextlib.suppress(OSError):
         _path().parent.mkdir(parents=True, exist_ok=True)
         with replacing(_path()) as partial:
@@ -59,11 +63,10 @@ def usable_threads() -> int:
     return min(usable_cores(), int(asked)) if asked.isdecimal() and int(asked) else usable_cores()
 
 
-def _key(decisions: Decisions) -> str:
-    device = decisions.device.value
+def _key(device: str, dtype: str) -> str:
     name = available_devices().get(device, device)
     on = [f"{usable_threads()} threads"] if device == "cpu" else []
-    return ", ".join([name, *on, product_dtype(decisions), f"torch {_torch_version()}"])
+    return ", ".join([name, *on, dtype, f"torch {_torch_version()}"])
 
 
 @functools.cache

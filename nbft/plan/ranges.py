@@ -49,7 +49,9 @@ def gpu_seconds(
     device = decisions.device.value
     name = available_devices().get(device, "")
     asked = config.compute.peak_tflops
-    peak = (None if asked else kept_rate(decisions)) or peak_flops(device, asked, name)
+    peak = (
+        None if asked else kept_rate(decisions.device.value, product_dtype(decisions))
+    ) or peak_flops(device, asked, name)
     if device == "cpu" or not peak:
         return None
     at_peak = 6 * shape.parameters * tokens / peak
@@ -148,7 +150,10 @@ def assumptions(
             "are assumed."
         )
     is_given = device != "cpu" and config.compute.peak_tflops
-    rate, dtype = None if is_given else kept_rate(decisions), product_dtype(decisions)
+    rate, dtype = (
+        None if is_given else kept_rate(decisions.device.value, product_dtype(decisions)),
+        product_dtype(decisions),
+    )
     if shape and rate:
         yield f"The time uses the matmul rate measured on this machine: {_rate_in_words(rate, dtype)}."
     elif shape and device == "cpu":

@@ -92,7 +92,7 @@ def training_seconds(
     learnt = 0.0 if is_adapted else min(1.0, trained / shape.parameters)
     products = weights * (2 + learnt + again) + head * (2 + learnt)
     products += trained * (3 + again) if is_adapted else 0
-    rate = kept_rate(decisions) or assumed_rate(decisions)
+    rate = kept_rate(decisions.device.value, product_dtype(decisions)) or assumed_rate(decisions)
     attention = 4 * shape.num_layers * shape.query_width * of_row * (3 + again)
     a_logit = _SECONDS_PER_LIBRARY_LOGIT
     if decisions.uses("label_head"):

@@ -1,6 +1,6 @@
 """The rate at which this machine multiplies matrices, measured in a tenth of a second and kept.
 
-The plan estimates times by it, see `nbft.plan.matmul_rate`. Called by the worker and the probe.
+The plan estimates times by it, and on a CPU chooses the number type, see `nbft.plan.matmul_rate`. Called by the worker and the probe.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ _SECONDS = 0.1
 
 
 def measure_once(decisions: Decisions) -> None:
-    """Measure the rate for the number types of a run, unless it is kept or the device is in use.
+    """Measure the rate for the number types of a run, unless they are kept or the device is in use.
 
     Draws no random numbers, so the training that follows is the same with and without it.
     """
-    if kept_rate(decisions) is None and not other_use(decisions.device.value):
-        keep_rate(decisions, measure(decisions.device.value, product_dtype(decisions)))
+    device, wanted = decisions.device.value, {product_dtype(decisions)}
+    if (
+        device == "cpu"
+    ):  # which of the two is worth it is seen here, not read off the processor's name
+        wanted |= {"float32", "bfloat16"}
+    missing = [dtype for dtype in sorted(wanted) if kept_rate(device, dtype) is None]
+    if missing and not other_use(device):
+        for dtype in missing:
+            keep_rate(device, dtype, measure(device, dtype))
 
 
 def measure(device: str, dtype: str) -> float:

@@ -9,11 +9,16 @@ import pytest
 from nbft.config import Config
 from nbft.hardware import planning_for
 from nbft.plan.machines import MACHINES
-from nbft.plan.matmul_rate import keep_rate, kept_rate
+from nbft.plan.matmul_rate import keep_rate, kept_rate, product_dtype
 from nbft.plan.memory import model_shape
 from nbft.plan.step_time import training_seconds
 
 from .conftest import on
+
+
+def of(decisions):
+    """Return the device and the number type of a run's products."""
+    return decisions.device.value, product_dtype(decisions)
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +41,12 @@ def test_the_time_is_known_on_a_cpu_only(tiny_model):
 
 def test_the_time_goes_by_the_measured_rate(tiny_model):
     shape, decisions = model_shape(tiny_model), on(Config(), dtype="float32")
-    assert kept_rate(decisions) is None
-    keep_rate(decisions, 1e9)
+    assert kept_rate(*of(decisions)) is None
+    keep_rate(*of(decisions), 1e9)
     slow = seconds(Config(), shape)
-    keep_rate(decisions, 2e9)
+    keep_rate(*of(decisions), 2e9)
     fast = seconds(Config(), shape)
-    assert kept_rate(decisions) == 2e9
+    assert kept_rate(*of(decisions)) == 2e9
     layers = sum(d_out * d_in for _, d_out, d_in in shape.layers)
     adapter = sum(16 * (d_out + d_in) for _, d_out, d_in in shape.layers)
     products = 2e6 * (2 * (layers + 1024 * 64) + 3 * adapter)
@@ -50,25 +55,25 @@ def test_the_time_goes_by_the_measured_rate(tiny_model):
 
 def test_a_rate_is_that_of_its_threads_type_and_machine(monkeypatch, tmp_path):
     decisions = on(Config(), dtype="float32")
-    keep_rate(decisions, 1e9)
-    assert kept_rate(on(Config(), dtype="bfloat16")) is None
+    keep_rate(*of(decisions), 1e9)
+    assert kept_rate(*of(on(Config(), dtype="bfloat16"))) is None
     with planning_for(MACHINES[-1]):
-        assert kept_rate(decisions) is None
+        assert kept_rate(*of(decisions)) is None
     monkeypatch.setattr("nbft.plan.matmul_rate.usable_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert kept_rate(decisions) is None
+    assert kept_rate(*of(decisions)) is None
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert kept_rate(decisions) == 1e9
+    assert kept_rate(*of(decisions)) == 1e9
     (file,) = tmp_path.glob("matmul*.json")
     for damaged in ("", "[]", json.dumps(dict.fromkeys(json.loads(file.read_text()), "fast"))):
         file.write_text(damaged)
-        assert kept_rate(decisions) is None
+        assert kept_rate(*of(decisions)) is None
 
 
 def test_a_mixed_precision_multiplies_in_its_own_type(tiny_model):
     config = Config().apply({"precision.mixed_precision": "bf16"})
-    keep_rate(on(config, dtype="float32"), 7e9)
-    assert kept_rate(on(Config(), dtype="bfloat16")) == 7e9
+    keep_rate(*of(on(config, dtype="float32")), 7e9)
+    assert kept_rate(*of(on(Config(), dtype="bfloat16"))) == 7e9
 
 
 def test_a_short_row_takes_the_time_of_its_layers(tiny_model):
