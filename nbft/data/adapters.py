@@ -79,7 +79,9 @@ def chat_completion(row: Row) -> Example:
     Source: LLaMA-Factory, src/llamafactory/data/converter.py.
     """
     if "chosen" in row:
-        return preferences.pair({**row, "prompt": _turns("", _instruction(row))})
+        is_text = not any(isinstance(row.get(name), list) for name in _OF_TURNS[:3])
+        asked = {"prompt": _turns("", _instruction(row))} if is_text else {}
+        return preferences.pair({**row, **asked})
     if conversation := _conversation(row):
         return conversation
     answer = "output" if "instruction" in row else "completion"
