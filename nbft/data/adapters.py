@@ -87,9 +87,7 @@ def chat_completion(row: Row) -> Example:
     answer = "output" if "instruction" in row else "completion"
     _needs(row, ("prompt" if answer == "completion" else "instruction", answer), "chat_completion")
     turns = _turns("", _instruction(row), to_text(row[answer]))
-    return dataclasses.replace(
-        formats.chat(turns, _only_tools(row)), label=formats.label_of(row)
-    )
+    return dataclasses.replace(formats.chat(turns, _only_tools(row)), label=formats.label_of(row))
 
 
 def _instruction(row: Row) -> str:

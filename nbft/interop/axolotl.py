@@ -18,7 +18,7 @@ from nbft.interop.chat_formats import chat_template
 from nbft.interop.conversions import NOT_SET, OFF, attention, is_installed, train_method
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.preferences import is_preference, trl_loss
+from nbft.interop.preferences import is_preference
 from nbft.interop.report import Kind
 from nbft.interop.table import Convert, Converted
 from nbft.models.find import find_local
@@ -445,11 +445,6 @@ def _smoothing(value: Any, work: Work) -> Converted:
     if not value:
         return Converted(0.0)
     return Converted(value, "releases of TRL ignore it with sigmoid; nbft does not", "deviates")
-
-
-def _loss(value: Any, work: Work) -> Converted:
-    work.given["loss_weights"] = work.given.get("dpo_loss_weights")
-    return trl_loss("")(value, work)
 
 
 def _reward(name: str) -> Convert:

@@ -153,7 +153,9 @@ def _sft_weight(value: Any, work: Work) -> Converted:
         return OFF
     if str(work.document.tree.get("stage")).lower() == "kto":
         return Converted(kind="impossible", note="kto has no SFT loss here")
-    return Converted(value, "averaged over all tokens of a batch; there over each answer first", "deviates")
+    return Converted(
+        value, "averaged over all tokens of a batch; there over each answer first", "deviates"
+    )
 
 
 def rules(work: Work) -> Iterator[Problem]:
@@ -366,11 +368,7 @@ def _dataset(work: Work, block: str, file: Path | None, name: str, about: Mappin
     if about.get("ranking") and str(work.given.get("stage", "sft")).lower() == "sft":
         where += "; its rows are pairs of answers, of which the better one is trained on"
     named = columns or {}
-    used = {
-        ours: named[theirs]
-        for ours, theirs in _BESIDE_THE_TURNS.items()
-        if named.get(theirs)
-    }
+    used = {ours: named[theirs] for ours, theirs in _BESIDE_THE_TURNS.items() if named.get(theirs)}
     if str(work.given.get("stage")).lower() == "pt":
         text = named.get("prompt", "instruction")
         put(dataset_type="text", columns={"text": text} if text != "text" else {})

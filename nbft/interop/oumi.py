@@ -563,8 +563,7 @@ def write(config: Config, tree: dict[str, Any]) -> None:
     if config.training.method == "dpo" and has_weights(config):
         loss = trl_loss_back(config.preference.loss_type, config)
         if loss is not UNSET:
-            ours = config.preference
-            weights = [ours.pref_loss_ratio, ours.sft_loss_ratio or 0.0]
+            weights = [config.preference.pref_loss_ratio, config.preference.sft_loss_ratio or 0.0]
             more = {"loss_type": loss, "loss_weights": weights}
             tree.setdefault("training", {}).setdefault("trainer_kwargs", {}).update(more)
     if config.data.train.datasets:

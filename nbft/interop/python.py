@@ -165,7 +165,7 @@ def _imports(config: Config, decisions: Decisions, body: str) -> str:
         names["transformers"].append("AutoConfig")
     if config.callbacks.early_stopping_patience is not None:
         names["transformers"].append("EarlyStoppingCallback")
-    places = (method.trainer, method.arguments)
+    places: tuple[str, ...] = (method.trainer, method.arguments)
     if preference := plain(config):
         places = tuple(f"{preference.module}:{preference.name}{n}" for n in ("Config", "Trainer"))
     for place in (*places, *method.collator_code(config, decisions)[1]):

@@ -92,6 +92,8 @@ def _dpo(config: Config, method: Dpo, loss: str) -> Plain:
     ours, found = config.preference, Plain("DPO")
     if trl_name(loss) is UNSET:
         found.lacks["preference.loss_type"] = f"TRL has no loss {loss}; sigmoid here"
+        if loss == "dpop":
+            found.lacks["preference.dpop_lambda"] = "it is for the loss dpop"
         loss = "sigmoid"
     found.arguments["loss_type"] = [loss]
     if (weight := method.sft_loss_weight(config)) or ours.pref_loss_ratio != 1:

@@ -365,11 +365,11 @@ def test_the_best_checkpoint_by_a_measure_of_preferences(preference):
         checkpoint__metric_for_best_model="rewards/accuracies",
     )
     run = done(config)
-    scores = {
-        e["step"]: e["eval_rewards/accuracies"] for e in run.events() if e["event"] == "eval"
-    }
+    scores = {e["step"]: e["eval_rewards/accuracies"] for e in run.events() if e["event"] == "eval"}
     assert {2, 4, 6} <= {*scores}
-    state = json.loads((run.path / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
+    state = json.loads(
+        (run.path / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text()
+    )
     assert state["best_metric"] == pytest.approx(max(scores[n] for n in (2, 4, 6)))
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import nbft
-from nbft import hardware, registry
+from nbft import hardware
 from nbft.errors import ConfigError
 from nbft.interop.chat_formats import chat_template
 from nbft.interop.conversions import for_any_machine

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import nbft
-from nbft import decisions, hardware, registry
+from nbft import decisions, hardware
 from nbft.config import io
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
@@ -19,11 +19,7 @@ from nbft.interop.report import KINDS, Line, Report
 from nbft.plan.advice import Machine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = sorted(
-    file
-    for file in EXAMPLES.glob("*/*")
-    if file.is_file() and file.name != "rows.json"
-)
+FILES = sorted(file for file in EXAMPLES.glob("*/*") if file.is_file() and file.name != "rows.json")
 
 
 def name_of(file):

@@ -28,11 +28,7 @@ def line(report, key):
 
 def changed(config):
     """Return the settings of preference training that are not the default, and the method."""
-    found = {
-        name: value
-        for name, value in config.preference
-        if value != getattr(OURS, name)
-    }
+    found = {name: value for name, value in config.preference if value != getattr(OURS, name)}
     return config.training.method, found
 
 
@@ -47,8 +43,11 @@ TAKEN = [
         f"{ERNIE}beta: 0.3\nloss_type: simpo\nsimpo_gamma: 0.7\npref_loss_ratio: 2\nsft_loss_ratio: 0.1",
         "dpo",
         {
-            **{"beta": 0.3, "loss_type": "simpo", "simpo_gamma": 0.7},
-            **{"pref_loss_ratio": 2.0, "sft_loss_ratio": 0.1},
+            "beta": 0.3,
+            "loss_type": "simpo",
+            "simpo_gamma": 0.7,
+            "pref_loss_ratio": 2.0,
+            "sft_loss_ratio": 0.1,
         },
     ),
     (
@@ -152,7 +151,12 @@ def test_keys_of_preference_training_are_taken(imported, system, text, method, s
 
 
 UNUSED = [
-    ("erniekit", f"{ERNIE}loss_type: hinge\nlabel_smoothing: 0.1", "label_smoothing", "no smoothing"),
+    (
+        "erniekit",
+        f"{ERNIE}loss_type: hinge\nlabel_smoothing: 0.1",
+        "label_smoothing",
+        "no smoothing",
+    ),
     ("erniekit", f"{ERNIE}loss_type: ipo\noffset_alpha: 0.1", "offset_alpha", "only sigmoid has"),
     ("erniekit", f"{ERNIE}ref_model_update_steps: 5", "ref_model_update_steps", "off with LoRA"),
     (
@@ -192,7 +196,12 @@ DIFFERENT = [
     ("axolotl", f"{AXOLOTL}rl: dpo\ntrl: {{sync_ref_model: true}}", "sync_ref_model", "deviates"),
     ("oumi", OUMI.format("TRL_DPO", "loss_type: aot"), "loss_type", "impossible"),
     ("oumi", OUMI.format("TRL_DPO", "loss_type: [ipo, hinge]"), "loss_type", "impossible"),
-    ("oumi", OUMI.format("TRL_DPO", "max_completion_length: 9"), "max_completion_length", "impossible"),
+    (
+        "oumi",
+        OUMI.format("TRL_DPO", "max_completion_length: 9"),
+        "max_completion_length",
+        "impossible",
+    ),
 ]
 
 
@@ -204,7 +213,9 @@ def test_what_differs_is_said(imported, system, text, key, kind):
 
 
 def test_without_preference_training_its_keys_change_nothing(imported):
-    config, report = imported("model_name_or_path: a/b\nstage: SFT\nbeta: 0.3\nloss_type: or\n", "erniekit")
+    config, report = imported(
+        "model_name_or_path: a/b\nstage: SFT\nbeta: 0.3\nloss_type: or\n", "erniekit"
+    )
     assert changed(config) == ("sft", {})
     assert line(report, "beta").note == "used in preference training only"
     assert not report.dropped
@@ -267,14 +278,24 @@ SCRIPTS = [
         "dpo",
         {"loss_type": "ipo", "sft_loss_ratio": 0.2, "max_prompt_length": 99},
     ),
-    ("DPO", "reference_free=True, rpo_alpha=0.5", "dpo", {"reference_free": True, "sft_loss_ratio": 0.5}),
+    (
+        "DPO",
+        "reference_free=True, rpo_alpha=0.5",
+        "dpo",
+        {"reference_free": True, "sft_loss_ratio": 0.5},
+    ),
     (
         "DPO",
         "sync_ref_model=True, ref_model_sync_steps=64, ref_model_mixup_alpha=1.0",
         "dpo",
         {"ref_model_update_steps": 64},
     ),
-    ("DPO", 'loss_type="robust", label_smoothing=0.1', "dpo", {"loss_type": "robust", "label_smoothing": 0.1}),
+    (
+        "DPO",
+        'loss_type="robust", label_smoothing=0.1',
+        "dpo",
+        {"loss_type": "robust", "label_smoothing": 0.1},
+    ),
     ("KTO", "undesirable_weight=1.3", "kto", {"undesirable_weight": 1.3}),
     ("ORPO", "beta=0.3", "orpo", {"beta": 0.3}),
     (
@@ -341,7 +362,12 @@ INFO = {
         "file_name": "judged.json",
         "formatting": "sharegpt",
         "columns": {"messages": "talk", "kto_tag": "liked"},
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+        },
     },
     "judged_alpaca": {
         "file_name": "judged_alpaca.json",

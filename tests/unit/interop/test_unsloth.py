@@ -1115,7 +1115,11 @@ def test_arguments_alone_tell_the_method(imported):
 
 @pytest.mark.parametrize(
     ("keys", "method"),
-    [("beta: 0.2", "dpo"), ("beta: 0.2\nundesirable_weight: 1.5", "kto"), ("cpo_alpha: 0.5", "cpo")],
+    [
+        ("beta: 0.2", "dpo"),
+        ("beta: 0.2\nundesirable_weight: 1.5", "kto"),
+        ("cpo_alpha: 0.5", "cpo"),
+    ],
 )
 def test_the_keys_of_a_flat_file_tell_the_method(imported, keys, method):
     text = f"model_name_or_path: a/b\nlearning_rate: 1.0e-5\nlora_r: 8\nuse_peft: true\n{keys}\n"
@@ -1134,7 +1138,9 @@ def test_a_method_that_is_registered_is_taken_by_its_name(imported):
     registry.trainers.register("gkd")(object)
     try:
         text = "from trl import GKDTrainer, GKDConfig\n"
-        text += "GKDTrainer(model=model, args=GKDConfig(learning_rate=1e-5), train_dataset=ds).train()"
+        text += (
+            "GKDTrainer(model=model, args=GKDConfig(learning_rate=1e-5), train_dataset=ds).train()"
+        )
         config, _ = imported(IMPORTS, MODEL, ROWS, text)
         assert (config.training.method, config.training.learning_rate) == ("gkd", 1e-5)
     finally:
