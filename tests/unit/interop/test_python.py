@@ -8,6 +8,7 @@ import pytest
 
 from nbft import registry
 from nbft.config import Config, presets, settings
+from nbft.config.preference import Preference
 from nbft.data.examples import load_examples, stream_examples
 from nbft.devices import Gpu
 from nbft.hardware import Hardware, planning_for
