@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nbft.config.data import Dataset
-from nbft.data import formats
+from nbft.data import formats, preferences
 from nbft.data.cells import is_missing, to_text
 from nbft.data.formats import Example, Row
-from nbft.data.preferences import extremes
 from nbft.data.ready import STANFORD_ALPACA, create_alpaca_prompt
 from nbft.data.turns import RowError, Turn
 from nbft.formatting import listed
@@ -74,20 +73,29 @@ def alpaca_chat(row: Row) -> Example:
 def chat_completion(row: Row) -> Example:
     """Take an instruction with its output, or a prompt with its completion, as a conversation.
 
-    Conversations stay as they are. An input follows the instruction on the next line.
+    Conversations stay as they are. An input follows the instruction on the next line. In place of
+    an answer there may be a chosen and a rejected one.
 
     Source: LLaMA-Factory, src/llamafactory/data/converter.py.
     """
+    if "chosen" in row:
+        is_text = not any(isinstance(row.get(name), list) for name in _OF_TURNS[:3])
+        asked = {"prompt": _turns("", _instruction(row))} if is_text else {}
+        return preferences.pair({**row, **asked})
     if conversation := _conversation(row):
         return conversation
-    if "instruction" in row:
-        _needs(row, ("instruction", "output"), "chat_completion")
-        parts = [to_text(row["instruction"]), to_text(row.get("input"))]
-        asked, answer = "\n".join(part for part in parts if part), row["output"]
-    else:
-        _needs(row, ("prompt", "completion"), "chat_completion")
-        asked, answer = to_text(row["prompt"]), row["completion"]
-    return formats.chat(_turns("", asked, to_text(answer)), _only_tools(row))
+    answer = "output" if "instruction" in row else "completion"
+    _needs(row, ("prompt" if answer == "completion" else "instruction", answer), "chat_completion")
+    turns = _turns("", _instruction(row), to_text(row[answer]))
+    return dataclasses.replace(formats.chat(turns, _only_tools(row)), label=formats.label_of(row))
+
+
+def _instruction(row: Row) -> str:
+    """Return what is asked: an instruction with its input on the next line, or a prompt."""
+    if "instruction" not in row:
+        return to_text(row.get("prompt"))
+    parts = [to_text(row["instruction"]), to_text(row.get("input"))]
+    return "\n".join(part for part in parts if part)
 
 
 def text_sft(row: Row) -> Example:
@@ -131,9 +139,9 @@ def _conversation(row: Row) -> Example | None:
     return sharegpt(row) if row.get("conversations") else None
 
 
-def _turns(system: str, asked: str, answer: str) -> tuple[Turn, ...]:
-    said = (("system", system), ("user", asked), ("assistant", answer))
-    return tuple({"role": role, "content": text} for role, text in said if text or role != "system")
+def _turns(system: str, asked: str, answer: str | None = None) -> tuple[Turn, ...]:
+    said = (("system", system or None), ("user", asked), ("assistant", answer))
+    return tuple({"role": role, "content": text} for role, text in said if text is not None)
 
 
 def _only_tools(row: Row) -> Row:
@@ -163,7 +171,7 @@ def erniekit(row: Row) -> Example:
                 "response is no list of as many answers as sort has ranks.",
                 'Write "response": [["…"], ["…"]], "sort": [1, 0].',
             )
-        best, worst = extremes(ranks)
+        best, worst = preferences.extremes(ranks)
         worse = [*answered, *_list(row["response"][worst])]
         answered = [*answered, *_list(row["response"][best])]
     if len(asked) != len(answered) or not asked:
@@ -218,16 +226,21 @@ def in_turns(dataset: Dataset, make: Callable[[Row], Example]) -> Callable[[Row]
 
     def make_turns(row: Row) -> Example:
         if keys or role_of:
-            renamed = {
-                name: [named(turn) for turn in row[name]]
-                for name in ("messages", "conversations", "prompt", "completion")
-                if isinstance(row.get(name), list)
-            }
-            row = {**row, **renamed}
+            row = {**row, **{name: renamed(row[name]) for name in _OF_TURNS if name in row}}
         example = make(row)
-        turns = example.messages
+        rejected = example.rejected
+        return dataclasses.replace(
+            example,
+            messages=completed(example.messages, row),
+            rejected=completed(rejected, row) if isinstance(rejected, tuple) else rejected,
+        )
+
+    def renamed(value: Any) -> Any:
+        return [named(turn) for turn in value] if isinstance(value, list) else named(value)
+
+    def completed(turns: tuple[Turn, ...], row: Row) -> tuple[Turn, ...]:
         if not turns:
-            return example
+            return turns
         if column and row.get(column):
             is_system = turns[0]["role"] == "system"
             turns = (*turns[:is_system], *_earlier(row[column], column), *turns[is_system:])
@@ -239,9 +252,13 @@ def in_turns(dataset: Dataset, make: Callable[[Row], Example]) -> Callable[[Row]
                 {**turn, "trained": False} if n in answers[:-1] else turn
                 for n, turn in enumerate(turns)
             )
-        return dataclasses.replace(example, messages=turns)
+        return turns
 
     return make_turns
+
+
+_OF_TURNS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
+"""Columns that may hold turns."""
 
 
 def _earlier(value: Any, column: str) -> tuple[Turn, ...]:

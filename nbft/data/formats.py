@@ -191,8 +191,13 @@ def _is_judged(row: Row) -> bool:
     return _truth(row.get("label")) is not None
 
 
+def label_of(row: Row) -> bool | None:
+    """Return whether a row calls its answer a good one; None without a judgement."""
+    return _truth(row.get("label"))
+
+
 def _labelled(row: Row) -> bool:
-    label = _truth(row.get("label"))
+    label = label_of(row)
     if label is None:
         raise RowError(
             f'"label" is {row.get("label")!r}, but true or false in other rows.',

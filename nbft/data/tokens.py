@@ -226,6 +226,8 @@ def encode_rows(
 
     Of a prompt with more than `most_prompt_tokens` the end is kept.
     """
+    if most_prompt_tokens is not None:
+        how["max_length"] = None  # a long prompt is tokenised to its end, which is kept
     named = {
         name: [
             _with_short_prompt(one, most_prompt_tokens)

@@ -20,6 +20,7 @@ from nbft.errors import NbftError, Problem
 from nbft.evaluate.generate import BATCH
 from nbft.evaluate.metrics import METRICS, SCORES, Function, form_of
 from nbft.formatting import count
+from nbft.methods import method_of
 
 LONGEST_ANSWER_TOKENS = 256
 """Longest answer if evaluation.score_max_new_tokens is empty."""
@@ -88,7 +89,7 @@ def scored_steps(config: Config, total_steps: int, steps_per_epoch: int) -> list
 def best_by_score(config: Config) -> bool:
     """Whether a score, and not the held-out loss, decides which checkpoint is best."""
     by_trainer = ("loss", "mean_token_accuracy", "entropy", "num_tokens", "runtime")
-    return best_measure(config) not in (None, *by_trainer)
+    return best_measure(config) not in (None, *by_trainer, *method_of(config).held_out_measures)
 
 
 def scoring_seconds(config: Config, weight_bytes: float, answer_tokens: int) -> float:

@@ -15,6 +15,7 @@ import yaml
 from nbft import registry
 from nbft.config import Config, io, settings
 from nbft.config.data import Dataset
+from nbft.interop.python_preferences import plain
 from nbft.methods import Method
 
 _OWN = "a mechanism of nbft's own"
@@ -92,8 +93,8 @@ def _of_values(config: Config, dataset_types: Container[str]) -> dict[str, str]:
     method = registry.trainers.get(config.training.method)
     if not isinstance(method, Method):
         ignored["training.method"] = "a trainer of your own; transformers' Trainer here"
-    elif len(method.sequences) > 1:
-        ignored["training.method"] = "it trains several sequences per row; only one is written here"
+    elif preference := plain(config):
+        ignored |= preference.lacks
     if registry.optimizers.is_own(optim) or optim == "adam":
         ignored["optimizer.optim"] = f"{_OWN if optim == 'adam' else 'of your own'}; AdamW here"
     if registry.schedulers.is_own(config.scheduler.lr_scheduler_type):

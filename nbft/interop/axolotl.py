@@ -18,6 +18,7 @@ from nbft.interop.chat_formats import chat_template
 from nbft.interop.conversions import NOT_SET, OFF, attention, is_installed, train_method
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
+from nbft.interop.preferences import is_preference
 from nbft.interop.report import Kind
 from nbft.interop.table import Convert, Converted
 from nbft.models.find import find_local
@@ -222,6 +223,8 @@ def _set(work: Work, theirs: str, ours: str, block: Mapping[str, Any]) -> None:
     kind = _kind_of(block)
     if kind == "block":
         _own_format(work, theirs, block["type"], say, put)
+    elif kind in _CHATS and is_preference(work.settings.get("training.method")):
+        _answers(block, say, put)
     elif kind in _CHATS:
         _conversation(block, say, put)
     elif kind == "completion":
@@ -236,6 +239,21 @@ def _set(work: Work, theirs: str, ours: str, block: Mapping[str, Any]) -> None:
     elif kind:
         note = f"nbft has no {block['type']}; the columns of the rows decide the prompt"
         say("type", "impossible", note)
+
+
+def _answers(block: Mapping[str, Any], say: Any, put: Any) -> None:
+    """Take a set of conversations with two answers, or one that is labelled."""
+    fields = {"messages": "field_messages", "chosen": "field_chosen", "rejected": "field_rejected"}
+    columns = {
+        ours: block[theirs]
+        for ours, theirs in fields.items()
+        if block.get(theirs) not in (None, ours)
+    }
+    put(**({"columns": columns} if columns else {}))
+    say("type", "converted", "answers after a conversation, written by the chat template")
+    for name in fields.values():
+        say(name, "converted", "", "columns", columns)
+    _names(block, say)
 
 
 def _conversation(block: Mapping[str, Any], say: Any, put: Any) -> None:
@@ -259,6 +277,11 @@ def _conversation(block: Mapping[str, Any], say: Any, put: Any) -> None:
     )
     for name in fields.values():
         say(name, "converted", "", "columns", columns)
+    _names(block, say)
+
+
+def _names(block: Mapping[str, Any], say: Any) -> None:
+    """Take the names of turns and speakers."""
     keys = {**(block.get("message_property_mappings") or {})}
     keys |= {
         ours: block[theirs]
@@ -397,7 +420,31 @@ def _template_jinja(value: Any, work: Work) -> Converted:
 
 
 def _rl(value: Any, work: Work) -> Converted:
-    return train_method(value, work) if value else OFF
+    """Take a method of preference training; ipo and simpo are losses of it here."""
+    if not value:
+        return OFF
+    name = str(value).lower()
+    if name in _LOSS_METHODS:
+        method, loss = _LOSS_METHODS[name]
+        note = f"{name} is a loss of {method} here"
+        return Converted(method, note, "converted", {"preference.loss_type": loss})
+    return train_method(value, work)
+
+
+_LOSS_METHODS = {"ipo": ("dpo", "ipo"), "simpo": ("cpo", "simpo")}
+"""Source: Axolotl, src/axolotl/core/builders/rl.py."""
+
+
+def _orpo_alpha(value: Any, work: Work) -> Converted:
+    if work.given.get("rl_beta") is not None:
+        return Converted(kind="taken", note="rl_beta is given too and wins, as there")
+    return Converted(value, "weighs the odds ratio, as beta does here")
+
+
+def _smoothing(value: Any, work: Work) -> Converted:
+    if not value:
+        return Converted(0.0)
+    return Converted(value, "releases of TRL ignore it with sigmoid; nbft does not", "deviates")
 
 
 def _reward(name: str) -> Convert:

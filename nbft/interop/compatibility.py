@@ -73,7 +73,7 @@ def _row(name: str, entry: Entry) -> Row:
     setting = setting.replace("data.validation.", "data.train.")
     proof = proofs().get(f"{name}:{parameter}") or proofs().get(setting) or Proof("")
     status: Status = entry.status or proof.status
-    if status == "effect" and setting.startswith(("distributed.", "preference.")):
+    if status == "effect" and setting.startswith("distributed."):
         status = "planned"
     return Row(name, parameter, entry.setting, status, proof.test, entry.reason or proof.reason)
 

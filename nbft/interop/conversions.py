@@ -167,9 +167,9 @@ def train_method(value: Any, work: Work, wanted: str = "") -> Converted:
     if name in registry.trainers:
         return Converted(name)
     asked = _METHODS.get(name, str(value))
-    have = [f"{key} ({_title_of(key)})" for key in registry.trainers]
-    listed = " and ".join((", ".join(have[:-1]), have[-1]))
-    work.refuse(work.key, value, f"asks for {asked}, but nbft trains {listed} only.")
+    *have, last = sorted(registry.trainers)
+    listed = f"{', '.join(have)} and {last}"
+    work.refuse(work.key, value, f"asks for {asked}, but nbft trains with {listed} only.")
     return Converted(kind="impossible", note=f"nbft has no {asked}")
 
 
@@ -191,12 +191,6 @@ _METHODS = {
     "ocr-vl-sft": "OCR-VL-SFT (images)",
 }
 """Methods as people write them."""
-
-
-def _title_of(key: str) -> str:
-    if registry.trainers.is_own(key):
-        return "your own"  # asking for its title would run its code
-    return str(registry.trainers.get(key).title)
 
 
 def plain_text(note: str) -> Converted:

@@ -13,6 +13,7 @@ from nbft.config import Config
 from nbft.config.distributed import PipelineSwitch, ShardingSwitch, TensorParallelSwitch
 from nbft.config.precision import OPERATORS
 from nbft.errors import Problem
+from nbft.interop import preferences
 from nbft.interop.conversions import OFF, half_precision, same, train_method, words, words_of
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
@@ -116,9 +117,73 @@ def _counts_with(only: str) -> Convert:
     return convert
 
 
-def _of_dpo(value: Any, work: Work) -> Converted:
-    if str(work.document.tree.get("stage", "SFT")).upper() != "DPO":
-        return Converted(kind="taken", note="used with stage DPO only")
+def _loss(value: Any, work: Work) -> Converted:
+    name = str(value).lower()
+    return Converted("orpo" if name == "or" else name)
+
+
+def _loss_back(value: Any, config: Config) -> Any:
+    return "or" if config.training.method == "orpo" or value == "orpo" else value or UNSET
+
+
+def _is_odds_ratio(work: Work) -> bool:
+    return str(work.given.get("loss_type")).lower() in ("or", "orpo")
+
+
+def _beta(value: Any, work: Work) -> Converted:
+    if _is_odds_ratio(work) and _is_of_pairs(work):
+        note = "used with other losses only: pref_loss_ratio weighs the odds ratio"
+        return Converted(kind="taken", note=note)
+    return Converted(value)
+
+
+def _is_of_pairs(work: Work) -> bool:
+    return str(work.given.get("stage")).upper() == "DPO"
+
+
+def _beta_back(value: Any, config: Config) -> Any:
+    return UNSET if config.training.method == "orpo" else value
+
+
+def _pref_loss_ratio(value: Any, work: Work) -> Converted:
+    if _is_odds_ratio(work) and value:
+        note = "weighs the odds ratio, as preference.beta does here"
+        return Converted(more={"preference.beta": value}, kind="converted", note=note)
+    return Converted(value)
+
+
+def _pref_loss_ratio_back(value: Any, config: Config) -> Any:
+    return value if config.training.method != "orpo" else UNSET
+
+
+def _sft_loss_ratio_back(value: Any, config: Config) -> Any:
+    return UNSET if value is None else value
+
+
+def _reference_free_back(value: Any, config: Config) -> Any:
+    return value or UNSET
+
+
+def _prompt_length(value: Any, work: Work) -> Converted:
+    longest = work.given.get("max_seq_len")
+    longest = 4096 if longest is None else longest
+    if isinstance(longest, int) and value >= longest:
+        return Converted(kind="taken", note=f"no prompt is longer: max_seq_len is {longest}")
+    return Converted(value, "of longer prompts the end is kept")
+
+
+def _prompt_length_back(value: Any, config: Config) -> int:
+    return value or config.data.max_length
+
+
+def _update_steps(value: Any, work: Work) -> Converted:
+    is_full = str(work.given.get("fine_tuning") or "LoRA").lower() == "full"
+    if value > 0 and not is_full:
+        note = (
+            "ERNIEKit turns it off with LoRA, so it is left out; set "
+            "preference.ref_model_update_steps to have it"
+        )
+        return Converted(kind="ignored", note=note)
     return Converted(value)
 
 
@@ -269,6 +334,8 @@ def settle(work: Work) -> None:
     for theirs, ours in (("train", "train"), ("eval", "validation")):
         _datasets(work, theirs, ours)
     tree = work.document.tree
+    if _is_odds_ratio(work):
+        _odds_ratio(work)
     chosen = work.settings.get("evaluation.eval_strategy")
     if tree.get("do_eval") is False:
         work.settings["evaluation.eval_strategy"] = "no"
@@ -307,6 +374,24 @@ def settle(work: Work) -> None:
         size = work.given.get(key)
         if size is not None and "batch_size" not in tree:
             work.settings[f"{setting}.{key}"] = size
+
+
+def _odds_ratio(work: Work) -> None:
+    """Take the loss `or` as ORPO, whose β weighs the odds ratio and whose SFT loss is on by itself."""
+    if not preferences.is_preference(work.settings.get("training.method")):
+        return
+    work.leave_out("preference.loss_type", "converted", "")
+    work.put("loss_type", "converted", "the odds ratio of ORPO", training__method="orpo")
+    given = work.given
+    if not given.get("pref_loss_ratio"):
+        why = "theirs: the odds ratio counts in full, whatever beta is"
+        work.put("pref_loss_ratio", "defaulted", why, preference__beta=1.0)
+    if given.get("sft_loss_ratio") is None:
+        why = "theirs: no SFT loss is added"
+        work.put("sft_loss_ratio", "defaulted", why, preference__sft_loss_ratio=0.0)
+    elif given["sft_loss_ratio"] == 1:
+        note = "as in ORPO by itself"
+        work.leave_out("preference.sft_loss_ratio", "taken", note)
 
 
 def _datasets(work: Work, theirs: str, ours: str) -> None:
@@ -394,8 +479,20 @@ def write(config: Config, tree: dict[str, Any]) -> None:
     if config.evaluation.eval_strategy != "no":
         tree |= {"do_eval": True, "evaluation_strategy": config.evaluation.eval_strategy}
     tree["do_train"] = True
+    _write_preferences(config, tree)
     kinds = {dataset.dataset_type for dataset in config.data.train.datasets}
     tree.setdefault("stage", "PT" if kinds == {"text"} else "SFT")
+
+
+def _write_preferences(config: Config, tree: dict[str, Any]) -> None:
+    """Write what the methods of nbft mean by themselves, and ERNIEKit's only stage does not."""
+    ours, method = config.preference, config.training.method
+    if method == "orpo":
+        tree |= {"loss_type": "or", "pref_loss_ratio": ours.beta * ours.pref_loss_ratio}
+    elif method == "cpo":
+        tree["reference_free"] = True
+    if method in ("orpo", "cpo") and ours.sft_loss_ratio is None:
+        tree["sft_loss_ratio"] = 1.0
 
 
 SYSTEM = load_system("erniekit", globals(), rules=rules, settle=settle, write=write)

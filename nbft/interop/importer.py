@@ -25,6 +25,7 @@ from nbft.config import Config, io, settings
 from nbft.config.base import limit_text
 from nbft.config.data import SPLITS, written_out
 from nbft.errors import ConfigError, Problem
+from nbft.interop import preferences
 from nbft.interop.read import Code, Document, read_document
 from nbft.interop.report import Kind, Line, Report, shown
 from nbft.interop.table import UNSET, Converted, Entry, System
@@ -385,6 +386,18 @@ class Work:
             self.settings.pop(line.setting, None)
             del self.lines[key]
 
+    def leave_out(self, setting: str, kind: Kind, note: str) -> None:
+        """Leave out a setting of ours, and say on the line that it came from why."""
+        self.settings.pop(setting, None)
+        by_setting = {line.setting: line for line in self.lines.values()}
+        line = by_setting.get(setting) or self.lines.get(self._source.get(setting, ""))
+        if line is None:
+            return
+        if line.kind == "defaulted":
+            del self.lines[line.key]
+            return
+        line.kind, line.note, line.setting, line.became = kind, note, "", None
+
     def finish(self) -> tuple[Config, Report]:
         """Return the config and the report.
 
@@ -397,6 +410,7 @@ class Work:
             if line.setting and _setting(line.setting) is None:
                 line.kind, line.note = "impossible", f"nbft has no {line.setting}"
                 self.settings.pop(line.setting, None)
+        preferences.settle(self)
         self._find_files()
         self._without_held_out_rows()
         tree = tree_of(
@@ -404,7 +418,8 @@ class Work:
         )
         config, problems = Config.parse(tree)
         for problem in problems:
-            self._invalid(problem)
+            self.invalid(problem)
+        config = preferences.effective(self, config)
         report = Report(
             self.system.name,
             self.system.title,
@@ -417,7 +432,7 @@ class Work:
             report.remarks.append(f"Reading the rows runs your own code: {names}.")
         return config, report
 
-    def _invalid(self, problem: Problem) -> None:
+    def invalid(self, problem: Problem) -> None:
         """Say on its line that a value is not valid here; its default is in the config."""
         by_setting = {line.setting: line for line in self.lines.values() if line.setting}
         line = by_setting.get(problem.field) or self.lines.get(self._source.get(problem.field, ""))

@@ -148,6 +148,16 @@ def _cutoff(value: Any, work: Work) -> Converted:
     return Converted(value, note, "deviates")
 
 
+def _sft_weight(value: Any, work: Work) -> Converted:
+    if not value:
+        return OFF
+    if str(work.document.tree.get("stage")).lower() == "kto":
+        return Converted(kind="impossible", note="kto has no SFT loss here")
+    return Converted(
+        value, "averaged over all tokens of a batch; there over each answer first", "deviates"
+    )
+
+
 def rules(work: Work) -> Iterator[Problem]:
     """LLaMA-Factory's own rules over several keys."""
     given = work.given
@@ -184,6 +194,8 @@ def settle(work: Work) -> None:
     count = work.settings.pop("data.train.datasets[0].sample_count", None)
     for key, split in (("dataset", "train"), ("eval_dataset", "validation")):
         _datasets(work, key, split, count)
+    if work.settings.get("preference.loss_type") == "orpo":
+        _odds_ratio(work)
     method = str(work.given.get("finetuning_type") or "lora").lower()
     if method == "freeze":
         _freeze(work)
@@ -201,6 +213,18 @@ def settle(work: Work) -> None:
         work.put(
             "val_size", "defaulted", "theirs; ours is 0.9: none are held out", data__split_ratio=1.0
         )
+
+
+def _odds_ratio(work: Work) -> None:
+    """Take the loss orpo as the method of that name, whose SFT loss is on by itself."""
+    if str(work.document.tree.get("stage")).lower() != "dpo":
+        return
+    work.leave_out("preference.loss_type", "converted", "")
+    note = "the method, with its SFT loss"
+    work.put("pref_loss", "converted", note, training__method="orpo")
+    if added := work.settings.get("preference.sft_loss_ratio"):
+        note = "added to the SFT loss that orpo has by itself, as there"
+        work.put("pref_ftx", "converted", note, preference__sft_loss_ratio=1.0 + added)
 
 
 def _freeze(work: Work) -> None:
@@ -322,6 +346,13 @@ _USUAL_TAGS = {
 """Source: LLaMA-Factory, src/llamafactory/data/parser.py."""
 
 
+_BESIDE_THE_TURNS = {
+    **{name: name for name in ("system", "tools", "chosen", "rejected")},
+    "label": "kto_tag",
+}
+"""Our columns, and what dataset_info.json calls them."""
+
+
 def _dataset(work: Work, block: str, file: Path | None, name: str, about: Mapping[str, Any]) -> str:
     """Take one dataset as dataset_info.json describes it; return a note."""
 
@@ -337,20 +368,25 @@ def _dataset(work: Work, block: str, file: Path | None, name: str, about: Mappin
     if about.get("ranking") and str(work.given.get("stage", "sft")).lower() == "sft":
         where += "; its rows are pairs of answers, of which the better one is trained on"
     named = columns or {}
-    used = {ours: named[ours] for ours in ("system", "tools") if named.get(ours)}
+    used = {ours: named[theirs] for ours, theirs in _BESIDE_THE_TURNS.items() if named.get(theirs)}
     if str(work.given.get("stage")).lower() == "pt":
         text = named.get("prompt", "instruction")
         put(dataset_type="text", columns={"text": text} if text != "text" else {})
         return f"{where}, plain text"
     if about.get("formatting") in ("sharegpt", "openai"):
         turns = named.get("messages", "conversations") or "conversations"
-        used = {o: n for o, n in {"conversations": turns, **used}.items() if o != n}
-        put(dataset_type="sharegpt", columns=used, **_tags(about.get("tags")))
+        ours = "messages" if "kto_tag" in named else "conversations"
+        used = {o: n for o, n in {ours: turns, **used}.items() if o != n}
+        # Pairs and feedback are recognised by their columns.
+        kind = None if about.get("ranking") or "kto_tag" in named else "sharegpt"
+        put(dataset_type=kind, columns=used, **_tags(about.get("tags")))
         return f"{where}, conversations for the chat template"
     theirs = {"instruction": "prompt", "input": "query", "output": "response"}
     taken = {ours: named.get(key, "") if columns else ours for ours, key in theirs.items()}
     used = {o: n for o, n in {**taken, **used}.items() if n and o != n}
     put(dataset_type="chat_completion", columns=used, history_column=named.get("history"))
+    if about.get("ranking") or "kto_tag" in named:
+        return f"{where}, answers to an instruction, as turns for the chat template"
     if not taken["input"]:
         put(prompt_template="{instruction}", completion_template="{output}")
     elif named.get("system"):

@@ -2,8 +2,8 @@
 
 The file has two documents: what tells the system's files from others, and its tables, which are read
 only when they are needed. A key of a table is a key of the other system. Its value is our setting,
-or the fields of `Entry` by their names. `convert` and `back` name a function of the system's module
-or of `conversions`; a list holds the name of one that returns the conversion, and its arguments.
+or the fields of `Entry` by their names. `convert` and `back` name a function of the system's module,
+of `conversions` or of `preferences`; a list holds the name of one that returns the conversion, and its arguments.
 Besides these, `words` is a conversion by a list of values, `on_gpu` one for what needs a GPU, and
 `back` may be a mapping of our values to theirs, `same`, or `never`. Each key of a table with `blocks`
 may also stand in one of them.
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbft.interop import conversions
+from nbft.interop import conversions, preferences
 from nbft.interop.table import UNSET, Back, Entry, System
 
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, str, list, dict, object)}
@@ -33,7 +33,7 @@ def load_system(name: str, namespace: Mapping[str, Any], **functions: Any) -> Sy
     head, _, tables = text.partition("\n---\n")
 
     def read_table() -> tuple[Entry, ...]:
-        known = {**vars(conversions), **namespace}
+        known = {**vars(conversions), **vars(preferences), **namespace}
         return tuple(
             _entry(path, {"setting": fields} if isinstance(fields, str) else fields, section, known)
             for section in _parsed(tables)

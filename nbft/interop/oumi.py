@@ -17,6 +17,7 @@ from nbft.interop.chat_formats import chat_template, name_of, untrained_end
 from nbft.interop.conversions import NOT_SET, OFF, ONE_PROCESS, half_precision, train_method
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
+from nbft.interop.preferences import has_weights, trl_loss_back
 from nbft.interop.read import Document, read_document
 from nbft.interop.table import UNSET, Convert, Converted
 from nbft.models.peft_types import peft_types
@@ -229,8 +230,12 @@ def _prefetch(value: Any, work: Work) -> Converted:
 _TRAINERS = {"TRL_SFT": "sft", "HF": "base", "OUMI": "base"}
 
 
-def _trainer_back(value: Any, config: Config) -> str:
-    return {"sft": "TRL_SFT", "base": "HF"}.get(value, f"TRL_{value.upper()}")
+def _trainer_back(value: Any, config: Config) -> Any:
+    return {"sft": "TRL_SFT", "base": "HF", "dpo": "TRL_DPO", "kto": "TRL_KTO"}.get(value, UNSET)
+
+
+def _smoothing_back(value: Any, config: Config) -> Any:
+    return value if config.preference.loss_type in ("robust", "exo_pair") else UNSET
 
 
 def _trainer(value: Any, work: Work) -> Converted:
@@ -561,6 +566,12 @@ def write(config: Config, tree: dict[str, Any]) -> None:
             theirs |= _reader_back(ours, config)
             if "dataset_path" in theirs:
                 theirs.setdefault("dataset_name", "text_sft")
+    if config.training.method == "dpo" and has_weights(config):
+        loss = trl_loss_back(config.preference.loss_type, config)
+        if loss is not UNSET:
+            weights = [config.preference.pref_loss_ratio, config.preference.sft_loss_ratio or 0.0]
+            more = {"loss_type": loss, "loss_weights": weights}
+            tree.setdefault("training", {}).setdefault("trainer_kwargs", {}).update(more)
     if config.data.train.datasets:
         split = tree.setdefault("data", {}).setdefault("train", {})
         if config.data.completion_only_loss:

@@ -29,6 +29,7 @@ from nbft.decisions import Decisions, decide, keeps_float32
 from nbft.errors import DataError
 from nbft.interop.absent import absent, value_of
 from nbft.interop.huggingface import adapter_arguments, training_arguments
+from nbft.interop.python_preferences import JUDGED, PAIR, ROWS, WITHOUT_BEGIN, plain
 from nbft.interop.report import Exported, shown
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
@@ -42,12 +43,16 @@ from nbft.redaction import redact, redact_text
 _EVEN_IF_NONE = {"max_length"}
 """Arguments with a default other than None."""
 
+_NOT_OF_TRL = {"remove_unused_columns", "include_num_input_tokens_seen"}
+"""Arguments of nbft's trainer of preferences, which TRL's chooses itself."""
+
 _ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level"}
 
 
 def to_python(config: Config) -> Exported:
     """Return the text of the cell, which begins with the settings that it ignores."""
     method, decisions, old_adapter = method_of(config), decide(config), _old_adapter(config)
+    preference = plain(config)
     adapter = None if old_adapter else adapter_arguments(config)
     data = _data(config)
     chat = "said(" in data or any(
@@ -62,8 +67,8 @@ def to_python(config: Config) -> Exported:
     blocks = [
         _model(config, decisions),
         data,
-        *([_CHAT.strip()] if chat else []),
-        tokens,
+        *([_CHAT.strip()] if chat and not preference else []),
+        *([] if preference else [tokens]),
         _trained_rows(config),
     ]
     blocks.append("set_seed(SEED)")
@@ -115,6 +120,9 @@ def to_python(config: Config) -> Exported:
     left_out = {path: redact(value_of(config, path), path) for path in reasons}
     of_rows = {f"{field} (rows)": what for field, what in _left_out_of_rows(config)}
     reasons |= dict.fromkeys(of_rows, "only the text of turns is written here")
+    if preference and (others := dict(_other_rows(config))):
+        reasons |= dict.fromkeys(others, "insert your pairs here, with the columns that TRL reads")
+        left_out |= others
     left_out |= of_rows
     head = "".join(
         f"# Ignored by this cell: {path}={shown(value)}; {reasons[path]}.\n"
@@ -211,7 +219,10 @@ def _imports(config: Config, decisions: Decisions, body: str) -> str:
         names["transformers"].append("AutoConfig")
     if config.callbacks.early_stopping_patience is not None:
         names["transformers"].append("EarlyStoppingCallback")
-    for place in (method.trainer, method.arguments, *method.collator_code(config, decisions)[1]):
+    places: tuple[str, ...] = (method.trainer, method.arguments)
+    if preference := plain(config):
+        places = tuple(f"{preference.module}:{preference.name}{n}" for n in ("Config", "Trainer"))
+    for place in (*places, *method.collator_code(config, decisions)[1]):
         module, _, name = place.partition(":")
         names.setdefault(module, []).append(name)
     lines += [
@@ -295,10 +306,12 @@ class _Code(str):
 
 def _data(config: Config) -> str:
     train, validation = config.data.train, config.data.validation
+    make = _ANSWERS[method_of(config).sequences] if plain(config) else ""
     lines = ["def text(value):", '    return "" if value is None else str(value)', "", ""]
     for number, dataset in enumerate(train.datasets if train.stream else ()):
         lines += [*_streamed(dataset, number), "", ""]
-    lines += ["train, held_out = [], []  # pairs of prompt and completion, or lists of messages"]
+    what = "rows for TRL" if make else "pairs of prompt and completion, or lists of messages"
+    lines += [f"train, held_out = [], []  # {what}"]
     if train.stream:
         lines += _stream(config)
     is_mixture = _is_mixture(config) and not train.stream
@@ -307,11 +320,11 @@ def _data(config: Config) -> str:
     lines += ["keys = []"] if splits else []
     for dataset in () if train.stream else train.datasets:
         lines += ["begins.append(len(train))"] if is_mixture else []
-        lines += _examples(dataset, "train", "train", keeps_keys=splits)
+        lines += _examples(dataset, "train", "train", keeps_keys=splits, make=make)
     kept = "range(len(train))"
     if validation is not None:
         for dataset in validation.datasets:
-            lines += _examples(dataset, "validation", "held_out")
+            lines += _examples(dataset, "validation", "held_out", make=make)
     elif splits:
         kept = "numpy.flatnonzero(~is_held)"
         lines += [
@@ -332,6 +345,7 @@ def _data(config: Config) -> str:
         lines += [f"train = [train[n] for n in {kept}]"]
     text = "\n".join(lines)
     for call, function in (
+        *(("pair(row)", PAIR), ("judged(row)", JUDGED)),
         *(("chosen(", _CHOSEN), ("turns(", _TURNS), ("alpaca_prompt(", _ALPACA), ("said(", _SAID)),
     ):
         if call in text:
@@ -399,7 +413,8 @@ def _trained_rows(config: Config) -> str:
                 buffer=data.train.shuffle_buffer_size, strategy=data.packing_strategy
             )
         return f"{made}\n\n\ntrain_rows = IterableDataset.from_generator({name})"
-    lines = ["train_rows = tokens(train)"]
+    make = "Dataset.from_list" if plain(config) else "tokens"
+    lines = [f"train_rows = {make}(train)"]
     if data.shuffle:
         order = "numpy.random.default_rng(SEED).permutation(len(train_rows))"
         lines += [f"train_rows = train_rows.select({order})"]
@@ -430,13 +445,28 @@ def _shuffled(rows: str, seed: int | str) -> str:
     return f"[{rows}[n] for n in numpy.random.default_rng({seed}).permutation(len({rows}))]"
 
 
-def _examples(dataset: Dataset, split: str, into: str, *, keeps_keys: bool = False) -> list[str]:
-    """Return the lines that add the examples of a dataset, and the content keys of its rows."""
+def _examples(
+    dataset: Dataset, split: str, into: str, *, keeps_keys: bool = False, make: str = ""
+) -> list[str]:
+    """Return the lines that add the examples of a dataset, and the content keys of its rows.
+
+    Args:
+        dataset: The dataset.
+        split: train or validation.
+        into: The list that they are added to.
+        keeps_keys: Whether to keep the content keys.
+        make: The expression of an example, if it does not follow from the dataset.
+    """
     lines, example, only = _reading(dataset, split, keeps_keys=keeps_keys)
+    if make:
+        example, only = make, ""
     of_rows = f"for row in rows{f' if {only}' if only else ''}"
     keys = [f"keys += [row[{_KEY!r}] {of_rows}]"] if keeps_keys else []
     return [*lines, f"{into} += [{example} {of_rows}]", *keys]
 
+
+_ANSWERS = {("chosen", "rejected"): "pair(row)", ("completion",): "judged(row)"}
+"""The expression of an example with answers to compare, by a method's sequences."""
 
 _KEY = "content key"
 """A column with the content key of each row, beside its own."""
@@ -638,6 +668,16 @@ def _left_out_of_rows(config: Config) -> Iterator[tuple[str, str]]:
                     yield field, ", ".join(sorted(found))
 
 
+def _other_rows(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield datasets whose rows the cell cannot make pairs of, with their format."""
+    for field, dataset in config.data.named_datasets():
+        name, columns = _format(dataset, field.split(".")[1])
+        is_text = {"chosen", "rejected"} <= {*columns} and not {*_GIVEN} & {*columns}
+        if columns and (name not in ROWS or is_text):
+            yield f"{field} (rows)", "pairs without a prompt" if name in ROWS else name
+
+
+_GIVEN = ("prompt", "conversations", "messages")
 _ROWS_LOOKED_AT = 1000
 _MORE = {"tool_calls": "tool calls", "reasoning_content": "reasoning", "trained": "untrained turns"}
 
@@ -848,6 +888,12 @@ def _training(config: Config, decisions: Decisions) -> str:
     method, is_adapter = method_of(config), config.peft.trains_adapter
     arguments = training_arguments(config, decisions)
     always = method.trainer_arguments(config, decisions)
+    names, make = (method.arguments_name, method.trainer_name), "tokens"
+    if preference := plain(config):
+        names = (f"{preference.name}Config", f"{preference.name}Trainer")
+        arguments = {k: v for k, v in arguments.items() if k not in _NOT_OF_TRL}
+        arguments, make = arguments | preference.arguments, "Dataset.from_list"
+        always = preference.arguments
     kept = {
         k: v
         for k, v in arguments.items()
@@ -858,13 +904,15 @@ def _training(config: Config, decisions: Decisions) -> str:
     if not has_held_out:
         kept |= {"eval_strategy": "no", "eval_on_start": False}
     lines = [_KEEP_TYPES] if keeps_float32(config, decisions) else []
+    if preference and preference.name in ("CPO", "ORPO"):
+        lines += [WITHOUT_BEGIN]
     lines += [
-        f"arguments = {_call(method.arguments_name, {'output_dir': 'checkpoints', **kept})}",
-        f"trainer = {method.trainer_name}(",
+        f"arguments = {_call(names[0], {'output_dir': 'checkpoints', **kept})}",
+        f"trainer = {names[1]}(",
         "    model=model,",
         "    args=arguments,",
         "    train_dataset=train_rows,",
-        f"    eval_dataset={'tokens(held_out)' if has_held_out else 'None'},",
+        f"    eval_dataset={f'{make}(held_out)' if has_held_out else 'None'},",
         "    processing_class=tokenizer,",
     ]
     if is_adapter and _trainer_adds_adapter(config, decisions) and not _old_adapter(config):

@@ -18,6 +18,7 @@ from nbft.errors import Problem
 from nbft.interop.conversions import NOT_SET, OFF, half_precision, train_method
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
+from nbft.interop.preferences import trl_name
 from nbft.interop.table import UNSET, Convert, Converted
 
 _ROWS = "data.train.datasets[0]"
@@ -94,8 +95,8 @@ def _precision(value: Any, work: Work) -> Converted:
     return half_precision(name)
 
 
-def _first(value: Any, work: Work) -> Converted:
-    return Converted(value[0] if isinstance(value, list) and value else value)
+def _loss_back(value: Any, config: Config) -> Any:
+    return UNSET if config.training.method != "dpo" else trl_name(value)
 
 
 def _dataset_type(value: Any, work: Work) -> Converted:

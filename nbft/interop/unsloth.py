@@ -17,6 +17,7 @@ from nbft.errors import ConfigError, Problem
 from nbft.interop.conversions import half_precision
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
+from nbft.interop.preferences import is_preference
 from nbft.interop.read import Document
 from nbft.interop.report import Line
 from nbft.interop.scripts.cells import read_script
@@ -74,17 +75,6 @@ def _off(value: Any, work: Work) -> Converted:
     if not value or value == "none":
         return Converted(kind="taken", note="off, as here")
     return Converted(kind="impossible", note="nbft has nothing like it")
-
-
-def _only(wanted: Any) -> Convert:
-    """Return a conversion for a key of which nbft has one value."""
-
-    def convert(value: Any, work: Work) -> Converted:
-        if value in (None, wanted):
-            return Converted(kind="taken", note="as here")
-        return Converted(kind="impossible", note=f"nbft has {wanted} only")
-
-    return convert
 
 
 def _layers(value: Any, work: Work) -> Converted:
@@ -175,7 +165,7 @@ _NO_SETTINGS = {
     "LoraConfig": ("[0]", "[1]", "model", "peft_config"),
     "SFTTrainer": (
         *(f"[{number}]" for number in range(8)),
-        *("args", "train_dataset", "eval_dataset", "formatting_func", "peft_config"),
+        *("args", "train_dataset", "eval_dataset", "formatting_func", "peft_config", "ref_model"),
     ),
 }
 """Arguments that are followed to what they hold."""
@@ -203,6 +193,7 @@ def rules(work: Work) -> Iterator[Problem]:
             if given.get(key) is not None and method not in known_methods():
                 work.refuse(key, given[key], unknown_method(method, f"a file with {key}"))
                 return
+        _flat_method(work)
     if given.get("bf16") is True and given.get("fp16") is True:
         yield Problem(
             "fp16", True, "transformers: at most one of fp16 and bf16 can be on.", "Keep one."
@@ -216,13 +207,24 @@ def rules(work: Work) -> Iterator[Problem]:
         )
 
 
+def _flat_method(work: Work) -> None:
+    """Take the method from the keys of a flat file, which names no trainer."""
+    for key, method in _OF_METHODS.items():
+        if work.given.get(key) is not None:
+            note = f"only the arguments of TRL's {method.upper()} have it"
+            work.put(f"trl {method}", "converted", f"{key}: {note}", training__method=method)
+            return
+
+
 _OF_METHODS = {
+    **dict.fromkeys(("num_generations", "reward_funcs"), "grpo"),
+    **dict.fromkeys(("center_rewards_coefficient",), "reward"),
+    **dict.fromkeys(("desirable_weight", "undesirable_weight"), "kto"),
+    **dict.fromkeys(("cpo_alpha", "simpo_gamma"), "cpo"),
     **dict.fromkeys(
         ("beta", "rpo_alpha", "ref_model_init_kwargs", "precompute_ref_log_probs"), "dpo"
     ),
-    **dict.fromkeys(("desirable_weight", "undesirable_weight"), "kto"),
-    **dict.fromkeys(("num_generations", "reward_funcs", "max_completion_length"), "grpo"),
-    **dict.fromkeys(("center_rewards_coefficient",), "reward"),
+    "max_completion_length": "grpo",
 }
 """Keys of a flat file that only the arguments of other methods have."""
 
@@ -269,6 +271,8 @@ def settle(work: Work) -> None:
     if work.settings.get("evaluation.eval_strategy", "no") == "no":
         note = "no rows are held out: all are trained on, as there"
         work.put("eval_dataset", "defaulted", note, data__split_ratio=1.0)
+    if is_preference(work.settings.get("training.method")):
+        return
     if not {"completion_only_loss", "assistant_only_loss"} & {
         key for key, value in work.given.items() if value is not None
     }:

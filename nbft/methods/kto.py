@@ -15,6 +15,7 @@ from nbft.methods.method import Kind, Measure
 if TYPE_CHECKING:
     from nbft.config import Config
     from nbft.data.formats import Example
+    from nbft.decisions import Decisions
 
 
 class Kto(Dpo):
@@ -69,6 +70,15 @@ class Kto(Dpo):
             with_others, batched=True, batch_size=batch_rows, load_from_cache_file=False
         )
 
+    def trainer_arguments(self, config: Config, decisions: Decisions) -> dict[str, Any]:
+        """Return Dpo's; rows keep the order in which each was given the answer of another.
+
+        A batch then measures the KL divergence on its own answers. `data.shuffle` mixes the rows
+        before.
+        """
+        order = {"train_sampling_strategy": "sequential"} if self.loss_type(config) == "kto" else {}
+        return {**super().trainer_arguments(config, decisions), **order}
+
     value_names = ("label",)
 
     def values(self, example: Example) -> Mapping[str, float]:
@@ -85,6 +95,14 @@ class Kto(Dpo):
                 "leaves kto no other answer of the batch to measure the KL divergence on.",
                 "Use 2 or more, or preference.loss_type=apo_zero_unpaired.",
                 {"training.per_device_train_batch_size": 2},
+            )
+        if config.data.train_sampling_strategy == "group_by_length":
+            yield Problem(
+                "data.train_sampling_strategy",
+                "group_by_length",
+                "parts an answer from those on which kto measures the KL divergence.",
+                "Use random: data.shuffle mixes the rows once.",
+                {"data.train_sampling_strategy": "random"},
             )
         for name, default in (("sft_loss_ratio", None), ("pref_loss_ratio", 1.0)):
             if (value := getattr(config.preference, name)) not in (default, default or 0.0):

@@ -236,10 +236,12 @@ class PreferenceTrainer(transformers.Trainer):
             return
         kept = KeptNumbers(key_of_model(self.model, self.nbft_decisions))
         splits = {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
-        for name, rows in splits.items():
-            if rows is not None:
-                setattr(self, name, self._with_reference(rows, kept))
-        kept.save()
+        try:
+            for name, rows in splits.items():
+                if rows is not None:
+                    setattr(self, name, self._with_reference(rows, kept))
+        finally:
+            kept.save()  # what a run that is stopped has computed, too
 
     def _with_reference(self, rows: Any, kept: KeptNumbers) -> Any:
         """Return rows with the reference's log-probabilities of their answers."""
@@ -254,6 +256,8 @@ class PreferenceTrainer(transformers.Trainer):
         for begin in range(0, len(missing), size):
             if begin == 0 or begin // size % _BATCHES_BETWEEN_WORDS == 0:
                 self._say_reference(begin, len(missing))
+            # A run can be stopped here as well.
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
             batch = missing[begin : begin + size]
             inputs: Any = self._prepare_inputs(self._collate([rows[n] for n in batch]))
             with torch.no_grad(), self.compute_loss_context_manager():

@@ -88,6 +88,60 @@ def train(make_config: Callable[..., nbft.Config]) -> Callable[..., nbft.Run]:
     return run
 
 
+PREFERENCE_STEPS, PREFERENCE_BATCH = 20, 3
+
+
+@pytest.fixture(scope="session")
+def pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs of answers of different lengths; some prompts have several lines."""
+    return [
+        {
+            "prompt": f"Correct:\n{row['input']}\n" if n % 3 else f"{row['input']}\n",
+            "chosen": row["target"],
+            "rejected": " ".join(rows[n - 1]["target"].split()[: 2 + n % 7]),
+        }
+        for n, row in enumerate(rows)
+    ]
+
+
+@pytest.fixture
+def preference(
+    tiny_model: Path, pairs: list[dict[str, Any]], tmp_path: Path
+) -> Callable[..., nbft.Config]:
+    """Return a function that makes a config of whole-model training in float32, in order."""
+
+    def make(method: str, **changes: Any) -> nbft.Config:
+        rows = pairs
+        if method == "kto":
+            rows = [
+                {"prompt": p["prompt"], "completion": p[name], "label": name == "chosen"}
+                for n, p in enumerate(pairs)
+                for name in [("chosen", "rejected")[n % 2]]
+            ]
+        config = nbft.Config(
+            model={"model_name": str(tiny_model), "dtype": "float32"},
+            data={"rows": rows, "max_length": 128, "shuffle": False},
+            training={
+                "method": method,
+                "output_dir": str(tmp_path / "runs"),
+                "max_steps": PREFERENCE_STEPS,
+                "per_device_train_batch_size": PREFERENCE_BATCH,
+                "gradient_accumulation_steps": 1,
+                "learning_rate": 1e-3,
+            },
+            scheduler={"lr_scheduler_type": "constant", "warmup_steps": 0},
+            optimizer={"optim": "adamw_torch"},
+            peft={"method": "full"},
+            precision={"mixed_precision": "no"},
+            logging={"logging_steps": 1},
+            evaluation={"sample_count": 0},
+            checkpoint={"save_strategy": "no"},
+        )
+        return config.apply({name.replace("__", "."): value for name, value in changes.items()})
+
+    return make
+
+
 def losses(run: nbft.Run) -> list[float]:
     return [e["loss"] for e in run.events() if e["event"] == "log"]
 

@@ -38,7 +38,7 @@ RUN = sorted(
     for file in EXAMPLES.glob("*/*")
     if file.is_file()
     and file.suffix in (".yaml", ".yml", ".json", ".py")
-    and file.name not in ("rows.json", "dpo.json")
+    and file.name != "rows.json"
 )
 
 

@@ -13,57 +13,8 @@ from nbft.launchers.kernel import join
 from nbft.training.preference import sequence_of
 from nbft.training.rows import read_rows
 
-STEPS = 20
-BATCH = 3
-
-
-@pytest.fixture(scope="session")
-def pairs(rows):
-    """Pairs of answers of different lengths; some prompts have several lines."""
-    return [
-        {
-            "prompt": f"Correct:\n{row['input']}\n" if n % 3 else f"{row['input']}\n",
-            "chosen": row["target"],
-            "rejected": " ".join(rows[n - 1]["target"].split()[: 2 + n % 7]),
-        }
-        for n, row in enumerate(rows)
-    ]
-
-
-@pytest.fixture
-def preference(tiny_model, pairs, tmp_path):
-    """Return a function that makes a config of whole-model training in float32, in order."""
-
-    def make(method, **changes):
-        rows = pairs
-        if method == "kto":
-            rows = [
-                {"prompt": p["prompt"], "completion": p[name], "label": name == "chosen"}
-                for n, p in enumerate(pairs)
-                for name in [("chosen", "rejected")[n % 2]]
-            ]
-        config = nbft.Config(
-            model={"model_name": str(tiny_model), "dtype": "float32"},
-            data={"rows": rows, "max_length": 128, "shuffle": False},
-            training={
-                "method": method,
-                "output_dir": str(tmp_path / "runs"),
-                "max_steps": STEPS,
-                "per_device_train_batch_size": BATCH,
-                "gradient_accumulation_steps": 1,
-                "learning_rate": 1e-3,
-            },
-            scheduler={"lr_scheduler_type": "constant", "warmup_steps": 0},
-            optimizer={"optim": "adamw_torch"},
-            peft={"method": "full"},
-            precision={"mixed_precision": "no"},
-            logging={"logging_steps": 1},
-            evaluation={"sample_count": 0},
-            checkpoint={"save_strategy": "no"},
-        )
-        return config.apply({name.replace("__", "."): value for name, value in changes.items()})
-
-    return make
+from .conftest import PREFERENCE_BATCH as BATCH
+from .conftest import PREFERENCE_STEPS as STEPS
 
 
 def trained(config):

@@ -13,6 +13,7 @@ from typing import Any
 from nbft.config.data import Dataset
 from nbft.data.sources import columns_of, load_rows
 from nbft.errors import DataError
+from nbft.interop.preferences import is_preference
 from nbft.interop.report import Kind
 from nbft.interop.scripts.evaluation import Program
 from nbft.interop.scripts.notes import (
@@ -318,6 +319,8 @@ class RowsReader:
     def _loss(self, kinds: Sequence[str]) -> None:
         """Say what adds to the loss."""
         setting = "data.completion_only_loss"
+        if is_preference(self.method):
+            return
         if self._mask is not None:
             key, only, line = self._mask
             if key.endswith("only_loss") and only and "text" in kinds:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nbft.interop.preferences import is_preference
 from nbft.interop.report import Kind
 from nbft.interop.scripts.evaluation import Program
 from nbft.interop.scripts.notes import (
@@ -99,14 +100,19 @@ def _without_trainer(program: Program, folder: Path) -> Training | None:
             found["model"] = call
         if call.name in {kind.config_class for kind in peft_types().values()}:
             found["peft_config"] = call
-        if call.name.endswith("TrainingArguments") or call.name == "SFTConfig":
+        if call.name.endswith("TrainingArguments") or _ARGUMENTS.fullmatch(call.name):
             found["args"] = call
     if not found:
         return None
-    trainer = Call("no trainer", 0, function="SFTTrainer", keywords=found)
+    named = _ARGUMENTS.fullmatch(found["args"].name) if "args" in found else None
+    function = f"{named[1]}Trainer" if named else "SFTTrainer"
+    trainer = Call("no trainer", 0, function=function, keywords=found)
     training = _Reading(program, trainer, [trainer], folder).training
     training.blocks.pop("SFTTrainer")
     training.has_trainer = False
+    if training.method != "sft":
+        changes = {"training.method": training.method}
+        training.notes.append(Note(found["args"].name, "converted", "", changes=changes))
     return training
 
 
@@ -149,12 +155,13 @@ def _refuse(trainer: Call) -> None:
 def _refuse_other_arguments(program: Program) -> None:
     """Refuse the arguments of a method that nbft does not have, in a file without a trainer."""
     for call in program.calls:
-        match = re.fullmatch(r"([A-Z]{2,5}|Reward|OnlineDPO|NashMD)Config", call.name)
+        match = _ARGUMENTS.fullmatch(call.name)
         key = match[1].lower() if match else "sft"
         if key in _METHODS_OF_TRL and key not in known_methods():
             raise RefusalError(unknown_method(key, call.name), call.line)
 
 
+_ARGUMENTS = re.compile(r"([A-Z]{2,5}|Reward|OnlineDPO|NashMD)Config")
 _METHODS_OF_TRL = {
     *("dpo", "grpo", "kto", "orpo", "cpo", "reward", "ppo", "rloo", "bco", "gkd", "xpo", "prm"),
     *("onlinedpo", "nashmd"),
@@ -178,6 +185,10 @@ _OF_UNSLOTH = {
 }
 """What Unsloth sets in TRL's SFTConfig. Source: unsloth/models/rl.py."""
 
+_OF_PREFERENCES = {"learning_rate": ("training.learning_rate", 1e-6)}
+_OF_KTO = {"train_sampling_strategy": ("data.shuffle", False)}
+"""What TRL's trainers of preferences set in their arguments."""
+
 _WHOLE = ("embed_tokens", "lm_head")
 _INSTEAD = {"warmup_steps": ("warmup_ratio",), "r": ("lora_r",)}
 
@@ -187,6 +198,9 @@ _FOLLOWED = {
     *("get_peft_model", "prepare_model_for_kbit_training", "prepare_model_for_int8_training"),
     *("for_training", "compile", "setup_chat_format", "prepare", "patch_peft_model"),
 }
+_WITH_REFERENCE = ("dpo", "kto")
+"""Methods whose trainers take a reference model before their arguments."""
+
 _POSITIONS = {"args": 1, "data_collator": 2, "train_dataset": 3, "eval_dataset": 4}
 _ADAPTERS = re.compile(r"[A-Z]\w*Config|PromptEncoder")
 _WRITERS = re.compile(
@@ -222,6 +236,7 @@ class _Reading:
         self._arguments()
         self._stopping()
         self._model()
+        self._reference()
         self._tokenizer()
         self._defaults()
         self._rows()
@@ -243,8 +258,9 @@ class _Reading:
         """Return an argument of the trainer."""
         for name in names:
             value = self.trainer.get(name, default=MISSING)
-            if value is MISSING and name in _POSITIONS and not name.startswith("model"):
-                value = self.trainer.get(_POSITIONS[name], default=MISSING)
+            if value is MISSING and name in _POSITIONS:
+                place = _POSITIONS[name] + (self.training.method in _WITH_REFERENCE)
+                value = self.trainer.get(place, default=MISSING)
             if value is not MISSING:
                 return value
         return None
@@ -401,6 +417,25 @@ class _Reading:
             model__adapter_name_or_path=name,
         )
 
+    def _reference(self) -> None:
+        """Say what the reference model is."""
+        place = 1 if self.training.method in _WITH_REFERENCE else None
+        value = self.trainer.get("ref_model", *([place] if place else []))
+        if value is None:
+            return
+        loads = found_in(value, lambda v: isinstance(v, Call) and v.name == "from_pretrained")
+        mine = self.training.blocks.get("from_pretrained")
+        names = {
+            brief(load.get("model_name", "pretrained_model_name_or_path", 0))
+            for load in (*loads[:1], *([mine] if mine else []))
+        }
+        if mine is not None and loads and len(names) == 1:
+            why = "the model before training, which is the reference"
+            self.note("ref_model", "taken", why, self.trainer.line, value)
+            return
+        why = "the reference model is the model before training, and no other"
+        self.note("ref_model", "impossible", why, self.trainer.line, value)
+
     def _adapter(self, adapter: Call | None) -> None:
         """Find the adapter: Unsloth's arguments, or a config of PEFT."""
         given = self.trainer.get("peft_config")
@@ -461,8 +496,12 @@ class _Reading:
         kind = arguments.name if arguments is not None else ""
         if kind in ("TrainingArguments", "Seq2SeqTrainingArguments"):
             self._fill(arguments, _OF_ARGUMENTS, "transformers' default")
-        elif is_unsloth and has_sft_trainer(self.training.method) and arguments is not None:
+        elif is_unsloth and self.training.method != "base" and arguments is not None:
             self._fill(arguments, _OF_UNSLOTH, "Unsloth's default")
+        elif is_preference(self.training.method) and arguments is not None:
+            self._fill(arguments, _OF_PREFERENCES, "TRL's default")
+        if self.training.method == "kto" and arguments is not None:
+            self._fill(arguments, _OF_KTO, "TRL's KTO keeps the rows in order")
 
     def _whole_layers(self, adapter: Call) -> None:
         """Train embeddings that Unsloth is given as targets whole, as it does."""

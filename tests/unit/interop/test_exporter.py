@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import nbft
-from nbft import hardware, registry
+from nbft import hardware
 from nbft.errors import ConfigError
 from nbft.interop.chat_formats import chat_template
 from nbft.interop.conversions import for_any_machine
@@ -245,15 +245,6 @@ def test_methods_are_written_by_their_names_there(tmp_path):
         text, again = _again(config, "oumi", tmp_path)
         assert again.training.method == method
         assert name in text or method == "sft"
-    registry.trainers.register("dpo")(object)
-    try:
-        config = nbft.Config(training={"method": "dpo"}, data={"path": "rows.jsonl"})
-        for system, words in (("oumi", "trainer_type: TRL_DPO"), ("erniekit", "stage: DPO")):
-            text, again = _again(config, system, tmp_path)
-            assert words in text
-            assert again.training.method == "dpo"
-    finally:
-        registry.trainers.unregister("dpo")
 
 
 def test_the_prompt_of_qefficients_document_comes_back(tmp_path):

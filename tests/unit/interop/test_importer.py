@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import nbft
-from nbft import decisions, hardware, registry
+from nbft import decisions, hardware
 from nbft.config import io
 from nbft.errors import ConfigError
 from nbft.hardware import Choice
@@ -19,11 +19,7 @@ from nbft.interop.report import KINDS, Line, Report
 from nbft.plan.advice import Machine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = sorted(
-    file
-    for file in EXAMPLES.glob("*/*")
-    if file.is_file() and file.name not in ("rows.json", "dpo.json")
-)
+FILES = sorted(file for file in EXAMPLES.glob("*/*") if file.is_file() and file.name != "rows.json")
 
 
 def name_of(file):
@@ -484,37 +480,18 @@ def test_ernies_lists_of_sets(imported):
     assert line(report, "train_dataset_path").kind == "converted"
 
 
-@pytest.fixture
-def dpo():
-    registry.trainers.register("dpo")(object)
-    yield
-    registry.trainers.unregister("dpo")
-
-
-def test_a_method_that_nbft_gains_is_taken_by_its_name(dpo):
-    config, report = import_file(EXAMPLES / "erniekit" / "dpo.json")
-    assert (config.training.method, config.preference.beta) == ("dpo", 0.2)
-    assert not report.dropped
-
-
 METHODS = [
-    ("axolotl", "base_model: a/b\nrl: dpo\n", "line 2: rl='dpo': asks for DPO"),
-    ("axolotl", "base_model: a/b\nrl: kto\n", "asks for KTO"),
+    ("axolotl", "base_model: a/b\nrl: gdpo\n", "line 2: rl='gdpo': asks for GDPO"),
     ("axolotl", "base_model: a/b\nreward_model: true\n", "asks for a reward model"),
     ("axolotl", "base_model: a/b\nprocess_reward_model: true\n", "asks for a process reward model"),
-    ("llama_factory", "stage: dpo\n", "asks for DPO"),
-    ("llama_factory", "stage: kto\n", "asks for KTO"),
     ("llama_factory", "stage: rm\n", "asks for a reward model"),
     ("llama_factory", "stage: ppo\n", "asks for PPO"),
     ("llama_factory", "finetuning_type: freeze\nuse_llama_pro: true\n", "every n-th layer"),
-    ("oumi", "training: {trainer_type: TRL_DPO}", "asks for DPO"),
     ("oumi", "training: {trainer_type: trl_grpo}", "asks for GRPO"),
     ("oumi", "training: {trainer_type: VERL_GRPO}", "asks for GRPO"),
-    ("oumi", "training: {trainer_type: TRL_KTO}", "asks for KTO"),
     ("oumi", "training: {trainer_type: TRL_GKD}", "asks for GKD"),
-    ("erniekit", "stage: DPO", "asks for DPO"),
     ("erniekit", "stage: VL-SFT", "asks for VL-SFT (images)"),
-    ("qefficient", "training: {type: dpo}", "asks for DPO"),
+    ("qefficient", "training: {type: kd}", "asks for kd"),
 ]
 
 
@@ -525,10 +502,8 @@ def test_a_method_that_nbft_has_not_ends_the_file(imported, name, text, words):
     assert words in str(caught.value)
     (problem,) = caught.value.problems
     if "asks for" in words:
-        assert problem.why.endswith(
-            "but nbft trains base (supervised fine-tuning, plain) and sft (supervised fine-tuning) "
-            "only."
-        )
+        assert ", but nbft trains with base, cpo, dpo, " in problem.why
+        assert problem.why.endswith(" and sft only.")
 
 
 def test_several_processes_are_planned(imported):

@@ -8,6 +8,7 @@ import pytest
 
 from nbft import registry
 from nbft.config import Config, presets, settings
+from nbft.config.preference import Preference
 from nbft.data.examples import load_examples, stream_examples
 from nbft.devices import Gpu
 from nbft.hardware import Hardware, planning_for
@@ -359,6 +360,7 @@ OTHER = {
     "precision.amp_custom_white_list": ["softmax"],
     "quantization.bnb_4bit_compute_dtype": "float16",
     "optimizer.optim": "sgd",
+    "preference.loss_type": "hinge",
     "training.method": "base",
 }
 STREAM = {"data.train.stream": True, "training.max_steps": 3}
@@ -394,6 +396,12 @@ BESIDE = {
     "memory.gradient_checkpointing_kwargs": {"memory.gradient_checkpointing": True},
     "model.dropout_warmup_steps": {"model.hidden_dropout": 0.1},
     "optimizer.sgd_momentum": {"optimizer.optim": "sgd"},
+    **{f"preference.{name}": {"training.method": "dpo"} for name in Preference.model_fields},
+    **{
+        f"preference.{name}": {"training.method": "dpo", "preference.loss_type": loss}
+        for name, loss in (("simpo_gamma", "simpo"), ("dpop_lambda", "dpop"))
+    },
+    **{f"preference.{name}desirable_weight": {"training.method": "kto"} for name in ("", "un")},
     "peft.feedforward_modules": {"peft.method": "ia3"},
     "peft.oft_block_size": {"peft.method": "oft"},
     "peft.eva_rho": {"peft.init_lora_weights": "eva"},

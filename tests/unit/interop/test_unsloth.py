@@ -1081,7 +1081,7 @@ def test_the_chat_template_is_taken(imported):
 
 @pytest.mark.parametrize(
     "name",
-    ["DPO", "GRPO", "KTO", "ORPO", "CPO", "Reward", "PPO", "RLOO", "GKD", "SentenceTransformer"],
+    ["GRPO", "Reward", "PPO", "RLOO", "GKD", "SentenceTransformer"],
 )
 @pytest.mark.parametrize("started", ["trainer.train()", ""])
 def test_other_methods_are_refused_in_one_sentence(imported, name, started):
@@ -1093,7 +1093,7 @@ def test_other_methods_are_refused_in_one_sentence(imported, name, started):
         imported(IMPORTS, MODEL, ROWS, text)
     (problem,) = caught.value.problems
     assert f"{name}Trainer trains with the method '{name.lower()}'" in problem
-    assert "nbft trains with the methods base, sft" in problem
+    assert "nbft trains with the methods base, cpo, dpo, " in problem
 
 
 def test_a_method_after_supervised_training_is_refused(imported):
@@ -1103,28 +1103,48 @@ def test_a_method_after_supervised_training_is_refused(imported):
 
 
 def test_arguments_alone_tell_the_method(imported):
-    with pytest.raises(ConfigError, match="DPOConfig trains with the method 'dpo'"):
-        imported(IMPORTS, MODEL, "from trl import DPOConfig\nargs = DPOConfig(beta=0.1)")
-    text = "model_name_or_path: a/b\nlearning_rate: 1.0e-5\nbeta: 0.1\nlora_r: 8\nuse_peft: true\n"
-    with pytest.raises(ConfigError, match="the method 'dpo'"):
+    with pytest.raises(ConfigError, match="GRPOConfig trains with the method 'grpo'"):
+        imported(IMPORTS, MODEL, "from trl import GRPOConfig\nargs = GRPOConfig(beta=0.1)")
+    text = "model_name_or_path: a/b\nlearning_rate: 1.0e-5\nnum_generations: 8\nlora_r: 8\n"
+    with pytest.raises(ConfigError, match="the method 'grpo'"):
         imported(text, name="a.yaml")
+    given = "from trl import ORPOConfig\nargs = ORPOConfig(beta=0.2)"
+    config, _ = imported(IMPORTS, MODEL, given)
+    assert (config.training.method, config.preference.beta) == ("orpo", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "method"),
+    [
+        ("beta: 0.2", "dpo"),
+        ("beta: 0.2\nundesirable_weight: 1.5", "kto"),
+        ("cpo_alpha: 0.5", "cpo"),
+    ],
+)
+def test_the_keys_of_a_flat_file_tell_the_method(imported, keys, method):
+    text = f"model_name_or_path: a/b\nlearning_rate: 1.0e-5\nlora_r: 8\nuse_peft: true\n{keys}\n"
+    config, report = imported(text, name="a.yaml")
+    assert config.training.method == method
+    assert any(line.setting == "training.method" and line.became == method for line in report)
 
 
 def test_the_place_of_a_refusal(imported):
-    text = "from trl import DPOTrainer\nDPOTrainer(model=model).train()"
-    with pytest.raises(ConfigError, match=r"a\.ipynb, cell 3, line 2: DPOTrainer trains"):
+    text = "from trl import PPOTrainer\nPPOTrainer(model=model).train()"
+    with pytest.raises(ConfigError, match=r"a\.ipynb, cell 3, line 2: PPOTrainer trains"):
         imported(IMPORTS, MODEL, text, name="a.ipynb")
 
 
 def test_a_method_that_is_registered_is_taken_by_its_name(imported):
-    registry.trainers.register("orpo")(object)
+    registry.trainers.register("gkd")(object)
     try:
-        text = "from trl import ORPOTrainer, ORPOConfig\n"
-        text += "ORPOTrainer(model=model, args=ORPOConfig(learning_rate=1e-5), train_dataset=ds).train()"
+        text = "from trl import GKDTrainer, GKDConfig\n"
+        text += (
+            "GKDTrainer(model=model, args=GKDConfig(learning_rate=1e-5), train_dataset=ds).train()"
+        )
         config, _ = imported(IMPORTS, MODEL, ROWS, text)
-        assert (config.training.method, config.training.learning_rate) == ("orpo", 1e-5)
+        assert (config.training.method, config.training.learning_rate) == ("gkd", 1e-5)
     finally:
-        registry.trainers.unregister("orpo")
+        registry.trainers.unregister("gkd")
 
 
 def test_the_trainer_of_transformers(imported):

@@ -654,8 +654,8 @@ def test_a_file_of_another_system_is_opened_with_a_word_on_every_key(
     assert report.index("Could not be taken (1)") < report.index("Renamed, converted or left out")
     assert form.config.peft.r == Config().peft.r
     assert not form.config.peft.use_dora
-    open_file("method.yml", "base_model: a/b\nadapter: lora\nrl: dpo\n")
-    assert "asks for DPO" in state_of(form)
+    open_file("method.yml", "base_model: a/b\nadapter: lora\nrl: ppo\n")
+    assert "asks for PPO" in state_of(form)
     assert not form.config.peft.use_dora
 
 
