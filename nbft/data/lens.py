@@ -313,7 +313,9 @@ def _arranged(parts: Mapping[str, list[LensPart]]) -> list[LensPart]:
         if any(part != together[0] for part in together):
             break
         shared.append(together[0])
-    rest = (part._replace(side=s) for s, of_side in parts.items() for part in of_side[len(shared) :])
+    rest = (
+        part._replace(side=s) for s, of_side in parts.items() for part in of_side[len(shared) :]
+    )
     return [*shared, *rest]
 
 

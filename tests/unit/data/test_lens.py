@@ -294,9 +294,10 @@ def test_two_answers_stand_beside_each_other_below_their_prompt(tokenizer):
     assert cut.end == "cut off"
     over = len(encoded["rejected"].ids) - limit
     assert (f"{over} of rejected cut off", "bad") in cut.facts
-    assert sum(len(token.ids) for token in cut.kept_tokens) == 2 * limit - encoded[
-        "chosen"
-    ].prompt_tokens
+    assert (
+        sum(len(token.ids) for token in cut.kept_tokens)
+        == 2 * limit - encoded["chosen"].prompt_tokens
+    )
 
 
 def test_turns_that_differ_belong_to_their_side(tokenizer):
