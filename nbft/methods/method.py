@@ -13,6 +13,7 @@ from nbft import registry
 if TYPE_CHECKING:
     from nbft.config import Config
     from nbft.data.formats import Example
+    from nbft.data.tokens import Tokenised
     from nbft.decisions import Decisions
     from nbft.errors import Problem
     from nbft.plan.memory import Shape
@@ -144,6 +145,10 @@ class Method:
     def problems_of_rows(self, config: Config, examples: Sequence[Example]) -> Iterable[Problem]:
         """Yield problems of the training rows that are specific to this method."""
         return ()
+
+    def known_of_rows(self, train: Tokenised, held_out: Tokenised | None) -> dict[str, float]:
+        """Return numbers of the rows by which a run is judged, for its event `prepared`."""
+        return {}
 
     def memory_bytes(self, config: Config, shape: Shape, tokens: float) -> float:
         """Return bytes needed besides weights, optimiser and activations of its sequences.
