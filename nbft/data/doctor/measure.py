@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -47,6 +46,7 @@ FOLDED = "have a system turn, which the chat template does not take"
 # Signs such as = > ] : may be the mark after which the answer begins.
 _CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
 _SECONDS_BETWEEN_WORDS = 1.0
+_MOST_TOKENS = 2**16 - 1  # lengths above count as this
 
 
 class StoppedError(DataError):
@@ -130,11 +130,10 @@ class Seen:
         prompt_hash: Of the prompt, or of both without one, without case and spaces.
         signature: Of `minhash`, [rows, 64].
         has_same_answers: Whether the two answers of a pair are the same.
-        margin: How much higher the chosen answer is scored; NaN without scores.
+        margin: 1 where the chosen answer is scored higher, 0 alike, -1 lower; 2 without scores.
         label: 1 for a good answer, 0 for a bad one, -1 without a label.
-        answer_tokens: Tokens of the chosen and of the rejected answer, whole, [rows, 2]; 0 where the
-            method does not compare two.
-        is_cut: Whether each of the two is cut off by data.max_length, [rows, 2].
+        side_tokens: Tokens of a pair's prompt with the chosen and with the rejected answer, whole,
+            [rows, 2]; 0 where the method does not compare two.
         odd: Rows with a fault of the catalogue, by kind.
         kinds: The kinds that were looked for: those of the catalogue, and people's own.
         failed: Why a kind could not be looked for, by its name.
@@ -194,10 +193,9 @@ class Seen:
         self.prompt_hash = np.zeros(rows, np.uint64)
         self.spelt_hash = np.zeros(rows, np.uint64)
         self.has_same_answers = np.zeros(rows, bool)
-        self.margin = np.full(rows, np.nan, np.float32)
+        self.margin = np.full(rows, 2, np.int8)
         self.label = np.full(rows, -1, np.int8)
-        self.answer_tokens = np.zeros((rows, 2), np.int32)
-        self.is_cut = np.zeros((rows, 2), bool)
+        self.side_tokens = np.zeros((rows, 2), np.uint16)
         self.habits = Habits(rows)
         self.signature = np.zeros((rows, 64), np.uint16)
 
@@ -500,7 +498,7 @@ class _Pass:
         seen.is_glued[row] = example.is_glued
         if self._learns_from_bad:
             seen.has_same_answers[row] = example.has_same_answers
-            seen.margin[row] = math.nan if example.margin is None else example.margin
+            seen.margin[row] = 2 if example.margin is None else np.sign(example.margin)
             seen.label[row] = -1 if example.label is None else example.label
         seen.answer_is_empty[row] = not answer.strip()
         more = [example.tools, example.rejected, example.label]
@@ -538,8 +536,7 @@ class _Pass:
         seen.tokens[row] = max(one.length for one in every)
         seen.trained[row] = sum(sum(one.loss_mask[1 : self._max_length]) for one in every)
         if len(every) == 2:
-            seen.answer_tokens[row] = [one.length - one.prompt_tokens for one in every]
-            seen.is_cut[row] = [one.length > self._max_length for one in every]
+            seen.side_tokens[row] = [min(one.length, _MOST_TOKENS) for one in every]
         seen.is_merged[row] = any(one.is_merged for one in every)
         seen.is_unanswered[row] = any(one.unanswered > 0 for one in every)
         for remark in {one.remark for one in every if one.remark}:

@@ -37,7 +37,7 @@ _MANY_TIMES = 2.0
 
 def _pairs(seen: Seen) -> np.ndarray:
     """Return which training rows are pairs that a method compares."""
-    rows: np.ndarray = seen.of("train") & seen.is_tokenised & (seen.answer_tokens[:, 1] > 0)
+    rows: np.ndarray = seen.of("train") & seen.is_tokenised & (seen.side_tokens[:, 1] > 0)
     return rows
 
 
@@ -94,7 +94,7 @@ def swapped_scores(seen: Seen) -> Finding | None:
 def preferred_by_length(seen: Seen) -> Finding | None:
     """The length of the answers alone tells which is the better one."""
     pairs = np.flatnonzero(_pairs(seen) & ~seen.has_same_answers)
-    chosen, rejected = seen.answer_tokens[pairs].T
+    chosen, rejected = seen.side_tokens[pairs].T  # with the same prompt
     is_longer, is_shorter = chosen > rejected, chosen < rejected
     if (number := int(is_longer.sum() + is_shorter.sum())) < LENGTH_PAIRS:
         return None
@@ -127,7 +127,7 @@ def chosen_cut(seen: Seen) -> Finding | None:
     from nbft.data.doctor.checks import longer_maximum
 
     limit = seen.config.data.max_length
-    cut = seen.is_cut & _pairs(seen)[:, None]
+    cut = (seen.side_tokens > limit) & _pairs(seen)[:, None]
     rows = cut[:, 0] & ~cut[:, 1]
     others = int((cut[:, 1] & ~cut[:, 0]).sum())
     if rows.sum() <= others or rows.sum() < CUT_SHARE * _pairs(seen).sum():
