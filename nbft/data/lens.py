@@ -31,6 +31,15 @@ KINDS: dict[Kind, str] = {
 }
 """Descriptions of the kinds of tokens."""
 
+
+def kinds_of(method: Method) -> dict[Kind, str]:
+    """Return the descriptions of the kinds of tokens for a method: bad answers are trained on, too."""
+    if not method.uses_labels:
+        return KINDS
+    learned = "trained: the model learns to write it, or not to, if the answer is a bad one"
+    return {**KINDS, "trained": learned}
+
+
 ORDERS = {
     "share": "least trained first",
     "length": "longest first",

@@ -26,11 +26,11 @@ from nbft.config import Config
 from nbft.config.problems import nearest
 from nbft.data.examples import Examples, by_answer, load_examples
 from nbft.data.lens import (
-    KINDS,
     ORDERS,
     LensRow,
     LensToken,
     Measure,
+    kinds_of,
     measure,
     seen,
     sequences,
@@ -159,7 +159,7 @@ class Lens(anywidget.AnyWidget):
         super().__init__(
             still=uuid.uuid4().hex,
             says="Reading the rows…",
-            kinds=[list(kind) for kind in KINDS.items()],
+            kinds=[list(kind) for kind in kinds_of(self._method).items()],
             views=[[name, title] for name, title in _VIEWS.items() if packs or name != "packed"],
             splits=[[name, _SPLITS[name]] for name in _splits(config)],
             orders=[["file", "in order"], *map(list, ORDERS.items())],
