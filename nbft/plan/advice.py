@@ -24,11 +24,12 @@ from nbft.evaluate.final_number import states_number
 from nbft.evaluate.forecast import metrics_of, reference_of
 from nbft.formatting import count, size
 from nbft.hardware import Choice, free_memory_bytes, low_type
-from nbft.methods import SUITS, method_of
+from nbft.methods import SUITS, built_in_methods, method_of
 from nbft.methods import Method as TrainingMethod
 from nbft.methods.method import Kind
 from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.plan.memory import model_shape
+from nbft.plan.rates import PREFERENCE_RATES
 
 Method = Literal["full", "lora", "qlora"]
 
@@ -248,11 +249,26 @@ _FROM_BOTH: dict[Kind, str] = {
 """Why a method suits rows with bad answers."""
 
 
+def _learns_from_bad(answers: Answers) -> bool:
+    found = built_in_methods().get(answers.get("training.method", ""))
+    return found is not None and found.uses_labels
+
+
+def _preference_rate(method: str) -> Question:
+    usual = PREFERENCE_RATES["full" if method == "full" else "lora"]
+    why = f"Learning from bad answers needs a lower rate than imitation: {usual.usual}."
+    low, high = usual.lowest, usual.highest
+    return Question("training.learning_rate", usual.proposed, why, (low, high))
+
+
 def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
     method, rows = answers["method"], answers.get("rows") or _rows_of(answers)
     parameters = parameters_of(answers["model.model_name"]) or 7 * 10**9
     yield epochs(rows.count)
-    yield _rate(method, parameters)
+    if _learns_from_bad(answers):
+        yield _preference_rate(method)
+    else:
+        yield _rate(method, parameters)
     yield from _batches(method, answers)
     yield _length(rows.long_tokens, machine)
     if method not in ("full", "ia3"):

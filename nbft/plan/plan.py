@@ -741,11 +741,14 @@ def _only_good_answers(config: Config, examples: Examples) -> Iterator[Problem]:
         if (suits := SUITS[part.kind]) == "sft":
             continue
         what = {"dpo": "a worse answer beside each", "kto": "answers that are labelled bad"}
+        changes = with_its_rate(config, {"training.method": suits})
+        rate = changes.get("training.learning_rate")
+        at = f", at a learning rate of {rate:g}" if rate else ""
         yield warning(
             "training.method",
             f"trains on the good answers only; the rows hold {what[suits]}, too.",
-            f"Use {suits} to learn from both.",
-            {"training.method": suits},
+            f"Use {suits}{at} to learn from both.",
+            changes,
             value=config.training.method,
         )
         return

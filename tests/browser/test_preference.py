@@ -123,7 +123,8 @@ def test_pairs_stand_beside_each_other_and_train_by_dpo(
     ]
     expect(lens.locator(".nbft-lens-caption")).to_have_text(captions)
     top, left, right = (parts.nth(n).bounding_box() for n in range(3))
-    assert top and left
+    assert top
+    assert left
     assert right
     if width > 1000:
         assert left["y"] == right["y"] > top["y"], "beside each other"

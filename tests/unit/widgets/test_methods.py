@@ -90,6 +90,7 @@ def test_rows_with_bad_answers_propose_the_method_that_uses_them(
     assert " of SFT" not in form._launching.buttons["Train here"].description
     form._apply_fix(METHOD, problem.changes)
     assert form.config.training.method == method
+    assert form.config.training.learning_rate == 5e-5, "lower than for imitation"
     assert not [p for p in form.problems if p.field == METHOD]
     button = form._launching.buttons["Train here"].description
     assert f"of {method.upper()} on {name}.jsonl" in button
@@ -126,7 +127,12 @@ def test_the_steps_ask_for_the_method_where_the_rows_leave_a_choice(
 def test_the_guided_mode_follows_the_rows(tiny_model: Path, form: Form, tmp_path: Path) -> None:
     guided = Form(guided=True)
     fill(guided, "model.model_name", str(tiny_model))
-    for name, method in (("pairs", "dpo"), ("plain", "sft"), ("labelled", "kto")):
+    for name, method, rate in (
+        ("pairs", "dpo", 5e-5),
+        ("plain", "sft", 3e-4),
+        ("labelled", "kto", 5e-5),
+    ):
         fill(guided, PATH, str(tmp_path / f"{name}.jsonl"))
         assert guided.config.training.method == method
+        assert guided.config.training.learning_rate == rate
         assert [p for p in guided.problems if p.level == "error"] == []
