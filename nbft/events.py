@@ -38,6 +38,7 @@ KINDS = {
     "prepared": "device, dtype, mixed_precision, each with its reason; rows, eval_rows, tokens, "
     "longest (tokens of the longest row), trained_tokens, total_steps, warmup_steps, trainable_parameters, total_parameters; "
     "measures: name, label, chart and better of what the method logs besides losses; "
+    "length_accuracy: of pairs, how often a rule by the length of the answers alone is right; "
     "resumed_step after a checkpoint",
     "stage": "what the worker is doing: stage, text, seconds_left; process of the worker, where its supervisor has "
     "just started it",

@@ -201,14 +201,15 @@ datasets = Registry(
 )
 """Key → function from a row to a prompt and a completion; data.train.datasets[].dataset_type."""
 
-_METHODS = sorted(
+METHOD_NAMES = sorted(
     path.stem
     for path in (Path(__file__).parent / "methods").glob("*.py")
     if path.stem not in ("__init__", "method")
 )
+"""The methods of this package, a file each."""
 
 trainers = Registry(
-    "trainers", "nbft.trainers", {name: f"nbft.methods.{name}:METHOD" for name in _METHODS}
+    "trainers", "nbft.trainers", {name: f"nbft.methods.{name}:METHOD" for name in METHOD_NAMES}
 )
 """Key → a `Method`, one for each file in nbft/methods, or a class like transformers' Trainer, used
 with the method `base`; training.method."""

@@ -7,6 +7,7 @@ model. Called by `tokens`, `nbft.plan`, the lens, the doctor and the form.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -49,7 +50,7 @@ from nbft.data.templates import column_of, columns_named, parsed_template
 from nbft.data.turns import RowError, text_of
 from nbft.errors import DataError, Problem
 from nbft.formatting import count, listed, one_line
-from nbft.methods import Method, method_of
+from nbft.methods import SUITS, Method, method_of
 from nbft.methods.method import Kind
 
 __all__ = ["Example", "Examples", "load_examples", "preview", "stream_examples"]
@@ -487,6 +488,20 @@ def _typed(make: Make, needed: Mapping[str, _Content]) -> Make:
     return typed
 
 
+def _check_kinds(make: Make, rows: Sequence[Mapping[str, Any]], method: Method, field: str) -> None:
+    """Refuse rows of which none holds what the method trains on; single ones are refused later."""
+    kinds: list[Kind] = []
+    for row in rows:
+        with contextlib.suppress(RowError):
+            kinds.append(make(row).kind)
+    if kinds and method.accepts.isdisjoint(kinds):
+        raise DataError(_refused_kind(kinds[0], method, field))
+
+
+def _refused_kind(kind: Kind, method: Method, field: str) -> Problem:
+    return Problem(field, None, *method.refusal(kind), {"training.method": SUITS[kind]})
+
+
 def _accepted(make: Make, method: Method) -> Make:
     """Return a function that refuses a row that does not hold what the method trains on."""
 
@@ -575,6 +590,12 @@ def _part(
         raise DataError([_unknown(dataset, columns, few, field), *of_rows])
     make = adapters.in_turns(dataset, make)
     if method.uses_labels:
+        _check_kinds(
+            make,
+            [rows[n] for n in checked[:_ROWS_GUESSED_FROM] if not _why_not(rows, n)],
+            method,
+            field,
+        )
         make = _accepted(make, method)
     needed = {name: contents[name] for name in sorted(texts) if name in contents}
     if is_strict:
@@ -599,7 +620,7 @@ def _part(
         if made is not None:  # of a large file no examples are held
             made.append(example)
     if kind is not None and kind not in method.accepts:
-        raise DataError(Problem(field, None, *method.refusal(kind)))
+        raise DataError(_refused_kind(kind, method, field))
     if empty == len(checked) and is_strict:
         why = f"gives nothing to train on in any of the {empty:,} rows."
         fix = "Name the column that holds the answer."

@@ -62,6 +62,13 @@ class Example:
         return "pair" if self.prompt else "text"
 
     @property
+    def has_same_answers(self) -> bool:
+        """Whether both answers of a pair are the same, but for spaces around them."""
+        if isinstance(self.rejected, str):
+            return self.rejected.strip() == self.completion.strip()
+        return self.rejected is not None and self.rejected == self.messages
+
+    @property
     def is_glued(self) -> bool:
         """Whether the completion follows the prompt without a space or a line break."""
         ends = _LAST_OF_TEXT.search(self.prompt[-1:]) and _FIRST_OF_TEXT.search(self.completion[:1])

@@ -7,7 +7,7 @@ The tokens come from `tokens.encode`, as in training; nothing is tokenised or dr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from nbft.data.tokens import Encoded, Sequences, encode_rows, located
 from nbft.data.turns import Turn, text_of, visible
 from nbft.errors import DataError
 from nbft.formatting import count
-from nbft.methods import IGNORE_INDEX, method_of
+from nbft.methods import IGNORE_INDEX, Method, method_of
 
 Kind = Literal["prompt", "trained", "special", "cut"]
 
@@ -30,6 +30,15 @@ KINDS: dict[Kind, str] = {
     "cut": "cut off: the model never sees it",
 }
 """Descriptions of the kinds of tokens."""
+
+
+def kinds_of(method: Method) -> dict[Kind, str]:
+    """Return the descriptions of the kinds of tokens for a method: bad answers are trained on, too."""
+    if not method.uses_labels:
+        return KINDS
+    learned = "trained: the model learns to write it, or not to, if the answer is a bad one"
+    return {**KINDS, "trained": learned}
+
 
 ORDERS = {
     "share": "least trained first",
@@ -63,12 +72,20 @@ class LensPart(NamedTuple):
         is_trained: Whether the model learns to write it.
         text: Its text, without what the tokenizer and the chat template add.
         tokens: Its tokens; empty until there is a tokenizer.
+        side: The sequence that it belongs to, such as "chosen" and "rejected"; "" for what all
+            sequences of the row share.
     """
 
     name: str
     is_trained: bool
     text: str
     tokens: list[LensToken]
+    side: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name, after that of its side."""
+        return f"{self.side}: {self.name}" if self.side else self.name
 
 
 class Measure(NamedTuple):
@@ -111,6 +128,8 @@ class LensRow:
         unanswered: Turns after the last answer, which are left out.
         is_estimate: Whether only the beginning of a very long text was tokenised, so that its
             length is an estimate.
+        sides: The numbers of each sequence where a row has several, the shared prompt included.
+        opinion: What the row says of its answers: their label, or how much better one is.
     """
 
     parts: list[LensPart]
@@ -119,6 +138,8 @@ class LensRow:
     is_merged: bool = False
     unanswered: int = 0
     is_estimate: bool = False
+    sides: Mapping[str, Measure] = field(default_factory=dict)
+    opinion: tuple[Fact, ...] = ()
 
     @property
     def tokens(self) -> list[LensToken]:
@@ -126,15 +147,26 @@ class LensRow:
         return [token for part in self.parts for token in part.tokens]
 
     @property
+    def kept_tokens(self) -> list[LensToken]:
+        """The tokens that the model sees; of several sequences, the shared ones once."""
+        return [token for token in self.tokens if token.kind != "cut"]
+
+    @property
     def facts(self) -> list[Fact]:
         """Short facts about the row, each good, bad or neither."""
         if self.measure is None:
-            return [(count(sum(len(part.text) for part in self.parts), "character"), "")]
+            characters = count(sum(len(part.text) for part in self.parts), "character")
+            return [(characters, ""), *self.opinion]
         length, kept, trained = self.measure
         cut = self.measure.cut
         about = "about " if self.is_estimate else ""
         facts: list[Fact] = [(about + count(length, "token"), "")]
-        if trained:
+        if self.sides and trained:
+            facts = [
+                (f"{name} {about}{count(one.length, 'token')}, {count(one.trained)} trained", "")
+                for name, one in self.sides.items()
+            ]
+        elif trained:
             facts.append((f"{count(trained)} trained ({self.measure.share:.0%})", ""))
         else:
             why = "its prompt fills data.max_length" if cut else "there is nothing to train on"
@@ -143,7 +175,11 @@ class LensRow:
         if self.unanswered:
             facts.append((f"{count(self.unanswered, 'turn')} without an answer left out", "bad"))
         words = f"{about}{count(cut)} cut off after {count(kept)}" if cut else "nothing cut"
-        return [*facts, (words, "bad" if cut else "")]
+        if cut and self.sides:
+            of_sides = {name: one.cut for name, one in self.sides.items() if one.cut}
+            words = " and ".join(f"{about}{count(n)} of {name}" for name, n in of_sides.items())
+            words += " cut off"
+        return [*facts, (words, "bad" if cut else ""), *self.opinion]
 
 
 def as_text(texts: Mapping[str, Example], *, completion_only: bool = True) -> LensRow:
@@ -154,11 +190,15 @@ def as_text(texts: Mapping[str, Example], *, completion_only: bool = True) -> Le
         completion_only: Whether only answers add to the loss.
     """
     return LensRow(
-        [
-            LensPart(_named(name, part, texts), is_trained or not completion_only, text, [])
-            for name, sequence in texts.items()
-            for part, is_trained, text in _texts(sequence)
-        ]
+        _arranged(
+            {
+                name: [
+                    LensPart(part, is_trained or not completion_only, text, [])
+                    for part, is_trained, text in _texts(sequence)
+                ]
+                for name, sequence in texts.items()
+            }
+        )
     )
 
 
@@ -179,10 +219,12 @@ def as_tokens(
         max_length: Most tokens of a sequence that the model sees.
         completion_only: Whether only answers add to the loss.
     """
-    parts: list[LensPart] = []
-    for name, encoded in row.items():
-        sequence = _sequence_parts(texts[name], encoded, tokenizer, max_length, completion_only)
-        parts += [part._replace(name=_named(name, part.name, texts)) for part in sequence]
+    parts = _arranged(
+        {
+            name: _sequence_parts(texts[name], encoded, tokenizer, max_length, completion_only)
+            for name, encoded in row.items()
+        }
+    )
     ends = [_end(encoded, tokenizer.eos_token_id, max_length) for encoded in row.values()]
     return LensRow(
         parts,
@@ -191,6 +233,9 @@ def as_tokens(
         any(encoded.is_merged for encoded in row.values()),
         max(encoded.unanswered for encoded in row.values()),
         any(encoded.untokenised for encoded in row.values()),
+        {name: measure({name: one}, max_length) for name, one in row.items()}
+        if len(row) > 1
+        else {},
     )
 
 
@@ -217,7 +262,8 @@ def seen(
     try:
         example = examples[place]
         texts = {name: text[0] for name, text in method.texts([example]).items()}
-        shown = as_text(texts, completion_only=only)
+        opinion = _opinion(example, method)
+        shown = replace(as_text(texts, completion_only=only), opinion=opinion)
         if tokenizer is not None:
             (row,) = encode(
                 *([example], tokenizer, method, split),
@@ -227,6 +273,7 @@ def seen(
                 most_prompt_tokens=method.most_prompt_tokens(config),
             )
             shown = as_tokens(texts, row, tokenizer, data.max_length, completion_only=only)
+            shown = replace(shown, opinion=opinion)
     except RefusedConversationError as error:
         return shown, [str(problem) for problem in located(error, examples).problems]
     except DataError as error:
@@ -262,12 +309,38 @@ def tokens(config: Config, example: Example, *, folder: Path | None = None) -> L
     (row,) = encode_rows(
         [example], tokenizer, method, completion_only=only, most_prompt_tokens=most
     )
-    return as_tokens(texts, row, tokenizer, config.data.max_length, completion_only=only)
+    row_seen = as_tokens(texts, row, tokenizer, config.data.max_length, completion_only=only)
+    return replace(row_seen, opinion=_opinion(example, method))
 
 
-def _named(sequence: str, part: str, texts: Mapping[str, Example]) -> str:
-    """Return the name of a part, prefixed with its sequence where there are several."""
-    return part if len(texts) == 1 else f"{sequence}: {part}"
+def _arranged(parts: Mapping[str, list[LensPart]]) -> list[LensPart]:
+    """Return the parts of sequences in one list: first what comes before all their answers, once."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    shared: list[LensPart] = []
+    for together in zip(*(of_side[:-1] for of_side in parts.values()), strict=False):
+        if any(part != together[0] for part in together):
+            break
+        shared.append(together[0])
+    rest = (
+        part._replace(side=s) for s, of_side in parts.items() for part in of_side[len(shared) :]
+    )
+    return [*shared, *rest]
+
+
+def _opinion(example: Example, method: Method) -> tuple[Fact, ...]:
+    """Return what a row says of its answers, if the method asks for it."""
+    if not method.uses_labels:
+        return ()
+    if example.label is not None:
+        return ((f"labelled {'good' if example.label else 'bad'}", ""),)
+    facts: list[Fact] = []
+    if example.has_same_answers:
+        facts.append(("both answers are the same", "bad"))
+    if (margin := example.margin) is not None:
+        words = f"chosen scored {abs(margin):g} {'higher' if margin > 0 else 'lower'}"
+        facts.append((words if margin else "both scored alike", "" if margin > 0 else "bad"))
+    return tuple(facts)
 
 
 def _sequence_parts(

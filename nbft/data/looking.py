@@ -91,12 +91,13 @@ class Look:
         )
 
 
-def look(dataset: Dataset, split: str) -> Look | None:
+def look(dataset: Dataset, split: str, method: str = "sft") -> Look | None:
     """Look at the first rows of a dataset that is on this machine.
 
     Args:
         dataset: The dataset, and how its rows are read.
         split: The split of its rows.
+        method: The training.method that they are for.
 
     Returns:
         What its rows are; None for a bundled sample, rows on a hub, or a file that cannot be read.
@@ -114,7 +115,7 @@ def look(dataset: Dataset, split: str) -> Look | None:
         return None
     given = roles.roles_of(dataset, columns)
     guessed, is_sure = roles.guess(columns, some)
-    how_named, how, examples = _read(dataset, first)
+    how_named, how, examples = _read(dataset, first, method)
     return Look(
         called=dataset.called,
         total=len(rows),
@@ -132,7 +133,7 @@ def look(dataset: Dataset, split: str) -> Look | None:
 
 
 def _read(
-    dataset: Dataset, first: list[dict[str, Any]]
+    dataset: Dataset, first: list[dict[str, Any]], method: str = "sft"
 ) -> tuple[str, str, tuple[dict[str, str], ...]]:
     """Return the format of rows, how they are read in words, and the first ones as examples.
 
@@ -140,7 +141,8 @@ def _read(
     """
     at_once = {"path": None, "dataset_name": None, "rows": first, "sample_count": None}
     in_memory = dataset.model_copy(update={**at_once, "mixture_proportion": None})
-    config = Config(data={"train": {"datasets": [in_memory]}, "split_ratio": 1.0})
+    data = {"train": {"datasets": [in_memory]}, "split_ratio": 1.0}
+    config = Config(data=data, training={"method": method})
     try:
         (name,) = load_examples(config, "train")[0].formats
         examples = tuple(preview(config, ROWS_SHOWN))

@@ -4,6 +4,13 @@ Each file defines `METHOD`, a `Method`, and its name is a value of training.meth
 asks which method it is. To add one, add a file here and a test (CONTRIBUTING.md).
 """
 
-from nbft.methods.method import IGNORE_INDEX, Measure, Method, method_of
+from nbft.methods.method import (
+    IGNORE_INDEX,
+    SUITS,
+    Measure,
+    Method,
+    built_in_methods,
+    method_of,
+)
 
-__all__ = ["IGNORE_INDEX", "Measure", "Method", "method_of"]
+__all__ = ["IGNORE_INDEX", "SUITS", "Measure", "Method", "built_in_methods", "method_of"]

@@ -13,6 +13,7 @@ from nbft import registry
 if TYPE_CHECKING:
     from nbft.config import Config
     from nbft.data.formats import Example
+    from nbft.data.tokens import Tokenised
     from nbft.decisions import Decisions
     from nbft.errors import Problem
     from nbft.plan.memory import Shape
@@ -93,11 +94,12 @@ class Method:
 
     def refusal(self, kind: Kind, *, of_one: bool = False) -> tuple[str, str]:
         """Return why rows of a kind, or one such row, cannot be used, and what to do."""
+        suits = "" if of_one else f" such as {SUITS[kind]}"
         wanted = " or ".join(_HOLDS[kind] for kind in sorted(self.accepts))
         holds = "holds" if of_one else "the rows hold"
         return (
             f"{holds} {_HOLDS[kind]}; {self.title} needs {wanted}.",
-            "Use such rows, or another training.method.",
+            f"Use such rows, or another training.method{suits}.",
         )
 
     def trained_on(self, format_name: str) -> str:
@@ -144,6 +146,10 @@ class Method:
     def problems_of_rows(self, config: Config, examples: Sequence[Example]) -> Iterable[Problem]:
         """Yield problems of the training rows that are specific to this method."""
         return ()
+
+    def known_of_rows(self, train: Tokenised, held_out: Tokenised | None) -> dict[str, float]:
+        """Return numbers of the rows by which a run is judged, for its event `prepared`."""
+        return {}
 
     def memory_bytes(self, config: Config, shape: Shape, tokens: float) -> float:
         """Return bytes needed besides weights, optimiser and activations of its sequences.
@@ -230,6 +236,22 @@ def method_of(config: Config) -> Method:
     base = registry.trainers.get("base")
     assert isinstance(base, Method)
     return base.with_trainer(found)
+
+
+SUITS: dict[Kind, str] = {
+    "pair": "sft",
+    "conversation": "sft",
+    "text": "sft",
+    "preference": "dpo",
+    "feedback": "kto",
+}
+"""The method that learns from all that rows of a kind hold."""
+
+
+def built_in_methods() -> dict[str, Method]:
+    """Return the methods of this package by their names."""
+    found = {name: registry.trainers.get(name) for name in registry.METHOD_NAMES}
+    return {name: method for name, method in found.items() if isinstance(method, Method)}
 
 
 _HOLDS: dict[Kind, str] = {

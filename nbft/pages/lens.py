@@ -57,7 +57,7 @@ def plain(
     """
     lines = [headline(title, row)]
     for part in row.parts if row else ():
-        name = caption(_visible(part.name), is_trained=part.is_trained)
+        name = caption(_visible(part.title), is_trained=part.is_trained)
         lines += [f"── {name}", _plain_part(part, _COLOURS if colour else {})]
     return "\n".join([*lines, *sentences])
 
@@ -114,7 +114,7 @@ def html(rows: Sequence[Seen], sentences: Iterable[str], name: str) -> Markup:
         name: Id of the picture, by which the widget hides it.
     """
     seen = [
-        (headline(title, row), problems, _parts(row) if row else ())
+        (headline(title, row), problems, _sides(row) if row else ())
         for title, row, problems in rows
     ]
     return render(
@@ -126,9 +126,19 @@ def html(rows: Sequence[Seen], sentences: Iterable[str], name: str) -> Markup:
     )
 
 
-def _parts(row: LensRow) -> Iterable[tuple[str, list[tuple[str, tuple[str, ...]]]]]:
+_Drawn = tuple[str, list[tuple[str, tuple[str, ...]]]]
+
+
+def _sides(row: LensRow) -> tuple[list[_Drawn], list[list[_Drawn]]]:
+    """Return the parts that stand above each other, and those of each of several sequences."""
+    sides = itertools.groupby(row.parts, lambda part: part.side)
+    drawn = {side: [*_parts(parts)] for side, parts in sides}
+    return drawn.pop("", []), list(drawn.values())
+
+
+def _parts(parts: Iterable[LensPart]) -> Iterable[_Drawn]:
     """Yield the caption of each part, and its stretches with the elements around them."""
-    for part in row.parts:
+    for part in parts:
         runs = [(token.text, _elements(token.kind, token.label >= 0)) for token in part.tokens]
         if not runs and part.text:
             runs = [(part.text, ("ins",) if part.is_trained else ())]
@@ -137,7 +147,7 @@ def _parts(row: LensRow) -> Iterable[tuple[str, list[tuple[str, tuple[str, ...]]
             for elements, group in itertools.groupby(runs, lambda run: run[1])
         ]
         if stretches:
-            yield caption(part.name, is_trained=part.is_trained), stretches
+            yield caption(part.title, is_trained=part.is_trained), stretches
 
 
 def _elements(kind: str, is_trained: bool) -> tuple[str, ...]:

@@ -24,10 +24,12 @@ from nbft.evaluate.final_number import states_number
 from nbft.evaluate.forecast import metrics_of, reference_of
 from nbft.formatting import count, size
 from nbft.hardware import Choice, free_memory_bytes, low_type
+from nbft.methods import SUITS, built_in_methods, method_of
 from nbft.methods import Method as TrainingMethod
-from nbft.methods import method_of
+from nbft.methods.method import Kind
 from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.plan.memory import model_shape
+from nbft.plan.rates import PREFERENCE_RATES
 
 Method = Literal["full", "lora", "qlora"]
 
@@ -111,10 +113,12 @@ class KnownRows:
     Attributes:
         count: How many there are.
         long_tokens: The length that 99% of them do not exceed, in tokens.
+        kind: What they hold.
     """
 
     count: int | None = None
     long_tokens: int | None = None
+    kind: Kind | None = None
 
 
 Answers = Mapping[str, Any]
@@ -230,13 +234,41 @@ def _algorithm(answers: Answers, machine: Machine) -> Iterator[Question]:
     choice = choose_method("auto", parameters_of(answers["model.model_name"]), machine)
     reason = f"{choice.reason[:1].upper()}{choice.reason[1:]}."
     yield Question("method", choice.value, reason)
+    kind = (answers.get("rows") or _rows_of(answers)).kind
+    if why := _FROM_BOTH.get(kind or "pair"):
+        yield Question("training.method", SUITS[kind or "pair"], why)
+
+
+_FROM_BOTH: dict[Kind, str] = {
+    "preference": "Your rows have a better and a worse answer each: dpo makes the better ones likelier "
+    "than the worse ones, and sft would read the better ones only. To begin with sft is usual where "
+    "the model cannot do the task yet.",
+    "feedback": "Your rows have answers that are labelled good or bad: kto learns from both, and sft "
+    "would read the good ones only.",
+}
+"""Why a method suits rows with bad answers."""
+
+
+def _learns_from_bad(answers: Answers) -> bool:
+    found = built_in_methods().get(answers.get("training.method", ""))
+    return found is not None and found.uses_labels
+
+
+def _preference_rate(method: str) -> Question:
+    usual = PREFERENCE_RATES["full" if method == "full" else "lora"]
+    why = f"Learning from bad answers needs a lower rate than imitation: {usual.usual}."
+    low, high = usual.lowest, usual.highest
+    return Question("training.learning_rate", usual.proposed, why, (low, high))
 
 
 def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
     method, rows = answers["method"], answers.get("rows") or _rows_of(answers)
     parameters = parameters_of(answers["model.model_name"]) or 7 * 10**9
     yield epochs(rows.count)
-    yield _rate(method, parameters)
+    if _learns_from_bad(answers):
+        yield _preference_rate(method)
+    else:
+        yield _rate(method, parameters)
     yield from _batches(method, answers)
     yield _length(rows.long_tokens, machine)
     if method not in ("full", "ia3"):
@@ -453,7 +485,8 @@ def _measured(rows: _Same, method: TrainingMethod, tokenizer: Path | None) -> Kn
     from nbft.plan.plan import token_lengths
 
     lengths = token_lengths(rows.examples, method, tokenizer)
-    return KnownRows(len(rows.examples), enough_for(lengths, KEPT_SHARES[-1]))
+    long = enough_for(lengths, KEPT_SHARES[-1])
+    return KnownRows(len(rows.examples), long, rows.examples.parts[0].kind)
 
 
 def _rows_of(answers: Answers) -> KnownRows:

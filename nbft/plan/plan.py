@@ -35,7 +35,7 @@ from nbft.hardware import (
     other_use,
 )
 from nbft.hardware import assumptions as assumptions_of_device
-from nbft.methods import Method, method_of
+from nbft.methods import SUITS, Method, method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.models.peft_types import peft_type_of
@@ -366,6 +366,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         problems += _glued(config, examples["train"])
         problems += method.problems_of_rows(config, examples["train"])
         problems += _unused(config, examples["train"])
+        problems += _only_good_answers(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
     shape = model_shape(model) if model else None
     kept: list[int] = []
@@ -727,6 +728,30 @@ def _unused(config: Config, examples: Examples) -> Iterator[Problem]:
                 f"If {roles}, use its columns as such.",
                 {f"{part.field}.{name}": value for name, value in changes.items()},
             )
+
+
+def _only_good_answers(config: Config, examples: Examples) -> Iterator[Problem]:
+    """Warn where rows hold bad answers too, and the method learns from the good ones only.
+
+    Not where a config asks for the method: to train on the good answers first is usual.
+    """
+    if method_of(config).uses_labels or "method" in config.training.model_fields_set:
+        return
+    for part in examples.parts:
+        if (suits := SUITS[part.kind]) == "sft":
+            continue
+        what = {"dpo": "a worse answer beside each", "kto": "answers that are labelled bad"}
+        changes = with_its_rate(config, {"training.method": suits})
+        rate = changes.get("training.learning_rate")
+        at = f", at a learning rate of {rate:g}" if rate else ""
+        yield warning(
+            "training.method",
+            f"trains on the good answers only; the rows hold {what[suits]}, too.",
+            f"Use {suits}{at} to learn from both.",
+            changes,
+            value=config.training.method,
+        )
+        return
 
 
 def _length_column(config: Config, examples: Examples) -> Sequence[Problem]:

@@ -20,6 +20,8 @@ from nbft.decisions import best_measure, decide
 from nbft.errors import ConfigError
 from nbft.events import number as as_number
 from nbft.formatting import count, size
+from nbft.methods import method_of
+from nbft.methods.dpo import Dpo
 from nbft.plan.checks import check
 from nbft.plan.rates import rates_of
 from nbft.runs.state import RunState
@@ -56,6 +58,27 @@ _FALL = 0.03
 
 _OTHER_BYTES = 256 * 2**20
 """What libraries that are imported later, and a kernel, may hold beyond the plan: 0.15 GB was seen."""
+
+_OF_PAIRS = (
+    *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+    *("logps/chosen", "logps/rejected"),
+)
+MEASURES = (
+    *("loss", "eval_loss", "learning_rate", "grad_norm"),
+    *(f"{split}{name}" for split in ("", "eval_") for name in _OF_PAIRS),
+)
+"""What the notes look at."""
+
+_LESS_LIKELY = 0.1
+"""Share by which the log-probability of answers must have fallen, and as much in nats besides."""
+
+_LEAST_NATS = 2.0
+
+_LESS_ACCURATE = 0.05
+"""Fall of the held-out accuracy, if there are enough rows to tell it from chance."""
+
+_LENGTH_ACCURACY, _NEAR = 0.65, 0.03
+"""Accuracy of a rule by length that says something, and how near another one is the same."""
 
 
 class Try(NamedTuple):
@@ -360,6 +383,33 @@ def _is_flat(run: RunState, *, has_cause: bool) -> str:
         f"The loss has not fallen: over {count(len(logs), 'log')} it has changed by {change:+.1%}, "
         f"with a standard error of {error:.1%}."
     )
+
+
+def _answers_moved(run: RunState, config: Config, side: str) -> tuple[float, float] | None:
+    """Return the mean log-probability of the chosen or rejected answers, at first and now.
+
+    That of the held-out rows, which are always the same; otherwise that of the last batches and, by
+    their distance from the reference model, what it was at first. None if it cannot be told.
+    """
+    held = Series.of(run.curve(f"eval_logps/{side}"))
+    if len(held.steps) > 1 and held.steps[-1] >= run.step / 2:
+        return held.values[0], held.values[-1]
+    moved = Series.of(run.curve(f"rewards/{side}")).values
+    now = Series.of(run.curve(f"logps/{side}")).values
+    if len(moved) < _JUDGED_LOGS or not _has_reference(config):
+        return None
+    size = max(5, len(moved) // 10)
+    level, error = mean(moved[-size:]), noise(moved) / math.sqrt(size)
+    if abs(level) < _SURE * error:
+        return None
+    last = mean(now[-size:])
+    return last - level / config.preference.beta, last
+
+
+def _has_reference(config: Config) -> bool:
+    """Whether the rewards of a run are distances from a reference model."""
+    method = method_of(config)
+    return isinstance(method, Dpo) and method.uses_reference(config)
 
 
 # The notes, the most important first.
@@ -696,6 +746,94 @@ def flat(run: RunState, config: Config) -> Found | None:
         found,
         _higher_rate(config),
         "Check the rows with nbft.doctor, or try another method.",
+    )
+
+
+@_note("margin")
+def margin_without_accuracy(run: RunState, config: Config) -> Found | None:
+    """The margin grows on the training rows, but fewer held-out pairs are in the right order."""
+    held = Series.of(run.curve("eval_rewards/accuracies"))
+    margins = Series.of(run.curve("rewards/margins"))
+    if len(held.steps) < 3 or held.steps[-1] < run.step / 2 or not margins.steps:
+        return None
+    step, best = max(zip(held.steps, held.values, strict=True), key=lambda point: point[1])
+    after = held.since(step).values[1:]
+    rows = run.prepared.get("eval_rows") or 0
+    chance = 2 * math.sqrt(max(best * (1 - best), 0.1) / rows) if rows else 1.0
+    if len(after) < 2 or best - max(after[-2:]) < max(_LESS_ACCURATE, chance):
+        return None
+    since = margins.since(step).values
+    size = max(1, len(since) // 4)
+    first, last = mean(since[:size]), mean(since[-size:])
+    if last <= first:
+        return None
+    tries = [
+        *_fewer_steps(run, config, step, f"a held-out accuracy of about {best:.2f} at the end")
+    ]
+    if (beta := 2 * config.preference.beta) <= 1 and _has_reference(config):
+        tries.append(Try({"preference.beta": beta}, "a model that stays closer to the reference"))
+    tries += _lower_rate(config, "a held-out accuracy that falls later")
+    return Found(
+        f"The model is overfitting: the reward margin grew from {first:.3g} to {last:.3g} on the "
+        f"training pairs, but of the held-out pairs {held.values[-1]:.0%} are in the right order, "
+        f"after {best:.0%} at step {count(step)}.",
+        tries,
+        "Use more pairs.",
+    )
+
+
+@_note("length")
+def length_alone(run: RunState, config: Config) -> Found | None:
+    """The accuracy is that of a rule that looks at nothing but the length of the answers."""
+    known, total = run.prepared.get("length_accuracy"), run.total_steps
+    if known is None or known < _LENGTH_ACCURACY or not total or run.step < total / 2:
+        return None
+    held = Series.of(run.curve("eval_rewards/accuracies")).values
+    rows = run.prepared.get("eval_rows") or 0
+    if len(held) > 1:
+        last, near, whose = held[-2:], max(_NEAR, 0.5 / max(rows, 1)), "held-out"
+    else:
+        logs = Series.of(run.curve("rewards/accuracies")).values
+        if len(logs) < 2 * _JUDGED_LOGS:
+            return None
+        parts = logs[-_JUDGED_LOGS:], logs[-2 * _JUDGED_LOGS : -_JUDGED_LOGS]
+        last, near, whose = [mean(part) for part in parts], _NEAR, "training"
+    if any(abs(value - known) > near for value in last):
+        return None
+    return Found(
+        f"The model orders {last[-1]:.0%} of the {whose} pairs rightly; a rule that looks at nothing "
+        f"but the length of the answers orders {known:.0%} rightly. It may have learned no more than "
+        "that.",
+        [],
+        "Compare the length of its answers with those of the base model, and add pairs that length "
+        "does not tell: nbft.doctor counts them.",
+    )
+
+
+@_note("likelihood")
+def both_less_likely(run: RunState, config: Config) -> Found | None:
+    """Not only the rejected answers have become less likely, but the chosen ones too."""
+    chosen, rejected = (_answers_moved(run, config, side) for side in ("chosen", "rejected"))
+    if chosen is None or rejected is None:
+        return None
+    falls = [
+        (first - last, max(_LEAST_NATS, _LESS_LIKELY * abs(first)))
+        for first, last in (chosen, rejected)
+    ]
+    if any(fall < least for fall, least in falls):
+        return None
+    method, tries = method_of(config), list[Try]()
+    expect = "chosen answers that stay as likely as they were"
+    if isinstance(method, Dpo) and not method.sft_loss_weight(config):
+        tries.append(Try({"preference.sft_loss_ratio": 0.2}, expect))
+        tries.append(Try({"preference.loss_type": "dpop"}, expect))
+    tries += _lower_rate(config, "a smaller fall")
+    return Found(
+        "Both answers have become less likely: the log-probability of the chosen ones went from "
+        f"{chosen[0]:.3g} to {chosen[1]:.3g}, that of the rejected ones from {rejected[0]:.3g} to "
+        f"{rejected[1]:.3g}. The model moves towards answers that are neither.",
+        tries,
+        "Read some of its answers.",
     )
 
 

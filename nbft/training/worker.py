@@ -471,6 +471,7 @@ def _report_prepared(
     from nbft.training.throughput import parameter_counts, summary
 
     config, rows, decisions = job.config, loaded.rows, loaded.decisions
+    method = method_of(config)
     total = total_steps(config, rows.sequences)
     parameters, trained = parameter_counts(model)
     events.append(
@@ -491,7 +492,8 @@ def _report_prepared(
         warmup_steps=warmup_steps(config, total),
         trainable_parameters=trained,
         total_parameters=parameters,
-        measures=[asdict(measure) for measure in method_of(config).measures],
+        measures=[asdict(measure) for measure in method.measures],
+        **method.known_of_rows(rows.known, rows.held_out),
         **({"resumed_step": resumption.step} if resumption else {}),
         **planned,
     )

@@ -105,12 +105,13 @@ class Columns:
         """Show the rows of a config, if they are others than before or read in another way."""
         split = config.data.splits().get(self._split)
         dataset = split.datasets[0] if split and split.datasets else Dataset()
-        known = (dataset.model_dump(), id(dataset.rows), _stamp(dataset))
+        method = config.training.method
+        known = (dataset.model_dump(), id(dataset.rows), _stamp(dataset), method)
         if known == self._known:
             return
         self._known, self._dataset = known, dataset
         is_bundled = dataset.dataset_name in READY and not dataset.path and dataset.rows is None
-        self._look = None if is_bundled else look(dataset, self._split)
+        self._look = None if is_bundled else look(dataset, self._split, method)
         if self._look is not None:
             _ = self.widget  # made when there is something to show
             self._show(self._look)

@@ -20,6 +20,7 @@ from nbft.config import Setting, io, settings
 from nbft.config.numbers import read_number
 from nbft.errors import ConfigError, Problem
 from nbft.formatting import shortened
+from nbft.methods import built_in_methods
 from nbft.pages.environment import render
 from nbft.widgets.kit import Kit, unobserved
 
@@ -105,7 +106,7 @@ class Field:
         if setting.type is bool and not setting.optional:
             return kit(ipywidgets.Checkbox, "nbft-control", indent=True, **about)
         if setting.type is bool or (setting.choices and setting.type is not list):
-            options = [(str(choice), choice) for choice in setting.choices]
+            options = [(_titled(setting, choice), choice) for choice in setting.choices]
             if setting.type is bool:
                 options = [("yes", True), ("no", False)]
             unset = [("not set", None)] if setting.optional else []
@@ -267,6 +268,12 @@ def write(value: Any) -> str:
         plain = plain and not value[0].startswith("[")
         return ", ".join(value) if plain else json.dumps(value, ensure_ascii=False)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
+
+def _titled(setting: Setting, choice: Any) -> str:
+    """Return a choice as a list shows it; a training method with its name for people."""
+    method = built_in_methods().get(choice) if setting.path == "training.method" else None
+    return f"{choice}: {method.title}" if method else str(choice)
 
 
 def in_words(value: Any) -> str:

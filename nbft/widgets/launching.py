@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbft.config import Config
 from nbft.formatting import count, duration, shortened
+from nbft.methods import method_of
 from nbft.redaction import redact_text
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
@@ -116,7 +117,9 @@ class Launching:
             return ""
         on = " + ".join(redact_text(one.called) for one in plan.config.data.train.datasets)
         time = f", about {duration(plan.seconds)}" if plan.seconds is not None else ""
-        return f": {count(plan.total_steps, 'step')} on {shortened(on, _NAME_CHARS)}{time}"
+        config = plan.config
+        by = f" of {config.training.method.upper()}" if method_of(config).section else ""
+        return f": {count(plan.total_steps, 'step')}{by} on {shortened(on, _NAME_CHARS)}{time}"
 
     def prepare(self, config: Config) -> None:
         """Start a worker that imports its libraries while the form is filled in."""

@@ -266,6 +266,18 @@ function render({ model, el }) {
     return { frame, name, text };
   }
 
+  // Where a part belongs: the sequences of a row beside each other, below what they share.
+  function placed(parent) {
+    const sides = new Map();
+    let row = null;
+    return ({ side }) => {
+      if (!side) return parent;
+      row ??= element("div", "nbft-lens-sides", parent);
+      if (!sides.has(side)) sides.set(side, element("div", "nbft-lens-side", row));
+      return sides.get(side);
+    };
+  }
+
   // A line may still break where a space was.
   const shown = (text) =>
     get("shows_spaces") ? visible(text).replaceAll("·", "·\u200b") : text;
@@ -292,9 +304,10 @@ function render({ model, el }) {
     const { parts = [], note } = get("row");
     const area = region(`${get("row").title} as text`);
     area.tabIndex = 0;
+    const where = placed(area);
     for (const part of parts) {
       if (!part.text && !part.tokens?.length) continue;
-      const { text } = box(part, area);
+      const { text } = box(part, where(part));
       if (part.tokens) drawRuns(grouped([part]), text);
       else span(part.text, part.isTrained ? "trained" : "prompt", part.isTrained, text);
     }
@@ -320,12 +333,14 @@ function render({ model, el }) {
     list.setAttribute("aria-label", "Tokens");
     const total = parts.reduce((sum, part) => sum + part.tokens.length, 0);
     let room = drawsAll ? total : DRAWN_TOKENS;
-    let at = 0;
+    const where = placed(list);
+    const begins = {}; // the next position of each side, after what it shares with the others
     for (const part of parts) {
+      let at = begins[part.side] ?? begins[""] ?? 0;
       const tokens = part.tokens.slice(0, room);
       room -= tokens.length;
       if (!tokens.length) continue;
-      const { frame, name, text } = box(part, list);
+      const { frame, name, text } = box(part, where(part));
       frame.setAttribute("role", "group");
       frame.setAttribute("aria-label", caption(part));
       name.setAttribute("aria-hidden", "true");
@@ -341,6 +356,7 @@ function render({ model, el }) {
         drawn.push([token, node, at]);
         at += ids.length;
       }
+      begins[part.side] = at;
     }
     if (drawn.length) reach(0);
     if (drawn.length < total) {
@@ -379,13 +395,13 @@ function render({ model, el }) {
     const area = region("The rows of the sequence");
     area.tabIndex = 0;
     let here = null;
-    for (const { number, begin, end, of, isHere, runs } of pieces) {
+    for (const { number, begin, end, of, last, isHere, runs } of pieces) {
       const some = begin || end < of ? ` (${counted(begin)} to ${counted(end)} of ${of})` : "";
       const { frame, name, text } = box({ isTrained: isHere }, area, "");
       const words = `row ${counted(number)}`;
       if (isHere) element("b", "", name, words);
       else button("nbft-lens-link", name, words, () => put("number", number));
-      name.append(` · ${counted(end - begin)} tokens${some} · positions 0 to ${end - begin - 1}`);
+      name.append(` · ${counted(end - begin)} tokens${some} · positions 0 to ${last}`);
       drawRuns(runs, text);
       if (isHere) here = frame;
     }

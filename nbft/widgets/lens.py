@@ -26,11 +26,11 @@ from nbft.config import Config
 from nbft.config.problems import nearest
 from nbft.data.examples import Examples, by_answer, load_examples
 from nbft.data.lens import (
-    KINDS,
     ORDERS,
     LensRow,
     LensToken,
     Measure,
+    kinds_of,
     measure,
     seen,
     sequences,
@@ -152,11 +152,14 @@ class Lens(anywidget.AnyWidget):
         self._problems: list[str] = []  # of the split
         self._is_placing = False  # whether the lens itself changes its traits
         self._picture_shown: Any = None
-        packs = decide(config).padding_free
+        decided = decide(config)
+        # Of several sequences, a row is one place in a batch only if they share their prompt.
+        is_one = len(self._method.sequences) == 1 or decided.uses("shared_prompt")
+        packs = decided.padding_free and is_one
         super().__init__(
             still=uuid.uuid4().hex,
             says="Reading the rows…",
-            kinds=[list(kind) for kind in KINDS.items()],
+            kinds=[list(kind) for kind in kinds_of(self._method).items()],
             views=[[name, title] for name, title in _VIEWS.items() if packs or name != "packed"],
             splits=[[name, _SPLITS[name]] for name in _splits(config)],
             orders=[["file", "in order"], *map(list, ORDERS.items())],
@@ -518,12 +521,13 @@ class Lens(anywidget.AnyWidget):
         pieces: list[tuple[int, int, int]] = []
         place = self.number - 1
         while place < self.total and len(pieces) < size:
-            with contextlib.suppress(DataError):
-                length = measure(self._encoded([place], self._examples)[0], data.max_length)
-                if length.trained:
-                    pieces.append((place, 0, length.kept))
+            row, _ = self._seen(place + 1)
+            if row is not None and row.measure is not None and row.measure.trained:
+                pieces.append((place, 0, sum(len(token.ids) for token in row.kept_tokens)))
             place += 1
         says = f"A batch of {count(size, 'row')}, joined without padding."
+        if len(self._method.sequences) > 1:
+            says = f"{says[:-1]}; a prompt is computed once for its answers."
         if data.shuffle:
             says += " Every epoch shuffles the rows into new batches; these are in file order."
         self.sequence = self._drawn(pieces, sum(end - begin for _, begin, end in pieces), says)
@@ -535,14 +539,17 @@ class Lens(anywidget.AnyWidget):
         drawn = []
         for place, begin, end in pieces:
             row, _ = self._seen(place + 1)
+            sides = row.sides.values() if row else ()
             drawn.append(
                 {
                     "number": place + 1,
                     "begin": begin,
                     "end": end,
-                    "of": row.measure.kept if row and row.measure else end,
+                    "of": row.measure.kept if row and row.measure and not sides else end,
+                    # The answers of a pair begin at the same position, after their prompt.
+                    "last": max((one.kept for one in sides), default=end - begin) - 1,
                     "isHere": place == self.number - 1,
-                    "runs": runs(_between(row.tokens, begin, end)) if row else [],
+                    "runs": runs(_between(row.kept_tokens, begin, end)) if row else [],
                 }
             )
         used = sum(end - begin for _, begin, end in pieces)
@@ -650,7 +657,7 @@ def _sent(row: LensRow | None, is_whole: bool) -> dict[str, Any]:
     room = _SENT_TOKENS if has_tokens else _SENT_CHARACTERS
     hidden = 0
     for part in row.parts if row else ():
-        about = {"name": part.name, "isTrained": part.is_trained}
+        about = {"name": part.title, "side": part.side, "isTrained": part.is_trained}
         size = len(part.tokens) if has_tokens else len(part.text)
         fits = size if is_whole else min(size, room)
         hidden += size - fits

@@ -508,7 +508,7 @@ class _View:
         # A busy cell does not hear which panel was opened, so there all of them are updated.
         opened = {_PANELS[self._tab.selected_index or 0]} if monitor.interactive else {*_PANELS}
         if "More curves" in opened:
-            specs = [*MORE, *other_charts(seen.curves, seen.measures)]
+            specs = [*other_charts(seen.curves, seen.measures), *MORE]
             self._panels["More curves"].children = self._charts(self._more, specs)
             for curves in self._more.values():
                 curves.draw(seen)
@@ -581,7 +581,7 @@ class _View:
         charts = [curves.chart for curves in self._curves]
         return "\n".join(f"{chart.title}: {chart.summary()}" for chart in charts)
 
-    def _charts(self, drawn: dict[str, _Curves], specs: Iterable[ChartSpec]) -> list[Chart]:
+    def _charts(self, drawn: dict[str, _Curves], specs: Sequence[ChartSpec]) -> list[Chart]:
         """Return a chart of each spec, in a panel's `drawn` charts; one with new curves is new."""
         for spec in specs:
             old = drawn.get(spec.title)
@@ -589,7 +589,7 @@ class _View:
                 drawn[spec.title] = _Curves(self._kit, spec)
                 if old is not None:
                     old.chart.close()
-        return [curves.chart for curves in drawn.values()]
+        return [drawn[spec.title].chart for spec in specs]
 
     def _draw_notes(self, seen: RunState) -> None:
         """Show the notes as a list, and those of a step that hold on the loss."""

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from nbft.config import Setting
 from nbft.errors import Problem
 from nbft.formatting import count
+from nbft.methods import built_in_methods, method_of
 from nbft.pages.environment import render
 from nbft.pages.layers import layer_table
 from nbft.redaction import redact
@@ -42,6 +43,9 @@ TABS = {
     "Review": (),
 }
 """The tabs of the advanced view and their sections."""
+
+_METHOD = "training.method"
+"""Shown on the tab Method, above the settings that only this method has."""
 
 _REVIEW = list(TABS).index("Review")
 MODES = {name.lower(): name for name in ("Guided", "Basic", "Advanced", "YAML", "Python")}
@@ -204,6 +208,8 @@ class Views:
         self._kit, self._tree, self._fields, self.line = kit, tree, made, line
         self._review, self._on_yaml = review, on_yaml
         self._groups: list[Group] = []
+        self._of_method: Any = None  # the place of the settings that only some methods have
+        self._method_section: str | None = None
         self.view = self.home = view
         self.on_mark: Callable[[], None] = lambda: None
         self.mode = kit(
@@ -277,6 +283,8 @@ class Views:
 
     def follow(self) -> None:
         """Update the pages that show more than fields."""
+        if self._of_method is not None:
+            self._show_of_method()
         if self.view in ("yaml", "python"):
             self._show_text()
         elif self.view == "advanced" and self.tabs.selected_index == _REVIEW:
@@ -310,7 +318,7 @@ class Views:
             self.show("search")
         elif self.view != "basic" or not _is_basic(path, setting):
             self.tabs.selected_index = next(
-                index for index, part in enumerate(TABS.values()) if setting.section in part
+                index for index, part in enumerate(TABS.values()) if _tab_section(path) in part
             )
             self.show("advanced")
         for group in self._groups:
@@ -343,7 +351,7 @@ class Views:
     def _basic(self, kit: Kit) -> Iterator[Any]:
         basic = [(path, setting) for path, setting in fields() if _is_basic(path, setting)]
         for title, sections in TABS.items():
-            paths = [path for path, setting in basic if setting.section in sections]
+            paths = [path for path, _ in basic if _tab_section(path) in sections]
             yield from self._group(kit, self.page, title, paths)
 
     def _group(self, kit: Kit, page: Any, title: str, paths: Sequence[str]) -> Iterator[Any]:
@@ -395,10 +403,30 @@ class Views:
             self.mark()
 
     def _tab_page(self, page: Any, sections: Sequence[str], kit: Kit) -> Iterator[Any]:
+        owned = {method.section for method in built_in_methods().values()}
+        if owned.intersection(sections):
+            yield from self._group(kit, page, "Training method", [_METHOD])
+            self._of_method, self._method_section = kit.slot(), None
+            self._show_of_method()
+            yield self._of_method
+        yield from self._sections(page, {*sections} - owned, kit)
+
+    def _show_of_method(self) -> None:
+        """Show the settings that only the chosen method has."""
+        section = method_of(self._tree.so_far()).section
+        if section != self._method_section:
+            self._method_section, page = section, self._of_method
+            self._groups = [group for group in self._groups if group.page is not page]
+            shown = {section} - {None}
+            page.show(lambda kit: self._sections(page, shown, kit))
+            self.mark()
+
+    def _sections(self, page: Any, sections: Container[str | None], kit: Kit) -> Iterator[Any]:
+        """Yield the settings of some sections in groups, and a button for the rare ones."""
         blocks: dict[str, list[str]] = {}
         rare = []
         for path, setting in fields():
-            if setting.section not in sections:
+            if _tab_section(path) not in sections or path == _METHOD:
                 continue
             if setting.level == "expert":
                 rare.append(path)
@@ -445,6 +473,11 @@ class Views:
             self.yaml.show(self._tree.config)
         if "python" in self.__dict__:
             self.python.show(self._tree.config)
+
+
+def _tab_section(path: str) -> str:
+    """Return the section by which a setting has its tab: its own, but for the training method."""
+    return "peft" if path == _METHOD else path.partition(".")[0]
 
 
 def _title(block: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nbft.config.data import Dataset
-from nbft.data.doctor import consistency, minhash  # noqa: F401  # it adds its checks
+from nbft.data.doctor import consistency, minhash, preferences  # noqa: F401  # they add their checks
 from nbft.data.doctor.check import (
     CHECKS,
     Check,
@@ -152,7 +152,7 @@ def _masked_split(seen: Seen) -> Finding | None:
         empty = rows & (seen.trained == 0)
         if not rows.any() or empty.sum() < MASKED_SHARE * rows.sum():
             continue
-        longer, _ = _longer(seen, empty & (seen.tokens > seen.config.data.max_length))
+        longer, _ = longer_maximum(seen, empty & (seen.tokens > seen.config.data.max_length))
         return of_rows(
             seen,
             "error",
@@ -347,7 +347,7 @@ def cut(seen: Seen) -> Finding | None:
     """Completions are cut off by data.max_length."""
     limit = seen.config.data.max_length
     rows = (seen.tokens > limit) & (seen.trained > 0)
-    longer, lengths = _longer(seen, rows)
+    longer, lengths = longer_maximum(seen, rows)
     return of_rows(
         seen,
         "warning" if rows.sum() >= CUT_SHARE * len(seen) else "note",
@@ -362,7 +362,7 @@ def cut(seen: Seen) -> Finding | None:
     )
 
 
-def _longer(seen: Seen, rows: np.ndarray) -> tuple[int | None, str]:
+def longer_maximum(seen: Seen, rows: np.ndarray) -> tuple[int | None, str]:
     """Return the maximum length that keeps 99% of all rows whole, with a sentence on lengths.
 
     The length keeps all rows whole where 99% are already, and is None where none of the given rows
@@ -392,7 +392,7 @@ def dropped(seen: Seen) -> Finding | None:
         "because they hold nothing to train on": int((without & ~long).sum()),
         "because they are labelled as bad answers": seen.left_out,
     }
-    longer, _ = _longer(seen, long)
+    longer, _ = longer_maximum(seen, long)
     rows = np.flatnonzero(without)
     fix = "Nothing needs fixing; training on bad answers needs a preference method."
     rewrite = None

@@ -46,6 +46,7 @@ FOLDED = "have a system turn, which the chat template does not take"
 # Signs such as = > ] : may be the mark after which the answer begins.
 _CHUNK = 1000  # rows at once: enough for a tokenizer to work on all cores
 _SECONDS_BETWEEN_WORDS = 1.0
+_MOST_TOKENS = 2**16 - 1  # lengths above count as this
 
 
 class StoppedError(DataError):
@@ -128,6 +129,11 @@ class Seen:
         text_hash, spelt_hash: Of prompt and completion; the same without case and spaces.
         prompt_hash: Of the prompt, or of both without one, without case and spaces.
         signature: Of `minhash`, [rows, 64].
+        has_same_answers: Whether the two answers of a pair are the same.
+        margin: 1 where the chosen answer is scored higher, 0 alike, -1 lower; 2 without scores.
+        label: 1 for a good answer, 0 for a bad one, -1 without a label.
+        side_tokens: Tokens of a pair's prompt with the chosen and with the rejected answer, whole,
+            [rows, 2]; 0 where the method does not compare two.
         odd: Rows with a fault of the catalogue, by kind.
         kinds: The kinds that were looked for: those of the catalogue, and people's own.
         failed: Why a kind could not be looked for, by its name.
@@ -186,6 +192,10 @@ class Seen:
         self.text_hash = np.zeros(rows, np.uint64)
         self.prompt_hash = np.zeros(rows, np.uint64)
         self.spelt_hash = np.zeros(rows, np.uint64)
+        self.has_same_answers = np.zeros(rows, bool)
+        self.margin = np.full(rows, 2, np.int8)
+        self.label = np.full(rows, -1, np.int8)
+        self.side_tokens = np.zeros((rows, 2), np.uint16)
         self.habits = Habits(rows)
         self.signature = np.zeros((rows, 64), np.uint16)
 
@@ -363,6 +373,7 @@ class _Pass:
         self._end = seen.tokenizer.eos_token_id
         self._max_length = seen.config.data.max_length
         self._special = special_tokens(seen.tokenizer.all_special_tokens)
+        self._learns_from_bad = method_of(seen.config).uses_labels
         self._common: np.ndarray | None = None
         self._kinds = seen.kinds = dict(KINDS)
         for name in registry.checks.keys():  # noqa: SIM118
@@ -485,6 +496,10 @@ class _Pass:
         text, prompt, answer = said.text, said.prompt, said.answer
         seen.is_chat[row] = bool(example.messages)
         seen.is_glued[row] = example.is_glued
+        if self._learns_from_bad:
+            seen.has_same_answers[row] = example.has_same_answers
+            seen.margin[row] = 2 if example.margin is None else np.sign(example.margin)
+            seen.label[row] = -1 if example.label is None else example.label
         seen.answer_is_empty[row] = not answer.strip()
         more = [example.tools, example.rejected, example.label]
         beside = json.dumps(more, default=str) if any(m not in ((), None) for m in more) else ""
@@ -492,7 +507,8 @@ class _Pass:
         seen.spelt_hash[row] = _hash(_spelt(f"{prompt}\0{answer}") + beside)
         seen.prompt_hash[row] = _hash(_spelt(prompt if prompt.strip() else f"{prompt}\0{answer}"))
         seen.habits.add(row, said)
-        for name, kind in self._kinds.items():
+        # What is wrong with an answer that is labelled bad is what the model is to avoid.
+        for name, kind in self._kinds.items() if seen.label[row] else ():
             if hit := self._found(name, kind, said):
                 seen.odd.setdefault(name, Hits()).add(row, *hit)
         template = str(seen.tokenizer.chat_template or "")
@@ -519,6 +535,8 @@ class _Pass:
         seen, every = self._seen, list(sequences.values())
         seen.tokens[row] = max(one.length for one in every)
         seen.trained[row] = sum(sum(one.loss_mask[1 : self._max_length]) for one in every)
+        if len(every) == 2:
+            seen.side_tokens[row] = [min(one.length, _MOST_TOKENS) for one in every]
         seen.is_merged[row] = any(one.is_merged for one in every)
         seen.is_unanswered[row] = any(one.unanswered > 0 for one in every)
         for remark in {one.remark for one in every if one.remark}:

@@ -28,8 +28,6 @@ _ANSWERED_LOOKS = 3
 _MOST_TIMES = 3
 """How often a note that was struck may come back."""
 
-_MEASURES = ("loss", "eval_loss", "learning_rate", "grad_norm")
-
 
 class NotANumberError(RunError):
     """The loss is not a number, and training.stop_on_nan is on."""
@@ -46,7 +44,7 @@ class WatchingCallback(TrainerCallback):
     def __init__(self, run: Path, config: Config) -> None:
         self._events = run / "events.jsonl"
         self._config = config
-        self._reader = StateReader(self._events, measures=_MEASURES)
+        self._reader = StateReader(self._events, measures=notes.MEASURES)
         self._logs = self._next = 0
         self._missed: Counter[str] = Counter()
 

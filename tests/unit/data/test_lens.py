@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nbft.config import Config
-from nbft.data.examples import Example
+from nbft.data.examples import Example, load_examples
 from nbft.data.lens import (
     KINDS,
     ORDERS,
@@ -15,6 +15,7 @@ from nbft.data.lens import (
     as_text,
     as_tokens,
     measure,
+    seen,
     sequences,
     worst_first,
 )
@@ -266,22 +267,79 @@ def test_turns_without_an_answer_are_said(tokenizer):
     assert not any("answer" in text for text, _ in answered.facts)
 
 
-def test_two_answers_are_shown_one_after_the_other_by_their_names(tokenizer):
+def test_two_answers_stand_beside_each_other_below_their_prompt(tokenizer):
     texts = {"chosen": Example("Why?\n", "So."), "rejected": Example("Why?\n", "No idea.")}
     encoded = dict(zip(texts, encode(list(texts.values()), tokenizer), strict=True))
     row = as_tokens(texts, encoded, tokenizer, 1024)
-    names = ["chosen: prompt", "chosen: completion", "rejected: prompt", "rejected: completion"]
-    assert [part.name for part in row.parts] == names
-    assert [part.text for part in row.parts] == ["Why?\n", "So.", "Why?\n", "No idea."]
+    parts = [(part.side, part.title, part.text) for part in row.parts]
+    assert parts == [
+        ("", "prompt", "Why?\n"),
+        ("chosen", "chosen: completion", "So."),
+        ("rejected", "rejected: completion", "No idea."),
+    ]
+    assert [part[2] for part in as_text(texts).parts] == ["Why?\n", "So.", "No idea."]
     both = encoded.values()
     assert row.measure == Measure(
         sum(len(one.ids) for one in both),
         sum(len(one.ids) for one in both),
         sum(sum(one.loss_mask) for one in both),
     )
-    assert row.end == "trained"
-    cut = as_tokens(texts, encoded, tokenizer, len(encoded["chosen"].ids))
+    of_sides = [
+        (f"{name} {len(one.ids)} tokens, {sum(one.loss_mask)} trained", "")
+        for name, one in encoded.items()
+    ]
+    assert row.facts == [*of_sides, ("end of sequence trained", "good"), ("nothing cut", "")]
+    limit = len(encoded["chosen"].ids)
+    cut = as_tokens(texts, encoded, tokenizer, limit)
     assert cut.end == "cut off"
+    over = len(encoded["rejected"].ids) - limit
+    assert (f"{over} of rejected cut off", "bad") in cut.facts
+    assert (
+        sum(len(token.ids) for token in cut.kept_tokens)
+        == 2 * limit - encoded["chosen"].prompt_tokens
+    )
+
+
+def test_turns_that_differ_belong_to_their_side(tokenizer):
+    def answered(*turns):
+        return [{"role": role, "content": text} for role, text in turns]
+
+    asked = [("user", "Why?"), ("assistant", "How so?"), ("user", "Just why?")]
+    row = {
+        "chosen": answered(*asked, ("assistant", "So.")),
+        "rejected": answered(*asked, ("assistant", "No idea.")),
+    }
+    config = Config(data={"rows": [row]}, training={"method": "dpo"})
+    examples, _ = load_examples(config, "train")
+    shown, problems = seen(examples, 0, config, tokenizer)
+    assert problems == []
+    titles = ["user", "assistant", "user", "chosen: assistant", "rejected: assistant"]
+    assert [part.title for part in shown.parts] == titles
+    assert [part.is_trained for part in shown.parts] == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "fact"),
+    [
+        ("dpo", {"chosen": "b", "rejected": "c", "margin": 2.5}, ("chosen scored 2.5 higher", "")),
+        ("dpo", {"chosen": "b", "rejected": "c", "margin": -1}, ("chosen scored 1 lower", "bad")),
+        ("orpo", {"chosen": "b", "rejected": "c", "margin": 0}, ("both scored alike", "bad")),
+        ("dpo", {"chosen": "b", "rejected": "b"}, ("both answers are the same", "bad")),
+        ("kto", {"completion": "b", "label": True}, ("labelled good", "")),
+        ("kto", {"completion": "b", "label": False}, ("labelled bad", "")),
+    ],
+)
+def test_what_a_row_says_of_its_answers_is_shown(tokenizer, method, row, fact):
+    config = Config(data={"rows": [{"prompt": "a\n", **row}]}, training={"method": method})
+    examples, _ = load_examples(config, "train")
+    for known in (tokenizer, None):
+        shown, _ = seen(examples, 0, config, known)
+        assert shown.facts[-1] == fact
+    assert "the same" not in str(shown.facts) or row["chosen"] == row["rejected"]
+    sft = config.apply({"training.method": "sft"})
+    if row.get("label") is not False:  # which SFT leaves out
+        shown, _ = seen(load_examples(sft, "train")[0], 0, sft, tokenizer)
+        assert fact not in shown.facts
 
 
 def test_of_a_very_long_text_only_the_beginning_is_tokenised(tokenizer, monkeypatch):
@@ -295,9 +353,9 @@ def test_of_a_very_long_text_only_the_beginning_is_tokenised(tokenizer, monkeypa
     example = Example("Say it.\n", "word " * 200_000)
     (row,) = encode_rows([example], tokenizer, method_of(Config()), max_length=16)
     assert max(len(text) for texts in calls for text in texts) < 50_000
-    seen = as_tokens({"completion": example}, row, tokenizer, 16)
-    assert seen.facts[0][0].startswith("about 200,")
-    assert seen.end == "cut off"
+    row_seen = as_tokens({"completion": example}, row, tokenizer, 16)
+    assert row_seen.facts[0][0].startswith("about 200,")
+    assert row_seen.end == "cut off"
     (whole,) = encode_rows([example], tokenizer, method_of(Config()))
     assert whole["completion"].ids[:16] == row["completion"].ids[:16]
     length = row["completion"].length

@@ -142,8 +142,9 @@ def test_rows_that_a_method_does_not_accept_are_refused_in_a_sentence(pairs):
         load_examples(config, "train")
     assert str(caught.value) == (
         "data.train.datasets[0]: the rows hold a prompt and a completion; two answers needs a "
-        "chosen and a rejected answer. Use such rows, or another training.method."
+        "chosen and a rejected answer. Use such rows, or another training.method such as sft."
     )
+    assert caught.value.problems[0].changes == {"training.method": "sft"}
 
 
 def test_bad_answers_are_left_out_unless_the_method_learns_from_them(monkeypatch):

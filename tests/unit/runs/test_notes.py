@@ -28,10 +28,14 @@ def run_of(
     passes: float = 1.0,
     total: int | None = None,
     peak: int | None = None,
+    logged: Mapping[str, Sequence[float]] | None = None,
     **prepared: Any,
 ) -> RunState:
-    """Return a run that has logged these losses, one a step."""
-    held, total = held or {}, total or len(losses)
+    """Return a run that has logged these losses, one a step, and other measures by their name.
+
+    Of a measure of the held-out rows, the values are those of each tenth step from 0 on.
+    """
+    held, total, measures = held or {}, total or len(losses), logged or {}
     run = RunState([{"event": "prepared", "rows": 100, "total_steps": total, **prepared}])
     for step, loss in enumerate([None, *losses]):
         if loss is not None:
@@ -39,9 +43,10 @@ def run_of(
             log["learning_rate"] = rates[step - 1] if rates else 1e-4
             log["grad_norm"] = norms[step - 1] if norms else 1.0
             log["peak_bytes"] = peak
-            run.take(log)
+            run.take(log | {k: v[step - 1] for k, v in measures.items() if k[:5] != "eval_"})
         if step in held:
-            run.take({"event": "eval", "step": step, "eval_loss": held[step]})
+            also = {k: v[step // 10] for k, v in measures.items() if k[:5] == "eval_"}
+            run.take({"event": "eval", "step": step, "eval_loss": held[step], **also})
     return run
 
 
@@ -64,6 +69,29 @@ EVERY_10 = (0, 10, 20, 30, 40)
 
 def held(*values: float) -> dict[int, float]:
     return dict(zip(EVERY_10, values, strict=False))
+
+
+DPO = {"training__method": "dpo"}
+LEARNS = line(0.69, 0.4, 40, 0.05)
+HELD = held(0.69, 0.6, 0.55, 0.52, 0.5)
+GROWS = line(0.1, 2.0, 40, 0.2)
+
+
+def wavering(first: float, last: float, noise: float, seed: int = 0) -> list[float]:
+    """Return 40 values along a line, with noise in their own unit."""
+    rng = random.Random(seed)
+    return [value + rng.gauss(0, noise) for value in line(first, last, 40)]
+
+
+def of_answers(
+    chosen: tuple[float, float], rejected: tuple[float, float], *, beta: float = 0.1
+) -> dict[str, Sequence[float]]:
+    """Return measures of answers whose log-probabilities go from one value to another."""
+    found: dict[str, Sequence[float]] = {}
+    for seed, (side, (first, last)) in enumerate({"chosen": chosen, "rejected": rejected}.items()):
+        found[f"rewards/{side}"] = wavering(0, beta * (last - first), 0.05 * beta * 10, seed)
+        found[f"logps/{side}"] = wavering(first, last, 15, seed)  # of answers of all lengths
+    return found
 
 
 SICK: dict[str, tuple[RunState, dict[str, Any], list[str]]] = {
@@ -151,6 +179,57 @@ SICK: dict[str, tuple[RunState, dict[str, Any], list[str]]] = {
         ["0.0002 is low for SGD", "learning_rate=0.05"],
     ),
     "flat": (run_of(LEVEL), {}, ["over 40 logs it has changed by", "learning_rate=0.0006"]),
+    "margin_without_accuracy": (
+        run_of(
+            LEARNS,
+            held=HELD,
+            eval_rows=400,
+            logged={
+                "rewards/margins": GROWS,
+                "eval_rewards/accuracies": (0.5, 0.78, 0.76, 0.7, 0.66),
+            },
+        ),
+        DPO,
+        [
+            *("the reward margin grew from 0.", "66% are in the right order, after 78% at step 10"),
+            "training.num_train_epochs=0.25",
+        ],
+    ),
+    "length_alone": (
+        run_of(
+            LEARNS,
+            held=HELD,
+            eval_rows=400,
+            length_accuracy=0.72,
+            logged={"eval_rewards/accuracies": (0.5, 0.6, 0.66, 0.71, 0.73)},
+        ),
+        DPO,
+        ["orders 73% of the held-out pairs rightly", "orders 72% rightly", "nbft.doctor"],
+    ),
+    "length_alone by the training pairs": (
+        run_of(
+            LEARNS, length_accuracy=0.8, logged={"rewards/accuracies": wavering(0.8, 0.8, 0.02)}
+        ),
+        DPO,
+        ["80% of the training pairs"],
+    ),
+    "both_less_likely": (
+        run_of(LEARNS, logged=of_answers((-60, -85), (-58, -110))),
+        DPO,
+        ["Both answers have become less likely", "Try preference.sft_loss_ratio=0.2"],
+    ),
+    "both_less_likely by the held-out pairs": (
+        run_of(
+            LEARNS,
+            held=HELD,
+            logged={
+                "eval_logps/chosen": (-60, -62, -66, -70, -75),
+                "eval_logps/rejected": (-55, -60, -70, -80, -95),
+            },
+        ),
+        {"training__method": "cpo"},
+        ["chosen ones went from -60 to -75, that of the rejected ones from -55 to -95", "Try "],
+    ),
     "spike": (
         run_of([*FALLING, 9.0, *line(1.5, 1.4, 10, 0.05)]),
         {"training__max_grad_norm": 0.0},
@@ -196,6 +275,58 @@ def test_a_healthy_run_with_these_settings_has_no_note(name: str) -> None:
 
 
 HEALTHY: dict[str, tuple[RunState, dict[str, Any]]] = {
+    "pairs that are learned": (
+        run_of(
+            LEARNS,
+            held=HELD,
+            eval_rows=400,
+            length_accuracy=0.72,
+            logged={
+                **of_answers((-60, -57), (-58, -90)),
+                "rewards/margins": GROWS,
+                "rewards/accuracies": wavering(0.6, 0.95, 0.05),
+                "eval_rewards/accuracies": (0.5, 0.7, 0.78, 0.84, 0.86),
+                "eval_logps/chosen": (-60, -60, -59, -58, -58),
+                "eval_logps/rejected": (-58, -60, -70, -80, -90),
+            },
+        ),
+        DPO,
+    ),
+    "chosen answers that become a little less likely": (
+        run_of(LEARNS, logged=of_answers((-60, -63), (-58, -90))),
+        DPO,
+    ),
+    "an accuracy that wavers within the chance of few held-out pairs": (
+        run_of(
+            LEARNS,
+            held=HELD,
+            eval_rows=40,
+            logged={
+                "rewards/margins": GROWS,
+                "eval_rewards/accuracies": (0.5, 0.75, 0.7, 0.65, 0.68),
+            },
+        ),
+        DPO,
+    ),
+    "an accuracy as of chance, where length tells nothing": (
+        run_of(
+            LEARNS,
+            held=HELD,
+            length_accuracy=0.52,
+            logged={"eval_rewards/accuracies": (0.5, 0.5, 0.51, 0.52, 0.52)},
+        ),
+        DPO,
+    ),
+    "an accuracy on its way past that of length": (
+        run_of(
+            LEARNS,
+            held=HELD,
+            eval_rows=400,
+            length_accuracy=0.7,
+            logged={"eval_rewards/accuracies": (0.5, 0.6, 0.7, 0.78, 0.85)},
+        ),
+        DPO,
+    ),
     "one high step of a short run": (run_of([2.0] * 5 + [9.0] + [2.0] * 5), {}),
     "a held-out loss that wavers": (run_of(FALLING, held=held(2.1, 1.8, 1.9, 1.8, 1.9)), {}),
     "a held-out loss that hardly rises": (run_of(FALLING, held=held(2.0, 1.9, 1.91, 1.92)), {}),

@@ -538,3 +538,28 @@ def test_a_closed_lens_lets_go_of_the_rows(make: Callable[..., Config]) -> None:
     lens = Lens(make())
     lens.close()
     assert len(lens._examples) == 0
+
+
+def test_a_pair_is_sent_and_drawn_with_its_prompt_once(make: Callable[..., Config]) -> None:
+    pair = {"prompt": "Why?\n", "chosen": "So it is.", "rejected": "No idea.", "margin": 2}
+    lens = nbft.inspect(make([pair] * 3).apply({"training.method": "dpo"}))
+    sent = [(part["side"], part["name"], part["isTrained"]) for part in lens.row["parts"]]
+    assert sent == [
+        ("", "prompt", False),
+        ("chosen", "chosen: completion", True),
+        ("rejected", "rejected: completion", True),
+    ]
+    assert "or not to" in dict(lens.kinds)["trained"]
+    picture = lens._picture()
+    html = picture["text/html"]
+    assert html.count("Why?") == 3, "once a row, of three rows"
+    assert html.count("flex: 1 1 18em") == 6
+    assert "chosen scored 2 higher" in picture["text/plain"]
+    assert picture["text/plain"].count("Why?") == 1
+    lens.view = "packed"
+    piece = lens.sequence["pieces"][0]
+    shown = "".join(text for _, _, text in piece["runs"])
+    assert shown.count("Why?") == 1, "computed once for both answers"
+    lengths = [one.kept for one in lens.shown.sides.values()]
+    assert piece["end"] == sum(lengths) - len(lens.shown.parts[0].tokens)
+    assert piece["last"] == max(lengths) - 1

@@ -168,6 +168,9 @@ OWN_TESTS = {  # those of what most rows do are in test_consistency.py
     "unanswered_turns",
     "left_out_by_template",
     "folded_system_turns",
+    # in test_preferences.py
+    *("identical_answers", "tied_scores", "swapped_scores", "preferred_by_length"),
+    *("chosen_cut", "answer_balance"),
     *_TALK,
 }
 
