@@ -256,7 +256,9 @@ def test_a_method_that_nbft_has_not_writes_nothing(tmp_path):
     said = run("import", str(file), "--output", str(own))
     assert said.exit_code == 2
     assert said.stdout == ""
-    assert said.stderr.startswith("line 2: rl='ppo': asks for PPO (reinforcement learning), but nbft ")
+    assert said.stderr.startswith(
+        "line 2: rl='ppo': asks for PPO (reinforcement learning), but nbft "
+    )
     assert not own.exists()
 
 

@@ -80,7 +80,10 @@ def test_pairs_of_texts(name):
 
 
 def test_two_texts_share_what_both_begin_with_up_to_a_word():
-    row = {"chosen": "Why is it so? Because of rain.", "rejected": "Why is it so? Because I say so."}
+    row = {
+        "chosen": "Why is it so? Because of rain.",
+        "rejected": "Why is it so? Because I say so.",
+    }
     _, (good, bad) = answers_of(row)
     assert good == ("Why is it so? Because ", "of rain.")
     assert bad == ("Why is it so? Because ", "I say so.")
@@ -248,7 +251,9 @@ def test_feedback_keeps_its_label(name, label):
 
 def test_a_method_says_which_rows_it_needs():
     pairs = [{"prompt": "Why?", "chosen": "So.", "rejected": "No."}] * 3
-    with pytest.raises(DataError, match=r"preference training \(KTO\) needs an answer with a label"):
+    with pytest.raises(
+        DataError, match=r"preference training \(KTO\) needs an answer with a label"
+    ):
         examples_of(pairs, "kto")
     with pytest.raises(DataError, match="needs a chosen and a rejected answer"):
         examples_of([{"prompt": "Why?", "completion": "So."}] * 3)
