@@ -376,7 +376,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     if "train" in examples:
         examples["train"], rows, notes = _by_answer(examples["train"], config, tokenizer, folder)
         remarks += notes
-        lengths = token_lengths(examples["train"], method, tokenizer)
+        shares = decisions.uses("shared_prompt")
+        lengths = token_lengths(examples["train"], method, tokenizer, shares_prompt=shares)
         limit = config.data.max_length
         kept = [min(length, limit) for length in lengths]
         sequences = _sequences(config, kept, rows, decisions)
@@ -666,18 +667,21 @@ def _cached_examples(
     return load_examples(config, split, folder=folder)
 
 
-def token_lengths(examples: Examples, method: Method, folder: Path | None) -> list[int]:
+def token_lengths(
+    examples: Examples, method: Method, folder: Path | None, *, shares_prompt: bool = False
+) -> list[int]:
     """Return the lengths in tokens of the sequences of some examples, spread over all of them.
 
     Args:
         examples: The examples, at least one.
         method: Decides which sequences an example gives.
         folder: Folder of the tokenizer; four characters count as a token without one.
+        shares_prompt: Whether all sequences but the first are computed without their prompt.
     """
     sample = [examples[int(number)] for number in spread(len(examples), _ROWS_MEASURED)]
     texts = [
-        text.prompt + text.completion + "\n".join(map(text_of, text.messages))
-        for sequence in method.texts(sample).values()
+        _computed(text, without_prompt=shares_prompt and n > 0)
+        for n, sequence in enumerate(method.texts(sample).values())
         for text in sequence
     ]
     tokenizer = read_tokenizer(folder)
@@ -686,6 +690,15 @@ def token_lengths(examples: Examples, method: Method, folder: Path | None) -> li
     begun = [text[:_MEASURED_CHARACTERS] for text in texts]  # the rest has as many for its length
     every = zip(texts, begun, tokenizer.encode_batch(begun), strict=True)
     return [round(len(e.ids) * len(text) / max(1, len(part))) + 1 for text, part, e in every]
+
+
+def _computed(example: Example, *, without_prompt: bool) -> str:
+    """Return the text of an example that is computed; without its prompt only what is trained on."""
+    turns = example.messages
+    if without_prompt:
+        turns = tuple(turn for turn in turns if turn.get("trained") is not False)
+    prompt = "" if without_prompt else example.prompt
+    return prompt + example.completion + "\n".join(map(text_of, turns))
 
 
 _MEASURED_CHARACTERS = 20_000

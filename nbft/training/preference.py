@@ -260,7 +260,7 @@ class PreferenceTrainer(transformers.Trainer):
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
             batch = missing[begin : begin + size]
             inputs: Any = self._prepare_inputs(self._collate([rows[n] for n in batch]))
-            with torch.no_grad(), self.compute_loss_context_manager():
+            with torch.no_grad(), self.accelerator.autocast():
                 numbers = self._answer_logps(inputs).view(len(method.sequences), -1)
                 others = {
                     name: self._answer_logps(inputs[name]) for name in method.measured_sequences

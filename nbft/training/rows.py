@@ -180,7 +180,15 @@ def lengths_of(config: Config, rows: Tokenised, examples: Examples) -> list[int]
         DataError: It names no column, or one that holds neither numbers, text nor lists.
     """
     name, data = config.data.length_column_name, config.data
-    if data.train_sampling_strategy != "group_by_length" or data.packing or name == "input_ids":
+    if data.train_sampling_strategy != "group_by_length" or data.packing:
+        return None
+    if name in ("input_ids", "labels") and len(rows.method.sequences) > 1:
+        part = [column for column in rows.method.token_columns if column.endswith(name)]
+        return [
+            sum(int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in row)
+            for row in zip(*(rows.dataset[column] for column in part), strict=True)
+        ]
+    if name == "input_ids":
         return None
     if name == "labels":
         return [int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in rows.labels]

@@ -101,3 +101,25 @@ def test_the_longest_stages_come_first():
         "1 min 43 s: training 1 min 30 s, held-out loss 12 s"
     )
     assert in_words({"training": 40}) == "40 s"
+
+
+def test_a_shared_prompt_is_counted_once_and_the_reference_has_its_time():
+    rows = [
+        {"prompt": f"{n} " + "word " * 300, "chosen": "yes " * 20, "rejected": "no " * 20}
+        for n in range(40)
+    ]
+    usual = {
+        "data": {"rows": rows},
+        "compute": {"device": "cpu"},
+        "training": {"method": "dpo", "num_train_epochs": 1},
+    }
+    shared = make_plan(Config(**usual))
+    apart = make_plan(Config(**usual, speed={"shared_prompt": "off"}))
+    assert shared.tokens < 0.65 * apart.tokens
+    assert shared.memory_bytes < apart.memory_bytes
+    assert shared.stages["reference"] > 0
+    free = make_plan(Config(**usual, preference={"reference_free": True}))
+    assert "reference" not in free.stages
+    renewed = make_plan(Config(**usual, preference={"ref_model_update_steps": 5}))
+    assert "reference" not in renewed.stages
+    assert "reference" in renewed.memory_parts

@@ -68,3 +68,31 @@ def test_the_trainer_draws_by_them():
     order = list(Trainer()._get_train_sampler())
     pairs = [{order[n] % 2, order[n + 1] % 2} for n in range(2, len(order), 2)]
     assert sum(len(pair) == 1 for pair in pairs) >= len(pairs) - 2
+
+
+def test_both_answers_of_a_pair_count(tiny_tokenizer):
+    """The trainer looks for a column of tokens that pairs do not have."""
+    pairs = [
+        {"prompt": "a\n", "chosen": "b " * n, "rejected": "c " * (9 - 2 * n)} for n in (1, 3, 4)
+    ]
+
+    def of_pairs(name):
+        config = nbft.Config(
+            data={
+                "rows": pairs,
+                "split_ratio": 1.0,
+                "train_sampling_strategy": "group_by_length",
+                "length_column_name": name,
+            },
+            training={"method": "dpo"},
+        )
+        examples, _ = load_examples(config, "train")
+        rows = tokenise(examples, tiny_tokenizer, config)
+        return lengths_of(config, rows, examples), rows
+
+    found, rows = of_pairs("input_ids")
+    sides = ("chosen_input_ids", "rejected_input_ids")
+    assert found == [sum(len(row[side]) for side in sides) for row in rows.dataset]
+    assert len(set(found)) == 3
+    trained, _ = of_pairs("labels")
+    assert all(one < both for one, both in zip(trained, found, strict=True))
