@@ -12,8 +12,8 @@ class Training(Section):
     method: key_of(registry.trainers) = setting(  # type: ignore[valid-type]
         "sft",
         label="Training method",
-        help="sft trains with TRL's SFTTrainer, base with the plain transformers Trainer; or a "
-        "key of nbft.registry.trainers.",
+        help="sft trains with TRL's SFTTrainer, base with the plain transformers Trainer; grpo and "
+        "rloo train with rewards; or a key of nbft.registry.trainers.",
         source="QEfficient training.type",
     )
     output_dir: str = setting(

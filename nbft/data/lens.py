@@ -7,7 +7,7 @@ The tokens come from `tokens.encode`, as in training; nothing is tokenised or dr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -111,6 +111,7 @@ class LensRow:
         unanswered: Turns after the last answer, which are left out.
         is_estimate: Whether only the beginning of a very long text was tokenised, so that its
             length is an estimate.
+        is_asked: Whether the model answers it in training, so that nothing of it is trained on.
     """
 
     parts: list[LensPart]
@@ -119,6 +120,7 @@ class LensRow:
     is_merged: bool = False
     unanswered: int = 0
     is_estimate: bool = False
+    is_asked: bool = False
 
     @property
     def tokens(self) -> list[LensToken]:
@@ -134,6 +136,8 @@ class LensRow:
         cut = self.measure.cut
         about = "about " if self.is_estimate else ""
         facts: list[Fact] = [(about + count(length, "token"), "")]
+        if self.is_asked and not cut:
+            return [*facts, ("a prompt: the model answers it, and nothing of it is trained on", "")]
         if trained:
             facts.append((f"{count(trained)} trained ({self.measure.share:.0%})", ""))
         else:
@@ -227,6 +231,7 @@ def seen(
                 most_prompt_tokens=method.most_prompt_tokens(config),
             )
             shown = as_tokens(texts, row, tokenizer, data.max_length, completion_only=only)
+            shown = replace(shown, is_asked=method.generates)
     except RefusedConversationError as error:
         return shown, [str(problem) for problem in located(error, examples).problems]
     except DataError as error:
@@ -262,7 +267,8 @@ def tokens(config: Config, example: Example, *, folder: Path | None = None) -> L
     (row,) = encode_rows(
         [example], tokenizer, method, completion_only=only, most_prompt_tokens=most
     )
-    return as_tokens(texts, row, tokenizer, config.data.max_length, completion_only=only)
+    shown = as_tokens(texts, row, tokenizer, config.data.max_length, completion_only=only)
+    return replace(shown, is_asked=method.generates)
 
 
 def _named(sequence: str, part: str, texts: Mapping[str, Example]) -> str:

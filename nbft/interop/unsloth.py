@@ -230,6 +230,13 @@ _OF_METHODS = {
 def settle(work: Work) -> None:
     """Drop defaults of absent blocks, and find out whether an adapter is trained."""
     tree, training = work.document.tree, work.document.training
+    has_rewards = training is not None and training.method in ("grpo", "rloo")
+    if has_rewards and "preference.beta" in work.settings:
+        work.settings["grpo.beta"] = work.settings.pop("preference.beta")
+    if has_rewards and work.given.get("learning_rate") is None:
+        rate = "training.learning_rate"
+        work.settings[rate] = 1e-6
+        work.report("learning_rate", "defaulted", "the default of GRPOConfig", rate, 1e-6)
     has_arguments = training is not None and (training.has_trainer or "SFTConfig" in tree)
     if work.document.language != "python":
         has_arguments = any(key.rpartition(".")[2] in _OF_TRAINING for key in _given(work))
