@@ -283,7 +283,7 @@ def load_examples(
         f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
         f"{method.trained_on(known.name) or known.trained_on}."
         for part in parts
-        for known in (*formats.FORMATS, formats.PROMPTS)
+        for known in (*formats.FORMATS, formats.PROMPT_ROWS)
         if part.format == known.name
     ]
     is_stream = block.stream and section == "train"
@@ -546,8 +546,8 @@ def _part(
     columns = list(getattr(rows, "column_names", contents))
     numbers, keeps = np.arange(len(rows)), None
     known = formats.recognise(columns, rows[readable[0]]) if readable else None
-    if known is None and method.generates and formats.PROMPTS.fits(columns, {}):
-        known = formats.PROMPTS
+    if known is None and method.generates and formats.PROMPT_ROWS.fits(columns, {}):
+        known = formats.PROMPT_ROWS
     if way := _configured(dataset, columns, field, folder, is_answered=not method.generates):
         name, make, texts = way
     elif known:

@@ -426,5 +426,5 @@ FORMATS = (
 )
 """The known formats, the most specific first."""
 
-PROMPTS = Format("prompts", ("prompt",), _prompt, "no answer is needed")
+PROMPT_ROWS = Format("prompts", ("prompt",), _prompt, "no answer is needed")
 """The format of rows whose prompts the model answers itself; other methods need answers."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbft.errors import Problem
-from nbft.methods.method import Measure, Method
+from nbft.methods.method import Kind, Measure, Method
 from nbft.models.targets import adapts_head
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ class Grpo(Method):
     fast_parts = frozenset({"fused_lora", "lean_norm"})
     generates = True
 
-    def refusal(self, kind: str) -> tuple[str, str]:
+    def refusal(self, kind: Kind, *, of_one: bool = False) -> tuple[str, str]:
         """Return why plain text cannot be used, and what to do."""
+        holds = "holds" if of_one else "the rows hold"
         return (
-            f"the rows hold plain text; {self.title} needs prompts to answer.",
+            f"{holds} plain text; {self.title} needs prompts to answer.",
             "Use rows with a prompt, or another training.method.",
         )
 
