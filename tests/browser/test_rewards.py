@@ -48,7 +48,8 @@ def test_rewards_are_chosen_tried_and_trained(
     theme: Theme,
     width: int,
 ) -> None:
-    notebook.open([FORM.format(model=str(model))], theme=theme, width=width)
+    cells = [FORM.format(model=str(model)), "nbft.Monitor(form.run)"]
+    notebook.open(cells, theme=theme, width=width)
     notebook.run_cell(0)
     form = notebook.page.locator(".nbft-form")
     expect(form).to_be_visible()
@@ -100,9 +101,13 @@ def test_rewards_are_chosen_tried_and_trained(
     expect(lens).to_contain_text("nothing of it is trained on")
 
     form.get_by_role("button", name="Train here").click()
-    chart = notebook.page.get_by_role("img", name=re.compile("^Reward: all, weighted: "))
-    expect(chart.first).to_be_visible(timeout=120_000)
-    notebook.expect_value("form.run is not None and form.run.status", "completed")
+    expect(form.get_by_role("status").first).to_contain_text("Finished: run", timeout=180_000)
+    notebook.expect_value("form.run.status", "completed")
     notebook.expect_value(
         "[e['step'] for e in form.run.events() if e['event'] == 'completions']", [1, 2, 3]
     )
+    output = notebook.run_cell(1)
+    expect(output.get_by_role("img", name=re.compile("all, weighted: 3 points"))).to_be_visible()
+    output.get_by_role("tab", name="Answers").click()
+    expect(output.get_by_role("table", name="Answers with their rewards")).to_be_visible()
+    notebook.screenshot(f"rewards-{theme}-monitor", output.first)
