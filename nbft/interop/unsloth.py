@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from nbft import registry
 from nbft.errors import ConfigError, Problem
 from nbft.interop.conversions import half_precision
 from nbft.interop.importer import Work
@@ -230,7 +231,9 @@ _OF_METHODS = {
 def settle(work: Work) -> None:
     """Drop defaults of absent blocks, and find out whether an adapter is trained."""
     tree, training = work.document.tree, work.document.training
-    has_rewards = training is not None and training.method in ("grpo", "rloo")
+    method = training.method if training is not None else ""
+    trainer = registry.trainers.get(method) if method in registry.trainers else None
+    has_rewards = getattr(trainer, "generates", False)
     if has_rewards and "preference.beta" in work.settings:
         work.settings["grpo.beta"] = work.settings.pop("preference.beta")
     if has_rewards and work.given.get("learning_rate") is None:

@@ -101,7 +101,7 @@ def test_rewards_are_chosen_tried_and_trained(
     expect(lens).to_contain_text("nothing of it is trained on")
 
     form.get_by_role("button", name="Train here").click()
-    expect(form.get_by_role("status").first).to_contain_text("Finished: run", timeout=180_000)
+    expect(form.get_by_text("Finished: run")).to_be_visible(timeout=180_000)
     notebook.expect_value("form.run.status", "completed")
     notebook.expect_value(
         "[e['step'] for e in form.run.events() if e['event'] == 'completions']", [1, 2, 3]

@@ -29,7 +29,7 @@ def test_every_file_is_a_method_and_says_what_it_needs(name):
     assert isinstance(method, Method)
     assert method.title
     assert method.accepts <= {*get_args(Kind)}
-    assert method.fast_parts <= {*PARTS}
+    assert method.fast_parts <= {*PARTS, "shared_prompt"}
     assert method.section is None or method.section in Config.model_fields
     assert issubclass(method.arguments_class(), object)
     assert method.trainer_class().__name__ == method.trainer_name
