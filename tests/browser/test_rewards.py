@@ -67,6 +67,7 @@ def test_rewards_are_chosen_tried_and_trained(
     first = editor.get_by_label("Reward 1")
     first.fill("length")
     first.press("Tab")
+    notebook.expect_value("[r.function for r in form.config.grpo.rewards]", ["length"])
     editor.get_by_label("Options 1").fill("{at_most: 12, unit: characters}")
     editor.get_by_label("Options 1").press("Tab")
     notebook.expect_value(
