@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nbft.plan import Plan, make_plan, probe
     from nbft.runs import Run, attach, list_runs
     from nbft.runs.ask import ask, release_model
+    from nbft.runs.trying import try_rewards
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
 # torch's threads wait for each other by spinning. Where other programs want the cores too (a
@@ -74,6 +75,7 @@ _MODULE_OF = {
     "tokens": "nbft.data.lens",
     "train": "nbft.launchers",
     "train_async": "nbft.launchers",
+    "try_rewards": "nbft.runs.trying",
 }
 
 __all__ = [
@@ -110,6 +112,7 @@ __all__ = [
     "tokens",
     "train",
     "train_async",
+    "try_rewards",
 ]
 
 

@@ -292,7 +292,9 @@ def _read(model: Path | None) -> dict[str, Any]:
 
 
 def _padding_free(config: Config, device: str, model: _Model) -> Choice:
-    data = config.data
+    data, method = config.data, method_of(config)
+    if "padding_free" not in method.fast_parts:
+        return Choice("off", f"{method.trainer_name} pads its batches")
     if _changes_rows(config):
         return Choice("off", _VIRTUAL)
     if data.packing:

@@ -51,6 +51,8 @@ KINDS = {
     "the same as step 0, by name; rows, max_new_tokens, seconds and what else was asked; step 0 is "
     "the base model",
     "sample": "step, samples: a list of {prompt, text}; step 0 is the base model",
+    "completions": "step, completions: some of the answers that the model was last trained on: prompt, "
+    "completion, wanted, rewards by name, reward (all, weighted), advantage, tokens, is_cut",
     "checkpoint": "step, path (relative to the run)",
     "command": "command, step, text: the answer to a command",
     "note": "step, kind, text: something seen on the curve, with its evidence; changes: the setting "
@@ -329,7 +331,7 @@ def _redacted(name: str, value: Any) -> Any:
     """Return a field without secrets; of answers to rows, which are data, only tokens are hidden."""
     if isinstance(value, str):
         return redact(value, name) if len(value) > _SHORT or is_secret_name(name) else value
-    if name == "samples" and isinstance(value, list):
+    if name in ("samples", "completions") and isinstance(value, list):
         return [
             {key: redact_tokens(text) if isinstance(text, str) else text for key, text in a.items()}
             if isinstance(a, dict)
@@ -379,7 +381,9 @@ def current(found: list[Event]) -> list[Event]:
     return kept
 
 
-OF_A_STEP = frozenset({"log", "eval", "scores", "sample", "checkpoint", "note", "answered"})
+OF_A_STEP = frozenset(
+    {"log", "eval", "scores", "sample", "completions", "checkpoint", "note", "answered"}
+)
 """Kinds that a run repeats when it resumes from a checkpoint."""
 
 _BLOCK_BYTES = 2**18  # larger blocks take a third longer: their events leave the cache of a core
@@ -462,6 +466,27 @@ def _answers(value: Any) -> Any:
     ]
 
 
+def _completions(value: Any) -> Any:
+    """Read [{prompt, completion, wanted, rewards, reward, advantage, tokens, is_cut}]."""
+    if not isinstance(value, list):
+        return _ABSENT
+    texts, numbers = ("prompt", "completion", "wanted"), ("reward", "advantage")
+    return [
+        {
+            **{name: one[name] for name in texts},
+            **{name: float(one[name]) for name in numbers},
+            "rewards": _named(number)(one["rewards"]),
+            "tokens": one["tokens"] if type(one.get("tokens")) is int else 0,
+            "is_cut": one.get("is_cut") is True,
+        }
+        for one in value
+        if isinstance(one, dict)
+        and all(isinstance(one.get(name), str) for name in texts)
+        and all(number(one.get(name)) is not None for name in numbers)
+        and isinstance(one.get("rewards"), dict)
+    ]
+
+
 def _fixes(value: Any) -> Any:
     """Read [{words, changes, memory_bytes}]."""
     if not isinstance(value, list):
@@ -497,6 +522,7 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "stages": _named(number),
     "versions": _named(_text),
     "samples": _answers,
+    "completions": _completions,
     "fixes": _fixes,
     "changes": _changes,
 }

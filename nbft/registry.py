@@ -244,6 +244,21 @@ collators = Registry("collators", "nbft.collators", {"dynamic_padding": OF_THE_L
 metrics = Registry("metrics", "nbft.metrics")
 """Key → function(answers, references, rows) to a number or a dict; evaluation.metric_function."""
 
+rewards = Registry(
+    "rewards",
+    "nbft.rewards",
+    {
+        "exact_number": "nbft.rewards.ready:exact_number",
+        "contains": "nbft.rewards.ready:contains",
+        "format": "nbft.rewards.ready:matches",
+        "length": "nbft.rewards.ready:length",
+        "json_schema": "nbft.rewards.ready:json_schema",
+        "judge": "nbft.rewards.judge:judge",
+    },
+)
+"""Key → function(prompts, completions, **columns) to a number for each completion;
+grpo.rewards[].function."""
+
 callbacks = Registry(
     "callbacks",
     "nbft.callbacks",
@@ -289,7 +304,8 @@ checks = Registry("checks", "nbft.checks")
 """Key → function from an `Example` to a text that is wrong with it, or None; the doctor runs each."""
 
 ALL = (
-    *(models, datasets, trainers, optimizers, schedulers, collators, metrics, callbacks, devices),
+    *(models, datasets, trainers, optimizers, schedulers, collators, metrics, rewards, callbacks),
+    devices,
     launchers,
     checks,
 )

@@ -151,6 +151,11 @@ def _functions(config: Config, folder: Path | None) -> Iterator[Code]:
     metric = config.evaluation.metric_function
     if metric and metric not in registry.metrics:
         named.append(("evaluation.metric_function", metric))
+    named += [
+        (f"grpo.rewards[{n}].function", reward.function)
+        for n, reward in enumerate(config.grpo.rewards)
+        if reward.function not in registry.rewards
+    ]
     for setting, written in named:
         code = function_code(written, setting, folder, is_own=config.is_own) if written else None
         if code is not None:
@@ -188,3 +193,6 @@ def _of_packages(config: Config) -> Iterator[Code]:
     metric = config.evaluation.metric_function
     if metric and (code := registry.metrics.code(metric, "evaluation.metric_function")):
         yield code
+    for n, reward in enumerate(config.grpo.rewards):
+        if code := registry.rewards.code(reward.function, f"grpo.rewards[{n}].function"):
+            yield code

@@ -21,6 +21,7 @@ from nbft.config.compute import Compute
 from nbft.config.data import Data, Dataset
 from nbft.config.distributed import Distributed
 from nbft.config.evaluation import Evaluation
+from nbft.config.grpo import Grpo
 from nbft.config.logging import Logging
 from nbft.config.memory import Memory
 from nbft.config.model import Model
@@ -78,6 +79,7 @@ class Config(Section):
     speed: Speed = _section(Speed)
     distributed: Distributed = _section(Distributed)
     preference: Preference = _section(Preference)
+    grpo: Grpo = _section(Grpo)
     logging: Logging = _section(Logging)
     tracking: Tracking = _section(Tracking)
 

@@ -26,12 +26,19 @@ class Dataset(Section):
     )
     dataset_name: str | None = setting(
         label="Dataset",
-        help="Dataset name on the hub, or a bundled sample: alpaca, samsum, gsm8k, grammar.",
+        help="Dataset name on the hub, or a bundled sample: alpaca, samsum, gsm8k, grammar, larger_number.",
         source="TRL ScriptArguments.dataset_name",
         level="basic",
         why="Change it to train on a dataset that others have published. The bundled samples are for "
         "trying things out: they are small and need no network.",
-        suggestions=("alpaca", "samsum", "gsm8k", "grammar", "yahma/alpaca-cleaned"),
+        suggestions=(
+            "alpaca",
+            "samsum",
+            "gsm8k",
+            "grammar",
+            "larger_number",
+            "yahma/alpaca-cleaned",
+        ),
     )
     rows: SkipValidation[Any] = expert_setting(
         help="Rows in memory: a list of dicts or a datasets.Dataset. Available from Python only.",

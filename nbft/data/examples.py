@@ -284,7 +284,7 @@ def load_examples(
         f"{part.field}: recognised as {known.name} ({count(len(part.numbers), 'row')}); "
         f"{method.trained_on(known.name) or known.trained_on}."
         for part in parts
-        for known in formats.FORMATS
+        for known in (*formats.FORMATS, formats.PROMPT_ROWS)
         if part.format == known.name
     ]
     is_stream = block.stream and section == "train"
@@ -560,9 +560,12 @@ def _part(
     contents = _contents(rows, readable or checked)
     columns = list(getattr(rows, "column_names", contents))
     numbers, keeps = np.arange(len(rows)), None
-    if way := _configured(dataset, columns, field, folder):
+    known = formats.recognise(columns, rows[readable[0]]) if readable else None
+    if known is None and method.generates and formats.PROMPT_ROWS.fits(columns, {}):
+        known = formats.PROMPT_ROWS
+    if way := _configured(dataset, columns, field, folder, is_answered=not method.generates):
         name, make, texts = way
-    elif known := formats.recognise(columns, rows[readable[0]]):
+    elif known:
         texts, name, make = {*known.texts} & {*columns}, known.name, known.make
         keeps = None if method.uses_labels else known.label
         if keeps is not None:
@@ -621,6 +624,8 @@ def _part(
             made.append(example)
     if kind is not None and kind not in method.accepts:
         raise DataError(_refused_kind(kind, method, field))
+    if method.generates:
+        empty = 0  # the model writes the answers
     if empty == len(checked) and is_strict:
         why = f"gives nothing to train on in any of the {empty:,} rows."
         fix = "Name the column that holds the answer."
@@ -662,12 +667,12 @@ _Way = tuple[str, Make, set[str]]  # name, how an example is made, columns that 
 
 
 def _configured(
-    dataset: Dataset, columns: list[str], field: str, folder: Path | None
+    dataset: Dataset, columns: list[str], field: str, folder: Path | None, *, is_answered: bool
 ) -> _Way | None:
     """Return how examples are made where the config determines it, or None."""
     if way := _named_way(dataset, columns, field):
         return way
-    prompt, completion = _renderers(dataset, columns, field, folder)
+    prompt, completion = _renderers(dataset, columns, field, folder, is_answered=is_answered)
     if not prompt or not completion:
         return None
     make = adapters.of_templates(
@@ -794,7 +799,7 @@ _Renderer = tuple[Render, set[str]]  # the function, and the columns that it is 
 
 
 def _renderers(
-    dataset: Dataset, columns: list[str], field: str, folder: Path | None
+    dataset: Dataset, columns: list[str], field: str, folder: Path | None, *, is_answered: bool
 ) -> tuple[_Renderer | None, _Renderer | None]:
     """Return what makes prompt and completion where the config names it; else (None, None)."""
     ready = READY.get(dataset.dataset_name or "") if dataset.path is None else None
@@ -827,6 +832,8 @@ def _renderers(
                 made[part] = (lambda row, part=part: to_text(row[part]), {part})  # type: ignore[misc]
         except DataError as error:
             problems += error.problems
+    if not is_answered and made["completion"] is None:
+        made["completion"] = (lambda row: "", set())
     if not problems and (made["prompt"] is None) != (made["completion"] is None):
         have, lack = ("prompt", "completion") if made["prompt"] else ("completion", "prompt")
         why = f"is missing, while {have}_template or {have}_func is given."

@@ -40,6 +40,7 @@ class Example:
         rejected: A worse completion, or the turns of a worse conversation; None without one.
         label: Whether the answer is a good one; None without a label.
         margin: How much higher the completion is scored than the rejected one; None without scores.
+        is_answered: Whether the row has an answer; without one, messages end in an empty turn.
     """
 
     prompt: str = ""
@@ -49,10 +50,13 @@ class Example:
     rejected: str | tuple[Turn, ...] | None = None
     label: bool | None = None
     margin: float | None = None
+    is_answered: bool = True
 
     @property
     def kind(self) -> Kind:
         """What it holds; each method accepts some kinds."""
+        if not self.is_answered:
+            return "prompt"
         if self.rejected is not None:
             return "preference"
         if self.label is not None:
@@ -233,6 +237,18 @@ def pair(row: Row) -> Example:
         before = turns(_asked(prompt), "prompt") if prompt else ()
         return chat((*before, *answer(completion, "completion")), row)
     return Example(to_text(prompt), to_text(completion))
+
+
+def _prompt(row: Row) -> Example:
+    """Return a prompt without an answer: a text, or turns."""
+    prompt = row.get("prompt")
+    if not isinstance(prompt, list):
+        return Example(to_text(prompt), is_answered=False)
+    before = turns(prompt, "prompt")
+    if not before or before[-1]["role"] == "assistant":
+        raise RowError('"prompt" does not end in a question.', "End it with a turn of the user.")
+    unanswered: Turn = {"role": "assistant", "content": ""}
+    return dataclasses.replace(chat((*before, unanswered), row), is_answered=False)
 
 
 def _asked(prompt: Any) -> Any:
@@ -421,3 +437,6 @@ FORMATS = (
     ),
 )
 """The known formats, the most specific first."""
+
+PROMPT_ROWS = Format("prompts", ("prompt",), _prompt, "no answer is needed")
+"""The format of rows whose prompts the model answers itself; other methods need answers."""

@@ -130,6 +130,7 @@ class LensRow:
             length is an estimate.
         sides: The numbers of each sequence where a row has several, the shared prompt included.
         opinion: What the row says of its answers: their label, or how much better one is.
+        is_asked: Whether the model answers it in training, so that nothing of it is trained on.
     """
 
     parts: list[LensPart]
@@ -140,6 +141,7 @@ class LensRow:
     is_estimate: bool = False
     sides: Mapping[str, Measure] = field(default_factory=dict)
     opinion: tuple[Fact, ...] = ()
+    is_asked: bool = False
 
     @property
     def tokens(self) -> list[LensToken]:
@@ -161,6 +163,8 @@ class LensRow:
         cut = self.measure.cut
         about = "about " if self.is_estimate else ""
         facts: list[Fact] = [(about + count(length, "token"), "")]
+        if self.is_asked and not cut:
+            return [*facts, ("a prompt: the model answers it, and nothing of it is trained on", "")]
         if self.sides and trained:
             facts = [
                 (f"{name} {about}{count(one.length, 'token')}, {count(one.trained)} trained", "")
@@ -273,7 +277,7 @@ def seen(
                 most_prompt_tokens=method.most_prompt_tokens(config),
             )
             shown = as_tokens(texts, row, tokenizer, data.max_length, completion_only=only)
-            shown = replace(shown, opinion=opinion)
+            shown = replace(shown, opinion=opinion, is_asked=method.generates)
     except RefusedConversationError as error:
         return shown, [str(problem) for problem in located(error, examples).problems]
     except DataError as error:
@@ -310,7 +314,7 @@ def tokens(config: Config, example: Example, *, folder: Path | None = None) -> L
         [example], tokenizer, method, completion_only=only, most_prompt_tokens=most
     )
     row_seen = as_tokens(texts, row, tokenizer, config.data.max_length, completion_only=only)
-    return replace(row_seen, opinion=_opinion(example, method))
+    return replace(row_seen, opinion=_opinion(example, method), is_asked=method.generates)
 
 
 def _arranged(parts: Mapping[str, list[LensPart]]) -> list[LensPart]:

@@ -1,7 +1,7 @@
 """Bundled samples by name: the dataset they stand for, and how a row becomes a prompt.
 
 A name stands for the bundled sample, so that it works without a network; `hub_name` is the whole
-dataset.
+dataset, if there is one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Ready:
     """A bundled sample.
 
     Attributes:
-        hub_name: The whole dataset on the hub.
+        hub_name: The whole dataset on the hub; "" where the sample is all there is.
         completion_template: Text to train on.
         prompt_template: Text of the prompt; "" where prompt_func makes it.
         prompt_func: Function from a row to its prompt; "" where prompt_template makes it.
@@ -58,6 +58,15 @@ READY = {
         hub_name="jhu-clsp/jfleg",
         prompt_template="Correct this sentence.\n\n{input}\n\nCorrected:\n",
         completion_template="{target}",
+        metrics=("exact_match",),
+    ),
+    "larger_number": Ready(
+        hub_name="",
+        # Two examples: without them a small model never writes the tags, and no reward tells its
+        # answers apart.
+        prompt_template="Write the larger number between tags.\n\n4 or 9? <answer>9</answer>\n"
+        "71 or 26? <answer>71</answer>\n{numbers}?",
+        completion_template=" <answer>{larger}</answer>",
         metrics=("exact_match",),
     ),
 }

@@ -228,6 +228,8 @@ def encode_rows(
     """
     if most_prompt_tokens is not None:
         how["max_length"] = None  # a long prompt is tokenised to its end, which is kept
+    if method.generates:  # where an answer begins must be known
+        how["completion_only"] = True
     named = {
         name: [
             _with_short_prompt(one, most_prompt_tokens)
@@ -235,6 +237,8 @@ def encode_rows(
         ]
         for name, texts in method.texts(examples).items()
     }
+    if method.generates:
+        named = {name: [*map(prompt_of, encoded)] for name, encoded in named.items()}
     return [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
 
 
@@ -284,6 +288,19 @@ def encode(
     return [one._replace(loss_mask=[True] * len(one.ids)) for one in encoded]
 
 
+def prompt_of(encoded: Encoded) -> Encoded:
+    """Return what is read before the last answer of an example, none of which is trained on."""
+    end = len(encoded.ids)
+    while end and not encoded.loss_mask[end - 1]:
+        end -= 1
+    while end and encoded.loss_mask[end - 1]:
+        end -= 1
+    rest = encoded.untokenised if end == len(encoded.ids) else 0
+    return encoded._replace(
+        ids=encoded.ids[:end], loss_mask=[False] * end, prompt_tokens=end, untokenised=rest
+    )
+
+
 _LONG_CHARACTERS = 20_000
 """Shorter texts are tokenised as a whole, which takes milliseconds."""
 
@@ -326,6 +343,7 @@ def _key(examples: Sequence[Example], tokenizer: Any, config: Config, method: Me
         "code": code_key(),
         "columns": method.columns,
         "most_prompt_tokens": method.most_prompt_tokens(config),
+        "generates": method.generates,
         "tokenizer": tokenizer_key(tokenizer),
         "max_length": config.data.max_length,
         "completion_only_loss": config.data.completion_only_loss,
@@ -415,6 +433,8 @@ def _arrow(
     cuts = [_Cut([row[name] for row in rows], max_length) for name in method.sequences]
     is_cut = np.logical_or.reduce([cut.is_cut for cut in cuts])
     stays = np.logical_and.reduce([cut.trained > 0 for cut in cuts])
+    if method.generates:
+        stays = ~is_cut & np.logical_and.reduce([cut.size > 0 for cut in cuts])
     counts.update(
         cut=int((is_cut & stays).sum()),
         left_out=int((is_cut & ~stays).sum()),

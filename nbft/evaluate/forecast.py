@@ -25,6 +25,9 @@ from nbft.methods import method_of
 LONGEST_ANSWER_TOKENS = 256
 """Longest answer if evaluation.score_max_new_tokens is empty."""
 
+_ANSWER_TOKEN_SECONDS = 0.002
+"""What each answer of a batch adds to that time."""
+
 _CPU_BYTES_PER_SECOND = 4e9
 """Weights that a CPU reads per second in generation: each new token of a batch reads them all.
 Measured with SmolLM2-135M in bfloat16, 8 prompts at a time, on 2 cores: 70 ms per token."""
@@ -123,6 +126,27 @@ def sampling_seconds(config: Config, weight_bytes: float) -> float:
     prompts = len(evaluation.sample_prompts) or evaluation.sample_count
     tokens = -(-prompts // BATCH) * evaluation.sample_max_new_tokens
     return tokens * weight_bytes / _CPU_BYTES_PER_SECOND
+
+
+def writing_seconds(config: Config, weight_bytes: float, steps: int) -> float:
+    """Estimate the time in which the model writes answers to train on, on a CPU.
+
+    Every answer is taken to be as long as it may be; a batch of them waits for the longest.
+
+    Args:
+        config: Its grpo section has the length of the answers.
+        weight_bytes: Bytes of the model's weights.
+        steps: Optimiser steps of the run.
+    """
+    answers = method_of(config).answers_at_once(config)
+    if not answers:
+        return 0.0
+    training = config.training
+    micro_batches = steps * training.gradient_accumulation_steps
+    rounds = micro_batches * training.per_device_train_batch_size / answers
+    rounds /= config.grpo.num_iterations
+    token = weight_bytes / _CPU_BYTES_PER_SECOND + answers * _ANSWER_TOKEN_SECONDS
+    return rounds * config.grpo.max_completion_length * token
 
 
 def answer_tokens(config: Config, held_out: Sequence[Example]) -> int:

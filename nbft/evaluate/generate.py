@@ -41,11 +41,39 @@ def generate(
     Returns:
         The answers, in the order of the prompts, without prompt and end token.
     """
+    answers = generate_ids(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens,
+        batch_size=batch_size,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_p=top_p,
+    )
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+
+
+def generate_ids(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    *,
+    batch_size: int = BATCH,
+    do_sample: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+) -> list[list[int]]:
+    """Answer prompts as `generate` does, and return the token ids without the end token.
+
+    An answer with max_new_tokens of them was cut there.
+    """
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
     ends = _ends(model, tokenizer)
     settings = _settings(tokenizer, ends, max_new_tokens, do_sample, temperature, top_p)
-    answers = [""] * len(prompts)
+    answers: list[list[int]] = [[] for _ in prompts]
     todo = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     was_training = model.training
     model.eval()
@@ -64,7 +92,7 @@ def generate(
                 continue
             for number, ids in zip(batch, batch_ids, strict=True):
                 end = next((n for n, token in enumerate(ids) if token in ends), len(ids))
-                answers[number] = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+                answers[number] = ids[:end]
             todo = todo[len(batch) :]
     finally:
         model.train(was_training)

@@ -58,14 +58,14 @@ def absent(config: Config, dataset_types: Container[str]) -> dict[str, str]:
     """
     ignored = _of_values(config, dataset_types)
     has_float8_layers = config.quantization.weight_quantize_algo == "fp8_linear"
-    tree = config.to_dict(full=True)
-    for setting in settings():
-        path = setting.path
-        section, _, name = path.partition(".")
-        reason = REASONS.get(path) or REASONS.get(section)
+    default = {setting.path: setting.default for setting in settings()}
+    for path, value in io.flatten(config.to_dict(full=True), default).items():
+        known = io.without_indices(path)
+        reason = REASONS.get(known) or REASONS.get(path.partition(".")[0])
         if reason is None or (has_float8_layers and path in _FLOAT8_LAYERS):
             continue
-        if tree[section].get(name) != setting.default:
+        is_empty = known not in default and not value  # a list of blocks without any
+        if value != default.get(known) and not is_empty:
             ignored[path] = reason
     return ignored
 

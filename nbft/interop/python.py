@@ -26,7 +26,7 @@ from nbft.data.sources import columns_of, load_rows
 from nbft.data.templates import column_of, parsed_template
 from nbft.data.turns import RowError
 from nbft.decisions import Decisions, decide, keeps_float32
-from nbft.errors import DataError
+from nbft.errors import ConfigError, DataError, Problem
 from nbft.interop.absent import absent, value_of
 from nbft.interop.huggingface import adapter_arguments, training_arguments
 from nbft.interop.python_preferences import JUDGED, PAIR, ROWS, WITHOUT_BEGIN, plain
@@ -50,8 +50,16 @@ _ONLY_IN_A_RUN = {"disable_tqdm", "run_name", "project", "log_level"}
 
 
 def to_python(config: Config) -> Exported:
-    """Return the text of the cell, which begins with the settings that it ignores."""
+    """Return the text of the cell, which begins with the settings that it ignores.
+
+    Raises:
+        ConfigError: The method has rewards, which a cell cannot hold.
+    """
     method, decisions, old_adapter = method_of(config), decide(config), _old_adapter(config)
+    if method.generates:
+        why = f"cannot be written as plain Python: {method.trainer_name} needs its rewards as code."
+        fix = "Train it with nbft; its adapter loads in plain PEFT."
+        raise ConfigError(Problem("training.method", config.training.method, why, fix))
     preference = plain(config)
     adapter = None if old_adapter else adapter_arguments(config)
     data = _data(config)
@@ -565,13 +573,13 @@ def _rows(dataset: Dataset, split: str, *, lazily: bool = False) -> list[str]:
         return _table(dataset) or _file(dataset.path, lazily=lazily)
     if ready:
         own = "train" if (dataset.split or split) == "train" else "test"
-        whole = _inline(
-            {0: ready.hub_name, 1: ready.subset} if ready.subset else {0: ready.hub_name}
-        )
-        return [
-            f"# a sample shipped with nbft; the full dataset: load_dataset({whole.lstrip(', ')})",
-            *_file(str(sample_path(str(dataset.dataset_name), own))),
-        ]
+        remark = "# a sample shipped with nbft"
+        if ready.hub_name:
+            whole = _inline(
+                {0: ready.hub_name, 1: ready.subset} if ready.subset else {0: ready.hub_name}
+            )
+            remark += f"; the full dataset: load_dataset({whole.lstrip(', ')})"
+        return [remark, *_file(str(sample_path(str(dataset.dataset_name), own)))]
     named = [repr(dataset.dataset_name), *([repr(dataset.subset)] if dataset.subset else [])]
     wanted = dataset.split or ("train" if split == "train" else "validation")
     more = "".join(f", {name}={value!r}" for name, value in dataset.dataset_kwargs.items())

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from nbft import registry
 from nbft.errors import ConfigError, Problem
 from nbft.interop.conversions import half_precision
 from nbft.interop.importer import Work
@@ -232,6 +233,15 @@ _OF_METHODS = {
 def settle(work: Work) -> None:
     """Drop defaults of absent blocks, and find out whether an adapter is trained."""
     tree, training = work.document.tree, work.document.training
+    method = training.method if training is not None else ""
+    trainer = registry.trainers.get(method) if method in registry.trainers else None
+    has_rewards = getattr(trainer, "generates", False)
+    if has_rewards and "preference.beta" in work.settings:
+        work.settings["grpo.beta"] = work.settings.pop("preference.beta")
+    if has_rewards and work.given.get("learning_rate") is None:
+        rate = "training.learning_rate"
+        work.settings[rate] = 1e-6
+        work.report("learning_rate", "defaulted", "the default of GRPOConfig", rate, 1e-6)
     has_arguments = training is not None and (training.has_trainer or "SFTConfig" in tree)
     if work.document.language != "python":
         has_arguments = any(key.rpartition(".")[2] in _OF_TRAINING for key in _given(work))

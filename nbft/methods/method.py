@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100
 """Label of a token that is excluded from the loss. Source: torch.nn.CrossEntropyLoss."""
 
-Kind = Literal["pair", "conversation", "text", "preference", "feedback"]
+Kind = Literal["pair", "conversation", "text", "preference", "feedback", "prompt"]
 """Contents of a row: a prompt with its completion, a conversation, plain text, a better and a worse
-answer, or an answer with a label."""
+answer, an answer with a label, or a prompt alone."""
 
 PARTS_OF_ANY_TRAINER = frozenset({"padding_free", "row_attention", "fused_lora", "lean_norm"})
 """Parts of the fast path that work with any trainer."""
@@ -38,12 +38,14 @@ class Measure:
         label: Label in the legend.
         chart: Title of its chart.
         better: Which direction is better, or "" if neither is.
+        is_main: Whether its chart stands beside that of the loss.
     """
 
     name: str
     label: str
     chart: str
     better: Literal["lower", "higher", ""] = ""
+    is_main: bool = False
 
 
 class Method:
@@ -57,12 +59,15 @@ class Method:
         section: Section of the config that only this kind of method uses, or None.
         trainer: "module:class" of its trainer.
         arguments: "module:class" of the trainer's arguments.
+        trainer_part: "module:class" of what nbft changes of its trainer alone, or "".
         takes_peft_config: Whether the trainer itself adds the adapter to the model.
         computes_loss: Whether the trainer computes the loss without the labels of a model.
         value_names: Numbers of an example that its trainer needs besides tokens.
         fast_parts: Parts of the fast path that its trainer supports.
         measures: What it logs besides losses, the learning rate and the gradient norm.
         held_out_measures: What it measures on held-out rows besides the loss.
+        generates: Whether it trains on answers that the model itself writes. Then only prompts are
+            tokenised, and its trainer is given the examples.
     """
 
     title: ClassVar[str]
@@ -72,12 +77,14 @@ class Method:
     section: ClassVar[str | None] = None
     trainer: ClassVar[str]
     arguments: ClassVar[str]
+    trainer_part: ClassVar[str] = ""
     takes_peft_config: ClassVar[bool] = False
     computes_loss: ClassVar[bool] = False
     value_names: ClassVar[tuple[str, ...]] = ()
     fast_parts: ClassVar[frozenset[str]] = PARTS_OF_ANY_TRAINER
     measures: ClassVar[tuple[Measure, ...]] = ()
     held_out_measures: ClassVar[tuple[str, ...]] = ()
+    generates: ClassVar[bool] = False
     _own_trainer: type | None = None
 
     @property
@@ -137,7 +144,24 @@ class Method:
         """Return how many tokens a prompt may have, of which the end is kept; None for any."""
         return None
 
+    @property
+    def trained_columns(self) -> list[str]:
+        """Those that its trainer is given: with the number of the example where it generates."""
+        return [*self.columns, "example"] if self.generates else self.columns
+
     # The plan
+
+    def micro_batches(self, config: Config, rows: int) -> int | None:
+        """Return the micro-batches of an epoch; None where each row is in one of them once."""
+        return None
+
+    def answers_at_once(self, config: Config) -> int:
+        """Return how many answers the model writes at a time during training."""
+        return 0
+
+    def trained_lengths(self, config: Config, lengths: Sequence[int]) -> list[int]:
+        """Return the tokens of sequences as they are trained on."""
+        return [*lengths]
 
     def problems(self, config: Config) -> Iterable[Problem]:
         """Yield problems of a config that are specific to this method."""
@@ -166,6 +190,14 @@ class Method:
     def trainer_arguments(self, config: Config, decisions: Decisions) -> dict[str, Any]:
         """Return the trainer's arguments besides those of every trainer."""
         raise NotImplementedError
+
+    def measures_of(self, config: Config) -> tuple[Measure, ...]:
+        """Return what its trainer logs for a config."""
+        return self.measures
+
+    def trainer_parts(self) -> tuple[type, ...]:
+        """Import what nbft changes of its trainer alone."""
+        return (_imported(self.trainer_part),) if self.trainer_part else ()
 
     def trainer_class(self) -> type:
         """Import the trainer, or return that of `with_trainer`."""
@@ -260,6 +292,7 @@ _HOLDS: dict[Kind, str] = {
     "text": "plain text",
     "preference": "a chosen and a rejected answer",
     "feedback": "an answer with a label",
+    "prompt": "a prompt alone",
 }
 
 

@@ -14,6 +14,7 @@ _PAGES = {
     "nbft.evaluate.timeline.Timeline": "timeline",
     "nbft.evaluate.scores.Scores": "scores",
     "nbft.data.doctor.report.Report": "findings",
+    "nbft.rewards.table.RewardTable": "rewarded",
 }
 """The module of each kind of value, which has `html` and `text`."""
 

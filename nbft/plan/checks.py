@@ -21,6 +21,7 @@ from nbft.plan.disk import DiskUse, disk_problems
 from nbft.plan.model_checks import model_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.rates import rates_of
+from nbft.plan.reward_checks import unused_rewards
 from nbft.plan.schedule import shape_of
 from nbft.plan.training_checks import PACKAGE_OF, training_problems
 
@@ -55,6 +56,7 @@ def check(
         *_schedule(config),
         *_not_supported_yet(config),
         *_sections_of_methods(config),
+        *unused_rewards(config),
         *model_problems(config, decisions, folder),
         *training_problems(config, decisions),
         *_output_folder(config, use),

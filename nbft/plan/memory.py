@@ -583,7 +583,8 @@ def _row_tokens(config: Config, lengths: Sequence[int], decisions: Decisions) ->
     row_tokens = sum(longest) / len(longest) if longest else config.data.max_length
     if decisions.padding_free and lengths:  # nothing is padded to the longest row of a batch
         row_tokens = (sum(lengths) / len(lengths) + row_tokens) / 2
-    return min(row_tokens, config.data.max_length)
+    (limit,) = method_of(config).trained_lengths(config, [config.data.max_length])
+    return min(row_tokens, limit)
 
 
 def fullest_batch(config: Config, lengths: Sequence[int], decisions: Decisions) -> list[int]:
@@ -690,6 +691,7 @@ def _cache_bytes(config: Config, shape: Shape, row_tokens: float, low: int) -> i
     rows = max(
         evaluation.per_device_generation_batch_size * bool(metrics_of(config)),
         evaluation.sample_count or len(evaluation.sample_prompts),
+        method_of(config).answers_at_once(config),
     )
     tokens = row_tokens + evaluation.sample_max_new_tokens
     return int(rows * tokens * 2 * shape.key_width * shape.num_layers * low)

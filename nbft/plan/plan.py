@@ -17,6 +17,7 @@ from nbft.config.code import forbidden
 from nbft.config.io import resolve, without_indices
 from nbft.consent import Code
 from nbft.data.budget import token_batches
+from nbft.data.chat import answers
 from nbft.data.examples import Example, Examples, in_words_by_answer, load_examples
 from nbft.data.lengths import KEPT_SHARES, column_lengths, enough_for, enough_in_words
 from nbft.data.packing import bins, wrapped_count
@@ -26,7 +27,13 @@ from nbft.data.sources import columns_of, spread
 from nbft.data.turns import text_of
 from nbft.decisions import Decisions, decide, fast_path
 from nbft.errors import ConfigError, DataError, NbftError, Problem
-from nbft.evaluate.forecast import answer_tokens, scored_steps, scoring_problems, scoring_remark
+from nbft.evaluate.forecast import (
+    answer_tokens,
+    scored_steps,
+    scoring_problems,
+    scoring_remark,
+    writing_seconds,
+)
 from nbft.formatting import count, size
 from nbft.hardware import (
     Choice,
@@ -72,6 +79,7 @@ from nbft.plan.ranges import (
 from nbft.plan.rates import with_its_rate
 from nbft.plan.rehearsal import probe as probe_step
 from nbft.plan.rehearsal import probed_parts, simulate, simulated_parts
+from nbft.plan.reward_checks import reward_problems
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.step_time import training_seconds
 from nbft.plan.tokenizer import read_tokenizer
@@ -368,6 +376,10 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         problems += _unused(config, examples["train"])
         problems += _only_good_answers(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
+    if method.generates:
+        problems += reward_problems(config, examples.get("train"), model, folder)
+        most = count(config.grpo.max_completion_length, "token")
+        remarks.append(f"Time and memory are for answers of {most} each; shorter ones take less.")
     shape = model_shape(model) if model else None
     kept: list[int] = []
     numbers: dict[str, Any] = {}
@@ -379,7 +391,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         shares = decisions.uses("shared_prompt")
         lengths = token_lengths(examples["train"], method, tokenizer, shares_prompt=shares)
         limit = config.data.max_length
-        kept = [min(length, limit) for length in lengths]
+        cut = sum(length > limit for length in lengths)
+        kept = method.trained_lengths(config, [min(length, limit) for length in lengths])
         sequences = _sequences(config, kept, rows, decisions)
         numbers |= _numbers_of_rows(config, examples, rows, sequences, own_problems)
         a_row = sum(kept) / len(kept) * len(method.sequences)
@@ -387,7 +400,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         total = numbers["total_steps"]
         batch = schedule.rows_per_batch(config)
         seen = total * batch * config.training.gradient_accumulation_steps
-        if not examples["train"].is_stream:
+        if not examples["train"].is_stream and not method.generates:
             seen = min(seen, total * sequences)
             if config.training.max_steps <= 0:
                 seen = min(seen, round(sequences * config.training.num_train_epochs))
@@ -396,7 +409,6 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         ranges["tokens"] = tuple(numbers["tokens"] * (1 + part) for part in (-margin, margin))
         if config.data.packing:
             kept = [limit]
-        cut = sum(length > limit for length in lengths)
         if cut > 0.05 * len(lengths):
             own_problems.append(_truncated(lengths, cut))
         if shape:
@@ -571,6 +583,9 @@ def _times(
         steps=numbers["total_steps"],
         lengths=lengths,
     )
+    if training is not None:
+        weights = weight_bytes(config, shape, decisions.dtype.value)
+        training += writing_seconds(config, weights, numbers["total_steps"])
     if training is None:
         if (found := gpu_seconds(config, shape, numbers["tokens"], decisions)) is None:
             return {"seconds": None}
@@ -679,6 +694,11 @@ def token_lengths(
         shares_prompt: Whether all sequences but the first are computed without their prompt.
     """
     sample = [examples[int(number)] for number in spread(len(examples), _ROWS_MEASURED)]
+    if method.generates:  # answers are not read
+        sample = [
+            replace(one, completion="", messages=one.messages[: (answers(one.messages) or [0])[-1]])
+            for one in sample
+        ]
     texts = [
         _computed(text, without_prompt=shares_prompt and n > 0)
         for n, sequence in enumerate(method.texts(sample).values())

@@ -15,6 +15,7 @@ from typing import Any
 
 from nbft.config import Config
 from nbft.errors import NbftError
+from nbft.methods import method_of
 from nbft.plan.memory import HOLES, LIBRARIES_BYTES
 
 _LONGEST_SECONDS = 600
@@ -97,6 +98,10 @@ def probe(config: Config, fullest: Sequence[int], typical: Sequence[int]) -> Pro
 
 def _answer(module: str, done: str, config: Config, **asked: Any) -> dict[str, Any]:
     """Return what a module of nbft.training answers."""
+    if method_of(config).generates:
+        raise NbftError(
+            f"A step that writes answers cannot be {done}. The plan keeps its estimate."
+        )
     values: dict[str, Any] = config.to_dict()
     for split in ("train", "validation", "test"):  # no rows are read
         values.get("data", {}).pop(split, None)

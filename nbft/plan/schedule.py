@@ -12,6 +12,7 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.methods import method_of
 
 ARGUMENTS_OF = {
     "cosine": {"num_cycles"},
@@ -53,7 +54,9 @@ def steps_per_epoch(config: Config, rows: int) -> int:
     """
     rows = config.training.num_samples_each_epoch or rows
     batch = rows_per_batch(config)
-    batches = rows // batch if config.data.dataloader_drop_last else math.ceil(rows / batch)
+    batches = method_of(config).micro_batches(config, rows)
+    if batches is None:
+        batches = rows // batch if config.data.dataloader_drop_last else math.ceil(rows / batch)
     return max(math.ceil(batches / config.training.gradient_accumulation_steps), 1)
 
 

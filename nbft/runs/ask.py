@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,14 +90,13 @@ def ask(
     wanted = listed(prompts)
     if not wanted:
         return Answers([], name)
-    with _lock, quiet():
-        loaded = _load(found)
-        room = getattr(loaded.model.config, "max_position_embeddings", None)
+    with quiet(), kept_model(found) as (loaded, tokenizer):
+        room = getattr(loaded.config, "max_position_embeddings", None)
         most = None if room is None else room - max_new_tokens
-        asked = read_prompts(wanted, config, loaded.tokenizer, most_tokens=most)
+        asked = read_prompts(wanted, config, tokenizer, most_tokens=most)
         texts = generate(
-            loaded.model,
-            loaded.tokenizer,
+            loaded,
+            tokenizer,
             [one.ids for one in asked],
             max_new_tokens,
             do_sample=do_sample,
@@ -123,6 +123,14 @@ def _other_than_trained(prompts: Sequence[Prompt], config: Config) -> str:
         f"The text was asked as it is, but this run learned to answer after “{end}”. Ask with a row, "
         f"such as {row}, to have its template around it."
     )
+
+
+@contextlib.contextmanager
+def kept_model(wanted: Run | Config) -> Iterator[tuple[Any, Any]]:
+    """Yield the model of a run or a config and its tokenizer; nobody else uses it meanwhile."""
+    with _lock:
+        loaded = _load(wanted)
+        yield loaded.model, loaded.tokenizer
 
 
 def release_model() -> None:

@@ -10,11 +10,13 @@ from nbft.charts import (
     LEARNING_RATE,
     LOSS,
     RAW_ALPHA,
+    ChartSpec,
     Curve,
     color_of,
     drawn,
     moving_average,
     new_figure,
+    other_charts,
     tidy,
 )
 from nbft.evaluate.scores import SHARES, chart_groups, shown
@@ -28,14 +30,15 @@ _LARGEST = 1e100
 
 
 def draw_curves(state: RunState, *, title: str = "") -> Figure:
-    """Draw loss (raw, smoothed, held-out) and learning rate over the steps.
+    """Draw loss (raw, smoothed, held-out) and learning rate over the steps, and any reward first.
 
     Args:
         state: State of a run.
         title: Shown above the charts.
     """
-    figure = new_figure()
-    for axes, chart in zip(figure.subplots(1, 2), (LOSS, LEARNING_RATE), strict=True):
+    charts = [*main_charts(state), LOSS, LEARNING_RATE]
+    figure = new_figure(width=4.5 * len(charts))
+    for axes, chart in zip(figure.subplots(1, len(charts)), charts, strict=True):
         for place, curve in enumerate(chart.curves):
             _draw(axes, curve, state.curve(curve.name), color_of(place))
         axes.set(xlabel="step", ylabel=chart.title, title=chart.title)
@@ -46,6 +49,15 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
     if title:
         figure.suptitle(drawn(title))
     return figure
+
+
+def main_charts(state: RunState) -> list[ChartSpec]:
+    """Return the charts that stand beside that of the loss, as the training method declares them."""
+    declared = [
+        one for one in state.measures if isinstance(one, dict) and one.get("is_main") is True
+    ]
+    names = [str(one.get("name")) for one in declared]
+    return other_charts([name for name in names if name in state.curves], declared)
 
 
 def _draw(axes: Any, curve: Curve, points: Points, color: str) -> None:
@@ -116,6 +128,10 @@ def in_words(state: RunState) -> str:
     if len(held_out) > 1:
         text += f" Held-out loss: {held_out.values[0]:.3f} before, {held_out.values[-1]:.3f} "
         text += "at the end." if held_out.steps[0] else "after."
+    for chart in main_charts(state):
+        points = state.curve(chart.names[0])
+        text += f" {chart.title}: {points.values[0]:.3g} at step {points.steps[0]:,}, "
+        text += f"{points.values[-1]:.3g} at step {points.steps[-1]:,}."
     rates = [rate for rate in state.curve("learning_rate").values if not math.isnan(rate)]
     if rates:
         text += f" Learning rate: at most {max(rates):.2g}, {rates[-1]:.2g} at the end."

@@ -550,6 +550,8 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
             for part in ("prompt_func", "completion_func"):
                 setattr(dataset, part, _absolute_function(getattr(dataset, part), folder))
     copy.evaluation.metric_function = _absolute_function(copy.evaluation.metric_function, folder)
+    for reward in copy.grpo.rewards:
+        reward.function = _absolute_function(reward.function, folder) or reward.function
     for name in ("model_name", "tokenizer_name", "adapter_name_or_path"):
         given = getattr(copy.model, name)
         files = ("config.json", "adapter_config.json", "tokenizer_config.json")

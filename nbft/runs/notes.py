@@ -22,6 +22,7 @@ from nbft.events import number as as_number
 from nbft.formatting import count, size
 from nbft.methods import method_of
 from nbft.methods.dpo import Dpo
+from nbft.methods.grpo import reward_names
 from nbft.plan.checks import check
 from nbft.plan.rates import rates_of
 from nbft.runs.state import RunState
@@ -155,7 +156,8 @@ def notes_of(run: RunState, config: Config) -> dict[str, Found]:
         config: The config of the run.
     """
     found: dict[str, Found] = {}
-    topics: set[str] = set()
+    # The loss of a method with rewards is no measure of how well it does: it stays near 0.
+    topics = {"loss", "spike"} if _has_rewards(config) else {"rewards"}
     for kind in NOTES.values():
         if kind.topic not in topics and (what := kind.find(run, config)) is not None:
             found[kind.name] = what
@@ -265,6 +267,20 @@ def _no_16_bit(run: RunState, config: Config) -> Iterator[Try]:
 
 
 # What the notes look at.
+
+
+def _has_rewards(config: Config) -> bool:
+    return method_of(config).generates
+
+
+def _change(run: RunState, name: str) -> tuple[float, float, float] | None:
+    """Return a measure's mean at the start and at the end, and the standard error of its change."""
+    series = Series.of(run.curve(name))
+    if len(series.values) < _JUDGED_LOGS:
+        return None
+    size = series.window
+    first, last = mean(series.values[:size]), mean(series.values[-size:])
+    return first, last, noise(series.values) * math.sqrt(2 / size)
 
 
 def _losses(run: RunState) -> Series:
@@ -882,6 +898,97 @@ def more_memory(run: RunState, config: Config) -> Found | None:
         (),
         "Before the next run, nbft.probe(config) measures a few steps.",
     )
+
+
+@_note("rewards")
+def no_spread(run: RunState, config: Config) -> Found | None:
+    """All answers to most prompts have the same reward."""
+    equal = Series.of(run.curve("frac_reward_zero_std"))
+    if len(equal.values) < _SPREAD_LOGS:
+        return None
+    share = mean(equal.values[-_SPREAD_LOGS:])
+    if share < _NO_SPREAD:
+        return None
+    several, temperature = config.grpo.num_generations, config.grpo.temperature
+    warmer = [1.0, 1.3] if temperature < 1 else [1.3]
+    expect = "answers that differ, so that some are better than others"
+    tries = [
+        *(Try({"grpo.temperature": one}, expect) for one in warmer if one > temperature),
+        Try({"grpo.num_generations": 2 * several}, expect),
+    ]
+    return Found(
+        f"In the last {_SPREAD_LOGS} logs all answers to {share:.0%} of the prompts had the same "
+        "reward, so nothing was learned from them: the rewards tell no difference, or the task is "
+        "learned.",
+        tries,
+        "Look at the answers with nbft.try_rewards, and give part of the reward for part of the task.",
+    )
+
+
+@_note("rewards")
+def longer_only(run: RunState, config: Config) -> Found | None:
+    """The reward rises because the answers get longer."""
+    reward, length = _change(run, "reward"), _change(run, "completions/mean_length")
+    shares = Series.of(run.curve("reward_length_correlation"))
+    if reward is None or length is None or len(shares.values) < _JUDGED_LOGS:
+        return None
+    correlation = mean(shares.values[-shares.window :])
+    is_longer = length[1] > _LONGER * length[0] and length[1] - length[0] > _SURE * length[2]
+    is_better = reward[1] - reward[0] > _SURE * reward[2]
+    if not (is_longer and is_better and correlation > _BY_LENGTH):
+        return None
+    limit = max(1, round(length[0]))
+    rewards = [reward.model_dump(mode="json") for reward in config.grpo.rewards]
+    against = {"function": "length", "options": {"at_most": limit}}
+    return Found(
+        f"The reward rises ({reward[0]:.2g} to {reward[1]:.2g}) as the answers get longer "
+        f"({length[0]:.0f} to {length[1]:.0f} tokens), and among the answers to a prompt the longer "
+        f"one has the higher reward (correlation {correlation:.2f}): the length may be all that is "
+        "learned.",
+        [Try({"grpo.rewards": [*rewards, against]}, "answers as long as before")],
+    )
+
+
+@_note("rewards")
+def form_only(run: RunState, config: Config) -> Found | None:
+    """The form of the answers is learned, and what they say is not."""
+    forms: list[tuple[str, tuple[float, float, float]]] = []
+    tasks = forms[:]
+    for reward, name in zip(config.grpo.rewards, reward_names(config), strict=True):
+        if (change := _change(run, f"rewards/{name}/mean")) is not None:
+            (forms if reward.function in _OF_FORM else tasks).append((name, change))
+    learned = [(name, last) for name, (first, last, _) in forms if last > _LEARNED > first]
+    still = [
+        (name, first, last)
+        for name, (first, last, error) in tasks
+        if last - first < _SURE * error and last < _LEARNED
+    ]
+    if not learned or not still or len(still) < len(tasks):
+        return None
+    (form, reached), (task, first, last) = learned[0], still[0]
+    return Found(
+        f"{form} is learned ({reached:.2f}), and {task} is not ({first:.2f} at the start, "
+        f"{last:.2f} now): the answers have the form and are no better.",
+        [],
+        f"Give {task} more weight, begin with easier rows, or train on some wanted answers first "
+        "(training.method=sft).",
+    )
+
+
+_SPREAD_LOGS = 10
+"""Logs over which groups without a spread are counted."""
+
+_NO_SPREAD = 0.8
+"""Share of such groups from which little is left to learn from."""
+
+_LONGER, _BY_LENGTH = 1.25, 0.7
+"""Growth of the answers, and correlation of reward and length within groups, that explain a reward."""
+
+_LEARNED = 0.9
+"""A reward from 0 to 1 that is this high is learned."""
+
+_OF_FORM = ("format", "length", "json_schema")
+"""Rewards of how an answer looks, not of what it says."""
 
 
 def _median(values: list[float]) -> float:

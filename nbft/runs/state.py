@@ -27,6 +27,7 @@ from nbft.evaluate.scores import Scores
 from nbft.evaluate.timeline import Timeline
 from nbft.events import FINAL_KINDS, Event
 from nbft.reading import why_not
+from nbft.rewards.table import RewardTable
 from nbft.runs.processes import Process
 
 _Ended = Literal["completed", "stopped", "cancelled", "failed", "lost"]
@@ -41,8 +42,8 @@ seconds that it lives; the rest is for clocks that differ and for a network that
 
 _MANY_LOGS = 20
 _LOG = b'{"event": "log"'  # as `events.append` writes it
-_RESULTS = frozenset(("eval", "scores", "sample", "checkpoint"))
-_IN_SHORT = (_LOG, b'{"event": "sample"')
+_RESULTS = frozenset(("eval", "scores", "sample", "completions", "checkpoint"))
+_IN_SHORT = (_LOG, b'{"event": "sample"', b'{"event": "completions"')
 
 
 class Note(NamedTuple):
@@ -232,6 +233,7 @@ class RunState:
         curves: The points of each measure by its name.
         samples: The `sample` events that were not replaced.
         scored: The `scores` events that were not replaced.
+        completions: The last `completions` event; {} without one.
         notes: Notes and warnings.
         answer: The last answer to a command, in words.
         checkpoint: The last checkpoint, relative to the run.
@@ -241,7 +243,7 @@ class RunState:
         taken: Number of events, which is the number of the last one.
         began: Time of the first event, in seconds since the epoch; None if unknown.
         heard: When something was last written, in seconds since the epoch; None if unknown.
-        changed: Number of the last event that changed "notes", "samples" and "scored".
+        changed: Number of the last event that changed "notes", "samples", "scored" and "completions".
         rewritten: Number of the last event that changed earlier points, or logged
             another measure for the first time.
     """
@@ -266,13 +268,14 @@ class RunState:
         self.few = FewPoints(most_points) if most_points else None
         self.samples: list[Event] = []
         self.scored: list[Event] = []
+        self.completions: Event = {}
         self.notes: list[Note] = []
         self.answer = ""
         self.checkpoint = ""
         self.counts: Counter[str] = Counter()
         self.began: float | None = None
         self.heard: float | None = None
-        self.changed = dict.fromkeys(("notes", "samples", "scored"), 0)
+        self.changed = dict.fromkeys(("notes", "samples", "scored", "completions"), 0)
         self.rewritten = 0
         self.taken = 0
         self.eval_loss: float | None = None
@@ -384,6 +387,11 @@ class RunState:
         return Scores(self.scored)
 
     @property
+    def rewarded(self) -> RewardTable:
+        """Some of the answers that the model was last trained on, with their rewards."""
+        return RewardTable.of_event(self.completions or {"completions": ()})
+
+    @property
     def timeline(self) -> Timeline:
         """The answers to the same prompts over the steps."""
         return Timeline(self.samples)
@@ -465,6 +473,9 @@ class RunState:
             self._keep("samples", event)
         elif kind == "scores" and event.get("scores"):
             self._keep("scored", event)
+        elif kind == "completions" and event.get("completions"):
+            self.completions = event
+            self.changed["completions"] = self.taken
 
     def _is_of_this_attempt(self, process: Process) -> bool:
         """Whether a process is none that was silent for long and wakes up after a resume elsewhere."""
@@ -623,6 +634,8 @@ class RunState:
             self.few.drop_after(step)
         self.samples = [event for event in self.samples if event["step"] <= step]
         self.scored = [event for event in self.scored if event["step"] <= step]
+        if self.completions.get("step", 0) > step:
+            self.completions = {}
         self.notes = [note.at(step) for note in self.notes if (note.step or 0) <= step]
         self.changed = dict.fromkeys(self.changed, self.taken)
 

@@ -6,8 +6,8 @@ Called by `nbft.training.worker`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -21,7 +21,7 @@ from nbft.data.examples import Examples, load_examples, stream_examples
 from nbft.data.lengths import column_lengths
 from nbft.data.packing import pack, packed_dataset
 from nbft.data.rendering import TokenizerTemplate
-from nbft.data.token_cache import prepare
+from nbft.data.token_cache import Prepared, prepare
 from nbft.data.tokens import Tokenised, cut_row, encode_rows, remarks
 from nbft.evaluate.forecast import metrics_of
 from nbft.methods import IGNORE_INDEX, method_of
@@ -43,6 +43,8 @@ class TrainingRows:
         scored: The held-out rows as text, if they are scored; kept so that their file is not read
             again.
         batches: Row numbers of each batch, with data.max_tokens_per_batch.
+        examples: The examples of both splits, where the method generates; `example` in a row is
+            the number of its example.
     """
 
     train: datasets.Dataset | datasets.IterableDataset
@@ -52,6 +54,7 @@ class TrainingRows:
     lengths: list[int] | None = None
     scored: Examples | None = None
     batches: list[list[int]] | None = None
+    examples: Mapping[str, Examples] = field(default_factory=dict)
 
     @property
     def sequences(self) -> int:
@@ -112,7 +115,17 @@ def read_rows(
         ]
         tokens = np.sum(of_sequences, axis=0).tolist()
         batches = token_batches(tokens, budget, is_padded=not padding_free)
-    return TrainingRows(prepared, train, held_out, False, lengths, scored, batches)
+    asked = _asked(splits, config, tokenizer) if train.method.generates else {}
+    return TrainingRows(prepared, train, held_out, False, lengths, scored, batches, asked)
+
+
+def _asked(splits: Mapping[str, Prepared], config: Config, tokenizer: Any) -> dict[str, Examples]:
+    """Return the examples behind the tokens of each split."""
+    return {
+        name: split.examples or load_examples(config, name, tokenizer=tokenizer)[0]
+        for name, split in splits.items()
+        if split.rows is not None
+    }
 
 
 def rows_key(rows: Tokenised) -> str:
@@ -131,7 +144,7 @@ def _prepared(
     rows: Tokenised, config: Config, lengths: list[int] | None
 ) -> tuple[datasets.Dataset, list[int] | None]:
     """Return the rows, shuffled and packed, and their lengths in the same order."""
-    dataset = rows.dataset.select_columns(rows.method.columns)
+    dataset = rows.dataset.select_columns(rows.method.trained_columns)
     if config.data.shuffle:
         order = np.random.default_rng(config.training.seed).permutation(len(dataset))
         dataset = dataset.select(order)

@@ -176,7 +176,7 @@ class Throughput:
         ours = self.nbft_config.logging
         if not (ours.include_performance_metrics or ours.include_mfu):
             return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        device = next(v.device for v in inputs.values() if isinstance(v, torch.Tensor))
+        device = self.args.device  # type: ignore[attr-defined]
         began = _moment(device)
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         if device.type not in ("cpu", *_WITH_EVENTS):
@@ -196,6 +196,8 @@ class Throughput:
         all their tokens count; the library would leave out each end-of-sequence token that is also
         the padding token.
         """
+        if isinstance(inputs, list):  # prompts: a trainer that answers them counts both itself
+            return
         state, arguments = self.state, self.args  # type: ignore[attr-defined]
         wanted, mask = arguments.include_num_input_tokens_seen, inputs.get("attention_mask")
         if self._has_own_total and wanted == "no":

@@ -77,6 +77,7 @@ class OwnTrainer(
         room: Room | None,
         clock: StepClock | None,
         begin: Callable[[str, int, str], None] | None,
+        say: Callable[..., None] | None,
         provenance: Provenance | None,
         resumption: Resumption | None,
         **kwargs: Any,
@@ -86,6 +87,7 @@ class OwnTrainer(
         if clock is not None:
             self.nbft_clock = clock
         self.nbft_begin = begin or (lambda *_: None)
+        self.nbft_say = say or (lambda *_, **__: None)
         self.nbft_config, self.nbft_decisions, self.nbft_rows = config, decisions, rows
         device = decisions.device.value
         self.nbft_peak_flops = peak_flops(
@@ -102,7 +104,7 @@ class OwnTrainer(
         """Return the operations of a batch; counting parameters each time would take milliseconds."""
         usual: Any = super().floating_point_ops  # type: ignore[misc]
         is_own = usual.__func__ is not transformers.Trainer.floating_point_ops
-        ids = inputs.get("input_ids")
+        ids = None if isinstance(inputs, list) else inputs.get("input_ids")
         if is_own or ids is None or not hasattr(self.model, "num_parameters"):  # type: ignore[attr-defined]
             return int(usual(inputs))
         return int(6 * ids.numel() * self._parameters_but_embeddings)
@@ -117,16 +119,17 @@ class OwnTrainer(
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Measure the held-out rows, which is said first."""
-        self.nbft_begin("evaluating", self._step, "Measuring the held-out loss …")
+        self.nbft_begin("evaluating", self.nbft_step, "Measuring the held-out loss …")
         return super().evaluate(*args, **kwargs)  # type: ignore[misc]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, which is said first."""
-        self.nbft_begin("checkpoint", self._step, "Saving a checkpoint …")
+        self.nbft_begin("checkpoint", self.nbft_step, "Saving a checkpoint …")
         super()._save_checkpoint(*args, **kwargs)
 
     @property
-    def _step(self) -> int:
+    def nbft_step(self) -> int:
+        """Optimiser steps done so far; `_step` is TRL's count of micro-batches."""
         return int(self.state.global_step)  # type: ignore[attr-defined]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -138,9 +141,9 @@ class OwnTrainer(
 
 
 @functools.cache
-def trainer_class(base: type) -> type:
+def trainer_class(base: type, *parts: type) -> type:
     """Return the subclass of SFTTrainer, Trainer or one of somebody's own."""
-    return type(base.__name__, (OwnTrainer, base), {"__doc__": base.__doc__})
+    return type(base.__name__, (OwnTrainer, *parts, base), {"__doc__": base.__doc__})
 
 
 def build_trainer(
@@ -157,6 +160,7 @@ def build_trainer(
     room: Room | None = None,
     clock: StepClock | None = None,
     begin: Callable[[str, int, str], None] | None = None,
+    say: Callable[..., None] | None = None,
 ) -> Any:
     """Build the trainer that a config asks for.
 
@@ -174,6 +178,7 @@ def build_trainer(
         room: Waits while the disk is full.
         clock: Measures the time of the steps.
         begin: Called with the stage, the step and a text when it begins to evaluate or to save.
+        say: Called with an event and its fields by trainers that report more than numbers.
     """
     method = method_of(config)
     arguments = training_arguments(config, decisions)
@@ -210,7 +215,7 @@ def build_trainer(
     asked_arguments = method.arguments_class()(output_dir=str(output_dir), **arguments)
     # A kernel may have started CUDA with several GPUs; the model is on one of them.
     asked_arguments._n_gpu = min(1, asked_arguments.n_gpu)
-    trainer = trainer_class(method.trainer_class())(
+    trainer = trainer_class(method.trainer_class(), *method.trainer_parts())(
         model=model,
         **placed,
         args=asked_arguments,
@@ -224,6 +229,7 @@ def build_trainer(
         room=room,
         clock=clock,
         begin=begin,
+        say=say,
         provenance=provenance,
         resumption=resumption,
     )
@@ -297,7 +303,7 @@ def _measured(rows: TrainingRows, config: Config) -> Any:
         return None
     method = rows.held_out.method
     batch_rows = config.evaluation.per_device_eval_batch_size
-    held_out = rows.held_out.dataset.select_columns(method.columns)
+    held_out = rows.held_out.dataset.select_columns(method.trained_columns)
     held_out = method.arrange(held_out, config, batch_rows)
     if (steps := config.evaluation.max_eval_steps) is None:
         return held_out

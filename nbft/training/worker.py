@@ -232,6 +232,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 room=job.room,
                 clock=reporting.clock,
                 begin=reporting.begin,
+                say=reporting.say,
             )
             trackers.take(trainer)
             method_of(config).prepare(trainer)
@@ -492,7 +493,7 @@ def _report_prepared(
         warmup_steps=warmup_steps(config, total),
         trainable_parameters=trained,
         total_parameters=parameters,
-        measures=[asdict(measure) for measure in method.measures],
+        measures=[asdict(measure) for measure in method.measures_of(config)],
         **method.known_of_rows(rows.known, rows.held_out),
         **({"resumed_step": resumption.step} if resumption else {}),
         **planned,

@@ -74,9 +74,10 @@ class Checking:
         """What the doctor finds in the rows."""
         from nbft.widgets.doctor import Findings
 
-        return Findings(kit=self.kit, on_fixed=self._take_fixed, refuses=self._refuses)
+        return Findings(kit=self.kit, on_fixed=self._take_fixed, refuses=self.refuses)
 
-    def _refuses(self) -> bool:
+    def refuses(self) -> bool:
+        """Whether the settings are locked, which is then said."""
         if self.is_locked:
             self.line.say(LOCKED, "wrong")
         return self.is_locked
@@ -197,7 +198,7 @@ class Checking:
         """Take over a fix of the rows; what was typed meanwhile stays."""
         report = self.findings.report
         assert report is not None
-        if self._refuses():
+        if self.refuses():
             return
         self.tree.take_rows(config)
         self.apply_fix("", {path: new for path, (_, new) in config.diff(report.config).items()})

@@ -21,6 +21,7 @@ from nbft.config.problems import nearest
 from nbft.data.looking import certain
 from nbft.errors import ConfigError, Problem
 from nbft.formatting import count, shortened
+from nbft.methods import method_of
 from nbft.pages.plan import summary
 from nbft.redaction import restore
 from nbft.widgets.checking import Checking, link_text
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from nbft.plan import Plan
     from nbft.runs import Run
     from nbft.widgets.guided import GuidedMode
+    from nbft.widgets.rewards import RewardEditor
 
 _FIRST_PRESET = "two-minute-try"
 _REPLACED = (
@@ -156,6 +158,7 @@ class Form:
         self._side = kit.html(summary(None), "nbft-side")
         self._check_button = kit.button("Check", self._check, "nbft-push")
         self._look_button = kit.button("Look at the data", self._look, "nbft-push")
+        self._rewards_button = kit.button("Rewards", self._open_rewards, "nbft-push")
         self._reset_button = kit.button("Reset all", self._reset_all)
         views = self._views
         self._top = (
@@ -186,6 +189,14 @@ class Form:
     @functools.cached_property
     def _results(self) -> Any:
         return self._kit.slot("nbft-results")
+
+    @functools.cached_property
+    def _rewards(self) -> RewardEditor:
+        from nbft.widgets.rewards import RewardEditor
+
+        return RewardEditor(
+            self._tree.right, self._take_rewards, refuses=self._checking.refuses, kit=self._kit
+        )
 
     # What Python sees
 
@@ -281,6 +292,16 @@ class Form:
         return found
 
     @guarded
+    def _take_rewards(self, rewards: list[dict[str, Any]]) -> None:
+        """Take the rewards as a person has edited them."""
+        self._take_all({"grpo.rewards": rewards})
+
+    @guarded
+    def _open_rewards(self, _button: Any = None) -> None:
+        editor = self._rewards
+        self._show_results(lambda kit: [editor.widget])
+
+    @guarded
     def _take_columns(self, changes: dict[str, Any]) -> None:
         """Give columns the roles that a person has picked; other rows will have roles of their own."""
         changes = changes | self._alike(changes)
@@ -364,6 +385,8 @@ class Form:
             self._guided.show(followed)
         else:
             self._views.follow()
+        if "_rewards" in self.__dict__ and not self._tree.wrong:
+            self._rewards.show()
 
     def _show_plan(self) -> None:
         """Make the plan, if the fields are valid, and show it."""
@@ -436,11 +459,13 @@ class Form:
     def _lay_out(self) -> None:
         """Place the buttons for a run, the state and the results."""
         results = (self._results,) if "_results" in self.__dict__ else ()
+        generates = method_of(self._tree.config).generates
+        rewards = (self._rewards_button,) if generates else ()
         below = (*self.line.widgets[1:], *results)
         focus = (self._views.focus,) if below else ()  # what leads to fields
         state = (self.line.widget, *below, *focus)
         top = (*self._top[:2], *self._keeping.offer, *self._top[2:])
-        children = (*top, *self._launching.extra_buttons, *state)
+        children = (*top, *rewards, *self._launching.extra_buttons, *state)
         if self.widget.children != children:
             self.widget.children = children
 
@@ -473,6 +498,8 @@ class Form:
         """Open the page that shows a field, and move the focus there; Check for a problem without one."""
         if not path:
             self._check()
+        elif path.startswith("grpo.rewards"):
+            self._open_rewards()
         elif self._views.view != "guided" or not self._guided.reveal(path):
             self._views.reveal(path)
 

@@ -28,6 +28,7 @@ from nbft.pages import ending
 from nbft.pages.environment import render
 from nbft.redaction import redact, redact_text
 from nbft.runs import progress
+from nbft.runs.curves import main_charts
 from nbft.runs.next_steps import as_python, name_of, next_steps, resume_step
 from nbft.runs.state import RunState, StateReader
 from nbft.widgets.chart import Chart
@@ -66,6 +67,7 @@ _FIXES = (
     "train the same come first.</p>"
 )
 _PANELS = ("Notes", "More curves", "Log", "Samples", "Scores", "Settings")
+_REWARDS = "Answers"  # the panel of a run that is trained with rewards
 _BOXES = ("More curves", "Scores")  # the panels that hold charts
 
 
@@ -442,6 +444,7 @@ class _View:
         self._monitor = monitor
         self._kit = kit = Kit()
         self._curves = [_Curves(kit, spec) for spec in STANDARD]
+        self._main: dict[str, _Curves] = {}
         self._more: dict[str, _Curves] = {}
         self._scores: dict[str, _Curves] = {}
         self._drawn: dict[str, tuple[Any, ...]] = {}  # what each panel shows
@@ -461,18 +464,22 @@ class _View:
         hear_while_busy(*self._buttons, self._resume)
         self._row = kit.row(self._message)
         self.ended = kit(ipywidgets.VBox, "nbft-monitor", children=(self._header, self._row))
+        has_rewards = bool(monitor.config.grpo.rewards)
+        self._names = (*_PANELS, _REWARDS) if has_rewards else _PANELS
         self._panels = {
-            name: kit.row(css="nbft-charts") if name in _BOXES else kit.html("") for name in _PANELS
+            name: kit.row(css="nbft-charts") if name in _BOXES else kit.html("")
+            for name in self._names
         }
+        self._charts_row = kit.row(*(curves.chart for curves in self._curves), css="nbft-charts")
         self._panels["Scores"].children = (self._score_table,)
         self._panels["Settings"].value = _settings(monitor.config.diff())
         panels = tuple(self._panels.values())
-        self._tab = kit(ipywidgets.Tab, children=panels, titles=_PANELS, selected_index=0)
+        self._tab = kit(ipywidgets.Tab, children=panels, titles=self._names, selected_index=0)
         self._tab.observe(lambda _: call_soon(monitor._draw), "selected_index")
         self.box = ipywidgets.VBox(
             [
                 self._header,
-                kit.row(*(curves.chart for curves in self._curves), css="nbft-charts"),
+                self._charts_row,
                 self._status,
                 self._row,
                 self._tab,
@@ -491,7 +498,10 @@ class _View:
     def draw(self, message: str) -> None:
         """Show the run as it stands."""
         monitor, seen = self._monitor, self._monitor.seen
-        for curves in self._curves:
+        if leading := main_charts(seen):
+            charts = self._charts(self._main, leading)
+            self._charts_row.children = (*charts, *(curves.chart for curves in self._curves))
+        for curves in (*self._main.values(), *self._curves):
             curves.draw(seen)
         self._header.value = self.title()
         now, state = time.monotonic(), monitor.state.partition(",")[0]
@@ -506,9 +516,12 @@ class _View:
         if self._is_due("Notes", seen, seen.changed["notes"]):
             self._draw_notes(seen)
         # A busy cell does not hear which panel was opened, so there all of them are updated.
-        opened = {_PANELS[self._tab.selected_index or 0]} if monitor.interactive else {*_PANELS}
+        opened = {self._names[self._tab.selected_index or 0]}
+        if not monitor.interactive:
+            opened = {*self._names}
         if "More curves" in opened:
-            specs = [*other_charts(seen.curves, seen.measures), *MORE]
+            others = other_charts(seen.curves, seen.measures)
+            specs = [*(spec for spec in others if spec.title not in self._main), *MORE]
             self._panels["More curves"].children = self._charts(self._more, specs)
             for curves in self._more.values():
                 curves.draw(seen)
@@ -516,6 +529,10 @@ class _View:
             timeline = seen.timeline if len(seen.timeline.steps) > 2 else None
             self._panels["Samples"].value = _part(
                 "samples", answers=_html(progress.answers(seen)), timeline=_html(timeline)
+            )
+        if _REWARDS in opened and self._is_due(_REWARDS, seen, seen.changed["completions"]):
+            self._panels[_REWARDS].value = _part(
+                "answers", step=seen.completions.get("step"), answers=_html(seen.rewarded)
             )
         if "Scores" in opened and self._is_due("Scores", seen, seen.changed["scored"]):
             self._draw_scores(seen)
@@ -578,7 +595,7 @@ class _View:
 
     def summary(self) -> str:
         """Describe the two charts in text."""
-        charts = [curves.chart for curves in self._curves]
+        charts = [curves.chart for curves in (*self._main.values(), *self._curves)]
         return "\n".join(f"{chart.title}: {chart.summary()}" for chart in charts)
 
     def _charts(self, drawn: dict[str, _Curves], specs: Sequence[ChartSpec]) -> list[Chart]:

@@ -33,7 +33,7 @@ Page = Callable[[Kit], Iterable[Any]]
 TABS = {
     "Model": ("model",),
     "Data": ("data",),
-    "Method": ("peft", "quantization", "preference"),
+    "Method": ("peft", "quantization", "preference", "grpo"),
     "Training": (
         *("training", "optimizer", "scheduler"),
         *("evaluation", "checkpoint", "callbacks"),

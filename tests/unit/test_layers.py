@@ -26,6 +26,7 @@ LAYERS = [
     ("decisions",),
     ("data",),
     ("evaluate",),
+    ("rewards",),
     ("plan",),
     ("interop",),
     ("runs",),

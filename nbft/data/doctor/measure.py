@@ -537,6 +537,8 @@ class _Pass:
         seen.trained[row] = sum(sum(one.loss_mask[1 : self._max_length]) for one in every)
         if len(every) == 2:
             seen.side_tokens[row] = [min(one.length, _MOST_TOKENS) for one in every]
+        if method_of(seen.config).generates and seen.tokens[row] <= self._max_length:
+            seen.trained[row] = seen.tokens[row]  # a prompt that is answered is none to leave out
         seen.is_merged[row] = any(one.is_merged for one in every)
         seen.is_unanswered[row] = any(one.unanswered > 0 for one in every)
         for remark in {one.remark for one in every if one.remark}:
@@ -544,7 +546,8 @@ class _Pass:
         if any(one.is_folded for one in every):
             seen.remarked.setdefault(FOLDED, []).append(row)
         ends = [_end_of_sequence(one, self._end) for one in every]
-        seen.end_is_trained[row] = all(end == "trained" for end in ends)
+        is_prompt = method_of(seen.config).generates
+        seen.end_is_trained[row] = is_prompt or all(end == "trained" for end in ends)
         seen.end_is_masked[row] = any(end == "masked" for end in ends)
 
 

@@ -24,6 +24,7 @@ from nbft.data.doctor.kinds import Level
 from nbft.data.doctor.rewrite import Change, changes, rewritten
 from nbft.errors import DataError
 from nbft.formatting import count
+from nbft.methods import method_of
 from nbft.presented import Presented
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ class Report(Presented):
             rows={name: len(examples) for name, examples in seen.examples.items()},
             looked_at=len(seen),
             tokens=seen.tokens[rows],
-            trained_share=seen.trained[rows] / kept,
+            trained_share=(0 if method_of(seen.config).generates else 1)
+            * seen.trained[rows]
+            / kept,
             remarks=seen.remarks,
             folder=folder,
             kinds=len({*CHECKS, *seen.kinds} - {*seen.failed}),

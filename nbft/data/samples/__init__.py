@@ -6,9 +6,10 @@
 | samsum | dialogue, summary | sum up a chat |
 | gsm8k | question, answer | solve a school sum, step by step |
 | grammar | input, target | correct a sentence |
+| larger_number | numbers, larger | write the larger of two numbers between tags |
 
-Each is named after the kind of data set that it stands in for, and has the same fields; every
-row was written for nbft. `generate.py` says how. This module only finds the files; reading
+The first four are named after the kind of data set that they stand in for, and have the same fields;
+the last is a task for training with rewards. Every row was written for nbft. `generate.py` says how. This module only finds the files; reading
 them is the work of `nbft.data`.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-SAMPLES = ("alpaca", "samsum", "gsm8k", "grammar")
+SAMPLES = ("alpaca", "samsum", "gsm8k", "grammar", "larger_number")
 SPLITS = ("train", "test")
 
 

@@ -9,6 +9,7 @@ copied from another data set.
 | samsum | `samsum.txt`: the scenarios, with their endings and summaries | people, places, times |
 | gsm8k | | all: a function a family, which also works out the answer |
 | grammar | `grammar.txt`: all sentences, with their mistakes marked | people and alternatives |
+| larger_number | | drawn here: two numbers |
 
 No prompt is in both splits. Half of the composed test rows of alpaca, samsum and gsm8k come from
 families that give no training row, and no line of `grammar.txt` gives rows to both splits; so a
@@ -21,7 +22,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from random import Random
 
@@ -136,11 +137,22 @@ def make_grammar(rng: Random) -> Splits:
     return {"train": train[:TRAIN_ROWS], "test": test}
 
 
+def make_larger_number(rng: Random) -> Splits:
+    """Draw pairs of numbers from 10 to 99; no two numbers come together twice."""
+    pairs = list(combinations(range(10, 100), 2))
+    rows = []
+    for smaller, larger in rng.sample(pairs, TRAIN_ROWS + TEST_ROWS):
+        first, second = rng.sample((smaller, larger), 2)
+        rows.append({"numbers": f"{first} or {second}", "larger": str(larger)})
+    return {"train": rows[:TRAIN_ROWS], "test": rows[TRAIN_ROWS:]}
+
+
 MAKERS: dict[str, Callable[[Random], Splits]] = {
     "alpaca": make_alpaca,
     "samsum": make_samsum,
     "gsm8k": make_gsm8k,
     "grammar": make_grammar,
+    "larger_number": make_larger_number,
 }
 
 

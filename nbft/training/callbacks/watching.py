@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from nbft import events
 from nbft.config import Config
 from nbft.errors import RunError
+from nbft.methods import method_of
 from nbft.runs import notes
 from nbft.runs.state import StateReader
 
@@ -44,7 +45,8 @@ class WatchingCallback(TrainerCallback):
     def __init__(self, run: Path, config: Config) -> None:
         self._events = run / "events.jsonl"
         self._config = config
-        self._reader = StateReader(self._events, measures=notes.MEASURES)
+        declared = (measure.name for measure in method_of(config).measures_of(config))
+        self._reader = StateReader(self._events, measures={*notes.MEASURES, *declared})
         self._logs = self._next = 0
         self._missed: Counter[str] = Counter()
 

@@ -27,6 +27,7 @@ FIELDS = {
     "samsum": ["dialogue", "summary"],
     "gsm8k": ["question", "answer"],
     "grammar": ["input", "target"],
+    "larger_number": ["numbers", "larger"],
 }
 FEWEST_ROWS = {"train": 1000, "test": 128}
 MOST_BYTES = 1_200_000
@@ -90,6 +91,15 @@ def test_no_mark_of_a_template_is_left(name):
             assert "{C" not in text
 
 
+def test_each_larger_number_is_the_larger_and_no_pair_comes_twice_in_any_order():
+    pairs = set()
+    for row in all_rows("larger_number"):
+        first, second = map(int, row["numbers"].split(" or "))
+        assert row["larger"] == str(max(first, second))
+        pairs.add(frozenset((first, second)))
+    assert len(pairs) == len(all_rows("larger_number"))
+
+
 def test_all_samples_together_are_small():
     paths = [sample_path(name, split) for name in SAMPLES for split in SPLITS]
     assert sum(path.stat().st_size for path in paths) < MOST_BYTES
@@ -116,7 +126,10 @@ def test_the_module_that_finds_samples_imports_no_heavy_library():
         (
             "xyz",
             "train",
-            "name='xyz': no bundled sample has it. Use one of alpaca, samsum, gsm8k, grammar.",
+            (
+                "name='xyz': no bundled sample has it. Use one of alpaca, samsum, gsm8k, grammar, "
+                "larger_number."
+            ),
         ),
         ("samsum", "trian", "split='trian': no bundled sample has it. Did you mean \"train\"?"),
     ],

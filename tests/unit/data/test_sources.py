@@ -384,7 +384,8 @@ def test_without_a_network_only_the_cache_is_asked(monkeypatch):
     assert words(dataset_name="a/b") == [
         (
             "data.train.datasets[0].dataset_name='a/b': could not be read from the hub (Couldn't reach "
-            "the hub). Name a file in path, or a bundled sample: alpaca, samsum, gsm8k, grammar."
+            "the hub). Name a file in path, or a bundled sample: alpaca, samsum, gsm8k, grammar, "
+            "larger_number."
         )
     ]
     assert seen == [True]

@@ -487,8 +487,6 @@ METHODS = [
     ("llama_factory", "stage: rm\n", "asks for a reward model"),
     ("llama_factory", "stage: ppo\n", "asks for PPO"),
     ("llama_factory", "finetuning_type: freeze\nuse_llama_pro: true\n", "every n-th layer"),
-    ("oumi", "training: {trainer_type: trl_grpo}", "asks for GRPO"),
-    ("oumi", "training: {trainer_type: VERL_GRPO}", "asks for GRPO"),
     ("oumi", "training: {trainer_type: TRL_GKD}", "asks for GKD"),
     ("erniekit", "stage: VL-SFT", "asks for VL-SFT (images)"),
     ("qefficient", "training: {type: kd}", "asks for kd"),
@@ -504,6 +502,35 @@ def test_a_method_that_nbft_has_not_ends_the_file(imported, name, text, words):
     if "asks for" in words:
         assert ", but nbft trains with base, cpo, dpo, " in problem.why
         assert problem.why.endswith(" and sft only.")
+
+
+OF_REWARDS = [
+    (
+        "oumi",
+        (
+            "training: {trainer_type: trl_grpo, reward_functions: [a], grpo: {num_generations: 4, "
+            "max_completion_length: 99, temperature: 0.9}}"
+        ),
+        {"num_generations": 4, "max_completion_length": 99, "temperature": 0.9},
+    ),
+    (
+        "axolotl",
+        (
+            "base_model: a/b\nrl: grpo\ntrl: {beta: 0.01, num_generations: 4, reward_funcs: [a.b], "
+            "scale_rewards: false}"
+        ),
+        {"beta": 0.01, "num_generations": 4, "scale_rewards": "none"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "wanted"), OF_REWARDS, ids=str)
+def test_training_with_rewards_is_taken_and_the_rewards_are_asked_for(imported, name, text, wanted):
+    config, report = imported(text, name)
+    assert config.training.method == "grpo"
+    assert {setting: getattr(config.grpo, setting) for setting in wanted} == wanted
+    (dropped,) = report.dropped
+    assert "name each in grpo.rewards" in str(dropped)
 
 
 def test_several_processes_are_planned(imported):

@@ -1081,7 +1081,7 @@ def test_the_chat_template_is_taken(imported):
 
 @pytest.mark.parametrize(
     "name",
-    ["GRPO", "Reward", "PPO", "RLOO", "GKD", "SentenceTransformer"],
+    ["Reward", "PPO", "GKD", "SentenceTransformer"],
 )
 @pytest.mark.parametrize("started", ["trainer.train()", ""])
 def test_other_methods_are_refused_in_one_sentence(imported, name, started):
@@ -1097,9 +1097,22 @@ def test_other_methods_are_refused_in_one_sentence(imported, name, started):
 
 
 def test_a_method_after_supervised_training_is_refused(imported):
-    text = "from trl import GRPOTrainer\nlast = GRPOTrainer(model=trainer.model)\nlast.train()"
-    with pytest.raises(ConfigError, match="GRPOTrainer trains with the method 'grpo'"):
+    text = "from trl import PPOTrainer\nlast = PPOTrainer(model=trainer.model)\nlast.train()"
+    with pytest.raises(ConfigError, match="PPOTrainer trains with the method 'ppo'"):
         imported(IMPORTS, MODEL, ROWS, TRAINER, text)
+
+
+def test_the_arguments_of_training_with_rewards_are_taken(imported):
+    text = "from trl import GRPOConfig, GRPOTrainer\n"
+    text += "args = GRPOConfig(num_generations=6, temperature=0.8, beta=0.02, max_steps=10)\n"
+    text += "def short(completions, **kwargs):\n    return [1.0 for c in completions]\n"
+    text += "GRPOTrainer(model=model, reward_funcs=[short], args=args, train_dataset=ds).train()"
+    config, report = imported(IMPORTS, MODEL, ROWS, text)
+    assert config.training.method == "grpo"
+    assert (config.grpo.num_generations, config.grpo.temperature) == (6, 0.8)
+    assert (config.grpo.beta, config.preference.beta) == (0.02, 0.1)
+    assert config.training.learning_rate == 1e-6  # GRPOConfig's own
+    assert any("name each in grpo.rewards" in str(one) for one in report.dropped)
 
 
 def test_arguments_alone_tell_the_method(imported):

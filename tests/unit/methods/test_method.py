@@ -20,7 +20,7 @@ from nbft.methods import Method, method_of
 from nbft.methods.method import Kind
 
 ROOT = Path(nbft.__file__).parent
-NAMES = ("base", "sft")
+NAMES = ("base", "cpo", "dpo", "grpo", "kto", "orpo", "rloo", "sft")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,7 +29,7 @@ def test_every_file_is_a_method_and_says_what_it_needs(name):
     assert isinstance(method, Method)
     assert method.title
     assert method.accepts <= {*get_args(Kind)}
-    assert method.fast_parts <= {*PARTS}
+    assert method.fast_parts <= {*PARTS, "shared_prompt"}
     assert method.section is None or method.section in Config.model_fields
     assert issubclass(method.arguments_class(), object)
     assert method.trainer_class().__name__ == method.trainer_name
@@ -52,7 +52,7 @@ def test_the_records_load_no_heavy_library():
 
 
 ASKS = re.compile(
-    r"""training\.method\b(?!`)\s*(==|!=|\bin\b|not in)|method\s*[=!]=\s*["'](sft|base)"""
+    r"""training\.method\b(?!`)\s*(==|!=|\bin\b|not in)|method\s*[=!]=\s*["'](sft|base|cpo|dpo|grpo|kto|orpo|rloo)"""
 )
 
 

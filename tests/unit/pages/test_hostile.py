@@ -28,6 +28,7 @@ from nbft.pages import ending, findings, html, lens, rows
 from nbft.pages.plan import summary
 from nbft.pages.report import write_report
 from nbft.plan import Plan
+from nbft.rewards.table import Rewarded, RewardTable
 
 HOSTILE = (
     "<script>alert(1)</script> $\\frac$ {{ 7 * 7 }} {% raw %} \"><img src=x onerror=a> '&lt;b&gt;"
@@ -135,6 +136,9 @@ PAGES: dict[str, Callable[[str], Any]] = {
     "comparison": lambda text: html(Comparison([(text, f"{text} a", f"{text} b")], tuned=text)),
     "one answer": lambda text: html(Comparison([(text, "", text)])),
     "timeline": lambda text: html(timeline(text)),
+    "answers with rewards": lambda text: html(
+        RewardTable([Rewarded(text, text, text, {text: 1.0}, 1.0)], [text])
+    ),
     "scores": lambda text: html(scores(text)),
     "findings": lambda text: html(report(text)),
     "finding": lambda text: findings.finding(finding(text)),

@@ -94,8 +94,65 @@ def of_answers(
     return found
 
 
+def rewarded(
+    logs: int = 40, *, equal: float = 0.0, by_length: float = 0.0, **ends: tuple[float, float]
+) -> RunState:
+    """Return a run with rewards: the share of equal groups, the correlation of reward and length, and
+    the first and last value of other measures, with a little noise."""
+    rng = random.Random(0)
+    names = {"reward": "reward", "length": "completions/mean_length"}
+    run = RunState([{"event": "prepared", "rows": 100, "total_steps": logs}])
+    for n in range(logs):
+        values = {
+            names.get(name, f"rewards/{name}/mean"): first
+            + (last - first) * n / (logs - 1)
+            + rng.gauss(0, 0.01 * max(abs(first), abs(last)))
+            for name, (first, last) in ends.items()
+        }
+        values |= {"frac_reward_zero_std": equal, "reward_length_correlation": by_length}
+        run.take({"event": "log", "step": n + 1, "loss": 0.0, **values})
+    return run
+
+
+OF_REWARDS = {
+    "training__method": "grpo",
+    "grpo__rewards": [
+        {"function": "format", "options": {"pattern": "a"}},
+        {"function": "exact_number"},
+    ],
+}
+BOTH_RISE = {"reward": (0.3, 1.8), "format": (0.2, 0.98), "exact_number": (0.1, 0.8)}
+
+
+def test_a_run_whose_rewards_rise_has_no_note() -> None:
+    assert found(rewarded(length=(20, 21), **BOTH_RISE), **OF_REWARDS) == {}
+    longer = rewarded(length=(20, 40), by_length=0.1, **BOTH_RISE)
+    assert found(longer, **OF_REWARDS) == {}
+
+
+def test_a_loss_of_0_is_none_of_a_method_with_rewards() -> None:
+    run = rewarded(length=(20, 21), **BOTH_RISE)
+    assert "zero" in found(run)
+    assert "zero" not in found(run, **OF_REWARDS)
+
+
 SICK: dict[str, tuple[RunState, dict[str, Any], list[str]]] = {
     "nan": (run_of([2.0, 1.9, NAN]), {}, ["The loss is nan at step 3", "learning_rate=2e-05"]),
+    "no_spread": (
+        rewarded(equal=0.9, reward=(0.5, 0.5)),
+        OF_REWARDS,
+        ["all answers to 90% of the prompts had the same reward", "grpo.temperature=1.3"],
+    ),
+    "longer_only": (
+        rewarded(by_length=0.9, reward=(0.2, 0.9), length=(20, 60)),
+        OF_REWARDS,
+        ["as the answers get longer (2", "correlation 0.90", "grpo.rewards="],
+    ),
+    "form_only": (
+        rewarded(reward=(0.5, 1.4), format=(0.2, 0.99), exact_number=(0.45, 0.45)),
+        OF_REWARDS,
+        ["format is learned (0.9", "and exact_number is not (0.4"],
+    ),
     "nan before any update": (
         run_of([NAN], total=40),
         {"model__dtype": "bfloat16"},
