@@ -18,6 +18,7 @@ from nbft.interop.conversions import OFF, half_precision, same, train_method, wo
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.table import UNSET, Convert, Converted
+from nbft.methods.cpo import METHOD as CPO
 
 _SET = "data.{}.datasets[{}]"
 
@@ -336,6 +337,7 @@ def settle(work: Work) -> None:
     tree = work.document.tree
     if _is_odds_ratio(work):
         _odds_ratio(work)
+    _contrast(work)
     chosen = work.settings.get("evaluation.eval_strategy")
     if tree.get("do_eval") is False:
         work.settings["evaluation.eval_strategy"] = "no"
@@ -392,6 +394,18 @@ def _odds_ratio(work: Work) -> None:
     elif given["sft_loss_ratio"] == 1:
         note = "as in ORPO by itself"
         work.leave_out("preference.sft_loss_ratio", "taken", note)
+
+
+def _contrast(work: Work) -> None:
+    """Take DPO without a reference model and with the whole SFT loss as CPO, which it is."""
+    given, loss = work.given, work.settings.get("preference.loss_type", "sigmoid")
+    is_cpo = given.get("reference_free") is True and given.get("sft_loss_ratio") == 1
+    if not is_cpo or not _is_of_pairs(work) or loss not in CPO.loss_types:
+        return
+    for name in ("reference_free", "sft_loss_ratio"):
+        work.leave_out(f"preference.{name}", "converted", "part of CPO")
+    note = "without a reference model and with the SFT loss: CPO"
+    work.put("stage", "converted", note, training__method="cpo")
 
 
 def _datasets(work: Work, theirs: str, ours: str) -> None:

@@ -188,6 +188,9 @@ def settle(work: Work) -> None:
     if method == "orpo" and work.system.name in _TRAINED_BY_TRL:
         why = "TRL's ORPO imitates the prompts as well"
         work.put("orpo", "defaulted", why, data__completion_only_loss=False)
+    if method == "kto" and work.system.name in ("unsloth", "oumi"):
+        why = "TRL's KTO keeps the rows in order"
+        work.put("kto", "defaulted", why, data__shuffle=False)
     if (
         work.system.name in _WITHOUT_DROPOUT
         and work.given.get("disable_dropout") is not False

@@ -282,6 +282,9 @@ def settle(work: Work) -> None:
         note = "no rows are held out: all are trained on, as there"
         work.put("eval_dataset", "defaulted", note, data__split_ratio=1.0)
     if is_preference(work.settings.get("training.method")):
+        line = work.lines.get("learning_rate")
+        if line is not None and line.kind == "defaulted":
+            work.put("learning_rate", "defaulted", "theirs", training__learning_rate=1e-6)
         return
     if not {"completion_only_loss", "assistant_only_loss"} & {
         key for key, value in work.given.items() if value is not None

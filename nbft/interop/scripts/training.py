@@ -186,7 +186,6 @@ _OF_UNSLOTH = {
 """What Unsloth sets in TRL's SFTConfig. Source: unsloth/models/rl.py."""
 
 _OF_PREFERENCES = {"learning_rate": ("training.learning_rate", 1e-6)}
-_OF_KTO = {"train_sampling_strategy": ("data.shuffle", False)}
 """What TRL's trainers of preferences set in their arguments."""
 
 _WHOLE = ("embed_tokens", "lm_head")
@@ -500,8 +499,6 @@ class _Reading:
             self._fill(arguments, _OF_UNSLOTH, "Unsloth's default")
         elif is_preference(self.training.method) and arguments is not None:
             self._fill(arguments, _OF_PREFERENCES, "TRL's default")
-        if self.training.method == "kto" and arguments is not None:
-            self._fill(arguments, _OF_KTO, "TRL's KTO keeps the rows in order")
 
     def _whole_layers(self, adapter: Call) -> None:
         """Train embeddings that Unsloth is given as targets whole, as it does."""

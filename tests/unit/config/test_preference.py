@@ -4,7 +4,9 @@ import pytest
 
 import nbft
 from nbft.config.preference import Preference
+from nbft.decisions import decide
 from nbft.errors import ConfigError
+from nbft.interop.huggingface import training_arguments
 
 WRONG = {
     "beta": 0,
@@ -130,3 +132,22 @@ def test_kto_needs_another_answer_in_its_batch():
     found = problems("kto", [row] * 20, training={"per_device_train_batch_size": 1})
     assert "training.per_device_train_batch_size" in found
     assert not problems("kto", [row] * 20)
+
+
+def test_kto_keeps_the_order_in_which_its_rows_were_paired():
+    rows = [{"prompt": "Why?\n", "completion": "So.", "label": n % 2 == 0} for n in range(20)]
+    config = nbft.Config(
+        data={"rows": rows, "train_sampling_strategy": "group_by_length"},
+        training={"method": "kto"},
+    )
+    (problem,) = nbft.make_plan(config).errors
+    assert problem.field == "data.train_sampling_strategy"
+    mended = config.apply(problem.changes)
+    assert not nbft.make_plan(mended).errors
+    for changes, order in (
+        ({}, "sequential"),
+        ({"preference.loss_type": "apo_zero_unpaired"}, "random"),
+    ):
+        given = mended.apply(changes)
+        found = training_arguments(given, decide(given))
+        assert found["train_sampling_strategy"] == order

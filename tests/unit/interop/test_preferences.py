@@ -425,6 +425,8 @@ EXPORTED = [
     ("erniekit", "dpo", {"loss_type": "dpop", "dpop_lambda": 5.0, "max_prompt_length": 99}),
     ("erniekit", "dpo", {"reference_free": True}),
     ("erniekit", "orpo", {"beta": 0.3}),
+    ("erniekit", "cpo", {"beta": 0.3}),
+    ("erniekit", "cpo", {"loss_type": "simpo", "simpo_gamma": 0.9}),
     ("erniekit", "orpo", {"beta": 0.3, "sft_loss_ratio": 0.5}),
     ("oumi", "dpo", {"beta": 0.3, "loss_type": "ipo", "max_prompt_length": 99}),
     ("oumi", "dpo", {"loss_type": "hinge", "sft_loss_ratio": 0.2, "pref_loss_ratio": 0.8}),

@@ -1139,6 +1139,8 @@ def test_the_keys_of_a_flat_file_tell_the_method(imported, keys, method):
     config, report = imported(text, name="a.yaml")
     assert config.training.method == method
     assert any(line.setting == "training.method" and line.became == method for line in report)
+    text = text.replace("learning_rate: 1.0e-5\n", "per_device_train_batch_size: 2\n")
+    assert imported(text, name="b.yaml")[0].training.learning_rate == 1e-6
 
 
 def test_the_place_of_a_refusal(imported):
