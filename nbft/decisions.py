@@ -18,9 +18,9 @@ from nbft.hardware import (
     available_devices,
     compute_capability,
     gpu_count,
-    low_type,
     why_no_gpu,
 )
+from nbft.matmul_rate import low_type
 from nbft.methods import method_of
 from nbft.models.adapters import FoundAdapter, adapter_of, base_name
 from nbft.models.find import find_described

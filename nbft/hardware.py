@@ -167,28 +167,11 @@ def has_bfloat16(device: str) -> Choice:
     if device != "cpu":
         has_it = device_of(device).has_bfloat16()
         return Choice("yes" if has_it else "no", f"reported by the plugin of {device}")
-    instruction = _bfloat16_instruction()
-    if (gain := _measured_gain()) is not None:
-        has_it = f"this processor has it, {instruction}; " if instruction else ""
-        measured = f"measured {gain:.1f} times as fast as float32"
-        return Choice("yes" if gain >= _WORTHWHILE_GAIN else "no", f"{has_it}{measured}")
-    if instruction:
+    if instruction := _bfloat16_instruction():
         return Choice("yes", f"this processor has it, {instruction}")
     if _macos() and platform.machine() == "arm64":
         return Choice("no", "bfloat16 is slow on this processor")
     return Choice("no", "this processor has no bfloat16 instructions")
-
-
-_WORTHWHILE_GAIN = 1.2
-"""How many times as fast products in bfloat16 have to be; its weights also take half the memory."""
-
-
-def _measured_gain() -> float | None:
-    """Return how many times as fast as float32 products in bfloat16 were on this CPU, if measured."""
-    from nbft.plan.matmul_rate import kept_rate
-
-    low, whole = (kept_rate("cpu", dtype) for dtype in ("bfloat16", "float32"))
-    return low / whole if low and whole else None
 
 
 def compute_capability() -> tuple[int, int]:

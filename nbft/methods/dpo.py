@@ -257,16 +257,14 @@ class Dpo(Method):
         longer: np.ndarray = np.sign(tokens("chosen") - tokens("rejected"))
         return longer
 
-    def memory_bytes(self, config: Config, shape: Shape, tokens: float) -> float:
+    def memory_bytes(self, config: Config, shape: Shape, trained: int) -> float:
         """Return the bytes of a second copy of the trained weights, if the reference is renewed.
 
         Otherwise the reference model's log-probabilities are computed before the first step.
         """
         if self.has_reference_stage(config) or not self.uses_reference(config):
             return 0.0
-        from nbft.plan.memory import trainable_parameters
-
-        return 4.0 * trainable_parameters(config, shape)
+        return 4.0 * trained
 
     # Training
 

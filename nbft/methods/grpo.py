@@ -163,7 +163,7 @@ class Grpo(Method):
             )
             yield Problem(field, config.peft.target_modules, why, "Leave the head out.")
 
-    def memory_bytes(self, config: Config, shape: Shape, tokens: float) -> float:
+    def memory_bytes(self, config: Config, shape: Shape, trained: int) -> float:
         """Return the bytes of a second model, where all weights are trained and beta needs one."""
         needs_copy = config.grpo.beta and not config.peft.trains_adapter
         return 4.0 * shape.parameters if needs_copy else 0.0

@@ -175,13 +175,13 @@ class Method:
         """Return numbers of the rows by which a run is judged, for its event `prepared`."""
         return {}
 
-    def memory_bytes(self, config: Config, shape: Shape, tokens: float) -> float:
+    def memory_bytes(self, config: Config, shape: Shape, trained: int) -> float:
         """Return bytes needed besides weights, optimiser and activations of its sequences.
 
         Args:
             config: The config.
             shape: The model's shape.
-            tokens: Tokens of a micro-batch, all sequences together.
+            trained: Number of weights that are trained.
         """
         return 0.0
 

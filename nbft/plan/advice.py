@@ -23,7 +23,8 @@ from nbft.errors import NbftError
 from nbft.evaluate.final_number import states_number
 from nbft.evaluate.forecast import metrics_of, reference_of
 from nbft.formatting import count, size
-from nbft.hardware import Choice, free_memory_bytes, low_type
+from nbft.hardware import Choice, free_memory_bytes
+from nbft.matmul_rate import low_type
 from nbft.methods import SUITS, built_in_methods, method_of
 from nbft.methods import Method as TrainingMethod
 from nbft.methods.method import Kind

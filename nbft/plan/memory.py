@@ -537,7 +537,7 @@ def memory_parts(
         "weights": weight_bytes(config, shape, dtype),
         "adapter": (trained + frozen_adapter_parameters(config, shape)) * 4 if is_adapted else 0,
         "optimizer": 0 if _is_offloaded(config, device) else trained * state_bytes(config),
-        "reference": int(method_of(config).memory_bytes(config, shape, tokens)),
+        "reference": int(method_of(config).memory_bytes(config, shape, trained)),
         "libraries": LIBRARIES_BYTES if device == "cpu" else _CONTEXT_BYTES,
     }
     kept = _kept_bytes(config, shape, decisions, row_tokens, low)

@@ -15,7 +15,7 @@ from nbft.devices import GPU_WATTS, peak_flops
 from nbft.formatting import count, duration, number, size
 from nbft.hardware import available_devices
 from nbft.limits import usable_cores
-from nbft.plan.matmul_rate import kept_rate, product_dtype
+from nbft.matmul_rate import kept_rate, product_dtype
 from nbft.plan.memory import PART_NAMES, Shape, margin_bytes
 from nbft.plan.step_time import assumed_rate
 

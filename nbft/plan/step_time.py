@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from nbft.config import Config
 from nbft.decisions import Decisions
 from nbft.hardware import has_bfloat16
-from nbft.plan.matmul_rate import kept_rate, product_dtype, usable_threads
+from nbft.matmul_rate import kept_rate, product_dtype, usable_threads
 from nbft.plan.memory import Shape, trainable_parameters
 
 _ASSUMED_FLOPS = {"bfloat16": 480e9, "float32": 110e9}

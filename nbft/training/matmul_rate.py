@@ -1,6 +1,6 @@
 """The rate at which this machine multiplies matrices, measured in a tenth of a second and kept.
 
-The plan estimates times by it, and on a CPU chooses the number type, see `nbft.plan.matmul_rate`. Called by the worker and the probe.
+The plan estimates times by it, and on a CPU chooses the number type, see `nbft.matmul_rate`. Called by the worker and the probe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from nbft.decisions import Decisions
 from nbft.hardware import other_use
-from nbft.plan.matmul_rate import keep_rate, kept_rate, product_dtype
+from nbft.matmul_rate import keep_rate, kept_rate, product_dtype
 
 _CPU_WIDTH, _GPU_WIDTH = 1024, 4096
 """Of square matrices: large enough for the full rate, 2 and 137 billion operations."""

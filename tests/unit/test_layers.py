@@ -22,6 +22,7 @@ LAYERS = [
     ("hardware",),
     ("config",),
     ("models",),
+    ("matmul_rate",),
     ("methods",),
     ("decisions",),
     ("data",),

@@ -8,8 +8,8 @@ import pytest
 
 from nbft.config import Config
 from nbft.hardware import planning_for
+from nbft.matmul_rate import keep_rate, kept_rate, product_dtype
 from nbft.plan.machines import MACHINES
-from nbft.plan.matmul_rate import keep_rate, kept_rate, product_dtype
 from nbft.plan.memory import model_shape
 from nbft.plan.step_time import training_seconds
 
@@ -59,7 +59,7 @@ def test_a_rate_is_that_of_its_threads_type_and_machine(monkeypatch, tmp_path):
     assert kept_rate(*of(on(Config(), dtype="bfloat16"))) is None
     with planning_for(MACHINES[-1]):
         assert kept_rate(*of(decisions)) is None
-    monkeypatch.setattr("nbft.plan.matmul_rate.usable_cores", lambda: 8)
+    monkeypatch.setattr("nbft.matmul_rate.usable_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert kept_rate(*of(decisions)) is None
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -10,7 +10,7 @@ import torch
 from nbft import hardware
 from nbft.config import Config
 from nbft.decisions import decide
-from nbft.plan.matmul_rate import keep_rate, kept_rate, product_dtype
+from nbft.matmul_rate import keep_rate, kept_rate, product_dtype
 from nbft.training import matmul_rate
 
 

@@ -1,7 +1,7 @@
 """How fast this machine multiplies matrices: measured once by a process with torch, and kept.
 
 Kept in nbft's cache folder by device, allowed threads, number type and version of torch. Loads no library
-here; `nbft.training.matmul_rate` measures. Called by `nbft.plan` and `nbft.hardware`.
+here; `nbft.training.matmul_rate` measures. Called by `nbft.decisions` and `nbft.plan`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,32 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbft import hardware
 from nbft.atomic import replacing
-from nbft.hardware import available_devices, is_this_machine
+from nbft.hardware import Choice, available_devices, is_this_machine
 from nbft.limits import usable_cores
 from nbft.models.find import cache_folder
 
 if TYPE_CHECKING:
     from nbft.decisions import Decisions
+
+
+WORTHWHILE_GAIN = 1.2
+"""How many times as fast as in float32 products have to be in bfloat16."""
+
+
+def low_type(device: str) -> Choice:
+    """Return the 16-bit number type to train in on a device, with the reason; "" where there is none.
+
+    On a CPU whose rates were measured, by these; otherwise by what the device says of itself.
+    """
+    said = hardware.low_type(device)
+    low, whole = (kept_rate(device, dtype) for dtype in ("bfloat16", "float32"))
+    if device != "cpu" or not low or not whole:
+        return said
+    gain = f"measured {low / whole:.1f} times as fast as float32"
+    reason = f"{said.reason}; {gain}" if said.value else f"bfloat16 is {gain}"
+    return Choice("bfloat16" if low >= WORTHWHILE_GAIN * whole else "", reason)
 
 
 def kept_rate(device: str, dtype: str) -> float | None:
