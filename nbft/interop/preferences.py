@@ -28,6 +28,12 @@ def is_preference(method: Any) -> bool:
     return getattr(found, "section", None) == "preference"
 
 
+def has_rewards(method: Any) -> bool:
+    """Whether a method of this name learns from rewards."""
+    found = registry.trainers.get(method) if method in registry.trainers else None
+    return bool(getattr(found, "generates", False))
+
+
 # From TRL's arguments to ours
 
 
@@ -134,10 +140,12 @@ def dropout(value: Any, work: Work) -> Converted:
     return Converted(kind="taken", note="no dropout", more={"peft.lora_dropout": 0.0})
 
 
-def answer_length(value: Any, _: Any) -> Converted:
-    """Say that an answer has no limit of its own."""
+def answer_length(value: Any, work: Work) -> Converted:
+    """Take the longest answer that a model writes; say that one of a row has no limit of its own."""
     if value is None:
         return Converted(kind="taken", note="not set")
+    if has_rewards(method_in(work)):
+        return Converted(kind="converted", more={"grpo.max_completion_length": value})
     note = "an answer is cut with its prompt, at data.max_length"
     return Converted(kind="impossible", note=note)
 

@@ -13,12 +13,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from nbft import registry
 from nbft.errors import ConfigError, Problem
 from nbft.interop.conversions import half_precision
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.preferences import is_preference
+from nbft.interop.preferences import has_rewards, is_preference, method_in
 from nbft.interop.read import Document
 from nbft.interop.report import Line
 from nbft.interop.scripts.cells import read_script
@@ -233,15 +232,12 @@ _OF_METHODS = {
 def settle(work: Work) -> None:
     """Drop defaults of absent blocks, and find out whether an adapter is trained."""
     tree, training = work.document.tree, work.document.training
-    method = training.method if training is not None else ""
-    trainer = registry.trainers.get(method) if method in registry.trainers else None
-    has_rewards = getattr(trainer, "generates", False)
-    if has_rewards and "preference.beta" in work.settings:
-        work.settings["grpo.beta"] = work.settings.pop("preference.beta")
-    if has_rewards and work.given.get("learning_rate") is None:
-        rate = "training.learning_rate"
-        work.settings[rate] = 1e-6
-        work.report("learning_rate", "defaulted", "the default of GRPOConfig", rate, 1e-6)
+    if has_rewards(method_in(work)):
+        if "preference.beta" in work.settings:
+            work.settings["grpo.beta"] = work.settings.pop("preference.beta")
+        if work.settings.get("preference.max_prompt_length"):
+            note = "prompts longer than data.max_length are left out"
+            work.leave_out("preference.max_prompt_length", "impossible", note)
     has_arguments = training is not None and (training.has_trainer or "SFTConfig" in tree)
     if work.document.language != "python":
         has_arguments = any(key.rpartition(".")[2] in _OF_TRAINING for key in _given(work))
@@ -281,7 +277,8 @@ def settle(work: Work) -> None:
     if work.settings.get("evaluation.eval_strategy", "no") == "no":
         note = "no rows are held out: all are trained on, as there"
         work.put("eval_dataset", "defaulted", note, data__split_ratio=1.0)
-    if is_preference(work.settings.get("training.method")):
+    asked = work.settings.get("training.method")
+    if is_preference(asked) or has_rewards(asked):
         line = work.lines.get("learning_rate")
         if line is not None and line.kind == "defaulted":
             work.put("learning_rate", "defaulted", "theirs", training__learning_rate=1e-6)

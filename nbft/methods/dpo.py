@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbft.errors import Problem
-from nbft.methods.method import PARTS_OF_ANY_TRAINER, Kind, Measure, Method
+from nbft.methods.method import PARTS_OF_ANY_TRAINER, Kind, Measure, Method, imported
 from nbft.models.peft_types import peft_type_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Dpo(Method):
         loss_types: Values of preference.loss_type that it has; the first is its own.
         sft_weight: Its weight of the SFT loss.
         has_reference: Whether it compares with a reference model at all.
+        answer_collator: "module:class" of the collator of answers.
         measured_sequences: Sequences of a row that are measured, but not trained on.
     """
 
@@ -50,6 +51,7 @@ class Dpo(Method):
     arguments = "transformers:TrainingArguments"
     fast_parts = PARTS_OF_ANY_TRAINER | {"label_head", "shared_prompt"}
     computes_loss = True
+    answer_collator: ClassVar[str] = "nbft.training.preference:AnswerCollator"
     measures: ClassVar[tuple[Measure, ...]] = (
         Measure("rewards/margins", "margin", "Reward margin", "higher"),
         Measure("rewards/accuracies", "accuracy", "Chosen preferred", "higher"),
@@ -285,9 +287,7 @@ class Dpo(Method):
 
     def collator(self, config: Config, decisions: Decisions, tokenizer: Any, model: Any) -> Any:
         """Return the collator of pairs."""
-        from nbft.training.preference import AnswerCollator
-
-        return AnswerCollator(
+        return imported(self.answer_collator)(
             self,
             pad_token_id=tokenizer.pad_token_id,
             joins=decisions.padding_free,

@@ -197,11 +197,11 @@ class Method:
 
     def trainer_parts(self) -> tuple[type, ...]:
         """Import what nbft changes of its trainer alone."""
-        return (_imported(self.trainer_part),) if self.trainer_part else ()
+        return (imported(self.trainer_part),) if self.trainer_part else ()
 
     def trainer_class(self) -> type:
         """Import the trainer, or return that of `with_trainer`."""
-        return self._own_trainer or _imported(self.trainer)
+        return self._own_trainer or imported(self.trainer)
 
     def with_trainer(self, trainer: type) -> Method:
         """Return a copy of this method with another trainer."""
@@ -211,7 +211,7 @@ class Method:
 
     def arguments_class(self) -> type:
         """Import the class of the trainer's arguments."""
-        return _imported(self.arguments)
+        return imported(self.arguments)
 
     def collator(
         self, config: Config, decisions: Decisions, tokenizer: Any, model: Any
@@ -296,7 +296,8 @@ _HOLDS: dict[Kind, str] = {
 }
 
 
-def _imported(place: str) -> type:
+def imported(place: str) -> type:
+    """Import what is written as "module:name"."""
     module, _, name = place.partition(":")
     found: type = getattr(importlib.import_module(module), name)
     return found

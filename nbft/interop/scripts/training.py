@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbft.interop.preferences import is_preference
+from nbft.interop.preferences import has_rewards, is_preference
 from nbft.interop.report import Kind
 from nbft.interop.scripts.evaluation import Program
 from nbft.interop.scripts.notes import (
@@ -186,7 +186,7 @@ _OF_UNSLOTH = {
 """What Unsloth sets in TRL's SFTConfig. Source: unsloth/models/rl.py."""
 
 _OF_PREFERENCES = {"learning_rate": ("training.learning_rate", 1e-6)}
-"""What TRL's trainers of preferences set in their arguments."""
+"""What TRL's trainers of preferences, and those with rewards, set in their arguments."""
 
 _WHOLE = ("embed_tokens", "lm_head")
 _INSTEAD = {"warmup_steps": ("warmup_ratio",), "r": ("lora_r",)}
@@ -497,7 +497,9 @@ class _Reading:
             self._fill(arguments, _OF_ARGUMENTS, "transformers' default")
         elif is_unsloth and self.training.method != "base" and arguments is not None:
             self._fill(arguments, _OF_UNSLOTH, "Unsloth's default")
-        elif is_preference(self.training.method) and arguments is not None:
+        elif arguments is not None and (
+            is_preference(self.training.method) or has_rewards(self.training.method)
+        ):
             self._fill(arguments, _OF_PREFERENCES, "TRL's default")
 
     def _whole_layers(self, adapter: Call) -> None:

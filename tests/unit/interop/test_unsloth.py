@@ -1111,16 +1111,22 @@ def test_the_arguments_of_training_with_rewards_are_taken(imported):
     assert config.training.method == "grpo"
     assert (config.grpo.num_generations, config.grpo.temperature) == (6, 0.8)
     assert (config.grpo.beta, config.preference.beta) == (0.02, 0.1)
-    assert config.training.learning_rate == 1e-6  # GRPOConfig's own
+    assert config.training.learning_rate == 5e-5  # Unsloth's own, of every trainer
     assert any("name each in grpo.rewards" in str(one) for one in report.dropped)
 
 
 def test_arguments_alone_tell_the_method(imported):
-    with pytest.raises(ConfigError, match="GRPOConfig trains with the method 'grpo'"):
-        imported(IMPORTS, MODEL, "from trl import GRPOConfig\nargs = GRPOConfig(beta=0.1)")
-    text = "model_name_or_path: a/b\nlearning_rate: 1.0e-5\nnum_generations: 8\nlora_r: 8\n"
-    with pytest.raises(ConfigError, match="the method 'grpo'"):
-        imported(text, name="a.yaml")
+    with pytest.raises(ConfigError, match="PPOConfig trains with the method 'ppo'"):
+        imported(IMPORTS, MODEL, "from trl import PPOConfig\nargs = PPOConfig(beta=0.1)")
+    given = "from trl import GRPOConfig\nargs = GRPOConfig(beta=0.1, max_completion_length=99)"
+    config, _ = imported(IMPORTS, MODEL, given)
+    assert config.training.method == "grpo"
+    assert (config.grpo.beta, config.grpo.max_completion_length) == (0.1, 99)
+    text = "model_name_or_path: a/b\nnum_generations: 8\nlora_r: 8\nmax_prompt_length: 99\n"
+    config, report = imported(text, name="a.yaml")
+    assert (config.training.method, config.grpo.num_generations) == ("grpo", 8)
+    assert config.preference == type(config.preference)()
+    assert any("longer than data.max_length" in str(one) for one in report.dropped)
     given = "from trl import ORPOConfig\nargs = ORPOConfig(beta=0.2)"
     config, _ = imported(IMPORTS, MODEL, given)
     assert (config.training.method, config.preference.beta) == ("orpo", 0.2)

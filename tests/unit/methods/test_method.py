@@ -57,9 +57,11 @@ ASKS = re.compile(
 
 
 def test_nobody_else_asks_which_method_it_is():
+    """Only the tables of other systems translate the names of methods."""
     asking = [
         f"{file.relative_to(ROOT)}: {line.strip()}"
         for file in ROOT.rglob("*.py")
+        if "interop" not in file.relative_to(ROOT).parts
         for line in file.read_text(encoding="utf-8").splitlines()
         if ASKS.search(line)
     ]
