@@ -86,6 +86,7 @@ def trained(notebook: Notebook, form: Locator, method: str) -> None:
 
 def charts(notebook: Notebook, *titles: str) -> Locator:
     """Show the run in a cell of its own, and return the panel with the charts of its method."""
+    notebook.page.set_viewport_size({"width": notebook.page.viewport_size["width"], "height": 2400})
     output = notebook.run_cell(1).first
     output.get_by_role("tab", name="More curves").click()
     for title in titles:

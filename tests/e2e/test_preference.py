@@ -186,3 +186,28 @@ SIDES = ("chosen", "rejected")
 def answer_labels(row, name):
     begin = row[f"{name}_prompt_tokens"]
     return [-100] * begin + row[f"{name}_input_ids"][begin:]
+
+
+def test_a_run_knows_how_far_length_alone_would_come(preference, pairs):
+    """The held-out pairs are ordered by the rule that holds for most training pairs."""
+    config = preference("dpo", training__max_steps=2, data__split_ratio=0.8)
+    run = trained(config)
+    (prepared,) = (event for event in run.events() if event["event"] == "prepared")
+    tokenizer = AutoTokenizer.from_pretrained(config.model.model_name)
+
+    def longer(split):
+        """Return 1 for each pair with a longer chosen answer, and -1 for a shorter one."""
+        counts = [
+            [len(tokenizer(answer)["input_ids"]) for answer in (e.completion, e.rejected)]
+            for e in nbft.examples(config, split)
+        ]
+        return torch.tensor(counts).diff(dim=1).neg().sign().float().flatten()
+
+    held_out = longer("validation")
+    assert prepared["eval_rows"] == len(held_out) > 0
+    rule = 1 if longer("train").sum() >= 0 else -1
+    wanted = float((1 + rule * held_out.mean()) / 2)
+    assert prepared["length_accuracy"] == pytest.approx(wanted)
+    assert 0.5 < wanted < 1, "these pairs tell the two apart"
+    labelled = trained(preference("kto", training__max_steps=2))
+    assert all("length_accuracy" not in event for event in labelled.events())

@@ -737,7 +737,7 @@ def test_updates_make_no_widgets(run):
     run.say(**scored(52, rougeL=0.5, rouge1=0.4))
     tab(monitor).selected_index = 1
     monitor.update()
-    assert [one["label"] for one in tab(monitor).children[1].children[3].series] == [
+    assert [one["label"] for one in tab(monitor).children[1].children[0].series] == [
         "chosen",
         "margins",
     ]
@@ -769,6 +769,6 @@ def test_a_measure_that_nobody_named_has_a_chart(run):
     run.log(1, **{"rewards/chosen": 0.5, "eval_rewards/chosen": 0.25})
     tab(monitor).selected_index = 1
     monitor.update()
-    chart = tab(monitor).children[1].children[-1]
+    chart = tab(monitor).children[1].children[0]
     assert chart.title == "rewards"
     assert chart.summary() == "chosen: 0.500 at step 1; chosen, held-out: 0.250 at step 1"
