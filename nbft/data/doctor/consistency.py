@@ -18,8 +18,9 @@ LABEL_IMBALANCE = 10
 
 
 def _answered(seen: Seen) -> np.ndarray:
-    """Return the rows with an answer."""
-    rows: np.ndarray = np.flatnonzero(seen.is_tokenised & ~seen.answer_is_empty)
+    """Return the rows with an answer that the model is to imitate: not one that is labelled bad."""
+    is_answered = seen.is_tokenised & ~seen.answer_is_empty & (seen.label != 0)
+    rows: np.ndarray = np.flatnonzero(is_answered)
     return rows
 
 

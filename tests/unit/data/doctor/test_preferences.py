@@ -188,6 +188,7 @@ def test_faults_of_bad_answers_are_meant(found_by, labelled):
     rows = [*labelled]
     rows[1] = {**rows[1], "completion": "TODO"}
     assert not rows[1]["label"]
-    assert "placeholder_answers" not in found_by(rows, "kto")
+    assert found_by(rows, "kto", split_ratio=1.0) == {}
     rows[2] = {**rows[2], "completion": "TODO"}
-    assert found_by(rows, "kto", split_ratio=1.0)["placeholder_answers"].count == 1
+    found = found_by(rows, "kto", split_ratio=1.0)
+    assert found["placeholder_answers"].count == found["missing_signs"].count == 1
