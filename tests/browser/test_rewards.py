@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def choose_method(form: Locator) -> None:
     form.get_by_label("Find a setting").fill("training.method")
     field = form.locator(".nbft-at-training-method")
-    field.get_by_label("Training method").select_option("grpo")
+    field.get_by_label("Training method").select_option("grpo: training with rewards (GRPO)")
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 800)])
