@@ -90,10 +90,8 @@ class Grpo(Method):
         grpo, training, data = config.grpo, config.training, config.data
         answers = self.answers_at_once(config)
         if answers % grpo.num_generations:
-            batch = (
-                math.lcm(grpo.num_generations // math.gcd(grpo.num_generations, answers), 1)
-                * training.per_device_train_batch_size
-            )
+            times = grpo.num_generations // math.gcd(grpo.num_generations, answers)
+            batch = times * training.per_device_train_batch_size
             yield Problem(
                 "grpo.num_generations",
                 grpo.num_generations,
