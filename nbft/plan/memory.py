@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from nbft.config import Config
-from nbft.decisions import EXACT_CHUNK_TOKENS, FAST_CHUNK_TOKENS, SHORT_ROW_TOKENS, Decisions
+from nbft.decisions import (
+    EXACT_CHUNK_TOKENS,
+    FAST_CHUNK_TOKENS,
+    GROUP_STEP_TOKENS,
+    SHORT_ROW_TOKENS,
+    Decisions,
+)
 from nbft.evaluate.forecast import metrics_of
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
@@ -551,7 +557,7 @@ def memory_parts(
     )
     after_loss = {
         "gradients": gradients if keeps_gradients or is_adapted else 0,
-        "activations": int(tokens * kept),
+        "activations": int(tokens * (kept + _scores_bytes(shape, decisions, row_tokens, low))),
         "head": int(_head_bytes(config, shape, decisions, tokens, low)),
         "autocast": (matrices + head) * 2 if is_mixed else 0,
     }
@@ -655,8 +661,23 @@ def _attention_bytes(
         weights = shape.num_heads * row_tokens * (low + 4) if is_eager else 0
         return low * (3 * queries + queries) + weights  # keys and values are repeated for each head
     if decisions.device.value == "cpu" and row_tokens <= SHORT_ROW_TOKENS:
-        return low * (queries + 2 * keys + shape.num_heads * row_tokens)
+        padded = _padded(row_tokens)
+        a_token = low * (queries + 2 * keys + shape.num_heads * padded)
+        return a_token * padded / max(1, row_tokens)
     return low * (2 * queries + 2 * keys)  # FlashAttention keeps no weights
+
+
+def _scores_bytes(shape: Shape, decisions: Decisions, row_tokens: float, low: int) -> float:
+    """Return the bytes per token of the scores of one layer, from which its weights are made."""
+    is_grouped = decisions.uses("row_attention") and decisions.device.value == "cpu"
+    if not is_grouped or row_tokens > SHORT_ROW_TOKENS:
+        return 0.0
+    return low * shape.num_heads * _padded(row_tokens) ** 2 / max(1, row_tokens)
+
+
+def _padded(row_tokens: float) -> float:
+    """Return the tokens of a row that attends together with others."""
+    return -(-row_tokens // GROUP_STEP_TOKENS) * GROUP_STEP_TOKENS
 
 
 def _head_bytes(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from nbft import registry
 from nbft.config import Config
 from nbft.methods import method_of
 
@@ -74,7 +75,9 @@ def rates_of(config: Config) -> Rates:
     """Return the learning rates that suit a config."""
     if config.optimizer.optim == "sgd":
         return RATES["sgd"]
-    own = PREFERENCE_RATES if method_of(config).uses_labels else {}
+    # A trainer of somebody's own is not imported for this: nobody may have allowed it yet.
+    is_own = registry.trainers.is_own(config.training.method)
+    own = PREFERENCE_RATES if not is_own and method_of(config).uses_labels else {}
     return own.get(config.peft.method) or RATES[config.peft.method]
 
 

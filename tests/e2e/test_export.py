@@ -89,8 +89,8 @@ def test_the_exported_cell_gives_the_same_losses(tmp_path, tiny_model, rows, met
         compute={"device": "cpu"},
     ).apply(_MODELS.get(more, {}))
     ours, theirs = losses_of_both(config, tmp_path, tiny_model)
-    # a rounding to 8 bits may fall the other way
-    rounds = more in ("float8", "bfloat16")  # and at other places: rows attend in groups here
+    # Either may round the other way: rows attend in groups here.
+    rounds = more in ("float8", "bfloat16")
     assert theirs == pytest.approx(ours, abs=1e-3 if rounds else 1e-6)
     assert len(ours) == 3
     assert Path(tmp_path / ("model" if peft == "full" else "adapter")).is_dir()

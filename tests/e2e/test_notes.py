@@ -124,7 +124,7 @@ CURES: dict[str, tuple[str, dict[str, Any], Callable[[nbft.Run], float], float]]
     "base model best": (
         "base_best",
         {"peft__method": "full", "training__learning_rate": 1.0, "training__max_grad_norm": 0.0}
-        | {"logging__logging_steps": 10},
+        | {"logging__logging_steps": 10, "scheduler__lr_scheduler_type": "constant"},
         held_out,
         1.0,
     ),

@@ -927,7 +927,8 @@ def test_use_attn_mask_start_row_indices(fit, on, row_attention):
 
     asked, usual = masks_and_losses(on), masks_and_losses(None)
     without_mask, with_mask = (asked, usual) if on else (usual, asked)
-    assert all(mask is None for mask in without_mask[0])
+    # One without elements keeps transformers from looking for joined rows on the device.
+    assert all(mask is None or not mask.numel() for mask in without_mask[0])
     assert all(mask.shape[-1] == mask.shape[-2] > 1 for mask in with_mask[0])
     assert without_mask[1] == pytest.approx(with_mask[1], rel=1e-5)
 

@@ -20,6 +20,7 @@ from nbft import events, registry
 from nbft.data.samples import sample_path
 from nbft.data.tiny_model import make_tiny_model
 from nbft.launchers.kernel import join
+from nbft.methods.method import Imitation
 from nbft.models.peft_types import peft_types
 from nbft.training import worker
 
@@ -109,7 +110,11 @@ NUMBER_TYPES: dict[str, dict[str, Any]] = {
     },
 }
 ROWS: dict[str, dict[str, Any]] = {
-    **{f"method {name}": {"training.method": name} for name in registry.trainers},
+    **{
+        f"method {name}": {"training.method": name}
+        for name in registry.trainers
+        if isinstance(registry.trainers.get(name), Imitation)  # others need other rows
+    },
     "padded": {"data.padding_free": False},
     "base, padded": {"training.method": "base", "data.padding_free": False},
     **{
@@ -273,8 +278,8 @@ def train(run: nbft.Run) -> nbft.Run:
 
 
 def numbers(run: nbft.Run) -> list[dict[str, Any]]:
-    """Return all that was logged, step by step, but times."""
-    timed = ("time", "seconds", "memory", "runtime", "per_second")
+    """Return all that was logged, step by step, but times and memory."""
+    timed = ("time", "seconds", "memory", "peak_bytes", "runtime", "per_second")
     return [
         {name: value for name, value in event.items() if not any(word in name for word in timed)}
         for event in events.current(run.events())

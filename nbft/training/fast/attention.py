@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from nbft.decisions import SHORT_ROW_TOKENS
+from nbft.decisions import GROUP_STEP_TOKENS, SHORT_ROW_TOKENS
 from nbft.models.subclass import extend
 
 NAME = "nbft_documents"
@@ -35,9 +35,6 @@ _PADDING_SCORES = 64**2
 Measured on an AMD EPYC with two cores: 32² to 128² differ by less than 10% on rows of 60 to 512
 tokens; above 80², short rows take twice as long in float32.
 """
-
-_LENGTH_STEP = 16
-"""Groups are padded to multiples of it: lengths recur, and with them oneDNN's kernels."""
 
 _log = logging.getLogger("nbft")
 
@@ -275,7 +272,7 @@ def _padded(lengths: Sequence[int], group: Sequence[int]) -> int:
     longest = lengths[group[0]]
     if longest > SHORT_ROW_TOKENS:
         return longest
-    return -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+    return -(-longest // GROUP_STEP_TOKENS) * GROUP_STEP_TOKENS
 
 
 @functools.lru_cache(maxsize=8)

@@ -482,6 +482,7 @@ EACH_KIND: list[dict[str, Any]] = [
 {"event": "prepared", "device": "cpu", "device_reason": "it is there", "dtype": "float32", "dtype_reason": "as asked", "mixed_precision": "no", "model_source": "folder", "rows": 300, "eval_rows": 30, "tokens": 9000, "longest": 99, "trained_tokens": 500, "total_steps": 40, "warmup_steps": 4, "resumed_step": 0, "trainable_parameters": 10, "total_parameters": 100, "measures": [{"name": "rewards", "label": "Rewards", "chart": "Rewards", "better": "up"}]}
 {"event": "log", "step": 1, "epoch": 0.1, "loss": 2.0, "learning_rate": 1e-4, "grad_norm": 1.0, "tokens_per_second": 9.0, "memory_bytes": 1e9, "seconds_left": 3.0, "rewards": 1.0}
 {"event": "eval", "step": 1, "epoch": 0.1, "eval_loss": 2.5}
+{"event": "completions", "step": 1, "completions": [{"prompt": "p", "completion": "a", "tokens": 3, "is_cut": false, "rewards": {"length": 0.5}, "reward": 0.5, "advantage": 0.1}]}
 {"event": "checkpoint", "step": 1, "path": "checkpoints/checkpoint-1"}
 {"event": "command", "command": "sample", "step": 1, "text": "Answering the prompts."}
 {"event": "sample", "step": 1, "samples": [{"prompt": "p", "text": "b"}]}

@@ -1,3 +1,5 @@
+import types
+
 import peft
 import pytest
 import torch
@@ -43,6 +45,8 @@ def test_flops_of_a_token():
 
 class Base:
     """Stands for a trainer: takes a fixed time for each step."""
+
+    args = types.SimpleNamespace(device=torch.device("cpu"))
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         return torch.tensor(1.0)
