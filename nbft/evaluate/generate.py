@@ -12,45 +12,10 @@ BATCH = 8
 
 
 def generate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-    *,
-    batch_size: int = BATCH,
-    do_sample: bool = False,
-    temperature: float | None = None,
-    top_p: float | None = None,
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int, **how: Any
 ) -> list[str]:
-    """Answer prompts.
-
-    Greedy by default, so that answers can be compared. Sampling and penalties in the model's
-    generation_config are ignored, so that two models are treated alike. Prompts of similar length
-    share a batch, the longest first; a batch that does not fit into memory is halved.
-
-    Args:
-        model: A causal language model; its mode is restored.
-        tokenizer: Its tokenizer.
-        prompts: Token ids of each prompt, at least one each.
-        max_new_tokens: Longest answer.
-        batch_size: Prompts answered at a time.
-        do_sample: Draw tokens by their probability, with torch's random numbers.
-        temperature: As in transformers' GenerationConfig; 1 when None.
-        top_p: As in transformers' GenerationConfig; 1 when None.
-
-    Returns:
-        The answers, in the order of the prompts, without prompt and end token.
-    """
-    answers = generate_ids(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens,
-        batch_size=batch_size,
-        do_sample=do_sample,
-        temperature=temperature,
-        top_p=top_p,
-    )
+    """Return the answers of `generate_ids` as text, in the order of the prompts; arguments as there."""
+    answers = generate_ids(model, tokenizer, prompts, max_new_tokens, **how)
     return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
 
 
@@ -65,9 +30,24 @@ def generate_ids(
     temperature: float | None = None,
     top_p: float | None = None,
 ) -> list[list[int]]:
-    """Answer prompts as `generate` does, and return the token ids without the end token.
+    """Answer prompts.
 
-    An answer with max_new_tokens of them was cut there.
+    Greedy by default, so that answers can be compared. Sampling and penalties in the model's
+    generation_config are ignored, so that two models are treated alike. Prompts of similar length
+    share a batch, the longest first; a batch that does not fit into memory is halved.
+
+    Args:
+        model: A causal language model; its mode is restored.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each prompt, at least one each.
+        max_new_tokens: Longest answer; one with as many tokens was cut there.
+        batch_size: Prompts answered at a time.
+        do_sample: Draw tokens by their probability, with torch's random numbers.
+        temperature: As in transformers' GenerationConfig; 1 when None.
+        top_p: As in transformers' GenerationConfig; 1 when None.
+
+    Returns:
+        The token ids of the answers, in the order of the prompts, without prompt and end token.
     """
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 

@@ -24,14 +24,16 @@ _NOT_OF_TRL = ("simpo", "orpo", "dpop", "kto_pair")
 
 def is_preference(method: Any) -> bool:
     """Whether a method of this name compares answers."""
-    found = registry.trainers.get(method) if method in registry.trainers else None
-    return getattr(found, "section", None) == "preference"
+    return getattr(_method(method), "section", None) == "preference"
 
 
 def has_rewards(method: Any) -> bool:
     """Whether a method of this name learns from rewards."""
-    found = registry.trainers.get(method) if method in registry.trainers else None
-    return bool(getattr(found, "generates", False))
+    return bool(getattr(_method(method), "generates", False))
+
+
+def _method(name: Any) -> Any:
+    return registry.trainers.get(name) if name in registry.trainers else None
 
 
 # From TRL's arguments to ours

@@ -56,13 +56,10 @@ class Kto(Dpo):
             ids, labels, begins = (batch[name] for name in self.columns_of("completion"))
             for own in range(len(ids)):
                 begin, other = begins[own], begins[own - 1]
-                answer = slice(other, None)
-                parts = (
-                    (ids[own][:begin] + ids[own - 1][answer])[:most],
-                    (labels[own][:begin] + labels[own - 1][answer])[:most],
-                    begin,
-                )
-                for name, part in zip(found, parts, strict=True):
+                mixed = [
+                    (part[own][:begin] + part[own - 1][other:])[:most] for part in (ids, labels)
+                ]
+                for name, part in zip(found, (*mixed, begin), strict=True):
                     found[name].append(part)
             return found
 

@@ -6,8 +6,10 @@ import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nbft.config import Config
+from nbft.config.base import Section
 from nbft.config.io import is_there
 from nbft.config.speed import Speed
 from nbft.data.ready import READY
@@ -21,7 +23,6 @@ from nbft.plan.disk import DiskUse, disk_problems
 from nbft.plan.model_checks import model_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.rates import rates_of
-from nbft.plan.reward_checks import unused_rewards
 from nbft.plan.schedule import shape_of
 from nbft.plan.training_checks import PACKAGE_OF, training_problems
 
@@ -56,7 +57,6 @@ def check(
         *_schedule(config),
         *_not_supported_yet(config),
         *_sections_of_methods(config),
-        *unused_rewards(config),
         *model_problems(config, decisions, folder),
         *training_problems(config, decisions),
         *_output_folder(config, use),
@@ -304,15 +304,27 @@ def _not_supported_yet(config: Config) -> Iterator[Problem]:
 
 
 def _sections_of_methods(config: Config) -> Iterator[Problem]:
-    fields = type(config.preference).model_fields
-    asked = [n for n in fields if getattr(config.preference, n) != fields[n].default]
-    if asked and method_of(config).section != "preference":
+    """Report settings of a section that the method does not read."""
+    method, own = config.training.method, method_of(config).section
+    if own != "preference" and (asked := _changed(config.preference)):
         yield error(
-            f"preference.{asked[0]}",
-            f"has no effect with training.method={config.training.method}.",
+            f"preference.{next(iter(asked))}",
+            f"has no effect with training.method={method}.",
             "Use training.method=dpo, or leave it out to train on the better answers.",
-            {f"preference.{name}": fields[name].default for name in asked},
+            {f"preference.{name}": default for name, default in asked.items()},
         )
+    if own != "grpo" and (asked := _changed(config.grpo)):
+        name = next(iter(asked))
+        shown = None if name == "rewards" else getattr(config.grpo, name)
+        why = f"is not used with training.method={method}."
+        fix = "Use training.method=grpo, or leave it out."
+        yield Problem(f"grpo.{name}", shown, why, fix, {"training.method": "grpo"})
+
+
+def _changed(section: Section) -> dict[str, Any]:
+    """Return the defaults of the settings of a section that differ from them."""
+    defaults = vars(type(section)())
+    return {name: usual for name, usual in defaults.items() if getattr(section, name) != usual}
 
 
 def _output_folder(config: Config, use: DiskUse | None) -> Iterator[Problem]:

@@ -6,7 +6,6 @@ your own are only imported. `nbft.try_rewards` calls them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,6 @@ EXAMPLE: list[dict[str, Any]] = [
     {"function": "length", "options": {"at_most": 100}},
 ]
 """Rewards that work with any rows that have answers, to begin with."""
-
-
-def unused_rewards(config: Config) -> Iterator[Problem]:
-    """Report settings of rewards in a config whose method has none."""
-    fields = type(config.grpo).model_fields
-    default = type(config.grpo)()
-    asked = [name for name in fields if getattr(config.grpo, name) != getattr(default, name)]
-    if asked and method_of(config).section != "grpo":
-        field, method = f"grpo.{asked[0]}", config.training.method
-        shown = None if asked[0] == "rewards" else getattr(config.grpo, asked[0])
-        why = f"is not used with training.method={method}."
-        fix = "Use training.method=grpo, or leave it out."
-        yield Problem(field, shown, why, fix, {"training.method": "grpo"})
 
 
 def reward_problems(

@@ -1,6 +1,7 @@
 """The rate at which this machine multiplies matrices, measured in a tenth of a second and kept.
 
-The plan estimates times by it, and on a CPU chooses the number type, see `nbft.matmul_rate`. Called by the worker and the probe.
+The plan estimates times by it, and on a CPU chooses the number type; see `nbft.matmul_rate`. Called
+by the worker and the probe.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ def measure_once(decisions: Decisions) -> None:
     Draws no random numbers, so the training that follows is the same with and without it.
     """
     device, wanted = decisions.device.value, {product_dtype(decisions)}
-    if (
-        device == "cpu"
-    ):  # which of the two is worth it is seen here, not read off the processor's name
+    if device == "cpu":  # their ratio decides which of the two is trained in
         wanted |= {"float32", "bfloat16"}
     missing = [dtype for dtype in sorted(wanted) if kept_rate(device, dtype) is None]
     if missing and not other_use(device):

@@ -247,7 +247,6 @@ class PreferenceTrainer(transformers.Trainer):
         """Return rows with the reference's log-probabilities of their answers."""
         method = self._method
         names = [*method.sequences, *method.measured_sequences]
-        found = {}
         keys = {
             name: [key_of_tokens(*sequence_of(row, method, name)) for row in rows] for name in names
         }
@@ -364,7 +363,7 @@ class PreferenceTrainer(transformers.Trainer):
         margin = rewards[0] - rewards[1]
         self._note(
             {
-                "loss": losses.detach() * 0 + loss.detach(),
+                "loss": loss.detach().expand(len(losses)),
                 "rewards/margins": margin,
                 "rewards/accuracies": (margin > 0).float(),
                 "rewards/chosen": rewards[0],

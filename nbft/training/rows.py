@@ -195,14 +195,12 @@ def lengths_of(config: Config, rows: Tokenised, examples: Examples) -> list[int]
     name, data = config.data.length_column_name, config.data
     if data.train_sampling_strategy != "group_by_length" or data.packing:
         return None
-    if name in ("input_ids", "labels") and len(rows.method.sequences) > 1:
-        part = [column for column in rows.method.token_columns if column.endswith(name)]
+    if name == "input_ids" and len(rows.method.sequences) == 1:
+        return None
+    if name in ("input_ids", "labels"):
+        columns = [rows.method.column(sequence, name) for sequence in rows.method.sequences]
         return [
             sum(int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in row)
-            for row in zip(*(rows.dataset[column] for column in part), strict=True)
+            for row in zip(*(rows.dataset[column] for column in columns), strict=True)
         ]
-    if name == "input_ids":
-        return None
-    if name == "labels":
-        return [int((np.asarray(ids) != IGNORE_INDEX).sum()) for ids in rows.labels]
     return column_lengths(examples, map(int, rows.dataset["example"]), name)

@@ -11,17 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nbft
-from nbft.decisions import decide
 from nbft.launchers.kernel import join
 from nbft.launchers.launch import submit
 from nbft.methods import method_of
 from nbft.training import reference
 from nbft.training.preference import PreferenceTrainer, sequence_of
 from nbft.training.rows import read_rows
-from nbft.training.trainer import build_trainer
 
 from .conftest import losses
-from .test_fast_path import FAMILIES, assert_alike, family_model
+from .test_fast_path import FAMILIES, assert_alike, family_model, trainer_of
 
 __all__ = ["family_model"]
 
@@ -188,12 +186,7 @@ LAYOUTS = {
 
 def batch_of(config, folder):
     """Return the tokens of the first batch, its loss and gradients, with an adapter of some effect."""
-    tokenizer = AutoTokenizer.from_pretrained(config.model.model_name)
-    model = AutoModelForCausalLM.from_pretrained(config.model.model_name, dtype=torch.float32)
-    decisions = decide(config)
-    rows = read_rows(config, tokenizer, print, print, padding_free=decisions.padding_free)
-    how = {"output_dir": folder, "callbacks": []}
-    trainer = build_trainer(config, decisions, model, tokenizer, rows, **how)
+    trainer = trainer_of(config, folder)
     method_of(config).prepare(trainer)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in trainer.model.named_parameters():
