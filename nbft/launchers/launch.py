@@ -277,11 +277,13 @@ def stop_at_first(run: Run, signals: Signals) -> None:
     if signals.first is None or signals.is_passed_on or not is_working(run):
         return
     signals.is_passed_on = True
-    ask_to_stop(run.path, signals.first.name)
-    when = "before the first step" if run.state.stage else "after this step, with a checkpoint"
+    has_stepped = not run.state.is_before_first_step
+    when = "after this step, with a checkpoint" if has_stepped else "before the first step"
     text = f"Stopping {when}. Interrupt again to end at once."
     with contextlib.suppress(OSError):
+        # Said before it is asked: the thread that trains may be through all its last stages at once.
         events.append(run.events_path, "command", command="stop", step=run.step, text=text)
+    ask_to_stop(run.path, signals.first.name)
 
 
 def _interrupted(config: Config | str | Path) -> Run | None:

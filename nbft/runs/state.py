@@ -312,6 +312,12 @@ class RunState:
         return elsewhere[-1].place if elsewhere else ""
 
     @property
+    def is_before_first_step(self) -> bool:
+        """Whether it loads, or does what comes before the first step of this attempt."""
+        resumed_step = self.prepared.get("resumed_step") or 0
+        return bool(self.stage) and (self.staged.get("step") or 0) <= resumed_step
+
+    @property
     def total_steps(self) -> int | None:
         """Planned number of steps; None before it is known."""
         return self.prepared.get("total_steps")

@@ -201,11 +201,27 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "fused head": {"memory.use_fused_head_and_loss_fn": True},
     "deterministic": {"training.full_determinism": True},
 }
+_PAIRS = {"data.path": "pairs.jsonl"}
+_GENERATED = {
+    **_PAIRS,
+    "grpo.rewards": [{"function": "contains", "options": {"texts": ["e"]}}],
+    "grpo.num_generations": 2,
+    "grpo.max_completion_length": 4,
+}
+PREFERENCES: dict[str, dict[str, Any]] = {
+    **{f"method {name}": {"training.method": name, **_PAIRS} for name in ("dpo", "orpo", "cpo")},
+    "method kto": {"training.method": "kto", "data.path": "labels.jsonl"},
+    "dpo, second epoch": {"training.method": "dpo", **_PAIRS, **_IN_SECOND_EPOCH},
+    "dpo, whole model": {"training.method": "dpo", **_PAIRS, **_FULL},
+    "dpo, padded": {"training.method": "dpo", **_PAIRS, "data.padding_free": False},
+    **{f"method {name}": {"training.method": name, **_GENERATED} for name in ("grpo", "rloo")},
+}
 GROUPS = {
     "optimisers": OPTIMISERS,
     "number types": NUMBER_TYPES,
     "rows": ROWS,
     "adapters": ADAPTERS,
+    "preferences": PREFERENCES,
 }
 TABLE = {name: changes for group in GROUPS.values() for name, changes in group.items()}
 assert len(TABLE) == sum(map(len, GROUPS.values())), "two rows have the same name"
@@ -243,17 +259,29 @@ def make_files(folder: Path) -> None:
     make_tiny_model(folder / "model")
     lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()[:40]
     (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    pairs, labels = [], []
+    for n, row in enumerate(map(json.loads, lines)):
+        prompt, chosen = f"Correct: {row['input']}\n", row["target"]
+        rejected = " ".join(chosen.split()[: 2 + n % 7])
+        pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        completion = rejected if n % 2 else chosen
+        labels.append({"prompt": prompt, "completion": completion, "label": n % 2 == 0})
+    for name, rows in (("pairs", pairs), ("labels", labels)):
+        text = "\n".join(map(json.dumps, rows))
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def make_run(folder: Path, name: str, kind: str) -> nbft.Run:
     """Make a run of the table, beside others of its kind."""
+    templates = {"prompt_template": "Correct: {input}\n", "completion_template": "{target}"}
+    changes = {**TABLE[name]}
+    file = changes.pop("data.path", "")
     config = nbft.Config(
         model={"model_name": str(folder / "model"), "dtype": "float32"},
         data={
-            "path": str(folder / "rows.jsonl"),
-            "prompt_template": "Correct: {input}\n",
-            "completion_template": "{target}",
+            "path": str(folder / (file or "rows.jsonl")),
             "max_length": 128,
+            **({} if file else templates),
         },
         training={
             "output_dir": str(folder / kind),
@@ -267,7 +295,7 @@ def make_run(folder: Path, name: str, kind: str) -> nbft.Run:
         callbacks={"callbacks": {"stops": {}}},
         checkpoint={"save_strategy": "no", "save_final_model": False},
     )
-    return nbft.Run.create(config.apply(TABLE[name]))
+    return nbft.Run.create(config.apply(changes))
 
 
 def train(run: nbft.Run) -> nbft.Run:

@@ -655,3 +655,25 @@ def test_a_stage_ends_with_its_result(tmp_path: Path, kept: dict[str, int]) -> N
     for result in results:
         assert stage_after({"event": "stage", "text": "Working …"}) == "Working …"
         assert stage_after(result) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "is_before"),
+    [
+        ([{"event": "stage", "step": 0, "text": "Loading …"}], True),
+        ([{"event": "stage", "text": "Loading …"}], True),
+        ([{"event": "prepared"}, {"event": "stage", "step": 0, "text": "Evaluating …"}], True),
+        ([{"event": "prepared"}], False),
+        ([{"event": "prepared"}, log(2), {"event": "stage", "step": 2, "text": "Saving …"}], False),
+        ([{"event": "prepared"}, {"event": "stage", "step": 2, "text": "Evaluating …"}], False),
+        (
+            [
+                {"event": "prepared", "resumed_step": 5},
+                {"event": "stage", "step": 5, "text": "Evaluating …"},
+            ],
+            True,
+        ),
+    ],
+)
+def test_whether_a_step_was_made(found: list[dict[str, Any]], is_before: bool) -> None:
+    assert RunState([{"event": "started", **me()}, *found]).is_before_first_step == is_before
