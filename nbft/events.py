@@ -40,7 +40,7 @@ KINDS = {
     "measures: name, label, chart and better of what the method logs besides losses; "
     "length_accuracy: of pairs, how often a rule by the length of the answers alone is right; "
     "resumed_step after a checkpoint",
-    "stage": "what the worker is doing: stage, text, seconds_left; process of the worker, where its supervisor has "
+    "stage": "what the worker is doing: stage, step, text, seconds_left; process of the worker, where its supervisor has "
     "just started it",
     "log": "step, epoch, tokens_per_second, memory_bytes, seconds_left (until the run is over; older "
     "runs counted the steps only), and every number that the trainer logs, by its name there: loss, "

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: measured once by a process with torch, and kept.
+"""How fast this machine multiplies matrices: the highest rate that a process with torch has measured.
 
 Kept in nbft's cache folder by device, allowed threads, number type and version of torch. Loads no library
 here; `nbft.training.matmul_rate` measures. Called by `nbft.decisions` and `nbft.plan`.
@@ -56,13 +56,17 @@ def kept_rate(device: str, dtype: str) -> float | None:
 
 
 def keep_rate(device: str, dtype: str, flops: float) -> None:
-    """Keep a measured rate; a cache that cannot be written is left as it is.
+    """Keep a measured rate if it is the highest so far: a busy machine measures less than it can.
+
+    A cache that cannot be written is left as it is.
 
     Args:
         device: "cpu", "cuda" or another.
         dtype: Number type of the products.
         flops: Floating-point operations per second.
     """
+    if flops <= (kept_rate(device, dtype) or 0.0):
+        return
     kept = _kept() | {_key(device, dtype): round(flops)}
     with contextlib.suppress(OSError):
         _path().parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The rate at which this machine multiplies matrices, measured in a tenth of a second and kept.
+"""The rate at which this machine multiplies matrices, measured in a tenth of a second by each run.
 
 The plan estimates times by it, and on a CPU chooses the number type; see `nbft.matmul_rate`. Called
 by the worker and the probe.
@@ -13,7 +13,7 @@ import torch
 
 from nbft.decisions import Decisions
 from nbft.hardware import other_use
-from nbft.matmul_rate import keep_rate, kept_rate, product_dtype
+from nbft.matmul_rate import keep_rate, product_dtype
 
 _CPU_WIDTH, _GPU_WIDTH = 1024, 4096
 """Of square matrices: large enough for the full rate, 2 and 137 billion operations."""
@@ -21,17 +21,16 @@ _CPU_WIDTH, _GPU_WIDTH = 1024, 4096
 _SECONDS = 0.1
 
 
-def measure_once(decisions: Decisions) -> None:
-    """Measure the rate for the number types of a run, unless they are kept or the device is in use.
+def measure_rates(decisions: Decisions) -> None:
+    """Measure the rate for the number types of a run, unless its device is in use; the highest is kept.
 
     Draws no random numbers, so the training that follows is the same with and without it.
     """
     device, wanted = decisions.device.value, {product_dtype(decisions)}
     if device == "cpu":  # their ratio decides which of the two is trained in
         wanted |= {"float32", "bfloat16"}
-    missing = [dtype for dtype in sorted(wanted) if kept_rate(device, dtype) is None]
-    if missing and not other_use(device):
-        for dtype in missing:
+    if not other_use(device):
+        for dtype in sorted(wanted):
             keep_rate(device, dtype, measure(device, dtype))
 
 

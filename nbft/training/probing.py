@@ -43,7 +43,7 @@ def probe(config: Config, fullest: Sequence[int], typical: Sequence[int]) -> dic
         ModelError: The model is not there.
     """
     import_libraries(owns_process=True)
-    from nbft.training.matmul_rate import measure_once
+    from nbft.training.matmul_rate import measure_rates
     from nbft.training.simulation import rows_of, shortened
     from nbft.training.trainer import build_trainer
 
@@ -53,7 +53,7 @@ def probe(config: Config, fullest: Sequence[int], typical: Sequence[int]) -> dic
     short = short.apply({"data.shuffle": False})
     again = _STEPS_OF_A_KIND * short.training.gradient_accumulation_steps
     with quiet(), tempfile.TemporaryDirectory() as folder, environment(config, device):
-        measure_once(decisions)
+        measure_rates(decisions)
         found = find_model(base_name(config), config.model.model_revision, lambda _: None)
         model = load_model(config, found.path, decisions.dtype.value, device)
         if adapter := fetch_adapter(config, lambda _: None):

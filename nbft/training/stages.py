@@ -120,5 +120,5 @@ def report_stage(room: Room, clock: StageClock, step: int, text: str) -> None:
     """
     left = clock.seconds_left(step)
     known = {} if left is None else {"seconds_left": round(left, 1)}
-    room.say("stage", stage=clock.stage, text=text, **known)
+    room.say("stage", stage=clock.stage, step=step, text=text, **known)
     logging.getLogger("nbft").info(text)

@@ -192,7 +192,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     from nbft.training.callbacks.stopping import BudgetCallback, reason_of_end
     from nbft.training.callbacks.watching import WatchingCallback
     from nbft.training.fast.attention import flash_refusal
-    from nbft.training.matmul_rate import measure_once
+    from nbft.training.matmul_rate import measure_rates
     from nbft.training.trackers import Trackers
     from nbft.training.trainer import build_trainer
 
@@ -204,7 +204,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             environment(config, decisions.device.value),
             Trackers(job.say, job.warn) as trackers,
         ):
-            measure_once(decisions)
+            measure_rates(decisions)
             planned = _planned_memory(job, decisions)
             loaded = _load(job, found, decisions)
             job.stages.end(0)

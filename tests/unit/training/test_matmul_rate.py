@@ -1,4 +1,4 @@
-"""The machine's matmul rate is measured once, shortly, and leaves the training as it is."""
+"""The machine's matmul rate is measured shortly, kept if higher, and leaves the training as it is."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ def of(decisions):
     return decisions.device.value, product_dtype(decisions)
 
 
-def test_it_is_measured_once_and_draws_no_random_numbers(tmp_path, monkeypatch):
+def test_the_highest_is_kept_and_no_random_numbers_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setenv("NBFT_CACHE", str(tmp_path))
     decisions = decide(Config().apply({"compute.device": "cpu", "model.dtype": "float32"}))
     monkeypatch.setattr(matmul_rate, "other_use", lambda _: "the processor is in use")
-    matmul_rate.measure_once(decisions)
-    assert kept_rate(*of(decisions)) is None  # it would be too low, for ever
+    matmul_rate.measure_rates(decisions)
+    assert kept_rate(*of(decisions)) is None  # it would be too low
     monkeypatch.setattr(matmul_rate, "other_use", lambda _: "")
     before, began = torch.get_rng_state(), time.process_time()
-    matmul_rate.measure_once(decisions)
+    matmul_rate.measure_rates(decisions)
     assert time.process_time() - began < 2
     assert torch.equal(torch.get_rng_state(), before)
     rate = kept_rate(*of(decisions))
     assert 1e8 < rate < 1e14
     monkeypatch.setattr(matmul_rate, "measure", lambda *_: 1.0)
-    matmul_rate.measure_once(decisions)
+    matmul_rate.measure_rates(decisions)
     assert kept_rate(*of(decisions)) == rate
+    monkeypatch.setattr(matmul_rate, "measure", lambda *_: 2.0 * rate)
+    matmul_rate.measure_rates(decisions)
+    assert kept_rate(*of(decisions)) == 2 * rate
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
@@ -42,7 +45,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("NBFT_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(matmul_rate, "other_use", lambda _: "")
     decisions = decide(Config().apply({"compute.device": "cpu", "model.dtype": "float32"}))
-    matmul_rate.measure_once(decisions)
+    matmul_rate.measure_rates(decisions)
     assert kept_rate(*of(decisions)) is None
 
 
@@ -73,6 +76,6 @@ def test_the_number_type_is_what_was_measured_to_be_fast(
 def test_a_run_on_a_cpu_measures_both_number_types(tmp_path, monkeypatch):
     monkeypatch.setenv("NBFT_CACHE", str(tmp_path))
     monkeypatch.setattr(matmul_rate, "other_use", lambda _: "")
-    matmul_rate.measure_once(decide(Config().apply({"compute.device": "cpu"})))
+    matmul_rate.measure_rates(decide(Config().apply({"compute.device": "cpu"})))
     assert kept_rate("cpu", "float32")
     assert kept_rate("cpu", "bfloat16")
