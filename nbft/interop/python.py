@@ -268,7 +268,10 @@ def _model(config: Config, decisions: Decisions) -> str:
     arguments = _inline(of_hub)
     more = model_arguments(config, dtype, decisions.device.value)
     del more["trust_remote_code"]
+    is_scorer = method_of(config).scores_answers
     if quantized := more.get("quantization_config"):
+        if is_scorer:
+            quantized = {**quantized, "llm_int8_skip_modules": [HEAD]}
         more["quantization_config"] = _Code(f"BitsAndBytesConfig({_inline(quantized)[2:]})")
     tokenizer = f"MODEL{arguments}{_inline(model.tokenizer_kwargs)}"
     if model.tokenizer_name is not None:
@@ -291,13 +294,9 @@ def _model(config: Config, decisions: Decisions) -> str:
         lines += [f"with open({path}, encoding='utf-8') as file:"]
         lines += ["    tokenizer.chat_template = file.read()"]
     source, maker = "MODEL" + arguments, "from_pretrained"
-    is_scorer = method_of(config).scores_answers
     labels = ", num_labels=1" if is_scorer else ""
     if is_scorer or not model.load_pretrained_weights:
         lines += ["set_seed(SEED)"]
-    if is_scorer and "quantization_config" in more:
-        quantized |= {"llm_int8_skip_modules": [HEAD]}
-        more["quantization_config"] = _Code(f"BitsAndBytesConfig({_inline(quantized)[2:]})")
     if not model.load_pretrained_weights:
         source, maker = f"AutoConfig.from_pretrained(MODEL{arguments}{labels})", "from_config"
         labels = ""
