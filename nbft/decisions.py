@@ -362,6 +362,8 @@ def _shared_prompt(config: Config, row_attention: Choice) -> str:
 
 def _label_head(config: Config, device: str, mixed_precision: str, model: _Model) -> str:
     method, memory = method_of(config), config.memory
+    if method.scores_answers:
+        return "a reward model has no logits"
     if "label_head" not in method.fast_parts:
         return f"{method.trainer_name} computes the loss itself"
     if memory.use_sparse_head_and_loss_fn or memory.use_fused_head_and_loss_fn:

@@ -253,6 +253,7 @@ rewards = Registry(
         "format": "nbft.rewards.ready:matches",
         "length": "nbft.rewards.ready:length",
         "json_schema": "nbft.rewards.ready:json_schema",
+        "reward_model": "nbft.rewards.reward_model:reward_model",
         "judge": "nbft.rewards.judge:judge",
     },
 )

@@ -23,6 +23,7 @@ from nbft.catalogue.recent import EarlierRun, earlier_runs
 from nbft.config import Config
 from nbft.decisions import decide
 from nbft.formatting import size
+from nbft.methods import method_of
 from nbft.models.find import ALIASES, cache_folder, find_local, hub_cache_folder, is_hub_name
 from nbft.plan.advice import SETTINGS_OF, needed_bytes, parameters_of, this_machine
 from nbft.plan.memory import memory_bytes, model_shape
@@ -345,6 +346,8 @@ def _can_load(path: Path, config: Config) -> bool:
     about, size_bytes = _about(path)
     classes = about.get("architectures")
     endings = _CLASSES[config.model.auto_class_name]
+    if method_of(config).scores_answers:
+        endings = (*endings, "ForSequenceClassification")
     if not isinstance(classes, list) or not classes:
         return size_bytes > 0
     return size_bytes > 0 and any(str(name).endswith(endings) for name in classes)

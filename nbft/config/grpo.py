@@ -12,10 +12,20 @@ class Reward(Section):
 
     function: str = setting(
         "",
-        help="What scores an answer: exact_number, contains, format, length, json_schema, judge, or "
-        "a function of yours as path/to/file.py:function.",
+        help="What scores an answer: exact_number, contains, format, length, json_schema, reward_model, "
+        "judge, or a function of yours as path/to/file.py:function.",
         source="TRL GRPOTrainer reward_funcs",
-        suggestions=("exact_number", "contains", "format", "length", "json_schema", "judge"),
+        suggestions=(
+            *(
+                "exact_number",
+                "contains",
+                "format",
+                "length",
+                "json_schema",
+                "reward_model",
+                "judge",
+            ),
+        ),
         why="A function is called with prompts, completions and every column of the rows as lists, "
         "and returns one number for each completion. A file runs only after you allow it.",
     )

@@ -1,4 +1,4 @@
-"""Settings of preference training: DPO, KTO, ORPO, CPO and their losses."""
+"""Settings of preference training: DPO, KTO, ORPO, CPO and their losses, and reward models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nbft.config.base import Section, expert_setting, setting
 
 
 class Preference(Section):
-    """Learning from better and worse answers, with training.method dpo, kto, orpo or cpo."""
+    """Learning from better and worse answers, with training.method dpo, kto, orpo, cpo or reward."""
 
     beta: float = setting(
         0.1,
@@ -117,4 +117,12 @@ class Preference(Section):
         help="Weight of the bad answers in kto.",
         ge=0,
         source="KTO, arXiv:2402.01306; TRL KTOConfig.undesirable_weight",
+    )
+    center_rewards_coefficient: float = expert_setting(
+        0.0,
+        help="Weight of a loss that keeps the rewards of both answers around 0, in reward; 0.01 is "
+        "recommended, 0 turns it off.",
+        ge=0,
+        source="TRL RewardConfig.center_rewards_coefficient; arXiv:2312.09244, equation 2",
+        why="Only differences of rewards are trained, so that all of them may drift together.",
     )

@@ -13,8 +13,8 @@ class Training(Section):
         "sft",
         label="Training method",
         help="sft trains with TRL's SFTTrainer, base with the plain transformers Trainer; dpo, orpo "
-        "and cpo learn from pairs of answers, kto from labelled ones; grpo and rloo learn from "
-        "rewards; or a key of nbft.registry.trainers.",
+        "and cpo learn from pairs of answers, kto from labelled ones; reward trains a reward model on "
+        "pairs; grpo and rloo learn from rewards; or a key of nbft.registry.trainers.",
         source="QEfficient training.type",
     )
     output_dir: str = setting(

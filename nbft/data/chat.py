@@ -98,6 +98,19 @@ def only_answer(example: Example, place: int) -> Example:
     return dataclasses.replace(example, messages=(*earlier, example.messages[place]))
 
 
+def with_answer(example: Example, completion: str) -> Example:
+    """Return an example with another answer, or another last answer, which alone is trained on.
+
+    >>> with_answer(Example("2 + 2 =", "4", rejected="5"), "22").completion
+    '22'
+    """
+    if not example.messages:
+        return dataclasses.replace(example, completion=completion, rejected=None)
+    last = max(n for n, turn in enumerate(example.messages) if turn["role"] == "assistant")
+    turns = (*example.messages[:last], {"role": "assistant", "content": completion})
+    return only_answer(dataclasses.replace(example, messages=turns, rejected=None), last)
+
+
 def split_answers(examples: Sequence[Example], template: Template) -> list[tuple[int, ...]]:
     """Return for each example the places of the answers that need a sequence each; (-1,) for none.
 

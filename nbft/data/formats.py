@@ -40,6 +40,8 @@ class Example:
         rejected: A worse completion, or the turns of a worse conversation; None without one.
         label: Whether the answer is a good one; None without a label.
         margin: How much higher the completion is scored than the rejected one; None without scores.
+        asked_margin: The value of the row's column margin: by how much a reward model should score
+            the completion higher. Scores have a scale of their own and are no such margin.
         is_answered: Whether the row has an answer; without one, messages end in an empty turn.
     """
 
@@ -50,6 +52,7 @@ class Example:
     rejected: str | tuple[Turn, ...] | None = None
     label: bool | None = None
     margin: float | None = None
+    asked_margin: float | None = None
     is_answered: bool = True
 
     @property

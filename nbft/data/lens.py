@@ -341,7 +341,9 @@ def _opinion(example: Example, method: Method) -> tuple[Fact, ...]:
     facts: list[Fact] = []
     if example.has_same_answers:
         facts.append(("both answers are the same", "bad"))
-    if (margin := example.margin) is not None:
+    if method.scores_answers and (asked := example.asked_margin) is not None:
+        facts.append((f"margin {asked:g} in the loss", ""))
+    elif (margin := example.margin) is not None:
         words = f"chosen scored {abs(margin):g} {'higher' if margin > 0 else 'lower'}"
         facts.append((words if margin else "both scored alike", "" if margin > 0 else "bad"))
     return tuple(facts)

@@ -48,7 +48,9 @@ def pair(row: Row) -> Example:
     with contextlib.suppress(RowError):  # methods that need it refuse rows without it
         if rejected:
             found = formats.with_system(_answered(before, rejected, "rejected"), row)
-    return dataclasses.replace(example, rejected=found, margin=_margin(row))
+    return dataclasses.replace(
+        example, rejected=found, margin=_margin(row), asked_margin=_asked_margin(row)
+    )
 
 
 def ranked(row: Row) -> Example:
@@ -99,7 +101,9 @@ def _texts(row: Row, prompt: str, chosen: str, rejected: str | None) -> Example:
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     if system := to_text(row.get("system")) or to_text(row.get("system_prompt")):
         prompt = f"{system}\n\n{prompt}"
-    return Example(prompt, chosen, rejected=rejected, margin=_margin(row))
+    return Example(
+        prompt, chosen, rejected=rejected, margin=_margin(row), asked_margin=_asked_margin(row)
+    )
 
 
 def _common_prompt(chosen: str, rejected: str) -> str:
@@ -133,6 +137,10 @@ def _margin(row: Row) -> float | None:
     for chosen, rejected in _MARGINS:
         if not is_missing(row.get(chosen)) and not is_missing(row.get(rejected)):
             return _number(row[chosen], chosen) - _number(row[rejected], rejected)
+    return _asked_margin(row)
+
+
+def _asked_margin(row: Row) -> float | None:
     return None if is_missing(row.get("margin")) else _number(row["margin"], "margin")
 
 

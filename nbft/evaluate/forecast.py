@@ -51,6 +51,8 @@ def metrics_of(config: Config) -> tuple[str, ...]:
     """
     if config.evaluation.metrics is not None:
         return tuple(config.evaluation.metrics)
+    if method_of(config).scores_answers:
+        return ()
     datasets = (config.data.validation or config.data.train).datasets
     suits = [
         READY[d.dataset_name].metrics
@@ -95,6 +97,22 @@ def best_by_score(config: Config) -> bool:
     return best_measure(config) not in (None, *by_trainer, *method_of(config).held_out_measures)
 
 
+def sampled_prompts(config: Config, *, has_held_out: bool = True) -> int:
+    """Return how many fixed prompts are answered; a reward model answers none.
+
+    Args:
+        config: Its evaluation section has the prompts.
+        has_held_out: Whether there are rows to take prompts from.
+
+    >>> sampled_prompts(Config()), sampled_prompts(Config(training={"method": "reward"}))
+    (3, 0)
+    """
+    if method_of(config).scores_answers:
+        return 0
+    evaluation = config.evaluation
+    return len(evaluation.sample_prompts) or (evaluation.sample_count if has_held_out else 0)
+
+
 def scoring_seconds(config: Config, weight_bytes: float, answer_tokens: int) -> float:
     """Estimate the time of scoring once on a CPU.
 
@@ -122,9 +140,7 @@ def sampling_seconds(config: Config, weight_bytes: float) -> float:
         config: Its evaluation section has the prompts and the length of the answers.
         weight_bytes: Bytes of the model's weights.
     """
-    evaluation = config.evaluation
-    prompts = len(evaluation.sample_prompts) or evaluation.sample_count
-    tokens = -(-prompts // BATCH) * evaluation.sample_max_new_tokens
+    tokens = -(-sampled_prompts(config) // BATCH) * config.evaluation.sample_max_new_tokens
     return tokens * weight_bytes / _CPU_BYTES_PER_SECOND
 
 
@@ -240,7 +256,7 @@ def scoring_problems(
         changes = {} if config.data.train.stream else {"data.split_ratio": 0.9}
         problems.append(Problem(f"evaluation.{name}", asked, why, fix, changes))
     every = evaluation.score_every_n_steps
-    prompts = evaluation.sample_prompts or (evaluation.sample_count and held_out)
+    prompts = sampled_prompts(config, has_held_out=bool(held_out))
     if every and held_out is not None and not (metrics_of(config) or asked or prompts):
         field = "evaluation.score_every_n_steps"
         why = "has nothing to score: no metrics, no metric_function and no prompts are given."

@@ -193,6 +193,7 @@ def _kind_of(block: Mapping[str, Any]) -> str:
     if isinstance(given, dict):
         return "block"
     name = str(given or "").removesuffix(".load").removesuffix(".default")
+    name = name.removeprefix("bradley_terry.")
     if name in ("pretrain", "completion") or (given is None and "text_column" in block):
         return "completion"
     return name

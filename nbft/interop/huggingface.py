@@ -117,7 +117,10 @@ def adapter_arguments(
         total_steps: Steps of the run, where they are known.
     """
     kind = peft_type_of(config)
-    return None if kind is None else (kind.config_class, kind.arguments(config, total_steps))
+    if kind is None:
+        return None
+    arguments = kind.arguments(config, total_steps) | method_of(config).adapter_arguments(config)
+    return kind.config_class, arguments
 
 
 def lora_arguments(config: Config) -> dict[str, Any]:

@@ -35,7 +35,10 @@ def _stage(value: Any, work: Work) -> Converted:
         if work.document.tree.get("packing") is False:
             return Converted("sft", "trained on the whole text", "converted")
         return plain_text("trained on whole texts, which are joined and cut into equal sequences")
-    return train_method(value, work, {"rm": "reward"}.get(name, name))
+    if name == "rm":
+        note = "transformers' class with one label; there a value head beside the language model"
+        return Converted("reward", note, "converted")
+    return train_method(value, work, name)
 
 
 def _method(value: Any, work: Work) -> Converted:

@@ -27,6 +27,11 @@ def is_preference(method: Any) -> bool:
     return getattr(_method(method), "section", None) == "preference"
 
 
+def is_reward_model(method: Any) -> bool:
+    """Whether a method of this name trains a reward model."""
+    return bool(getattr(_method(method), "scores_answers", False))
+
+
 def has_rewards(method: Any) -> bool:
     """Whether a method of this name learns from rewards."""
     return bool(getattr(_method(method), "generates", False))
@@ -127,6 +132,25 @@ def off_for_preferences(value: Any, _: Any) -> Converted:
     return Converted(kind="impossible", note="nbft's losses have nothing like it")
 
 
+def centering(value: Any, _: Any) -> Converted:
+    """Take how strongly the rewards of a reward model are kept around 0."""
+    return Converted(float(value)) if value else Converted(kind="taken", note="off, as here")
+
+
+def labels(value: Any, work: Work) -> Converted:
+    """Take the one label of a reward model."""
+    if value == 1 and (is_reward_model(method_in(work)) or work.given.get("reward_model")):
+        return Converted(kind="taken", note="a reward model has one, as here")
+    return Converted(kind="impossible", note="nbft trains no classifiers but reward models")
+
+
+def task_type(value: Any, work: Work) -> Any:
+    """Take the task of an adapter; that of a reward model follows from the training method."""
+    if str(value).rpartition(".")[2] == "SEQ_CLS" and is_reward_model(method_in(work)):
+        return Converted(kind="taken", note="of a reward model, as here")
+    return value
+
+
 def cut_side(value: Any, _: Any) -> Converted:
     """Take which end of a row that is too long is cut."""
     if value in (None, "keep_start"):
@@ -201,8 +225,10 @@ def settle(work: Work) -> None:
     if method == "kto" and work.system.name in ("unsloth", "oumi"):
         why = "TRL's KTO keeps the rows in order"
         work.put("kto", "defaulted", why, data__shuffle=False)
+    keeps_dropout = is_reward_model(method) and work.system.name == "llama_factory"
     if (
         work.system.name in _WITHOUT_DROPOUT
+        and not keeps_dropout
         and work.given.get("disable_dropout") is not False
         and work.settings.get("peft.lora_dropout")
     ):

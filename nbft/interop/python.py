@@ -29,10 +29,11 @@ from nbft.decisions import Decisions, decide, keeps_float32
 from nbft.errors import ConfigError, DataError, Problem
 from nbft.interop.absent import absent, value_of
 from nbft.interop.huggingface import adapter_arguments, training_arguments
-from nbft.interop.python_preferences import JUDGED, PAIR, ROWS, WITHOUT_BEGIN, plain
+from nbft.interop.python_preferences import JUDGED, PAIR, ROWS, SCORED, WITHOUT_BEGIN, plain
 from nbft.interop.report import Exported, shown
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
+from nbft.models.classifiers import HEAD
 from nbft.models.find import ALIASES, find_local
 from nbft.models.load import model_arguments
 from nbft.models.peft_types import excluded_pattern, peft_type_of, peft_types
@@ -221,7 +222,7 @@ def _imports(config: Config, decisions: Decisions, body: str) -> str:
     names["peft"] = [name for name in of_peft if re.search(rf"\b{name}[(.]", body)]
     if "create_loraplus_optimizer(" in body:
         names["peft.optimizers"] = ["create_loraplus_optimizer"]
-    names["transformers"] = [config.model.auto_class_name, "AutoTokenizer", "set_seed"]
+    names["transformers"] = [_auto_class(config), "AutoTokenizer", "set_seed"]
     names["transformers"] += ["BitsAndBytesConfig"] if "BitsAndBytesConfig(" in body else []
     if not config.model.load_pretrained_weights:
         names["transformers"].append("AutoConfig")
@@ -247,6 +248,12 @@ _OF_DATASETS = (
 )
 
 
+def _auto_class(config: Config) -> str:
+    """Return the name of the class that loads the model."""
+    scores = method_of(config).scores_answers
+    return "AutoModelForSequenceClassification" if scores else config.model.auto_class_name
+
+
 def _model(config: Config, decisions: Decisions) -> str:
     model, dtype = config.model, decisions.dtype.value
     base = base_name(config)
@@ -261,7 +268,10 @@ def _model(config: Config, decisions: Decisions) -> str:
     arguments = _inline(of_hub)
     more = model_arguments(config, dtype, decisions.device.value)
     del more["trust_remote_code"]
+    is_scorer = method_of(config).scores_answers
     if quantized := more.get("quantization_config"):
+        if is_scorer:
+            quantized = {**quantized, "llm_int8_skip_modules": [HEAD]}
         more["quantization_config"] = _Code(f"BitsAndBytesConfig({_inline(quantized)[2:]})")
     tokenizer = f"MODEL{arguments}{_inline(model.tokenizer_kwargs)}"
     if model.tokenizer_name is not None:
@@ -284,11 +294,14 @@ def _model(config: Config, decisions: Decisions) -> str:
         lines += [f"with open({path}, encoding='utf-8') as file:"]
         lines += ["    tokenizer.chat_template = file.read()"]
     source, maker = "MODEL" + arguments, "from_pretrained"
-    if not model.load_pretrained_weights:
+    labels = ", num_labels=1" if is_scorer else ""
+    if is_scorer or not model.load_pretrained_weights:
         lines += ["set_seed(SEED)"]
-        source, maker = f"AutoConfig.from_pretrained(MODEL{arguments})", "from_config"
+    if not model.load_pretrained_weights:
+        source, maker = f"AutoConfig.from_pretrained(MODEL{arguments}{labels})", "from_config"
+        labels = ""
     more_arguments = f", dtype=torch.{dtype}{_inline(more)}"
-    lines += [f"model = {model.auto_class_name}.{maker}({source}{more_arguments})"]
+    lines += [f"model = {_auto_class(config)}.{maker}({source}{labels}{more_arguments})"]
     if config.quantization.load_in_4bit and decisions.device.value == "cpu":
         lines += [_KEEP_TRAINABLE]
     if config.quantization.weight_quantize_algo == "fp8_linear":
@@ -315,6 +328,8 @@ class _Code(str):
 def _data(config: Config) -> str:
     train, validation = config.data.train, config.data.validation
     make = _ANSWERS[method_of(config).sequences] if plain(config) else ""
+    if method_of(config).scores_answers:
+        make = "scored(row)"
     lines = ["def text(value):", '    return "" if value is None else str(value)', "", ""]
     for number, dataset in enumerate(train.datasets if train.stream else ()):
         lines += [*_streamed(dataset, number), "", ""]
@@ -353,7 +368,7 @@ def _data(config: Config) -> str:
         lines += [f"train = [train[n] for n in {kept}]"]
     text = "\n".join(lines)
     for call, function in (
-        *(("pair(row)", PAIR), ("judged(row)", JUDGED)),
+        *(("scored(row)", SCORED), ("pair(row)", PAIR), ("judged(row)", JUDGED)),
         *(("chosen(", _CHOSEN), ("turns(", _TURNS), ("alpaca_prompt(", _ALPACA), ("said(", _SAID)),
     ):
         if call in text:

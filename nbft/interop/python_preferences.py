@@ -42,6 +42,8 @@ def plain(config: Config) -> Plain | None:
         return None
     ours, loss = config.preference, method.loss_type(config)
     name = config.training.method
+    if method.scores_answers:
+        return _reward(config)
     is_reference_free = name == "dpo" and not method.uses_reference(config)
     if name == "cpo" or (is_reference_free and loss in _OF_CPO):
         found = _cpo(config, method, loss)
@@ -67,6 +69,18 @@ def plain(config: Config) -> Plain | None:
     found.arguments = {
         "beta": ours.beta,
         **found.arguments,
+        "max_length": config.data.max_length,
+        "disable_dropout": False,
+    }
+    return found
+
+
+def _reward(config: Config) -> Plain:
+    ours, found = config.preference, Plain("Reward")
+    if ours.max_prompt_length is not None:
+        found.lacks["preference.max_prompt_length"] = "TRL has no limit for prompts alone"
+    found.arguments = {
+        "center_rewards_coefficient": ours.center_rewards_coefficient or None,
         "max_length": config.data.max_length,
         "disable_dropout": False,
     }
@@ -132,6 +146,12 @@ def pair(row):
     good, bad = (a if a[: len(before)] == before else before + a for a in answers)
     shared = next(n for n, (one, other) in enumerate(zip(good, bad)) if one != other)
     return {"prompt": good[:shared], "chosen": good[shared:], "rejected": bad[shared:]}
+'''
+
+SCORED = '''
+def scored(row):
+    """Return the prompt of a row, its two answers, and by how much the first should score higher."""
+    return pair(row) | {"margin": float(row.get("margin") or 0)}
 '''
 
 JUDGED = '''

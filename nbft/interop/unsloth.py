@@ -17,7 +17,7 @@ from nbft.errors import ConfigError, Problem
 from nbft.interop.conversions import half_precision
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
-from nbft.interop.preferences import has_rewards, is_preference, method_in
+from nbft.interop.preferences import has_rewards, is_preference, is_reward_model, method_in
 from nbft.interop.read import Document
 from nbft.interop.report import Line
 from nbft.interop.scripts.cells import read_script
@@ -281,7 +281,8 @@ def settle(work: Work) -> None:
     if is_preference(asked) or has_rewards(asked):
         line = work.lines.get("learning_rate")
         if line is not None and line.kind == "defaulted":
-            work.put("learning_rate", "defaulted", "theirs", training__learning_rate=1e-6)
+            rate = 1e-4 if is_reward_model(asked) else 1e-6
+            work.put("learning_rate", "defaulted", "theirs", training__learning_rate=rate)
         return
     if not {"completion_only_loss", "assistant_only_loss"} & {
         key for key, value in work.given.items() if value is not None

@@ -47,6 +47,7 @@ class Dpo(Method):
     uses_labels = True
     sequences: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
     section = "preference"
+    unused_settings: ClassVar[frozenset[str]] = frozenset({"center_rewards_coefficient"})
     trainer = "nbft.training.preference:PreferenceTrainer"
     arguments = "transformers:TrainingArguments"
     fast_parts = PARTS_OF_ANY_TRAINER | {"label_head", "shared_prompt"}
@@ -146,6 +147,11 @@ class Dpo(Method):
         if ours.offset_alpha and loss_type != "sigmoid":
             why = f"only sigmoid has an offset, and the loss is {loss_type}"
             yield without_effect("offset_alpha", ours.offset_alpha, 0.0, why)
+        if ours.center_rewards_coefficient:
+            why = "only training.method=reward has rewards to centre"
+            yield without_effect(
+                "center_rewards_coefficient", ours.center_rewards_coefficient, 0.0, why
+            )
         if ours.ref_model_update_steps > 0 and not self.uses_reference(config):
             why = "there is no reference model"
             yield without_effect("ref_model_update_steps", ours.ref_model_update_steps, -1, why)
@@ -159,9 +165,10 @@ class Dpo(Method):
                 "Use 1.",
                 {"preference.pref_loss_ratio": 1.0},
             )
-        yield from self._problems_of_batches(config)
+        yield from self.problems_of_batches(config)
 
-    def _problems_of_batches(self, config: Config) -> Iterable[Problem]:
+    def problems_of_batches(self, config: Config) -> Iterable[Problem]:
+        """Reject what takes pairs apart, and models that do not continue a text."""
         data = config.data
         if data.packing:
             yield Problem(

@@ -57,6 +57,7 @@ class Method:
         uses_labels: Whether it also learns from bad answers; otherwise such rows are left out.
         sequences: Names of the token sequences made from an example.
         section: Section of the config that only this kind of method uses, or None.
+        unused_settings: Settings of that section that it does not read, by their names.
         trainer: "module:class" of its trainer.
         arguments: "module:class" of the trainer's arguments.
         trainer_part: "module:class" of what nbft changes of its trainer alone, or "".
@@ -68,6 +69,8 @@ class Method:
         held_out_measures: What it measures on held-out rows besides the loss.
         generates: Whether it trains on answers that the model itself writes. Then only prompts are
             tokenised, and its trainer is given the examples.
+        scores_answers: Whether its model gives an answer one score instead of writing it, so that
+            there are no logits, and nothing is generated.
     """
 
     title: ClassVar[str]
@@ -75,6 +78,7 @@ class Method:
     uses_labels: ClassVar[bool] = False
     sequences: ClassVar[tuple[str, ...]] = ("completion",)
     section: ClassVar[str | None] = None
+    unused_settings: ClassVar[frozenset[str]] = frozenset()
     trainer: ClassVar[str]
     arguments: ClassVar[str]
     trainer_part: ClassVar[str] = ""
@@ -85,6 +89,7 @@ class Method:
     measures: ClassVar[tuple[Measure, ...]] = ()
     held_out_measures: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
+    scores_answers: ClassVar[bool] = False
     _own_trainer: type | None = None
 
     @property
@@ -170,6 +175,26 @@ class Method:
     def problems_of_rows(self, config: Config, examples: Sequence[Example]) -> Iterable[Problem]:
         """Yield problems of the training rows that are specific to this method."""
         return ()
+
+    def remarks(self, config: Config) -> Iterable[str]:
+        """Yield what to know about a run by this method."""
+        return ()
+
+    def remarks_of_rows(self, config: Config, examples: Sequence[Example]) -> Iterable[str]:
+        """Yield what to know about the training rows."""
+        return ()
+
+    def with_head(self, shape: Shape) -> Shape:
+        """Return the shape of the model that it trains, of that of the base model."""
+        return shape
+
+    def modules_to_save(self, config: Config) -> list[str]:
+        """Return the layers that are trained in full beside an adapter and saved with it."""
+        return config.peft.modules_to_save
+
+    def adapter_arguments(self, config: Config) -> dict[str, Any]:
+        """Return arguments of PEFT's config class in place of those that the settings give."""
+        return {}
 
     def known_of_rows(self, train: Tokenised, held_out: Tokenised | None) -> dict[str, float]:
         """Return numbers of the rows by which a run is judged, for its event `prepared`."""

@@ -184,11 +184,14 @@ def use_float8(
         The scale of each layer's input.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        head = getattr(model, "score", None)  # of a reward model
+    heads = set() if head is None else {*head.modules()}
     scales = []
     for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
             is_adapter = "lora_" in path + name or "adapter" in [*path.split("."), name]
-            if type(child) is torch.nn.Linear and child is not head and not is_adapter:
+            if type(child) is torch.nn.Linear and child not in heads and not is_adapter:
                 new = kind(child, apply_hadamard=apply_hadamard, online_steps=online_steps)
                 setattr(parent, name, new)
                 scales.append(new.activation)

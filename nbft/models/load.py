@@ -16,6 +16,7 @@ from nbft.config.code import MODEL_CODE, forbidden
 from nbft.config.model import Model
 from nbft.errors import ModelError, Problem
 from nbft.hardware import available_devices
+from nbft.models.classifiers import HEAD
 from nbft.models.find import find_model, find_tokenizer, first_line
 from nbft.models.templates import chosen_template
 
@@ -166,7 +167,13 @@ def _check_consent(config: Config) -> None:
 
 
 def load_model(
-    config: Config, folder: Path, dtype: str, device: str = "cpu", *, for_answers: bool = False
+    config: Config,
+    folder: Path,
+    dtype: str,
+    device: str = "cpu",
+    *,
+    for_answers: bool = False,
+    scores_answers: bool = False,
 ) -> Any:
     """Return the base model in evaluation mode, on the CPU or where its settings put it.
 
@@ -176,6 +183,8 @@ def load_model(
         dtype: "bfloat16", "float16", "float32" or "float64".
         device: The chosen device.
         for_answers: Whether it will only answer, which is faster in 4 bits, and never be trained.
+        scores_answers: Whether it gives an answer one score instead of writing it. Its head is new
+            and random where the weights have none.
 
     Raises:
         ModelError: The weights cannot be loaded.
@@ -191,7 +200,7 @@ def load_model(
         if settings.model_type != "hf":
             model = registry.models.get(settings.model_type).from_pretrained(folder, **arguments)
         else:
-            model = _of_transformers(config, folder, arguments)
+            model = _of_transformers(config, folder, arguments, scores_answers=scores_answers)
     except Exception as error:
         problem = _cannot_load("model", "model.model_name", settings.model_name, error)
         raise ModelError(problem) from error
@@ -244,21 +253,36 @@ def place(model: Any, device: str) -> Any:
     return model if getattr(model, "hf_device_map", None) else model.to(torch.device(device))
 
 
-def _of_transformers(config: Config, folder: Path, arguments: dict[str, Any]) -> Any:
+def _of_transformers(
+    config: Config, folder: Path, arguments: dict[str, Any], *, scores_answers: bool
+) -> Any:
     """Load with the chosen Auto class, or build the same architecture with random weights."""
     import torch
     import transformers
 
     kind = getattr(transformers, config.model.auto_class_name)
-    if how := arguments.get("quantization_config"):
+    how = arguments.get("quantization_config")
+    if scores_answers:
+        kind = transformers.AutoModelForSequenceClassification
+        how = how and {**how, "llm_int8_skip_modules": [HEAD]}
+    if how:
         arguments = {**arguments, "quantization_config": transformers.BitsAndBytesConfig(**how)}
     if config.model.load_pretrained_weights:
-        return kind.from_pretrained(folder, **arguments)
-    trust = config.model.trust_remote_code
-    shape = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    torch.manual_seed(config.training.seed)
-    arguments.pop("device_map", None)
-    return kind.from_config(shape, **arguments)
+        labels = {"num_labels": 1} if scores_answers else {}
+        model = kind.from_pretrained(folder, **arguments, **labels)
+    else:
+        trust = config.model.trust_remote_code
+        shape = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        if scores_answers:
+            shape.num_labels = 1
+        torch.manual_seed(config.training.seed)
+        arguments.pop("device_map", None)
+        model = kind.from_config(shape, **arguments)
+    if scores_answers:
+        from nbft.models.reward_head import use_reward_head
+
+        use_reward_head(model)
+    return model
 
 
 def _cannot_load(what: str, field: str, name: str, error: Exception) -> Problem:

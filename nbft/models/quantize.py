@@ -69,12 +69,14 @@ def _mix(model: Any, config: Config) -> None:
     import torch
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
 
+    from nbft.models.reward_head import head_of
+
     settings = config.quantization
     four: dict[str, Any] = {
         "compress_statistics": settings.bnb_4bit_use_double_quant,
         "quant_type": settings.bnb_4bit_quant_type,
     }
-    head = model.get_output_embeddings()
+    head = head_of(model)
     for path, parent in list(model.named_modules()):
         if is_expert(path):
             for name, weights in list(parent.named_parameters(recurse=False)):

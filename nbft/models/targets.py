@@ -18,6 +18,7 @@ from nbft.config import Config
 from nbft.config.peft import ALL_LINEAR
 from nbft.errors import Problem
 from nbft.models.adapters import adapter_of
+from nbft.models.classifiers import HEAD
 from nbft.models.freezing import frozen_pattern
 from nbft.models.peft_types import PeftType, excluded_pattern, peft_type_of
 from nbft.models.peft_types.peft_type import LAYER_WORDS, fits
@@ -159,6 +160,8 @@ def layers_of(model: Any) -> Layers:
     embeddings, head = (_embeddings(model, side) for side in ("input", "output"))
     shared = getattr(embeddings, "weight", None)
     is_tied = shared is not None and getattr(head, "weight", None) is shared
+    if head is None:
+        head = getattr(model, HEAD, None)  # of a reward model
     return Layers(
         frozenset(filter(None, named)),
         frozenset(

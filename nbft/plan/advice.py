@@ -30,7 +30,7 @@ from nbft.methods import Method as TrainingMethod
 from nbft.methods.method import Kind
 from nbft.models.find import find_described, find_local, find_tokenizer
 from nbft.plan.memory import model_shape
-from nbft.plan.rates import PREFERENCE_RATES
+from nbft.plan.rates import rates_of_method
 
 Method = Literal["full", "lora", "qlora"]
 
@@ -250,13 +250,14 @@ _FROM_BOTH: dict[Kind, str] = {
 """Why a method suits rows with bad answers."""
 
 
-def _learns_from_bad(answers: Answers) -> bool:
+def _learns_from_bad(answers: Answers) -> TrainingMethod | None:
+    """Return the training method that is asked for, if it learns from bad answers, too."""
     found = built_in_methods().get(answers.get("training.method", ""))
-    return found is not None and found.uses_labels
+    return found if found is not None and found.uses_labels else None
 
 
-def _preference_rate(method: str) -> Question:
-    usual = PREFERENCE_RATES["full" if method == "full" else "lora"]
+def _preference_rate(method: str, trains: TrainingMethod) -> Question:
+    usual = rates_of_method(trains)["full" if method == "full" else "lora"]
     why = f"Learning from bad answers needs a lower rate than imitation: {usual.usual}."
     low, high = usual.lowest, usual.highest
     return Question("training.learning_rate", usual.proposed, why, (low, high))
@@ -266,8 +267,8 @@ def _hyperparameters(answers: Answers, machine: Machine) -> Iterator[Question]:
     method, rows = answers["method"], answers.get("rows") or _rows_of(answers)
     parameters = parameters_of(answers["model.model_name"]) or 7 * 10**9
     yield epochs(rows.count)
-    if _learns_from_bad(answers):
-        yield _preference_rate(method)
+    if (trains := _learns_from_bad(answers)) is not None:
+        yield _preference_rate(method, trains)
     else:
         yield _rate(method, parameters)
     yield from _batches(method, answers)

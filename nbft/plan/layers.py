@@ -10,7 +10,7 @@ from nbft.config import Config
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import find_described
 from nbft.models.peft_types import LayerParameters
-from nbft.plan.memory import adapter_layers, model_shape
+from nbft.plan.memory import adapter_layers, shape_for
 
 
 class LayerGroup(NamedTuple):
@@ -39,7 +39,7 @@ def layer_groups(config: Config) -> list[LayerGroup]:
     if config.model.model_type != "hf" or adapter_of(config) is not None:
         return []
     folder = find_described(base_name(config), config.model.model_revision)
-    shape = model_shape(folder) if folder else None
+    shape = shape_for(config, folder)
     if shape is None or shape.is_assumed:
         return []
     return _grouped(adapter_layers(config, shape))

@@ -23,7 +23,7 @@ from nbft.decisions import (
     SHORT_ROW_TOKENS,
     Decisions,
 )
-from nbft.evaluate.forecast import metrics_of
+from nbft.evaluate.forecast import metrics_of, sampled_prompts
 from nbft.methods import method_of
 from nbft.models.adapters import adapter_of, base_name
 from nbft.models.find import find_described
@@ -142,6 +142,17 @@ def model_shape(folder: Path) -> Shape | None:
         return _shape_of(about, shapes, is_assumed=not has_weights and not _is_llama(about))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
+
+
+def shape_for(config: Config, folder: Path | None) -> Shape | None:
+    """Return the shape of the model that a config trains, with the head that its method needs.
+
+    Args:
+        config: The config.
+        folder: Folder of the base model, if it is described on this machine.
+    """
+    shape = model_shape(folder) if folder else None
+    return method_of(config).with_head(shape) if shape else None
 
 
 def shape_of_config(about: Mapping[str, Any]) -> Shape:
@@ -318,8 +329,8 @@ def trainable_parameters(config: Config, shape: Shape) -> int:
 
     kind = peft_type_of(config)
     assert kind is not None
-    layers = layers_of_shape(shape)
-    saved = layers.inside({m for name in peft.modules_to_save for m in layers.named(name)})
+    layers, names = layers_of_shape(shape), method_of(config).modules_to_save(config)
+    saved = layers.inside({module for name in names for module in layers.named(name)})
     sizes = [
         *shape.modules,
         *((n, d * w) for n, d, w in shape.tables if n not in dict(shape.modules)),
@@ -409,7 +420,7 @@ def file_layers(config: Config) -> Layers | None:
     if config.model.model_type != "hf":
         return None
     folder = find_described(base_name(config), config.model.model_revision)
-    shape = model_shape(folder) if folder else None
+    shape = shape_for(config, folder)
     return layers_of_shape(shape) if shape and not shape.is_assumed else None
 
 
@@ -550,7 +561,7 @@ def memory_parts(
     matrices = sum(d_out * d_in for _, d_out, d_in in shape.layers)
     if device == "cpu" and config.quantization.bits is not None:
         parts["weights"] += 2 * matrices  # their file stays mapped
-    head = shape.vocab_size * shape.hidden_size
+    head = 0 if method_of(config).scores_answers else shape.vocab_size * shape.hidden_size
     gradients = trained * 4
     keeps_gradients = (
         config.training.gradient_accumulation_steps > 1 or not config.memory.release_grads
@@ -573,7 +584,7 @@ def memory_parts(
     parts |= fullest
     made = tokens * _kept_bytes(_keeping_all(config), shape, decisions, row_tokens, low)
     made += after_loss["head"] + after_loss["autocast"]
-    parts["fragmentation"] = _fragmentation_bytes(shape, device, made, low)
+    parts["fragmentation"] = _fragmentation_bytes(device, made, low, head)
     return {name: parts[name] for name in MARGINS if parts.get(name)}
 
 
@@ -689,6 +700,8 @@ def _head_bytes(
     whose shares are computed in seven float32 copies on a CPU and in place on a GPU; in the plain
     trainer all logits, in float32 too, with their softmax and its gradient.
     """
+    if method_of(config).scores_answers:  # a number for each answer
+        return 0.0
     vocabulary, hidden = shape.vocab_size, shape.hidden_size
     states = 2 * low * hidden * tokens
     trains_head = config.peft.method == "full"
@@ -711,7 +724,7 @@ def _cache_bytes(config: Config, shape: Shape, row_tokens: float, low: int) -> i
     evaluation = config.evaluation
     rows = max(
         evaluation.per_device_generation_batch_size * bool(metrics_of(config)),
-        evaluation.sample_count or len(evaluation.sample_prompts),
+        sampled_prompts(config),
         method_of(config).answers_at_once(config),
     )
     tokens = row_tokens + evaluation.sample_max_new_tokens
@@ -723,18 +736,18 @@ def _keeping_all(config: Config) -> Config:
     return config.model_copy(update={"memory": type(config.memory)()})
 
 
-def _fragmentation_bytes(shape: Shape, device: str, made: float, low: int) -> int:
+def _fragmentation_bytes(device: str, made: float, low: int, head: int) -> int:
     """Return the memory of an allocator between and beside the tensors of a step.
 
     Args:
-        shape: The model's shape.
         device: On a CPU 16-bit products need a reordered copy of their largest matrix.
         made: Bytes of what a step makes.
         low: Bytes of a number in the products.
+        head: Weights of the head of logits, the largest matrix; 0 without one.
     """
     if device != "cpu":
         return int(_GPU_HOLES * made)
-    reordered = shape.vocab_size * shape.hidden_size * low if low == 2 else 0
+    reordered = head * low if low == 2 else 0
     return int(reordered + HOLES * made)
 
 

@@ -11,13 +11,14 @@ from nbft.config import Config
 from nbft.config.io import is_there
 from nbft.decisions import Decisions, adapter_dtype
 from nbft.errors import ModelError, Problem
+from nbft.methods import method_of
 from nbft.models.adapters import ADAPTER_WEIGHTS, FoundAdapter, adapter_of, base_name
 from nbft.models.context import context_tokens
 from nbft.models.find import find_local
 from nbft.models.peft_types import PeftType, peft_type_of, peft_types
 from nbft.models.targets import ends, layer_problems, layer_remarks
 from nbft.models.templates import chosen_template
-from nbft.plan.memory import file_layers, model_shape, tensor_shapes
+from nbft.plan.memory import file_layers, shape_for, tensor_shapes
 from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.rates import with_its_rate
 from nbft.plan.tokenizer import tokenizer_problems
@@ -97,6 +98,9 @@ def _adapter(config: Config) -> Iterator[Problem]:
             if is_known
             else {"model.adapter_name_or_path": None},
         )
+    elif adapter.about.get("task_type") == "SEQ_CLS" and not method_of(config).scores_answers:
+        why = "is a reward model's adapter, which scores answers and writes none."
+        yield error(adapter.field, why, "Use training.method=reward, or another adapter.")
     elif not any((adapter.path / name).is_file() for name in ADAPTER_WEIGHTS):
         why = f"holds no weights: there is no {ADAPTER_WEIGHTS[0]}."
         yield error(adapter.field, why, "Name the folder of a whole adapter.")
@@ -125,7 +129,8 @@ _LORA_WEIGHTS = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 def _misfit(config: Config, adapter: FoundAdapter) -> str:
     """Return why the matrices of a LoRA do not fit those of the model; "" if they do."""
     found = find_local(base_name(config), config.model.model_revision)
-    shape = model_shape(found.path) if found and config.model.model_type == "hf" else None
+    shape = shape_for(config, found.path if found else None)
+    shape = shape if config.model.model_type == "hf" else None
     if (
         shape is None or shape.is_assumed or shape.mixture
     ):  # the experts of a mixture have other names in an adapter

@@ -57,7 +57,7 @@ from nbft.plan.memory import (
     fullest_batch,
     memory_bytes,
     memory_parts,
-    model_shape,
+    shape_for,
     trainable_parameters,
     weight_bytes,
 )
@@ -220,7 +220,7 @@ class Plan:
         What a simulation or a probe found for this config counts for the changed one as well.
         """
         folder = find_described(base_name(config), config.model.model_revision)
-        shape = model_shape(folder) if folder else None
+        shape = shape_for(config, folder)
         if shape is None or not self.memory_bytes:
             return None
         needed = memory_bytes(config, shape, self.lengths_tokens, decide(config))
@@ -356,7 +356,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
     device = decisions.device
     problems = [code.problem for code in blocked]
     remarks = [*assumptions_of_device(device.value), *model_remarks(config)]
-    remarks += adapter_remarks(config, decisions)
+    remarks += [*adapter_remarks(config, decisions), *method.remarks(config)]
     if model and not found:
         name = config.model.model_name
         remarks.append(f"{name} is downloaded first, once; the time does not include that.")
@@ -373,6 +373,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         problems += _length_column(config, examples["train"])
         problems += _glued(config, examples["train"])
         problems += method.problems_of_rows(config, examples["train"])
+        remarks += method.remarks_of_rows(config, examples["train"])
         problems += _unused(config, examples["train"])
         problems += _only_good_answers(config, examples["train"])
     problems += scoring_problems(config, examples.get("validation"), folder=folder)
@@ -380,7 +381,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         problems += reward_problems(config, examples.get("train"), model, folder)
         most = count(config.grpo.max_completion_length, "token")
         remarks.append(f"Time and memory are for answers of {most} each; shorter ones take less.")
-    shape = model_shape(model) if model else None
+    shape = shape_for(config, model)
     kept: list[int] = []
     numbers: dict[str, Any] = {}
     ranges: dict[str, Range] = {}

@@ -5,11 +5,12 @@ Used by the checks, by advice that changes the method, and by the notes of a run
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nbft import registry
 from nbft.config import Config
-from nbft.methods import method_of
+from nbft.methods import Method, method_of
 
 
 class Rates(NamedTuple):
@@ -70,6 +71,30 @@ PREFERENCE_RATES = {
 Source: TRL, trl/scripts/dpo.py; LLaMA-Factory, examples/train_lora/llama3_lora_dpo.yaml.
 """
 
+REWARD_RATES = {
+    "lora": Rates(
+        "a reward model with LoRA",
+        *(1e-5, 2e-3, 1e-4),
+        "1e-4 in TRL's and LLaMA-Factory's examples",
+    ),
+    "full": Rates(
+        "a reward model of which all weights are trained",
+        *(1e-6, 1e-4, 1e-5),
+        "1e-5 in TRL's examples",
+    ),
+}
+"""The same for reward models, which push apart two scores and no answers.
+
+Source: TRL, examples/scripts/reward_modeling.py; LLaMA-Factory, examples/train_lora/qwen3_lora_reward.yaml.
+"""
+
+
+def rates_of_method(method: Method) -> Mapping[str, Rates]:
+    """Return the learning rates of a training method by peft.method; {} where they are the usual ones."""
+    if method.scores_answers:
+        return REWARD_RATES
+    return PREFERENCE_RATES if method.uses_labels else {}
+
 
 def rates_of(config: Config) -> Rates:
     """Return the learning rates that suit a config."""
@@ -77,7 +102,7 @@ def rates_of(config: Config) -> Rates:
         return RATES["sgd"]
     # A trainer of somebody's own is not imported for this: nobody may have allowed it yet.
     is_own = registry.trainers.is_own(config.training.method)
-    own = PREFERENCE_RATES if not is_own and method_of(config).uses_labels else {}
+    own = {} if is_own else rates_of_method(method_of(config))
     return own.get(config.peft.method) or RATES[config.peft.method]
 
 

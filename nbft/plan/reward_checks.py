@@ -17,6 +17,7 @@ from nbft.models.context import context_tokens
 from nbft.models.find import find_local
 from nbft.plan.problems import error, is_installed
 from nbft.rewards.load import LoadedReward, asked_of, load_rewards
+from nbft.rewards.reward_model import folder_of, obstacle
 
 _TRIED_ROWS = 4
 
@@ -76,13 +77,21 @@ def reward_problems(
 
 
 def _tried(reward: LoadedReward, train: Examples | None) -> list[Problem]:
-    """Call a reward of nbft with wanted answers; the judge's model is looked for only."""
+    """Call a reward of nbft with wanted answers; models are looked for only."""
     options = f"{reward.setting.removesuffix('.function')}.options"
     if reward.written == "judge":
         name = str(reward.options["model"])
         if find_local(name) is None and not Path(name).expanduser().is_dir():
             why = f"names the model {name}, which is not on this machine."
             return [Problem(options, dict(reward.options), why, "Name the folder of a model.")]
+        return []
+    if reward.written == "reward_model":
+        name = str(reward.options["model"])
+        folder = folder_of(name)
+        why = "is not on this machine" if folder is None else obstacle(folder)
+        if why:
+            fix = "Name a run of training.method=reward, or the folder of a reward model."
+            return [Problem(options, dict(reward.options), f"names {name}, which {why}.", fix)]
         return []
     if not reward.function.__module__.startswith("nbft.rewards.") or not train:
         return []

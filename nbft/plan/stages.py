@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nbft.config import Config
-from nbft.evaluate.forecast import metrics_of, sampling_seconds, scored_steps, scoring_seconds
+from nbft.evaluate.forecast import (
+    metrics_of,
+    sampled_prompts,
+    sampling_seconds,
+    scored_steps,
+    scoring_seconds,
+)
 from nbft.formatting import duration
 from nbft.methods import method_of
 from nbft.plan.disk import DiskUse
@@ -74,7 +80,7 @@ def moments(
     scored = [step for step in scored_steps(config, last, steps_per_epoch) if step <= last]
     if is_scored:
         found["scoring"] = scored
-    if evaluation.sample_prompts or (evaluation.sample_count and has_held_out):
+    if sampled_prompts(config, has_held_out=has_held_out):
         between = is_scored or evaluation.score_every_n_steps
         found["sampling"] = scored if between else sorted({0, last})
     if not last:

@@ -15,6 +15,7 @@ from nbft.config import Config
 from nbft.decisions import Decisions
 from nbft.hardware import has_bfloat16
 from nbft.matmul_rate import kept_rate, product_dtype, usable_threads
+from nbft.methods import method_of
 from nbft.plan.memory import Shape, trainable_parameters
 
 _ASSUMED_FLOPS = {"bfloat16": 480e9, "float32": 110e9}
@@ -88,7 +89,8 @@ def training_seconds(
     weights = sum(d_out * d_in for _, d_out, d_in in shape.layers)
     if shape.mixture:  # of the experts only those that a token is sent to
         weights += 3 * shape.num_layers * shape.hidden_size * shape.intermediate_size
-    head = shape.vocab_size * shape.hidden_size
+    logits = 0 if method_of(config).scores_answers else shape.vocab_size
+    head = logits * shape.hidden_size
     learnt = 0.0 if is_adapted else min(1.0, trained / shape.parameters)
     products = weights * (2 + learnt + again) + head * (2 + learnt)
     products += trained * (3 + again) if is_adapted else 0
@@ -97,7 +99,7 @@ def training_seconds(
     a_logit = _SECONDS_PER_LIBRARY_LOGIT
     if decisions.uses("label_head"):
         a_logit = _SECONDS_PER_LOGIT
-    seconds = tokens * (attention * _SECONDS_PER_ATTENTION_FLOP + shape.vocab_size * a_logit)
+    seconds = tokens * (attention * _SECONDS_PER_ATTENTION_FLOP + logits * a_logit)
     seconds += 0 if is_adapted else steps * trained * _SECONDS_PER_UPDATE
     seconds *= (2 / usable_threads()) ** _MORE_CORES
     seconds += tokens * 2 * products / (rate * _PRODUCT_SHARE)

@@ -17,8 +17,9 @@ from nbft.data.ready import READY
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.evaluate.compare import Answers
 from nbft.hardware import release_memory
+from nbft.methods import method_of
 from nbft.models.find import find_local
-from nbft.runs.folder import Run, list_runs, load_base
+from nbft.runs.folder import Run, check_writes, list_runs, load_base
 from nbft.runs.mark import is_run
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ def ask(
     found = _found(model, Path(folder).expanduser())
     config = found.config if isinstance(found, Run) else found
     name = found.id if isinstance(found, Run) else Path(config.model.model_name).name
+    if isinstance(found, Run):
+        check_writes(found)
+    else:  # its base model answers, which has no head of scores
+        found = config = _writing(config)
     wanted = listed(prompts)
     if not wanted:
         return Answers([], name)
@@ -123,6 +128,12 @@ def _other_than_trained(prompts: Sequence[Prompt], config: Config) -> str:
         f"The text was asked as it is, but this run learned to answer after “{end}”. Ask with a row, "
         f"such as {row}, to have its template around it."
     )
+
+
+def _writing(config: Config) -> Config:
+    """Return a config whose model writes answers."""
+    is_reward_model = method_of(config).scores_answers
+    return config.apply({"training.method": "sft"}) if is_reward_model else config
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from nbft.config.io import resolve
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.events import Event
 from nbft.formatting import one_line
+from nbft.methods import method_of
 from nbft.reading import open_file, why_not
 from nbft.redaction import redact
 from nbft.runs.checkpoints import resume_point, step_of
@@ -201,7 +202,8 @@ class Run:
         self._command("save")
 
     def sample(self) -> None:
-        """Ask the run to answer its fixed prompts now."""
+        """Ask the run to answer its fixed prompts now; a reward model answers none."""
+        check_writes(self)
         self._command("sample")
 
     def pause(self, *, release: bool = False) -> None:
@@ -371,10 +373,35 @@ class Run:
         from nbft.evaluate.generate import generate
         from nbft.models.load import quiet
 
+        check_writes(self)
         with quiet():
             model, tokenizer = self.load_model()
             ids = tokenizer([prompt])["input_ids"]
             return generate(model, tokenizer, ids, max_new_tokens)[0]
+
+    def rewards(
+        self, prompt: Prompt | Sequence[Mapping[str, Any]], completions: str | Sequence[str]
+    ) -> list[float]:
+        """Score answers to a prompt with the reward model that the run has trained.
+
+        Prompt and answer become the tokens that they were in the training. Only differences between
+        the answers to one prompt have a meaning.
+
+        Args:
+            prompt: A text, the turns of a conversation, a row of the run's dataset (with or without
+                answers, which are not read), or an example of `nbft.examples`.
+            completions: The answers, or one.
+
+        Returns:
+            A score for each answer, higher for a better one.
+
+        Raises:
+            RunError: The run trains no reward model, or has none yet.
+            DataError: The prompt is empty, or a row does not fit the dataset.
+        """
+        from nbft.runs.rewarding import rewards
+
+        return rewards(self, prompt, [completions] if isinstance(completions, str) else completions)
 
     def compare(
         self, prompts: Prompt | Sequence[Prompt] | None = None, *, max_new_tokens: int = 64
@@ -393,6 +420,7 @@ class Run:
         """
         from nbft.evaluate.compare import Comparison
 
+        check_writes(self)
         if prompts is None:
             samples = self.state.samples
             if len(samples) < 2:
@@ -480,6 +508,19 @@ class Run:
         return f"Run({self.id!r}, {self.status})"
 
 
+def check_writes(run: Run) -> None:
+    """Refuse to let a reward model answer.
+
+    Raises:
+        RunError: The run trains one.
+    """
+    if method_of(run.config).scores_answers:
+        raise RunError(
+            f"{run.id}: is a reward model, which scores answers and writes none. Use "
+            "run.rewards(prompt, completions)."
+        )
+
+
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """Return the runs in a folder, the newest first."""
     folder = Path(folder).expanduser()
@@ -552,6 +593,9 @@ def self_contained(config: Config, run: Path | None, folder: Path | None) -> Con
     copy.evaluation.metric_function = _absolute_function(copy.evaluation.metric_function, folder)
     for reward in copy.grpo.rewards:
         reward.function = _absolute_function(reward.function, folder) or reward.function
+        given = reward.options.get("model")
+        if isinstance(given, str) and given and resolve(given, folder).is_dir():
+            reward.options = {**reward.options, "model": str(resolve(given, folder))}
     for name in ("model_name", "tokenizer_name", "adapter_name_or_path"):
         given = getattr(copy.model, name)
         files = ("config.json", "adapter_config.json", "tokenizer_config.json")
@@ -598,12 +642,21 @@ def _load(run: Run) -> tuple[Any, Any]:
         decisions = decide(config)
         whole = config.apply({"model.load_pretrained_weights": True})
         device = decisions.device.value
-        model = load_model(whole, folder, decisions.dtype.value, device, for_answers=True)
-        model = model.to(device)
+        model = load_model(
+            whole,
+            folder,
+            decisions.dtype.value,
+            device,
+            for_answers=True,
+            scores_answers=method_of(config).scores_answers,
+        ).to(device)
     else:
         from nbft.models.adapters import with_adapter
 
-        model = with_adapter(load_base(config)[0], folder)
+        base = load_base(config)[0]
+        if method_of(config).scores_answers:
+            base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        model = with_adapter(base, folder)
     return model.eval(), tokenizer
 
 
@@ -621,5 +674,12 @@ def load_base(config: Config) -> tuple[Any, Path]:
     path = find_model(base_name(config), config.model.model_revision, lambda _: None).path
     decisions = decide(config, path)
     device = decisions.device.value
-    model = load_model(config, path, decisions.dtype.value, device, for_answers=True)
+    model = load_model(
+        config,
+        path,
+        decisions.dtype.value,
+        device,
+        for_answers=True,
+        scores_answers=method_of(config).scores_answers,
+    )
     return place(model, device).eval(), path

@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nbft.methods import method_of
 from nbft.models.peft_types import merge_obstacle
 from nbft.plan.guidance import most_passes
 from nbft.runs.checkpoints import last_whole, step_of
@@ -69,7 +70,13 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
     """
     name, end, config = shlex.quote(name_of(run)), state.end or {}, run.config
     found = []
+    is_reward_model = method_of(config).scores_answers
     if end.get("adapter") or end.get("model"):
+        if is_reward_model:
+            found += [
+                NextStep("score answers", "run.rewards('What is 2 + 2?', ['4', 'Five.'])"),
+                NextStep("use it in GRPO", _as_reward(run)),
+            ]
         if prompt := _prompt(state):
             dashes = "-- " if prompt.startswith("-") else ""  # or it is taken for an option
             asked = "" if "\n" in prompt else f" {dashes}{shlex.quote(prompt)}"
@@ -94,6 +101,12 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
             change = f"run.resume({{{path!r}: {length}}})"
             found.append(NextStep("train longer", change, f"nbft resume {name} {path}={length}"))
     return found
+
+
+def _as_reward(run: Run) -> str:
+    """Return what names a run's reward model in the settings of GRPO."""
+    reward = {"function": "reward_model", "options": {"model": str(run.adapter or run.path)}}
+    return f"reward = {reward!r}"
 
 
 def _prompt(state: RunState) -> str:

@@ -816,13 +816,15 @@ def length_alone(run: RunState, config: Config) -> Found | None:
         last, near, whose = [mean(part) for part in parts], _NEAR, "training"
     if any(abs(value - known) > near for value in last):
         return None
+    look = "Compare the length of its answers with those of the base model, and add"
+    if method_of(config).scores_answers:
+        look = "Add"
     return Found(
         f"The model orders {last[-1]:.0%} of the {whose} pairs rightly; a rule that looks at nothing "
         f"but the length of the answers orders {known:.0%} rightly. It may have learned no more than "
         "that.",
         [],
-        "Compare the length of its answers with those of the base model, and add pairs that length "
-        "does not tell: nbft.doctor counts them.",
+        f"{look} pairs that length does not tell: nbft.doctor counts them.",
     )
 
 

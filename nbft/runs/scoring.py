@@ -19,8 +19,9 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
     from nbft.decisions import decide
     from nbft.evaluate.scoring import Scorer
     from nbft.models.load import quiet
-    from nbft.runs.folder import load_base
+    from nbft.runs.folder import check_writes, load_base
 
+    check_writes(run)
     if split not in ("validation", "test"):
         raise RunError(f"split={split!r}: is not one of validation, test.")
     config = _asking(run.config, metrics, rows)

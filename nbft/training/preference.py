@@ -44,7 +44,7 @@ class PromptAndAnswer(NamedTuple):
     begin: int
 
 
-_Places = Sequence[Sequence[Sequence[int]]]
+Places = Sequence[Sequence[Sequence[int]]]
 """For each row and each of its sequences, where each token is in the batch, flattened."""
 
 
@@ -99,12 +99,7 @@ class AnswerCollator:
 
     def answers(self, rows: Sequence[Sequence[PromptAndAnswer]]) -> dict[str, Any]:
         """Return the part of a batch that is about the answers of its rows."""
-        if not self.joins:
-            inputs, places_of = self._padded(rows)
-        elif self.shares and len(rows[0]) == 2:
-            inputs, places_of = self._shared(rows)
-        else:
-            inputs, places_of = self._joined(rows)
+        inputs, places_of = self._laid_out(rows)
         places, targets, answers, tokens = [], [], [], []
         number_of = itertools.count()
         for n in range(len(rows[0])):
@@ -124,12 +119,18 @@ class AnswerCollator:
             "answer_tokens": torch.tensor(tokens, dtype=torch.float32),
         }
 
+    def _laid_out(self, rows: Sequence[Sequence[PromptAndAnswer]]) -> tuple[dict[str, Any], Places]:
+        """Return the model's inputs, and where each token of each answer is in them."""
+        if not self.joins:
+            return self._padded(rows)
+        return self._shared(rows) if self.shares and len(rows[0]) == 2 else self._joined(rows)
+
     def _counts(self, sequence: PromptAndAnswer, place: int, number: int) -> bool:
         """Whether a token is part of an answer, or of what is imitated."""
         is_trained = sequence.labels[place] != IGNORE_INDEX
         return is_trained and (place >= sequence.begin or (self.imitates and number == 0))
 
-    def _padded(self, rows: Any) -> tuple[dict[str, Any], _Places]:
+    def _padded(self, rows: Any) -> tuple[dict[str, Any], Places]:
         """Return one row for each answer, the first ones of all rows first."""
         sequences = [row[n] for n in range(len(rows[0])) for row in rows]
         multiple = self.pad_to_multiple_of
@@ -140,10 +141,10 @@ class AnswerCollator:
             ids[n, : len(one.ids)] = torch.tensor(one.ids)
             mask[n, : len(one.ids)] = 1
         begins = [[n + k * len(rows) for k in range(len(rows[0]))] for n in range(len(rows))]
-        places: _Places = [[range(b * width, (b + 1) * width) for b in of_row] for of_row in begins]
+        places: Places = [[range(b * width, (b + 1) * width) for b in of_row] for of_row in begins]
         return {"input_ids": ids, "attention_mask": mask}, places
 
-    def _joined(self, rows: Any) -> tuple[dict[str, Any], _Places]:
+    def _joined(self, rows: Any) -> tuple[dict[str, Any], Places]:
         """Return one row of all answers, each after its own prompt."""
         ids: list[int] = []
         places: list[list[Sequence[int]]] = []
@@ -157,7 +158,7 @@ class AnswerCollator:
         positions = list(itertools.chain.from_iterable(map(range, lengths)))
         return _joined_inputs(ids, positions, lengths), places
 
-    def _shared(self, rows: Any) -> tuple[dict[str, Any], _Places]:
+    def _shared(self, rows: Any) -> tuple[dict[str, Any], Places]:
         """Return one row of all prompts, each with both of its answers."""
         ids: list[int] = []
         positions: list[int] = []
@@ -216,7 +217,15 @@ class PreferenceTrainer(transformers.Trainer):
         self._sums: dict[str, defaultdict[str, Any]] = {}
         self._forget("train")
         self._renewed: dict[str, torch.Tensor] | None = None
-        inner = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        self._use_head(self.inner_model)
+
+    @property
+    def inner_model(self) -> Any:
+        """The model without an adapter around it."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    def _use_head(self, inner: Any) -> None:
+        """Let the model compute what the loss needs, and no more."""
         use_token_head(inner, fused=self.nbft_decisions.uses("label_head"))
 
     # The reference model

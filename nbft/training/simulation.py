@@ -42,6 +42,7 @@ from nbft.hardware import Choice
 from nbft.methods import IGNORE_INDEX, method_of
 from nbft.models.find import find_described
 from nbft.models.load import quiet
+from nbft.models.reward_head import use_reward_head
 from nbft.training.fast import attention
 from nbft.training.rows import TrainingRows
 from nbft.training.trainer import build_trainer
@@ -262,7 +263,10 @@ def _step(
     tracker = ShapesOnly()
     dtype = getattr(torch, decisions.dtype.value)
     on_cpu = replace(decisions, device=Choice("cpu", "simulated"))
+    scores_answers = method_of(config).scores_answers
     kind = getattr(transformers, config.model.auto_class_name)
+    if scores_answers:
+        kind, shape.num_labels = transformers.AutoModelForSequenceClassification, 1
     arguments = dict(config.model.model_init_kwargs)
     if config.model.attn_implementation:
         arguments["attn_implementation"] = config.model.attn_implementation
@@ -276,10 +280,13 @@ def _step(
         tracker.stage = "building"
         short = shortened(config, len(lengths), steps=_STEPS).apply({"quantization": {}})
         again = _STEPS * short.training.gradient_accumulation_steps
+        model = kind.from_config(shape, dtype=dtype, **arguments)
+        if scores_answers:
+            use_reward_head(model)
         trainer = build_trainer(
             short,
             on_cpu,
-            kind.from_config(shape, dtype=dtype, **arguments),
+            model,
             _tokenizer(),
             rows_of(config, [lengths] * again),
             output_dir=Path(folder),

@@ -273,6 +273,7 @@ def _adapter(
         raise ConfigError(problems)
     more = kind.arguments(config, steps)
     more |= named_targets(config, kind, model)
+    more |= method_of(config).adapter_arguments(config)
     if "tokenizer_name_or_path" in more:
         more["tokenizer_name_or_path"] = tokenizer.name_or_path
     if resumption is not None and config.peft.init_lora_weights == "eva":

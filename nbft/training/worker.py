@@ -332,7 +332,10 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
     job.stages.end(0)
     job.say(f"Loading {config.model.model_name} …")
     set_seed(config.training.seed)
-    model = load_model(config, found.path, decisions.dtype.value, device)
+    dtype, scores_answers = decisions.dtype.value, method_of(config).scores_answers
+    model = load_model(config, found.path, dtype, device, scores_answers=scores_answers)
+    if scores_answers:
+        set_seed(config.training.seed)  # an adapter begins alike whether the head was drawn or read
     if adapter := fetch_adapter(config, job.say):
         job.say(f"Loading the adapter {adapter.path} …")
         model = load_adapter(model, adapter)
@@ -398,6 +401,8 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
     asked = _sample_prompts(config, tokenizer, loaded.rows.held_out)
 
     def sample(model: Any) -> list[dict[str, str]]:
+        if not asked:
+            return []
         longest = config.evaluation.sample_max_new_tokens
         with in_precision(model, loaded.decisions.mixed_precision.value):
             answers = generate(model, tokenizer, [one.ids for one in asked], longest)
@@ -443,8 +448,11 @@ def _scorers(job: _Job, loaded: _Loaded) -> list[Scorer]:
 
 def _sample_prompts(config: Config, tokenizer: Any, held_out: Tokenised | None) -> list[Asked]:
     """Return the given prompts, or those of the first held-out rows with their wanted answers."""
+    from nbft.evaluate.forecast import sampled_prompts
     from nbft.evaluate.prompts import Asked
 
+    if not sampled_prompts(config, has_held_out=held_out is not None):
+        return []
     if given := config.evaluation.sample_prompts:
         return list(map(Asked, tokenizer(given)["input_ids"], given))
     if held_out is None:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from nbft.config import Setting
 from nbft.errors import Problem
 from nbft.formatting import count
-from nbft.methods import built_in_methods, method_of
+from nbft.methods import Method, built_in_methods, method_of
 from nbft.pages.environment import render
 from nbft.pages.layers import layer_table
 from nbft.redaction import redact
@@ -209,7 +209,7 @@ class Views:
         self._review, self._on_yaml = review, on_yaml
         self._groups: list[Group] = []
         self._of_method: Any = None  # the place of the settings that only some methods have
-        self._method_section: str | None = None
+        self._method: Method | None = None
         self.view = self.home = view
         self.on_mark: Callable[[], None] = lambda: None
         self.mode = kit(
@@ -406,18 +406,21 @@ class Views:
         owned = {method.section for method in built_in_methods().values()}
         if owned.intersection(sections):
             yield from self._group(kit, page, "Training method", [_METHOD])
-            self._of_method, self._method_section = kit.slot(), None
+            self._of_method, self._method = kit.slot(), None
             self._show_of_method()
             yield self._of_method
         yield from self._sections(page, {*sections} - owned, kit)
 
     def _show_of_method(self) -> None:
         """Show the settings that only the chosen method has."""
-        section = method_of(self._tree.so_far()).section
-        if section != self._method_section:
-            self._method_section, page = section, self._of_method
+        method, last = method_of(self._tree.so_far()), self._method
+        if last is None or (method.section, method.unused_settings) != (
+            last.section,
+            last.unused_settings,
+        ):
+            self._method, page = method, self._of_method
             self._groups = [group for group in self._groups if group.page is not page]
-            shown = {section} - {None}
+            shown = {method.section} - {None}
             page.show(lambda kit: self._sections(page, shown, kit))
             self.mark()
 
@@ -425,8 +428,12 @@ class Views:
         """Yield the settings of some sections in groups, and a button for the rare ones."""
         blocks: dict[str, list[str]] = {}
         rare = []
+        method, changed = method_of(self._tree.so_far()), self._tree.changes
+        unused = {f"{method.section}.{name}" for name in method.unused_settings}
         for path, setting in fields():
             if _tab_section(path) not in sections or path == _METHOD:
+                continue
+            if path in unused and path not in changed:
                 continue
             if setting.level == "expert":
                 rare.append(path)

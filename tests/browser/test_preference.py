@@ -181,7 +181,7 @@ def test_labelled_answers_train_by_kto(
     assert axe(run) == []
 
 
-@pytest.mark.parametrize("method", ["orpo", "cpo"])
+@pytest.mark.parametrize("method", ["orpo", "cpo", "reward"])
 def test_other_methods_train_on_pairs(notebook: Notebook, files: None, method: str) -> None:
     form = opened(notebook)
     choose(form, "pairs.jsonl")

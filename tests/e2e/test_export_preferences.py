@@ -23,6 +23,8 @@ RUNS = [
     ("kto", "lora", {"undesirable_weight": 1.3}),
     ("orpo", "lora", {"beta": 0.3}),
     ("cpo", "full", {"loss_type": "hinge", "sft_loss_ratio": 0.4}),
+    ("reward", "lora", {}),
+    ("reward", "full", {"center_rewards_coefficient": 0.1}),
 ]
 
 
@@ -111,6 +113,7 @@ def test_turns_reach_trl_as_turns(tmp_path, tiny_model, rows):
         ("cpo", {"pref_loss_ratio": 0.5}, "TRL's CPO has no such weight"),
         ("orpo", {"sft_loss_ratio": 0.5}, "TRL's ORPO weighs the SFT loss with 1"),
         ("orpo", {}, "TRL's ORPO imitates the prompts as well"),
+        ("reward", {"max_prompt_length": 9}, "TRL has no limit for prompts alone"),
     ],
 )
 def test_what_trl_cannot_do_is_said_at_the_top(method, preference, why):

@@ -213,6 +213,10 @@ PREFERENCES: dict[str, dict[str, Any]] = {
     "method kto": {"training.method": "kto", "data.path": "labels.jsonl"},
     "dpo, second epoch": {"training.method": "dpo", **_PAIRS, **_IN_SECOND_EPOCH},
     "dpo, whole model": {"training.method": "dpo", **_PAIRS, **_FULL},
+    "method reward": {"training.method": "reward", **_PAIRS},
+    "reward, second epoch": {"training.method": "reward", **_PAIRS, **_IN_SECOND_EPOCH},
+    "reward, whole model": {"training.method": "reward", **_PAIRS, **_FULL},
+    "reward, padded": {"training.method": "reward", **_PAIRS, "data.padding_free": False},
     "dpo, padded": {"training.method": "dpo", **_PAIRS, "data.padding_free": False},
     **{f"method {name}": {"training.method": name, **_GENERATED} for name in ("grpo", "rloo")},
 }

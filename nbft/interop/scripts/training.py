@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbft.interop.preferences import has_rewards, is_preference
+from nbft.interop.preferences import has_rewards, is_preference, is_reward_model
 from nbft.interop.report import Kind
 from nbft.interop.scripts.evaluation import Program
 from nbft.interop.scripts.notes import (
@@ -188,6 +188,11 @@ _OF_UNSLOTH = {
 _OF_PREFERENCES = {"learning_rate": ("training.learning_rate", 1e-6)}
 """What TRL's trainers of preferences, and those with rewards, set in their arguments."""
 
+_OF_REWARD_MODELS = {"learning_rate": ("training.learning_rate", 1e-4)}
+"""The same for reward models. Source: TRL, trl/trainer/reward_config.py."""
+
+_SCORERS = re.compile(r"\w*ForSequenceClassification")
+
 _WHOLE = ("embed_tokens", "lm_head")
 _INSTEAD = {"warmup_steps": ("warmup_ratio",), "r": ("lora_r",)}
 
@@ -346,7 +351,8 @@ class _Reading:
 
     def _loaded(self, loads: list[Call]) -> None:
         for call in loads:
-            if _NOT_WRITERS.fullmatch(call.owner):
+            is_scorer = _SCORERS.fullmatch(call.owner) and is_reward_model(self.training.method)
+            if _NOT_WRITERS.fullmatch(call.owner) and not is_scorer:
                 why = f"{call.owner} is not a model that writes text, and nbft trains only such models"
                 raise RefusalError(f"{why}.", call.line)
         load = loads[0]
@@ -500,7 +506,9 @@ class _Reading:
         elif arguments is not None and (
             is_preference(self.training.method) or has_rewards(self.training.method)
         ):
-            self._fill(arguments, _OF_PREFERENCES, "TRL's default")
+            is_scorer = is_reward_model(self.training.method)
+            usual = _OF_REWARD_MODELS if is_scorer else _OF_PREFERENCES
+            self._fill(arguments, usual, "TRL's default")
 
     def _whole_layers(self, adapter: Call) -> None:
         """Train embeddings that Unsloth is given as targets whole, as it does."""

@@ -22,6 +22,7 @@ WRONG = {
     "ref_model_update_steps": -2,
     "desirable_weight": -1,
     "undesirable_weight": -1,
+    "center_rewards_coefficient": -0.1,
 }
 ROWS = [{"prompt": f"Why {n}?\n", "chosen": "So.", "rejected": "No."} for n in range(20)]
 
@@ -56,7 +57,7 @@ def test_the_former_preference_method_is_the_training_method():
         nbft.Config(preference={"method": "magic"})
 
 
-@pytest.mark.parametrize("method", ["dpo", "orpo", "cpo"])
+@pytest.mark.parametrize("method", ["dpo", "orpo", "cpo", "reward"])
 def test_pairs_can_be_trained_on(method):
     assert problems(method) == {}
 
@@ -71,6 +72,15 @@ def test_pairs_can_be_trained_on(method):
         ("dpo", {"loss_type": "exo_pair"}, "label_smoothing", "needs a share above 0"),
         ("dpo", {"loss_type": "hinge", "offset_alpha": 0.1}, "offset_alpha", "only sigmoid"),
         ("dpo", {"offset_alpha": 0.1}, "offset_alpha", "rows have no scores"),
+        (
+            "dpo",
+            {"center_rewards_coefficient": 0.1},
+            "center_rewards_coefficient",
+            "only training.method=reward",
+        ),
+        ("reward", {"beta": 0.2}, "beta", "a reward model has one loss"),
+        ("reward", {"loss_type": "ipo"}, "loss_type", "a reward model has one loss"),
+        ("reward", {"reference_free": True}, "reference_free", "no reference model"),
         ("cpo", {"ref_model_update_steps": 5}, "ref_model_update_steps", "no reference model"),
         ("cpo", {"reference_free": True}, "reference_free", "no reference model"),
         ("dpo", {"pref_loss_ratio": 0.0}, "pref_loss_ratio", "leave nothing to train on"),
@@ -114,6 +124,8 @@ def test_ties_cannot_widen_the_margin():
     [
         ("dpo", {"prompt": "Why?", "completion": "So."}, "needs a chosen and a rejected answer"),
         ("kto", ROWS[0], "needs an answer with a label"),
+        ("reward", {"prompt": "Why?", "completion": "So."}, "needs a chosen and a rejected answer"),
+        ("reward", {"text": "Why? So."}, "needs a chosen and a rejected answer"),
     ],
 )
 def test_the_wrong_kind_of_rows_is_refused(method, row, why):

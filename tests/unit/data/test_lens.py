@@ -323,6 +323,7 @@ def test_turns_that_differ_belong_to_their_side(tokenizer):
     [
         ("dpo", {"chosen": "b", "rejected": "c", "margin": 2.5}, ("chosen scored 2.5 higher", "")),
         ("dpo", {"chosen": "b", "rejected": "c", "margin": -1}, ("chosen scored 1 lower", "bad")),
+        ("reward", {"chosen": "b", "rejected": "c", "margin": 2.5}, ("margin 2.5 in the loss", "")),
         ("orpo", {"chosen": "b", "rejected": "c", "margin": 0}, ("both scored alike", "bad")),
         ("dpo", {"chosen": "b", "rejected": "b"}, ("both answers are the same", "bad")),
         ("kto", {"completion": "b", "label": True}, ("labelled good", "")),

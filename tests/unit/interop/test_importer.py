@@ -482,9 +482,7 @@ def test_ernies_lists_of_sets(imported):
 
 METHODS = [
     ("axolotl", "base_model: a/b\nrl: gdpo\n", "line 2: rl='gdpo': asks for GDPO"),
-    ("axolotl", "base_model: a/b\nreward_model: true\n", "asks for a reward model"),
     ("axolotl", "base_model: a/b\nprocess_reward_model: true\n", "asks for a process reward model"),
-    ("llama_factory", "stage: rm\n", "asks for a reward model"),
     ("llama_factory", "stage: ppo\n", "asks for PPO"),
     ("llama_factory", "finetuning_type: freeze\nuse_llama_pro: true\n", "every n-th layer"),
     ("oumi", "training: {trainer_type: TRL_GKD}", "asks for GKD"),

@@ -99,6 +99,13 @@ TAKEN = [
         "kto",
         {"desirable_weight": 1.2, "undesirable_weight": 0.8},
     ),
+    (
+        "axolotl",
+        f"{AXOLOTL}reward_model: true\nnum_labels: 1\ncenter_rewards_coefficient: 0.01",
+        "reward",
+        {"center_rewards_coefficient": 0.01},
+    ),
+    ("llama_factory", LLAMA.replace("stage: dpo", "stage: rm"), "reward", {}),
     ("axolotl", f"{AXOLOTL}rl: dpo\nrl_beta: 0.3", "dpo", {"beta": 0.3}),
     ("axolotl", f"{AXOLOTL}rl: ipo", "dpo", {"loss_type": "ipo"}),
     (
@@ -243,6 +250,8 @@ def test_pairs_are_not_packed(imported, system, text):
 
 
 def test_dropout_is_off_where_trl_turns_it_off(imported):
+    kept, _ = imported(f"{LLAMA}lora_dropout: 0.1".replace("dpo", "rm"), "llama_factory")
+    assert kept.peft.lora_dropout == 0.1  # not in its training of reward models
     config, report = imported(f"{LLAMA}lora_dropout: 0.1", "llama_factory")
     assert config.peft.lora_dropout == 0
     assert "turned off in preference training there" in line(report, "lora_dropout").note
@@ -299,6 +308,12 @@ SCRIPTS = [
     ("KTO", "undesirable_weight=1.3", "kto", {"undesirable_weight": 1.3}),
     ("ORPO", "beta=0.3", "orpo", {"beta": 0.3}),
     (
+        "Reward",
+        "center_rewards_coefficient=0.01",
+        "reward",
+        {"center_rewards_coefficient": 0.01},
+    ),
+    (
         "CPO",
         'loss_type="simpo", simpo_gamma=0.9, cpo_alpha=0.0, label_smoothing=0.1',
         "cpo",
@@ -315,7 +330,21 @@ def test_scripts_of_trl(imported, name, arguments, method, settings):
     assert config.peft.lora_dropout == 0  # TRL turns it off
     assert config.data.completion_only_loss == (method != "orpo")
     assert config.data.shuffle == (method != "kto")
-    assert config.training.learning_rate == (5e-6 if "learning_rate" in arguments else 1e-6)
+    usual = 1e-4 if method == "reward" else 1e-6
+    assert config.training.learning_rate == (5e-6 if "learning_rate" in arguments else usual)
+
+
+def test_a_script_with_a_classifier_trains_a_reward_model(imported):
+    text = script("Reward").replace("ForCausalLM", "ForSequenceClassification")
+    text = text.replace('from_pretrained("a/b")', 'from_pretrained("a/b", num_labels=1)')
+    text = text.replace("LoraConfig(r=8", 'LoraConfig(task_type="SEQ_CLS", r=8')
+    config, report = imported(text, ending="py")
+    assert config.training.method == "reward"
+    assert config.model.model_name == "a/b"
+    assert not report.dropped, [*map(str, report.dropped)]
+    text = script("SFT").replace("ForCausalLM", "ForSequenceClassification")
+    with pytest.raises(nbft.ConfigError, match="is not a model that writes text"):
+        imported(text, ending="py")
 
 
 def test_trl_smooths_no_labels_with_sigmoid(imported):

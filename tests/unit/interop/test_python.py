@@ -402,6 +402,7 @@ BESIDE = {
         for name, loss in (("simpo_gamma", "simpo"), ("dpop_lambda", "dpop"))
     },
     **{f"preference.{name}desirable_weight": {"training.method": "kto"} for name in ("", "un")},
+    "preference.center_rewards_coefficient": {"training.method": "reward"},
     "peft.feedforward_modules": {"peft.method": "ia3"},
     "peft.oft_block_size": {"peft.method": "oft"},
     "peft.eva_rho": {"peft.init_lora_weights": "eva"},

@@ -1081,7 +1081,7 @@ def test_the_chat_template_is_taken(imported):
 
 @pytest.mark.parametrize(
     "name",
-    ["Reward", "PPO", "GKD", "SentenceTransformer"],
+    ["PRM", "PPO", "GKD", "SentenceTransformer"],
 )
 @pytest.mark.parametrize("started", ["trainer.train()", ""])
 def test_other_methods_are_refused_in_one_sentence(imported, name, started):
@@ -1138,6 +1138,7 @@ def test_arguments_alone_tell_the_method(imported):
         ("beta: 0.2", "dpo"),
         ("beta: 0.2\nundesirable_weight: 1.5", "kto"),
         ("cpo_alpha: 0.5", "cpo"),
+        ("center_rewards_coefficient: 0.01", "reward"),
     ],
 )
 def test_the_keys_of_a_flat_file_tell_the_method(imported, keys, method):
@@ -1146,7 +1147,8 @@ def test_the_keys_of_a_flat_file_tell_the_method(imported, keys, method):
     assert config.training.method == method
     assert any(line.setting == "training.method" and line.became == method for line in report)
     text = text.replace("learning_rate: 1.0e-5\n", "per_device_train_batch_size: 2\n")
-    assert imported(text, name="b.yaml")[0].training.learning_rate == 1e-6
+    rate = 1e-4 if method == "reward" else 1e-6
+    assert imported(text, name="b.yaml")[0].training.learning_rate == rate
 
 
 def test_the_place_of_a_refusal(imported):

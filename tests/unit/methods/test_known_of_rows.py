@@ -14,7 +14,7 @@ from nbft.methods import method_of
 LONGER, SHORTER, ALIKE = (5, 2), (2, 5), (3, 3)
 
 
-@pytest.mark.parametrize("method", ["dpo", "orpo", "cpo"])
+@pytest.mark.parametrize("method", ["dpo", "orpo", "cpo", "reward"])
 @pytest.mark.parametrize(
     ("train", "held_out", "accuracy"),
     [

@@ -20,7 +20,7 @@ from nbft.methods import Method, method_of
 from nbft.methods.method import Kind
 
 ROOT = Path(nbft.__file__).parent
-NAMES = ("base", "cpo", "dpo", "grpo", "kto", "orpo", "rloo", "sft")
+NAMES = ("base", "cpo", "dpo", "grpo", "kto", "orpo", "reward", "rloo", "sft")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +52,7 @@ def test_the_records_load_no_heavy_library():
 
 
 ASKS = re.compile(
-    r"""training\.method\b(?!`)\s*(==|!=|\bin\b|not in)|method\s*[=!]=\s*["'](sft|base|cpo|dpo|grpo|kto|orpo|rloo)"""
+    r"""training\.method\b(?!`)\s*(==|!=|\bin\b|not in)|method\s*[=!]=\s*["'](sft|base|cpo|dpo|grpo|kto|orpo|reward|rloo)"""
 )
 
 

@@ -63,6 +63,16 @@ def test_a_good_config_has_no_errors() -> None:
             "names the model /nowhere, which is not on this machine",
         ),
         (
+            {"grpo__rewards": [{"function": "reward_model", "options": {"model": "/nowhere"}}]},
+            "grpo.rewards[0].options",
+            "names /nowhere, which is not on this machine",
+        ),
+        (
+            {"grpo__rewards": [{"function": "reward_model", "options": {}}]},
+            "grpo.rewards[0].options",
+            "lacks model",
+        ),
+        (
             {"training__per_device_train_batch_size": 8192},
             "training.per_device_train_batch_size",
             "there would be no step",

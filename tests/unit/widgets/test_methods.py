@@ -59,8 +59,15 @@ def test_the_settings_of_a_method_come_and_go_with_it(form: Form) -> None:
     assert {"preference.beta", "preference.loss_type", METHOD, "peft.r"} <= shown(form)
     assert "preference.dpop_lambda" not in shown(form), "rarely needed"
     assert form._views.tabs.children[2].children[:2] == first, "the focus stays"
+    control.value = "reward"
+    assert "preference.beta" not in shown(form)
+    assert "preference.max_prompt_length" in shown(form)
     control.value = "kto"
     assert "preference.beta" in shown(form)
+    fill(form, "preference.beta", "0.3")
+    control.value = "reward"
+    assert "preference.beta" in shown(form), "it is wrong here, and can be corrected"
+    control.value = "kto"
     control.value = "sft"
     assert not [path for path in shown(form) if path.startswith("preference.")]
     form._views.tabs.selected_index = 3
