@@ -78,7 +78,8 @@ class LoadedReward:
             raise
         except Exception as error:
             about = _quoted(prompts, completions, self._culprit(given, len(completions)))
-            why = f"failed with {type(error).__name__}: {error}, for {about}."
+            said = " ".join(str(error).split())  # one line, whatever a library wrote
+            why = f"failed with {type(error).__name__}: {said}, for {about}."
             raise self._error(why) from error
         rewards = _listed(rewards)
         if isinstance(rewards, list) and len(rewards) == len(completions):

@@ -54,6 +54,14 @@ def test_the_completion_that_a_function_fails_with_is_named() -> None:
     assert text.startswith("grpo.rewards[0].function='a.py:mine': ")
 
 
+def test_an_error_of_several_lines_is_said_in_one() -> None:
+    def mine(completions: list[str], **_: Any) -> list[float]:
+        raise ValueError("first line\n  second line")
+
+    text = said(reward_of(mine), ["a"])
+    assert "failed with ValueError: first line second line, for the completion “a”" in text
+
+
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
