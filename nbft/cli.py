@@ -1,7 +1,7 @@
 """The command line.
 
-`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | inspect | bench |
-import | export | compatibility | config show|check|new|create|presets`,
+`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | try-rewards | inspect |
+bench | import | export | compatibility | config show|check|new|create|presets`,
 and requests to a run: `nbft stop | pause | continue | save | sample | cancel | resume RUN`. Exit
 codes: 2 for a user's mistake, 1 for a failed run, 130 after an interrupt, 143 after SIGTERM and 129
 after SIGHUP.
@@ -298,6 +298,31 @@ def doctor(
         raise typer.Exit(130)
     if report.of_level("error") or (strict and report.of_level("warning")):
         raise typer.Exit(1)
+
+
+@app.command("try-rewards")
+def try_rewards_command(
+    file: _File,
+    overrides: _Overrides = None,
+    rows: Annotated[int, typer.Option(min=1, help="Training rows to answer.")] = 4,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(help="Answer of your own instead of the model's; may be given several times."),
+    ] = None,
+    as_json: _Json = False,
+    allow_code: _AllowCode = False,
+) -> None:
+    """Show what each reward gives a few answers of the base model, before anything is trained."""
+    from nbft.runs.folder import self_contained
+    from nbft.runs.trying import try_rewards
+
+    folder = file.absolute().parent
+    config = Config(**io.overridden(io.read(file), overrides or []))
+    _ask_consent(config, folder, allow_code=allow_code)
+    config = self_contained(config, None, folder)
+    with _progress_line() as say:
+        table = try_rewards(config, rows, answers=answer, say=say)
+    typer.echo(json.dumps(table.to_dict(), indent=2) if as_json else str(table))
 
 
 @app.command()

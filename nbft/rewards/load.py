@@ -77,10 +77,20 @@ class LoadedReward:
         except NbftError:
             raise
         except Exception as error:
-            number = self._culprit(given, len(completions))
-            about = _shown(prompts, completions, number)
-            raise self._error(f"failed with {type(error).__name__}: {error}{about}") from error
-        return self._checked(rewards, prompts, completions)
+            about = _quoted(prompts, completions, self._culprit(given, len(completions)))
+            said = " ".join(str(error).split())  # one line, whatever a library wrote
+            why = f"failed with {type(error).__name__}: {said}, for {about}."
+            raise self._error(why) from error
+        rewards = _listed(rewards)
+        if isinstance(rewards, list) and len(rewards) == len(completions):
+            return self._numbers(rewards, prompts, completions)
+        kind = "None" if rewards is None else type(rewards).__name__
+        returned = f"{kind} instead of a list with a number"
+        if isinstance(rewards, list):
+            returned = count(len(rewards), "number")
+        about = _quoted(prompts, completions, self._unscored(given, len(completions)))
+        wanted = count(len(completions), "completion")
+        raise self._error(f"returned {returned} for {wanted}, among them {about}.")
 
     def _accepted(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments that the function takes."""
@@ -94,38 +104,43 @@ class LoadedReward:
         taken = {p.name for p in parameters}
         return {name: value for name, value in given.items() if name in taken}
 
-    def _culprit(self, given: Mapping[str, Any], completions: int) -> int:
-        """Return the number of the first completion that the function fails with on its own."""
+    def _alone(self, given: Mapping[str, Any], completions: int, number: int) -> Any:
+        """Return what the function returns for one of the completions alone."""
 
-        def alone(value: Any, number: int) -> Any:
+        def alone(value: Any) -> Any:
             is_column = isinstance(value, (list, tuple)) and len(value) == completions
             return [value[number]] if is_column else value
 
+        return self.function(**{n: v if n in self.options else alone(v) for n, v in given.items()})
+
+    def _culprit(self, given: Mapping[str, Any], completions: int) -> int:
+        """Return the number of the first completion that the function fails with on its own."""
         for number in range(completions):
             try:
-                self.function(
-                    **{n: v if n in self.options else alone(v, number) for n, v in given.items()}
-                )
+                self._alone(given, completions, number)
             except Exception:
                 return number
         return 0
 
-    def _checked(
-        self, rewards: Any, prompts: Sequence[Any], completions: Sequence[Any]
+    def _unscored(self, given: Mapping[str, Any], completions: int) -> int:
+        """Return the number of the first completion that gets no number, or several, on its own."""
+        for number in range(completions):
+            try:
+                rewards = _listed(self._alone(given, completions, number))
+            except Exception:
+                return number
+            if not isinstance(rewards, list) or len(rewards) != 1:
+                return number
+        return 0
+
+    def _numbers(
+        self, rewards: Sequence[Any], prompts: Sequence[Any], completions: Sequence[Any]
     ) -> list[float]:
         """Return rewards as floats."""
-        wanted = count(len(completions), "completion")
-        if hasattr(rewards, "tolist"):  # an array or a tensor
-            rewards = rewards.tolist()
-        if not isinstance(rewards, (list, tuple)):
-            kind = "None" if rewards is None else type(rewards).__name__
-            raise self._error(f"returned {kind} instead of a list with a number for {wanted}.")
-        if len(rewards) != len(completions):
-            raise self._error(f"returned {count(len(rewards), 'number')} for {wanted}.")
         for number, reward in enumerate(rewards):
-            if not isinstance(reward, (Real, bool)) or not math.isfinite(reward):
-                about = _shown(prompts, completions, number)
-                raise self._error(f"returned {reward!r}, which is no number{about}")
+            if not _is_number(reward):
+                about = _quoted(prompts, completions, number)
+                raise self._error(f"returned {reward!r}, which is no number, for {about}.")
         return [float(reward) for reward in rewards]
 
     def _error(self, why: str) -> RewardError:
@@ -133,10 +148,25 @@ class LoadedReward:
         return RewardError(Problem(self.setting, self.written, why, fix))
 
 
-def _shown(prompts: Sequence[Any], completions: Sequence[Any], number: int) -> str:
-    """Say which completion it is about."""
+def _is_number(reward: Any) -> bool:
+    """Whether a reward is a finite number that fits into a float."""
+    try:
+        return isinstance(reward, Real) and math.isfinite(reward)
+    except OverflowError:
+        return False
+
+
+def _listed(rewards: Any) -> Any:
+    """Return an array, a tensor or a tuple as a list; other values as they are."""
+    if hasattr(rewards, "tolist"):
+        rewards = rewards.tolist()
+    return list(rewards) if isinstance(rewards, tuple) else rewards
+
+
+def _quoted(prompts: Sequence[Any], completions: Sequence[Any], number: int) -> str:
+    """Quote a completion and its prompt."""
     prompt, completion = text(prompts[number]), text(completions[number])
-    return f", for the completion “{_short(completion)}” to the prompt “{_short(prompt)}”."
+    return f"the completion “{_short(completion)}” to the prompt “{_short(prompt)}”"
 
 
 def _short(words: str) -> str:

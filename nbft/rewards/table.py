@@ -116,6 +116,16 @@ class RewardTable(Presented, Sequence[Rewarded]):
                 "grpo.max_completion_length."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answers, the mean of each reward, and the remarks, as JSON can hold them."""
+        return {
+            "answers": [{**row._asdict(), "rewards": dict(row.rewards)} for row in self.rows],
+            "means": self.means,
+            "prompts": len(self.groups),
+            "prompts_without_signal": self.without_signal,
+            "remarks": self.remarks,
+        }
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -29,6 +29,7 @@ SOLUTIONS: dict[str, dict[str, Any]] = {
     "samsum": {"cut_part": "completion", "f1": 0.67, "higher": "false"},
     "gsm8k": {"calculated": 7, "counted_right": 2, "needed": 4},
     "preferences": {"first_loss": 0.69},
+    "rewards": {"full_marks": 2, "best_advantage": 1.5},
 }
 """The folded solutions; the other predictions are about what a full run does."""
 

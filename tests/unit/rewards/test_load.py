@@ -54,12 +54,20 @@ def test_the_completion_that_a_function_fails_with_is_named() -> None:
     assert text.startswith("grpo.rewards[0].function='a.py:mine': ")
 
 
+def test_an_error_of_several_lines_is_said_in_one() -> None:
+    def mine(completions: list[str], **_: Any) -> list[float]:
+        raise ValueError("first line\n  second line")
+
+    text = said(reward_of(mine), ["a"])
+    assert "failed with ValueError: first line second line, for the completion “a”" in text
+
+
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
         (None, "returned None instead of a list with a number for 2 completions"),
         (1.0, "returned float instead of a list"),
-        ([1.0], "returned 1 number for 2 completions"),
+        ([1.0], "returned 1 number for 2 completions, among them the completion “first” to the"),
         ([1.0, None], "returned None, which is no number, for the completion “second”"),
         ([1.0, float("nan")], "returned nan, which is no number"),
         ([1.0, "x"], "returned 'x', which is no number"),
@@ -67,6 +75,21 @@ def test_the_completion_that_a_function_fails_with_is_named() -> None:
 )
 def test_what_is_no_list_of_numbers_is_said(returned: Any, words: str) -> None:
     assert words in said(reward_of(lambda **_: returned), ["first", "second"])
+
+
+def test_the_completion_without_a_number_of_its_own_is_named() -> None:
+    def skips(completions: list[str], **_: Any) -> list[float]:
+        return [1.0 for completion in completions if completion != "second"]
+
+    def forgets(completions: list[str], **_: Any) -> list[float] | None:
+        return None if "second" in completions else [1.0]
+
+    given = ["first", "second", "third"]
+    wanted = "for 3 completions, among them the completion “second” to the prompt “p”."
+    assert f"returned 2 numbers {wanted}" in said(reward_of(skips), given)
+    assert f"returned None instead of a list with a number {wanted}" in said(
+        reward_of(forgets), given
+    )
 
 
 def test_arrays_and_truth_values_are_numbers() -> None:
