@@ -32,7 +32,7 @@ _GENERATED: dict[str, Any] = {
     "training.learning_rate": 1e-4,
     "grpo.num_generations": 4,
     "grpo.max_completion_length": 24,
-    "grpo.rewards": [{"function": f"{Path(__file__).as_posix()}:closeness"}],
+    "grpo.rewards": [{"function": "benchmarks.methods:closeness"}],
 }
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {"rows": "answers"},
@@ -82,11 +82,12 @@ def measure(quick: bool) -> list[Measurement]:
     found, lines = [], []
     with tempfile.TemporaryDirectory() as folder:
         _write_rows(Path(folder))
+        own = {"NBFT_QUEUE": f"{folder}/queue"}
         for name, changes in runs.items():
             if wanted not in name or name == "sft, lora":  # the default, which `sft` is
                 continue
             asked = json.dumps({**changes, "training.max_steps": 2 if quick else STEPS})
-            done = run_python("-m", "benchmarks.methods", folder, asked)
+            done = run_python("-m", "benchmarks.methods", folder, asked, environment=own)
             lines.append(_line(name, done))
             found += [
                 Measurement(
@@ -172,6 +173,8 @@ def _train(folder: str, changes: dict[str, Any]) -> None:
     from nbft.hardware import peak_memory_bytes
 
     rows = changes.pop("rows", "answers")
+    clock = _Clock()
+    registry.callbacks.register("clock")(clock.callback)
     config = nbft.Config(
         model={"model_name": "smollm2-135m"},
         data={
@@ -196,8 +199,6 @@ def _train(folder: str, changes: dict[str, Any]) -> None:
         checkpoint={"save_strategy": "no"},
         callbacks={"callbacks": {"clock": {}}},
     ).apply(changes)
-    clock = _Clock()
-    registry.callbacks.register("clock")(clock.callback)
     run = nbft.train(config, show=False, allow_code=True)
     run.wait()
     if run.status != "completed":

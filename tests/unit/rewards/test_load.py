@@ -70,6 +70,7 @@ def test_an_error_of_several_lines_is_said_in_one() -> None:
         ([1.0], "returned 1 number for 2 completions, among them the completion “first” to the"),
         ([1.0, None], "returned None, which is no number, for the completion “second”"),
         ([1.0, float("nan")], "returned nan, which is no number"),
+        ([1.0, 10**400], "which is no number"),
         ([1.0, "x"], "returned 'x', which is no number"),
     ],
 )
