@@ -178,7 +178,7 @@ def _drawing(model: Any, temperature: float, top_p: float, seed: int | None) -> 
         numbers.seed()
     else:
         numbers.manual_seed(seed)
-    warpers = [TemperatureLogitsWarper(float(temperature))]
+    warpers: list[Any] = [TemperatureLogitsWarper(float(temperature))]
     if top_p < 1:
         warpers.append(TopPLogitsWarper(float(top_p)))
 

@@ -111,9 +111,9 @@ class Chat(anywidget.AnyWidget):
         left, right = self.session.chosen
         rows = []
         for turn in self.session.turns:
-            replies = turn.reply_of(0), turn.reply_of(1)
-            if turn.is_answered and not turn.is_blind:
-                rows.append((turn.message, *(reply.text for reply in replies if reply)))
+            base, tuned = turn.reply_of(0), turn.reply_of(1)
+            if base and tuned and turn.is_answered and not turn.is_blind:
+                rows.append((turn.message, base.text, tuned.text))
         answers = Comparison(rows, right.title, left.title)
         html = str(page.html(answers, self.still, repr(self)))
         return {"text/html": html, "text/plain": str(answers) if rows else repr(self)}

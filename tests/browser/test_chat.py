@@ -151,7 +151,8 @@ def test_a_saved_notebook_shows_the_conversation_without_a_kernel(
     notebook.reload()
     expect(still).to_be_visible()
     expect(still.get_by_text("Tell me a story.")).to_be_visible()
-    expect(notebook.page.get_by_text(re.compile("Error displaying|Loading widget"))).to_be_hidden()
+    lost = notebook.output(1).get_by_text(re.compile("Error displaying|Loading widget"))
+    expect(lost).to_be_hidden()
     notebook.screenshot("chat-saved")
 
 
