@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nbft.plan import Plan, make_plan, probe
     from nbft.runs import Run, attach, list_runs
     from nbft.runs.ask import ask, release_model
+    from nbft.runs.comparison import compare
     from nbft.runs.trying import try_rewards
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
@@ -59,6 +60,7 @@ _MODULE_OF = {
     "ask": "nbft.runs.ask",
     "attach": "nbft.runs",
     "check_prediction": "nbft.lesson",
+    "compare": "nbft.runs.comparison",
     "doctor": "nbft.data.doctor",
     "examples": "nbft.data.examples",
     "help": "nbft.interop.about",
@@ -96,6 +98,7 @@ __all__ = [
     "ask",
     "attach",
     "check_prediction",
+    "compare",
     "doctor",
     "examples",
     "help",

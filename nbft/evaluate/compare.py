@@ -58,6 +58,7 @@ class Comparison(Presented, Sequence[Answer]):
     Args:
         rows: Prompt, base answer, tuned answer and, where it is known, the wanted one.
         tuned: Heading of the tuned answers.
+        base: Heading of the others.
 
     >>> print(Comparison([("Say hi.", "No no.", "Hi.", "Hi.")]))
     prompt      Say hi.
@@ -67,10 +68,13 @@ class Comparison(Presented, Sequence[Answer]):
     """
 
     def __init__(
-        self, rows: Iterable[tuple[str, str, str] | tuple[str, str, str, str]], tuned: str = "tuned"
+        self,
+        rows: Iterable[tuple[str, str, str] | tuple[str, str, str, str]],
+        tuned: str = "tuned",
+        base: str = "base model",
     ) -> None:
         self.rows = [Answer(*row) for row in rows]
-        self.tuned = tuned
+        self.tuned, self.base = tuned, base
 
     @classmethod
     def of_samples(
@@ -94,7 +98,7 @@ class Comparison(Presented, Sequence[Answer]):
     @property
     def models(self) -> tuple[str, ...]:
         """What the answers of each model are called."""
-        return "base model", self.tuned
+        return self.base, self.tuned
 
     @property
     def answered(self) -> list[Answered]:
@@ -110,7 +114,7 @@ class Comparison(Presented, Sequence[Answer]):
     def __getitem__(self, number: slice) -> Comparison: ...
     def __getitem__(self, number: int | slice) -> Answer | Comparison:
         if isinstance(number, slice):
-            return Comparison(self.rows[number], self.tuned)
+            return Comparison(self.rows[number], self.tuned, self.base)
         return self.rows[number]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 BATCH = 8
@@ -110,8 +110,89 @@ def _settings(
     )
 
 
+def write(
+    model: Any,
+    tokenizer: Any,
+    prompt: list[int],
+    max_new_tokens: int,
+    take: Callable[[list[int]], bool],
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+) -> list[int]:
+    """Answer one prompt, and hand over what is written after every token.
+
+    Tokens are drawn with random numbers of their own: a run that trains in this process keeps its.
+
+    Args:
+        model: A causal language model, or one with an encoder; its mode is restored.
+        tokenizer: Its tokenizer.
+        prompt: Token ids of the prompt, at least one.
+        max_new_tokens: Longest answer.
+        take: Called with the token ids so far, without the end; returns whether to go on.
+        temperature: As in transformers' GenerationConfig; 0 takes the most likely token.
+        top_p: As there; only with a temperature.
+        seed: Of the random numbers; another one each time when None.
+
+    Returns:
+        The token ids of the answer, without prompt and end token.
+    """
+    import torch
+    from transformers import LogitsProcessorList, StoppingCriteriaList
+
+    ends = _ends(model, tokenizer)
+    begin = 1 if getattr(model.config, "is_encoder_decoder", False) else len(prompt)
+
+    def until_end(ids: list[int]) -> list[int]:
+        return ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
+
+    def watch(ids: Any, _scores: Any, **_: Any) -> Any:
+        is_over = not take(until_end(ids[0, begin:].tolist()))
+        return torch.full((len(ids),), is_over, dtype=torch.bool, device=ids.device)
+
+    processors = [_drawing(model, temperature, top_p, seed)] if temperature else []
+    was_training = model.training
+    model.eval()
+    try:
+        (ids,) = _answer(
+            model,
+            tokenizer,
+            [prompt],
+            _settings(tokenizer, ends, max_new_tokens, False, None, None),
+            stopping_criteria=StoppingCriteriaList([watch]),
+            logits_processor=LogitsProcessorList(processors),
+        )
+    finally:
+        model.train(was_training)
+    return until_end(ids)
+
+
+def _drawing(model: Any, temperature: float, top_p: float, seed: int | None) -> Any:
+    """Return a processor of logits that draws the token and leaves no other one."""
+    import torch
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    numbers = torch.Generator(next(model.parameters()).device)
+    if seed is None:
+        numbers.seed()
+    else:
+        numbers.manual_seed(seed)
+    warpers: list[Any] = [TemperatureLogitsWarper(float(temperature))]
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(float(top_p)))
+
+    def draw(ids: Any, scores: Any) -> Any:
+        for warper in warpers:
+            scores = warper(ids, scores)
+        drawn = torch.multinomial(scores.float().softmax(-1), 1, generator=numbers)
+        return torch.full_like(scores, float("-inf")).scatter(1, drawn, 0.0)
+
+    return draw
+
+
 def _answer(
-    model: Any, tokenizer: Any, prompts: Sequence[list[int]], settings: Any
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], settings: Any, **how: Any
 ) -> list[list[int]]:
     """Answer one batch, padded and masked on the left."""
     import torch
@@ -125,7 +206,7 @@ def _answer(
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
     seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     with torch.no_grad():
-        out = model.generate(input_ids=ids, attention_mask=seen, generation_config=settings)
+        out = model.generate(input_ids=ids, attention_mask=seen, generation_config=settings, **how)
     return out[:, 1 if decodes_apart else width :].tolist()  # type: ignore[no-any-return]
 
 

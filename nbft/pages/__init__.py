@@ -15,6 +15,7 @@ _PAGES = {
     "nbft.evaluate.scores.Scores": "scores",
     "nbft.data.doctor.report.Report": "findings",
     "nbft.rewards.table.RewardTable": "rewarded",
+    "nbft.runs.comparison.RunComparison": "runs",
 }
 """The module of each kind of value, which has `html` and `text`."""
 

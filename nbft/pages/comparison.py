@@ -10,12 +10,24 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from markupsafe import Markup
 
-from nbft.evaluate.compare import Answered, Answers, Comparison
+from nbft.evaluate.compare import Answered, Answers
 from nbft.pages.environment import render
+
+
+class Answering(Protocol):
+    """Prompts with the answers of some models."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What the answers of each model are called."""
+
+    @property
+    def answered(self) -> list[Answered]:
+        """The prompts with the answers of all models."""
 
 
 class Piece(NamedTuple):
@@ -26,7 +38,7 @@ class Piece(NamedTuple):
     differs: bool
 
 
-def html(answers: Comparison | Answers) -> Markup:
+def html(answers: Answering) -> Markup:
     """Return the answers as a table, those of each model and the wanted ones beside each other."""
     has_wanted = any(row.wanted.strip() for row in answers.answered)
     has_both = len(answers.models) == 2 and any(all(_texts(row)) for row in answers.answered)
@@ -57,7 +69,7 @@ def _cells(row: Answered, has_wanted: bool) -> Iterator[tuple[Sequence[Piece], b
         yield differing(wanted, text)[1] if marked else [Piece("", text, False)], is_right
 
 
-def text(answers: Comparison | Answers) -> str:
+def text(answers: Answering) -> str:
     """Return the answers as a table for the terminal."""
     margin = max(map(len, ("prompt", "wanted", *answers.models))) + 2
     width = max(20, min(shutil.get_terminal_size().columns, 100) - margin)

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from nbft.methods import method_of
 from nbft.models.find import find_local
 from nbft.runs.folder import Run, check_writes, list_runs, load_base
 from nbft.runs.mark import is_run
+from nbft.runs.sides import Copy, weights_key
 
 if TYPE_CHECKING:
     from nbft.evaluate.prompts import Prompt
@@ -41,6 +42,7 @@ class _Loaded(NamedTuple):
 
 
 _kept: _Loaded | None = None
+_beside: _Loaded | None = None  # a second one, while a chat needs two
 _lock = threading.RLock()  # one question at a time, as there is one model
 
 
@@ -139,17 +141,30 @@ def _writing(config: Config) -> Config:
 @contextlib.contextmanager
 def kept_model(wanted: Run | Config) -> Iterator[tuple[Any, Any]]:
     """Yield the model of a run or a config and its tokenizer; nobody else uses it meanwhile."""
+    with kept_models([wanted]) as (loaded,):
+        yield loaded
+
+
+@contextlib.contextmanager
+def kept_models(
+    wanted: Sequence[Run | Config | Copy],
+    check: Callable[[Sequence[Run | Config | Copy]], None] = lambda _: None,
+) -> Iterator[list[tuple[Any, Any]]]:
+    """Yield one or two models, each with its tokenizer; nobody else uses them meanwhile.
+
+    Args:
+        wanted: What they are models of. Others that were kept are released first.
+        check: Called with those that have to be loaded; raises where there is no room for them.
+    """
     with _lock:
-        loaded = _load(wanted)
-        yield loaded.model, loaded.tokenizer
+        yield [(one.model, one.tokenizer) for one in _load(wanted, check)]
 
 
 def release_model() -> None:
-    """Give back the memory of the model that `ask` keeps."""
-    global _kept
+    """Give back the memory of the models that `ask` and `Run.chat` keep."""
     with _lock:
         if _kept is not None:
-            _kept = None
+            _keep([])
             release_memory()
 
 
@@ -193,17 +208,34 @@ def _found(model: Any, folder: Path) -> Run | Config:
     return Config(model={"model_name": name})
 
 
-def _load(found: Run | Config) -> _Loaded:
-    """Return the kept model if it is the right one; otherwise load the right one in its place."""
-    global _kept
-    key = _key(found)
-    if _kept is None or _kept.key != key:
-        release_model()  # before the next one is loaded: there may be no room for both
-        _kept = _Loaded(key, *_model_of(found))
-    return _kept
+def _load(
+    wanted: Sequence[Run | Config | Copy],
+    check: Callable[[Sequence[Run | Config | Copy]], None],
+) -> list[_Loaded]:
+    """Return the kept models if they are the right ones; otherwise load those that are missing."""
+    keys = [_key(one) for one in wanted]
+    kept = {one.key: one for one in (_kept, _beside) if one is not None}
+    missing = [one for key, one in zip(keys, wanted, strict=True) if key not in kept]
+    if missing:
+        kept = {key: one for key, one in kept.items() if key in keys}
+        _keep(kept.values())
+        release_memory()  # before others are loaded: there may be no room for all
+        check(missing)
+        for one in missing:
+            key = _key(one)
+            kept[key] = _Loaded(key, *_model_of(one))
+            _keep(kept.values())
+    return [kept[key] for key in keys]
 
 
-def _model_of(found: Run | Config) -> tuple[Any, Any]:
+def _keep(loaded: Iterable[_Loaded]) -> None:
+    global _kept, _beside
+    _kept, _beside = [*loaded, None, None][:2]
+
+
+def _model_of(found: Run | Config | Copy) -> tuple[Any, Any]:
+    if isinstance(found, Copy):
+        return found.load()
     if isinstance(found, Run):
         return Run(found.path).load_model()  # a run of our own, so that only we keep the model
     from nbft.models.load import load_tokenizer
@@ -212,11 +244,12 @@ def _model_of(found: Run | Config) -> tuple[Any, Any]:
     return model, load_tokenizer(found, folder)
 
 
-def _key(found: Run | Config) -> tuple[Any, ...]:
+def _key(found: Run | Config | Copy) -> tuple[Any, ...]:
     """Return what a model is loaded from; a run that was trained further has another key."""
+    if isinstance(found, Copy):
+        return found.key
     if isinstance(found, Run):
         adapter = found.adapter
         files = sorted(adapter.iterdir()) if adapter else []
         return (found.path, *((file, file.stat().st_mtime_ns) for file in files))
-    used = found.model, found.compute, found.precision, found.quantization
-    return tuple(section.model_dump_json() for section in used)
+    return weights_key(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbft.charts import (
@@ -48,6 +48,25 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if title:
         figure.suptitle(drawn(title))
+    return figure
+
+
+def draw_losses(states: Mapping[str, RunState]) -> Figure:
+    """Draw the losses of several runs over one axis.
+
+    Args:
+        states: The state of each run by its name, in the order of the colours.
+    """
+    figure = new_figure(height=4)
+    axes = figure.subplots()
+    for place, (name, state) in enumerate(states.items()):
+        label, color = drawn(name), color_of(place)
+        _draw(axes, Curve("loss", label, smooth=True), state.curve("loss"), color)
+        if held_out := state.curve("eval_loss"):
+            _draw(axes, Curve("eval_loss", f"{label}, held-out", "marks"), held_out, color)
+    axes.set(xlabel="step", ylabel=LOSS.title, title=LOSS.title)
+    axes.legend(frameon=False, fontsize="small")
+    tidy(axes)
     return figure
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from nbft.plan import Plan
     from nbft.plan.fixes import Fix
     from nbft.runs.receipt import Receipt
+    from nbft.widgets.chat import Chat
 
 ALLOWED: dict[Status, list[str]] = {
     "created": ["stop", "cancel", "delete"],
@@ -445,6 +446,27 @@ class Run:
             for one, before, after in zip(asked, base, tuned, strict=True)
         )
 
+    def chat(
+        self,
+        checkpoint: int | None = None,
+        against: Run | str | Path | int | None = None,
+        **settings: Any,
+    ) -> Chat:
+        """Talk to the base model and to the tuned one, side by side, in the cell.
+
+        Args:
+            checkpoint: Step of a checkpoint to talk to instead of the finished run.
+            against: What stands beside it: the base model when None, another run, or the step of a
+                checkpoint of this one.
+            **settings: Settings to begin with, as in `nbft.runs.chat.ChatSettings`, such as
+                temperature=0.7.
+
+        Raises:
+            RunError: The run has no adapter yet, or writes no answers.
+            ConfigError: There is no such checkpoint, or a setting is wrong.
+        """
+        return facade.chat(self, checkpoint, against, **settings)  # type: ignore[no-any-return]
+
     def curves(self) -> Figure:
         """Draw loss and learning rate over the steps, as a matplotlib Figure."""
         from nbft.runs.curves import draw_curves
@@ -630,13 +652,26 @@ def _absolute_function(written: str | None, folder: Path | None) -> str | None:
 
 
 def _load(run: Run) -> tuple[Any, Any]:
-    from nbft.models.load import load_model, load_tokenizer
-
-    folder, config = run.adapter, run.config
+    folder = run.adapter
     if folder is None:
         raise RunError(f"{run.id}: has no adapter yet; it is {run.status}.")
+    return load_tuned(run.config, folder)
+
+
+def load_tuned(config: Config, folder: Path) -> tuple[Any, Any]:
+    """Load a tuned model for answering, and return it with its tokenizer.
+
+    Args:
+        config: The config of its run.
+        folder: Folder of the adapter, or of all weights; also of a checkpoint.
+
+    Raises:
+        ModelError: The base model or its files cannot be loaded.
+    """
+    from nbft.models.load import load_model, load_tokenizer
+
     tokenizer = load_tokenizer(config.apply({"model.tokenizer_name": None}), folder)
-    if folder.name.startswith("model"):
+    if not (folder / "adapter_config.json").is_file():
         from nbft.decisions import decide
 
         decisions = decide(config)

@@ -220,6 +220,15 @@ def move_up(run: Path) -> bool:
     return False
 
 
+def holder(device: str) -> Path | None:
+    """Return the folder of the run that uses a device now; None for none, or another user's."""
+    key = re.sub(r"[^\w.-]", "_", device)
+    for name, path in _tickets(queue_folder(), key):
+        if name.state == 0 and _is_ours(path) and _lives(path):
+            return Path(str(_about(path).get("run", "")))
+    return None
+
+
 def queue_folder() -> Path:
     """Return the folder of the queues: $NBFT_QUEUE, else queue in nbft's cache."""
     return Path(os.environ.get("NBFT_QUEUE") or cache_folder() / "queue")

@@ -19,8 +19,8 @@ from nbft.errors import NbftError
 from nbft.evaluate.timeline import when
 from nbft.events import EventReader
 from nbft.formatting import one_line
-from nbft.redaction import redact
 from nbft.runs import Run
+from nbft.runs.comparison import LARGEST_COMPARISON, differing_settings, settings_of
 from nbft.runs.files import log_tail
 from nbft.runs.progress import sentence
 from nbft.runs.state import RunState, StateReader
@@ -39,7 +39,6 @@ _OTHER_POINTS = 2_000
 _READING_SECONDS = 1.0
 """How long an answer reads events before it is sent; the next one continues."""
 
-_COMPARED_RUNS = 6
 _ACTIVE = frozenset({"queued", "running", "paused"})
 
 
@@ -312,24 +311,14 @@ def compare(nbft: NbftServer, run_ids: list[str]) -> dict[str, Any]:
     Raises:
         BadRequestError: Not two to six different runs were named.
     """
-    if not 2 <= len(set(run_ids)) == len(run_ids) <= _COMPARED_RUNS:
-        raise BadRequestError(f"ids: name two to {_COMPARED_RUNS} different runs.")
+    if not 2 <= len(set(run_ids)) == len(run_ids) <= LARGEST_COMPARISON:
+        raise BadRequestError(f"ids: name two to {LARGEST_COMPARISON} different runs.")
     runs = [nbft.find(run_id) for run_id in run_ids]
-    changed = [_settings(run) for run in runs]
-    usual = {path: values[0] for settings in changed for path, values in settings.items()}
-    rows = {
-        path: [settings.get(path, (default, default))[1] for settings in changed]
-        for path, default in usual.items()
-    }
     return {
         "runs": [describe(nbft, *pair) for pair in zip(run_ids, runs, strict=True)],
         "smoothing": SMOOTHING,
         "chart": _losses(run_ids, runs),
-        "settings": {
-            path: values
-            for path, values in rows.items()
-            if any(value != values[0] for value in values[1:])
-        },
+        "settings": differing_settings([_settings(run) for run in runs]),
     }
 
 
@@ -355,9 +344,4 @@ def _settings(run: Run) -> dict[str, tuple[Any, Any]]:
 @lru_cache(maxsize=64)
 def _settings_of(path: Path, _modified: int) -> dict[str, tuple[Any, Any]]:
     """Return {setting: (default, value)} of a run's config, where they differ."""
-    settings: dict[str, tuple[Any, Any]] = redact(Run(path).config.diff())
-    return {
-        setting: values
-        for setting, values in settings.items()
-        if setting != "training.run_name"  # shown as the title
-    }
+    return settings_of(Run(path))

@@ -14,6 +14,7 @@ import nbft.widgets.kernel  # noqa: F401
 if TYPE_CHECKING:
     from nbft.evaluate.compare import Comparison
     from nbft.widgets.chart import Chart, Series
+    from nbft.widgets.chat import Chat
     from nbft.widgets.doctor import Findings
     from nbft.widgets.form import Form
     from nbft.widgets.lens import Lens, inspect
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "Chart": "nbft.widgets.chart",
+    "Chat": "nbft.widgets.chat",
     "Comparison": "nbft.evaluate.compare",
     "Findings": "nbft.widgets.doctor",
     "Form": "nbft.widgets.form",
@@ -30,7 +32,17 @@ _MODULE_OF = {
     "inspect": "nbft.widgets.lens",
 }
 
-__all__ = ["Chart", "Comparison", "Findings", "Form", "Lens", "Monitor", "Series", "inspect"]
+__all__ = [
+    "Chart",
+    "Chat",
+    "Comparison",
+    "Findings",
+    "Form",
+    "Lens",
+    "Monitor",
+    "Series",
+    "inspect",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,11 +24,13 @@ from nbft.evaluate.timeline import Timeline
 from nbft.hardware import Choice
 from nbft.interop.report import Line
 from nbft.interop.report import Report as ImportReport
-from nbft.pages import ending, findings, html, lens, rows
+from nbft.pages import chat, ending, findings, html, lens, rows
 from nbft.pages.plan import summary
 from nbft.pages.report import write_report
 from nbft.plan import Plan
 from nbft.rewards.table import Rewarded, RewardTable
+from nbft.runs import Run
+from nbft.runs.comparison import compare
 
 HOSTILE = (
     "<script>alert(1)</script> $\\frac$ {{ 7 * 7 }} {% raw %} \"><img src=x onerror=a> '&lt;b&gt;"
@@ -132,10 +134,27 @@ def run_report(text: str, folder: Path) -> str:
     return write_report(run).read_text(encoding="utf-8")
 
 
+def runs_beside_each_other(text: str, folder: Path) -> str:
+    runs = []
+    for name, said in (("calm-fox-2", text), ("calm-owl-3", "other")):
+        run = folder / name
+        run.mkdir()
+        config = Config(model={"model_name": said})
+        (run / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        path = run / "events.jsonl"
+        samples = [{"prompt": text, "text": said, "wanted": text}]
+        events.append(path, "log", step=1, loss=1.0)
+        events.append(path, "sample", step=1, samples=samples)
+        events.append(path, "scores", step=1, rows=2, scores={text: 0.5})
+        runs.append(Run(run))
+    return html(compare(*runs))
+
+
 PAGES: dict[str, Callable[[str], Any]] = {
     "comparison": lambda text: html(Comparison([(text, f"{text} a", f"{text} b")], tuned=text)),
     "one answer": lambda text: html(Comparison([(text, "", text)])),
     "timeline": lambda text: html(timeline(text)),
+    "chat": lambda text: chat.html(Comparison([(text, text, "b")], text, text), "id", text),
     "answers with rewards": lambda text: html(
         RewardTable([Rewarded(text, text, text, {text: 1.0}, 1.0)], [text])
     ),
@@ -163,6 +182,7 @@ def pages(text: str, folder: Path) -> Iterator[tuple[str, str]]:
     for name, page in PAGES.items():
         yield name, str(page(text))
     yield "report of a run", run_report(text, folder)
+    yield "runs beside each other", runs_beside_each_other(text, folder)
 
 
 @pytest.mark.parametrize("text", [HOSTILE, SHORT])
