@@ -300,6 +300,16 @@ launchers = Registry(
 )
 """Key → a `Launcher`; the launcher of nbft.submit."""
 
+exports = Registry(
+    "exports",
+    "nbft.exports",
+    {
+        "adapter": "nbft.export.adapter:FORMAT",
+        "merged": "nbft.export.merged:FORMAT",
+    },
+)
+"""Key → a `Format`; the argument `to` of `Run.export`."""
+
 checks = Registry("checks", "nbft.checks")
 """Key → function from an `Example` to a text that is wrong with it, or None; the doctor runs each."""
 
@@ -307,5 +317,6 @@ ALL = (
     *(models, datasets, trainers, optimizers, schedulers, collators, metrics, rewards, callbacks),
     devices,
     launchers,
+    exports,
     checks,
 )
