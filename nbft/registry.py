@@ -306,6 +306,11 @@ exports = Registry(
     {
         "adapter": "nbft.export.adapter:FORMAT",
         "merged": "nbft.export.merged:FORMAT",
+        "gguf": "nbft.export.gguf:FORMAT",
+        "ollama": "nbft.export.ollama:FORMAT",
+        "vllm": "nbft.export.vllm:FORMAT",
+        "openai-server": "nbft.export.openai_server:FORMAT",
+        "hub": "nbft.export.hub:FORMAT",
     },
 )
 """Key → a `Format`; the argument `to` of `Run.export`."""

@@ -186,7 +186,11 @@ def _write(
     expected = observe(trained.model, trained.tokenizer, cases)
     base = _of_base(trained, expected)
     say("Writing the export …")
+    merged = form.prepare(trained)
+    whole = merged and [logits_of(merged, row) for row in expected.rows]
     form.write(trained, folder, dtype, options, say)
+    known = merged and form.round(trained, dtype) and [logits_of(merged, r) for r in expected.rows]
+    del merged
     trained.model = None
     release_memory()
     say("Reading it back …")
@@ -198,6 +202,8 @@ def _write(
     return prove(
         expected,
         found,
+        merged=whole or expected.logits,
+        rounded=known or expected.logits,
         dtype=dtype,
         computed_in=trained.dtype,
         end=end_of_turn(trained.tokenizer),

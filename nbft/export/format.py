@@ -110,6 +110,14 @@ class Format:
         """Return about how many bytes the export takes on the disk at once."""
         return int(trained.parameters * BYTES[dtype])
 
+    def prepare(self, trained: Trained) -> Any:
+        """Return the plain model, not rounded yet; None where the adapter stays apart."""
+        return None
+
+    def round(self, trained: Trained, dtype: str) -> Any:
+        """Round the weights of the plain model as the export does, in place, and return it."""
+        return None
+
     def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
         """Write the export into an empty folder.
 

@@ -33,17 +33,29 @@ class Merged(Format):
             return "Encoder-decoder models are not exported yet; load it with run.load_model()."
         return ""
 
+    def prepare(self, trained: Trained) -> Any:
+        """Merge the adapter into the weights."""
+        return merge(trained)
+
+    def round(self, trained: Trained, dtype: str) -> Any:
+        """Return the model, whose weights saving has rounded."""
+        return trained.model
+
     def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
         """Save the merged model and the tokenizer, with its chat template."""
         import torch
 
-        say("Merging the adapter into the weights …" if trained.has_adapter else "Saving …")
-        model = merge(trained).to(getattr(torch, dtype))
+        # Positions are buffers in float32, which whoever loads the model computes anew.
+        buffers = {name: one.clone() for name, one in trained.model.named_buffers()}
+        model = trained.model.to(getattr(torch, dtype))
         largest = max(float(p.detach().abs().max()) for p in model.parameters())
         if largest == float("inf"):
             raise RunError(f"dtype={dtype}: some weights are too large for it. Use bfloat16.")
         model.save_pretrained(folder, max_shard_size=options.max_shard_size)
         trained.tokenizer.save_pretrained(folder)
+        model.to(getattr(torch, trained.dtype))
+        for name, one in model.named_buffers():
+            one.data = buffers[name]
 
     def read(self, folder: Path, trained: Trained) -> tuple[Any, Any]:
         """Load the folder as anybody would, with transformers' Auto classes."""

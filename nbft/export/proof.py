@@ -37,22 +37,10 @@ _CONVERSATIONS = {
     ],
 }
 
-TOLERANCES = {
-    "float32": 1e-3,
-    "float16": 0.02,
-    "bfloat16": 0.15,
-    "q8_0": 0.5,
-    "q5_1": 2.0,
-    "q5_0": 2.0,
-    "q4_1": 4.0,
-    "q4_0": 4.0,
-}
-"""Largest difference of logits by number type, in standard deviations of the trained model's logits."""
-
-FIRST_CHOICES = {"float32": 1.0, "float16": 0.97, "bfloat16": 0.95}
-"""Least share of tokens after which both models would write the same; less for quantised types."""
-
-_QUANTISED_FIRST_CHOICES = 0.6
+TOLERANCES = {"float32": 2e-3, "float16": 0.3, "bfloat16": 2.0}
+"""Largest difference of logits that arithmetic alone explains, by the number type of the products, in
+standard deviations of the trained model's logits. In float32, SmolLM2-135M with its adapter apart and
+merged differed by 3e-5; its weights rounded to bfloat16, whose products are as coarse, by 0.94."""
 
 _LOST = 0.7
 """An export that is this close to the base model, as a share of what training has changed, is no
@@ -104,8 +92,10 @@ class Observed(NamedTuple):
 class Proof(dict[str, Any]):
     """Numbers of a proof by name; `passed` says whether they are as they should be.
 
-    Keys: passed; same_token_ids; largest_logit_difference and logit_tolerance, in logits;
-    same_first_choices, a share; same_answers; stops_at_end_of_turn; nearer_than_base, how many times
+    Keys: passed; same_token_ids; largest_logit_difference from the trained model, all of it from
+    rounding the weights to dtype if merge_difference (of the merged from the trained model) and
+    written_difference (of the export from the merged, rounded model) are at most logit_tolerance, in
+    logits; same_first_choices, a share; same_answers; stops_at_end_of_turn; nearer_than_base, how many times
     nearer the export is to the trained model than the base model is (None after full training);
     cases and tokens that were compared; read_by, what reloaded the export; failures, sentences.
     """
@@ -121,11 +111,11 @@ class Proof(dict[str, Any]):
         if not self.passed:
             return f"The proof failed: {' '.join(self['failures'])}"
         ids = "same token ids" if self["same_token_ids"] else "other token ids"
-        answers = "same answers" if self["same_answers"] else "answers differ where two words tie"
+        answers = "same answers" if self["same_answers"] else "answers part where rounding decides"
         return (
             f"Reloaded by {self['read_by']}, {count(self['cases'], 'prompt')}: {ids}, {answers}, "
-            f"largest difference of logits {number(self['largest_logit_difference'])} "
-            f"(at most {number(self['logit_tolerance'])}), "
+            f"largest difference of logits {number(self['largest_logit_difference'])}, of which "
+            f"{number(self['written_difference'])} is not rounding to {self['dtype']}, "
             f"{self['same_first_choices']:.1%} equal first choices."
         )
 
@@ -197,6 +187,8 @@ def prove(
     trained: Observed,
     exported: Observed,
     *,
+    merged: Sequence[Any],
+    rounded: Sequence[Any],
     dtype: str,
     computed_in: str,
     end: int | None,
@@ -205,11 +197,16 @@ def prove(
 ) -> Proof:
     """Compare an export with the trained model.
 
+    Merging and writing must change nothing but what rounding the weights changes, which is known:
+    the same rounding is done in memory.
+
     Args:
         trained: What the trained model made of the cases.
         exported: What the reloaded export made of them.
+        merged: Logits of the merged model before its weights are rounded.
+        rounded: Logits of the merged model with rounded weights.
         dtype: Number type of the export's weights.
-        computed_in: Number type in which both models computed.
+        computed_in: Number type in which all of them computed.
         end: The token that ends a turn.
         read_by: What reloaded the export.
         base: Logits of the base model for the same rows; None if they are not known.
@@ -217,32 +214,28 @@ def prove(
     import torch
 
     width = min(one.shape[-1] for one in (*trained.logits, *exported.logits))
-    first, second = (
-        torch.cat([one[:, :width] for one in seen.logits]) for seen in (trained, exported)
+    first, second, whole, known = (
+        torch.cat([one[:, :width] for one in logits])
+        for logits in (trained.logits, exported.logits, merged, rounded)
     )
-    relative = max(TOLERANCES[dtype], TOLERANCES[computed_in])
-    tolerance = relative * float(first.std(-1).mean())
+    spread = float(first.std(-1).mean())
+    tolerance = TOLERANCES[computed_in] * spread
+    merging, writing = float((first - whole).abs().max()), float((known - second).abs().max())
     difference = float((first - second).abs().max())
-    same = float((first.argmax(-1) == second.argmax(-1)).float().mean())
-    least = min(FIRST_CHOICES.get(dtype, _QUANTISED_FIRST_CHOICES), FIRST_CHOICES[computed_in])
     failures = []
     same_ids = trained.prompts == exported.prompts
     if not same_ids:
         failures.append("The tokenizer of the export gives other token ids.")
-    if not difference <= tolerance:
-        failures.append(
-            f"Its logits differ by up to {number(difference)}; rounding to {dtype} explains "
-            f"{number(tolerance)}."
-        )
-    if not same >= least:
-        failures.append(
-            f"Only {same:.1%} of its first choices are those of the trained model; {least:.0%} or "
-            "more were expected."
-        )
+    for what, found in (("merged model", merging), ("export", writing)):
+        if not found <= tolerance:
+            failures.append(
+                f"The logits of the {what} differ by up to {number(found)} beyond what rounding "
+                f"explains ({number(tolerance)} were expected at most)."
+            )
     parted = [
         n
         for n in range(len(trained.rows))
-        if not _answers_alike(trained, exported, n, 2 * tolerance)
+        if not _answers_alike(trained, exported, n, 2 * (difference + tolerance))
     ]
     if parted:
         failures.append(f"It answers {count(len(parted), 'prompt')} otherwise.")
@@ -258,7 +251,7 @@ def prove(
         other = torch.cat([one[:, :width] for one in base])
         changed, lost = (float((first - one).square().mean().sqrt()) for one in (other, second))
         nearer = changed / lost if lost else None
-        is_seen = changed > TOLERANCES["float32"] * float(first.std(-1).mean())
+        is_seen = changed > TOLERANCES["float32"] * spread
         if is_seen and not lost <= _LOST * changed:
             failures.append(
                 f"Rounding to {dtype} changes the model by {number(lost)}, training changed it by "
@@ -268,8 +261,10 @@ def prove(
         passed=not failures,
         same_token_ids=same_ids,
         largest_logit_difference=difference,
+        merge_difference=merging,
+        written_difference=writing,
         logit_tolerance=tolerance,
-        same_first_choices=same,
+        same_first_choices=float((first.argmax(-1) == second.argmax(-1)).float().mean()),
         same_answers=trained.answers == exported.answers,
         stops_at_end_of_turn=stops,
         nearer_than_base=nearer,

@@ -65,13 +65,15 @@ def _training(run: Run) -> list[str]:
 def _proof(proof: Proof) -> list[str]:
     """Return the proof as a table, and why it failed."""
     nearer, tolerance = proof["nearer_than_base"], number(proof["logit_tolerance"])
+    largest = number(proof["largest_logit_difference"])
+    written = number(proof["written_difference"])
     rows = [
         ("passed", _word(proof.passed)),
         ("read back by", proof["read_by"]),
         ("same token ids", _word(proof["same_token_ids"])),
         (
             "largest difference of logits",
-            f"{number(proof['largest_logit_difference'])} (at most {tolerance})",
+            f"{largest}, of which {written} is not rounding (at most {tolerance})",
         ),
         ("equal first choices", f"{proof['same_first_choices']:.1%}"),
         ("same answers", _word(proof["same_answers"])),

@@ -194,7 +194,7 @@ def described(config: Config) -> str:
 def merge_obstacle(config: Config) -> str:
     """Return why the adapter of a run cannot become part of its model's weights; "" if it can.
 
-    Weights in 4 or 8 bits are no obstacle: they can be restored.
+    Weights in 4 bits are no obstacle: they can be restored.
 
     >>> merge_obstacle(Config(peft={"method": "prompt_tuning"}))
     'prompt tuning changes no weights of the model'
@@ -206,9 +206,8 @@ def merge_obstacle(config: Config) -> str:
         return ""
     if not kind.can_merge:
         return f"{kind.title} changes no weights of the model"
-    algorithm = config.quantization.weight_quantize_algo
-    if algorithm in ("fp8_linear", "weight_only_mix"):
-        return f"weights in quantization.weight_quantize_algo={algorithm} cannot be restored"
+    if config.quantization.bits == 8:
+        return "weights in 8 bits compute with rounded inputs, which no merged model does"
     return ""
 
 
