@@ -1,7 +1,7 @@
 """The command line.
 
-`nbft demo | train | submit | attach | runs | compare | evaluate | doctor | try-rewards | inspect |
-bench | import | export | compatibility | config show|check|new|create|presets`,
+`nbft demo | train | submit | attach | runs | compare | evaluate | export-model | doctor |
+try-rewards | inspect | bench | import | export | compatibility | config show|check|new|create|presets`,
 and requests to a run: `nbft stop | pause | continue | save | sample | cancel | resume RUN`. Exit
 codes: 2 for a user's mistake, 1 for a failed run, 130 after an interrupt, 143 after SIGTERM and 129
 after SIGHUP.
@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -637,6 +638,52 @@ def export(
     typer.echo(text, nl=False)
     for path, value in getattr(text, "left_out", {}).items():
         typer.echo(f"Not supported there: {path}={redact(value, path)}", err=True)
+
+
+@app.command("export-model")
+def export_model(
+    run: _Name,
+    to: Annotated[
+        str,
+        typer.Option("--to", help="adapter, merged, gguf, ollama, vllm, openai-server or hub."),
+    ] = "merged",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write; RUN-FORMAT by default.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Number type of the weights: bfloat16, float16, float32; q8_0 in GGUF."),
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest file of safetensors.")] = "5GB",
+    repo_id: Annotated[str | None, typer.Option(help="Repository on the Hub: owner/name.")] = None,
+    private: Annotated[bool, typer.Option(help="A new repository is for its owner alone.")] = True,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Upload the adapter alone.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload without asking.")] = False,
+    folder: _Folder = Path("runs"),
+) -> None:
+    """Export a trained model, read it back, and prove that it is the same.
+
+    Exits with 1 if the proof fails; the export stays, marked in its README.md and proof.json.
+    """
+    attached = _attached(run, folder)
+    with _progress_line() as say, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a proof that failed is printed below
+        exported = attached.export(
+            to,
+            output,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            repo_id=repo_id,
+            private=private,
+            adapter=adapter,
+            yes=yes,
+            say=say,
+        )
+    typer.echo(f"Wrote {exported.path}")
+    typer.echo(exported.proof.sentence, err=not exported.proof.passed)
+    if not exported.proof.passed:
+        raise typer.Exit(1)
+    typer.echo(exported.usage)
 
 
 @app.command()

@@ -23,6 +23,7 @@ def _later(module: str, name: str) -> Callable[..., Any]:
 
 import_file = _later("nbft.interop.importer", "import_file")
 export = _later("nbft.interop.exporter", "export")
+export_run = _later("nbft.export.exporting", "export_run")
 to_python = _later("nbft.interop.python", "to_python")
 start = _later("nbft.launchers.launch", "start")
 submit = _later("nbft.launchers.launch", "submit")

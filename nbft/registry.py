@@ -301,6 +301,21 @@ launchers = Registry(
 )
 """Key → a `Launcher`; the launcher of nbft.submit."""
 
+exports = Registry(
+    "exports",
+    "nbft.exports",
+    {
+        "adapter": "nbft.export.adapter:FORMAT",
+        "merged": "nbft.export.merged:FORMAT",
+        "gguf": "nbft.export.gguf:FORMAT",
+        "ollama": "nbft.export.ollama:FORMAT",
+        "vllm": "nbft.export.vllm:FORMAT",
+        "openai-server": "nbft.export.openai_server:FORMAT",
+        "hub": "nbft.export.hub:FORMAT",
+    },
+)
+"""Key → a `Format`; the argument `to` of `Run.export`."""
+
 checks = Registry("checks", "nbft.checks")
 """Key → function from an `Example` to a text that is wrong with it, or None; the doctor runs each."""
 
@@ -308,5 +323,6 @@ ALL = (
     *(models, datasets, trainers, optimizers, schedulers, collators, metrics, rewards, callbacks),
     devices,
     launchers,
+    exports,
     checks,
 )

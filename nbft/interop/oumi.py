@@ -415,7 +415,7 @@ def _train_target(value: Any, work: Work) -> Converted:
 def _save_mode(value: Any, work: Work) -> Converted:
     if value == "ADAPTER_ONLY":
         return Converted(kind="taken", note="the adapter is saved")
-    note = "the adapter is saved; run.merge() writes the merged model"
+    note = "the adapter is saved; run.export('merged') writes the merged model"
     return Converted(kind="impossible", note=note)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +82,7 @@ def _page(run: Path, config: Config, state: RunState) -> str:
         rows=_rows(state.prepared),
         receipt=receipt(run, config, state).rows,
         machine=_machine(state.started, state.prepared),
+        exports=_exports(run),
         cell=_cell(config),
         notes=progress.sentences(state.notes),
     )
@@ -163,6 +166,17 @@ def _machine(started: Event, prepared: Event) -> list[tuple[str, str]]:
     rows += [(name, version) for name, version in started.get("versions", {}).items()]
     seed = started.get("seed")
     return rows if seed is None else [*rows, ("seed", str(seed))]
+
+
+def _exports(run: Path) -> list[tuple[str, str, str]]:
+    """Return each export of the run: its format, the name of its folder, and what its proof found."""
+    found = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for line in (run / "exports.jsonl").read_text(encoding="utf-8").splitlines():
+            about = json.loads(line)
+            path = Path(about["path"])
+            found[path] = (str(about["to"]), path.name, str(about["sentence"]))
+    return list(found.values())
 
 
 def _cell(config: Config) -> str:

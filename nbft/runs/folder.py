@@ -15,7 +15,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from nbft.evaluate.compare import Comparison
     from nbft.evaluate.prompts import Prompt
     from nbft.evaluate.scores import Scores
+    from nbft.export.exporting import Exported
     from nbft.plan import Plan
     from nbft.plan.fixes import Fix
     from nbft.runs.receipt import Receipt
@@ -467,6 +468,62 @@ class Run:
         """
         return facade.chat(self, checkpoint, against, **settings)  # type: ignore[no-any-return]
 
+    def export(
+        self,
+        to: str,
+        path: str | Path | None = None,
+        *,
+        dtype: str | None = None,
+        max_shard_size: str = "5GB",
+        repo_id: str | None = None,
+        private: bool = True,
+        adapter: bool = False,
+        yes: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Exported:
+        """Write the trained model for other programs, read it back, and prove that it is the same.
+
+        The export is reloaded by another path than it was written by: it must give the same token
+        ids for the run's prompts and for conversations, logits within what its number type can
+        hold, and the same greedy answers, and it must stop at the end of its turn. An export whose
+        proof fails stays, marked in its README.md and proof.json, with a warning.
+
+        Args:
+            to: A format, such as merged or gguf; `nbft.registry.exports` lists them.
+            path: Folder to write; RUN-FORMAT in the current folder when None. An earlier export in
+                it is replaced.
+            dtype: Number type of the weights; that of the base model, or the format's own, when
+                None.
+            max_shard_size: Largest file of safetensors.
+            repo_id: Only for hub: the repository, as owner/name. It is uploaded once its proof has
+                passed, with the login of `hf auth login`.
+            private: Only for hub: whether a new repository is for its owner alone.
+            adapter: Only for hub: upload the adapter, instead of the merged model.
+            yes: Only for hub: do not ask before uploading.
+            say: Called with what is being done, as a sentence.
+
+        Returns:
+            An object with its `path` and its `proof`, a mapping.
+
+        Raises:
+            RunError: The run has no finished adapter, cannot be exported so, or the folder cannot be
+                written. Nothing is left behind.
+            ConfigError: There is no such format or number type.
+            ModelError: The base model cannot be loaded.
+        """
+        return facade.export_run(  # type: ignore[no-any-return]
+            self,
+            to,
+            path,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            repo_id=repo_id,
+            private=private,
+            adapter=adapter,
+            yes=yes,
+            say=say,
+        )
+
     def curves(self) -> Figure:
         """Draw loss and learning rate over the steps, as a matplotlib Figure."""
         from nbft.runs.curves import draw_curves
@@ -658,12 +715,16 @@ def _load(run: Run) -> tuple[Any, Any]:
     return load_tuned(run.config, folder)
 
 
-def load_tuned(config: Config, folder: Path) -> tuple[Any, Any]:
-    """Load a tuned model for answering, and return it with its tokenizer.
+def load_tuned(
+    config: Config, folder: Path, dtype: str | None = None, *, for_answers: bool = True
+) -> tuple[Any, Any]:
+    """Load a tuned model, adapter and base model apart, and return it with its tokenizer.
 
     Args:
         config: The config of its run.
         folder: Folder of the adapter, or of all weights; also of a checkpoint.
+        dtype: Number type to compute in; that of the run when None.
+        for_answers: As in `nbft.models.load.load_model`.
 
     Raises:
         ModelError: The base model or its files cannot be loaded.
@@ -680,23 +741,25 @@ def load_tuned(config: Config, folder: Path) -> tuple[Any, Any]:
         model = load_model(
             whole,
             folder,
-            decisions.dtype.value,
+            dtype or decisions.dtype.value,
             device,
-            for_answers=True,
+            for_answers=for_answers,
             scores_answers=method_of(config).scores_answers,
         ).to(device)
     else:
         from nbft.models.adapters import with_adapter
 
-        base = load_base(config)[0]
+        base = load_base(config, dtype, for_answers=for_answers)[0]
         if method_of(config).scores_answers:
             base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model = with_adapter(base, folder)
     return model.eval(), tokenizer
 
 
-def load_base(config: Config) -> tuple[Any, Path]:
-    """Load the base model of a config for answering, and return it with its folder.
+def load_base(
+    config: Config, dtype: str | None = None, *, for_answers: bool = True
+) -> tuple[Any, Path]:
+    """Load the base model of a config, and return it with its folder; arguments as `load_tuned`.
 
     Raises:
         ModelError: It is nowhere to be found, or cannot be loaded.
@@ -712,9 +775,9 @@ def load_base(config: Config) -> tuple[Any, Path]:
     model = load_model(
         config,
         path,
-        decisions.dtype.value,
+        dtype or decisions.dtype.value,
         device,
-        for_answers=True,
+        for_answers=for_answers,
         scores_answers=method_of(config).scores_answers,
     )
     return place(model, device).eval(), path

@@ -88,10 +88,10 @@ def next_steps(run: Run, state: RunState, *, is_lost: bool = False) -> list[Next
                     f"nbft compare {name}{asked}",
                 ),
             ]
-        if end.get("adapter") and not merge_obstacle(config):
-            folder = f"{run.id}-merged"
-            merge = f"run.load_model()[0].merge_and_unload().save_pretrained({folder!r})"
-            found.append(NextStep("merge the adapter into the base model", merge))
+        if not merge_obstacle(config):
+            what = "export it for other programs, read back and compared"
+            shell = f"nbft export-model {name} --to merged"
+            found.append(NextStep(what, "run.export('merged')", shell))
         else:
             found.append(NextStep("load it", "model, tokenizer = run.load_model()"))
     if resume_step(run.path, state, is_lost=is_lost) is not None:

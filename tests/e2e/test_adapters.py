@@ -102,10 +102,9 @@ def test_trained_saved_reloaded_and_merged(train: Callable[..., nbft.Run], name:
     assert run.generate(sample["prompt"], max_new_tokens=8) == sample["text"]
 
     obstacle = merge_obstacle(run.config)
-    assert bool(obstacle) == (
-        run.config.peft.method == "prompt_tuning" or run.config.quantization.bits is not None
-    )
-    if obstacle:
+    is_8_bit = run.config.quantization.bits == 8
+    assert bool(obstacle) == (run.config.peft.method == "prompt_tuning" or is_8_bit)
+    if obstacle or run.config.quantization.bits is not None:  # merged in test_export_model.py
         return
     ids = tokenizer("Correct: he go home\nHe goes home.")["input_ids"]
     row = [(ids, [True] * len(ids))]

@@ -73,6 +73,10 @@ def test_a_broken_file_is_refused_with_every_problem(folder, command):
             f"preset='x': is not one of {', '.join(presets())}.",
         ),
         (["compare", "kind-otter-14"], "kind-otter-14: is no run in {folder}/runs (0 there)."),
+        (
+            ["export-model", "kind-otter-14", "--to", "gguf"],
+            "kind-otter-14: is no run in {folder}/runs (0 there).",
+        ),
     ],
 )
 def test_the_words_of_what_is_not_there(folder, arguments, said):

@@ -34,6 +34,7 @@ LAYERS = [
     ("catalogue",),
     ("pages",),
     ("training",),
+    ("export",),
     ("launchers",),
     ("bench",),
     ("wizard",),

@@ -114,7 +114,7 @@ def test_the_packages_are_read_once_for_all_registries(monkeypatch):
 
 def test_there_is_one_for_each_kind_of_component():
     names = "models datasets trainers optimizers schedulers collators metrics rewards callbacks"
-    names += " devices launchers checks"
+    names += " devices launchers exports checks"
     assert [one.name for one in ALL] == names.split()
     assert [one.entry_point_group for one in ALL] == [f"nbft.{name}" for name in names.split()]
     assert nbft.registry is registry

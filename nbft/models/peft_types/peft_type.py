@@ -194,15 +194,21 @@ def described(config: Config) -> str:
 def merge_obstacle(config: Config) -> str:
     """Return why the adapter of a run cannot become part of its model's weights; "" if it can.
 
+    Weights in 4 bits are no obstacle: they can be restored.
+
     >>> merge_obstacle(Config(peft={"method": "prompt_tuning"}))
     'prompt tuning changes no weights of the model'
     """
     kind = peft_type_of(config)
+    if config.model.model_type != "hf":
+        return f"model.model_type={config.model.model_type} is a model of your own"
     if kind is None:
-        return "the model was trained itself"
+        return ""
     if not kind.can_merge:
         return f"{kind.title} changes no weights of the model"
-    return "the weights of the model are quantised" if config.quantization.bits else ""
+    if config.quantization.bits == 8:
+        return "weights in 8 bits compute with rounded inputs, which no merged model does"
+    return ""
 
 
 def as_narrow_as_input(layer: Any, given: tuple[Any, ...], y: Any) -> Any:

@@ -40,17 +40,19 @@ def over(kind: str = "completed", **fields: Any) -> RunState:
     )
 
 
-def test_a_completed_run_is_tried_compared_merged_or_trained_longer(run: Run) -> None:
+def test_a_completed_run_is_tried_compared_exported_or_trained_longer(run: Run) -> None:
     checkpoint(run, 9)
     steps = next_steps(run, over(adapter="adapter"))
     assert [step.what for step in steps] == [
         "try it, also with words that are in no row",
         "compare it with the base model",
-        "merge the adapter into the base model",
+        "export it for other programs, read back and compared",
         "train longer",
     ]
     assert steps[0].python == "run.generate('Say hi.')"
     assert steps[1].shell == "nbft compare kind-otter-14 'Say hi.'"
+    assert steps[2].python == "run.export('merged')"
+    assert steps[2].shell == "nbft export-model kind-otter-14 --to merged"
     assert steps[3].python == "run.resume({'training.num_train_epochs': 4})"
     assert steps[3].shell == "nbft resume kind-otter-14 training.num_train_epochs=4"
     compile(as_python("kind-otter-14", steps), "cell", "exec")
@@ -125,7 +127,7 @@ def test_a_run_elsewhere_is_named_by_its_folder(run: Run, monkeypatch: pytest.Mo
 def test_without_samples_no_prompt_is_made_up(run: Run) -> None:
     ended = RunState([{"event": "completed", "step": 9, "adapter": "adapter"}])
     steps = next_steps(run, ended)
-    assert [step.what for step in steps] == ["merge the adapter into the base model"]
+    assert [step.what for step in steps] == ["export it for other programs, read back and compared"]
     assert "…" not in as_python(run.id, steps)
 
 

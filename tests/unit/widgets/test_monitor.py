@@ -387,7 +387,7 @@ def test_shown_live_it_ends_as_a_picture_and_the_result(run, displayed):
         assert "<u>new</u></mark>" in end["text/html"]
         assert str(run.path / "adapter") in end["text/plain"]
         assert "run.generate('p')  # try it" in end["text/plain"]
-        assert "merge_and_unload()" in end["text/plain"]
+        assert "run.export('merged')  # export it" in end["text/plain"]
 
     asyncio.run(main())
 

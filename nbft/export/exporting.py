@@ -1,0 +1,230 @@
+"""`run.export`: write a trained model for other programs, read it back, and prove that it is the same.
+
+The folder appears when it is whole, with its proof in proof.json and README.md. An export whose
+proof fails stays, and says so in both. Called through `nbft.facade`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nbft import registry
+from nbft.atomic import replacing
+from nbft.errors import ConfigError, NbftError, Problem, RunError
+from nbft.export.format import SHORT, Format, Options, Say
+from nbft.export.proof import Observed, Proof, cases_of, logits_of, observe, prove
+from nbft.export.readme import readme
+from nbft.export.trained import Trained, end_of_turn, load_trained
+from nbft.formatting import size
+from nbft.hardware import release_memory
+from nbft.models.find import first_line
+from nbft.models.load import quiet
+from nbft.pages.report import write_report
+from nbft.runs.folder import Run
+from nbft.training.failure import is_disk_full
+
+PROOF = "proof.json"
+"""File that holds the proof; it marks a folder as an export."""
+
+_OTHER_BYTES = 64 * 2**20
+"""Tokenizer, template, proof and what the file system needs; tokenizers take up to 40 MB."""
+
+_REFUSED = {
+    "mlx": 'is not written by nbft. Use to="merged", and on a Mac: mlx_lm.convert --hf-path FOLDER.',
+    "onnx": 'is not written: its exporter needs an older transformers. Use to="merged", and '
+    "optimum-cli in an environment of its own.",
+}
+"""Formats that people ask for, and what works instead."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export.
+
+    Attributes:
+        path: Its folder.
+        proof: What was found when it was read back.
+        usage: How it is used, in Markdown.
+    """
+
+    path: Path
+    proof: Proof
+    usage: str
+
+    def __repr__(self) -> str:
+        return f"{self.path}\n{self.proof}"
+
+    def _repr_markdown_(self) -> str:
+        return f"`{self.path}`\n\n{self.proof}\n\n{self.usage}"
+
+
+def export_run(
+    run: Run,
+    to: str,
+    path: str | Path | None = None,
+    *,
+    say: Say = lambda _: None,
+    **options: Any,
+) -> Exported:
+    """Export a run; see `Run.export`, and `Options` for the options."""
+    form = _format(to)
+    chosen = Options(**options)
+    writer = form.writer(chosen)
+    chosen = replace(chosen, dtype=_dtype(writer, to, chosen.dtype))
+    if run.adapter is None:
+        raise RunError(f"{run.id}: has no finished adapter to export; it is {run.status}.")
+    if why := writer.obstacle(run):
+        raise RunError(f"{run.id}: cannot be exported to {to}. {why}")
+    target = _target(run, to, path)
+    form.check(run, chosen)
+    with quiet():
+        say("Loading the trained model …")
+        trained = load_trained(run)
+        if why := writer.model_obstacle(trained):
+            raise RunError(f"{run.id}: cannot be exported to {to}. {why}")
+        dtype = writer.dtype(trained, chosen)
+        _check_room(target, writer.weight_bytes(trained, dtype))
+        usage = writer.usage(form.place(target, chosen), trained)
+        front = form.front_matter(trained, chosen)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as partial:
+                partial.mkdir()
+                proof = _write(writer, trained, partial, dtype, chosen, say)
+                text = readme(run, writer.title, dtype, proof, usage, front)
+                (partial / "README.md").write_text(text, encoding="utf-8")
+                shown = json.dumps(proof, indent=2)
+                (partial / PROOF).write_text(f"{shown}\n", encoding="utf-8")
+        except NbftError:
+            raise
+        except Exception as error:
+            if sentence := _known(error, target):
+                raise RunError(f"{target}: {sentence}") from error
+            raise
+        finally:
+            trained.model = None
+            release_memory()
+    _record(run, to, target, proof)
+    if proof.passed:
+        form.publish(target, chosen, say)
+    else:
+        warnings.warn(f"{target}: {proof.sentence}", stacklevel=4)
+    return Exported(target, proof, usage)
+
+
+def _format(to: str) -> Format:
+    if to in _REFUSED:
+        raise ConfigError(Problem("to", to, _REFUSED[to]))
+    if to not in registry.exports:
+        why, _, close = registry.exports.unknown(to)
+        raise ConfigError(Problem("to", to, why, f"Use {close or 'merged'}."))
+    form: Format = registry.exports.get(to)
+    return form
+
+
+def _dtype(form: Format, to: str, dtype: str | None) -> str | None:
+    """Return a number type by its name in torch."""
+    if dtype is None or SHORT.get(dtype, dtype) in form.dtypes:
+        return dtype and SHORT.get(dtype, dtype)
+    if not form.dtypes:
+        raise ConfigError(Problem("dtype", dtype, f"does not apply to {to}.", "Leave it out."))
+    why = f"is none of the number types of {to}: {', '.join(form.dtypes)}."
+    raise ConfigError(Problem("dtype", dtype, why, f"Use {form.dtypes[0]}."))
+
+
+def _target(run: Run, to: str, path: str | Path | None) -> Path:
+    """Return the folder to write; an earlier export in it is replaced.
+
+    Raises:
+        RunError: Something else is there.
+    """
+    target = Path(path or f"{run.id}-{to}").expanduser().absolute()
+    is_free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if not is_free and not (target / PROOF).is_file():
+        raise RunError(f"{target}: is there already and no export of nbft. Choose another folder.")
+    return target
+
+
+def _check_room(target: Path, weight_bytes: int) -> None:
+    needed, free = weight_bytes + _OTHER_BYTES, shutil.disk_usage(_existing(target)).free
+    if needed > free:
+        raise RunError(
+            f"{target}: the export needs about {size(needed)}, and {size(free)} are free. Free some "
+            "space, or choose a folder on another disk."
+        )
+
+
+def _existing(folder: Path) -> Path:
+    """Return the nearest folder above that is there."""
+    return next(parent for parent in folder.parents if parent.is_dir())
+
+
+def _known(error: Exception, target: Path) -> str:
+    """Say in a sentence what kept an export from being written; "" where it may be a fault of ours."""
+    if is_disk_full(error, _existing(target)):
+        return "the disk is full. Free some space, or choose a folder on another disk."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "memory ran out. Close other models with run.close() and nbft.release_model()."
+    if isinstance(error, OSError):
+        return f"cannot be written: {(error.strerror or str(error)).lower()}."
+    return ""
+
+
+def _write(
+    form: Format, trained: Trained, folder: Path, dtype: str, options: Options, say: Say
+) -> Proof:
+    """Write an export into a folder, and read it back."""
+    samples = trained.run.state.samples
+    cases = cases_of(samples[-1]["samples"] if samples else [], trained.tokenizer)
+    say("Answering with the trained model …")
+    expected = observe(trained.model, trained.tokenizer, cases)
+    base = _of_base(trained, expected)
+    say("Writing the export …")
+    merged = form.prepare(trained)
+    whole = merged and [logits_of(merged, row) for row in expected.rows]
+    form.write(trained, folder, dtype, options, say)
+    known = merged and form.round(trained, dtype) and [logits_of(merged, r) for r in expected.rows]
+    del merged
+    trained.model = None
+    release_memory()
+    say("Reading it back …")
+    try:
+        model, tokenizer = form.read(folder, trained)
+    except Exception as error:
+        raise RunError(f"The export cannot be read back ({first_line(error)}).") from error
+    found = observe(model, tokenizer, cases, expected)
+    return prove(
+        expected,
+        found,
+        merged=whole or expected.logits,
+        rounded=known or expected.logits,
+        dtype=dtype,
+        computed_in=trained.dtype,
+        end=end_of_turn(trained.tokenizer),
+        read_by=form.read_by(),
+        base=base,
+    )
+
+
+def _of_base(trained: Trained, expected: Observed) -> list[Any] | None:
+    """Return the logits of the base model for the rows that are compared; None if it is not at hand."""
+    if not trained.has_adapter:
+        return None
+    with trained.model.disable_adapter():
+        return [logits_of(trained.model, row) for row in expected.rows]
+
+
+def _record(run: Run, to: str, target: Path, proof: Proof) -> None:
+    """Note the export in the run's folder, for its report."""
+    about = {"to": to, "path": str(target), "time": time.time(), "proof": proof}
+    line = json.dumps(about | {"sentence": proof.sentence})
+    with (run.path / "exports.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    if (run.path / "report.html").is_file():
+        write_report(run.path)

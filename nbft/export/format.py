@@ -1,0 +1,144 @@
+"""`Format`: one kind of export. Loads nothing heavy at import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from nbft.export.trained import Trained
+    from nbft.runs.folder import Run
+
+Say = Callable[[str], None]
+
+BYTES = {
+    "float32": 4.0,
+    "float16": 2.0,
+    "bfloat16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+}
+"""Bytes of a weight by number type; a block of 32 weights has a scale, and an offset in the `_1`."""
+
+
+SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""llama.cpp's names of number types, which are accepted everywhere."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may choose about an export.
+
+    Attributes:
+        dtype: Number type of the weights; the format's own choice when None.
+        max_shard_size: Largest file of safetensors, as in transformers' save_pretrained.
+        repo_id: Name of a repository on the Hub.
+        private: Whether a new repository is only for its owner.
+        adapter: Whether the adapter is uploaded, instead of the merged model.
+        yes: Whether the person has agreed already, and is not asked.
+    """
+
+    dtype: str | None = None
+    max_shard_size: str = "5GB"
+    repo_id: str | None = None
+    private: bool = True
+    adapter: bool = False
+    yes: bool = False
+
+
+class Format:
+    """One kind of export; a subclass in its own file overrides what differs.
+
+    Attributes:
+        title: What it is, for people.
+        dtypes: Number types that the weights can have; () where they stay as they are.
+    """
+
+    title: ClassVar[str]
+    dtypes: ClassVar[tuple[str, ...]]
+
+    def writer(self, options: Options) -> Format:
+        """Return the format that writes and reads the folder."""
+        return self
+
+    def check(self, run: Run, options: Options) -> None:
+        """Check, and ask for, what only this format needs, before anything is loaded.
+
+        Raises:
+            RunError: It cannot be exported.
+        """
+
+    def front_matter(self, trained: Trained, options: Options) -> dict[str, Any]:
+        """Return the metadata at the beginning of README.md; {} for none."""
+        return {}
+
+    def place(self, folder: Path, options: Options) -> PurePath:
+        """Return where people will find the export."""
+        return folder
+
+    def publish(self, folder: Path, options: Options, say: Say) -> None:
+        """Do what follows a proof that passed.
+
+        Raises:
+            RunError: It failed; the folder stays.
+        """
+
+    def obstacle(self, run: Run) -> str:
+        """Return why a run cannot be exported so, before anything is loaded; "" if it can.
+
+        A sentence, and what to do instead.
+        """
+        return ""
+
+    def model_obstacle(self, trained: Trained) -> str:
+        """Return why the loaded model cannot be exported so; "" if it can."""
+        return ""
+
+    def dtype(self, trained: Trained, options: Options) -> str:
+        """Return the number type of the weights."""
+        if options.dtype:
+            return options.dtype
+        return trained.stored_dtype if trained.stored_dtype in self.dtypes else self.dtypes[0]
+
+    def weight_bytes(self, trained: Trained, dtype: str) -> int:
+        """Return about how many bytes the export takes on the disk at once."""
+        return int(trained.parameters * BYTES[dtype])
+
+    def prepare(self, trained: Trained) -> Any:
+        """Return the plain model, not rounded yet; None where the adapter stays apart."""
+        return None
+
+    def round(self, trained: Trained, dtype: str) -> Any:
+        """Round the weights of the plain model as the export does, in place, and return it."""
+        return None
+
+    def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
+        """Write the export into an empty folder.
+
+        Raises:
+            RunError: It cannot be written so.
+        """
+        raise NotImplementedError
+
+    def read(self, folder: Path, trained: Trained) -> tuple[Any, Any]:
+        """Read the export back, by other means than it was written, with its tokenizer."""
+        raise NotImplementedError
+
+    def read_by(self) -> str:
+        """Return what `read` reads it with, and its version."""
+        return f"transformers {version('transformers')}"
+
+    def usage(self, folder: PurePath, trained: Trained) -> str:
+        """Return how it is used, in Markdown.
+
+        Args:
+            folder: Where it will be.
+            trained: What was exported; its model is no longer loaded.
+        """
+        raise NotImplementedError

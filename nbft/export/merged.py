@@ -1,0 +1,83 @@
+"""The merged model: the adapter in the weights of the base model, as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nbft.errors import RunError
+from nbft.export.format import Format, Options, Say
+from nbft.export.trained import merge
+from nbft.models.peft_types import merge_obstacle
+
+if TYPE_CHECKING:
+    from nbft.export.trained import Trained
+    from nbft.runs.folder import Run
+
+
+class Merged(Format):
+    """A folder that transformers, vLLM and others load without PEFT."""
+
+    title = "merged model (safetensors)"
+    dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float16", "float32")
+
+    def obstacle(self, run: Run) -> str:
+        """Return why the adapter cannot become part of the weights."""
+        if why := merge_obstacle(run.config):
+            return f'It has no weights to merge into: {why}. Use to="adapter", which PEFT loads on the base model.'
+        return ""
+
+    def model_obstacle(self, trained: Trained) -> str:
+        """Return why the loaded model cannot be saved so."""
+        if getattr(trained.model.config, "is_encoder_decoder", False):
+            return "Encoder-decoder models are not exported yet; load it with run.load_model()."
+        return ""
+
+    def prepare(self, trained: Trained) -> Any:
+        """Merge the adapter into the weights."""
+        return merge(trained)
+
+    def round(self, trained: Trained, dtype: str) -> Any:
+        """Return the model, whose weights saving has rounded."""
+        return trained.model
+
+    def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
+        """Save the merged model and the tokenizer, with its chat template."""
+        import torch
+
+        # Positions are buffers in float32, which whoever loads the model computes anew.
+        buffers = {name: one.clone() for name, one in trained.model.named_buffers()}
+        model = trained.model.to(getattr(torch, dtype))
+        largest = max(float(p.detach().abs().max()) for p in model.parameters())
+        if largest == float("inf"):
+            raise RunError(f"dtype={dtype}: some weights are too large for it. Use bfloat16.")
+        model.save_pretrained(folder, max_shard_size=options.max_shard_size)
+        trained.tokenizer.save_pretrained(folder)
+        model.to(getattr(torch, trained.dtype))
+        for name, one in model.named_buffers():
+            one.data = buffers[name]
+
+    def read(self, folder: Path, trained: Trained) -> tuple[Any, Any]:
+        """Load the folder as anybody would, with transformers' Auto classes."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        trust = trained.run.config.model.trust_remote_code
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, trained.dtype), trust_remote_code=trust
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        return model.to(trained.device).eval(), tokenizer
+
+    def usage(self, folder: PurePath, trained: Trained) -> str:
+        """Return the lines that load it."""
+        return (
+            "```python\n"
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{folder}", dtype="auto")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
+            "```"
+        )
+
+
+FORMAT = Merged()

@@ -1,0 +1,94 @@
+"""Ollama: a GGUF file and the Modelfile that says how conversations are written."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from nbft.errors import RunError
+from nbft.export.format import Options, Say
+from nbft.export.gguf import Gguf, adds_bos
+from nbft.export.go_template import (
+    Turns,
+    as_jinja,
+    go_template,
+    modelfile,
+    read_modelfile,
+    turns_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nbft.export.trained import Trained
+
+_OF_PROMPT = "{{ .Prompt }}"
+"""The template of a model without one: it reads what it is given."""
+
+
+class Ollama(Gguf):
+    """A folder for `ollama create`."""
+
+    title = "GGUF file with a Modelfile for Ollama"
+
+    def model_obstacle(self, trained: Trained) -> str:
+        """Return why Ollama could not run the model."""
+        if why := super().model_obstacle(trained):
+            return why
+        if trained.tokenizer.chat_template and _template(trained.tokenizer) is None:
+            return (
+                "Its chat template does more than write texts around turns, which a template of "
+                'Ollama cannot say. Use to="gguf", whose file has the template itself.'
+            )
+        return ""
+
+    def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
+        """Write the file and the Modelfile."""
+        tokenizer = trained.tokenizer
+        template, system = _OF_PROMPT, ""
+        if tokenizer.chat_template:
+            found = _template(tokenizer)
+            if found is None:
+                raise RunError("The chat template cannot be written for Ollama.")
+            template, system = found
+        stops = [tokenizer.decode([token]) for token in trained.ends]
+        super().write(trained, folder, dtype, options, say)
+        text = modelfile(template, system, stops, self.file)
+        (folder / "Modelfile").write_text(text, encoding="utf-8")
+
+    def read(self, folder: Path, trained: Trained) -> tuple[Any, Any]:
+        """Load the file, and render conversations with the template of the Modelfile."""
+        model, tokenizer = super().read(folder, trained)
+        said = read_modelfile((folder / "Modelfile").read_text(encoding="utf-8"))
+        (template,) = said["TEMPLATE"]
+        if template != _OF_PROMPT:
+            begin = tokenizer.bos_token if adds_bos(tokenizer) else ""
+            (system,) = said.get("SYSTEM", [""])
+            tokenizer.chat_template = as_jinja(template, system, begin)
+        return model, tokenizer
+
+    def usage(self, folder: PurePath, trained: Trained) -> str:
+        """Return the lines that load it."""
+        model = trained.run.id.lower()
+        return f"```bash\ncd {folder}\nollama create {model} -f Modelfile\nollama run {model}\n```"
+
+
+def _template(tokenizer: Any) -> tuple[str, str] | None:
+    """Return the template in Go and the system turn that it adds; None if Go cannot say it."""
+    begin = tokenizer.bos_token if adds_bos(tokenizer) else ""
+
+    def render(turns: Sequence[dict[str, str]], asks: bool) -> str:
+        text = tokenizer.apply_chat_template(
+            list(turns), tokenize=False, add_generation_prompt=asks
+        )
+        return str(text).removeprefix(begin)
+
+    try:
+        turns: Turns | None = turns_of(render)
+    except Exception:  # the template refuses a simple conversation, in words of its own
+        return None
+    text = go_template(turns) if turns else None
+    return None if turns is None or text is None else (text, turns.system)
+
+
+FORMAT = Ollama()
