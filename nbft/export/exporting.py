@@ -26,7 +26,7 @@ from nbft.hardware import release_memory
 from nbft.models.find import first_line
 from nbft.models.load import quiet
 from nbft.pages.report import write_report
-from nbft.runs.folder import Run
+from nbft.runs.folder import Run, check_writes
 from nbft.training.failure import is_disk_full
 
 PROOF = "proof.json"
@@ -79,6 +79,7 @@ def export_run(
     chosen = replace(chosen, dtype=_dtype(writer, to, chosen.dtype))
     if run.adapter is None:
         raise RunError(f"{run.id}: has no finished adapter to export; it is {run.status}.")
+    check_writes(run)
     if why := writer.obstacle(run):
         raise RunError(f"{run.id}: cannot be exported to {to}. {why}")
     target = _target(run, to, path)

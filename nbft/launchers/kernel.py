@@ -17,6 +17,7 @@ from nbft import events
 from nbft.errors import RunError
 from nbft.launchers.interpreter import remember
 from nbft.launchers.launcher import Launcher
+from nbft.launchers.openmp import give_up_threads
 from nbft.launchers.signals import heard
 from nbft.launchers.supervisor import leave_queue, report_failure, report_queued
 from nbft.runs.queue import say_queued, turn
@@ -68,6 +69,7 @@ class Kernel(Launcher):
             finally:
                 ended.set()
 
+        give_up_threads()
         threading.Thread(target=work_in_turn, name=run.id, daemon=True).start()
 
 

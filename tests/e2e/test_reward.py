@@ -269,6 +269,7 @@ def test_it_writes_no_answers(preference):
         lambda: run.compare(["Hi."]),
         run.evaluate,
         lambda: nbft.ask(run, "Hi."),
+        lambda: run.export("merged"),
     ):
         with pytest.raises(
             RunError, match=r"is a reward model, which scores answers and writes none"

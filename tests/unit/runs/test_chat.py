@@ -88,9 +88,9 @@ def bases(monkeypatch):
     loaded = []
     real = folders.load_base
 
-    def load_base(config):
+    def load_base(config, *arguments, **more):
         loaded.append(config.model.model_name)
-        return real(config)
+        return real(config, *arguments, **more)
 
     for module in (folders, asking, sides):
         monkeypatch.setattr(module, "load_base", load_base)

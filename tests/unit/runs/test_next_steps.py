@@ -97,9 +97,10 @@ def test_what_gets_everything_right_is_not_trained_longer(run: Run) -> None:
         assert len(next_steps(run, RunState([scores, {"event": "completed", "step": 9}]))) == steps
 
 
-def test_weights_that_are_no_adapter_are_loaded(run: Run) -> None:
-    steps = next_steps(run, over(model="model"))
-    assert [step.what for step in steps][-1] == "load it"
+def test_a_whole_model_is_exported_and_what_cannot_be_merged_is_loaded(run: Run) -> None:
+    assert next_steps(run, over(model="model"))[-1].python == "run.export('merged')"
+    Config(peft={"method": "prompt_tuning"}).save(run.path / "config.yaml", full=True)
+    assert next_steps(Run(run.path), over(adapter="adapter"))[-1].what == "load it"
 
 
 @pytest.mark.parametrize("kind", ["stopped", "failed", "cancelled"])
