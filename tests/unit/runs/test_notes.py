@@ -130,6 +130,19 @@ def test_a_run_whose_rewards_rise_has_no_note() -> None:
     assert found(longer, **OF_REWARDS) == {}
 
 
+def test_a_reward_that_rises_with_much_noise_is_not_called_unlearned() -> None:
+    """Of a real run: the right number 0.33 in its first five steps, 0.78 in the last."""
+    task = "16 19 50 22 59 3 47 50 25 41 78 56 47 97 69 62 100 81 72 75"
+    form = "41 25 50 53 91 84 97 97 97 100 100 97 100 100 100 94 100 100 100 100"
+    run = RunState([{"event": "prepared", "rows": 100, "total_steps": 30}])
+    pairs = zip(task.split(), form.split(), strict=True)
+    for n, (right, formed) in enumerate(pairs, start=1):
+        values = {"exact_number": int(right) / 100, "format": int(formed) / 100}
+        named = {f"rewards/{name}/mean": value for name, value in values.items()}
+        run.take({"event": "log", "step": n, "loss": 0.0, **named})
+    assert "form_only" not in found(run, **OF_REWARDS)
+
+
 def test_a_loss_of_0_is_none_of_a_method_with_rewards() -> None:
     run = rewarded(length=(20, 21), **BOTH_RISE)
     assert "zero" in found(run)
