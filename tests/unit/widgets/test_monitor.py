@@ -582,14 +582,14 @@ def test_a_finished_run_is_whole_at_once_and_stays_interactive(run, displayed):
     view, beneath = displayed
     assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(view.bundle)
     assert "completed in 3 s" in beneath.bundle["text/html"]
-    assert "load_model" not in html(monitor)  # said once
+    assert "run.export(" not in html(monitor)  # said once
 
 
 def test_a_finished_run_in_one_output_says_its_end_in_the_view(run, displayed):
     run.say("completed", step=1, seconds=3, adapter="adapter")
     monitor = Monitor(run)
     monitor.show(FakeHandle())
-    assert "load_model" in html(monitor)
+    assert "run.export(" in html(monitor)
 
 
 def test_a_lost_run_says_what_may_have_happened_and_shows_the_log(run, displayed):
