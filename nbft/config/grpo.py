@@ -16,15 +16,8 @@ class Reward(Section):
         "judge, or a function of yours as path/to/file.py:function.",
         source="TRL GRPOTrainer reward_funcs",
         suggestions=(
-            *(
-                "exact_number",
-                "contains",
-                "format",
-                "length",
-                "json_schema",
-                "reward_model",
-                "judge",
-            ),
+            *("exact_number", "contains", "format", "length", "json_schema"),
+            *("reward_model", "judge"),
         ),
         why="A function is called with prompts, completions and every column of the rows as lists, "
         "and returns one number for each completion. A file runs only after you allow it.",

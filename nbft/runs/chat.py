@@ -28,8 +28,8 @@ from nbft.runs.ratings import PREFERENCES, Kept, Rated, counts, keep_pair, keep_
 from nbft.runs.sides import (
     Copy,
     Side,
+    check_answers,
     check_room,
-    check_writes,
     choose_sides,
     copies_for,
     is_for,
@@ -228,7 +228,7 @@ class ChatSession:
         if left == right:
             raise ConfigError(Problem("side", right, "is on both sides.", "Choose two."))
         for title in (left, right):
-            check_writes(known[title])
+            check_answers(known[title])
         self.chosen = known[left], known[right]
         self.wordings = ()
         self.clear()

@@ -179,11 +179,11 @@ def _result(run: Run, sides: Sequence[Side]) -> Side:
         steps = [step_of(side.folder) for side in sides if side.folder]
         hint = f" It has checkpoints: run.chat(checkpoint={steps[-1]})." if steps else ""
         raise RunError(f"{run.id}: has no adapter yet; it is {run.status}.{hint}")
-    check_writes(sides[-1])
+    check_answers(sides[-1])
     return sides[-1]
 
 
-def check_writes(side: Side) -> None:
+def check_answers(side: Side) -> None:
     """Check that a side writes texts.
 
     Raises:
@@ -217,7 +217,7 @@ def _step(run: Run, sides: Sequence[Side], field: str, step: Any) -> Side:
         known = listed([str(one) for one in found])
         why = f"is no whole checkpoint of {run.id}, which has {known or 'none'}."
         raise ConfigError(Problem(field, step, why, "Name the step of one." if known else ""))
-    check_writes(found[step])
+    check_answers(found[step])
     return found[step]
 
 

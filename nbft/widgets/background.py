@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from nbft.launchers.openmp import give_up_threads
 from nbft.widgets.kernel import call_soon, main_loop
 
 
@@ -49,6 +50,7 @@ class Task:
     def _begin(self) -> None:
         if not self._is_begun:
             self._is_begun = True
+            give_up_threads()
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
 
