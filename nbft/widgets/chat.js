@@ -122,7 +122,9 @@ function render({ model, el }) {
   blind.type = "checkbox";
   blindLabel.append("Hide which is which until it is rated");
 
+  let changedAt = 0; // what the kernel sends may be from before that
   const settings = () => ({
+    changed_at: (changedAt = Date.now()),
     template: fields.template.value || null,
     system: system.value,
     temperature: Number(fields.temperature.value),
@@ -133,9 +135,15 @@ function render({ model, el }) {
   });
   watch(["templates", "settings"], () => {
     const now = get("settings");
+    const isOutdated = now.changed_at < changedAt;
+    const template = fields.template.value;
     fields.template.replaceChildren();
     for (const [value, words] of get("templates")) {
       element("option", "", fields.template, words).value = value;
+    }
+    if (isOutdated) {
+      fields.template.value = template || now.template;
+      return;
     }
     for (const name of Object.keys(fields)) {
       const value = name === "stop" ? now.stop.join("\n") : (now[name] ?? "");
@@ -241,7 +249,8 @@ function render({ model, el }) {
     }
   }
 
-  watch(["turns"], () => {
+  // A rating that was refused is taken off again.
+  watch(["turns", "is_wrong"], () => {
     const follows = isAtEnd();
     const { name, value } = log.contains(document.activeElement) ? document.activeElement : {};
     log.replaceChildren();

@@ -50,7 +50,7 @@ class Chat(anywidget.AnyWidget):
     sides: traitlets.List[Any] = traitlets.List(help="titles to choose from").tag(sync=True)
     chosen: traitlets.List[Any] = traitlets.List(help="titles on the left and right").tag(sync=True)
     templates: traitlets.List[Any] = traitlets.List(help="[name, title] of each").tag(sync=True)
-    settings: traitlets.Dict[Any, Any] = traitlets.Dict(help="as in ChatSettings").tag(sync=True)
+    settings: traitlets.Dict[Any, Any] = traitlets.Dict(help="as in ChatSettings, and changed_at").tag(sync=True)
     turns: traitlets.List[Any] = traitlets.List(help="messages and answers").tag(sync=True)
     live: traitlets.Dict[Any, Any] = traitlets.Dict(help="the answer being written").tag(sync=True)
     state = traitlets.Unicode("loading", help="loading, ready, answering, failed").tag(sync=True)
@@ -74,6 +74,7 @@ class Chat(anywidget.AnyWidget):
         self._written: tuple[Turn, Reply] | None = None  # not handed over yet
         self._shown_place = (0, 0)  # how many messages the page has, and which answer of the last
         self._picture_shown: Any = None
+        self._changed_at = 0  # when the page changed the settings, in milliseconds of its clock
         super().__init__(
             still=uuid.uuid4().hex,
             sides=[side.title for side in session.sides],
@@ -142,7 +143,8 @@ class Chat(anywidget.AnyWidget):
         if self.state == "answering" or (self.state == "loading" and kind in ("again", "choose")):
             return  # a click from before the page knew
         try:
-            if changes := message.get("settings"):
+            if changes := dict(message.get("settings", {})):
+                self._changed_at = changes.pop("changed_at", 0)
                 self.session.settings = self.session.settings.changed(changes)
                 self.settings = self._shown_settings()
             if kind == "send":
@@ -172,6 +174,7 @@ class Chat(anywidget.AnyWidget):
                 self._say("The message is sent when the models are loaded.")
 
     def _rate(self, number: int, choice: Any) -> None:
+        self._say("")  # so that the page notices a second refusal
         try:
             self.session.rate(number, choice)
         except NbftError as error:
@@ -269,7 +272,12 @@ class Chat(anywidget.AnyWidget):
 
     def _shown_settings(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self.session.settings)
-        return {**settings, "stop": list(settings["stop"]), "template": self.session.template}
+        return {
+            **settings,
+            "stop": list(settings["stop"]),
+            "template": self.session.template,
+            "changed_at": self._changed_at,
+        }
 
     def _show_ways(self) -> None:
         self.templates = [[name, title] for name, title in self.session.ways.items()]

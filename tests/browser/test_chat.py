@@ -14,9 +14,10 @@ from .conftest import App, Notebook, Theme
 
 LOADED_MS = 90_000  # torch, transformers and peft are imported first
 
-# A random adapter is enough, and a tiny model is too fast to be stopped.
+# A random adapter is enough, and a tiny model is too fast to be stopped. Answer A is the tuned one's:
+# the other may be empty.
 MAKE = """
-import time
+import random, time
 import nbft, peft, torch
 from nbft.evaluate import generate
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,6 +41,7 @@ def slow_write(model, tokenizer, ids, most, take, **how):
     return real_write(model, tokenizer, ids, most, slowly, **how)
 
 generate.write = slow_write
+random.shuffle = lambda order: order.reverse()
 """
 SHOW = "chat = run.chat(max_new_tokens=12)\nchat"
 KEPT = "[__import__('json').loads(l) for l in open(chat.session.preferences)]"
@@ -125,6 +127,10 @@ def test_answers_stream_are_stopped_and_rated(
     assert tokens[1] == 0
     expect(log.get_by_role("group", name="Answer B")).to_contain_text("(empty answer)")
     assert "Be brief." in notebook.kernel_eval("chat.session.turns[1].replies[0].prompt")
+    for _ in range(2):  # refused, and the page shows nothing as rated
+        log.get_by_role("radio", name="Right is better").last.click()
+        expect(chat.get_by_text("This answer is empty, so there is nothing to learn")).to_be_visible()
+        expect(log.get_by_role("radio", name="Right is better").last).not_to_be_checked()
     log.get_by_role("radio", name="Left is better").last.check()
     expect(log.get_by_role("group", name="Answer A")).to_have_count(0)
     assert len(notebook.kernel_eval(KEPT)) == 2
