@@ -29,6 +29,7 @@ from nbft.errors import ConfigError, Problem, RunError
 from nbft.events import Event
 from nbft.formatting import one_line
 from nbft.methods import method_of
+from nbft.models.random_numbers import apart
 from nbft.reading import open_file, why_not
 from nbft.redaction import redact
 from nbft.runs.checkpoints import resume_point, step_of
@@ -715,6 +716,7 @@ def _load(run: Run) -> tuple[Any, Any]:
     return load_tuned(run.config, folder)
 
 
+@apart()
 def load_tuned(
     config: Config, folder: Path, dtype: str | None = None, *, for_answers: bool = True
 ) -> tuple[Any, Any]:
@@ -756,6 +758,7 @@ def load_tuned(
     return model.eval(), tokenizer
 
 
+@apart()
 def load_base(
     config: Config, dtype: str | None = None, *, for_answers: bool = True
 ) -> tuple[Any, Path]:

@@ -19,6 +19,7 @@ from nbft.errors import ConfigError, Problem, RunError
 from nbft.formatting import listed, size
 from nbft.hardware import free_memory_bytes
 from nbft.models.peft_types.lora import changes_weights
+from nbft.models.random_numbers import apart
 from nbft.runs.checkpoints import is_whole, step_of
 from nbft.runs.folder import Run, attach, load_base, load_tuned
 from nbft.runs.queue import holder
@@ -67,6 +68,7 @@ class Copy(NamedTuple):
         files = (file for folder in folders for file in sorted(folder.iterdir()))
         return (*weights_key(self.config), *((file, file.stat().st_mtime_ns) for file in files))
 
+    @apart()
     def load(self) -> tuple[Any, Any]:
         """Load the weights and the adapters, and return the model with its tokenizer.
 

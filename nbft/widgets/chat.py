@@ -50,7 +50,9 @@ class Chat(anywidget.AnyWidget):
     sides: traitlets.List[Any] = traitlets.List(help="titles to choose from").tag(sync=True)
     chosen: traitlets.List[Any] = traitlets.List(help="titles on the left and right").tag(sync=True)
     templates: traitlets.List[Any] = traitlets.List(help="[name, title] of each").tag(sync=True)
-    settings: traitlets.Dict[Any, Any] = traitlets.Dict(help="as in ChatSettings, and changed_at").tag(sync=True)
+    settings: traitlets.Dict[Any, Any] = traitlets.Dict(
+        help="as in ChatSettings, and changed_at"
+    ).tag(sync=True)
     turns: traitlets.List[Any] = traitlets.List(help="messages and answers").tag(sync=True)
     live: traitlets.Dict[Any, Any] = traitlets.Dict(help="the answer being written").tag(sync=True)
     state = traitlets.Unicode("loading", help="loading, ready, answering, failed").tag(sync=True)

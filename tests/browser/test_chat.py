@@ -129,7 +129,9 @@ def test_answers_stream_are_stopped_and_rated(
     assert "Be brief." in notebook.kernel_eval("chat.session.turns[1].replies[0].prompt")
     for _ in range(2):  # refused, and the page shows nothing as rated
         log.get_by_role("radio", name="Right is better").last.click()
-        expect(chat.get_by_text("This answer is empty, so there is nothing to learn")).to_be_visible()
+        expect(
+            chat.get_by_text("This answer is empty, so there is nothing to learn")
+        ).to_be_visible()
         expect(log.get_by_role("radio", name="Right is better").last).not_to_be_checked()
     log.get_by_role("radio", name="Left is better").last.check()
     expect(log.get_by_role("group", name="Answer A")).to_have_count(0)

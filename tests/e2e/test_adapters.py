@@ -87,7 +87,10 @@ def test_trained_saved_reloaded_and_merged(train: Callable[..., nbft.Run], name:
 
     # What is reloaded scores as the run did before the first and after the last step.
     before, after = (score for score in _perplexities(run))
+    numbers = torch.get_rng_state()
     model, tokenizer = run.load_model()
+    # Another run may be training in this process, and draw from the same random numbers.
+    assert torch.equal(torch.get_rng_state(), numbers)
     scored = run.evaluate(metrics=["perplexity"]).compared
     (measured,) = [one for one in scored if one.score == "perplexity"]
     # In 4 bits answers have a kernel of their own. What is left of the model's weights is rounded
