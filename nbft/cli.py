@@ -314,15 +314,13 @@ def try_rewards_command(
     allow_code: _AllowCode = False,
 ) -> None:
     """Show what each reward gives a few answers of the base model, before anything is trained."""
-    from nbft.runs.folder import self_contained
     from nbft.runs.trying import try_rewards
 
     folder = file.absolute().parent
     config = Config(**io.overridden(io.read(file), overrides or []))
     _ask_consent(config, folder, allow_code=allow_code)
-    config = self_contained(config, None, folder)
     with _progress_line() as say:
-        table = try_rewards(config, rows, answers=answer, say=say)
+        table = try_rewards(config, rows, answers=answer, folder=folder, say=say)
     typer.echo(json.dumps(table.to_dict(), indent=2) if as_json else str(table))
 
 

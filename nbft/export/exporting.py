@@ -23,6 +23,7 @@ from nbft.export.readme import readme
 from nbft.export.trained import Trained, end_of_turn, load_trained
 from nbft.formatting import size
 from nbft.hardware import release_memory
+from nbft.models.adapters import can_switch_off
 from nbft.models.find import first_line
 from nbft.models.load import quiet
 from nbft.pages.report import write_report
@@ -215,7 +216,7 @@ def _write(
 
 def _of_base(trained: Trained, expected: Observed) -> list[Any] | None:
     """Return the logits of the base model for the rows that are compared; None if it is not at hand."""
-    if not trained.has_adapter:
+    if not can_switch_off(trained.model):
         return None
     with trained.model.disable_adapter():
         return [logits_of(trained.model, row) for row in expected.rows]

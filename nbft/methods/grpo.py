@@ -142,6 +142,15 @@ class Grpo(Method):
         ):
             if value:
                 yield Problem(field, value, f"{why}.", f"Use {usual}.", {field: usual})
+        if grpo.beta and config.peft.trains_adapter and config.peft.bias != "none":
+            yield Problem(
+                "peft.bias",
+                config.peft.bias,
+                "trains biases of the model itself, which is also the reference model that "
+                f"grpo.beta={grpo.beta:g} holds the answers to, so the reference would be trained too.",
+                "Use none, or grpo.beta=0.",
+                {"peft.bias": "none"},
+            )
         if data.train_sampling_strategy != "random":
             field = "data.train_sampling_strategy"
             why = "orders single rows; prompts are drawn with grpo.num_generations answers each."

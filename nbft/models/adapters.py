@@ -123,6 +123,12 @@ def with_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
     return adapted
 
 
+def can_switch_off(model: Any) -> bool:
+    """Whether a model with an adapter has its base model within; trained biases replace the base's."""
+    about = getattr(model, "peft_config", {}).values()
+    return bool(about) and all(getattr(one, "bias", "none") == "none" for one in about)
+
+
 def load_adapter(model: Any, found: FoundAdapter) -> Any:
     """Put an adapter on its base model, ready to be trained on.
 

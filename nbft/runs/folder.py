@@ -431,6 +431,7 @@ class Run:
             return Comparison.of_samples(samples[0]["samples"], samples[-1]["samples"])
         from nbft.evaluate.generate import generate
         from nbft.evaluate.prompts import listed, read_prompts
+        from nbft.models.adapters import can_switch_off
         from nbft.models.load import quiet
 
         with quiet():
@@ -438,7 +439,7 @@ class Run:
             asked = read_prompts(listed(prompts), self.config, tokenizer)
             ids = [one.ids for one in asked]
             tuned = generate(model, tokenizer, ids, max_new_tokens)
-            if self.config.peft.trains_adapter:
+            if can_switch_off(model):
                 with model.disable_adapter():
                     base = generate(model, tokenizer, ids, max_new_tokens)
             else:

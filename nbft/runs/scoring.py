@@ -18,6 +18,7 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
     from nbft.data.examples import by_answer, load_examples
     from nbft.decisions import decide
     from nbft.evaluate.scoring import Scorer
+    from nbft.models.adapters import can_switch_off
     from nbft.models.load import quiet
     from nbft.runs.folder import check_writes, load_base
 
@@ -43,7 +44,7 @@ def evaluate(run: Run, split: str, metrics: Sequence[str] | None, rows: int | No
         if not len(scorer):
             raise RunError([f"{run.id}: none of the {split} rows can be scored.", *scorer.remarks])
         tuned = scorer.score(model)
-        if config.peft.trains_adapter:
+        if can_switch_off(model):
             with model.disable_adapter():
                 base = scorer.score(model)
         else:

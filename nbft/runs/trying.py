@@ -15,6 +15,7 @@ from nbft.plan.reward_checks import reward_problems
 from nbft.rewards.load import asked_of, load_rewards, text
 from nbft.rewards.table import Rewarded, RewardTable
 from nbft.runs.ask import kept_model
+from nbft.runs.folder import self_contained
 
 _PROMPTS = 4
 _ANSWERS_AT_ONCE = 32
@@ -60,17 +61,17 @@ def try_rewards(
     >>> [row.reward for row in try_rewards(config, 1, answers=["<answer>7</answer>", "7"])]
     [1.0, 0.0]
     """
-    where = Path(folder) if folder is not None else None
+    config = self_contained(config, None, None if folder is None else Path(folder))
     _check("prompts", prompts)
     several = config.grpo.num_generations if num_generations is None else num_generations
     _check("num_generations", several)
     if not method_of(config).generates:
         config = config.apply({"training.method": "grpo"})
-    if problems := reward_problems(config, None, None, where):
+    if problems := reward_problems(config, None, None, None):
         raise ConfigError(problems)
-    loaded = load_rewards(config, where)
+    loaded = load_rewards(config)
     say("Reading the rows …")
-    examples, _ = load_examples(config, "train", folder=where)
+    examples, _ = load_examples(config, "train")
     examples = examples.take(spread(len(examples), prompts))
     if answers is None:
         texts, sizes = _written(config, examples, several, say)

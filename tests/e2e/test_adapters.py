@@ -6,10 +6,12 @@ That a resumed run is the uninterrupted one is tested in `test_trajectories.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import nbft
 from nbft.evaluate.generate import token_losses
@@ -161,3 +163,35 @@ def _perplexities(run: nbft.Run) -> tuple[float, float]:
         if e["event"] == "scores" and e["split"] == "validation"
     ]
     return found[0], found[-1]
+
+
+def test_the_base_model_answers_without_the_biases_that_were_trained(
+    train: Callable[..., nbft.Run], tiny_model: Path, tmp_path: Path
+) -> None:
+    """PEFT trains them in the model itself, so they stay when the adapter is switched off."""
+    about = transformers.AutoConfig.from_pretrained(tiny_model, attention_bias=True)
+    torch.manual_seed(0)
+    base = transformers.LlamaForCausalLM(about).eval()
+    base.save_pretrained(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path / "model")
+    run = train(
+        model__model_name=str(tmp_path / "model"),
+        model__dtype="float32",
+        peft__bias="all",
+        training__learning_rate=0.3,
+        evaluation__metrics=["perplexity"],
+        evaluation__eval_strategy="steps",
+        evaluation__eval_steps=3,
+    )
+    assert run.status == "completed", run.problems
+    prompt = "Correct: he go home"
+    ((_, answered, *_),) = run.compare([prompt], max_new_tokens=8)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    written = base.generate(ids, do_sample=False, max_new_tokens=8)[0, ids.shape[1] :]
+    assert answered == tokenizer.decode(written, skip_special_tokens=True).strip()
+    before, after = _perplexities(run)
+    (measured,) = run.evaluate(metrics=["perplexity"]).compared
+    assert measured.base == pytest.approx(before, rel=1e-5)
+    assert measured.last == pytest.approx(after, rel=1e-5)
+    assert after != pytest.approx(before, rel=0.1)

@@ -103,7 +103,7 @@ def test_the_model_answers_where_no_answer_is_given(
 ) -> None:
     asked = []
 
-    def trial(config, prompts, *, answers, say):  # type: ignore[no-untyped-def]
+    def trial(config, prompts, *, answers, folder, say):  # type: ignore[no-untyped-def]
         asked.append((config.grpo.num_generations, prompts, answers))
         say("Writing …")
         return RewardTable([])

@@ -73,6 +73,11 @@ def test_a_good_config_has_no_errors() -> None:
             "lacks model",
         ),
         (
+            {"peft__bias": "all", "grpo__beta": 0.04},
+            "peft.bias",
+            "so the reference would be trained too",
+        ),
+        (
             {"training__per_device_train_batch_size": 8192},
             "training.per_device_train_batch_size",
             "there would be no step",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import nbft
@@ -69,3 +71,17 @@ def test_a_trial_without_rewards_or_with_a_wrong_number_is_refused() -> None:
         nbft.try_rewards(config, 1, answers=["a"])
     with pytest.raises(ConfigError, match="prompts=0: is not at least 1"):
         nbft.try_rewards(config, 0)
+
+
+def test_paths_of_a_config_file_are_relative_to_it(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(tiny_model)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1 + 1 =", "completion": "2"}\n' * 4)
+    config = nbft.Config(
+        model={"model_name": "model"},
+        data={"path": "rows.jsonl"},
+        training={"method": "grpo"},
+        grpo={"rewards": [{"function": "length"}], "max_completion_length": 4},
+    )
+    table = nbft.try_rewards(config, 1, num_generations=2, folder=tmp_path)
+    nbft.release_model()
+    assert [row.prompt for row in table] == ["1 + 1 ="] * 2
