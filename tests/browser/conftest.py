@@ -39,6 +39,7 @@ PAGES = {
     "notebook": "/notebooks/{name}?",
     "voila": "/voila/render/{name}?",
 }
+LOOKS: tuple[tuple[Theme, int], ...] = (("light", 1400), ("dark", 700))
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 SETTINGS = {
     "apputils-extension/notification": {
@@ -375,6 +376,32 @@ def root(jupyter_lab: Server) -> Iterator[Path]:
     shutil.rmtree(runs, ignore_errors=True)  # of other tests on the same server
     yield jupyter_lab.root
     shutil.rmtree(runs, ignore_errors=True)
+
+
+@pytest.fixture
+def looks(
+    notebook: Notebook, axe: Callable[[Locator], list[str]]
+) -> Callable[[str, Locator], None]:
+    """Look at a part of the page, wide in a light theme and narrow in a dark one.
+
+    Each time, axe-core complains of nothing, the part is no wider than its place, and a picture is
+    saved as `.artifacts/NAME-THEME-WIDTH.png`. What is done between two looks is done once.
+    """
+    page = notebook.page
+
+    def look(name: str, part: Locator) -> None:
+        usual = page.viewport_size or {"width": 1200, "height": 800}
+        for theme, width in LOOKS:
+            notebook.set_theme(theme)
+            page.set_viewport_size({"width": width, "height": usual["height"]})
+            assert axe(part) == [], f"{name} in a {theme} theme"
+            assert part.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), (
+                f"{name} {width}"
+            )
+            notebook.screenshot(f"{name}-{theme}-{width}", part)
+        page.set_viewport_size(usual)
+
+    return look
 
 
 @pytest.fixture

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Locator, expect
 
 import nbft
 from nbft.data.tiny_model import make_tiny_model
 
-from .conftest import OPEN_MS, READY, Notebook, Theme
+from .conftest import OPEN_MS, READY, Notebook
 
 RUN_SECONDS = 120
 
@@ -113,21 +112,17 @@ def test_a_run_outlives_tab_and_kernel(notebook: Notebook, tmp_path: Path) -> No
     notebook.screenshot("background-details")
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 700)])
 def test_a_run_that_memory_ran_out_on_is_started_again(
-    notebook: Notebook, theme: Theme, width: int, axe: Callable[[Locator], list[str]]
+    notebook: Notebook, looks: Callable[[str, Locator], None]
 ) -> None:
     make_tiny_model(notebook.server.root / "tiny")
-    notebook.open([REFUSING, "run = nbft.train(config)"], theme=theme, width=width)
+    notebook.open([REFUSING, "run = nbft.train(config)"])
     notebook.run_cell(0)
     output = notebook.run_cell(1)
     expect(output.last).to_contain_text("Memory ran out on cpu after step 0")
     fixes = output.first.get_by_role("button", name=re.compile("Run again with"))
     expect(fixes.first).to_contain_text("Run again with batch 2 with accumulation 2")
-    assert output.first.evaluate("node => node.scrollWidth <= node.clientWidth")
-    assert axe(output.first) == []
-    output.last.scroll_into_view_if_needed()
-    notebook.screenshot(f"fixes-{theme}-{width}")
+    looks("fixes", output.first)
     fixes.first.click()
     failed = notebook.kernel_eval("run.id")
     expect(output.last).to_contain_text("completed in", timeout=RUN_SECONDS * 1000)

@@ -163,12 +163,10 @@ data: {path: rows.jsonl, prompt_func: "prompts.py:prompt", completion_template: 
 '''
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 700)])
 def test_code_of_an_opened_file_waits_for_a_click(
-    notebook: Notebook, axe: Callable[[Locator], list[str]], theme: Theme, width: int
+    notebook: Notebook, looks: Callable[[str, Locator], None]
 ) -> None:
-    code_of_its_own = THEIRS.replace("A long", f"A {theme} and long")  # or the consent holds
-    notebook.open([FORM, code_of_its_own], theme=theme, width=width)
+    notebook.open([FORM, THEIRS])
     notebook.run_cell(0)
     form = notebook.output(0).locator(".nbft-form")
     notebook.run_cell(1)
@@ -179,9 +177,7 @@ def test_code_of_an_opened_file_waits_for_a_click(
     code = form.get_by_role("group", name="Code that waits for your consent")
     expect(code).to_contain_text("def prompt(row):")
     expect(form.get_by_role("button", name="Train here")).to_be_disabled()
-    assert axe(form) == []
-    assert form.evaluate("node => node.scrollWidth <= node.clientWidth")
-    notebook.screenshot(f"consent-{theme}-{width}", code)
+    looks("consent", form)
     assert not notebook.kernel_eval("pathlib.Path('ran').exists()")
     form.get_by_role("button", name="Allow prompts.py:prompt").click()
     expect(form.get_by_role("button", name="Train here")).to_be_enabled()

@@ -101,9 +101,6 @@ def workbook(tmp_path: Path) -> Path:
     return Path(write_xlsx(tmp_path / f"{tmp_path.name}.xlsx", {"Marks": notes, "Words": WORDS}))
 
 
-THEMES = pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 700)])
-
-
 def held_out_rows_are_of(notebook: Notebook, name: str) -> None:
     """Hold that the rows to train on and the held-out ones come from the file, and no other."""
     side = notebook.page.locator(".nbft-side")
@@ -111,16 +108,13 @@ def held_out_rows_are_of(notebook: Notebook, name: str) -> None:
     expect(side).not_to_contain_text("alpaca")
 
 
-@THEMES
 def test_an_own_file_with_telling_names(
     person: Person,
     notebook: Notebook,
     questions: Path,
-    theme: Theme,
-    width: int,
-    axe: Callable[[Locator], list[str]],
+    looks: Callable[[str, Locator], None],
 ) -> None:
-    form = person.opens_the_form(theme, width)
+    form = person.opens_the_form("light", 1400)
     person.chooses(form, questions)
     columns = form.locator(".nbft-columns")
     expect(columns).to_contain_text("60 rows; q is the prompt, a the answer.", timeout=30_000)
@@ -129,57 +123,48 @@ def test_an_own_file_with_telling_names(
         re.compile(r"Train here: \d+ steps on mydata\.jsonl, about \d+ "), timeout=30_000
     )
     held_out_rows_are_of(notebook, "mydata.jsonl")
-    notebook.page.set_viewport_size({"width": width, "height": 2000})
-    notebook.screenshot(f"own-file-{theme}-{width}", form)
-    assert axe(form) == []
+    notebook.page.set_viewport_size({"width": 1400, "height": 2000})
+    looks("own-file", form)
     person.trains(form)
     assert person.actions <= 5
 
 
-@THEMES
 def test_a_table_with_odd_columns(
     person: Person,
     notebook: Notebook,
     words: Path,
-    theme: Theme,
-    width: int,
-    axe: Callable[[Locator], list[str]],
+    looks: Callable[[str, Locator], None],
 ) -> None:
-    form = person.opens_the_form(theme, width)
+    form = person.opens_the_form("light", 1400)
     person.chooses(form, words)
     columns = form.locator(".nbft-columns")
     expect(columns).to_contain_text("Which of them is the prompt", timeout=30_000)
-    notebook.page.set_viewport_size({"width": width, "height": 2000})
-    notebook.screenshot(f"own-table-asked-{theme}-{width}", form)
-    assert axe(form) == []
+    notebook.page.set_viewport_size({"width": 1400, "height": 2000})
+    looks("own-table-asked", form)
     person.picks(form, "Further text", "–")
     person.clicks(columns.get_by_role("button", name="Use these columns"))
     expect(columns).to_contain_text("german word is the prompt, english_meaning the answer")
     expect(columns.get_by_role("listitem").first).to_contain_text("Wort 0⏎")
     held_out_rows_are_of(notebook, "words.csv")
-    notebook.screenshot(f"own-table-{theme}-{width}", form)
+    notebook.screenshot("own-table", form)
     person.trains(form)
     assert person.actions <= 8
 
 
-@THEMES
 def test_a_workbook_with_two_sheets(
     person: Person,
     notebook: Notebook,
     workbook: Path,
-    theme: Theme,
-    width: int,
-    axe: Callable[[Locator], list[str]],
+    looks: Callable[[str, Locator], None],
 ) -> None:
-    form = person.opens_the_form(theme, width)
+    form = person.opens_the_form("light", 1400)
     person.chooses(form, workbook)
     columns = form.locator(".nbft-columns")
     expect(columns).to_contain_text("The sheet “Marks” is read.", timeout=30_000)
     person.picks(form, "Sheet", "Words")
     expect(columns).to_contain_text("80 rows with the columns german word", timeout=30_000)
-    notebook.page.set_viewport_size({"width": width, "height": 2000})
-    notebook.screenshot(f"own-workbook-{theme}-{width}", form)
-    assert axe(form) == []
+    notebook.page.set_viewport_size({"width": 1400, "height": 2000})
+    looks("own-workbook", form)
     person.picks(form, "Further text", "–")
     person.clicks(columns.get_by_role("button", name="Use these columns"))
     expect(columns).to_contain_text("german word is the prompt, english_meaning the answer")
@@ -188,26 +173,22 @@ def test_a_workbook_with_two_sheets(
     assert person.actions <= 8
 
 
-@THEMES
 def test_lists_to_choose_from(
     person: Person,
     notebook: Notebook,
     jupyter_lab: Server,
-    theme: Theme,
-    width: int,
-    axe: Callable[[Locator], list[str]],
+    looks: Callable[[str, Locator], None],
 ) -> None:
     folder = jupyter_lab.root / "lists"
     folder.mkdir(exist_ok=True)
     (folder / "here.csv").write_text("question,answer\n" + "Why?,So.\n" * 30)
-    form = person.opens_the_form(theme, width)
+    form = person.opens_the_form("light", 1400)
     field = form.locator(".nbft-field", has=person.page.get_by_label("Base model", exact=True))
     field.get_by_role("button", name="Choose from a list").click()
     model = field.get_by_role("button", name="smollm2-135m")
     expect(model).to_be_visible(timeout=30_000)
-    person.page.set_viewport_size({"width": width, "height": 2000})
-    notebook.screenshot(f"list-of-models-{theme}-{width}", form)
-    assert axe(form) == []
+    person.page.set_viewport_size({"width": 1400, "height": 2000})
+    looks("list-of-models", form)
     field.get_by_role("searchbox").fill("qwen")
     field.get_by_role("searchbox").press("Enter")
     expect(field.get_by_role("status")).to_contain_text("hub", timeout=30_000)
@@ -218,8 +199,7 @@ def test_lists_to_choose_from(
     files.get_by_role("button", name="lists/", exact=True).click()
     files.get_by_role("button", name="show rows of here.csv").click()
     expect(files.get_by_text('"answer": "So."').first).to_be_visible(timeout=30_000)
-    notebook.screenshot(f"list-of-files-{theme}-{width}", form)
-    assert axe(form) == []
+    looks("list-of-files", form)
     files.get_by_role("button", name="here.csv", exact=True).click()
     expect(form.get_by_label("Data file", exact=True)).to_have_value("lists/here.csv")
     held_out_rows_are_of(notebook, "here.csv")

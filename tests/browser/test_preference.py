@@ -94,15 +94,12 @@ def charts(notebook: Notebook, *titles: str) -> Locator:
     return output
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 700)])
 def test_pairs_stand_beside_each_other_and_train_by_dpo(
     notebook: Notebook,
     files: None,
-    theme: Theme,
-    width: int,
-    axe: Callable[[Locator], list[str]],
+    looks: Callable[[str, Locator], None],
 ) -> None:
-    form = opened(notebook, theme, width)
+    form = opened(notebook)
     choose(form, "pairs.jsonl")
     expect(form.get_by_text("trains on the good answers only").first).to_be_visible()
     form.get_by_label("Advanced", exact=True).check()
@@ -112,8 +109,7 @@ def test_pairs_stand_beside_each_other_and_train_by_dpo(
     method.select_option("dpo: preference training (DPO)")
     expect(form.get_by_label("Beta", exact=True)).to_be_visible()
     notebook.expect_value("form.config.training.method", "dpo")
-    notebook.screenshot(f"preference-form-{theme}", form)
-    assert axe(form) == []
+    looks("preference-form", form)
 
     lens = looked_at(form)
     parts = lens.locator(".nbft-lens-part")
@@ -123,17 +119,18 @@ def test_pairs_stand_beside_each_other_and_train_by_dpo(
         "rejected: completion (trained)",
     ]
     expect(lens.locator(".nbft-lens-caption")).to_have_text(captions)
-    top, left, right = (parts.nth(n).bounding_box() for n in range(3))
-    assert top
-    assert left
-    assert right
-    if width > 1000:
-        assert left["y"] == right["y"] > top["y"], "beside each other"
-        assert right["x"] > left["x"] + left["width"] - 1
-    else:
-        assert right["y"] > left["y"] > top["y"], "below each other"
-        assert right["x"] == left["x"]
-    assert lens.evaluate("node => node.scrollWidth <= node.clientWidth")
+    for width in (700, 1400):
+        notebook.page.set_viewport_size({"width": width, "height": 800})
+        top, left, right = (parts.nth(n).bounding_box() for n in range(3))
+        assert top
+        assert left
+        assert right
+        if width > 1000:
+            assert left["y"] == right["y"] > top["y"], "beside each other"
+            assert right["x"] > left["x"] + left["width"] - 1
+        else:
+            assert right["y"] > left["y"] > top["y"], "below each other"
+            assert right["x"] == left["x"]
     heading = lens.get_by_role("status").first
     expect(heading).to_contain_text(re.compile(r"chosen \d+ tokens, \d+ trained · rejected \d+"))
     expect(heading).to_contain_text(re.compile(r"chosen scored \d higher"))
@@ -143,8 +140,7 @@ def test_pairs_stand_beside_each_other_and_train_by_dpo(
     expect(
         lens.get_by_role("group", name="chosen: completion (trained)").locator(":focus")
     ).to_have_count(1)
-    notebook.screenshot(f"preference-lens-{theme}", lens)
-    assert axe(lens) == []
+    looks("preference-lens", lens)
 
     trained(notebook, form, "DPO")
     run = charts(notebook, "Reward margin", "Chosen preferred", "Rewards")
@@ -155,8 +151,7 @@ def test_pairs_stand_beside_each_other_and_train_by_dpo(
     for name in ("accuracy", "chosen", "rejected"):
         both = re.compile(rf"{name}: 12 points.*{name}, held-out: ")
         expect(run.get_by_role("img", name=both).first).to_be_visible()
-    notebook.screenshot(f"preference-run-{theme}", run)
-    assert axe(run) == []
+    looks("preference-run", run)
 
 
 def test_labelled_answers_train_by_kto(

@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, expect
 
 from nbft.data.tiny_model import make_tiny_model
 
-from .conftest import Notebook, Theme
+from .conftest import Notebook
 
 FORM = """
 import nbft
@@ -39,17 +39,14 @@ def choose_method(form: Locator) -> None:
     field.get_by_label("Training method").select_option("grpo: training with rewards (GRPO)")
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 800)])
 def test_rewards_are_chosen_tried_and_trained(
     notebook: Notebook,
     root: Path,
     model: Path,
-    axe: Callable[[Locator], list[str]],
-    theme: Theme,
-    width: int,
+    looks: Callable[[str, Locator], None],
 ) -> None:
     cells = [FORM.format(model=str(model)), "nbft.Monitor(form.run)"]
-    notebook.open(cells, theme=theme, width=width)
+    notebook.open(cells)
     notebook.run_cell(0)
     form = notebook.page.locator(".nbft-form")
     expect(form).to_be_visible()
@@ -93,8 +90,7 @@ def test_rewards_are_chosen_tried_and_trained(
     table = editor.get_by_role("table", name="Answers with their rewards")
     expect(table.get_by_role("columnheader", name="length")).to_be_visible()
     expect(table.get_by_role("row")).to_have_count(1 + 4 + 16)
-    notebook.screenshot(f"rewards-{theme}", form)
-    assert axe(form) == []
+    looks("rewards", form)
 
     form.get_by_role("button", name="Look at the data").click()
     lens = form.locator(".nbft-lens")
@@ -111,4 +107,4 @@ def test_rewards_are_chosen_tried_and_trained(
     expect(output.get_by_role("img", name=re.compile("all, weighted: 3 points"))).to_be_visible()
     output.get_by_role("tab", name="Answers").click()
     expect(output.get_by_role("table", name="Answers with their rewards")).to_be_visible()
-    notebook.screenshot(f"rewards-{theme}-monitor", output.first)
+    looks("rewards-monitor", output.first)
