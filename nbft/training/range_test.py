@@ -135,7 +135,7 @@ def _reporting(schedule: _Rising, steps: int, tell: Callable[..., None]) -> Any:
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self._rate = schedule.rate  # the schedule goes on before the log
 
-        def on_log(self, _args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if not logs or "loss" not in logs:
                 return  # the totals at the end
             self.losses.append(float(logs["loss"]))

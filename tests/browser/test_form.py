@@ -198,6 +198,7 @@ def test_a_learning_rate_is_found_and_used_by_keyboard(
 ) -> None:
     model = make_tiny_model(tmp_path)
     cell = FORM.replace("data={", f'model={{"model_name": {str(model)!r}}}, data={{')
+    cell = cell.replace("training={", 'training={"gradient_accumulation_steps": 1, ')
     notebook.open([cell], theme="dark")
     notebook.run_cell(0)
     form = notebook.output(0).locator(".nbft-form")
@@ -216,7 +217,7 @@ def test_a_learning_rate_is_found_and_used_by_keyboard(
     use.press("Enter")
     expect(form.get_by_label("Learning rate", exact=True)).to_have_value(rate)
     expect(form.get_by_label("Learning rate", exact=True)).to_be_focused()
-    expect(form.get_by_role("button", name="Reset to 3e-4")).to_be_visible()
+    expect(form.get_by_role("button", name="Reset to 2e-4")).to_be_visible()
     notebook.expect_value("form.config.training.learning_rate", float(rate))
     form.get_by_role("button", name="Find…").click()
     search.get_by_role("button", name="Cancel").click()
