@@ -146,9 +146,11 @@ class RangeTest(Presented):
         if not steps and self.ending == "stopped":
             return Reading(None, "It was stopped before the first step.")
         if steps < needed:
-            ends = {"exploded": "the loss became infinite", "stopped": "it was stopped"}
-            after = f"after {count(steps, 'step')}, of which it needs {needed}"
-            return Reading(None, f"It ended {after}: {ends.get(self.ending, 'the rows ran out')}.")
+            ends = {"exploded": "The loss exploded", "stopped": "It was stopped"}
+            what = ends.get(self.ending, "It ended")
+            return Reading(
+                None, f"{what} after {count(len(self.losses), 'step')}; it needs {needed}."
+            )
         smoothed, rates = self.smoothed[:steps], self.learning_rates
         lowest = min(range(steps), key=smoothed.__getitem__)
         level = fmean(self.losses[: self._level_steps])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -93,7 +95,8 @@ def find_learning_rate(
     with contextlib.ExitStack() as stack:
         if say is None:
             say, watch = stack.enter_context(_shown_in_cell(watch))
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nbft-"))) / _NAME
+        temporary = tempfile.TemporaryDirectory(prefix="nbft-", ignore_cleanup_errors=True)
+        place = Path(stack.enter_context(temporary)) / _NAME
         place.mkdir()
         with contextlib.suppress(KeyboardInterrupt):
             search.run(place, where, say, watch or (lambda _: None), give_up)
@@ -251,6 +254,8 @@ def _process(task: dict[str, Any], log: Path) -> Iterator[queue.SimpleQueue[dict
     It ends by itself when this process ends in whatever way: it reads a pipe that is then closed.
     """
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    # What libraries leave in their temporary folders when they are ended is removed with ours.
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(log.parents[1]))
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "nbft.training.range_test"],
@@ -259,6 +264,7 @@ def _process(task: dict[str, Any], log: Path) -> Iterator[queue.SimpleQueue[dict
             stderr=output,
             text=True,
             encoding="utf-8",
+            env=os.environ | temporary,
             start_new_session=True,  # Ctrl-C is for this process, which then ends that one
         )
     assert process.stdin is not None
@@ -270,11 +276,21 @@ def _process(task: dict[str, Any], log: Path) -> Iterator[queue.SimpleQueue[dict
             process.stdin.flush()
         yield messages
     finally:
-        process.kill()
-        process.wait()
+        _end(process)
         reader.join()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process with those that load its data, and wait for its end."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
 
 
 def _take(

@@ -66,7 +66,7 @@ def test_an_interrupted_test_says_so_by_its_exit_code(monkeypatch: pytest.Monkey
     monkeypatch.setattr(rate_search, "find_learning_rate", lambda *_, **__: stopped)
     done = look()
     assert done.exit_code == 130
-    assert "it was stopped" in done.stdout
+    assert "It was stopped after 3 steps" in done.stdout
 
 
 @pytest.mark.parametrize(
