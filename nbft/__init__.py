@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nbft.runs import Run, attach, list_runs
     from nbft.runs.ask import ask, release_model
     from nbft.runs.comparison import compare
+    from nbft.runs.rate_search import find_learning_rate
     from nbft.runs.trying import try_rewards
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
@@ -63,6 +64,7 @@ _MODULE_OF = {
     "compare": "nbft.runs.comparison",
     "doctor": "nbft.data.doctor",
     "examples": "nbft.data.examples",
+    "find_learning_rate": "nbft.runs.rate_search",
     "help": "nbft.interop.about",
     "import_file": "nbft.interop.importer",
     "inspect": "nbft.widgets",
@@ -101,6 +103,7 @@ __all__ = [
     "compare",
     "doctor",
     "examples",
+    "find_learning_rate",
     "help",
     "import_file",
     "inspect",

@@ -1,10 +1,10 @@
 """The command line.
 
 `nbft demo | train | submit | attach | runs | compare | evaluate | export-model | doctor |
-try-rewards | inspect | bench | import | export | compatibility | config show|check|new|create|presets`,
-and requests to a run: `nbft stop | pause | continue | save | sample | cancel | resume RUN`. Exit
-codes: 2 for a user's mistake, 1 for a failed run, 130 after an interrupt, 143 after SIGTERM and 129
-after SIGHUP.
+find-learning-rate | try-rewards | inspect | bench | import | export | compatibility |
+config show|check|new|create|presets`, and requests to a run: `nbft stop | pause | continue | save |
+sample | cancel | resume RUN`. Exit codes: 2 for a user's mistake, 1 for a failed run, 130 after an
+interrupt, 143 after SIGTERM and 129 after SIGHUP.
 """
 
 from __future__ import annotations
@@ -322,6 +322,38 @@ def try_rewards_command(
     with _progress_line() as say:
         table = try_rewards(config, rows, answers=answer, folder=folder, say=say)
     typer.echo(json.dumps(table.to_dict(), indent=2) if as_json else str(table))
+
+
+@app.command("find-learning-rate")
+def find_learning_rate_command(
+    file: _File,
+    overrides: _Overrides = None,
+    steps: Annotated[int, typer.Option(help="Steps of the test, from 20 to 1,000.")] = 100,
+    lowest: Annotated[
+        float | None, typer.Option(help="First learning rate; suits the method by default.")
+    ] = None,
+    highest: Annotated[
+        float | None, typer.Option(help="Last learning rate; suits the method by default.")
+    ] = None,
+    as_json: _Json = False,
+    allow_code: _AllowCode = False,
+) -> None:
+    """Train a few steps at rising learning rates, and suggest the one from which to start.
+
+    Saves nothing. Ctrl-C ends it with what was measured until then, and exit code 130.
+    """
+    from nbft.runs.rate_search import find_learning_rate
+
+    folder = file.absolute().parent
+    config = Config(**io.overridden(io.read(file), overrides or []))
+    _ask_consent(config, folder, allow_code=allow_code)
+    with _progress_line() as say:
+        found = find_learning_rate(
+            config, steps=steps, lowest=lowest, highest=highest, folder=folder, say=say
+        )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    if found.is_stopped:
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -17,10 +17,10 @@ from typing import Any
 from nbft.config import Config
 from nbft.decisions import decide
 from nbft.hardware import peak_memory_bytes
-from nbft.methods import method_of
-from nbft.models.adapters import base_name, fetch_adapter, load_adapter
+from nbft.models.adapters import base_name
 from nbft.models.find import find_model
-from nbft.models.load import load_model, load_tokenizer, place, quiet
+from nbft.models.load import load_tokenizer, quiet
+from nbft.training.beginning import load_untrained
 from nbft.training.environment import environment
 from nbft.training.libraries import import_libraries
 
@@ -56,15 +56,11 @@ def probe(config: Config, fullest: Sequence[int], typical: Sequence[int]) -> dic
     with quiet(), tempfile.TemporaryDirectory() as folder, environment(config, device):
         measure_rates(decisions)
         found = find_model(base_name(config), config.model.model_revision, lambda _: None)
-        scores_answers = method_of(config).scores_answers
-        dtype = decisions.dtype.value
-        model = load_model(config, found.path, dtype, device, scores_answers=scores_answers)
-        if adapter := fetch_adapter(config, lambda _: None):
-            model = load_adapter(model, adapter)
+        model = load_untrained(config, decisions, found.path, lambda _: None)
         trainer = build_trainer(
             short,
             decisions,
-            place(model, device),
+            model,
             load_tokenizer(config, found.path),
             rows_of(config, [fullest] * again + [typical] * again),
             output_dir=Path(folder),

@@ -43,6 +43,7 @@ from nbft.methods import IGNORE_INDEX, method_of
 from nbft.models.find import find_described
 from nbft.models.load import quiet
 from nbft.models.reward_head import use_reward_head
+from nbft.training.beginning import NOTHING_BUT_STEPS
 from nbft.training.fast import attention
 from nbft.training.rows import TrainingRows
 from nbft.training.trainer import build_trainer
@@ -315,14 +316,8 @@ def shortened(config: Config, rows: int, *, steps: int) -> Config:
             "data.dataloader_prefetch_factor": None,
             "data.dataloader_persistent_workers": False,
             "data.train_sampling_strategy": "random",
-            "evaluation.eval_strategy": "no",
-            "checkpoint.save_strategy": "no",
-            "checkpoint.load_best_model_at_end": False,
-            "callbacks.callbacks": {},
-            "callbacks.early_stopping_patience": None,
+            **NOTHING_BUT_STEPS,
             "logging.logging_strategy": "no",
-            "logging.include_mfu": False,
-            "tracking.report_to": [],
             "compute.torch_compile": False,
             # What a step takes does not depend on the initial weights, which may need real rows.
             "peft.init_lora_weights": "default",

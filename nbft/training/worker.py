@@ -317,29 +317,19 @@ def _decisions(job: _Job, found: FoundModel) -> Decisions:
 
 def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
     """Read the rows and load the model onto its device."""
-    from transformers import set_seed
-
-    from nbft.models.adapters import fetch_adapter, load_adapter
-    from nbft.models.load import load_model, load_tokenizer, place
+    from nbft.models.load import load_tokenizer
+    from nbft.training.beginning import load_untrained
     from nbft.training.rows import read_rows
 
-    config, device = job.config, decisions.device.value
+    config = job.config
     tokenizer = load_tokenizer(config, found.path)
     job.stages.begin("tokenizing")
     job.say("Reading and tokenising the rows …")
     with telling(job.say):
         rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
     job.stages.end(0)
-    job.say(f"Loading {config.model.model_name} …")
-    set_seed(config.training.seed)
-    dtype, scores_answers = decisions.dtype.value, method_of(config).scores_answers
-    model = load_model(config, found.path, dtype, device, scores_answers=scores_answers)
-    if scores_answers:
-        set_seed(config.training.seed)  # an adapter begins alike whether the head was drawn or read
-    if adapter := fetch_adapter(config, job.say):
-        job.say(f"Loading the adapter {adapter.path} …")
-        model = load_adapter(model, adapter)
-    return _Loaded(found.source, decisions, tokenizer, rows, place(model, device))
+    model = load_untrained(config, decisions, found.path, job.say)
+    return _Loaded(found.source, decisions, tokenizer, rows, model)
 
 
 def _provenance(config: Config, rows: TrainingRows) -> Provenance:

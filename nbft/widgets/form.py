@@ -158,7 +158,6 @@ class Form:
         self._side = kit.html(summary(None), "nbft-side")
         self._check_button = kit.button("Check", self._check, "nbft-push")
         self._look_button = kit.button("Look at the data", self._look, "nbft-push")
-        self._rewards_button = kit.button("Rewards", self._open_rewards, "nbft-push")
         self._reset_button = kit.button("Reset all", self._reset_all)
         views = self._views
         self._top = (
@@ -189,6 +188,10 @@ class Form:
     @functools.cached_property
     def _results(self) -> Any:
         return self._kit.slot("nbft-results")
+
+    @functools.cached_property
+    def _rewards_button(self) -> Any:
+        return self._kit.button("Rewards", self._open_rewards, "nbft-push")
 
     @functools.cached_property
     def _rewards(self) -> RewardEditor:

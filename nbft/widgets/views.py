@@ -23,6 +23,7 @@ from nbft.widgets.as_text import Focus, PythonView, YamlView
 from nbft.widgets.choosing import Datasets, Files, Models, Offer
 from nbft.widgets.fields import Field, css_name, in_words
 from nbft.widgets.kit import Kit, unobserved
+from nbft.widgets.rate_search import RATE, RateField
 from nbft.widgets.state_line import StateLine, guarded
 from nbft.widgets.tree import Tree, fields, find
 from nbft.widgets.upload import FileField
@@ -87,6 +88,8 @@ class Fields(Mapping[str, Field]):
             about = (self._kit, setting, path, *self._handlers, self._offer(path, setting))
             if setting.name == "path":
                 field: Field = FileField(self._tree.so_far, self._on_columns, *about)
+            elif path == RATE:
+                field = RateField(self._tree.right, *about)
             else:
                 field = Field(*about)
             field.show(self._tree.values([path])[path])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+
+from nbft.data.tiny_model import make_tiny_model
 
 from .conftest import App, Notebook, Theme
 
@@ -184,6 +187,37 @@ def test_code_of_an_opened_file_waits_for_a_click(
     expect(code).to_have_count(0)
     notebook.expect_value("pathlib.Path('ran').exists()", True)
     notebook.kernel_eval("pathlib.Path('ran').unlink()")
+
+
+def test_a_learning_rate_is_found_and_used_by_keyboard(
+    notebook: Notebook, axe: Callable[[Locator], list[str]], tmp_path: Path
+) -> None:
+    model = make_tiny_model(tmp_path)
+    cell = FORM.replace("data={", f'model={{"model_name": {str(model)!r}}}, data={{')
+    cell = cell.replace("training={", 'training={"gradient_accumulation_steps": 1, ')
+    notebook.open([cell], theme="dark")
+    notebook.run_cell(0)
+    form = notebook.output(0).locator(".nbft-form")
+    search = form.locator(".nbft-rate-search")
+    form.get_by_role("button", name="Find…").press("Enter")
+    expect(search.get_by_role("status")).to_contain_text("Loading")
+    form.get_by_label("Epochs", exact=True).fill("3")  # the form is free meanwhile
+    form.get_by_label("Epochs", exact=True).press("Tab")
+    notebook.expect_value("form.config.training.num_train_epochs", 3.0)
+    expect(search.get_by_role("status")).to_contain_text("Suggested", timeout=90_000)
+    expect(search.get_by_role("img", name=re.compile("Smoothed loss"))).to_be_visible()
+    notebook.screenshot("form-learning-rate", search)
+    assert axe(search) == []
+    use = search.get_by_role("button", name=re.compile("^Use "))
+    rate = use.inner_text().removeprefix("Use ")
+    use.press("Enter")
+    expect(form.get_by_label("Learning rate", exact=True)).to_have_value(rate)
+    expect(form.get_by_label("Learning rate", exact=True)).to_be_focused()
+    expect(form.get_by_role("button", name="Reset to 2e-4")).to_be_visible()
+    notebook.expect_value("form.config.training.learning_rate", float(rate))
+    form.get_by_role("button", name="Find…").click()
+    search.get_by_role("button", name="Cancel").click()
+    expect(search).to_have_count(0)
 
 
 def test_search_check_and_yaml_lead_to_the_field(

@@ -85,7 +85,7 @@ _ROWS = (
 _COMMANDS = (
     *("train", "submit", "attach", "runs", "compare", "evaluate", "doctor", "import", "export"),
     *("stop", "pause", "continue", "save", "sample", "cancel", "resume", "config", "compatibility"),
-    *("try-rewards", "bench", "export-model", "nonsense", ""),
+    *("try-rewards", "find-learning-rate", "bench", "export-model", "nonsense", ""),
 )
 
 
@@ -277,7 +277,7 @@ def _command_line(chance: random.Random, folder: Path, outcome: Outcome) -> None
     _write_rows(chance, folder / "rows.jsonl")
     (folder / "config.yaml").write_text("data: {path: rows.jsonl}\n")
     words = [chance.choice(_COMMANDS)]
-    if words == ["train"] or words == ["submit"] or words == ["bench"]:
+    if words[0] in ("train", "submit", "bench", "find-learning-rate"):
         words.append(chance.choice(("none.yaml", ".", "rows.jsonl/x", "\0")))
     if words == ["config"]:
         words.append(chance.choice(("show", "check", "new", "presets", "x", "")))
