@@ -134,6 +134,8 @@ export interface IExport {
   time: number;
   passed: boolean;
   proof: string;
+  /** What loads, serves or asks it. */
+  commands: string[];
 }
 
 export interface IExports {

@@ -92,6 +92,9 @@ export function ExportForm(props: IFormProps): React.ReactElement | null {
   if (!formats.length && !isGoing) {
     return null;
   }
+  if (isGoing && isOpen) {
+    setOpen(false); // what was asked for is done; its proof is below
+  }
   const going = isGoing
     ? trans.__('Exporting to %1. %2', last?.folder ?? '', last?.text ?? '')
     : '';
@@ -248,7 +251,7 @@ export function ExportList({ exports, openFolder, trans }: IListProps): React.Re
     <>
       <h2>{trans.__('Exports')}</h2>
       <ul className="nbft-exports" aria-label={trans.__('Exports')}>
-        {exports.map(({ format, path, folder, passed, proof }) => (
+        {exports.map(({ format, path, folder, passed, proof, commands }) => (
           <li key={path}>
             <b>{passed ? trans.__('%1: the proof passed.', format) : format}</b> {proof}
             <div className="nbft-path">
@@ -263,6 +266,16 @@ export function ExportList({ exports, openFolder, trans }: IListProps): React.Re
                 </button>
               )}
             </div>
+            {commands.map(command => (
+              <pre
+                key={command}
+                className="nbft-log"
+                tabIndex={0}
+                aria-label={trans.__('Next command')}
+              >
+                {command}
+              </pre>
+            ))}
           </li>
         ))}
       </ul>

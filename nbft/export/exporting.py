@@ -223,10 +223,11 @@ def write_export(
         finally:
             trained.model = None
             release_memory()
-    _record(run, to, target, proof)
+    exported = Exported(target, proof, usage)
+    _record(run, to, exported)
     if proof.passed:
         form.publish(target, chosen, say)
-    return Exported(target, proof, usage)
+    return exported
 
 
 def _checked(
@@ -360,8 +361,9 @@ def _of_base(trained: Trained, expected: Observed) -> list[Any] | None:
         return [logits_of(trained.model, row) for row in expected.rows]
 
 
-def _record(run: Run, to: str, target: Path, proof: Proof) -> None:
+def _record(run: Run, to: str, exported: Exported) -> None:
     """Note the export in the run's folder, for its report."""
-    add_export(run.path, to, target, proof, proof.sentence)
+    proof = exported.proof
+    add_export(run.path, to, exported.path, proof, proof.sentence, exported.commands)
     if (run.path / "report.html").is_file():
         write_report(run.path)

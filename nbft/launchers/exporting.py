@@ -43,7 +43,7 @@ class ExportState(NamedTuple):
         path: Its folder.
         began: When it was started, in seconds since the epoch.
         is_going: Whether it goes on.
-        text: What it is doing, or why it ended without an export; "" once it has written one.
+        text: What it is doing, what the proof found, or why it ended without an export.
     """
 
     to: str
@@ -165,7 +165,8 @@ def main(folder: str, asked: str) -> None:
 
         run, wanted = Run(folder), json.loads(asked)
         found = write_export(run, wanted["to"], wanted["path"], say=say, **wanted["options"])
-        events.append(path, "exported", path=str(found.path))
+        text = f"Exported to {found.path}. {found.proof.sentence}"
+        events.append(path, "exported", path=str(found.path), text=text)
     except _StoppedError:
         events.append(path, "stopped", text="The export was stopped. Nothing of it is left.")
     except NbftError as error:

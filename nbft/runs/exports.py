@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ class ExportRecord(NamedTuple):
         time: When it was written, in seconds since the epoch.
         passed: Whether its proof passed.
         sentence: What its proof found.
+        commands: What loads, serves or asks it; none in the records of older versions.
     """
 
     to: str
@@ -36,9 +38,17 @@ class ExportRecord(NamedTuple):
     time: float
     passed: bool
     sentence: str
+    commands: list[str]
 
 
-def add_export(run: Path, to: str, path: Path, proof: dict[str, Any], sentence: str) -> None:
+def add_export(
+    run: Path,
+    to: str,
+    path: Path,
+    proof: dict[str, Any],
+    sentence: str,
+    commands: Sequence[str] = (),
+) -> None:
     """Note an export.
 
     Args:
@@ -47,10 +57,12 @@ def add_export(run: Path, to: str, path: Path, proof: dict[str, Any], sentence: 
         path: Its folder.
         proof: Its proof.
         sentence: The proof in a sentence.
+        commands: What loads, serves or asks it.
     """
     about = {"to": to, "path": str(path), "time": time.time(), "proof": proof}
+    line = json.dumps(about | {"sentence": sentence, "commands": list(commands)})
     with (run / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(about | {"sentence": sentence}) + "\n")
+        file.write(line + "\n")
 
 
 def read_exports(run: Path) -> list[ExportRecord]:
@@ -67,7 +79,8 @@ def read_exports(run: Path) -> list[ExportRecord]:
             about = json.loads(line)
             path, passed = Path(about["path"]), about["proof"]["passed"] is True
             when = float(about.get("time", 0))
-            record = ExportRecord(str(about["to"]), path, when, passed, str(about["sentence"]))
+            sentence, commands = str(about["sentence"]), list(map(str, about.get("commands", [])))
+            record = ExportRecord(str(about["to"]), path, when, passed, sentence, commands)
             found.pop(path, None)
             found[path] = record
     return list(found.values())

@@ -312,8 +312,8 @@ def exports(nbft: NbftServer, run_id: str) -> dict[str, Any]:
         and whether it is the usual one), folder (to be written, relative to the server's root), and
         problem (why it cannot be, or ""); none without an adapter, or while an export goes on.
         exports: format, path, folder (relative to the root; None if it is elsewhere or gone), time,
-        passed and proof, the newest first. help: what each option is for. free_bytes. last: the export that was started
-        here last: format, folder, is_going and text (its stage, or why it failed).
+        passed, proof and commands that use it, the newest first. help: what each option is for. free_bytes. last: the export that was started
+        here last: format, folder, is_going and text (its stage, its proof, or why it failed).
     """
     from nbft.export.format import HELP
 
@@ -333,6 +333,7 @@ def exports(nbft: NbftServer, run_id: str) -> dict[str, Any]:
                 "time": one.time,
                 "passed": one.passed,
                 "proof": one.sentence,
+                "commands": one.commands,
             }
             for one in reversed(run.exports)
         ],

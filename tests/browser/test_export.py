@@ -87,7 +87,7 @@ def test_a_run_is_exported_in_its_cell_and_in_its_tab(
     expect(folder).to_have_value(f"{run.id}-gguf")
     assert output.first.evaluate("node => node.scrollWidth <= node.clientWidth")
     assert axe(output.first) == []
-    notebook.screenshot("export-form-dark-700", output.first)
+    notebook.screenshot("export-form-dark-700", output.locator(".nbft-export").first)
     output.get_by_role("button", name=re.compile(r"Export as GGUF \(q8_0\), about \d+ KiB")).focus()
     page.keyboard.press("Enter")
     export = output.locator(".nbft-export").first
@@ -98,7 +98,7 @@ def test_a_run_is_exported_in_its_cell_and_in_its_tab(
     expect(export).to_contain_text(f"llama-cli -m {target / 'model.gguf'}")
     assert json.loads((target / "proof.json").read_text())["dtype"] == "q8_0"
     assert axe(output.first) == []
-    notebook.screenshot("export-done-dark-700", output.first)
+    notebook.screenshot("export-done-dark-700", export)
 
     # In the panel, where that export is listed, in a process of the server.
     page.set_viewport_size({"width": 1200, "height": 800})
@@ -109,6 +109,7 @@ def test_a_run_is_exported_in_its_cell_and_in_its_tab(
     exports = details.get_by_role("list", name="Exports").get_by_role("listitem")
     expect(exports).to_have_count(1)
     expect(exports.first).to_contain_text("gguf: the proof passed.")
+    expect(exports.first).to_contain_text(f"llama-cli -m {target / 'model.gguf'}")
     details.get_by_role("button", name="Export…").click()
     details.get_by_label("Format").select_option("adapter")
     expect(details.get_by_role("textbox", name="Folder")).to_have_value(f"{run.id}-adapter")
@@ -120,6 +121,10 @@ def test_a_run_is_exported_in_its_cell_and_in_its_tab(
     expect(details.get_by_role("button", name="Stop the export")).to_be_visible()
     expect(exports).to_have_count(2, timeout=60_000)
     expect(exports.first).to_contain_text("adapter: the proof passed.")
+    expect(state).to_contain_text(f"Exported to {root / f'{run.id}-adapter'}. Reloaded by peft")
+    expect(details.get_by_role("button", name="Export…")).to_have_attribute(
+        "aria-expanded", "false"
+    )
     assert axe(details) == []
     page.screenshot(path=ARTIFACTS / "panel-exported.png")
     exports.first.get_by_role("button", name=f"Open the folder {run.id}-adapter").click()
