@@ -77,7 +77,7 @@ class SettledRun(Run):
     """A run that is over, for a form that asks about it at every key: its config is read once."""
 
     @functools.cached_property
-    def config(self) -> Config:  # type: ignore[override]
+    def config(self) -> Config:
         """The config that the run was started with."""
         return super().config
 
