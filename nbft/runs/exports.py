@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,8 @@ def read_exports(run: Path) -> list[ExportRecord]:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             about = json.loads(line)
             path, passed = Path(about["path"]), about["proof"]["passed"] is True
-            when = float(about.get("time", 0))
+            when = about.get("time")
+            when = float(when) if isinstance(when, (int, float)) and math.isfinite(when) else 0.0
             sentence, commands = str(about["sentence"]), list(map(str, about.get("commands", [])))
             record = ExportRecord(str(about["to"]), path, when, passed, sentence, commands)
             found.pop(path, None)

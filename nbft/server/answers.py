@@ -424,7 +424,7 @@ def export(nbft: NbftServer, run_id: str, asked: Any) -> dict[str, Any]:
     to, options = asked["to"], {name: asked[name] for name in _OPTIONS if name in asked}
     folder = _export_folder(nbft, run, to)
     if text := asked.get("folder", "").strip():
-        folder = (nbft.top / text).resolve()
+        folder = (nbft.top / text.replace("\0", "")).resolve()
         if not folder.is_relative_to(nbft.top) or folder == nbft.top:
             raise BadRequestError("folder: is not below the server's root folder.")
     foreseen = foresee(run, to, folder, parameters=_parameters(run), **options)
