@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -22,6 +23,7 @@ from nbft import events
 from nbft.access import inherit
 from nbft.errors import NbftError, RunError
 from nbft.launchers.interpreter import python_for, remember
+from nbft.runs.exports import left_by_stopped
 from nbft.runs.folder import Run
 from nbft.runs.processes import Process, identity, set_title
 
@@ -153,7 +155,8 @@ def main(folder: str, asked: str) -> None:
         folder: The run's folder.
         asked: to, path and options as JSON.
     """
-    path = Path(folder) / EVENTS
+    path, wanted, began = Path(folder) / EVENTS, json.loads(asked), time.time()
+    target = Path(wanted["path"])
 
     def say(text: str) -> None:
         events.append(path, "stage", text=text)
@@ -163,12 +166,11 @@ def main(folder: str, asked: str) -> None:
         set_title(f"exporting {Path(folder).name}")
         from nbft.export.exporting import write_export
 
-        run, wanted = Run(folder), json.loads(asked)
-        found = write_export(run, wanted["to"], wanted["path"], say=say, **wanted["options"])
+        found = write_export(Run(folder), wanted["to"], target, say=say, **wanted["options"])
         text = f"Exported to {found.path}. {found.proof.sentence}"
         events.append(path, "exported", path=str(found.path), text=text)
     except _StoppedError:
-        events.append(path, "stopped", text="The export was stopped. Nothing of it is left.")
+        events.append(path, "stopped", text=left_by_stopped(path.parent, target, began))
     except NbftError as error:
         events.append(path, "refused", text=str(error))
     except Exception as error:

@@ -86,3 +86,16 @@ def read_exports(run: Path) -> list[ExportRecord]:
             found.pop(path, None)
             found[path] = record
     return list(found.values())
+
+
+def left_by_stopped(run: Path, path: Path, began: float) -> str:
+    """Say what is left of an export that a person has stopped: nothing, unless it was only uploaded.
+
+    Args:
+        run: The run's folder.
+        path: The folder of the export.
+        began: When it was started, in seconds since the epoch.
+    """
+    if any(one.path == path and one.time >= began for one in read_exports(run)):
+        return f"Stopped before it was uploaded. The export is in {path}."
+    return "The export was stopped. Nothing of it is left."

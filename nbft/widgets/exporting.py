@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from nbft import registry
 from nbft.errors import NbftError, RunError
 from nbft.formatting import size
 from nbft.pages import exported as page
+from nbft.runs.exports import left_by_stopped
 from nbft.widgets.background import Task
 from nbft.widgets.kernel import call_soon, hear_while_busy, is_main_thread
 from nbft.widgets.kit import Kit, unobserved
@@ -229,6 +231,7 @@ class Exporting:
             return
         self.state, self._result.value = "exporting", ""
         self._stop.clear()
+        self._began = time.time()
         self._enable(False)
 
         def offered(kit: Kit) -> Iterator[Any]:
@@ -256,7 +259,7 @@ class Exporting:
     def _hear(self, stage: str) -> None:
         """Show a stage, from the thread that exports."""
         if self._stop.is_set():
-            raise _StoppedError("The export was stopped. Nothing of it is left.")
+            raise _StoppedError(f"Stopped before: {stage}")
         call_soon(self._show_stage, stage)
 
     def _show_stage(self, stage: str) -> None:
@@ -275,6 +278,9 @@ class Exporting:
         self._end("Exported." if proof.passed else "Exported, but the proof failed.")
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, _StoppedError):
+            self._end(left_by_stopped(self._given.path, self._foreseen.folder, self._began))
+            return
         what = f"{type(error).__name__}: {error}".strip(": ")
         self._end(str(error) if isinstance(error, NbftError) else f"The export failed ({what}).")
 

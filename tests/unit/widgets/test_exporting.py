@@ -17,6 +17,7 @@ from nbft.export import exporting as writing
 from nbft.export.exporting import Exported
 from nbft.export.proof import Proof
 from nbft.runs import Run
+from nbft.runs.exports import add_export
 from nbft.runs.mark import mark
 from nbft.widgets import kernel
 from nbft.widgets.exporting import Exporting
@@ -266,6 +267,24 @@ def test_it_says_its_stages_and_stops_before_the_next(
     assert "Stopping after this stage …" in second
     assert "The export was stopped. Nothing of it is left." in said(exporting)
     assert "Export as GGUF (bfloat16), about 256 MiB" in names(exporting)
+
+
+def test_an_upload_that_is_stopped_leaves_the_export(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(run: Run, to: str, path: Path, *, say: Any, **_: object) -> None:
+        add_export(run.path, to, path, proof(), "Same token ids.")
+        press(exporting, "Stop")
+        say("Uploading to me/corrector …")
+
+    monkeypatch.setattr(writing, "write_export", write)
+    exporting = opened(run)
+    control(exporting, "Format").value = "hub"
+    control(exporting, "Repository").value = "me/corrector"
+    press(exporting, "Upload to me/corrector")
+    press(exporting, "Yes, upload it")
+    folder = Path.cwd() / "kind-otter-14-hub"
+    assert f"Stopped before it was uploaded. The export is in {folder}." in said(exporting)
 
 
 def test_an_upload_is_asked_about(run: Run, asked: list[Asked]) -> None:
