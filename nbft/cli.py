@@ -188,6 +188,8 @@ def attach(run: _Name, folder: _Folder = Path("runs")) -> None:
     state = attached.state
     status = status_words(state.status, state.host, state.heard)
     typer.echo(f"Run: {attached.path} ({status})")
+    for one in attached.exports:
+        typer.echo(f"Exported: {one.to} in {one.path}. {one.sentence}")
 
 
 def _add_request(name: str, about: str) -> None:

@@ -111,6 +111,56 @@ export interface IComparison {
   settings: Record<string, unknown[]>;
 }
 
+/** One kind of export, and what may be chosen about it. */
+export interface IExportFormat {
+  name: string;
+  title: string;
+  /** Who loads it, in a sentence. */
+  about: string;
+  options: string[];
+  /** Number types of the weights, each with what a button offers; one without where there is none. */
+  choices: { dtype: string; offer: string; is_usual: boolean }[];
+  /** The folder that is written unless another is named, relative to the server's root. */
+  folder: string;
+  /** Why the run cannot be exported so; empty if nothing is known to be against it. */
+  problem: string;
+}
+
+export interface IExport {
+  format: string;
+  path: string;
+  /** Relative to the server's root; null if it is elsewhere or gone. */
+  folder: string | null;
+  time: number;
+  passed: boolean;
+  proof: string;
+  /** What loads, serves or asks it. */
+  commands: string[];
+}
+
+export interface IExports {
+  /** None without an adapter, in a shared folder, or while an export goes on. */
+  formats: IExportFormat[];
+  /** What each option is for. */
+  help: Record<string, string>;
+  free_bytes: number;
+  /** The newest first. */
+  exports: IExport[];
+  /** The export that was started here last. */
+  last: { format: string; folder: string; is_going: boolean; text: string } | null;
+}
+
+/** What to export; what is left out is as usual. */
+export interface IExportRequest {
+  to: string;
+  folder?: string;
+  dtype?: string;
+  max_shard_size?: string;
+  repo_id?: string;
+  private?: boolean;
+  adapter?: boolean;
+}
+
 /** Asks the server about runs. Every failure is an Error with one sentence. */
 export class Api {
   constructor(
@@ -151,6 +201,21 @@ export class Api {
   retry(id: string, fix: number): Promise<IRun> {
     const body = JSON.stringify({ fix });
     return this._ask(`runs/${encodeURIComponent(id)}/retry`, { method: 'POST', body });
+  }
+
+  exports(id: string): Promise<IExports> {
+    return this._ask(`runs/${encodeURIComponent(id)}/exports`);
+  }
+
+  /** Start an export, which a process of the server's machine does. */
+  export(id: string, request: IExportRequest): Promise<IExports> {
+    const body = JSON.stringify(request);
+    return this._ask(`runs/${encodeURIComponent(id)}/exports`, { method: 'POST', body });
+  }
+
+  /** Stop the export that is going on. */
+  stopExport(id: string): Promise<IExports> {
+    return this._ask(`runs/${encodeURIComponent(id)}/exports`, { method: 'DELETE' });
   }
 
   /** Delete a run; the answer names what stays because nbft did not write it. */

@@ -6,8 +6,9 @@ import { Poll } from '@lumino/polling';
 import { Signal } from '@lumino/signaling';
 import * as React from 'react';
 
-import { Api, Command, IDetails } from './api';
+import { Api, Command, IDetails, IExportRequest, IExports } from './api';
 import { Chart } from './curves';
+import { ExportForm, ExportList, uploadQuestion } from './exports';
 import { chartKey, History } from './history';
 import { StatusWord } from './panel';
 import { Answers, Scores } from './scores';
@@ -73,6 +74,12 @@ export class RunDetails extends ReactWidget {
   run: IDetails | null = null;
   log = '';
 
+  /** How the run can be exported, and its exports; null while it trains. */
+  exports: IExports | null = null;
+
+  /** Why the last export was refused, until another one is started. */
+  exportRefused = '';
+
   /** Why the run could not be read, until a later reading succeeds. */
   error = '';
 
@@ -118,6 +125,39 @@ export class RunDetails extends ReactWidget {
     }
     this.pending = '';
     this.changed.emit();
+  }
+
+  /** Start an export, after asking about an upload. */
+  async export(request: IExportRequest): Promise<void> {
+    const { trans } = this;
+    const question = uploadQuestion(this.name, request, trans);
+    if (
+      question &&
+      !(await isSure(
+        trans.__('Upload %1?', this.name),
+        question,
+        trans.__('No'),
+        trans.__('Upload')
+      ))
+    ) {
+      return;
+    }
+    await this._aboutExports(() => this.api.export(this.runId, request));
+  }
+
+  async stopExport(): Promise<void> {
+    await this._aboutExports(() => this.api.stopExport(this.runId));
+  }
+
+  private async _aboutExports(ask: () => Promise<IExports>): Promise<void> {
+    this.exportRefused = '';
+    try {
+      this.exports = await ask();
+    } catch (error) {
+      this.exportRefused = (error as Error).message;
+    }
+    this.changed.emit();
+    void this._poll.refresh();
   }
 
   async cancel(): Promise<void> {
@@ -214,12 +254,15 @@ export class RunDetails extends ReactWidget {
       await this.history.refresh();
       const run = await this.api.details(this.runId);
       this.log = (await this.api.log(this.runId)).text;
+      // A server of an earlier version does not know exports.
+      this.exports = isActive(run) ? null : await this.api.exports(this.runId).catch(() => null);
       if (this.history.said !== this._asked || run.status !== this.run?.status) {
         this.pending = '';
       }
       this.run = run;
       this.error = '';
-      const interval = this._interval() * (isActive(run) ? 1 : IDLE_FACTOR);
+      const isBusy = isActive(run) || this.exports?.last?.is_going;
+      const interval = this._interval() * (isBusy ? 1 : IDLE_FACTOR);
       this._poll.frequency = { interval, backoff: true, max: 60_000 };
     } catch (error) {
       this.error = (error as Error).message;
@@ -244,7 +287,7 @@ async function isSure(title: string, body: string, no: string, yes: string): Pro
 }
 
 function Details({ widget }: { widget: RunDetails }): React.ReactElement {
-  const { run, error, refused, pending, history, trans } = widget;
+  const { run, error, refused, pending, history, exports, trans } = widget;
   const { charts, scores, answers, smoothing } = history;
   const told = React.useMemo(
     () => (
@@ -280,6 +323,15 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
         </p>
       ))}
       {run.fixes.length > 0 && <Fixes widget={widget} fixes={run.fixes} />}
+      {exports && (
+        <ExportForm
+          exports={exports}
+          refused={widget.exportRefused}
+          start={request => void widget.export(request)}
+          stop={() => void widget.stopExport()}
+          trans={trans}
+        />
+      )}
       <div className="nbft-charts">
         {charts.map(chart => (
           <Chart key={chartKey(chart)} {...chart} smoothing={smoothing} trans={trans} />
@@ -287,6 +339,13 @@ function Details({ widget }: { widget: RunDetails }): React.ReactElement {
       </div>
       {history.notes.length > 0 && <Notes notes={history.notes} trans={trans} />}
       {told}
+      {exports && (
+        <ExportList
+          exports={exports.exports}
+          openFolder={widget.actions.openFolder}
+          trans={trans}
+        />
+      )}
       <h2>{trans.__('Settings changed from defaults')}</h2>
       <Settings
         columns={[trans.__('default'), trans.__('this run')]}

@@ -78,6 +78,17 @@ export function duration(seconds: number): string {
   return `${left} s`;
 }
 
+/** An amount of disk space: "1.9 GiB". */
+export function size(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let unit = 0;
+  while (bytes >= 1024 && unit < units.length - 1) {
+    bytes /= 1024;
+    unit += 1;
+  }
+  return `${bytes.toFixed(unit > 0 && bytes < 10 ? 1 : 0)} ${units[unit]}`;
+}
+
 /** "step 41 of 94", or nothing before the first. */
 export function progress(run: IRun, trans: TranslationBundle): string {
   if (!run.total_steps) {

@@ -11,6 +11,7 @@ import {
   progress,
   runName,
   setting,
+  size,
   statusLabel,
   statusWords,
   timeLeft
@@ -128,4 +129,13 @@ test.each([
   [['q_proj'], '["q_proj"]']
 ])('the setting %o is shown as %s', (value, text) => {
   expect(setting(value, trans)).toBe(text);
+});
+
+test.each([
+  [512, '512 B'],
+  [1536, '1.5 KiB'],
+  [143_000_000, '136 MiB'],
+  [2 ** 45, '32 TiB']
+])('%d bytes are %s', (bytes, text) => {
+  expect(size(bytes)).toBe(text);
 });

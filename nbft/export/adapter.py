@@ -22,7 +22,9 @@ class Adapter(Format):
     """A copy of the run's adapter and tokenizer that names its base model."""
 
     title = "adapter"
+    about = "The adapter alone, for PEFT or vLLM, which put it on the base model."
     dtypes = ()
+    options = ()
 
     def obstacle(self, run: Run) -> str:
         """Return why there is no adapter."""
@@ -34,9 +36,9 @@ class Adapter(Format):
         """Return the number type in which it is compared: the files are copied."""
         return trained.dtype
 
-    def weight_bytes(self, trained: Trained, dtype: str) -> int:
+    def weight_bytes(self, run: Run, parameters: int, dtype: str) -> int:
         """Return the bytes of the run's adapter."""
-        folder = trained.run.adapter
+        folder = run.adapter
         assert folder is not None
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 

@@ -30,6 +30,15 @@ BYTES = {
 SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """llama.cpp's names of number types, which are accepted everywhere."""
 
+HELP = {
+    "dtype": "Fewer bits make a smaller export, further from the trained model; the proof says how far.",
+    "max_shard_size": "Largest file of weights, such as 5GB or 500MB.",
+    "repo_id": "Name of the repository, as owner/name.",
+    "private": "A new repository can be seen by its owner alone.",
+    "adapter": "Upload the adapter instead of the merged model; it needs the base model.",
+}
+"""What each of the `Options` is for, in a sentence; `yes` is given in code only."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -57,18 +66,35 @@ class Format:
 
     Attributes:
         title: What it is, for people.
+        name: The same in a word or two, for a button; the title when "".
+        about: Who loads it, in a sentence.
         dtypes: Number types that the weights can have; () where they stay as they are.
+        options: Names of the `Options` that it uses.
     """
 
     title: ClassVar[str]
+    name: ClassVar[str] = ""
+    about: ClassVar[str] = ""
     dtypes: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]] = ("dtype",)
 
     def writer(self, options: Options) -> Format:
         """Return the format that writes and reads the folder."""
         return self
 
+    def check_options(self, options: Options) -> None:
+        """Check what only this format needs of the options.
+
+        Raises:
+            RunError: An option is missing or wrong.
+        """
+
+    def question(self, run: Run, options: Options) -> str:
+        """Return what a person has to agree to before the export begins; "" for nothing."""
+        return ""
+
     def check(self, run: Run, options: Options) -> None:
-        """Check, and ask for, what only this format needs, before anything is loaded.
+        """Check, and ask for, what else only this format needs, before anything is loaded.
 
         Raises:
             RunError: It cannot be exported.
@@ -100,15 +126,29 @@ class Format:
         """Return why the loaded model cannot be exported so; "" if it can."""
         return ""
 
+    def default_dtype(self, stored_dtype: str) -> str:
+        """Return the number type of the weights if nobody chooses one; "" where there is no choice.
+
+        Args:
+            stored_dtype: Number type of the base model's files.
+        """
+        if not self.dtypes:
+            return ""
+        return stored_dtype if stored_dtype in self.dtypes else self.dtypes[0]
+
     def dtype(self, trained: Trained, options: Options) -> str:
         """Return the number type of the weights."""
-        if options.dtype:
-            return options.dtype
-        return trained.stored_dtype if trained.stored_dtype in self.dtypes else self.dtypes[0]
+        return options.dtype or self.default_dtype(trained.stored_dtype)
 
-    def weight_bytes(self, trained: Trained, dtype: str) -> int:
-        """Return about how many bytes the export takes on the disk at once."""
-        return int(trained.parameters * BYTES[dtype])
+    def weight_bytes(self, run: Run, parameters: int, dtype: str) -> int:
+        """Return about how many bytes the export takes on the disk at once.
+
+        Args:
+            run: The run.
+            parameters: Parameters of its model.
+            dtype: Number type of the weights in the export.
+        """
+        return int(parameters * BYTES[dtype])
 
     def prepare(self, trained: Trained) -> Any:
         """Return the plain model, not rounded yet; None where the adapter stays apart."""

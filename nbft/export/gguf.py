@@ -43,6 +43,9 @@ class Gguf(Merged):
     """One file, model.gguf."""
 
     title = "GGUF file"
+    name = "GGUF"
+    about = "One file for llama.cpp, LM Studio and other programs on llama.cpp."
+    options = ("dtype",)
     dtypes = ("bfloat16", "float16", "q8_0", "float32", "q5_1", "q5_0", "q4_1", "q4_0")
     file = "model.gguf"
 
@@ -65,9 +68,9 @@ class Gguf(Merged):
             return f"nbft writes no GGUF of a tokenizer of this kind. {_CONVERTER}"
         return ""
 
-    def dtype(self, trained: Trained, options: Options) -> str:
-        """Return the number type of the weights: bfloat16, unless another is asked for."""
-        return options.dtype or self.dtypes[0]
+    def default_dtype(self, stored_dtype: str) -> str:
+        """Return bfloat16, whatever the base model has."""
+        return self.dtypes[0]
 
     def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
         """Write the file."""

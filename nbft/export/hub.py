@@ -23,29 +23,47 @@ class Hub(Format):
     """A repository of the person who is logged in."""
 
     title = "model on the Hub"
+    about = (
+        "Uploads the model, its tokenizer and a README.md with settings, losses, scores and the proof "
+        "to the Hugging Face Hub. It needs a login: run `hf auth login` in a terminal."
+    )
     dtypes = MERGED.dtypes
+    options = ("repo_id", "private", "adapter", "dtype")
 
     def writer(self, options: Options) -> Format:
         """Return the format that writes the folder to upload."""
         return ADAPTER if options.adapter else MERGED
 
-    def check(self, run: Run, options: Options) -> None:
-        """Check the name and the login, and ask.
+    def check_options(self, options: Options) -> None:
+        """Check the name of the repository.
 
         Raises:
-            RunError: The name is none, nobody is logged in, or the person says no.
+            RunError: It is missing, or no name on the Hub.
+        """
+        if not options.repo_id:
+            raise RunError("repo_id: is missing. Name the repository as owner/name.")
+        if not is_hub_name(options.repo_id):
+            name = options.repo_id
+            raise RunError(f"repo_id={name!r}: is no name on the Hub. Write it as owner/name.")
+
+    def question(self, run: Run, options: Options) -> str:
+        """Return what would be uploaded, where to, and who could see it."""
+        what = "adapter" if options.adapter else "merged model"
+        seen_by = "for you alone" if options.private else "for everybody"
+        return f"Upload the {what} of {run.id} to huggingface.co/{options.repo_id}, {seen_by}?"
+
+    def check(self, run: Run, options: Options) -> None:
+        """Check the login, and ask.
+
+        Raises:
+            RunError: Nobody is logged in, or the person says no.
         """
         from huggingface_hub import get_token
 
         name = options.repo_id
-        if not name or not is_hub_name(name):
-            raise RunError(f"repo_id={name!r}: is no name on the Hub. Write it as owner/name.")
         if not get_token():
             raise RunError(f"{name}: nobody is logged in to the Hub. Run: hf auth login")
-        what = "adapter" if options.adapter else "merged model"
-        seen_by = "for you alone" if options.private else "for everybody"
-        question = f"Upload the {what} of {run.id} to huggingface.co/{name}, {seen_by}?"
-        if not options.yes and not _confirmed(question):
+        if not options.yes and not _confirmed(self.question(run, options)):
             raise RunError(f"{name}: nothing was uploaded.")
 
     def front_matter(self, trained: Trained, options: Options) -> dict[str, Any]:

@@ -19,7 +19,10 @@ class Merged(Format):
     """A folder that transformers, vLLM and others load without PEFT."""
 
     title = "merged model (safetensors)"
+    name = "merged model"
+    about = "A folder that transformers, vLLM and others load without PEFT."
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16", "float16", "float32")
+    options: ClassVar[tuple[str, ...]] = ("dtype", "max_shard_size")
 
     def obstacle(self, run: Run) -> str:
         """Return why the adapter cannot become part of the weights."""

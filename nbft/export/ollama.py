@@ -30,6 +30,10 @@ class Ollama(Gguf):
     """A folder for `ollama create`."""
 
     title = "GGUF file with a Modelfile for Ollama"
+    name = "Ollama model"
+    about = (
+        "A folder for `ollama create`: the GGUF file and a Modelfile with template and stop tokens."
+    )
 
     def model_obstacle(self, trained: Trained) -> str:
         """Return why Ollama could not run the model."""

@@ -17,6 +17,8 @@ class OpenaiServer(Merged):
     """A folder for `transformers serve`."""
 
     title = "merged model for a server with OpenAI's interface"
+    name = "merged model for a server"
+    about = "The merged model, with the command of the server that comes with transformers."
 
     def usage(self, folder: PurePath, trained: Trained) -> str:
         """Return the commands that serve it and ask it."""

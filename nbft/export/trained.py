@@ -14,8 +14,10 @@ from nbft.decisions import decide
 from nbft.errors import RunError
 from nbft.hardware import free_memory_bytes, release_memory
 from nbft.models.adapters import with_adapter
+from nbft.reading import read_bytes
 from nbft.runs.folder import Run, load_base, load_tuned
 
+_CONFIG_BYTES = 10_000_000
 _FLOAT32_BYTES = 4 * 2
 """Needed for each parameter to compute in float32: the weights, and room to merge and save them."""
 
@@ -75,7 +77,7 @@ def load_trained(run: Run) -> Trained:
     model.generation_config.eos_token_id = ends
     device = next(model.parameters()).device
     parameters = parameters or sum(p.numel() for p in model.parameters())
-    return Trained(run, model, tokenizer, dtype, _stored_dtype(run), ends, device, parameters)
+    return Trained(run, model, tokenizer, dtype, stored_dtype(run), ends, device, parameters)
 
 
 def merge(trained: Trained) -> Any:
@@ -119,7 +121,7 @@ def _tell_whether_tied(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _stored_dtype(run: Run) -> str:
+def stored_dtype(run: Run) -> str:
     """Return the number type in which the base model was stored, or the model after full training."""
     from nbft.models.adapters import base_name
     from nbft.models.find import find_local
@@ -130,7 +132,7 @@ def _stored_dtype(run: Run) -> str:
         folder = found.path if found else None
     try:
         assert folder is not None
-        about = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        about = json.loads(read_bytes(Path(folder) / "config.json", _CONFIG_BYTES))
         stored = about.get("dtype") or about.get("torch_dtype")
     except (OSError, ValueError, AssertionError):
         stored = None

@@ -16,6 +16,8 @@ class Vllm(Merged):
     """A folder for `vllm serve`."""
 
     title = "merged model for vLLM"
+    name = "merged model for vLLM"
+    about = "The merged model, with the command that serves it on a GPU."
 
     def usage(self, folder: PurePath, trained: Trained) -> str:
         """Return the commands that serve it and ask it."""

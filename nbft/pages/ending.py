@@ -20,6 +20,7 @@ def success(
     scores: Scores | None = None,
     limits: str = "",
     place: str = "",
+    exports: Iterable[str] = (),
     code: str = "",
     page: str = "",
     report: str = "",
@@ -34,6 +35,7 @@ def success(
         scores: The scores of both.
         limits: What a model of this size cannot learn; a sentence, empty for a large one.
         place: Where the adapter is; a sentence, empty if there is none.
+        exports: The exports so far, each with its folder and its proof.
         code: Python that does what usually comes next.
         page: Where the report is, or a sentence that says how to write it.
         report: Address of the report, relative to the notebook; "" if there is none.
@@ -48,6 +50,7 @@ def success(
         answers=comparison.html(answers) if answers else "",
         limits=limits,
         place=place,
+        exports=list(exports),
         code=code,
         page=page,
         report=report,

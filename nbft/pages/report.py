@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from nbft.pages.environment import render
 from nbft.redaction import redact, redact_text
 from nbft.runs import progress
 from nbft.runs.curves import draw_curves, draw_scores, in_words, scores_in_words
+from nbft.runs.exports import read_exports
 from nbft.runs.receipt import receipt
 from nbft.runs.state import RunState, read_state
 
@@ -170,13 +169,7 @@ def _machine(started: Event, prepared: Event) -> list[tuple[str, str]]:
 
 def _exports(run: Path) -> list[tuple[str, str, str]]:
     """Return each export of the run: its format, the name of its folder, and what its proof found."""
-    found = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        for line in (run / "exports.jsonl").read_text(encoding="utf-8").splitlines():
-            about = json.loads(line)
-            path = Path(about["path"])
-            found[path] = (str(about["to"]), path.name, str(about["sentence"]))
-    return list(found.values())
+    return [(one.to, one.path.name, one.sentence) for one in read_exports(run)]
 
 
 def _cell(config: Config) -> str:

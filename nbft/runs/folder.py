@@ -33,6 +33,7 @@ from nbft.models.random_numbers import apart
 from nbft.reading import open_file, why_not
 from nbft.redaction import redact
 from nbft.runs.checkpoints import resume_point, step_of
+from nbft.runs.exports import ExportRecord, read_exports
 from nbft.runs.files import log_tail, read_plan
 from nbft.runs.mark import MARK, delete, is_marked, is_run, mark
 from nbft.runs.names import new_name
@@ -525,6 +526,11 @@ class Run:
             yes=yes,
             say=say,
         )
+
+    @property
+    def exports(self) -> list[ExportRecord]:
+        """The exports so far, the oldest first, each with what its proof found."""
+        return read_exports(self.path)
 
     def curves(self) -> Figure:
         """Draw loss and learning rate over the steps, as a matplotlib Figure."""

@@ -30,7 +30,7 @@ _WRITTEN = (
     *(_CONFIG, "plan.json", "events.jsonl", "commands.jsonl", "log.txt", "report.html"),
     *("data", "checkpoints", "adapter", "model", "merged", "profile", "curves.png", "model.txt"),
     *("progress.txt", "printer.txt", "metrics.jsonl", "verifier.json", "starting", ".reserve"),
-    "exports.jsonl",
+    *("exports.jsonl", "exporting.jsonl", "export.log"),
     MARK,
 )
 """What nbft writes into a run's folder, in the order in which it is deleted."""

@@ -5,6 +5,7 @@ Everything here may block on the disk; `handlers` calls it in a thread.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -14,18 +15,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nbft import registry
 from nbft.charts import LOSS, SMOOTHING, STANDARD, ChartSpec, Curve, other_charts
-from nbft.errors import NbftError
+from nbft.errors import NbftError, RunError
 from nbft.evaluate.timeline import when
 from nbft.events import EventReader
 from nbft.formatting import one_line
+from nbft.launchers.exporting import export_state, start_export, stop_export
+from nbft.reading import is_file
 from nbft.runs import Run
 from nbft.runs.comparison import LARGEST_COMPARISON, differing_settings, settings_of
+from nbft.runs.exports import PROOF
 from nbft.runs.files import log_tail
 from nbft.runs.progress import sentence
 from nbft.runs.state import RunState, StateReader
 from nbft.runs.summary import summary
 from nbft.server.roots import NbftServer, SharedRun
+
+_OPTIONS = {"dtype": str, "max_shard_size": str, "repo_id": str, "private": bool, "adapter": bool}
+"""Options of an export that a request may name, with their types."""
 
 COMMANDS = ("stop", "pause", "continue", "save", "sample", "cancel", "move_up")
 
@@ -294,6 +302,143 @@ def retry(nbft: NbftServer, run_id: str, fix: Any) -> dict[str, Any]:
         raise BadRequestError("fix: is no whole number.")
     new = run.retry(fix)
     return describe(nbft, f"{new.id}~{run_id.rpartition('~')[2]}", new)
+
+
+def exports(nbft: NbftServer, run_id: str) -> dict[str, Any]:
+    """Return how a run can be exported, the exports so far, and the one that is going on.
+
+    Returns:
+        formats: name, title, about, options, choices (a dtype or "", what a button offers with it,
+        and whether it is the usual one), folder (to be written, relative to the server's root), and
+        problem (why it cannot be, or ""); none without an adapter, or while an export goes on.
+        exports: format, path, folder (relative to the root; None if it is elsewhere or gone), time,
+        passed, proof and commands that use it, the newest first. help: what each option is for. free_bytes. last: the export that was started
+        here last: format, folder, is_going and text (its stage, its proof, or why it failed).
+    """
+    from nbft.export.format import HELP
+
+    run = nbft.find(run_id)
+    last = export_state(run)
+    is_going = last is not None and last.is_going
+    is_offered = run.adapter is not None and not (is_going or isinstance(run, SharedRun))
+    return {
+        "formats": _formats(nbft, run) if is_offered else [],
+        "help": HELP,
+        "free_bytes": shutil.disk_usage(nbft.top).free,
+        "exports": [
+            {
+                "format": one.to,
+                "path": str(one.path),
+                "folder": _inside(nbft, one.path) if is_file(one.path / PROOF) else None,
+                "time": one.time,
+                "passed": one.passed,
+                "proof": one.sentence,
+                "commands": one.commands,
+            }
+            for one in reversed(run.exports)
+        ],
+        "last": last
+        and {
+            "format": last.to,
+            "folder": _inside(nbft, last.path) or str(last.path),
+            "is_going": last.is_going,
+            "text": last.text,
+        },
+    }
+
+
+def _formats(nbft: NbftServer, found: Run) -> list[dict[str, Any]]:
+    from nbft.export.exporting import SettledRun, foresee
+
+    formats, run, parameters = [], SettledRun(found.path), _parameters(found)
+    for name in registry.exports:
+        try:
+            form = registry.exports.get(name)
+        except NbftError:  # of a package that nobody has consented to
+            continue
+        folder = _export_folder(nbft, run, name)
+        foreseen = foresee(run, name, folder, parameters=parameters)
+        formats.append(
+            {
+                "name": name,
+                "title": form.title,
+                "about": form.about,
+                "options": form.options,
+                "choices": [
+                    {
+                        "dtype": one,
+                        "offer": foreseen.offer(one),
+                        "is_usual": one == foreseen.dtype,
+                    }
+                    for one in form.dtypes or ("",)
+                ],
+                "folder": _inside(nbft, folder) or str(folder),
+                # The form asks for the name of a repository, which is checked when it is there.
+                "problem": "" if "repo_id" in form.options else foreseen.problem,
+            }
+        )
+    return formats
+
+
+def _parameters(run: Run) -> int | None:
+    """Return the parameters of a run's model, by the reader kept of it."""
+    reader, lock = _state_reader(run.events_path)
+    with lock:
+        reader.read(_READING_SECONDS)
+        return reader.state.prepared.get("total_parameters")
+
+
+def _export_folder(nbft: NbftServer, run: Run, to: str) -> Path:
+    """Return where an export is written unless a request says otherwise: beside the runs."""
+    beside = run.path.parent.parent
+    return (beside if beside.is_relative_to(nbft.top) else nbft.top) / f"{run.id}-{to}"
+
+
+def _inside(nbft: NbftServer, path: Path) -> str | None:
+    """Return a path relative to the server's root; None if it is elsewhere."""
+    is_inside = path.is_relative_to(nbft.top) and ".." not in path.parts
+    return path.relative_to(nbft.top).as_posix() if is_inside else None
+
+
+def export(nbft: NbftServer, run_id: str, asked: Any) -> dict[str, Any]:
+    """Start an export in a process of its own, and return what `exports` does.
+
+    Args:
+        nbft: The folders of runs.
+        run_id: The run.
+        asked: `to`, `folder` (relative to the server's root; beside the runs if missing) and options.
+
+    Raises:
+        BadRequestError: The request has a field that is unknown, or of the wrong type.
+        RunError: The run cannot be exported so, or is being exported.
+    """
+    from nbft.export.exporting import foresee
+
+    run = _own(nbft, run_id)
+    types = {"to": str, "folder": str, **_OPTIONS}
+    if not isinstance(asked, dict) or not isinstance(asked.get("to"), str):
+        raise BadRequestError("to: name the format.")
+    for name, value in asked.items():
+        if name not in types or not isinstance(value, types[name]):
+            raise BadRequestError(f"{name}: is no option of an export, or of the wrong type.")
+    to, options = asked["to"], {name: asked[name] for name in _OPTIONS if name in asked}
+    folder = _export_folder(nbft, run, to)
+    if text := asked.get("folder", "").strip():
+        folder = (nbft.top / text.replace("\0", "")).resolve()
+        if not folder.is_relative_to(nbft.top) or folder == nbft.top:
+            raise BadRequestError("folder: is not below the server's root folder.")
+    foreseen = foresee(run, to, folder, parameters=_parameters(run), **options)
+    if foreseen.problem:
+        raise RunError(foreseen.problem)
+    # Whoever sends the name of a repository has agreed.
+    start_export(run, to, folder, **options, yes=True)
+    return exports(nbft, run_id)
+
+
+def stop_exporting(nbft: NbftServer, run_id: str) -> dict[str, Any]:
+    """Stop the export of a run, and return what `exports` does."""
+    stop_export(_own(nbft, run_id))
+    return exports(nbft, run_id)
 
 
 def delete(nbft: NbftServer, run_id: str) -> dict[str, list[str]] | None:

@@ -135,6 +135,11 @@ ROUTES: dict[str, dict[str, Action]] = {
     f"{_RUN}/retry": {
         "POST": lambda h, run: h.answer(answers.retry, run, h.field("fix"), status_code=202)
     },
+    f"{_RUN}/exports": {
+        "GET": lambda h, run: h.answer(answers.exports, run),
+        "POST": lambda h, run: h.answer(answers.export, run, h.get_json_body(), status_code=202),
+        "DELETE": lambda h, run: h.answer(answers.stop_exporting, run, status_code=202),
+    },
     "compare": {"GET": _compare},
 }
 """What each route does, by HTTP method."""

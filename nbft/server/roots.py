@@ -19,7 +19,10 @@ from nbft.reading import why_not
 from nbft.runs import Run
 from nbft.runs.mark import MARK
 
-_FILES = (MARK, "config.yaml", "events.jsonl", "commands.jsonl", "log.txt", "plan.json")
+_FILES = (
+    *(MARK, "config.yaml", "events.jsonl", "commands.jsonl", "log.txt", "plan.json"),
+    *("exports.jsonl", "exporting.jsonl", "export.log"),
+)
 _SKIPPED = frozenset({"node_modules", "__pycache__", "checkpoints", "site-packages"})
 _SEARCHED_FOLDERS = 2_000
 _SEARCH_SECONDS = 30.0

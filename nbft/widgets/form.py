@@ -249,7 +249,8 @@ class Form:
         display(self.widget._repr_mimebundle_() | {"text/plain": WITHOUT_WIDGETS}, raw=True)
         display({"text/html": STILL, "text/plain": ""}, raw=True)
         # A callback has no cell for its output; the run is shown in these.
-        self._launching.handles = [display(HTML(""), display_id=True) for _ in range(2)]
+        view, exports, result = (display(HTML(""), display_id=True) for _ in range(3))
+        self._launching.handles = [view, result, exports]
         main_loop()
         self._launching.prepare(self._tree.config)
         self._show_plan()

@@ -41,7 +41,7 @@ class Launching:
         run: The run that was started last, or None.
         is_locked: Whether the fields show a run that is training.
         is_finished: Whether the fields show a run that has ended.
-        handles: The outputs below the form, for the run and its result.
+        handles: The outputs below the form, for the run, its result and its export.
         buttons: Those that start a run.
     """
 

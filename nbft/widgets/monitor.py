@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import ipywidgets
@@ -23,15 +23,18 @@ from markupsafe import Markup
 from nbft.charts import MORE, STANDARD, ChartSpec, other_charts, png
 from nbft.errors import NbftError
 from nbft.formatting import count
+from nbft.methods import method_of
 from nbft.models.peft_types import described
 from nbft.pages import ending
 from nbft.pages.environment import render
 from nbft.redaction import redact, redact_text
 from nbft.runs import progress
 from nbft.runs.curves import main_charts
+from nbft.runs.exports import read_exports
 from nbft.runs.next_steps import as_python, name_of, next_steps, resume_step
 from nbft.runs.state import RunState, StateReader
 from nbft.widgets.chart import Chart
+from nbft.widgets.exporting import Exporting
 from nbft.widgets.kernel import call_soon, hear_while_busy, is_main_thread, main_loop
 from nbft.widgets.kit import Kit
 
@@ -67,8 +70,29 @@ _FIXES = (
     "train the same come first.</p>"
 )
 _PANELS = ("Notes", "More curves", "Log", "Samples", "Scores", "Settings")
+_EMPTY = {"text/html": "", "text/plain": ""}
+_BELOW_EXPORTS = Markup(
+    '<style class="nbft-below-exports">.jp-OutputArea-child:has(+ .jp-OutputArea-child '
+    ".nbft-below-exports):not(:has(.nbft-export)) { display: none }</style>"
+)
+"""Hides the output before it where JupyterLab says that the widget in it has lost its kernel."""
+
 _REWARDS = "Answers"  # the panel of a run that is trained with rewards
 _BOXES = ("More curves", "Scores")  # the panels that hold charts
+
+
+class _Outputs(NamedTuple):
+    """The outputs of a cell that show a run.
+
+    Attributes:
+        view: The live view, and later what stays of it.
+        result: The result, below it; None where the view has it.
+        exports: Between them, the button that exports; None where there is no such output.
+    """
+
+    view: DisplayHandle
+    result: DisplayHandle | None
+    exports: DisplayHandle | None
 
 
 class Monitor:
@@ -108,7 +132,7 @@ class Monitor:
         self._asked = self._message = ""  # the last command clicked, and the sentence about it
         self._is_run_again = False
         self.on_run_again: Callable[[Run], None] | None = None
-        self._shown: list[tuple[DisplayHandle, DisplayHandle | None]] = []
+        self._shown: list[_Outputs] = []
         self._following: asyncio.Task[None] | None = None
         main_loop()
 
@@ -164,21 +188,25 @@ class Monitor:
             raise
 
     def show(
-        self, handle: DisplayHandle | None = None, result: DisplayHandle | None = None
+        self,
+        handle: DisplayHandle | None = None,
+        result: DisplayHandle | None = None,
+        exports: DisplayHandle | None = None,
     ) -> None:
         """Display the view and keep it up to date until the run is over.
 
         Args:
             handle: An output to show it in; a new one if None.
             result: An output below it for the result.
+            exports: An output directly above the result for the button that exports the model.
 
         Raises:
             RuntimeError: Called from another thread, and no main loop was ever seen.
         """
         if is_main_thread():
-            self._show(handle, result)
+            self._show(handle, result, exports)
         else:
-            call_soon(self._show, handle, result)
+            call_soon(self._show, handle, result, exports)
 
     def _ipython_display_(self) -> None:
         self.show()
@@ -235,12 +263,15 @@ class Monitor:
         self._is_finished = False
         self.resume_step = None
         self._built.offer([])
+        self._built.offer_export(is_offered=False)
         self._built.outcome.value = ""
         self.update()
-        for handle, beneath in self._shown:
-            handle.update(self._view_bundle(), raw=True)
-            if beneath is not None:
-                beneath.update(self._outcome(), raw=True)
+        for outputs in self._shown:
+            outputs.view.update(self._view_bundle(), raw=True)
+            if outputs.exports is not None:
+                outputs.exports.update(_EMPTY, raw=True)
+            if outputs.result is not None:
+                outputs.result.update(self._outcome(), raw=True)
         self._keep_up()
         if self.on_run_again is not None:
             self.on_run_again(self.run)
@@ -293,7 +324,12 @@ class Monitor:
     def _draw(self) -> None:
         self._built.draw(self._message)
 
-    def _show(self, handle: DisplayHandle | None, beneath: DisplayHandle | None) -> None:
+    def _show(
+        self,
+        handle: DisplayHandle | None,
+        beneath: DisplayHandle | None,
+        exports: DisplayHandle | None,
+    ) -> None:
         from IPython.core.interactiveshell import InteractiveShell
         from IPython.display import display
 
@@ -304,12 +340,15 @@ class Monitor:
         view = self._view_bundle() | picture
         if handle is None:
             handle = display(view, raw=True, metadata=size, display_id=True)
+            exports = display(_EMPTY, raw=True, display_id=True)
             beneath = display(self._outcome(), raw=True, display_id=True)
         else:
             handle.update(view, raw=True, metadata=size)
+            if exports is not None:
+                exports.update(_EMPTY, raw=True)  # it may hold an earlier run's
             if beneath is not None:
                 beneath.update(self._outcome(), raw=True)
-        self._shown.append((handle, beneath))
+        self._shown.append(_Outputs(handle, beneath, exports))
         if goes_on:
             self._keep_up()
         elif beneath is not None:
@@ -329,6 +368,7 @@ class Monitor:
         """
         outcome, fixes = self._outcome(), self._fixes()
         self._built.offer(fixes)
+        self._built.offer_export(is_offered=self._is_exportable)
         # A page that was reloaded no longer knows its outputs; there the view shows the result.
         self._built.outcome.value = outcome["text/html"]
         if not self._shown:
@@ -336,8 +376,9 @@ class Monitor:
         picture, size = self._picture()
         words = {"text/plain": self._words()}
         is_resumable = self.resume_step is not None
-        for handle, beneath in self._shown:
-            if fixes or (is_resumable and beneath is None):
+        for handle, beneath, exports in self._shown:
+            is_view_left = bool(fixes) or (is_resumable and beneath is None)
+            if is_view_left:
                 handle.update(self._view_bundle() | picture | words, raw=True, metadata=size)
                 below = outcome
             elif is_resumable:  # the button alone, so that the rest stays in the saved notebook
@@ -350,10 +391,22 @@ class Monitor:
                 bundle = picture or {"text/html": f"<p>{self._built.title()}</p>"}
                 handle.update(bundle | words, raw=True, metadata=size)
                 below = outcome
+            exporting = self._built.exporting
+            if exports is not None and exporting is not None and not is_view_left:
+                bundle = exporting.box._repr_mimebundle_()
+                exports.update(bundle | {"text/plain": ""}, raw=True)
+                below = below | {"text/html": _BELOW_EXPORTS + Markup(below["text/html"])}  # noqa: S704 - a page
             if beneath is not None:
                 beneath.update(below, raw=True, metadata=size if "image/png" in below else {})
                 if fixes:
                     self._built.outcome.value = ""
+
+    @property
+    def _is_exportable(self) -> bool:
+        """Whether the run has ended with a model that answers."""
+        end = self.seen.end or {}
+        has_model = bool(end.get("adapter") or end.get("model"))
+        return has_model and not method_of(self.config).scores_answers
 
     def _fixes(self) -> list[Fix]:
         """Return the changes to start the run again with, if memory ran out."""
@@ -407,6 +460,10 @@ class Monitor:
         )
         scores = seen.scores
         limits = progress.what_not_to_expect(seen, self.config) if answers else ""
+        exports = [
+            f"{one.to} in {_from_here(one.path)}: {one.sentence}"
+            for one in read_exports(self.run.path)
+        ]
         html = ending.success(
             headline,
             score,
@@ -415,6 +472,7 @@ class Monitor:
             scores=scores,
             limits=limits,
             place=place,
+            exports=exports,
             code=code,
             page=page,
             report=report,
@@ -422,7 +480,8 @@ class Monitor:
         measured = [str(scores), *scores.sentences] if scores else []
         said = [sentence for sentence, _ in notes]
         page = f"A page to share: {page}" if report else page
-        text = [headline, score, *said, *measured, str(answers), limits, place, code, page]
+        text = [headline, score, *said, *measured, str(answers), limits, place]
+        text += [*exports, code, page]
         return {"text/html": html, "text/plain": "\n".join(filter(None, text))}
 
     def _report(self, name: str) -> tuple[str, str]:
@@ -456,6 +515,8 @@ class _View:
         )
         self._score_table = kit.html("", "nbft-scores")
         self._fixes = kit.slot("nbft-fixes")
+        self._exports = kit.slot()
+        self.exporting: Exporting | None = None
         self._buttons = [
             kit.button(label, lambda _, command=command: monitor._ask(command), "")
             for command, (label, _) in _COMMANDS.items()
@@ -485,6 +546,7 @@ class _View:
                 self._tab,
                 self.outcome,
                 self._fixes,
+                self._exports,
                 kit.html(f"<style>{_CSS.read_text(encoding='utf-8')}</style>", "nbft-style"),
             ]
         )
@@ -578,6 +640,12 @@ class _View:
             return [kit.html(_FIXES), *buttons, self._fixes_message] if fixes else []
 
         self._fixes.show(offered)
+
+    def offer_export(self, *, is_offered: bool) -> None:
+        """Offer to export the trained model, in place of an earlier offer."""
+        self.exporting = Exporting(self._monitor.run) if is_offered else None
+        exporting = self.exporting
+        self._exports.show(lambda kit: [kit.own(exporting).box] if exporting else [])
 
     def say_of_fixes(self, text: str) -> None:
         """Show a sentence below the changes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from nbft.errors import ConfigError, RunError
 from nbft.export.exporting import PROOF
 from nbft.export.go_template import read_modelfile
 from nbft.export.merged import Merged
+from nbft.launchers.exporting import export_state, start_export, stop_export
 
 KINDS: dict[str, dict[str, Any]] = {
     "LoRA": {},
@@ -448,3 +450,24 @@ def test_a_format_of_ones_own(trained: Callable[..., nbft.Run], tmp_path: Path) 
         assert trained().export("mine", tmp_path / "out").usage == "By hand."
     finally:
         registry.exports.unregister("mine")
+
+
+def test_an_export_in_a_process_says_its_stages_and_leaves_nothing_when_it_is_stopped(
+    trained: Callable[..., nbft.Run], tmp_path: Path
+) -> None:
+    run = trained()
+    before = {entry.name for entry in tmp_path.iterdir()}
+    start_export(run, "merged", tmp_path / "out", dtype="float32", yes=True)
+    stages: list[str] = []
+    while (state := export_state(run)) is not None and state.is_going:
+        if state.text not in (*stages, "Starting …"):
+            stages.append(state.text)
+            if len(stages) == 2:  # the model is loaded, and asked
+                stop_export(run)
+        time.sleep(0.02)
+    assert state is not None
+    assert stages[0] == "Loading the trained model …"
+    assert state.text == "The export was stopped. Nothing of it is left."
+    assert {entry.name for entry in tmp_path.iterdir()} == before
+    assert run.exports == []
+    assert (run.path / "export.log").is_file()

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from nbft import cli, events
 from nbft.cli import app
 from nbft.config import Config, presets, settings
+from nbft.runs.exports import add_export
 from nbft.runs.folder import Run
 from nbft.runs.mark import mark
 from nbft.runs.processes import process_start_time
@@ -392,3 +393,14 @@ def test_a_stage_says_the_time_left(capsys):
     progress.show({"event": "stage", "text": "Saving the adapter …"})
     said = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert said == ["Scoring 16 held-out rows … (1 min 12 s left)", "Saving the adapter …"]
+
+
+def test_attach_lists_the_exports_with_their_proofs(tmp_path):
+    path = tmp_path / "kind-otter-14"
+    path.mkdir()
+    mark(path)
+    Config(model={"model_name": "smollm2-135m"}).save(path / "config.yaml", full=True)
+    events.append(path / "events.jsonl", "completed", step=1, seconds=1, adapter="adapter")
+    add_export(path, "gguf", tmp_path / "out", {"passed": True}, "Same token ids.")
+    done = CliRunner().invoke(app, ["attach", "kind-otter-14", "--folder", str(tmp_path)])
+    assert f"Exported: gguf in {tmp_path / 'out'}. Same token ids." in done.output

@@ -14,6 +14,7 @@ from nbft.errors import RunError
 from nbft.plan.fixes import Fix
 from nbft.runs import notes, progress
 from nbft.runs.checkpoints import mark_whole
+from nbft.runs.exports import add_export
 from nbft.runs.state import RunState
 from nbft.widgets import kernel
 from nbft.widgets.monitor import Monitor
@@ -23,6 +24,7 @@ class FakeRun:
     """The part of a run that a monitor uses."""
 
     id = "kind-otter-14"
+    adapter = None
 
     def __init__(self, path):
         self.path = path
@@ -369,7 +371,7 @@ def test_shown_live_it_ends_as_a_picture_and_the_result(run, displayed):
     async def main():
         monitor = Monitor(run)
         monitor.show()
-        view, beneath = displayed
+        view, _, beneath = displayed
         assert "application/vnd.jupyter.widget-view+json" in view.bundle
         assert beneath.bundle["text/html"] == ""
         run.say("eval", step=0, eval_loss=2.5)
@@ -392,6 +394,54 @@ def test_shown_live_it_ends_as_a_picture_and_the_result(run, displayed):
     asyncio.run(main())
 
 
+def test_the_export_is_a_widget_of_its_own_between_picture_and_result(run, displayed):
+    async def main():
+        monitor = Monitor(run)
+        monitor.show()
+        view, exports, beneath = displayed
+        assert exports.bundle == {"text/html": "", "text/plain": ""}
+        run.log(1)
+        run.say("completed", step=1, seconds=3, adapter="adapter")
+        await asyncio.wait_for(monitor._following, timeout=5)
+        box = monitor._view.exporting.box
+        widget = exports.bundle["application/vnd.jupyter.widget-view+json"]
+        assert widget["model_id"] == box.model_id
+        assert find(monitor, "Export…") in box.children
+        # Without its kernel it is hidden; picture and result stay.
+        assert ":not(:has(.nbft-export)) { display: none }" in beneath.bundle["text/html"]
+        assert set(view.bundle) == {"image/png", "text/plain"}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("method", "event", "fields"),
+    [
+        ("sft", "completed", {}),
+        ("sft", "failed", {"problems": ["No."]}),
+        ("reward", "completed", {"adapter": "adapter"}),
+    ],
+)
+def test_what_cannot_be_exported_is_not_offered(run, displayed, method, event, fields):
+    run.config = run.config.apply({"training.method": method})
+    run.log(1)
+    run.say(event, step=1, **fields)
+    monitor = Monitor(run)
+    monitor.show()
+    with pytest.raises(StopIteration):
+        find(monitor, "Export…")
+
+
+def test_exports_so_far_are_listed_with_the_result(run, displayed, tmp_path):
+    run.log(1)
+    run.say("completed", step=1, seconds=3, adapter="adapter")
+    add_export(run.path, "gguf", tmp_path / "<out>", {"passed": True}, "Same token ids.")
+    Monitor(run).show()
+    end = displayed[-1].bundle
+    assert "&lt;out&gt;: Same token ids.</li>" in end["text/html"]
+    assert f"gguf in {tmp_path / '<out>'}: Same token ids." in end["text/plain"]
+
+
 def test_one_given_output_holds_picture_and_result(run, displayed):
     async def main():
         handle = FakeHandle()
@@ -412,7 +462,7 @@ def test_full_training_ends_with_a_model(run, displayed):
     run.say("completed", step=1, model="model")
     (run.path / "report.html").touch()
     Monitor(run).show()
-    text = displayed[1].bundle["text/plain"]
+    text = displayed[-1].bundle["text/plain"]
     assert f"The model is in {run.path / 'model'}." in text
     assert f"A page to share: {run.path / 'report.html'}" in text
 
@@ -423,16 +473,16 @@ def test_the_report_is_a_link_relative_to_the_notebook(run, displayed, monkeypat
     (run.path / "my notebooks").mkdir()
     monkeypatch.chdir(run.path / "my notebooks")
     Monitor(run).show()
-    assert "<a href" not in displayed[1].bundle["text/html"]
+    assert "<a href" not in displayed[-1].bundle["text/html"]
     (run.path / "report.html").touch()
     Monitor(run).show()
     link = '<a href="../report.html" target="_blank">Open the report</a>'
-    assert link in displayed[3].bundle["text/html"]
+    assert link in displayed[-1].bundle["text/html"]
     monkeypatch.chdir(run.path.parent)
     run.path = run.path.rename(run.path.with_name("50% done?"))
     run.events_path = run.path / "events.jsonl"
     Monitor(run).show()
-    assert '<a href="50%25%20done%3F/report.html"' in displayed[5].bundle["text/html"]
+    assert '<a href="50%25%20done%3F/report.html"' in displayed[-1].bundle["text/html"]
 
 
 def checkpoint(run, step):
@@ -455,7 +505,7 @@ def test_a_run_that_was_cut_short_is_resumed_by_a_button(run, displayed, event, 
         run.say("command", command="stop", text="Stopping after step 4.")
         run.say(event, step=4, **fields)
         await asyncio.wait_for(monitor._following, timeout=5)
-        view, beneath = displayed
+        view, _, beneath = displayed
         assert "Stopping after step 4." not in html(monitor)
         assert "run.resume()  # resume it" in beneath.bundle["text/plain"]
         # The button alone is a widget: picture and result stay in the saved notebook.
@@ -508,7 +558,7 @@ def test_a_run_that_failed_before_its_first_step_shows_its_problem_and_the_log(r
         Monitor(run).show()
         run.say("failed", problems=["The <GPU> is full. Use 4."], error="OutOfMemoryError")
         await asyncio.sleep(0.5)
-        view, beneath = displayed
+        view, _, beneath = displayed
         assert "image/png" not in view.bundle
         assert "run kind-otter-14" in view.bundle["text/html"]
         assert "The &lt;GPU&gt; is full. Use 4." in beneath.bundle["text/html"]
@@ -528,7 +578,7 @@ def test_a_run_that_memory_ran_out_on_is_started_again_with_a_fix(run, displayed
         monitor.show()
         run_out_of_memory(run)
         await asyncio.wait_for(monitor._following, timeout=5)
-        view, beneath = displayed
+        view, _, beneath = displayed
         assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(view.bundle)
         assert "5 GiB were asked for." in beneath.bundle["text/html"]
         assert "5 GiB were asked for." not in html(monitor)  # said once
@@ -579,7 +629,7 @@ def test_a_finished_run_is_whole_at_once_and_stays_interactive(run, displayed):
     run.say("completed", step=1, seconds=3, adapter="adapter")
     monitor = Monitor(run)
     monitor._ipython_display_()
-    view, beneath = displayed
+    view, _, beneath = displayed
     assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(view.bundle)
     assert "completed in 3 s" in beneath.bundle["text/html"]
     assert "run.export(" not in html(monitor)  # said once
@@ -599,7 +649,7 @@ def test_a_lost_run_says_what_may_have_happened_and_shows_the_log(run, displayed
     monitor.update()
     monitor._heard_at -= 10
     monitor.show()
-    end = displayed[1].bundle["text/html"]
+    end = displayed[-1].bundle["text/html"]
     assert "Run kind-otter-14 was lost: the process ended without a word." in end
     assert "the kernel was restarted" in end
     assert "&lt;last&gt; line" in end
@@ -613,7 +663,7 @@ def test_show_from_a_thread_waits_for_the_main_loop(run, displayed):
         thread.join()
         assert not displayed
         await asyncio.sleep(0.05)
-        assert len(displayed) == 2
+        assert len(displayed) == 3
 
     asyncio.run(main())
 
