@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nbft.runs.ask import ask, release_model
     from nbft.runs.comparison import compare
     from nbft.runs.trying import try_rewards
+    from nbft.tracking import trackers
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
 # torch's threads wait for each other by spinning. Where other programs want the cores too (a
@@ -75,6 +76,7 @@ _MODULE_OF = {
     "settings": "nbft.config",
     "submit": "nbft.launchers",
     "tokens": "nbft.data.lens",
+    "trackers": "nbft.tracking",
     "train": "nbft.launchers",
     "train_async": "nbft.launchers",
     "try_rewards": "nbft.runs.trying",
@@ -113,6 +115,7 @@ __all__ = [
     "settings",
     "submit",
     "tokens",
+    "trackers",
     "train",
     "train_async",
     "try_rewards",

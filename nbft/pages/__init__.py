@@ -16,6 +16,7 @@ _PAGES = {
     "nbft.data.doctor.report.Report": "findings",
     "nbft.rewards.table.RewardTable": "rewarded",
     "nbft.runs.comparison.RunComparison": "runs",
+    "nbft.tracking.TrackerTable": "trackers",
 }
 """The module of each kind of value, which has `html` and `text`."""
 

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -235,8 +236,9 @@ class Place:
         of_runs: dict[bytes, Tracked] = {}
         for span in self.collector.spans:
             about = {attribute.key: attribute.value for attribute in span.attributes}
-            assert [tag.string_value for tag in about["tags"].array_value.values] == ["a", "b"]
-            if about["session.id"].string_value != run.id:
+            tags = about["tag.tags"].array_value.values
+            assert [tag.string_value for tag in tags] == ["a", "b"]
+            if about["session.id"].string_value != run.id or span.name == "sample":
                 continue
             tracked = of_runs.setdefault(
                 span.parent_span_id or span.span_id, Tracked(defaultdict(dict), "")
@@ -457,3 +459,72 @@ def test_a_tracker_that_hangs_delays_nothing_that_is_saved(
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= {*saved[0]}
     (warning,) = [e["text"] for e in run.events() if e["event"] == "warning"]
     assert warning.startswith("Hanging did not finish within 1 s.")
+
+
+def test_phoenix_gets_what_the_model_wrote(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the base model and of the trained one, and exactly what the run's own events say."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    provider, sent = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(sent))
+    otel: Any = types.ModuleType("phoenix.otel")
+    otel.register = lambda **_: provider
+    monkeypatch.setitem(sys.modules, "phoenix", types.ModuleType("phoenix"))
+    monkeypatch.setitem(sys.modules, "phoenix.otel", otel)
+    monkeypatch.setattr("nbft.plan.checks.version_of", lambda _: "1")
+    run = train(
+        tracking__report_to=["phoenix"],
+        training__max_steps=2,
+        evaluation__metrics=["exact_match"],
+        evaluation__score_max_new_tokens=8,
+    )
+    assert run.status == "completed", run.problems
+    spans = [(span, dict(span.attributes or {})) for span in sent.get_finished_spans()]
+    of_model = {"openinference.span.kind": "LLM"}.items()
+    written = [about for _, about in spans if of_model <= about.items()]
+    samples = [
+        (event["step"], one["prompt"], one["text"])
+        for event in run.events()
+        if event["event"] == "sample"
+        for one in event["samples"]
+    ]
+    names = ("step", "input.value", "output.value")
+    answers = [tuple(about[name] for name in names) for about in written]
+    assert {step for step, *_ in samples} == {0, 2}
+    assert [one for one in answers if one in samples] == samples
+    scored = [about for about in written if "evaluations.0.evaluation.score" in about]
+    for event in run.events():
+        if event["event"] == "scores":
+            values = [
+                about["evaluations.0.evaluation.score"]
+                for about in scored
+                if about["step"] == event["step"]
+            ]
+            assert values == event["values"]["exact_match"]
+    assert {about["step"] for about in scored} == {0, 2}
+    (root,) = [span for span, _ in spans if span.parent is None]
+    assert root.name == run.id
+    assert {span.parent.span_id for span, _ in spans if span.parent} == {root.context.span_id}
+
+
+def test_without_a_login_wandb_is_offline_and_the_plan_says_so(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Even where somebody asks for online, which would ask for a key or fail."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = train(tracking__report_to=["wandb"], training__max_steps=2, evaluation__sample_count=0)
+    assert run.status == "completed", run.problems
+    assert run.plan["trackers"]["wandb"]["value"] == "offline"
+    assert run.plan["trackers"]["wandb"]["reason"].startswith("no login was found")
+    assert [*tmp_path.glob("wandb/offline-run-*/*.wandb")]
+    assert os.environ["WANDB_MODE"] == "online"
