@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import netrc
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from nbft.hardware import Choice
 from nbft.presented import Presented
+from nbft.reading import read_bytes
 
 
 @dataclass(frozen=True)
@@ -211,21 +212,25 @@ def _wandb() -> Choice:
 
 
 def _comet() -> Choice:
-    """Comet: a variable, or a `.comet.config` in the working folder or the home."""
-    given = os.environ.get("COMET_CONFIG")
-    places = [Path(given)] if given else [Path(), Path.home()]
-    files = [place / ".comet.config" if _is_folder(place) else place for place in places]
-    saved: dict[str, str] = {}
-    for file in reversed(files):  # the first one counts
-        saved |= _section(file, "comet")
-    folder = os.environ.get("COMET_OFFLINE_DIRECTORY") or saved.get("offline_directory")
+    """Comet: a variable, `.env`, or a `.comet.config` (`comet_ml.config`); the first one counts."""
+    given = Path(os.environ.get("COMET_INI") or os.environ.get("COMET_CONFIG") or ".comet.config")
+    files = (given / ".comet.config" if _is_folder(given) else given, *_COMET_FILES)
+    sources = {".env": {k.removeprefix("COMET_").lower(): v for k, v in _dotenv(Path(".env"))}}
+    sources |= {str(file): _section(file, "comet") for file in files}
+
+    def saved(name: str) -> tuple[str, str]:
+        """Return a value and its file."""
+        found = ((values[name], file) for file, values in sources.items() if values.get(name))
+        return next(found, ("", ""))
+
+    folder = os.environ.get("COMET_OFFLINE_DIRECTORY") or saved("offline_directory")[0]
     sync = f"written to the folder {folder or '.cometml-runs'}, and “comet upload” sends it later"
-    if os.environ.get("COMET_START_ONLINE", "").lower() in ("0", "false", "no"):
+    if os.environ.get("COMET_START_ONLINE", "").lower() in _OFF:
         return Choice("offline", f"COMET_START_ONLINE is off; {sync}")
-    login = _first_set("COMET_API_KEY") or ("~/.comet.config" if saved.get("api_key") else "")
+    login = _first_set("COMET_API_KEY") or saved("api_key")[1]
     if not login:
         return Choice("offline", f"{_NO_LOGIN}; {sync}")
-    server = os.environ.get("COMET_URL_OVERRIDE") or saved.get("url_override")
+    server = os.environ.get("COMET_URL_OVERRIDE") or saved("url_override")[0]
     return Choice(
         "online", f"sent to {_host(server or 'https://www.comet.com')}; the login is in {login}"
     )
@@ -235,7 +240,7 @@ def _mlflow() -> Choice:
     """MLflow needs no login: its address decides."""
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
-        return Choice("local", "written to MLflow's own place below this folder")
+        return Choice("local", "written to mlflow.db or mlruns in this folder")
     kind = urlsplit(address).scheme
     if kind not in ("http", "https", "databricks"):
         return Choice("local", f"written to {_without_login(address)}")
@@ -270,16 +275,44 @@ def _trackio() -> Choice:
 
 def _phoenix() -> Choice:
     """Phoenix has no offline mode: what no server takes is lost, and the run goes on."""
-    server = os.environ.get("PHOENIX_COLLECTOR_ENDPOINT")
+    server, login = phoenix_address(), _phoenix_value(*_PHOENIX_LOGINS)[1]
     if not server:
         return Choice("online", "sent to localhost:6006, where a Phoenix server has to run")
-    login = _first_set("PHOENIX_API_KEY", "PHOENIX_CLIENT_HEADERS")
     if login:
         return Choice("online", f"sent to {_host(server)}; the login is in {login}")
     is_hosted = (urlsplit(server).hostname or "").endswith("arize.com")
     needs = ", which takes nothing without PHOENIX_API_KEY" if is_hosted else "; without a login"
     return Choice("online", f"sent to {_host(server)}{needs}")
 
+
+def phoenix_address() -> str:
+    """Return the address to which Phoenix's package sends; "" for a server on this machine."""
+    return _phoenix_value("PHOENIX_COLLECTOR_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")[0]
+
+
+_PHOENIX_LOGINS = ("PHOENIX_API_KEY", "PHOENIX_CLIENT_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
+
+
+def _phoenix_value(*names: str) -> tuple[str, str]:
+    """Return a value and where it is: a variable, or the nearest `.env.phoenix` upwards."""
+    if name := _first_set(*names):
+        return os.environ[name], name
+    if os.environ.get("PHOENIX_DISCOVER_CONFIG", "").strip().lower() in _OFF:
+        return "", ""
+    here = Path.cwd()
+    files = [folder / ".env.phoenix" for folder in (here, *here.parents)]
+    file = next((file for file in files if file.is_file()), None)
+    values = dict(_dotenv(file)) if file else {}
+    return next(((values[name], str(file)) for name in names if values.get(name)), ("", ""))
+
+
+_OFF = ("0", "false", "no", "off")
+_COMET_FILES = (
+    Path(".comet.config"),
+    Path("/content/drive/MyDrive/.comet.config"),
+    Path("~/.comet.config"),
+)
+_MOST_BYTES = 2**16
 
 _USES: dict[str, Callable[[], Choice]] = {
     "wandb": _wandb,
@@ -312,10 +345,26 @@ def _section(file: Path, section: str) -> dict[str, str]:
     """Return a section of an INI file; {} if there is none that can be read."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(file.expanduser(), encoding="utf-8")
+        parser.read_string(_text(file))
         return dict(parser.items(section))
-    except (OSError, configparser.Error, UnicodeDecodeError, RuntimeError):
+    except configparser.Error:
         return {}
+
+
+def _dotenv(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of a file of variables."""
+    for line in _text(file).splitlines():
+        name, mark, value = line.strip().removeprefix("export ").partition("=")
+        if mark and not name.startswith("#"):
+            yield name.strip(), value.strip().strip("'\"")
+
+
+def _text(file: Path) -> str:
+    """Return the text of a small file; "" if there is none that can be read."""
+    try:
+        return read_bytes(file.expanduser(), _MOST_BYTES).decode()
+    except (OSError, ValueError, RuntimeError):
+        return ""
 
 
 def _is_folder(path: Path) -> bool:

@@ -21,10 +21,11 @@ from nbft.tracking import TRACKERS, changed_variables, state_of, use_of
 
 KEY = "0123456789abcdef" * 3
 VARIABLES = """WANDB_MODE WANDB_DIR WANDB_CONFIG_DIR WANDB_API_KEY WANDB_IDENTITY_TOKEN_FILE WANDB_BASE_URL
-NETRC COMET_API_KEY COMET_CONFIG COMET_START_ONLINE COMET_OFFLINE_DIRECTORY COMET_URL_OVERRIDE
+NETRC COMET_API_KEY COMET_CONFIG COMET_INI COMET_START_ONLINE COMET_OFFLINE_DIRECTORY COMET_URL_OVERRIDE
 MLFLOW_TRACKING_URI MLFLOW_TRACKING_TOKEN MLFLOW_TRACKING_USERNAME TRACKIO_DIR TRACKIO_SPACE_ID
 TRACKIO_SERVER_URL TRACKIO_WRITE_TOKEN HF_HOME HF_TOKEN HF_TOKEN_PATH HUGGING_FACE_HUB_TOKEN
 XDG_CACHE_HOME PHOENIX_COLLECTOR_ENDPOINT PHOENIX_API_KEY PHOENIX_CLIENT_HEADERS
+OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_HEADERS PHOENIX_DISCOVER_CONFIG
 TENSORBOARD_LOGGING_DIR"""
 
 
@@ -99,7 +100,7 @@ WITHOUT_LOGIN = {
         "offline",
         "no login was found; written to the folder .cometml-runs, and “comet upload” sends it later",
     ),
-    "mlflow": ("local", "written to MLflow's own place below this folder"),
+    "mlflow": ("local", "written to mlflow.db or mlruns in this folder"),
     "trackio": (
         "local",
         f"written to {Path('~/.cache/huggingface/trackio')}, and “trackio show” opens it",
@@ -132,7 +133,14 @@ LOGINS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
         "comet_ml",
         {},
         {".comet.config": f"[comet]\napi_key={KEY}\n"},
-        "the login is in ~/.comet.config",
+        "the login is in .comet.config",
+    ),
+    ("comet_ml", {}, {".env": f"export COMET_API_KEY='{KEY}'\n"}, "the login is in .env"),
+    (
+        "comet_ml",
+        {"COMET_CONFIG": "team"},
+        {"team/.comet.config": f"[comet]\napi_key={KEY}\nurl_override=https://comet.example/api\n"},
+        f"sent to comet.example; the login is in {Path('team', '.comet.config')}",
     ),
     ("mlflow", {"MLFLOW_TRACKING_URI": "https://me:pw@flow:5000/x"}, {}, "sent to flow:5000"),
     (
@@ -167,6 +175,12 @@ LOGINS: list[tuple[str, dict[str, str], dict[str, str], str]] = [
         },
         {},
         "sent to app.phoenix.arize.com; the login is in PHOENIX_API_KEY",
+    ),
+    (
+        "phoenix",
+        {},
+        {".env.phoenix": f"PHOENIX_COLLECTOR_ENDPOINT=http://there:6006\nPHOENIX_API_KEY={KEY}\n"},
+        "sent to there:6006; the login is in ",
     ),
     (
         "phoenix",

@@ -11,13 +11,13 @@ Source: OpenInference's semantic conventions, with its span evaluations for scor
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from nbft.tracking import phoenix_address
 from nbft.training.callbacks.generations import Generation
 
 _KIND = "openinference.span.kind"
@@ -42,7 +42,7 @@ class PhoenixCallback(TrainerCallback):
         from phoenix.otel import register  # type: ignore[import-not-found]
 
         self.failed = False
-        is_grpc = os.environ.get("PHOENIX_COLLECTOR_ENDPOINT", "").endswith(":4317")
+        is_grpc = phoenix_address().endswith(":4317")
         self._provider = register(
             project_name=project,
             protocol=None if is_grpc else "http/protobuf",  # the port of the page takes spans too
