@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import Locator, expect
 
-from .conftest import ARTIFACTS, Notebook, Theme
+from .conftest import Notebook
 
 FORM = """
 import nbft, nbft.plan.checks
@@ -19,11 +18,10 @@ form
 """
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1200), ("dark", 800)])
 def test_trackers_are_listed_with_their_state(
-    notebook: Notebook, axe: Callable[[Locator], list[str]], theme: Theme, width: int
+    notebook: Notebook, axe: Callable[[Locator], list[str]]
 ) -> None:
-    notebook.open([FORM], theme=theme, width=width)
+    notebook.open([FORM], theme="dark", width=800)
     notebook.run_cell(0)
     form = notebook.page.locator(".nbft-form")
     form.get_by_label("Find a setting").fill("report_to")
@@ -38,7 +36,6 @@ def test_trackers_are_listed_with_their_state(
     field.get_by_label("Comet").check()
     expect(field).to_contain_text("pip install comet-ml, or remove what is not installed")
     assert axe(form) == []
-    ARTIFACTS.mkdir(exist_ok=True)
-    form.screenshot(path=ARTIFACTS / f"trackers-{theme}.png")
+    notebook.screenshot("trackers", form)
     field.get_by_role("button", name="Use tensorboard").click()
     notebook.expect_value("form.config.tracking.report_to", ["tensorboard"])

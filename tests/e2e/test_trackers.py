@@ -234,11 +234,16 @@ class Place:
 
     def _phoenix(self, run: Run) -> list[Tracked]:
         of_runs: dict[bytes, Tracked] = {}
+        samples = []
         for span in self.collector.spans:
             about = {attribute.key: attribute.value for attribute in span.attributes}
             tags = about["tag.tags"].array_value.values
             assert [tag.string_value for tag in tags] == ["a", "b"]
-            if about["session.id"].string_value != run.id or span.name == "sample":
+            if about["session.id"].string_value != run.id:
+                continue
+            if span.name == "sample":
+                texts = [about[f"{name}.value"].string_value for name in ("input", "output")]
+                samples.append((about["step"].int_value, *texts))
                 continue
             tracked = of_runs.setdefault(
                 span.parent_span_id or span.span_id, Tracked(defaultdict(dict), "")
@@ -249,6 +254,13 @@ class Place:
             else:
                 assert span.name == run.id
                 tracked.ending = {1: "ok", 2: "failed"}[span.status.code]
+        assert samples
+        assert samples == [
+            (event["step"], one["prompt"], one["text"])
+            for event in run.events()
+            if event["event"] == "sample"
+            for one in event["samples"]
+        ]
         return [*of_runs.values()]
 
 
@@ -315,7 +327,12 @@ def config_file(
             "gradient_accumulation_steps": 1,
             "learning_rate": 2e-3,
         },
-        evaluation={"sample_count": 0, "eval_strategy": "steps", "eval_steps": 2},
+        evaluation={
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "sample_count": 1,
+            "sample_max_new_tokens": 4,
+        },
         tracking={"report_to": INSTALLED, "project": "mine", "tags": ["a", "b"]},
         speed={"spare_worker": False},
     ).save(folder / "config.yaml")
