@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from nbft.hardware import Choice
 from nbft.presented import Presented
 from nbft.reading import read_bytes
+from nbft.redaction import redact_text
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ _NO_LOGIN = "no login was found"
 def _wandb() -> Choice:
     """W&B: the login is in a variable, in netrc or in its own files (`wandb.sdk.lib.wbauth`)."""
     folder = Path(os.environ.get("WANDB_DIR") or ".")
-    folder /= ".wandb" if (folder / ".wandb").exists() else "wandb"
+    folder /= ".wandb" if _is_folder(folder / ".wandb") else "wandb"
     config = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb")
     files = (config / "settings", folder / "settings")
     saved: dict[str, str] = {}
@@ -215,7 +216,9 @@ def _comet() -> Choice:
     """Comet: a variable, `.env`, or a `.comet.config` (`comet_ml.config`); the first one counts."""
     given = Path(os.environ.get("COMET_INI") or os.environ.get("COMET_CONFIG") or ".comet.config")
     files = (given / ".comet.config" if _is_folder(given) else given, *_COMET_FILES)
-    sources = {".env": {k.removeprefix("COMET_").lower(): v for k, v in _dotenv(Path(".env"))}}
+    sources = {
+        ".env": {k.removeprefix("COMET_").lower(): v for k, v in _variables(_text(Path(".env")))}
+    }
     sources |= {str(file): _section(file, "comet") for file in files}
 
     def saved(name: str) -> tuple[str, str]:
@@ -241,9 +244,8 @@ def _mlflow() -> Choice:
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
         return Choice("local", "written to mlflow.db or mlruns in this folder")
-    kind = urlsplit(address).scheme
-    if kind not in ("http", "https", "databricks"):
-        return Choice("local", f"written to {_without_login(address)}")
+    if _split(address).scheme not in ("http", "https", "databricks"):
+        return Choice("local", f"written to {redact_text(address.partition('?')[0])}")
     login = _first_set("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME")
     return Choice(
         "online", f"sent to {_host(address)}{f'; the login is in {login}' if login else ''}"
@@ -266,7 +268,7 @@ def _trackio() -> Choice:
             return Choice("online", f"sent to the Space {space}; the login is in {login}")
         return Choice("local", f"{_NO_LOGIN} for the Space {space}; {written}")
     if server := os.environ.get("TRACKIO_SERVER_URL"):
-        is_given = "write_token" in parse_qs(urlsplit(server).query)
+        is_given = "write_token" in parse_qs(_split(server).query)
         if is_given or os.environ.get("TRACKIO_WRITE_TOKEN"):
             return Choice("online", f"sent to {_host(server)}; the login is its write token")
         return Choice("local", f"{_host(server)} needs TRACKIO_WRITE_TOKEN; {written}")
@@ -280,7 +282,7 @@ def _phoenix() -> Choice:
         return Choice("online", "sent to localhost:6006, where a Phoenix server has to run")
     if login:
         return Choice("online", f"sent to {_host(server)}; the login is in {login}")
-    is_hosted = (urlsplit(server).hostname or "").endswith("arize.com")
+    is_hosted = (_split(server).hostname or "").endswith("arize.com")
     needs = ", which takes nothing without PHOENIX_API_KEY" if is_hosted else "; without a login"
     return Choice("online", f"sent to {_host(server)}{needs}")
 
@@ -299,10 +301,13 @@ def _phoenix_value(*names: str) -> tuple[str, str]:
         return os.environ[name], name
     if os.environ.get("PHOENIX_DISCOVER_CONFIG", "").strip().lower() in _OFF:
         return "", ""
-    here = Path.cwd()
-    files = [folder / ".env.phoenix" for folder in (here, *here.parents)]
-    file = next((file for file in files if file.is_file()), None)
-    values = dict(_dotenv(file)) if file else {}
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return "", ""
+    files = (folder / ".env.phoenix" for folder in (here, *here.parents))
+    file, text = next(((file, text) for file in files if (text := _text(file))), (here, ""))
+    values = dict(_variables(text))
     return next(((values[name], str(file)) for name in names if values.get(name)), ("", ""))
 
 
@@ -333,8 +338,8 @@ def _netrc_of(server: str) -> str:
     given = os.environ.get("NETRC")
     for file in [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]:
         try:
-            entry = netrc.netrc(file.expanduser()).authenticators(urlsplit(server).netloc)
-        except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            entry = netrc.netrc(file.expanduser()).authenticators(_split(server).netloc)
+        except (OSError, netrc.NetrcParseError, ValueError, RuntimeError):
             continue
         if entry and entry[2]:
             return str(file)
@@ -351,9 +356,9 @@ def _section(file: Path, section: str) -> dict[str, str]:
         return {}
 
 
-def _dotenv(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the names and values of a file of variables."""
-    for line in _text(file).splitlines():
+def _variables(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the names and values in the text of a file of variables, such as `.env`."""
+    for line in text.splitlines():
         name, mark, value = line.strip().removeprefix("export ").partition("=")
         if mark and not name.startswith("#"):
             yield name.strip(), value.strip().strip("'\"")
@@ -381,23 +386,18 @@ def _has_text(file: Path) -> bool:
         return False
 
 
+def _split(address: str) -> SplitResult:
+    """Return the parts of an address; none of one that is no address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
 def _host(address: str) -> str:
     """Return the host of an address, without what else may be secret in it.
 
     >>> _host("https://me:key@host:5000/x?write_token=abc"), _host("databricks")
     ('host:5000', 'databricks')
     """
-    return urlsplit(address).netloc.rpartition("@")[2] or address.partition("?")[0]
-
-
-def _without_login(address: str) -> str:
-    """Return an address without the user and what follows a question mark.
-
-    >>> _without_login("postgresql://me:key@host/runs?x=1"), _without_login("sqlite:///m.db")
-    ('postgresql://host/runs', 'sqlite:///m.db')
-    """
-    parts = urlsplit(address)
-    user = parts.netloc.rpartition("@")[0]
-    return (
-        address.partition("?")[0].replace(f"{user}@", "", 1) if user else address.partition("?")[0]
-    )
+    return _split(address).netloc.rpartition("@")[2] or redact_text(address.partition("?")[0])

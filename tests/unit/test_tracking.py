@@ -277,6 +277,34 @@ def test_a_broken_file_is_no_login(home: Path, text: str) -> None:
     assert use_of("wandb").value == use_of("comet_ml").value == "offline"
 
 
+@pytest.mark.parametrize("value", ["http://[bad", "~nobody/x", "\udcff", "*" * 5000])
+def test_whatever_the_variables_hold_there_is_a_sentence(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES.split():
+        monkeypatch.setenv(name, value)
+    for name in TRACKERS:
+        assert state_of(name).sentence
+
+
+def test_a_folder_that_is_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "gone").mkdir()
+    monkeypatch.chdir(home / "gone")
+    (home / "gone").rmdir()
+    for name in TRACKERS:
+        assert use_of(name) == Choice(*WITHOUT_LOGIN[name])
+
+
+@pytest.mark.parametrize("host", ["host", "[bad"])
+def test_an_address_of_mlflow_is_shown_without_its_password(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("postgresql", "https"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{kind}://me:{KEY}@{host}/runs?key={KEY}")
+        assert KEY not in str(use_of("mlflow"))
+        assert "/runs" in str(use_of("mlflow")) or "host" in str(use_of("mlflow"))
+
+
 def test_a_hosted_phoenix_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHOENIX_COLLECTOR_ENDPOINT", "https://app.phoenix.arize.com/s/me")
     assert "takes nothing without PHOENIX_API_KEY" in use_of("phoenix").reason
