@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nbft.runs.comparison import compare
     from nbft.runs.rate_search import find_learning_rate
     from nbft.runs.trying import try_rewards
+    from nbft.tracking import trackers
     from nbft.widgets import Chart, Form, Lens, Monitor, inspect
 
 # torch's threads wait for each other by spinning. Where other programs want the cores too (a
@@ -77,6 +78,7 @@ _MODULE_OF = {
     "settings": "nbft.config",
     "submit": "nbft.launchers",
     "tokens": "nbft.data.lens",
+    "trackers": "nbft.tracking",
     "train": "nbft.launchers",
     "train_async": "nbft.launchers",
     "try_rewards": "nbft.runs.trying",
@@ -116,6 +118,7 @@ __all__ = [
     "settings",
     "submit",
     "tokens",
+    "trackers",
     "train",
     "train_async",
     "try_rewards",

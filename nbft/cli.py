@@ -1,7 +1,7 @@
 """The command line.
 
 `nbft demo | train | submit | attach | runs | compare | evaluate | export-model | doctor |
-find-learning-rate | try-rewards | inspect | bench | import | export | compatibility |
+find-learning-rate | try-rewards | trackers | inspect | bench | import | export | compatibility |
 config show|check|new|create|presets`, and requests to a run: `nbft stop | pause | continue | save |
 sample | cancel | resume RUN`. Exit codes: 2 for a user's mistake, 1 for a failed run, 130 after an
 interrupt, 143 after SIGTERM and 129 after SIGHUP.
@@ -30,6 +30,7 @@ from nbft.formatting import count, duration, number, one_line, size
 from nbft.progress import telling
 from nbft.reading import why_not
 from nbft.redaction import redact, redact_text
+from nbft.tracking import TRACKERS
 
 if TYPE_CHECKING:
     from nbft.bench.task import Task
@@ -776,6 +777,8 @@ def _print_plan(plan: Plan) -> None:
         f"Device: {plan.device}. Weights: {plan.dtype}. Mixed precision: {plan.mixed_precision}. "
         f"Fast path: {plan.fast_path}."
     )
+    for name, use in plan.decisions.trackers.items():
+        typer.echo(f"{TRACKERS[name].title}: {use}.")
     if plan.device_use:
         typer.echo(f"Note: {plan.device_use}.")
     typer.echo(
@@ -786,6 +789,28 @@ def _print_plan(plan: Plan) -> None:
         typer.echo(sentence)
     for sentence in plan.assumptions:
         typer.echo(f"Assumed: {sentence}")
+
+
+@app.command("trackers")
+def trackers_command(as_json: _Json = False) -> None:
+    """List the experiment trackers: installed or not, logged in or not, and where runs would be."""
+    from nbft.tracking import trackers
+
+    table = trackers()
+    if not as_json:
+        typer.echo(str(table))
+        return
+    states = [
+        {
+            "name": state.tracker.name,
+            "title": state.tracker.title,
+            "version": state.version,
+            "use": state.use.value if state.is_installed else None,
+            "about": state.sentence,
+        }
+        for state in table
+    ]
+    typer.echo(json.dumps(states, indent=2, ensure_ascii=False))
 
 
 @app.command("plan")

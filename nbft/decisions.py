@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nbft.models.adapters import FoundAdapter, adapter_of, base_name
 from nbft.models.find import find_described
 from nbft.models.peft_types import peft_type_of
 from nbft.models.targets import trains_head
+from nbft.tracking import use_of
 
 PARTS = ("padding_free", "row_attention", "label_head", "fused_lora", "lean_norm")
 """Parts of the fast path that every method could have; pairs of answers have one more."""
@@ -58,19 +59,21 @@ HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "outp
 
 @dataclass(frozen=True)
 class Decisions:
-    """Device, number types and parts of the fast path that a run uses.
+    """Device, number types, parts of the fast path and trackers that a run uses.
 
     Attributes:
         device: Device to train on.
         dtype: Number type of the weights in memory.
         mixed_precision: Number type of the computation: bf16, fp16 or no.
         parts: "on" or "off" for each of `PARTS`, and what else the method has.
+        trackers: online, local, offline or off for each of tracking.report_to; see `nbft.tracking`.
     """
 
     device: Choice
     dtype: Choice
     mixed_precision: Choice
     parts: Mapping[str, Choice]
+    trackers: Mapping[str, Choice] = field(default_factory=dict)
 
     def uses(self, part: str) -> bool:
         """Whether a part of the fast path is used."""
@@ -103,8 +106,9 @@ class Decisions:
             parts |= {name: Choice(**one) for name, one in values["parts"].items()}
             names = ("device", "dtype", "mixed_precision")
             device, dtype, mixed_precision = (Choice(**values[name]) for name in names)
-            return cls(device, dtype, mixed_precision, parts)
-        except (KeyError, TypeError):
+            trackers = {n: Choice(**one) for n, one in values.get("trackers", {}).items()}
+            return cls(device, dtype, mixed_precision, parts, trackers)
+        except (KeyError, TypeError, AttributeError):
             return None
 
 
@@ -121,7 +125,12 @@ def decide(config: Config, model: Path | None = None) -> Decisions:
     dtype = choose_dtype(config, device.value)
     mixed_precision = choose_mixed_precision(config, device.value, dtype.value)
     parts = _choose_parts(config, device.value, mixed_precision.value, model)
-    return Decisions(device, dtype, mixed_precision, parts)
+    return Decisions(device, dtype, mixed_precision, parts, choose_trackers(config))
+
+
+def choose_trackers(config: Config) -> dict[str, Choice]:
+    """Choose how each tracker is used; without a login none is online, so that none asks for a key."""
+    return {name: use_of(name, config.logging.logging_dir) for name in config.tracking.report_to}
 
 
 def choose_device(config: Config) -> Choice:

@@ -47,6 +47,21 @@ class _Asked:
     row: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """One row that was scored by the answer to it.
+
+    Attributes:
+        prompt, answer, wanted: Texts; the answer is the model's, the wanted one that of the row.
+        scores: The value of each metric of answers, by its name.
+    """
+
+    prompt: str
+    answer: str
+    wanted: str
+    scores: Mapping[str, float]
+
+
 class Scorer:
     """Scores a model on rows drawn once.
 
@@ -86,6 +101,7 @@ class Scorer:
         self._tokenizer = tokenizer
         self._mixed_precision = mixed_precision
         self._function: metrics.Function | None = None
+        self._last: tuple[list[str], metrics.Values] = ([], {})
         if evaluation.metric_function:
             self._function = own_metric(config, folder)
         self._asked = self._draw(examples, context_tokens) if self._wants_anything else []
@@ -125,11 +141,13 @@ class Scorer:
         began = time.monotonic()
         scores: dict[str, float] = {}
         values: metrics.Values = {}
+        self._last = ([], {})
         seed = self.config.training.seed
         with own_random_numbers(seed), in_precision(model, self._mixed_precision):
             if self._wants_answers:
                 answers = self._answers(model)
                 values = self._values(answers)
+                self._last = (answers, dict(values))
                 scores = {name: sum(row) / len(row) for name, row in values.items()}
                 scores |= self._own_scores(answers)
             if "perplexity" in self.metrics:
@@ -144,6 +162,20 @@ class Scorer:
             "values": {name: [round(value, 4) for value in row] for name, row in kept.items()},
             "seconds": round(time.monotonic() - began, 2),
         }
+
+    def answered(self) -> list[Answered]:
+        """Return the rows with the answers of the last score; [] if it needed no answers."""
+        answers, values = self._last
+        rows = zip(self._asked, answers, strict=True) if answers else ()
+        return [
+            Answered(
+                self._tokenizer.decode(asked.prompt, skip_special_tokens=False),
+                answer,
+                asked.reference,
+                {name: float(row[number]) for name, row in values.items()},
+            )
+            for number, (asked, answer) in enumerate(rows)
+        ]
 
     @property
     def _wants_answers(self) -> bool:

@@ -17,6 +17,7 @@ _PAGES = {
     "nbft.rewards.table.RewardTable": "rewarded",
     "nbft.runs.comparison.RunComparison": "runs",
     "nbft.runs.range_test.RangeTest": "range_test",
+    "nbft.tracking.TrackerTable": "trackers",
 }
 """The module of each kind of value, which has `html` and `text`."""
 

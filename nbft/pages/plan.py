@@ -12,6 +12,7 @@ from nbft.formatting import count, number, size
 from nbft.pages.environment import render
 from nbft.plan.ranges import parts_in_words
 from nbft.redaction import redact_text
+from nbft.tracking import TRACKERS
 
 if TYPE_CHECKING:
     from nbft.config.data import Split
@@ -42,6 +43,7 @@ def summary(plan: Plan | None, waiting: str = "") -> Markup:
             ("number type", plan.dtype),
             ("mixed precision", plan.mixed_precision),
             ("fast path", plan.fast_path),
+            *((TRACKERS[name].title, use) for name, use in plan.decisions.trackers.items()),
         ],
     )
 

@@ -549,7 +549,7 @@ STEPS = (
     Step(
         "Tracking",
         "A tracker, such as wandb or tensorboard, shows your runs in another place. It has to be "
-        "installed first.",
+        "installed first; without a login it works offline.",
         _tracking,
     ),
     Step(

@@ -6,7 +6,6 @@ Based on the final checklist of PEFT Studio. Shown on the form's Review tab and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,11 @@ from nbft.models.peft_types import peft_type_of
 from nbft.models.templates import model_template
 from nbft.plan.disk import free_disk_bytes
 from nbft.plan.plan import Plan, read_examples
-from nbft.plan.problems import is_installed
+from nbft.tracking import TRACKERS, version_of
 
 State = Literal["passed", "to fix", "unknown"]
 
 _MARKS: dict[State, str] = {"passed": "[x]", "to fix": "[ ]", "unknown": "[?]"}
-_KEYS = {"wandb": "WANDB_API_KEY", "comet_ml": "COMET_API_KEY", "phoenix": "PHOENIX_API_KEY"}
-"""Trackers that need a login, and the variable that holds its key."""
 
 
 @dataclass(frozen=True)
@@ -156,15 +153,10 @@ def _tracking(plan: Plan, folder: Path | None) -> _Result:
     names = plan.config.tracking.report_to
     if not names:
         return "passed", "the run's own log; no tracker is set."
-    missing = [name for name in names if name != "phoenix" and not is_installed(name)]
-    if missing:  # phoenix is a part of other packages
+    if missing := [name for name in names if version_of(name) is None]:
         return "to fix", f"not installed: {', '.join(missing)}."
-    unknown = [name for name in names if name in _KEYS and not os.environ.get(_KEYS[name])]
-    if unknown:
-        keys = ", ".join(_KEYS[name] for name in unknown)
-        needs = f"{', '.join(unknown)} needs a login, but {keys} is not set"
-        return "unknown", f"{needs}; a saved login works too."
-    return "passed", f"{', '.join(names)}."
+    uses = plan.decisions.trackers.items()
+    return "passed", " ".join(f"{TRACKERS[n].title} {u.value}: {u.reason}." for n, u in uses)
 
 
 def _output(plan: Plan, folder: Path | None) -> _Result:

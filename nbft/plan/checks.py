@@ -24,7 +24,8 @@ from nbft.plan.model_checks import model_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.rates import rates_of
 from nbft.plan.schedule import shape_of
-from nbft.plan.training_checks import PACKAGE_OF, training_problems
+from nbft.plan.training_checks import training_problems
+from nbft.tracking import install_line, version_of
 
 
 def check(
@@ -265,12 +266,11 @@ def _packages(config: Config) -> Iterator[Problem]:
             "pip install bitsandbytes, or use adamw_torch_fused.",
             use="adamw_torch_fused",
         )
-    if missing := [name for name in trackers if not is_installed(name)]:
-        packages = " ".join(PACKAGE_OF.get(name, name) for name in missing)
+    if missing := [name for name in trackers if version_of(name) is None]:
         yield error(
             "tracking.report_to",
             f"not installed: {', '.join(missing)}.",
-            f"pip install {packages}, or remove what is not installed.",
+            f"{install_line(missing)}, or remove what is not installed.",
             use=[name for name in trackers if name not in missing],
         )
 

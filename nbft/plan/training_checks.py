@@ -21,9 +21,6 @@ from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.ranges import power_watts
 from nbft.plan.schedule import ARGUMENTS_OF, OWN_SETTINGS, shape_of
 
-PACKAGE_OF = {"phoenix": "arize-phoenix-otel", "comet_ml": "comet-ml"}
-"""Package to install for a module, where the names differ."""
-
 _MASTER_GRADIENTS = (2, 10)
 """First torch whose gradients may have another number type than their weights."""
 

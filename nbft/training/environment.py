@@ -12,15 +12,16 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nbft.access import inherit
 from nbft.config import Config
-from nbft.hardware import device_of
+from nbft.hardware import Choice, device_of
 from nbft.limits import usable_cores
 from nbft.redaction import redact_text
+from nbft.tracking import changed_variables
 
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 
@@ -31,13 +32,20 @@ _SOON = {"WANDB__TRANSACTION_LOG_FLUSH_INTERVAL": "1", "OTEL_BSP_SCHEDULE_DELAY"
 _BUILT_IN = ("cpu", "cuda", "mps", "xpu")
 
 
-def variables(config: Config, device: str) -> dict[str, str]:
-    """Return the environment variables that a run sets.
+def variables(
+    config: Config, device: str, trackers: Mapping[str, Choice] | None = None
+) -> dict[str, str | None]:
+    """Return the environment variables that a run sets; it unsets those that are None.
+
+    Args:
+        config: The config.
+        device: Device to train on.
+        trackers: How each tracker is used; as its own library decides where None.
 
     >>> variables(Config(logging={"logging_dir": "tb"}), "cpu")
     {'TENSORBOARD_LOGGING_DIR': 'tb'}
     """
-    values: dict[str, str] = {}
+    values: dict[str, str | None] = changed_variables(trackers or {})
     tracking = config.tracking
     if config.logging.logging_dir:
         values["TENSORBOARD_LOGGING_DIR"] = config.logging.logging_dir
@@ -129,27 +137,69 @@ def run_log(path: Path) -> Iterator[logging.Logger]:
 
 
 @contextlib.contextmanager
-def environment(config: Config, device: str) -> Iterator[None]:
-    """Set up what a run needs on its device, and restore everything after it."""
-    wanted, ours = variables(config, device), config.logging
+def environment(
+    config: Config, device: str, trackers: Mapping[str, Choice] | None = None
+) -> Iterator[None]:
+    """Set up what a run needs, and restore everything after it; arguments as of `variables`."""
+    wanted, ours = variables(config, device, trackers), config.logging
     environment = {name: os.environ.get(name) for name in wanted}
     levels = {name: logging.getLogger(name).level for name in (*LIBRARIES, "nbft")}
-    os.environ.update(wanted)
+    _set(wanted)
     try:
         device_of(device).load()
         logging.getLogger("nbft").setLevel(ours.log_level.upper())
         for name in LIBRARIES if ours.dep_log_level else ():
             logging.getLogger(name).setLevel(str(ours.dep_log_level).upper())
-        with _determinism(config), _threads():
+        with _variables_of_wandb(config, environment), _determinism(config), _threads():
             yield
     finally:
-        for name, value in environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(environment)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    """Set environment variables, and unset those that are None."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _variables_of_wandb(config: Config, before: Mapping[str, str | None]) -> Iterator[None]:
+    """Tell W&B the mode and the tags of the run, and afterwards those that it had.
+
+    It reads its variables once in a process, so a kernel's second run would have those of the first.
+
+    Args:
+        config: The config.
+        before: The variables as they were before the run.
+    """
+    if "wandb" not in config.tracking.report_to:
+        yield
+        return
+    theirs = _set_up_wandb(os.environ.get("WANDB_MODE"), os.environ.get("WANDB_TAGS"))
+    try:
+        yield
+    finally:
+        mode, tags = (before.get(n, os.environ.get(n)) for n in ("WANDB_MODE", "WANDB_TAGS"))
+        _set_up_wandb(*(theirs or (mode or "online", tags)))
+
+
+def _set_up_wandb(mode: str | None, tags: str | None) -> tuple[str, str] | None:
+    """Change the mode and the tags of W&B; return those before, or None if it is not loaded."""
+    wandb: Any = sys.modules.get("wandb")
+    if wandb is None:
+        return None
+    with contextlib.suppress(Exception):  # its own start will say what is wrong
+        settings = wandb.setup().settings
+        before = settings.mode, ",".join(settings.run_tags or ())
+        new = tuple(tag for tag in (tags or "").split(",") if tag)
+        wandb.setup(settings=wandb.Settings(mode=mode or before[0], run_tags=new))
+        return before
+    return None
 
 
 @contextlib.contextmanager

@@ -47,13 +47,18 @@ class Trackers:
         self._found: list[Any] = []
         self._open_before = [_wandb_run(), _comet_experiment()]
 
-    def take(self, trainer: Any) -> None:
-        """Finish the trackers of a trainer later, and not with its training."""
+    def take(self, trainer: Any) -> list[Callable[[Any], None]]:
+        """Finish the trackers of a trainer later, and not with its training.
+
+        Returns:
+            What takes the generations of the model; see `PhoenixCallback.take_generations`.
+        """
         kinds: tuple[type, ...] = (*INTEGRATION_TO_CALLBACK.values(), PhoenixCallback)
         self._trainer = trainer
         self._found = [c for c in trainer.callback_handler.callbacks if isinstance(c, kinds)]
         for callback in self._found:
             extend(callback, _EndsLater)
+        return [c.take_generations for c in self._found if isinstance(c, PhoenixCallback)]
 
     def __enter__(self) -> Trackers:
         return self

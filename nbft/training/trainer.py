@@ -427,7 +427,8 @@ def asked_callbacks(config: Config) -> list[TrainerCallback]:
         from nbft.training.callbacks.phoenix import PhoenixCallback
 
         tracking = config.tracking
-        callbacks.append(PhoenixCallback(tracking.project, config.training.run_name, tracking.tags))
+        about = (tracking.project, config.training.run_name, tracking.tags)
+        callbacks.append(PhoenixCallback(*about, config.model.model_name))
     if (patience := ours.early_stopping_patience) is not None:
         early = EarlyStoppingCallback(patience, ours.early_stopping_threshold)
         callbacks.append(early)

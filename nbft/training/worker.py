@@ -12,7 +12,8 @@ import logging
 import platform
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from nbft import events
 from nbft.access import inherit_all
 from nbft.atomic import replacing
 from nbft.config import Config
-from nbft.decisions import Decisions, decide, sees_all_gpus
+from nbft.decisions import Decisions, choose_trackers, decide, sees_all_gpus
 from nbft.devices import see_one_gpu
 from nbft.hardware import (
+    Choice,
     available_devices,
     begin_peak,
     peak_memory_bytes,
@@ -46,6 +48,7 @@ from nbft.runs.requests import (
     because,
     stopped_at_once,
 )
+from nbft.tracking import TRACKERS
 from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
@@ -201,7 +204,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
         found = find_model(base_name(config), config.model.model_revision, job.say)
         decisions = _decisions(job, found)
         with (
-            environment(config, decisions.device.value),
+            environment(config, decisions.device.value, decisions.trackers),
             Trackers(job.say, job.warn) as trackers,
         ):
             measure_rates(decisions)
@@ -234,7 +237,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 begin=reporting.begin,
                 say=reporting.say,
             )
-            trackers.take(trainer)
+            reporting.tell_to(trackers.take(trainer))
             method_of(config).prepare(trainer)
             if decisions.uses("row_attention") and (
                 why := flash_refusal(trainer.model, decisions.mixed_precision.value)
@@ -304,15 +307,31 @@ def _decisions(job: _Job, found: FoundModel) -> Decisions:
     planned = None
     with contextlib.suppress(OSError, ValueError):
         planned = Decisions.from_dict(read_plan(job.run))
+    trackers = _trackers(job, planned.trackers if planned else {})
     if planned and planned.device.value in available_devices():
-        return planned if planned.is_final else decide(job.config, found.path)
-    decisions = decide(job.config, found.path)
+        decisions = planned if planned.is_final else decide(job.config, found.path)
+        return replace(decisions, trackers=trackers)
+    decisions = replace(decide(job.config, found.path), trackers=trackers)
     if planned and planned.device.value != decisions.device.value:
         job.warn(
             f"The plan chose {planned.device}, which PyTorch does not find. The run uses "
             f"{decisions.device} with {decisions.dtype.value} weights instead."
         )
     return decisions
+
+
+def _trackers(job: _Job, planned: Mapping[str, Choice]) -> dict[str, Choice]:
+    """Return how the trackers are used, and say where it is not as planned.
+
+    A login may have come or gone, and a resumed run may have other trackers.
+    """
+    chosen = choose_trackers(job.config)
+    for name, use in chosen.items():
+        before = planned.get(name)
+        if before is not None and before.value != use.value:
+            title = TRACKERS[name].title
+            job.warn(f"{title} was planned as {before.value}. It is {use.value}: {use.reason}.")
+    return chosen
 
 
 def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:

@@ -74,7 +74,7 @@ class Field:
         self.control.observe(self._changed, "value")
         default = in_words(setting.default)
         details = [setting.why, f"Default: {default} (source: {setting.source}).", f"Name: {path}"]
-        about = {"setting": setting, "range": range_words(setting), "details": details}
+        about = {"setting": setting, "range": self._range(), "details": details}
         self._help = render("note", **about)
         self._note = self._make_note(self._help)
         unit = f" nbft-unit nbft-unit-{setting.unit}" if setting.unit in UNITS else ""
@@ -118,6 +118,9 @@ class Field:
             return kit(ipywidgets.Combobox, "nbft-control", options=setting.suggestions, **about)
         return kit(ipywidgets.Text, "nbft-control", **about)
 
+    def _range(self) -> str:
+        return range_words(self.setting)
+
     def _make_note(self, html: str) -> Any:
         return self._kit.html(html, "nbft-note")
 
@@ -138,7 +141,7 @@ class Field:
     def in_words(self) -> str:
         """Return the label and the value, such as "Epochs 2"; "" for an empty one."""
         value = self.control.value
-        if value in ("", None):
+        if value in ("", None, []):
             return ""
         unit = self.setting.unit if self.setting.unit in UNITS else ""
         unit = f" {unit}" if unit and unit not in self.setting.label.lower() else ""

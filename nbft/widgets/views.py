@@ -25,6 +25,7 @@ from nbft.widgets.fields import Field, css_name, in_words
 from nbft.widgets.kit import Kit, unobserved
 from nbft.widgets.rate_search import RATE, RateField
 from nbft.widgets.state_line import StateLine, guarded
+from nbft.widgets.trackers import TrackersField
 from nbft.widgets.tree import Tree, fields, find
 from nbft.widgets.upload import FileField
 
@@ -47,6 +48,9 @@ TABS = {
 
 _METHOD = "training.method"
 """Shown on the tab Method, above the settings that only this method has."""
+
+_RUN_NAME = "training.run_name"
+"""Shown on the tab Tracking, below the project: a run has the same name in the trackers."""
 
 _REVIEW = list(TABS).index("Review")
 MODES = {name.lower(): name for name in ("Guided", "Basic", "Advanced", "YAML", "Python")}
@@ -86,10 +90,12 @@ class Fields(Mapping[str, Field]):
         if path not in self._made:
             setting = dict(fields())[path]
             about = (self._kit, setting, path, *self._handlers, self._offer(path, setting))
-            if setting.name == "path":
-                field: Field = FileField(self._tree.so_far, self._on_columns, *about)
+            if path == "tracking.report_to":
+                field: Field = TrackersField(self._tree.so_far, *about)
             elif path == RATE:
                 field = RateField(self._tree.right, *about)
+            elif setting.name == "path":
+                field = FileField(self._tree.so_far, self._on_columns, *about)
             else:
                 field = Field(*about)
             field.show(self._tree.values([path])[path])
@@ -434,7 +440,7 @@ class Views:
         method, changed = method_of(self._tree.so_far()), self._tree.changes
         unused = {f"{method.section}.{name}" for name in method.unused_settings}
         for path, setting in fields():
-            if _tab_section(path) not in sections or path == _METHOD:
+            if _tab_section(path) not in sections or path in (_METHOD, _RUN_NAME):
                 continue
             if path in unused and path not in changed:
                 continue
@@ -442,6 +448,8 @@ class Views:
                 rare.append(path)
             else:
                 blocks.setdefault(path.rpartition(".")[0], []).append(path)
+            if path == "tracking.project":
+                blocks["tracking"].append(_RUN_NAME)
         for block, paths in blocks.items():
             yield from self._group(kit, page, _title(block), paths)
         if "peft" in sections:
@@ -486,8 +494,9 @@ class Views:
 
 
 def _tab_section(path: str) -> str:
-    """Return the section by which a setting has its tab: its own, but for the training method."""
-    return "peft" if path == _METHOD else path.partition(".")[0]
+    """Return the section by which a setting has its tab: its own, but for two of training."""
+    moved = {_METHOD: "peft", _RUN_NAME: "tracking"}
+    return moved.get(path, path.partition(".")[0])
 
 
 def _title(block: str) -> str:

@@ -1076,7 +1076,7 @@ def test_phoenix(fit, monkeypatch):
     trainer = fit(tracking__report_to=["phoenix"], tracking__project="mine", tracking__tags=["a"])
     assert registered[0]["project_name"] == "mine"
     *logs, run = sent.get_finished_spans()
-    assert run.attributes["tags"] == ("a",)
+    assert run.attributes["tag.tags"] == ("a",)
     assert run.attributes["training.max_steps"] == trainer.args.max_steps
     assert {log.parent.span_id for log in logs} == {run.context.span_id}
     numbers = [log.attributes for log in logs if "loss" in log.attributes]

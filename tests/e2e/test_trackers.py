@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -233,10 +234,16 @@ class Place:
 
     def _phoenix(self, run: Run) -> list[Tracked]:
         of_runs: dict[bytes, Tracked] = {}
+        samples = []
         for span in self.collector.spans:
             about = {attribute.key: attribute.value for attribute in span.attributes}
-            assert [tag.string_value for tag in about["tags"].array_value.values] == ["a", "b"]
+            tags = about["tag.tags"].array_value.values
+            assert [tag.string_value for tag in tags] == ["a", "b"]
             if about["session.id"].string_value != run.id:
+                continue
+            if span.name == "sample":
+                texts = [about[f"{name}.value"].string_value for name in ("input", "output")]
+                samples.append((about["step"].int_value, *texts))
                 continue
             tracked = of_runs.setdefault(
                 span.parent_span_id or span.span_id, Tracked(defaultdict(dict), "")
@@ -247,6 +254,13 @@ class Place:
             else:
                 assert span.name == run.id
                 tracked.ending = {1: "ok", 2: "failed"}[span.status.code]
+        assert samples
+        assert samples == [
+            (event["step"], one["prompt"], one["text"])
+            for event in run.events()
+            if event["event"] == "sample"
+            for one in event["samples"]
+        ]
         return [*of_runs.values()]
 
 
@@ -313,7 +327,12 @@ def config_file(
             "gradient_accumulation_steps": 1,
             "learning_rate": 2e-3,
         },
-        evaluation={"sample_count": 0, "eval_strategy": "steps", "eval_steps": 2},
+        evaluation={
+            "eval_strategy": "steps",
+            "eval_steps": 2,
+            "sample_count": 1,
+            "sample_max_new_tokens": 4,
+        },
         tracking={"report_to": INSTALLED, "project": "mine", "tags": ["a", "b"]},
         speed={"spare_worker": False},
     ).save(folder / "config.yaml")
@@ -457,3 +476,81 @@ def test_a_tracker_that_hangs_delays_nothing_that_is_saved(
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= {*saved[0]}
     (warning,) = [e["text"] for e in run.events() if e["event"] == "warning"]
     assert warning.startswith("Hanging did not finish within 1 s.")
+
+
+def test_phoenix_gets_what_the_model_wrote(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the base model and of the trained one, and exactly what the run's own events say."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    provider, sent = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(sent))
+    otel: Any = types.ModuleType("phoenix.otel")
+    otel.register = lambda **_: provider
+    monkeypatch.setitem(sys.modules, "phoenix", types.ModuleType("phoenix"))
+    monkeypatch.setitem(sys.modules, "phoenix.otel", otel)
+    monkeypatch.setattr("nbft.plan.checks.version_of", lambda _: "1")
+    run = train(
+        tracking__report_to=["phoenix"],
+        training__max_steps=2,
+        evaluation__metrics=["exact_match"],
+        evaluation__score_max_new_tokens=8,
+    )
+    assert run.status == "completed", run.problems
+    spans = [(span, dict(span.attributes or {})) for span in sent.get_finished_spans()]
+    kinds = {about["openinference.span.kind"] for span, about in spans if span.name != run.id}
+    assert kinds == {"CHAIN", "LLM"}
+    samples = [
+        (event["step"], one["prompt"], one["text"])
+        for event in run.events()
+        if event["event"] == "sample"
+        for one in event["samples"]
+    ]
+    names = ("step", "input.value", "output.value")
+    answers = [tuple(about[n] for n in names) for span, about in spans if span.name == "sample"]
+    assert {step for step, *_ in samples} == {0, 2}
+    assert answers == samples
+    scored = [about for span, about in spans if span.name == "score validation"]
+    for event in run.events():
+        if event["event"] == "scores":
+            values = [
+                about["evaluations.0.evaluation.score"]
+                for about in scored
+                if about["step"] == event["step"]
+            ]
+            assert values == event["values"]["exact_match"]
+    assert {about["step"] for about in scored} == {0, 2}
+    (root,) = [span for span, _ in spans if span.parent is None]
+    assert root.name == run.id
+    assert {span.parent.span_id for span, _ in spans if span.parent} == {root.context.span_id}
+
+
+WITHOUT_A_LOGIN = """
+import os, sys
+import nbft
+asked = {"tracking.report_to": ["wandb"], "training.run_name": "nobody"}
+run = nbft.train(nbft.Config.load(sys.argv[1]).apply(asked), show=False)
+assert run.status == "completed", run.problems
+assert os.environ["WANDB_MODE"] == "online"
+import wandb
+assert wandb.setup().settings.mode == "online"
+"""
+
+
+def test_without_a_login_wandb_is_offline_and_the_plan_says_so(
+    place: Place, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where somebody asks for online, which would ask for a key or fail."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    logins = {name: str(tmp_path / "none") for name in ("NETRC", "WANDB_CONFIG_DIR")}
+    variables = {**place.environment, **logins, "WANDB_MODE": "online", "WANDB_DIR": str(tmp_path)}
+    monkeypatch.setattr(Place, "environment", variables)
+    python(WITHOUT_A_LOGIN, place, config_file)
+    planned = Run(config_file.parent / "runs" / "nobody").plan["trackers"]["wandb"]
+    assert planned["value"] == "offline"
+    assert planned["reason"].startswith("no login was found")
+    assert [*tmp_path.glob("wandb/offline-run-*/*.wandb")]

@@ -20,6 +20,7 @@ LAYERS = [
     ("registry",),
     ("devices",),
     ("hardware",),
+    ("tracking",),
     ("config",),
     ("models",),
     ("matmul_rate",),

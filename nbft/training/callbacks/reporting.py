@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from nbft import events
 from nbft.hardware import peak_memory_bytes, used_memory_bytes
 from nbft.runs.requests import Requests, Unfinished, because
+from nbft.training.callbacks.generations import Generation
 from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.saving import checkpoint_bytes
 from nbft.training.stages import StageClock, report_stage
@@ -24,6 +25,7 @@ from nbft.training.throughput import StepClock
 
 _OF_THE_EVENT = ("event", "time", "step")
 _POLL_SECONDS = 0.1
+_Listener = Callable[[Sequence[Generation]], None]
 _SPEED_MEMORY = 0.9
 """Weight of the past in the moving average of seconds per step."""
 
@@ -59,6 +61,8 @@ class ReportingCallback(TrainerCallback):
         self._stop: events.Event = {}
         self._device = device
         self._sample = sample
+        self._listeners: list[_Listener] | None = None  # not known before there is a trainer
+        self._untold: list[Generation] = []
         self.clock = StepClock()
         self._seconds_a_step: float | None = None
         self._logged_step, self._logged_seconds = 0, 0.0
@@ -176,7 +180,7 @@ class ReportingCallback(TrainerCallback):
             answer(f"Saving at step {step}.")
         elif name == "sample":
             answer("Answering the prompts.")
-            self.say("sample", step=step, samples=self._sample(model))
+            self.say_samples(step, self._sample(model))
         elif name == "pause" and command.get("release"):
             self._end("paused", step, control)
             answer(f"Saving at step {step} and freeing the device.")
@@ -273,6 +277,35 @@ class ReportingCallback(TrainerCallback):
     def say(self, event: str, /, **fields: Any) -> None:
         """Write an event, waiting while the disk is full."""
         self._room.say(event, **fields)
+
+    def say_samples(self, step: int, samples: list[dict[str, str]]) -> None:
+        """Write the answers to the prompts, and pass them on."""
+        self.say("sample", step=step, samples=samples)
+        self.tell(
+            lambda: [
+                Generation("sample", step, one["prompt"], one["text"], one.get("wanted", ""))
+                for one in samples
+            ]
+        )
+
+    def tell(self, generations: Callable[[], list[Generation]]) -> None:
+        """Pass on what the model has written; what it wrote before there is a trainer, later.
+
+        Args:
+            generations: Called only if somebody may want them.
+        """
+        if self._listeners is None:
+            self._untold += generations()
+        elif self._listeners:
+            made = generations()
+            for listener in self._listeners:
+                listener(made)
+
+    def tell_to(self, listeners: Iterable[_Listener]) -> None:
+        """Take who wants to know what the model writes, and tell them what it has written so far."""
+        self._listeners = list(listeners)
+        untold, self._untold = self._untold, []
+        self.tell(lambda: untold)
 
 
 def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from nbft.events import Event
 from nbft.formatting import count
 from nbft.hardware import release_memory
 from nbft.runs.requests import Unfinished
+from nbft.training.callbacks.generations import Generation
 from nbft.training.callbacks.reporting import ReportingCallback
 
 Answers = list[dict[str, str]]
@@ -138,7 +139,7 @@ class ScoringCallback(TrainerCallback):
         self._reporting.begin("sampling", step, f"Answering the prompts{model_name} …")
         samples = self._sample(model)
         self._reporting.stages.end(step)
-        self._reporting.say("sample", step=step, samples=samples)
+        self._reporting.say_samples(step, samples)
         self._sampled_at = step
 
     def _score(self, scorer: Scorer, model: Any, step: int) -> None:
@@ -169,3 +170,9 @@ class ScoringCallback(TrainerCallback):
             self._latest[scorer.split] = scores
             scores["verdicts"] = verdicts(self._base.get(scorer.split, {}), scores)
         self._reporting.say("scores", **scores)
+        self._reporting.tell(
+            lambda: [
+                Generation(scorer.split, step, one.prompt, one.answer, one.wanted, one.scores)
+                for one in scorer.answered()
+            ]
+        )

@@ -62,6 +62,23 @@ def test_scores_are_those_of_the_answers(make, model, monkeypatch):
     assert found["scores"] == {"exact_match": 0.5, "format": 0.75}
 
 
+def test_the_answers_can_be_had_with_what_each_scores(make, model, monkeypatch):
+    scorer = make(metrics=["exact_match", "perplexity"])
+    assert scorer.answered() == []
+    wanted = [one.reference for one in scorer._asked]
+    monkeypatch.setattr(scoring, "generate", lambda *_, **__: ["no", wanted[1], "no", "no"])
+    scorer.score(model)
+    answered = scorer.answered()
+    assert [one.answer for one in answered] == ["no", wanted[1], "no", "no"]
+    assert [one.wanted for one in answered] == wanted
+    assert [one.scores for one in answered] == [{"exact_match": float(n == 1)} for n in range(4)]
+    prompts = {row["prompt"] for row in ROWS}
+    assert all(one.prompt in prompts for one in answered)
+    only_losses = make(metrics=["perplexity"])
+    only_losses.score(model)
+    assert only_losses.answered() == []
+
+
 def test_perplexity_is_exp_of_the_mean_loss_of_a_completion_token(make, model, tiny_tokenizer):
     scorer = make(metrics=["perplexity"])
     total = tokens = 0

@@ -31,6 +31,7 @@ from nbft.plan import Plan
 from nbft.rewards.table import Rewarded, RewardTable
 from nbft.runs import Run
 from nbft.runs.comparison import compare
+from nbft.tracking import Tracker, TrackerState, TrackerTable
 
 HOSTILE = (
     "<script>alert(1)</script> $\\frac$ {{ 7 * 7 }} {% raw %} \"><img src=x onerror=a> '&lt;b&gt;"
@@ -172,6 +173,9 @@ PAGES: dict[str, Callable[[str], Any]] = {
     "examples": lambda text: rows.as_examples([{"prompt": text, "completion": text}]),
     "rows of a file": lambda text: rows.as_in_file([{text[:10]: text}]),
     "plan": lambda text: summary(plan(text), text),
+    "trackers": lambda text: html(
+        TrackerTable([TrackerState(Tracker(text, text, text, text), text, Choice(text, text))])
+    ),
     "imported": lambda text: ImportReport(
         text, text, text, [Line(text, text, "taken", text, text, text)], [text]
     )._repr_html_(),

@@ -44,7 +44,8 @@ def test_a_run_that_can_start_passes_everything(config):
 )
 def test_what_is_wrong_is_to_mend_in_its_line(config, change, title, monkeypatch):
     monkeypatch.setattr("nbft.devices.nvidia_gpus", lambda: ())
-    monkeypatch.setattr("nbft.plan.checklist.is_installed", lambda name: False)
+    for place in ("nbft.plan.checklist.version_of", "nbft.plan.checks.version_of"):
+        monkeypatch.setattr(place, lambda _: None)
     found = states(config.apply(change))
     assert found[title] == "to fix"
     assert [name for name, state in found.items() if state == "to fix"] == [title]
@@ -74,14 +75,19 @@ def test_a_conversation_needs_a_template(config, write, tiny_model, tmp_path):
     assert states(given)["Chat template"] == "passed"
 
 
-def test_a_tracker_without_a_login_is_not_known(config, monkeypatch):
-    plan = make_plan(config)
-    monkeypatch.setattr("nbft.plan.checklist.is_installed", lambda name: True)
+def test_a_tracker_without_a_login_is_offline(config, monkeypatch, tmp_path):
+    for place in ("nbft.plan.checklist.version_of", "nbft.plan.checks.version_of"):
+        monkeypatch.setattr(place, lambda _: "1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    plan.config.tracking.report_to = ["wandb"]
-    assert "WANDB_API_KEY is not set" in str(checklist(plan)[8])
+    asked = config.apply({"tracking.report_to": ["wandb"]})
+    begin = "[x] Tracking: Weights & Biases"
+    line = str(checklist(make_plan(asked))[8])
+    assert line.startswith(f"{begin} offline: no login was found; written to ")
     monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert str(checklist(plan)[8]) == "[x] Tracking: wandb."
+    line = str(checklist(make_plan(asked))[8])
+    assert line == f"{begin} online: sent to api.wandb.ai; the login is in WANDB_API_KEY."
 
 
 def test_the_names_of_methods():

@@ -20,6 +20,7 @@ GPU = devices.Gpu("Tesla T4", 15 * 2**30, (7, 5))
 def machine(monkeypatch):
     """A machine with a GPU without bfloat16, whatever runs the test; no package is missing."""
     monkeypatch.setattr(checks, "is_installed", lambda _: True)
+    monkeypatch.setattr(checks, "version_of", lambda _: "1")
     with planning_for(Hardware("a T4", 12 * 2**30, "cuda", (GPU,))):
         yield
 
@@ -349,7 +350,7 @@ def test_bitsandbytes_has_to_be_there(monkeypatch, optim):
 
 
 def test_trackers_have_to_be_there(monkeypatch):
-    monkeypatch.setattr(checks, "is_installed", lambda name: name == "tensorboard")
+    monkeypatch.setattr(checks, "version_of", lambda name: "2" if name == "tensorboard" else None)
     config = GOOD.apply({"tracking.report_to": ["wandb", "tensorboard", "mlflow"]})
     (problem,) = check(config, on(config, "cpu"))
     assert problem.sentence == (

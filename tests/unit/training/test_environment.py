@@ -1,6 +1,8 @@
 import json
 import logging
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from nbft import registry
 from nbft.config import Config
 from nbft.devices import Device
+from nbft.hardware import Choice
 from nbft.training import environment as module
 from nbft.training.environment import environment, variables
 
@@ -38,6 +41,60 @@ def test_variables_are_put_back(monkeypatch):
     assert (seen["WANDB_PROJECT"], seen["WANDB_TAGS"]) == ("mine", "a")
     assert os.environ["WANDB_PROJECT"] == "theirs"
     assert "WANDB_TAGS" not in os.environ
+
+
+def test_a_tracker_without_a_login_is_kept_offline(monkeypatch):
+    """And whatever would make it ask for a key comes back after the run."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "me/runs")
+    monkeypatch.delenv("COMET_START_ONLINE", raising=False)
+    config = Config(tracking={"report_to": ["wandb", "comet_ml", "trackio"]})
+    names = ("WANDB_MODE", "COMET_START_ONLINE", "TRACKIO_SPACE_ID")
+    uses = {"wandb": Choice("offline", ""), "comet_ml": Choice("offline", "")}
+    with environment(config, "cpu", uses | {"trackio": Choice("local", "")}):
+        assert [os.environ.get(name) for name in names] == ["offline", "0", None]
+    assert [os.environ.get(name) for name in names] == ["online", None, "me/runs"]
+    with environment(config, "cpu", dict.fromkeys(uses, Choice("online", ""))):
+        assert [os.environ.get(name) for name in names] == ["online", None, "me/runs"]
+
+
+class Wandb:
+    """As much of W&B as reads its settings: once in a process, from variables."""
+
+    def __init__(self):
+        self.settings = None
+
+    def setup(self, settings=None):
+        if self.settings is None:
+            tags = os.environ.get("WANDB_TAGS", "")
+            mode = os.environ.get("WANDB_MODE", "online")
+            self.settings = SimpleNamespace(
+                mode=mode, run_tags=tuple(filter(None, tags.split(",")))
+            )
+        if settings is not None:
+            vars(self.settings).update(vars(settings))
+        return self
+
+    def Settings(self, **settings):  # noqa: N802 - W&B's name
+        return SimpleNamespace(**settings)
+
+
+@pytest.mark.parametrize("is_loaded_before", [True, False])
+def test_wandb_takes_the_mode_and_tags_of_each_run(monkeypatch, is_loaded_before):
+    """Though it reads them only once: the second run of a kernel is not the first again."""
+    wandb = Wandb()
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    if is_loaded_before:
+        monkeypatch.setitem(sys.modules, "wandb", wandb)
+        wandb.setup()
+    for mode, tags in (("offline", ["a"]), ("online", ["b", "c"]), ("offline", [])):
+        config = Config(tracking={"report_to": ["wandb"], "tags": tags})
+        with environment(config, "cpu", {"wandb": Choice(mode, "")}):
+            monkeypatch.setitem(sys.modules, "wandb", wandb)  # its callback imports it
+            found = wandb.setup().settings
+            assert (found.mode, found.run_tags) == (mode, tuple(tags))
+        assert (wandb.settings.mode, wandb.settings.run_tags) == ("online", ())
 
 
 @pytest.mark.parametrize("ours", ["debug", "warning"])

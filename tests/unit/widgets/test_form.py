@@ -865,3 +865,103 @@ def test_the_layers_are_listed_with_what_the_adapter_adds(tmp_path: Path) -> Non
     form._take("peft.method", "full")
     assert "Every layer is trained" in table.value
     form.close()
+
+
+# Trackers
+
+
+@pytest.fixture
+def no_tracker_but(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the trackers that count as installed; none has a login."""
+    installed: list[str] = []
+    versions = lambda name: "1.2" if name in installed else None  # noqa: E731
+    monkeypatch.setattr("nbft.tracking.version_of", versions)
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "none")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", "none")
+    return installed
+
+
+def notes_of(form: Form) -> dict[str, str]:
+    boxes = control(form, "tracking.report_to")
+    return {name: note.value for name, note in boxes._notes.items()}
+
+
+def test_each_tracker_has_a_box_and_its_state(form: Form, no_tracker_but: list[str]) -> None:
+    no_tracker_but += ["tensorboard", "wandb"]
+    notes = notes_of(form)
+    assert notes["tensorboard"].startswith(
+        "Installed 1.2, local: written to the folder of the run."
+    )
+    assert notes["wandb"].startswith("Installed 1.2, offline: no login was found")
+    assert notes["comet_ml"] == "Not installed: <code>pip install comet-ml</code>"
+    boxes = control(form, "tracking.report_to")._boxes
+    assert [box.description for box in boxes.values()] == [
+        *("TensorBoard", "Weights & Biases", "Comet"),
+        *("MLflow", "Trackio", "Arize Phoenix"),
+    ]
+
+
+def test_ticking_a_tracker_sets_it(form: Form, no_tracker_but: list[str]) -> None:
+    boxes = control(form, "tracking.report_to")._boxes
+    boxes["wandb"].value = True
+    boxes["tensorboard"].value = True
+    assert form.config.tracking.report_to == ["tensorboard", "wandb"]
+    assert form._fields["tracking.report_to"].in_words() == "Trackers tensorboard, wandb"
+    boxes["wandb"].value = False
+    assert form.config.tracking.report_to == ["tensorboard"]
+    boxes["tensorboard"].value = False
+    assert form.config.tracking.report_to == []
+    assert "tracking.report_to" not in form._tree.changes
+    assert form._fields["tracking.report_to"].in_words() == ""
+
+
+def test_a_tracker_is_installed_or_logged_in_while_the_form_is_open(
+    form: Form, no_tracker_but: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert notes_of(form)["wandb"].startswith("Not installed")
+    no_tracker_but.append("wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    control(form, "tracking.project").value = "mine"
+    assert notes_of(form)["wandb"].endswith("the login is in WANDB_API_KEY.")
+    control(form, "logging.logging_dir").value = "tb"
+    no_tracker_but.append("tensorboard")
+    control(form, "tracking.project").value = "yours"
+    assert "written to tb" in notes_of(form)["tensorboard"]
+
+
+def test_the_boxes_show_what_yaml_says_and_are_locked_with_the_form(
+    form: Form, no_tracker_but: list[str]
+) -> None:
+    boxes = control(form, "tracking.report_to")._boxes
+    form._apply_yaml("tracking: {report_to: [mlflow, wandb]}")
+    assert [name for name, box in boxes.items() if box.value] == ["wandb", "mlflow"]
+    assert form.config.tracking.report_to == ["mlflow", "wandb"], "in the order that was written"
+    form._lock(True)
+    assert all(box.disabled for box in boxes.values())
+    form._lock(False)
+    assert not any(box.disabled for box in boxes.values())
+
+
+def test_a_missing_tracker_that_is_ticked_has_the_sentence_of_the_plan(
+    no_tracker_but: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbft.plan.make_plan", make_plan)
+    monkeypatch.setattr("nbft.plan.checks.version_of", lambda _: None)
+    form = Form(Config(data={"dataset_name": "alpaca"}))
+    control(form, "tracking.report_to")._boxes["mlflow"].value = True
+    said = "not installed: mlflow. pip install mlflow, or remove what is not installed."
+    assert said in problem_of(form, "tracking.report_to")
+    form._fields["tracking.report_to"]._fix_button.click()
+    assert form.config.tracking.report_to == []
+
+
+def test_the_name_of_the_run_is_beside_the_project(form: Form) -> None:
+    form._views.reveal("tracking.project")
+    (group,) = [group for group in form._views._groups if group._title == "Tracking"]
+    assert [field.path for field in group.fields] == [
+        *("tracking.report_to", "tracking.project", "training.run_name", "tracking.tags")
+    ]
+    form._views.reveal("training.run_name")
+    assert list(TABS)[form._views.tabs.selected_index] == "Tracking"
