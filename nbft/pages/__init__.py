@@ -16,6 +16,7 @@ _PAGES = {
     "nbft.data.doctor.report.Report": "findings",
     "nbft.rewards.table.RewardTable": "rewarded",
     "nbft.runs.comparison.RunComparison": "runs",
+    "nbft.runs.race.RaceTable": "race",
 }
 """The module of each kind of value, which has `html` and `text`."""
 

@@ -85,7 +85,7 @@ _ROWS = (
 _COMMANDS = (
     *("train", "submit", "attach", "runs", "compare", "evaluate", "doctor", "import", "export"),
     *("stop", "pause", "continue", "save", "sample", "cancel", "resume", "config", "compatibility"),
-    *("try-rewards", "bench", "export-model", "nonsense", ""),
+    *("try-rewards", "race", "bench", "export-model", "nonsense", ""),
 )
 
 
