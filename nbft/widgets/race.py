@@ -233,7 +233,7 @@ class _Overlay:
             self.chart.add_class("nbft-chart-cell")
             if before is not None:
                 before.close()
-        begins = []
+        begins: list[int] = []
         for name, state in states.items():
             since = self._taken.get(name, 0)
             since = since if state.rewritten <= since else 0

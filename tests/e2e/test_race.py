@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import nbft
+from nbft.launchers import racing
 from nbft.launchers.kernel import join
+from nbft.launchers.openmp import give_up_threads
 from nbft.runs.checkpoints import last_whole, step_of
 from nbft.runs.folder import list_runs
+from nbft.runs.queue import say_queued
+from nbft.training import shared_weights
+from nbft.training.racing import race as train_race
+from nbft.training.turns import World
 
 from .conftest import losses, steps, until
 
@@ -35,6 +41,21 @@ def started():
         until(lambda one=one: one.is_over, "the clean-up")
 
 
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Let `nbft.race` train in this process, which has its libraries, until all have ended."""
+
+    def train(race):
+        for run in race.runs:
+            say_queued(run.path, "cpu")
+        before = World("cpu")
+        train_race(race.path, give_up_threads)
+        logging.captureWarnings(False)
+        before.restore()
+
+    monkeypatch.setattr(racing, "_start", train)
+
+
 def held_out(run):
     return [e["eval_loss"] for e in run.events() if e["event"] == "eval"]
 
@@ -43,17 +64,25 @@ def weights(run):
     return load_file(next(run.adapter.glob("*.safetensors")))
 
 
-def test_each_curve_is_that_of_the_config_trained_alone(make_config, started):
+def test_each_curve_is_that_of_the_config_trained_alone(make_config, trained_here, monkeypatch):
+    loaded = []
+    load = shared_weights.load_model
+    monkeypatch.setattr(
+        shared_weights,
+        "load_model",
+        lambda *args, **named: loaded.append(1) or load(*args, **named),
+    )
     changes = [
         {"peft__r": 4, "peft__lora_dropout": 0.3},
         {"peft__r": 8, "peft__lora_dropout": 0.3, "training__seed": 7},
-        {"peft__method": "full", "model__hidden_dropout": None},
+        {"peft__method": "full"},
     ]
     configs = [make_config(**MEASURED, **each) for each in changes]
-    race = started(configs, steps_per_turn=1)
-    assert race.wait().is_over
+    race = nbft.race(configs, steps_per_turn=1)
+    assert race.is_over
+    assert len(loaded) == 2  # one for both adapters
     assert {run.status for run in race.runs} == {"completed"}, race
-    assert race.titles[race.runs[1].id].endswith("seed 7")
+    assert "seed 7" in race.titles[race.runs[1].id]
     for config, run in zip(configs, race.runs, strict=True):
         alone = nbft.train(config, show=False)
         join(alone)
@@ -70,10 +99,10 @@ def test_each_curve_is_that_of_the_config_trained_alone(make_config, started):
         assert stages["waiting"] > 0
 
 
-def test_the_worse_half_drops_out_again_and_again(make_config, started):
+def test_the_worse_half_drops_out_again_and_again(make_config, trained_here):
     config = make_config(**MEASURED, training__max_steps=16)
-    race = started(config, {"training.learning_rate": [1e-6, 3e-3, 1e-5, 1e-3]}, keep="half")
-    race.wait()
+    grid = {"training.learning_rate": [1e-6, 3e-3, 1e-5, 1e-3]}
+    race = nbft.race(config, grid, keep="half")
     by_rate = {run.config.training.learning_rate: run for run in race.runs}
     assert by_rate[3e-3].status == "completed", race
     assert race.best.id == by_rate[3e-3].id
@@ -118,4 +147,3 @@ def test_drop_one_clone_another_and_stop(make_config, started):
     with pytest.raises(nbft.RunError, match="is over"):
         race.clone(first)
     assert nbft.Race(race.path).table().rows[0].value is not None
-    shutil.rmtree(race.path)
