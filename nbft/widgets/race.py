@@ -202,8 +202,8 @@ class _View:
         if going != self._going:
             self._going, chosen = going, self._chosen.value
             self._chosen.options = [(f"{name} ({titles[name]})", name) for name in going]
-            if chosen in going:
-                self._chosen.value = chosen
+            if going:
+                self._chosen.value = chosen if chosen in going else going[0]
         self._chosen.disabled = self._drop.disabled = self._stop.disabled = not going
 
     def say(self, text: str) -> None:

@@ -48,7 +48,9 @@ def test_a_race_is_watched_and_stopped(
     notebook.screenshot("race", view)
     assert axe(view) == []
 
-    view.get_by_label("Contestant").select_option(label="kind-otter-14-2 (learning_rate 0.001)")
+    chosen = view.get_by_label("Contestant")
+    expect(chosen).to_have_value("kind-otter-14-1 (learning_rate 0.0001)")
+    chosen.select_option(label="kind-otter-14-2 (learning_rate 0.001)")
     view.get_by_role("button", name="Drop").press("Enter")
     dropped = table.get_by_role("row", name=re.compile("kind-otter-14-2"))
     expect(dropped).to_contain_text("stopped", timeout=TRAINED_MS)

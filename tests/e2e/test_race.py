@@ -74,7 +74,12 @@ def test_each_curve_is_that_of_the_config_trained_alone(make_config, trained_her
     )
     changes = [
         {"peft__r": 4, "peft__lora_dropout": 0.3},
-        {"peft__r": 8, "peft__lora_dropout": 0.3, "training__seed": 7},
+        {
+            "peft__r": 8,
+            "peft__lora_dropout": 0.3,
+            "training__seed": 7,
+            "training__gradient_accumulation_steps": 2,
+        },
         {"peft__method": "full"},
     ]
     configs = [make_config(**MEASURED, **each) for each in changes]
