@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import nbft
 from nbft import events
+from nbft.cli import app
 from nbft.launchers import race_supervisor, racing
 from nbft.runs.race import (
     MOST_CONTESTANTS,
@@ -81,9 +83,9 @@ def test_what_cannot_race_is_refused(config, tmp_path, changes, options, said):
 
 
 def test_a_race_that_does_not_fit_is_refused(config, monkeypatch):
-    grid = {"training.seed": list(range(40))}
-    monkeypatch.setattr("nbft.runs.race.free_memory_bytes", lambda _: 2**30)
-    with pytest.raises(nbft.ConfigError, match=r"race: needs about .* for 40 contestants"):
+    grid = {"training.seed": [1, 2, 3]}
+    monkeypatch.setattr("nbft.runs.race.free_memory_bytes", lambda _: 2**20)
+    with pytest.raises(nbft.ConfigError, match=r"race: needs about .* for 3 contestants"):
         nbft.race(config, grid)
 
 
@@ -205,3 +207,16 @@ def test_a_race_that_is_stopped_in_the_queue_leaves_it(made):
     finally:
         race_supervisor.say_queued = say_queued
     assert {run.status for run in made.runs} == {"cancelled"}
+
+
+def test_the_command_line(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(racing, "_start", lambda _: None)
+    file = str(config.save(tmp_path / "config.yaml"))
+    tried = ["--try", "training.learning_rate=1e-4,3e-4", "--try", "peft.r=8"]
+    done = CliRunner().invoke(app, ["race", file, *tried, "--keep", "half"])
+    assert done.exit_code == 0, done.output
+    assert "learning_rate 0.0003, r 8" in done.output
+    (record,) = tmp_path.glob("*-race/race.json")
+    assert read_record(record.parent)["keep"] == 1
+    done = CliRunner().invoke(app, ["race", file, "--try", "peft.r"])
+    assert (done.exit_code, "has no values. Write SETTING=VALUE,VALUE." in done.output) == (2, True)
