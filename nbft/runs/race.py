@@ -238,10 +238,9 @@ class Race:
                 "not kept."
             )
         source, step = _weights_now(parent)
-        names = [*self._entries]
-        base = self.id.removesuffix("-race")
-        numbers = itertools.count(len(names) + 1)
-        name = next(n for i in numbers if not (self.path.parent / (n := f"{base}-{i}")).exists())
+        base, first = self.id.removesuffix("-race"), len(self._entries) + 1
+        names = (f"{base}-{number}" for number in itertools.count(first))
+        name = next(each for each in names if not (self.path.parent / each).exists())
         start = self.path / "starts" / name
         shutil.copytree(source, start, ignore=_state_of_trainer)
         where = "model.adapter_name_or_path" if config.peft.trains_adapter else "model.model_name"

@@ -97,7 +97,7 @@ def work(run: Path, *, owns_process: bool = False, turn: Turn | None = None) -> 
         finally:
             release_memory()
         step = last_step(path)
-        seconds = time.monotonic() - began - stages.taken["waiting"]
+        seconds = time.monotonic() - began - stages.taken.get("waiting", 0.0)
         ending = {"step": step, "seconds": round(seconds, 1), **ending}
         if not is_at_once:
             stages.begin("saving")

@@ -91,6 +91,7 @@ def test_each_curve_is_that_of_the_config_trained_alone(make_config, trained_her
     for config, run in zip(configs, race.runs, strict=True):
         alone = nbft.train(config, show=False)
         join(alone)
+        assert "waiting" not in alone.events()[-1]["stages"]
         assert losses(run) == losses(alone)
         assert held_out(run) == held_out(alone)
         expected = weights(alone)
