@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from nbft.evaluate.metrics import score
     from nbft.interop.about import help  # noqa: A004
     from nbft.interop.importer import import_file
-    from nbft.launchers import submit, train, train_async
+    from nbft.launchers import race, submit, train, train_async
     from nbft.lesson import check_prediction
     from nbft.plan import Plan, make_plan, probe
     from nbft.runs import Run, attach, list_runs
     from nbft.runs.ask import ask, release_model
     from nbft.runs.comparison import compare
+    from nbft.runs.race import Race
     from nbft.runs.rate_search import find_learning_rate
     from nbft.runs.trying import try_rewards
     from nbft.tracking import trackers
@@ -57,6 +58,7 @@ _MODULE_OF = {
     "NbftError": "nbft.errors",
     "Plan": "nbft.plan",
     "Problem": "nbft.errors",
+    "Race": "nbft.runs.race",
     "Run": "nbft.runs",
     "RunError": "nbft.errors",
     "ask": "nbft.runs.ask",
@@ -73,6 +75,7 @@ _MODULE_OF = {
     "make_plan": "nbft.plan",
     "presets": "nbft.config",
     "probe": "nbft.plan",
+    "race": "nbft.launchers",
     "release_model": "nbft.runs.ask",
     "score": "nbft.evaluate.metrics",
     "settings": "nbft.config",
@@ -96,6 +99,7 @@ __all__ = [
     "NbftError",
     "Plan",
     "Problem",
+    "Race",
     "Run",
     "RunError",
     "__version__",
@@ -113,6 +117,7 @@ __all__ = [
     "make_plan",
     "presets",
     "probe",
+    "race",
     "release_model",
     "score",
     "settings",

@@ -1,6 +1,6 @@
 """The command line.
 
-`nbft demo | train | submit | attach | runs | compare | evaluate | export-model | doctor |
+`nbft demo | train | submit | race | attach | runs | compare | evaluate | export-model | doctor |
 find-learning-rate | try-rewards | trackers | inspect | bench | import | export | compatibility |
 config show|check|new|create|presets`, and requests to a run: `nbft stop | pause | continue | save |
 sample | cancel | resume RUN`. Exit codes: 2 for a user's mistake, 1 for a failed run, 130 after an
@@ -24,7 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 from nbft.config import Config, io, presets, settings
-from nbft.errors import NbftError
+from nbft.errors import ConfigError, NbftError, Problem
 from nbft.events import FINAL_KINDS, EventReader
 from nbft.formatting import count, duration, number, one_line, size
 from nbft.progress import telling
@@ -174,6 +174,43 @@ def submit(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = F
     run = submit_run(_checked(file, overrides or [], allow_code=allow_code))
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Watch it with: nbft attach {run.path}")
+
+
+@app.command()
+def race(
+    file: _File,
+    overrides: _Overrides = None,
+    tried: Annotated[
+        list[str] | None,
+        typer.Option("--try", help="Values to try: training.learning_rate=1e-4,3e-4. Repeatable."),
+    ] = None,
+    keep: Annotated[
+        str, typer.Option(help="all, half (drop the worse half again and again), or a number.")
+    ] = "all",
+    allow_code: _AllowCode = False,
+) -> None:
+    """Train every combination of some values in turns in the background, and return at once."""
+    from nbft.launchers import race as start_race
+
+    grid = dict(map(_tried, tried or []))
+    kept: Any = int(keep) if keep.isdecimal() else keep
+    started = start_race(_checked(file, overrides or [], allow_code=allow_code), grid, keep=kept)
+    typer.echo(str(started))
+    typer.echo(f"Race: {started.path}")
+    typer.echo(f"Watch it with: nbft.Race({str(started.path)!r}) in a notebook, or nbft runs")
+
+
+def _tried(text: str) -> tuple[str, list[Any]]:
+    """Read a setting and the values to try; a value may be a list of its own, in brackets.
+
+    >>> _tried("peft.r=8,32")
+    ('peft.r', [8, 32])
+    """
+    setting, equals, values = text.partition("=")
+    if not equals:
+        raise ConfigError(Problem("--try", text, "has no values.", "Write SETTING=VALUE,VALUE."))
+    tree = io.parse_yaml(f"values: [{values}]", "--try")
+    return setting.strip(), list(tree["values"])
 
 
 @app.command()

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbft.launchers.launch import start, submit, train, train_async
+    from nbft.launchers.racing import race
 
-__all__ = ["start", "submit", "train", "train_async"]
+_MODULE_OF = {
+    "race": "racing",
+    **dict.fromkeys(("start", "submit", "train", "train_async"), "launch"),
+}
+
+__all__ = ["race", "start", "submit", "train", "train_async"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(importlib.import_module("nbft.launchers.launch"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"nbft.launchers.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'nbft.launchers' has no attribute {name!r}")

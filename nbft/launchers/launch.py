@@ -45,7 +45,7 @@ def start(config: Config | str | Path, *, allow_code: bool = False) -> Run:
 
 
 def _created(config: Config | str | Path, allow_code: bool) -> Run:
-    folder, config = _read(config, allow_code)
+    folder, config = read_config(config, allow_code)
     return Run.create(config, folder)
 
 
@@ -65,7 +65,7 @@ def submit(
         ConfigError: Every problem that would stop the run.
     """
     found = registry.launchers.get(launcher)
-    folder, config = _read(config, allow_code)
+    folder, config = read_config(config, allow_code)
     if config.speed.spare_worker:
         found.prepare()
     run = Run.create(config, folder)
@@ -180,7 +180,9 @@ def _change(run: Run, changes: Mapping[str, Any]) -> None:
         config.save(run.path / "config.yaml", full=True)
 
 
-def _read(config: Config | str | Path, allow_code: bool = False) -> tuple[Path | None, Config]:
+def read_config(
+    config: Config | str | Path, allow_code: bool = False
+) -> tuple[Path | None, Config]:
     """Return a config and the folder of its file, if it has one."""
     if not isinstance(config, Config):
         folder = Path(config).expanduser().absolute().parent
@@ -241,7 +243,7 @@ def _going_on(run: Run, config: Config | str | Path) -> Iterator[None]:
     with _starting(run):
         if run.status not in _INTERRUPTED:
             raise RunError(f"{run.id}: was resumed by another process; it is {run.status}.")
-        _change(run, {CONSENT: _read(config)[1].training.resume_despite_changes})
+        _change(run, {CONSENT: read_config(config)[1].training.resume_despite_changes})
         _take_over(run)
         yield
 
@@ -290,7 +292,7 @@ def _interrupted(config: Config | str | Path) -> Run | None:
     """Return the newest run of the same settings that ended early and can be resumed."""
     from nbft.runs.folder import self_contained
 
-    folder, config = _read(config)
+    folder, config = read_config(config)
     wanted = self_contained(config, None, folder).to_dict(full=True)
     for run in list_runs(config.training.output_dir):
         with contextlib.suppress(ConfigError):

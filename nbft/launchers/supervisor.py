@@ -93,7 +93,7 @@ def wait_with_spare() -> None:
     """Start a worker that imports its libraries, wait for a run, and supervise it."""
     own_process()
     set_title("spare supervisor")
-    with _start(worker_command(), stdin=subprocess.PIPE) as spare:
+    with start_worker(worker_command(), stdin=subprocess.PIPE) as spare:
         run = wait_for_run()
         if run is not None:
             own_process(run)
@@ -101,7 +101,7 @@ def wait_with_spare() -> None:
             supervise(run, worker_command(run), spare)
 
 
-def _start(command: list[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def start_worker(command: list[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Start a worker in a session of its own; it shares this process's output."""
     return subprocess.Popen(command, stdin=stdin, start_new_session=True)
 
@@ -116,8 +116,8 @@ def _watch(
     signals: Signals,
 ) -> None:
     began = time.monotonic()
-    kills_before = _memory_kills()
-    worker = spare if spare and tell(spare, run) else _start(command)
+    kills_before = memory_kills()
+    worker = spare if spare and tell(spare, run) else start_worker(command)
     # If this process is killed, the worker keeps the device, and the status stays correct.
     with contextlib.suppress(RunError):
         ticket.hand_to(worker.pid)
@@ -135,20 +135,49 @@ def _watch(
         if cancelled or signals.is_second:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
+    report_end(
+        run,
+        worker,
+        seconds=round(time.monotonic() - began, 1),
+        is_cancelled=cancelled,
+        second=signals.first.name if signals.is_second and signals.first else "",
+        has_killed=memory_kills() > kills_before,
+    )
+
+
+def report_end(
+    run: Path,
+    worker: subprocess.Popen[bytes],
+    *,
+    seconds: float,
+    is_cancelled: bool = False,
+    second: str = "",
+    has_killed: bool,
+) -> None:
+    """Write the last event of a run if its worker has not.
+
+    Args:
+        run: The run's folder.
+        worker: The worker, which has ended.
+        seconds: How long it lived.
+        is_cancelled: Whether it was ended for a command.
+        second: The second signal, if that ended it.
+        has_killed: Whether the system has killed processes for memory meanwhile.
+    """
+    path = run / "events.jsonl"
     written = events.read(path)
     if _has_ended(written, worker.pid):
         return
     step = max((e.get("step") or 0 for e in written), default=0)
-    seconds = round(time.monotonic() - began, 1)
-    if cancelled:
+    if is_cancelled:
         events.append(path, "cancelled", step=step, seconds=seconds, **identity())
         return
-    if signals.is_second and signals.first is not None:
-        ending = stopped_at_once(run, signals.first.name)
+    if second:
+        ending = stopped_at_once(run, second)
         kind = ending.pop("event")
         events.append(path, kind, step=step, seconds=seconds, **ending, **identity())
         return
-    memory = _memory_kills() > kills_before and worker.returncode == -signal.SIGKILL
+    memory = has_killed and worker.returncode == -signal.SIGKILL
     events.append(
         path,
         "failed",
@@ -208,7 +237,7 @@ def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
     )
 
 
-def _memory_kills() -> int:
+def memory_kills() -> int:
     """Return how many processes the system has killed for memory since it started."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text().splitlines():

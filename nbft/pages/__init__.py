@@ -16,6 +16,7 @@ _PAGES = {
     "nbft.data.doctor.report.Report": "findings",
     "nbft.rewards.table.RewardTable": "rewarded",
     "nbft.runs.comparison.RunComparison": "runs",
+    "nbft.runs.race.RaceTable": "race",
     "nbft.runs.range_test.RangeTest": "range_test",
     "nbft.tracking.TrackerTable": "trackers",
 }

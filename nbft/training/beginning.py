@@ -27,7 +27,11 @@ NOTHING_BUT_STEPS: dict[str, Any] = {
 
 
 def load_untrained(
-    config: Config, decisions: Decisions, folder: Path, say: Callable[[str], None]
+    config: Config,
+    decisions: Decisions,
+    folder: Path,
+    say: Callable[[str], None],
+    load: Callable[..., Any] | None = None,
 ) -> Any:
     """Load the model of a run, on its device, as it is before the first step.
 
@@ -38,6 +42,8 @@ def load_untrained(
         decisions: What it leads to on this machine.
         folder: Folder of the base model.
         say: Called with what is being done, as a sentence.
+        load: Loads the base model, with the arguments of `nbft.models.load.load_model`, which does
+            it when None.
 
     Raises:
         ModelError: The model or its adapter cannot be loaded.
@@ -51,7 +57,8 @@ def load_untrained(
     set_seed(config.training.seed)
     device, dtype = decisions.device.value, decisions.dtype.value
     scores_answers = method_of(config).scores_answers
-    model = load_model(config, folder, dtype, device, scores_answers=scores_answers)
+    load = load or load_model
+    model = load(config, folder, dtype, device, scores_answers=scores_answers)
     if scores_answers:
         set_seed(config.training.seed)  # an adapter begins alike whether the head was drawn or read
     if adapter := fetch_adapter(config, say):

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from nbft.training.room import Room
 
 
+_AT_REST = ("paused", "waiting")
+"""Stages in which a run does nothing; it waits for its turn in a race."""
+
+
 class StageClock:
     """Counts each moment of a run as part of one stage of `nbft.plan.stages`.
 
@@ -59,6 +63,10 @@ class StageClock:
             elif steps := self._moments.get(stage):
                 self._once[stage] = seconds / len(steps)
 
+    def due(self, stage: str) -> Sequence[int]:
+        """Return the steps after which a stage happens, ascending."""
+        return self._moments.get(stage, ())
+
     def begin(self, stage: str) -> None:
         """Begin a stage, or go on with it; the one until now is over or interrupted."""
         now = time.monotonic()
@@ -100,8 +108,8 @@ class StageClock:
         return max(0.0, left)
 
     def seconds_at_work(self) -> float:
-        """Return the time until now, pauses left out."""
-        return sum(taken for stage, taken in self.seconds().items() if stage != "paused")
+        """Return the time until now, pauses and the turns of others left out."""
+        return sum(taken for stage, taken in self.seconds().items() if stage not in _AT_REST)
 
     def seconds(self) -> dict[str, float]:
         """Return how long each stage took until now."""

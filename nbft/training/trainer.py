@@ -78,11 +78,13 @@ class OwnTrainer(
         clock: StepClock | None,
         begin: Callable[[str, int, str], None] | None,
         say: Callable[..., None] | None,
+        after_step: Callable[[Any], bool] | None,
         provenance: Provenance | None,
         resumption: Resumption | None,
         **kwargs: Any,
     ) -> None:
         self.nbft_room = room
+        self.nbft_after_step = after_step
         self.nbft_provenance, self.nbft_resumption = provenance, resumption
         if clock is not None:
             self.nbft_clock = clock
@@ -116,6 +118,12 @@ class OwnTrainer(
             usual(*args, **kwargs)
         except Unfinished:  # the callback that cut it short has asked for a checkpoint only
             usual(*args, **kwargs)
+        control: Any = self.control  # type: ignore[attr-defined]
+        if self.nbft_after_step is not None and not control.should_training_stop:
+            with self.nbft_clock.stopped():
+                is_over = self.nbft_after_step(self)
+            if is_over:  # it has asked for a checkpoint only
+                usual(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Measure the held-out rows, which is said first."""
@@ -161,6 +169,7 @@ def build_trainer(
     clock: StepClock | None = None,
     begin: Callable[[str, int, str], None] | None = None,
     say: Callable[..., None] | None = None,
+    after_step: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Build the trainer that a config asks for.
 
@@ -179,6 +188,8 @@ def build_trainer(
         clock: Measures the time of the steps.
         begin: Called with the stage, the step and a text when it begins to evaluate or to save.
         say: Called with an event and its fields by trainers that report more than numbers.
+        after_step: Called with the trainer when all that follows a step is done; returns whether the
+            training ends there with what its control asks for.
     """
     method = method_of(config)
     arguments = training_arguments(config, decisions)
@@ -230,6 +241,7 @@ def build_trainer(
         clock=clock,
         begin=begin,
         say=say,
+        after_step=after_step,
         provenance=provenance,
         resumption=resumption,
     )

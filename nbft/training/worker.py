@@ -62,22 +62,26 @@ if TYPE_CHECKING:
     from nbft.training.callbacks.reporting import ReportingCallback
     from nbft.training.callbacks.scoring import ScoringCallback
     from nbft.training.rows import TrainingRows
+    from nbft.training.turns import Turn
 
 _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def work(run: Path, *, owns_process: bool = False) -> None:
+def work(run: Path, *, owns_process: bool = False, turn: Turn | None = None) -> None:
     """Train a run. Never raises: the last event tells how it ended, and log.txt has the details.
 
     Args:
         run: The run's folder, with config.yaml.
         owns_process: Whether this process does nothing else.
+        turn: Its turn among other runs of this process; None if it trains alone.
     """
     began, stages = time.monotonic(), StageClock()
     path = run / "events.jsonl"
     requests = Requests(run)
     room = Room(run, requests)
     is_at_once = False
+    if turn is not None:
+        turn.requests, turn.stages = requests, stages
     with run_log(run / "log.txt") as log:
         try:
             with requests.interruptible():
@@ -85,7 +89,7 @@ def work(run: Path, *, owns_process: bool = False) -> None:
                     raise StopRequested(request)
                 config = Config.load(run / "config.yaml")
                 _report_start(path, config)
-                ending = _train(_Job(run, config, room, stages), owns_process=owns_process)
+                ending = _train(_Job(run, config, room, stages, turn), owns_process=owns_process)
         except StopRequested as stop:
             ending = _ended_early(stop.request, last_step(path))
         except StopNow:
@@ -96,7 +100,8 @@ def work(run: Path, *, owns_process: bool = False) -> None:
         finally:
             release_memory()
         step = last_step(path)
-        ending = {"step": step, "seconds": round(time.monotonic() - began, 1), **ending}
+        seconds = time.monotonic() - began - stages.taken.get("waiting", 0.0)
+        ending = {"step": step, "seconds": round(seconds, 1), **ending}
         if not is_at_once:
             stages.begin("saving")
             report_stage(room, stages, step, "Writing the report …")
@@ -153,6 +158,7 @@ class _Job:
     config: Config
     room: Room
     stages: StageClock
+    turn: Turn | None = None
 
     @property
     def events_path(self) -> Path:
@@ -236,6 +242,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 clock=reporting.clock,
                 begin=reporting.begin,
                 say=reporting.say,
+                after_step=None if job.turn is None else reporting.after_step,
             )
             reporting.tell_to(trackers.take(trainer))
             method_of(config).prepare(trainer)
@@ -287,6 +294,8 @@ def _planned_memory(job: _Job, decisions: Decisions) -> dict[str, int]:
     On a CPU a kernel may hold more than the libraries; on a GPU torch counts none of them.
     """
     device = decisions.device.value
+    if job.turn is not None:  # what is measured is the memory of all runs of the process
+        return {}
     with contextlib.suppress(KeyError, TypeError, ValueError):
         plan = read_plan(job.run)
         if plan["device"]["value"] == device:
@@ -347,7 +356,8 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
     with telling(job.say):
         rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
     job.stages.end(0)
-    model = load_untrained(config, decisions, found.path, job.say)
+    share = None if job.turn is None else job.turn.share
+    model = load_untrained(config, decisions, found.path, job.say, share)
     return _Loaded(found.source, decisions, tokenizer, rows, model)
 
 
@@ -421,7 +431,7 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
         ]
 
     reporting = ReportingCallback(
-        job.run, loaded.decisions.device.value, sample, job.room, job.stages
+        job.run, loaded.decisions.device.value, sample, job.room, job.stages, job.turn
     )
     return reporting, ScoringCallback(
         config, _scorers(job, loaded), sample if asked else None, reporting

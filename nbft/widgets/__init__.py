@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nbft.widgets.form import Form
     from nbft.widgets.lens import Lens, inspect
     from nbft.widgets.monitor import Monitor
+    from nbft.widgets.race import RaceView
 
 _MODULE_OF = {
     "Chart": "nbft.widgets.chart",
@@ -28,6 +29,7 @@ _MODULE_OF = {
     "Form": "nbft.widgets.form",
     "Lens": "nbft.widgets.lens",
     "Monitor": "nbft.widgets.monitor",
+    "RaceView": "nbft.widgets.race",
     "Series": "nbft.widgets.chart",
     "inspect": "nbft.widgets.lens",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "Form",
     "Lens",
     "Monitor",
+    "RaceView",
     "Series",
     "inspect",
 ]

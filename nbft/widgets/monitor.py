@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nbft.plan.fixes import Fix
     from nbft.runs import Run
 
-_CSS = Path(__file__).parent / "monitor.css"
+CSS = Path(__file__).parent / "monitor.css"
 _POLL_SECONDS = 0.2
 _STATUS_SECONDS = 2.0  # more frequent updates would keep a screen reader from finishing the line
 _LOST_SECONDS = 2.0  # without an event, before asking whether the process lives
@@ -547,7 +547,7 @@ class _View:
                 self.outcome,
                 self._fixes,
                 self._exports,
-                kit.html(f"<style>{_CSS.read_text(encoding='utf-8')}</style>", "nbft-style"),
+                kit.html(f"<style>{CSS.read_text(encoding='utf-8')}</style>", "nbft-style"),
             ]
         )
         self.box.add_class("nbft-monitor")

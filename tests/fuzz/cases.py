@@ -85,7 +85,8 @@ _ROWS = (
 _COMMANDS = (
     *("train", "submit", "attach", "runs", "compare", "evaluate", "doctor", "import", "export"),
     *("stop", "pause", "continue", "save", "sample", "cancel", "resume", "config", "compatibility"),
-    *("try-rewards", "find-learning-rate", "trackers", "bench", "export-model", "nonsense", ""),
+    *("try-rewards", "find-learning-rate", "race", "trackers", "bench", "export-model", "nonsense"),
+    "",
 )
 
 

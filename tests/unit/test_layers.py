@@ -105,7 +105,7 @@ def test_only_what_people_call_goes_through_the_facade():
         if FACADE in imported(path, (ROOT / path).read_text(encoding="utf-8"))
     }
     assert users == {
-        *("config/config.py", "runs/folder.py", "launchers/launch.py"),
+        *("config/config.py", "runs/folder.py", "runs/race.py", "launchers/launch.py"),
         *("presented.py", "data/doctor/report.py"),
     }
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -22,6 +22,9 @@ from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.saving import checkpoint_bytes
 from nbft.training.stages import StageClock, report_stage
 from nbft.training.throughput import StepClock
+
+if TYPE_CHECKING:
+    from nbft.training.turns import Turn
 
 _OF_THE_EVENT = ("event", "time", "step")
 _POLL_SECONDS = 0.1
@@ -39,6 +42,7 @@ class ReportingCallback(TrainerCallback):
         sample: Answers the fixed prompts with the current model.
         room: Waits while the run's disk is full; has the requests to the run.
         stages: Measures the stages of the run.
+        turn: Its turn among others; None if it trains alone.
     """
 
     def __init__(
@@ -48,7 +52,10 @@ class ReportingCallback(TrainerCallback):
         sample: Callable[[Any], list[dict[str, str]]],
         room: Room | None = None,
         stages: StageClock | None = None,
+        turn: Turn | None = None,
     ) -> None:
+        self._turn = turn
+        self._text = ""
         self.ending: str | None = None
         self.last_eval_step = -1
         self._events = run / "events.jsonl"
@@ -192,6 +199,20 @@ class ReportingCallback(TrainerCallback):
         else:
             answer(f"{name}: unknown command.")
 
+    def after_step(self, trainer: Any) -> bool:
+        """Give up the turn if it is over, and return whether the run is to end by a verdict."""
+        assert self._turn is not None
+        state = trainer.state
+        step = state.global_step
+        self._text = self._turn.after_step(step, state.max_steps, self.last_eval_step)
+        if not self._text:
+            return False
+        self._end("stopped", step, trainer.control)
+        trainer.control.should_log = False
+        is_saved = (Path(trainer.args.output_dir) / f"checkpoint-{step}").is_dir()
+        trainer.control.should_save = not is_saved
+        return True
+
     def _end(self, ending: str, step: int, control: TrainerControl, *, save: bool = True) -> None:
         self.ending = ending
         self.stages.end_at(step)
@@ -208,7 +229,7 @@ class ReportingCallback(TrainerCallback):
     def reason(self) -> dict[str, str]:
         """The fields of the last event that say why the run stops; {} for a person's command."""
         if not self.is_urgent:
-            return {}
+            return {"text": self._text} if self._text else {}
         text = f"Stopped{because(self._stop)}"
         asked_at, saved_at = self._stop.get("monotonic"), self._saved_at
         if asked_at is not None and saved_at is not None and saved_at >= asked_at:
@@ -222,15 +243,20 @@ class ReportingCallback(TrainerCallback):
         while self.ending is None:
             waiting = self._requests.read()
             if not waiting:
-                time.sleep(_POLL_SECONDS)
+                if self._turn is None:
+                    time.sleep(_POLL_SECONDS)
+                else:
+                    self._turn.rest()
                 continue
             command = waiting.popleft()
             if command["event"] == "continue":
                 self.say("continued", step=step)
                 self.stages.begin(self.stages.between)
-                return
+                break
             if command["event"] != "pause" or command.get("release"):
                 self._obey(command, step, control, model)
+        if self._turn is not None:
+            self._turn.go_on()
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, *_: Any, logs: Any = None, **__: Any
