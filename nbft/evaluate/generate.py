@@ -142,7 +142,10 @@ def write(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     ends = _ends(model, tokenizer)
-    begin = 1 if getattr(model.config, "is_encoder_decoder", False) else len(prompt)
+    if _has_virtual_tokens(model):
+        begin = 0
+    else:
+        begin = 1 if getattr(model.config, "is_encoder_decoder", False) else len(prompt)
 
     def until_end(ids: list[int]) -> list[int]:
         return ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
@@ -203,11 +206,51 @@ def _answer(
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     device = next(model.parameters()).device
+    if _has_virtual_tokens(model):
+        rows = [_with_virtual_tokens(model, torch.tensor(p, device=device)) for p in prompts]
+        before = [(max(map(len, rows)) - len(row), 0) for row in rows]
+        fill = torch.nn.functional.pad
+        with torch.no_grad():
+            out = model.get_base_model().generate(
+                inputs_embeds=torch.stack(
+                    [fill(row, (0, 0, *side)) for row, side in zip(rows, before, strict=True)]
+                ),
+                attention_mask=torch.stack(
+                    [
+                        fill(torch.ones(len(row), dtype=torch.long, device=device), side)
+                        for row, side in zip(rows, before, strict=True)
+                    ]
+                ),
+                generation_config=settings,
+                **how,
+            )
+        return out.tolist()  # type: ignore[no-any-return]
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
     seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     with torch.no_grad():
         out = model.generate(input_ids=ids, attention_mask=seen, generation_config=settings, **how)
     return out[:, 1 if decodes_apart else width :].tolist()  # type: ignore[no-any-return]
+
+
+def _has_virtual_tokens(model: Any) -> bool:
+    """Whether vectors that prompt tuning has trained stand in front of each row."""
+    about = getattr(model, "active_peft_config", None)
+    is_on = not getattr(model, "_adapters_disabled", False)
+    return is_on and bool(getattr(about, "is_prompt_learning", False))
+
+
+def _with_virtual_tokens(model: Any, ids: Any) -> Any:
+    """Return the embeddings [s, hidden] of the virtual tokens and of a prompt [s'].
+
+    PEFT's own `generate` puts the virtual tokens in front of every token that is written, and behind
+    the padding (seen with PEFT 0.21 and transformers 5.24). The base model writes what it should
+    from embeddings.
+    """
+    import torch
+
+    with torch.no_grad():
+        of_ids = model.get_base_model().get_input_embeddings()(ids)
+        return torch.cat([model.get_prompt(batch_size=1)[0].to(of_ids.dtype), of_ids])
 
 
 def token_losses(model: Any, rows: Sequence[tuple[list[int], list[bool]]]) -> list[list[float]]:

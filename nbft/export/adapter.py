@@ -77,12 +77,17 @@ class Adapter(Format):
         run = trained.run
         assert run.adapter is not None
         about = json.loads((run.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        generates = (
+            "\n# PEFT repeats the virtual tokens otherwise:\nmodel.generation_config.use_cache = False"
+            if about.get("peft_type") == "PROMPT_TUNING"
+            else ""
+        )
         python = (
             "```python\n"
             "from peft import AutoPeftModelForCausalLM\n"
             "from transformers import AutoTokenizer\n\n"
             f'model = AutoPeftModelForCausalLM.from_pretrained("{folder}", dtype="auto")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{folder}"){generates}\n'
             "```"
         )
         if about.get("peft_type") != "LORA":

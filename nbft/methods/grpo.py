@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbft.errors import Problem
 from nbft.methods.method import Kind, Measure, Method
+from nbft.models.peft_types import peft_type_of
 from nbft.models.targets import adapts_head
 
 if TYPE_CHECKING:
@@ -142,6 +143,16 @@ class Grpo(Method):
         ):
             if value:
                 yield Problem(field, value, f"{why}.", f"Use {usual}.", {field: usual})
+        kind = peft_type_of(config)
+        if kind is not None and kind.changes_rows:
+            yield Problem(
+                "peft.method",
+                config.peft.method,
+                f"puts virtual tokens in front of each prompt; PEFT repeats them where "
+                f"{self.trainer_name} writes answers.",
+                "Use lora.",
+                {"peft.method": "lora"},
+            )
         if grpo.beta and config.peft.trains_adapter and config.peft.bias != "none":
             yield Problem(
                 "peft.bias",

@@ -1,11 +1,19 @@
 import random
 
 import numpy as np
+import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from nbft.evaluate.generate import generate, in_precision, own_random_numbers, token_losses
+from nbft.evaluate.generate import (
+    generate,
+    generate_ids,
+    in_precision,
+    own_random_numbers,
+    token_losses,
+    write,
+)
 
 TEXTS = [
     "Correct: he go",
@@ -212,3 +220,23 @@ def test_mixed_precision_is_that_of_the_training(model):
         assert linear(torch.ones(1, 64)).dtype == torch.bfloat16
     with in_precision(model, "no"):
         assert linear(torch.ones(1, 64)).dtype == torch.float32
+
+
+def test_virtual_tokens_stand_in_front_of_each_prompt_once(tiny_model, tiny_tokenizer, prompts):
+    """PEFT's own `generate` repeats them, and puts the padding of a batch behind them."""
+    about = AutoConfig.from_pretrained(tiny_model, initializer_range=0.2)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(about)
+    tuning = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = peft.get_peft_model(base, tuning).eval()
+    wanted = [tokens_one_by_one(model, tiny_tokenizer, ids, 8) for ids in prompts]
+    assert len(set(map(tuple, wanted))) == len(prompts)
+    assert generate_ids(model, tiny_tokenizer, prompts, 8) == wanted
+    seen: list[list[int]] = []
+    take = lambda ids: not seen.append(ids)  # noqa: E731
+    assert write(model, tiny_tokenizer, prompts[1], 8, take) == wanted[1]
+    assert seen[0] == wanted[1][:1]
+    with model.disable_adapter():
+        without = generate_ids(model, tiny_tokenizer, prompts, 8)
+    assert without == [tokens_one_by_one(base, tiny_tokenizer, ids, 8) for ids in prompts]
+    assert without != wanted

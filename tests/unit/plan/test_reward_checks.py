@@ -72,6 +72,7 @@ def test_a_good_config_has_no_errors() -> None:
             "grpo.rewards[0].options",
             "lacks model",
         ),
+        ({"peft__method": "prompt_tuning"}, "peft.method", "PEFT repeats them where"),
         (
             {"peft__bias": "all", "grpo__beta": 0.04},
             "peft.bias",
