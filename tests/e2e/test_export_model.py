@@ -296,8 +296,9 @@ def test_what_cannot_be_merged_is_named(train: Callable[..., nbft.Run], tmp_path
     run = train(peft__method="prompt_tuning", peft__num_virtual_tokens=4, training__max_steps=1)
     with pytest.raises(RunError, match="prompt tuning changes no weights of the model"):
         run.export("merged", tmp_path / "out")
-    proof = run.export("adapter", tmp_path / "adapter").proof
-    assert proof["passed"], proof["failures"]
+    exported = run.export("adapter", tmp_path / "adapter")
+    assert exported.proof["passed"], exported.proof["failures"]
+    assert "use_cache = False" in exported.usage
     whole = train(peft__method="full", training__max_steps=1)
     with pytest.raises(RunError, match="has no adapter"):
         whole.export("adapter", tmp_path / "out")
