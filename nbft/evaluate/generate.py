@@ -142,10 +142,8 @@ def write(
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     ends = _ends(model, tokenizer)
-    if _has_virtual_tokens(model):
-        begin = 0
-    else:
-        begin = 1 if getattr(model.config, "is_encoder_decoder", False) else len(prompt)
+    begin = 1 if getattr(model.config, "is_encoder_decoder", False) else len(prompt)
+    begin = 0 if _has_virtual_tokens(model) else begin  # they are read as embeddings
 
     def until_end(ids: list[int]) -> list[int]:
         return ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
@@ -208,21 +206,14 @@ def _answer(
     device = next(model.parameters()).device
     if _has_virtual_tokens(model):
         rows = [_with_virtual_tokens(model, torch.tensor(p, device=device)) for p in prompts]
-        before = [(max(map(len, rows)) - len(row), 0) for row in rows]
-        fill = torch.nn.functional.pad
+        there = [torch.ones(len(row), dtype=torch.long, device=device) for row in rows]
+        embeds, seen = (
+            torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_side="left")
+            for each in (rows, there)
+        )
         with torch.no_grad():
             out = model.get_base_model().generate(
-                inputs_embeds=torch.stack(
-                    [fill(row, (0, 0, *side)) for row, side in zip(rows, before, strict=True)]
-                ),
-                attention_mask=torch.stack(
-                    [
-                        fill(torch.ones(len(row), dtype=torch.long, device=device), side)
-                        for row, side in zip(rows, before, strict=True)
-                    ]
-                ),
-                generation_config=settings,
-                **how,
+                inputs_embeds=embeds, attention_mask=seen, generation_config=settings, **how
             )
         return out.tolist()  # type: ignore[no-any-return]
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from nbft import events
-from nbft.access import inherit
 from nbft.errors import NbftError, RunError
+from nbft.launchers.detached import reap, start_detached
 from nbft.launchers.interpreter import python_for, remember
 from nbft.runs.exports import left_by_stopped
 from nbft.runs.folder import Run
@@ -79,21 +78,14 @@ def start_export(run: Run, to: str, path: Path, **options: Any) -> None:
         if state is not None and state.is_going:
             raise RunError(f"{run.id}: is being exported to {state.path}. Wait, or stop it first.")
         try:
-            with (run.path / LOG).open("wb") as log:
-                inherit(run.path / LOG)
-                process = subprocess.Popen(
-                    [python, "-m", "nbft.launchers.exporting", str(run.path), asked],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+            command = [python, "-m", "nbft.launchers.exporting", str(run.path), asked]
+            process = start_detached(command, run.path / LOG, appends=False)
             place = {"to": to, "path": str(path)}
             events.append(run.path / EVENTS, "started", **identity(process.pid), **place)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise RunError(f"{run.id}: the export cannot be started: {why}.") from None
-    threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
+    reap(process)
 
 
 def stop_export(run: Run) -> None:

@@ -18,8 +18,8 @@ from nbft import events, facade, registry
 from nbft.config import Config
 from nbft.config.code import allow_code as consent_to
 from nbft.errors import ConfigError, RunError
+from nbft.launchers.detached import STARTING_SECONDS
 from nbft.launchers.kernel import POLL_SECONDS, end_now, is_working, pause_for
-from nbft.launchers.process import STARTING_SECONDS
 from nbft.launchers.signals import Signals, end_by_exit, heard
 from nbft.presented import in_notebook
 from nbft.runs.checkpoints import CONSENT, last_whole, step_of

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbft import events
-from nbft.access import inherit
 from nbft.decisions import sees_all_gpus
 from nbft.errors import RunError
 from nbft.launchers import spare
+from nbft.launchers.detached import has_begun, start_detached
 from nbft.launchers.interpreter import python_for, remember
 from nbft.launchers.launcher import Launcher
 from nbft.launchers.supervisor import worker_command
 
 if TYPE_CHECKING:
     from nbft.runs.folder import Run
-
-STARTING_SECONDS = 20.0
-"""Longest time from the start of a supervisor to its first event."""
 
 
 class Process(Launcher):
@@ -71,24 +65,12 @@ class Process(Launcher):
         ]
         is_usual = command == worker_command(run.path) and not sees_all_gpus(run.config)
         waiting = spare.take(run.path) if is_usual else None
-        with (run.path / "log.txt").open("ab") as log:
-            inherit(run.path / "log.txt")
-            process = waiting or subprocess.Popen(
-                [python, "-m", "nbft.launchers.supervisor", str(run.path), *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        until = time.monotonic() + STARTING_SECONDS
-        while time.monotonic() < until:
-            if reader.read():
-                threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
-                return
-            if process.poll() is not None:
-                break
-            time.sleep(0.01)
-        raise RunError(f"{run.id}: the supervisor did not start. {run.log_tail(3)}")
+        process = waiting or start_detached(
+            [python, "-m", "nbft.launchers.supervisor", str(run.path), *command],
+            run.path / "log.txt",
+        )
+        if not has_begun(process, reader.read):
+            raise RunError(f"{run.id}: the supervisor did not start. {run.log_tail(3)}")
 
 
 LAUNCHER = Process()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +13,9 @@ from nbft import events
 from nbft.access import inherit, make_folder
 from nbft.config import Config
 from nbft.errors import ConfigError, Problem, RunError
+from nbft.launchers.detached import has_begun, start_detached
 from nbft.launchers.interpreter import remember
 from nbft.launchers.launch import read_config
-from nbft.launchers.process import STARTING_SECONDS
 from nbft.runs.files import log_tail
 from nbft.runs.folder import Run
 from nbft.runs.names import new_name
@@ -135,22 +132,8 @@ def _start(made: Race) -> None:
         RunError: It did not start.
     """
     remember()
-    with (made.path / "log.txt").open("ab") as log:
-        inherit(made.path / "log.txt")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nbft.launchers.race_supervisor", str(made.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    command = [sys.executable, "-m", "nbft.launchers.race_supervisor", str(made.path)]
+    process = start_detached(command, made.path / "log.txt")
     last = made.runs[-1].events_path
-    until = time.monotonic() + STARTING_SECONDS
-    while time.monotonic() < until:
-        if events.read(last):
-            threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.01)
-    raise RunError(f"{made.id}: the supervisor did not start. {log_tail(made.path, 3)[0]}")
+    if not has_begun(process, lambda: events.read(last)):
+        raise RunError(f"{made.id}: the supervisor did not start. {log_tail(made.path, 3)[0]}")

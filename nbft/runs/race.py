@@ -278,8 +278,8 @@ class Race:
         table, record = self.table(), self._record
         going = sum(row.status in ("created", "queued", "running", "paused") for row in table)
         state = f"{going} of {count(len(table), 'contestant')} still training" if going else "over"
-        best = f"; best so far: {table.rows[0].run}" if table.rows[0].value is not None else ""
-        best = best if going else best.replace("best so far", "best")
+        first, leads = table.rows[0], "best so far" if going else "best"
+        best = "" if first.value is None else f"; {leads}: {first.run}"
         shared = int(record.get("shared") or 0)
         how = f" {shared} share one copy of the base model's weights." if shared > 1 else ""
         return f"Race {self.id}: {state}{best}.{how}"
