@@ -25,7 +25,7 @@ from nbft.methods import method_of
 from nbft.pages.plan import summary
 from nbft.redaction import restore
 from nbft.widgets.checking import Checking, link_text
-from nbft.widgets.fields import UNITS
+from nbft.widgets.fields import UNITS, css_name
 from nbft.widgets.keeping import STILL, WITHOUT_WIDGETS, Keeping
 from nbft.widgets.kernel import main_loop
 from nbft.widgets.kit import Kit
@@ -332,7 +332,8 @@ class Form:
         self._leave_results(path)
         self._take_all(changes, shown=changes, are_same_rows=not path)
         if path in self._fields:
-            self._fields[path].control.focus()
+            self._views.focus.move(css_name(path))
+            self._lay_out()
 
     def _apply_yaml(self, text: str) -> Sequence[str | Problem]:
         try:
@@ -466,7 +467,8 @@ class Form:
         generates = method_of(self._tree.config).generates
         rewards = (self._rewards_button,) if generates else ()
         below = (*self.line.widgets[1:], *results)
-        focus = (self._views.focus,) if below else ()  # what leads to fields
+        leads = below or "focus" in vars(self._views)  # to fields, or has led there
+        focus = (self._views.focus,) if leads else ()
         state = (self.line.widget, *below, *focus)
         top = (*self._top[:2], *self._keeping.offer, *self._top[2:])
         children = (*top, *rewards, *self._launching.extra_buttons, *state)

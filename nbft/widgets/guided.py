@@ -293,7 +293,7 @@ class GuidedMode:
         self.tree.kept.difference_update(asked)
         self.tree.left.difference_update(asked)
         self.follow()
-        self.fields.make(asked[0]).control.focus()
+        self.view.focus.move(css_name(asked[0]))
 
 
 class GuidedView:

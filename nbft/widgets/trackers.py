@@ -56,10 +56,6 @@ class TrackerList(ipywidgets.HBox):
         if note.value != str(text):
             note.value = str(text)
 
-    def focus(self) -> None:
-        """Move the focus to the first box."""
-        next(iter(self._boxes.values())).focus()
-
     def _tick(self, _change: dict[str, Any]) -> None:
         self.value = [name for name, box in self._boxes.items() if box.value]
 

@@ -220,6 +220,26 @@ def test_a_learning_rate_is_found_and_used_by_keyboard(
     expect(search).to_have_count(0)
 
 
+@pytest.mark.parametrize("button", ["Use 2e-4", re.compile("^Learning rate: ")])
+def test_a_late_answer_takes_the_focus_from_nobody_who_types(
+    notebook: Notebook, button: str | re.Pattern[str]
+) -> None:
+    notebook.open([FORM, "import time; time.sleep(3)"])
+    notebook.run_cell(0)
+    form = notebook.output(0).locator(".nbft-form")
+    form.get_by_label("Learning rate", exact=True).fill("-7")
+    form.get_by_label("Learning rate", exact=True).press("Tab")
+    expect(form.get_by_role("alert")).to_contain_text("must be above 0")
+    notebook.run_cell(1, wait=False)
+    form.get_by_role("button", name=button).first.click()
+    epochs = form.get_by_label("Epochs", exact=True)
+    epochs.fill("4")
+    expect(notebook.cell(1).locator(".jp-InputPrompt")).to_contain_text("[2]")
+    notebook.kernel_eval("0")  # by now the click is answered
+    notebook.page.keyboard.type("2")
+    expect(epochs).to_have_value("42")
+
+
 def test_search_check_and_yaml_lead_to_the_field(
     form: Locator, notebook: Notebook, page: Page
 ) -> None:
