@@ -158,7 +158,8 @@ def _of_several(config: Config, device: str) -> str:
 
 def sees_all_gpus(config: Config) -> bool:
     """Whether a run asks for several GPUs; any other sees one."""
-    return config.model.device_map is not None or bool(config.distributed.engines())
+    several = config.distributed.num_processes > 1 or bool(config.distributed.engines())
+    return config.model.device_map is not None or several
 
 
 def choose_dtype(config: Config, device: str) -> Choice:

@@ -1,6 +1,7 @@
-"""Settings of training in several processes, which is not supported yet.
+"""Settings of training in several processes.
 
-With one process most of them have no effect; `nbft.plan.checks` rejects those that would.
+With one process most of them have no effect; `nbft.plan.checks` rejects those of engines that are
+not supported yet.
 """
 
 from __future__ import annotations
@@ -24,19 +25,21 @@ ShardingSwitch = Literal["enable_stage1_overlap", "enable_release_grads"]
 
 
 class Distributed(Section):
-    """Several processes or machines. Not supported yet: nbft trains in one process for now."""
+    """Several processes of this machine, each with a copy of the model, which train one run."""
 
     num_processes: int = setting(
         1,
         label="Processes",
-        help="Number of training processes, one per device.",
+        help="Number of training processes, one per device. A step learns from the rows of all.",
         unit="processes",
         ge=1,
         le=100_000,
         source="torchrun --nproc-per-node",
     )
     launcher: Literal["torchrun", "accelerate"] = expert_setting(
-        "torchrun", help="Program that starts the processes.", source="PyTorch"
+        "torchrun",
+        help="Whose variables the processes are started with; both are the same to them.",
+        source="PyTorch",
     )
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl", "qccl"] | None = (
         expert_setting(
@@ -229,12 +232,14 @@ class Distributed(Section):
         return self
 
     def engines(self) -> dict[str, str]:
-        """Return the settings that need several processes, by name, each with a reason."""
+        """Return the settings that need an engine that is not supported yet, by name, each with a reason."""
         reasons = {
-            "num_processes": self.num_processes > 1 and "needs a process for each device",
+            "fsdp": bool(self.fsdp) and self.num_processes > 1 and "needs FSDP",
+            "sharding": bool(self.sharding) and self.num_processes > 1 and "needs ZeRO",
             "deepspeed": self.deepspeed not in (None, {}, "") and "needs DeepSpeed",
             "fsdp_cpu_offload": bool(self.fsdp) and self.fsdp_cpu_offload and "needs FSDP",
-            "sharding_parallel_size": self.sharding_parallel_size > 1 and "needs several processes",
+            "sharding_parallel_size": self.sharding_parallel_size > 1
+            and "shards copies across processes",
             "tensor_parallel_size": self.tensor_parallel_size > 1
             and "splits layers across processes",
             "pipeline_parallel_size": self.pipeline_parallel_size > 1

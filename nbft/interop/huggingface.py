@@ -45,6 +45,12 @@ _SAME_NAME = {
 }
 
 
+_OF_SEVERAL = """
+    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_timeout
+    average_tokens_across_devices
+""".split()
+
+
 def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
     """Return the arguments of the trainer: those of every trainer, then those of the method."""
     device, mixed_precision = decisions.device.value, decisions.mixed_precision
@@ -76,6 +82,16 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
     for absent in ("tf32", "neftune_noise_alpha", "greater_is_better", "torch_empty_cache_steps"):
         if arguments[absent] is None:
             del arguments[absent]
+    if (several := config.distributed).num_processes > 1:
+        arguments |= {
+            name: getattr(several, name)
+            for name in _OF_SEVERAL
+            if getattr(several, name) is not None
+        }
+        asked = {"dispatch_batches": several.dispatch_batches, **several.accelerator_config}
+        arguments["accelerator_config"] = arguments.get("accelerator_config", {}) | {
+            name: value for name, value in asked.items() if value is not None
+        }
     if not config.data.shuffle and config.data.train_sampling_strategy == "random":
         arguments["train_sampling_strategy"] = "sequential"
     if config.memory.recompute_granularity != "full":  # nbft.training.recompute does it

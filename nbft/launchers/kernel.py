@@ -74,7 +74,7 @@ class Kernel(Launcher):
 
 
 def _work_in_turn(run: Path, device: str) -> None:
-    from nbft.training.worker import work
+    from nbft.launchers.ranks import work_or_spread
 
     requests, path = Requests(run), run / "events.jsonl"
     say = functools.partial(report_queued, path)
@@ -82,7 +82,7 @@ def _work_in_turn(run: Path, device: str) -> None:
         if ticket is None:
             leave_queue(path, requests.end() or {})
         else:
-            work(run)
+            work_or_spread(run)
 
 
 def is_working(run: Run) -> bool:

@@ -187,8 +187,8 @@ def report_end(
         exit_code=worker.returncode if worker.returncode >= 0 else None,
         signal=-worker.returncode if worker.returncode < 0 else None,
         out_of_memory=memory,
-        fixes=_fixes(run) if memory else [],
-        problems=[_how_it_ended(worker.returncode, memory=memory, step=step)],
+        fixes=memory_fixes(run) if memory else [],
+        problems=[how_it_ended(worker.returncode, memory=memory, step=step)],
         log=log_tail(run, _LOG_LINES)[0],
         **identity(),
     )
@@ -216,23 +216,23 @@ def _has_ended(written: list[events.Event], pid: int) -> bool:
     return any(e["event"] in events.FINAL_KINDS or e.get("released") for e in remaining)
 
 
-def _how_it_ended(code: int, *, memory: bool, step: int) -> str:
-    """Describe how a worker ended that wrote no last event."""
+def how_it_ended(code: int, *, memory: bool, step: int, who: str = "The worker") -> str:
+    """Describe how a worker, or one of its processes, ended that wrote no last event."""
     if code >= 0:
-        return f"The worker ended by itself with exit code {code} after step {step}. See log.txt."
+        return f"{who} ended by itself with exit code {code} after step {step}. See log.txt."
     name = signal.Signals(-code).name
     if memory:
         return (
-            f"The system killed the worker after step {step} because memory ran out. run.fixes lists "
+            f"{who} was killed by the system after step {step} because memory ran out. run.fixes lists "
             "changes that would fit, run.retry(0) starts the first."
         )
     if -code == signal.SIGKILL:
         return (
-            f"The worker was killed after step {step} (signal SIGKILL), but not by the system for "
+            f"{who} was killed after step {step} (signal SIGKILL), but not by the system for "
             "memory. Resume the run to continue from its last checkpoint."
         )
     return (
-        f"The worker ended with signal {name} after step {step}. See log.txt. Resume the run to "
+        f"{who} ended with signal {name} after step {step}. See log.txt. Resume the run to "
         "continue from its last checkpoint."
     )
 
@@ -246,7 +246,7 @@ def memory_kills() -> int:
     return 0
 
 
-def _fixes(run: Path) -> list[dict[str, Any]]:
+def memory_fixes(run: Path) -> list[dict[str, Any]]:
     """Return what would need less memory; only now are settings and plan imported."""
     from nbft.plan.fixes import fixes_for_event
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from nbft import events
 from nbft.access import own_process
 from nbft.devices import see_one_gpu
+from nbft.launchers.ranks import work_or_spread
 from nbft.launchers.signals import Signals, listen
 from nbft.launchers.spare import log_to, wait_for_run
 from nbft.runs.processes import identity, set_title
@@ -22,7 +23,6 @@ from nbft.runs.requests import ask_to_stop, stopped_at_once
 from nbft.training.environment import redact_output
 from nbft.training.failure import last_step
 from nbft.training.libraries import import_libraries
-from nbft.training.worker import work
 
 
 def _spare() -> Path:
@@ -58,6 +58,6 @@ if __name__ == "__main__":
     own_process(run)
     set_title(f"training {run.name}")
     listen(functools.partial(_obey, run))
-    work(run, owns_process=True)
+    work_or_spread(run, owns_process=True)
     logging.shutdown()
     os._exit(0)  # everything is written; the libraries' cleanup would hold the device for seconds

@@ -24,6 +24,7 @@ from nbft.plan.model_checks import model_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.rates import rates_of
 from nbft.plan.schedule import shape_of
+from nbft.plan.several import several_problems
 from nbft.plan.training_checks import training_problems
 from nbft.tracking import install_line, version_of
 
@@ -57,6 +58,7 @@ def check(
         *_packages(config),
         *_schedule(config),
         *_not_supported_yet(config),
+        *several_problems(config, decisions),
         *_sections_of_methods(config),
         *model_problems(config, decisions, folder),
         *training_problems(config, decisions),
@@ -296,7 +298,7 @@ def _not_supported_yet(config: Config) -> Iterator[Problem]:
     for name, reason in config.distributed.engines().items():
         yield error(
             f"distributed.{name}",
-            f"{reason}; training in several processes is not supported yet.",
+            f"{reason}, which is not supported yet.",
             "Leave it out.",
             use=type(config.distributed).model_fields[name].default,
         )

@@ -80,6 +80,7 @@ from nbft.plan.rates import with_its_rate
 from nbft.plan.rehearsal import probe as probe_step
 from nbft.plan.rehearsal import probed_parts, simulate, simulated_parts
 from nbft.plan.reward_checks import reward_problems
+from nbft.plan.several import is_several, several_remarks
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.step_time import training_seconds
 from nbft.plan.tokenizer import read_tokenizer
@@ -288,6 +289,8 @@ class Plan:
 
     def _check_rehearsal(self, done: str) -> None:
         """Refuse what cannot be run in a process of its own, or may not be."""
+        if is_several(self.config):
+            raise NbftError(f"A step of several processes cannot be {done} yet.")
         if blocked := forbidden(self.config):
             raise ConfigError([code.problem for code in blocked])
         if not self.lengths_tokens:
@@ -401,6 +404,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         total = numbers["total_steps"]
         batch = schedule.rows_per_batch(config)
         seen = total * batch * config.training.gradient_accumulation_steps
+        seen *= config.distributed.num_processes
         if not examples["train"].is_stream and not method.generates:
             seen = min(seen, total * sequences)
             if config.training.max_steps <= 0:
@@ -414,6 +418,9 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             own_problems.append(_truncated(lengths, cut))
         if shape:
             parts = memory_parts(config, shape, kept, decisions)
+            if device.value == "cpu":  # they share its memory
+                each = config.distributed.num_processes
+                parts = {name: part * each for name, part in parts.items()}
             numbers |= {"memory_parts": parts, "memory_bytes": sum(parts.values())}
             ranges["memory_bytes"] = memory_range(parts)
     if shape:
@@ -456,6 +463,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         steps = scored_steps(config, numbers["total_steps"], numbers["steps_per_epoch"])
         held_out: Sequence[Example] = examples.get("validation", ())
         remarks += scoring_remark(config, held_out, steps)
+        remarks += several_remarks(config, decisions, numbers)
         if held_out and config.evaluation.eval_strategy == "no":
             held = count(len(held_out), "held-out row")
             remarks.append(f"No loss of the {held} is measured: evaluation.eval_strategy is no.")
@@ -616,7 +624,7 @@ def _times(
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
     """Return the rows of a step; a mean where batches are made by their tokens."""
-    accumulated = config.training.gradient_accumulation_steps
+    accumulated = config.training.gradient_accumulation_steps * config.distributed.num_processes
     if config.data.max_tokens_per_batch is None or "steps_per_epoch" not in numbers:
         return config.training.per_device_train_batch_size * accumulated
     return max(1, round(int(numbers["train_rows"]) / int(numbers["steps_per_epoch"])))
@@ -845,7 +853,7 @@ def _too_large(plan: Plan) -> Problem:
     """Propose the largest batch that fits, or else other ways to use less memory."""
     assert plan.memory_bytes is not None
     config = plan.config
-    rows = plan.effective_batch_size
+    rows = plan.effective_batch_size // config.distributed.num_processes
 
     def batches_of(batch: int) -> dict[str, Any]:
         return {

@@ -165,6 +165,16 @@ def lives(pid: int, start_time: float) -> bool:
         return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this machine has been stopped, as by SIGSTOP, and may go on."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
 def kill(pid: int, start_time: float) -> bool:
     """Kill exactly this process; return whether it lived and was ours to kill."""
     if not lives(pid, start_time):

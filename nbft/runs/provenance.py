@@ -70,11 +70,12 @@ class Provenance:
 
     Attributes:
         rows_per_step: Rows that a step learns from: batch times accumulation.
-        batch, accumulation: Its factors.
+        batch, accumulation: Its factors; a batch is that of all processes.
         steps_per_epoch: Steps of one pass over the rows; all steps, where rows are streamed.
         total_steps: Steps of the learning rate schedule.
         contents: Fingerprints of what lies in files, by the setting that names it.
         settings: The settings that decide what a step does, by dotted path.
+        processes: How many train together.
     """
 
     rows_per_step: int
@@ -84,6 +85,7 @@ class Provenance:
     total_steps: int
     contents: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
 
     @classmethod
     def of(
@@ -98,9 +100,10 @@ class Provenance:
             contents: What `contents_of` returned.
         """
         accumulation = config.training.gradient_accumulation_steps
-        batch = rows_per_batch(config)
+        processes = config.distributed.num_processes
+        batch = rows_per_batch(config) * processes
         numbers = (batch * accumulation, batch, accumulation, steps_per_epoch, total_steps)
-        return cls(*numbers, contents, _settings(config))
+        return cls(*numbers, contents, _settings(config), processes)
 
     @classmethod
     def read(cls, checkpoint: Path) -> Provenance | None:
@@ -343,6 +346,11 @@ def plan_resumption(
         remarks.append(
             f"A step still learns from {count(now.rows_per_step, 'row')}: {now.batch} x "
             f"{now.accumulation} instead of {before.batch} x {before.accumulation}."
+        )
+    if before.processes != now.processes:
+        remarks.append(
+            f"So far {before.processes} of distributed.num_processes have trained it, from here on "
+            f"{now.processes}: random numbers, such as those of dropout, are others."
         )
     if done < now.total_steps:
         remarks += _another_schedule(config, before.total_steps, step, now.total_steps, done)

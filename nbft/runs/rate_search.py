@@ -119,6 +119,10 @@ def _check(config: Config, steps: int) -> None:
         why = "has no learning rate test: its loss does not say how much is learned."
         fix = "Compare short runs at several learning rates by their rewards."
         raise ConfigError(Problem("training.method", training.method, why, fix))
+    if (processes := config.distributed.num_processes) > 1:
+        why = "cannot be tested: the learning rate test runs in one process."
+        fix = "Use 1, with training.gradient_accumulation_steps times as large."
+        raise ConfigError(Problem("distributed.num_processes", processes, why, fix))
     if not training.do_train:
         why = "leaves nothing to test."
         raise ConfigError(Problem("training.do_train", False, why, "Turn it on."))

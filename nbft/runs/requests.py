@@ -71,6 +71,12 @@ def ask_to_stop(run: Path, signal: str) -> None:
         _asked.setdefault(run, stop_by(signal))
 
 
+def take_asked(run: Path) -> events.Event | None:
+    """Take out what a signal to this process has asked of a run, or return None."""
+    with _lock:
+        return _asked.pop(run, None)
+
+
 def forget(run: Path) -> None:
     """Forget what earlier attempts of a run were asked."""
     with _lock:
@@ -126,9 +132,7 @@ class Requests:
     def read(self) -> deque[events.Event]:
         """Return those not carried out yet, oldest first; whoever carries one out removes it."""
         self._waiting += self._commands.read()
-        with _lock:
-            stop = _asked.pop(self._run, None)
-        if stop is not None:
+        if (stop := take_asked(self._run)) is not None:
             self._waiting.appendleft(stop)
         return self._waiting
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,18 @@ LEAST_FREE_BYTES = 2**20
 """Free space below which a disk counts as full."""
 
 
-def failure(error: BaseException, run: Path) -> dict[str, Any]:
-    """Return the fields of a `failed` event."""
+_LATE = re.compile(r"(?:[Tt]imed out waiting |Timeout\(ms\)=)(\d+)")
+"""What torch.distributed's backends say when one process waits in vain."""
+
+
+def failure(error: BaseException, run: Path, *, is_of_several: bool = False) -> dict[str, Any]:
+    """Return the fields of a `failed` event.
+
+    Args:
+        error: What was raised.
+        run: The run's folder.
+        is_of_several: Whether several processes train it.
+    """
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if isinstance(error, NbftError):
         problems = [str(problem) for problem in error.problems]
@@ -27,6 +38,13 @@ def failure(error: BaseException, run: Path) -> dict[str, Any]:
         problems = [f"The disk with {run} is full. Free some space, then run it again."]
     elif isinstance(error, (KeyboardInterrupt, SystemExit)):
         problems = ["The run was interrupted."]
+    elif (late := _LATE.search(str(error))) and is_of_several:
+        seconds = int(late[1]) / 1000
+        text = (
+            f"The other processes have not answered for {seconds:g} seconds, the longest that "
+            f"distributed.ddp_timeout lets one wait. Their logs are in {run / 'ranks'}."
+        )
+        problems = [text]
     else:
         first = next(iter(str(error).splitlines()), "")
         problems = [f"{type(error).__name__}: {first} The whole message is in {run / 'log.txt'}."]

@@ -26,6 +26,7 @@ from nbft.config import Config
 from nbft.models.initial_weights import to_plain_lora
 from nbft.runs.checkpoints import keeping, mark_whole, remove_older, step_of
 from nbft.training.optim import load_exactly
+from nbft.training.ranks import Ranks
 from nbft.training.room import EVENTS_BYTES, Room
 
 _BLOCK = 128
@@ -218,6 +219,7 @@ class OwnSaving:
 
     nbft_config: Config
     nbft_room: Room | None
+    nbft_ranks: Ranks
     nbft_initial: Mapping[str, torch.Tensor] | None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -235,15 +237,27 @@ class OwnSaving:
         trainer: Any = self
         folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
         usual = super()._save_checkpoint  # type: ignore[misc]
+        ranks = self.nbft_ranks
+        if not ranks.is_first:  # what it adds are its random numbers
+            ranks.wait()
+            with self._removing_nothing():
+                usual(model, trial)
+            ranks.wait()
+            ranks.wait()
+            return
 
         def save() -> None:
             with keeping(folder):
+                folder.mkdir(parents=True)
+                ranks.wait()
                 usual(model, trial)
+                ranks.wait()
                 trainer.save_rest(folder)
                 mark_whole(folder)
+            ranks.wait()
 
         with self._removing_nothing():
-            if self.nbft_room is None:
+            if self.nbft_room is None or ranks.count > 1:  # several cannot do it again
                 save()
             else:
                 step = int(trainer.state.global_step)

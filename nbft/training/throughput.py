@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nbft.config import Config
 from nbft.methods import IGNORE_INDEX
+from nbft.training.ranks import Ranks
 
 
 def summary(model: Any) -> str:
@@ -150,6 +151,7 @@ class Throughput:
     MFU is that of forward and backward pass.
     """
 
+    nbft_ranks: Ranks
     nbft_config: Config
     nbft_peak_flops: float | None
 
@@ -203,13 +205,22 @@ class Throughput:
         if self._has_own_total and wanted == "no":
             state.num_input_tokens_seen = self._total_train_tokens
         elif wanted == "non_padding" and mask is None and "position_ids" in inputs:
-            state.num_input_tokens_seen += _batch_counts(inputs, self._pads)["tokens"]
-        elif wanted == "non_padding" and mask is not None and arguments.world_size == 1:
-            state.num_input_tokens_seen += mask.sum()
-        elif wanted == "all" and "input_ids" in inputs and arguments.world_size == 1:
-            state.num_input_tokens_seen += inputs["input_ids"].numel()
+            counted = _batch_counts(inputs, self._pads)["tokens"]
+            state.num_input_tokens_seen += self._of_all(counted)
+        elif wanted == "non_padding" and mask is not None:
+            state.num_input_tokens_seen += self._of_all(mask.sum())
+        elif wanted == "all" and "input_ids" in inputs:
+            state.num_input_tokens_seen += self._of_all(inputs["input_ids"].numel())
         else:
             super()._track_num_input_tokens(inputs)  # type: ignore[misc]
+
+    def _of_all(self, number: Any) -> Any:
+        """Return the sum of a number over all processes; it stays on the device."""
+        trainer: Any = self
+        if trainer.args.world_size == 1:
+            return number
+        here = torch.as_tensor(number, device=trainer.args.device).long()
+        return trainer.accelerator.gather(here).sum()
 
     def _read_totals(self) -> None:
         """Read the counts of tokens from the device, which waits for it."""
@@ -250,7 +261,7 @@ class Throughput:
         """Read all that a log holds, which waits for the device once; return loss and norm."""
         trainer: Any = self
         if trainer.args.world_size > 1:  # the library gathers the loss
-            tr_loss.item()
+            self._seen_by_all()
             self._read_totals()
             return tr_loss, grad_norm
         state, own = trainer.state, vars(self)
@@ -265,6 +276,13 @@ class Throughput:
         if trainer.control.should_log and state.global_step > trainer._globalstep_last_logged:
             tr_loss.zero_()  # the library does so with what it is given
         return np.float64(loss), norm  # it asks the loss for its mean and its item
+
+    def _seen_by_all(self) -> None:
+        """Let the counts since the last log be those of all processes."""
+        if self.control.should_log and "_seen" in vars(self):  # type: ignore[attr-defined]
+            names = [name for name in self._seen if name not in ("spans", "since")]
+            sums = self.nbft_ranks.total([float(self._seen[name]) for name in names])
+            self._seen |= dict(zip(names, sums, strict=True))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the numbers since the last log, in place of a speed over all that has happened."""
@@ -414,7 +432,9 @@ class TokenMeans:
         )
         for measured in self._measured():
             if len(measured["mean_token_accuracy"]) > len(measured[_TOKENS]):
-                measured[_TOKENS].append((inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
+                trained = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
+                # The library's measures are those of all processes.
+                measured[_TOKENS].append(self.accelerator.gather(trained).sum())  # type: ignore[attr-defined]
         return loss
 
     @property

@@ -47,6 +47,7 @@ from nbft.training.fast.norm import use_lean_norms
 from nbft.training.fp8 import FakeFloat8Linear, StepCount
 from nbft.training.optim import OwnOptimizer, OwnScheduler, is_loraplus
 from nbft.training.precision import OwnPrecision, low_weights, train_in_float32
+from nbft.training.ranks import ALONE, Ranks
 from nbft.training.recompute import use_granularity
 from nbft.training.resuming import OwnResuming, state_of
 from nbft.training.room import Room
@@ -79,11 +80,12 @@ class OwnTrainer(
         begin: Callable[[str, int, str], None] | None,
         say: Callable[..., None] | None,
         after_step: Callable[[Any], bool] | None,
+        ranks: Ranks,
         provenance: Provenance | None,
         resumption: Resumption | None,
         **kwargs: Any,
     ) -> None:
-        self.nbft_room = room
+        self.nbft_room, self.nbft_ranks = room, ranks
         self.nbft_after_step = after_step
         self.nbft_provenance, self.nbft_resumption = provenance, resumption
         if clock is not None:
@@ -114,6 +116,7 @@ class OwnTrainer(
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Log, evaluate and save after a step; an evaluation that is cut short saves too."""
         usual: Any = super()._maybe_log_save_evaluate
+        self.nbft_ranks.agree_on(self.control)  # type: ignore[attr-defined]
         try:
             usual(*args, **kwargs)
         except Unfinished:  # the callback that cut it short has asked for a checkpoint only
@@ -170,6 +173,7 @@ def build_trainer(
     begin: Callable[[str, int, str], None] | None = None,
     say: Callable[..., None] | None = None,
     after_step: Callable[[Any], bool] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Any:
     """Build the trainer that a config asks for.
 
@@ -190,6 +194,7 @@ def build_trainer(
         say: Called with an event and its fields by trainers that report more than numbers.
         after_step: Called with the trainer when all that follows a step is done; returns whether the
             training ends there with what its control asks for.
+        ranks: Which of several processes this is.
     """
     method = method_of(config)
     arguments = training_arguments(config, decisions)
@@ -242,6 +247,7 @@ def build_trainer(
         begin=begin,
         say=say,
         after_step=after_step,
+        ranks=ranks,
         provenance=provenance,
         resumption=resumption,
     )

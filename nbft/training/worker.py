@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import os
 import platform
 import time
 import traceback
@@ -52,6 +53,7 @@ from nbft.tracking import TRACKERS
 from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
+from nbft.training.ranks import ALONE, Ranks
 from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.stages import StageClock, report_stage
 
@@ -67,13 +69,21 @@ if TYPE_CHECKING:
 _VERSIONS_OF = ("nbft", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def work(run: Path, *, owns_process: bool = False, turn: Turn | None = None) -> None:
+_BLAME_SECONDS = 2.0
+"""How long one of several processes waits before it reports an error, which may come from the end of
+another; then it is killed meanwhile. The others wait twice as long as the first."""
+
+
+def work(
+    run: Path, *, owns_process: bool = False, turn: Turn | None = None, ranks: Ranks = ALONE
+) -> None:
     """Train a run. Never raises: the last event tells how it ended, and log.txt has the details.
 
     Args:
-        run: The run's folder, with config.yaml.
+        run: The run's folder, with config.yaml; that of this process, if several train it.
         owns_process: Whether this process does nothing else.
         turn: Its turn among other runs of this process; None if it trains alone.
+        ranks: Which of several processes this is.
     """
     began, stages = time.monotonic(), StageClock()
     path = run / "events.jsonl"
@@ -88,28 +98,31 @@ def work(run: Path, *, owns_process: bool = False, turn: Turn | None = None) -> 
                 if request := room.wait(last_step(path), LEAST_FREE_BYTES):
                     raise StopRequested(request)
                 config = Config.load(run / "config.yaml")
-                _report_start(path, config)
-                ending = _train(_Job(run, config, room, stages, turn), owns_process=owns_process)
+                _report_start(path, config, ranks)
+                job = _Job(run, config, room, stages, turn, ranks)
+                ending = _train(job, owns_process=owns_process)
         except StopRequested as stop:
             ending = _ended_early(stop.request, last_step(path))
         except StopNow:
             ending, is_at_once = stopped_at_once(run), True
         except BaseException as error:
             log.error("%s", traceback.format_exc())
-            ending = {"event": "failed", **failure(error, run)}
+            if ranks.count > 1:
+                time.sleep(_BLAME_SECONDS if ranks.is_first else 2 * _BLAME_SECONDS)
+            ending = {"event": "failed", **failure(error, run, is_of_several=ranks.count > 1)}
         finally:
             release_memory()
         step = last_step(path)
         seconds = time.monotonic() - began - stages.taken.get("waiting", 0.0)
         ending = {"step": step, "seconds": round(seconds, 1), **ending}
-        if not is_at_once:
+        if not is_at_once and ranks.is_first:
             stages.begin("saving")
             report_stage(room, stages, step, "Writing the report …")
             _write_report(run, ending, log)
         ending |= {"stages": stages.seconds()}
         inherit_all(run)  # what libraries have written
         kind = ending.pop("event")
-        room.say(kind, **ending, **identity())
+        room.say(kind, **ending, **_worker(ranks))
         log.info("%s after step %s", kind, step)
 
 
@@ -134,7 +147,12 @@ def _ended_early(request: events.Event, step: int) -> dict[str, Any]:
     return {"event": "stopped", "text": text}
 
 
-def _report_start(path: Path, config: Config) -> None:
+def _worker(ranks: Ranks) -> dict[str, Any]:
+    """Return the identity of the process that stands for the run: it has started several."""
+    return identity(os.getppid() if ranks.count > 1 else None)
+
+
+def _report_start(path: Path, config: Config, ranks: Ranks) -> None:
     versions = {"python": platform.python_version()}
     for package in _VERSIONS_OF:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -142,7 +160,8 @@ def _report_start(path: Path, config: Config) -> None:
     events.append(
         path,
         "started",
-        **identity(),
+        **_worker(ranks),
+        **({"processes": ranks.count} if ranks.count > 1 else {}),
         seed=config.training.seed,
         **({"tags": config.tracking.tags} if config.tracking.tags else {}),
         model=config.model.model_name,
@@ -152,13 +171,24 @@ def _report_start(path: Path, config: Config) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """A run that is being trained."""
+    """A run that is being trained.
+
+    Attributes:
+        run: Folder of the events and the log.
+        ranks: Which of several processes this is.
+    """
 
     run: Path
     config: Config
     room: Room
     stages: StageClock
     turn: Turn | None = None
+    ranks: Ranks = ALONE
+
+    @property
+    def home(self) -> Path:
+        """The run's folder, with its checkpoints."""
+        return self.ranks.run_of(self.run)
 
     @property
     def events_path(self) -> Path:
@@ -192,6 +222,7 @@ class _Loaded:
 def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     """Train and return the fields of the last event."""
     _expect_planned(job)
+    ranks = job.ranks
     if owns_process and not sees_all_gpus(job.config):
         see_one_gpu()
     job.say("Loading the libraries …")
@@ -213,7 +244,9 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             environment(config, decisions.device.value, decisions.trackers),
             Trackers(job.say, job.warn) as trackers,
         ):
-            measure_rates(decisions)
+            ranks.join(config, decisions.device.value)
+            if ranks.count == 1:  # the others would slow it down
+                measure_rates(decisions)
             planned = _planned_memory(job, decisions)
             loaded = _load(job, found, decisions)
             job.stages.end(0)
@@ -229,7 +262,8 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 loaded.model,
                 loaded.tokenizer,
                 loaded.rows,
-                output_dir=job.run / "checkpoints",
+                output_dir=job.home / "checkpoints",
+                ranks=ranks,
                 callbacks=[
                     reporting,
                     scoring,
@@ -254,14 +288,17 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             job.room.requests.check()
             if config.training.do_train:
                 _train_on(trainer, provenance, resumption)
-            if reporting.ending in ("paused", "cancelled"):
-                return {"event": reporting.ending, "released": True}
+            is_released = reporting.ending in ("paused", "cancelled")
+            if ranks.agree(is_released):
+                return {"event": reporting.ending or "followed", "released": True}
             is_wanted = config.evaluation.eval_strategy != "no" or not config.training.do_train
             has_measured = reporting.last_eval_step == trainer.state.global_step
             is_due = is_wanted and loaded.rows.held_out and not has_measured
-            if is_due and not reporting.is_urgent:
+            if ranks.agree(bool(is_due) and not reporting.is_urgent):
                 with contextlib.suppress(Unfinished):
                     trainer.evaluate()
+            if not ranks.is_first:
+                return {"event": "followed"}
             saved = _save(job, trainer, loaded.tokenizer, reporting)
             if saved and not reporting.is_urgent:
                 with contextlib.suppress(Unfinished):
@@ -353,7 +390,7 @@ def _load(job: _Job, found: FoundModel, decisions: Decisions) -> _Loaded:
     tokenizer = load_tokenizer(config, found.path)
     job.stages.begin("tokenizing")
     job.say("Reading and tokenising the rows …")
-    with telling(job.say):
+    with job.ranks.first_alone(), telling(job.say):
         rows = read_rows(config, tokenizer, job.say, job.warn, padding_free=decisions.padding_free)
     job.stages.end(0)
     share = None if job.turn is None else job.turn.share
@@ -389,8 +426,8 @@ def _resumption(job: _Job, provenance: Provenance) -> Resumption | None:
     Raises:
         ConfigError: It cannot go on.
     """
-    own = last_whole(job.run)
-    checkpoint = own or resume_point(job.config, job.run)
+    own = last_whole(job.home)
+    checkpoint = own or resume_point(job.config, job.home)
     if checkpoint is None:
         return None
     step = step_of(checkpoint)
@@ -417,7 +454,9 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
     from nbft.training.callbacks.scoring import ScoringCallback
 
     config, tokenizer = job.config, loaded.tokenizer
-    asked = _sample_prompts(config, tokenizer, loaded.rows.held_out)
+    asked: list[Asked] = []
+    if job.ranks.is_first:
+        asked = _sample_prompts(config, tokenizer, loaded.rows.held_out)
 
     def sample(model: Any) -> list[dict[str, str]]:
         if not asked:
@@ -434,7 +473,10 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
         job.run, loaded.decisions.device.value, sample, job.room, job.stages, job.turn
     )
     return reporting, ScoringCallback(
-        config, _scorers(job, loaded), sample if asked else None, reporting
+        config,
+        _scorers(job, loaded) if job.ranks.is_first else [],
+        sample if asked else None,
+        reporting,
     )
 
 

@@ -6,6 +6,7 @@ Called by transformers' Trainer between steps; the only place where commands are
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -298,7 +299,7 @@ class ReportingCallback(TrainerCallback):
         self._saved_at = time.monotonic()
         self.stages.end(state.global_step)
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        self.say("checkpoint", step=state.global_step, path=str(path.relative_to(self._run)))
+        self.say("checkpoint", step=state.global_step, path=os.path.relpath(path, self._run))
 
     def say(self, event: str, /, **fields: Any) -> None:
         """Write an event, waiting while the disk is full."""

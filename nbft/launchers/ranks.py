@@ -1,0 +1,204 @@
+"""A run that several processes of this machine train: starts them, and ends all when one has died.
+
+They have torchrun's variables, and sessions of their own, so that neither a terminal nor the state
+of a notebook's GPU reaches them. The run belongs to the process that calls this: a worker, or a
+kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nbft import events
+from nbft.access import inherit_all
+from nbft.config import Config
+from nbft.launchers.supervisor import how_it_ended, memory_fixes, memory_kills
+from nbft.limits import usable_cores
+from nbft.runs.files import log_tail
+from nbft.runs.processes import identity, is_stopped
+from nbft.runs.requests import Requests, StopNow, stopped_at_once, take_asked
+from nbft.training.failure import last_step
+from nbft.training.ranks import Ranks
+from nbft.training.worker import work
+
+_POLL_SECONDS = 0.1
+_LEAVE_SECONDS = 5.0
+"""How long the others may take to end after the first."""
+
+_STOPPED_SECONDS = 5.0
+"""How long a process may be stopped (SIGSTOP) while the others wait for it."""
+
+_LOG_LINES = 20
+_GIVEN = ("config.yaml", "plan.json")
+_TOLD = ("error", "problems", "out_of_memory", "fixes")
+
+
+def work_or_spread(run: Path, *, owns_process: bool = False) -> None:
+    """Train a run in this process, or in several others if its config says so; never raises."""
+    count = 1
+    with contextlib.suppress(Exception):  # the worker reports what is wrong with it
+        count = Config.load(run / "config.yaml").distributed.num_processes
+    if count == 1:
+        work(run, owns_process=owns_process)
+    else:
+        work_in_ranks(run, count)
+
+
+def work_in_ranks(run: Path, count: int) -> None:
+    """Train a run in several processes, and report what they could not report themselves.
+
+    Args:
+        run: The run's folder.
+        count: Number of processes.
+    """
+    began, requests, kills = time.monotonic(), Requests(run), memory_kills()
+    every: list[Ranks] = []
+    processes: list[subprocess.Popen[bytes]] = []
+    ending: dict[str, Any] = {}
+    try:
+        with requests.interruptible():
+            every = _prepared(run, count)
+            processes += (_started(run, ranks) for ranks in every)
+            ending = _watch(run, every, processes, kills)
+    except StopNow:
+        ending = stopped_at_once(run)
+    except Exception as error:
+        ending = {
+            "event": "failed",
+            "error": type(error).__name__,
+            "problems": [f"Its processes could not be started: {error}"],
+        }
+    finally:
+        _kill(processes)
+        inherit_all(run)
+    if ending:
+        seconds = round(time.monotonic() - began, 1)
+        step = last_step(run / "events.jsonl")
+        events.append(
+            run / "events.jsonl",
+            ending.pop("event"),
+            **{"step": step, "seconds": seconds, **ending, **identity()},
+        )
+
+
+def _prepared(run: Path, count: int) -> list[Ranks]:
+    """Return the processes to start, each with its folder."""
+    others = run / "ranks"
+    shutil.rmtree(others, ignore_errors=True)
+    others.mkdir()
+    rendezvous = str(others / "rendezvous")
+    every = [Ranks(number, count, rendezvous) for number in range(count)]
+    for ranks in every[1:]:
+        folder = ranks.folder(run)
+        folder.mkdir()
+        for name in _GIVEN:
+            if (run / name).is_file():
+                shutil.copy2(run / name, folder)
+    inherit_all(others)
+    return every
+
+
+def _started(run: Path, ranks: Ranks) -> subprocess.Popen[bytes]:
+    """Start a process; what it prints is in its log."""
+    command = [sys.executable, "-m", "nbft.launchers.rank", str(run), str(os.getpid())]
+    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks.count))}
+    with (ranks.folder(run) / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=threads | os.environ | ranks.variables(),
+        )
+
+
+def _watch(
+    run: Path, every: list[Ranks], processes: list[subprocess.Popen[bytes]], kills: int
+) -> dict[str, Any]:
+    """Wait for the end; return the fields of the last event if no process has written it.
+
+    Args:
+        run: The run's folder.
+        every: The processes,
+        processes: and what was started for them.
+        kills: How many processes the system had killed for memory before.
+    """
+    first = processes[0]
+    stopped_since: dict[int, float] = {}
+    while True:
+        for ranks, process in zip(every, processes, strict=True):
+            if process.poll():
+                killed = memory_kills() > kills and process.returncode == -signal.SIGKILL
+                return _failure(run, ranks, process.returncode, memory=killed)
+            if process.returncode is None and is_stopped(process.pid):
+                since = stopped_since.setdefault(process.pid, time.monotonic())
+                if time.monotonic() - since > _STOPPED_SECONDS:
+                    return _failure(run, ranks, None)
+            else:
+                stopped_since.pop(process.pid, None)
+        if first.returncode == 0:
+            _wait_for(processes[1:], _LEAVE_SECONDS)
+            return {}
+        if (request := take_asked(run)) is not None:
+            events.append(run / "commands.jsonl", request.pop("event"), **request)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            first.wait(_POLL_SECONDS)
+
+
+def _failure(run: Path, ranks: Ranks, code: int | None, *, memory: bool = False) -> dict[str, Any]:
+    """Return why a run ends of whose processes one has ended, or does not go on.
+
+    Args:
+        run: The run's folder.
+        ranks: Which process.
+        code: Its exit code; None if it was stopped.
+        memory: Whether the system has killed it for memory.
+    """
+    folder = ranks.folder(run)
+    who = f"Process {ranks.number + 1} of {ranks.count}"
+    log = log_tail(folder, _LOG_LINES)[0]
+    own = events.read(folder / "events.jsonl") if not ranks.is_first else []
+    if own and own[-1]["event"] == "failed":
+        told = {name: own[-1].get(name) for name in _TOLD}
+        problems = [f"{who}: {problem}" for problem in told.get("problems") or ["it failed."]]
+        return {"event": "failed", **told, "problems": problems, "log": log}
+    step = last_step(run / "events.jsonl")
+    if code is None:
+        said = (
+            f"{who} was stopped in step {step + 1} and did not go on for {_STOPPED_SECONDS:g} "
+            "seconds. Resume the run to continue from its last checkpoint."
+        )
+        return {"event": "failed", "error": "Stopped", "problems": [said], "log": log}
+    return {
+        "event": "failed",
+        "error": "Killed" if code < 0 else "Exited",
+        "signal": -code if code < 0 else None,
+        "exit_code": code if code > 0 else None,
+        "out_of_memory": memory,
+        "fixes": memory_fixes(run) if memory else [],
+        "problems": [how_it_ended(code, who=who, memory=memory, step=step)],
+        "log": log,
+    }
+
+
+def _wait_for(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
+
+
+def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

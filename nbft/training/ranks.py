@@ -1,0 +1,149 @@
+"""Several processes that train one run: which of them this is, and what they agree on.
+
+The first of them decides: it alone hears the commands, writes the run's events and saves. The others
+follow, with events and a log of their own in `ranks/<number>` of the run's folder. Started by
+`nbft.launchers.ranks`, called by `nbft.training.worker` and its trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbft.config import Config
+from nbft.hardware import device_of
+
+_LONG = datetime.timedelta(days=365)
+"""How long the others wait for the first, which may be paused; who has died is seen otherwise."""
+
+_FLAGS = ("training_stop", "epoch_stop", "save", "evaluate", "log")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train a run.
+
+    Attributes:
+        number: Its number, from 0.
+        count: How many there are.
+        rendezvous: File through which they find each other; "" where there is one only.
+    """
+
+    number: int = 0
+    count: int = 1
+    rendezvous: str = ""
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """Return this process by the variables that `variables` has set for it."""
+        where = os.environ["NBFT_RENDEZVOUS"]
+        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), where)
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables of this process, those of torchrun among them."""
+        number, count = str(self.number), str(self.count)
+        return {
+            "RANK": number,
+            "LOCAL_RANK": number,
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+            "NBFT_RENDEZVOUS": self.rendezvous,
+        }
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process decides."""
+        return self.number == 0
+
+    def folder(self, run: Path) -> Path:
+        """Return the folder of this process's events and log."""
+        return run if self.is_first else run / "ranks" / str(self.number)
+
+    def run_of(self, folder: Path) -> Path:
+        """Return the run's folder, from this process's own."""
+        return folder if self.is_first else folder.parents[1]
+
+    def join(self, config: Config, device: str) -> None:
+        """Wait for the other processes; from here on they compute together.
+
+        Args:
+            config: Its section `distributed` gives the backend and its longest wait.
+            device: Device to train on.
+        """
+        if self.count == 1:
+            return
+        import torch
+        from torch import distributed
+
+        if device == "cuda":
+            torch.cuda.set_device(self.number)
+        asked = config.distributed
+        distributed.init_process_group(
+            asked.ddp_backend or device_of(device).backend,
+            init_method=f"file://{self.rendezvous}",
+            rank=self.number,
+            world_size=self.count,
+            timeout=datetime.timedelta(seconds=asked.ddp_timeout),
+        )
+        # What they agree on stays on the CPU, so that no GPU is waited for.
+        object.__setattr__(self, "_agreeing", distributed.new_group(backend="gloo", timeout=_LONG))
+
+    def agree(self, number: int) -> int:
+        """Return the number that the first process gives."""
+        if self.count == 1:
+            return number
+        import torch
+        from torch import distributed
+
+        agreed = torch.tensor(number)
+        distributed.broadcast(agreed, src=0, group=self._group)
+        return int(agreed)
+
+    def wait(self) -> None:
+        """Wait until all are here."""
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.barrier(group=self._group)
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sum of each number over all processes."""
+        if self.count == 1:
+            return list(numbers)
+        import torch
+        from torch import distributed
+
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(sums, group=self._group)
+        return list(sums.tolist())
+
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Run a block in the first process, and then, with what it has cached, in the others."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def agree_on(self, control: Any) -> None:
+        """Let a trainer's control say what the first process's says."""
+        if self.count == 1:
+            return
+        names = [f"should_{flag}" for flag in _FLAGS]
+        bits = sum(getattr(control, name) << place for place, name in enumerate(names))
+        agreed = self.agree(bits)
+        for place, name in enumerate(names):
+            setattr(control, name, bool(agreed >> place & 1))
+
+    @property
+    def _group(self) -> Any:
+        return vars(self)["_agreeing"]
+
+
+ALONE = Ranks()

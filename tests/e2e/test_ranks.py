@@ -1,0 +1,293 @@
+"""Runs that several processes train: the same numbers as in one, and one end for all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+import nbft
+from nbft import registry
+from nbft.runs.checkpoints import last_whole, step_of
+
+from .conftest import losses, steps, until
+
+ENDLESS = {"training__max_steps": 100_000, "checkpoint__save_steps": 50_000}
+PLAIN = {
+    "peft__lora_dropout": 0.0,
+    "training__per_device_train_batch_size": 2,
+    "logging__logging_steps": 1,
+    "evaluation__eval_strategy": "no",
+    "evaluation__sample_count": 0,
+    "evaluation__metrics": [],
+}
+ENDS_SECONDS = 10.0
+"""How soon the end of one process must be the end of the run."""
+
+
+@pytest.fixture(autouse=True)
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes of several threads would wait for each other's cores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def spread(make_config) -> Callable[..., nbft.Config]:
+    """Return a function that makes a config whose steps have 8 rows, whatever the processes."""
+
+    def make(processes: int, **changes) -> nbft.Config:
+        several = {
+            "distributed__num_processes": processes,
+            "training__gradient_accumulation_steps": 4 // processes,
+        }
+        return make_config(**{**PLAIN, **several, **changes})
+
+    return make
+
+
+@pytest.fixture
+def submitted(spread) -> Iterator[Callable[..., nbft.Run]]:
+    made = []
+
+    def submit(**changes) -> nbft.Run:
+        made.append(nbft.submit(spread(2, **{**ENDLESS, **changes})))
+        return made[-1]
+
+    yield submit
+    for one in made:
+        if not one.is_over:
+            one.cancel()
+            until(lambda one=one: one.is_over, "the clean-up")
+
+
+def processes(run: nbft.Run) -> dict[int, int]:
+    """Return the pids of the processes of a run by their numbers."""
+    found = {}
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or ())
+        if title.startswith(f"nbft: training {run.id}, process "):
+            found[int(title.split()[-3]) - 1] = process.pid
+    return found
+
+
+def weights(run: nbft.Run) -> dict[str, object]:
+    folder = run.adapter or run.path / "model"
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("trainer", ["sft", "base"])
+def test_two_processes_train_as_one_does(spread, trainer, method):
+    changes = {"training__method": trainer, "peft__method": method}
+    if method == "full":
+        changes["training__learning_rate"] = 1e-4
+    one, two = (nbft.train(spread(n, **changes), show=False) for n in (1, 2))
+    assert (one.status, two.status) == ("completed", "completed"), two.problems
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    norms = [[e["grad_norm"] for e in run.events() if e["event"] == "log"] for run in (one, two)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    theirs = weights(two)
+    for name, tensor in weights(one).items():
+        assert (tensor - theirs[name]).abs().max() < 1e-5, name
+    assert one.events()[-1]["tokens"] == two.events()[-1]["tokens"] > 0
+    logged = [e["step"] for e in two.events() if e["event"] == "log"]
+    assert logged == list(range(1, 7))  # by one of the two alone
+
+
+def test_four_processes_and_a_plan_that_knows_them(spread):
+    config = spread(4, data__dataloader_drop_last=False, training__max_steps=-1)
+    plan = nbft.make_plan(config)
+    assert plan.effective_batch_size == 8
+    run = nbft.train(config, show=False)
+    assert run.status == "completed", run.problems
+    assert run.step == plan.total_steps
+    # 36 rows are 4 steps of 8 and one of 4, which is filled up.
+    filled = "filled up with 4 rows from its beginning"
+    assert [text for text in plan.remarks if filled in text]
+    one = nbft.make_plan(spread(1))
+    assert plan.memory_bytes == pytest.approx(4 * one.memory_bytes, rel=0.01)
+
+
+def test_a_checkpoint_goes_on_in_as_many_processes_exactly_and_in_others(spread):
+    changes = {
+        "peft__lora_dropout": 0.5,
+        "training__max_steps": 8,
+        "evaluation__eval_strategy": "steps",
+        "evaluation__eval_steps": 2,
+        "checkpoint__save_steps": 4,
+        "training__gradient_accumulation_steps": 1,
+    }
+    whole = nbft.train(spread(2, **changes), show=False)
+    checkpoint = whole.path / "checkpoints" / "checkpoint-4"
+    again = spread(2, **changes, training__resume_from_checkpoint=str(checkpoint))
+    rest = nbft.train(again, show=False)
+    assert rest.status == "completed", rest.problems
+    assert losses(rest) == losses(whole)[4:]
+    for n in (1, 4):  # other numbers of processes go on from it, and say what differs
+        other = spread(
+            n,
+            **{**changes, "training__gradient_accumulation_steps": 4 // n},
+            training__per_device_train_batch_size=1,
+            training__resume_from_checkpoint=str(checkpoint),
+        )
+        run = nbft.train(other, show=False)
+        assert run.status == "completed", run.problems
+        assert run.step == 8
+        said = [e["text"] for e in run.events() if e["event"] == "warning"]
+        assert any(f"from here on {n}: random numbers" in text for text in said)
+
+
+def test_commands_reach_all_processes(submitted):
+    run = submitted()
+    until(lambda: steps(run) >= 2, "a step")
+    assert sorted(processes(run)) == [0, 1]
+    run.pause()
+    until(lambda: run.status == "paused", "the pause")
+    step = run.step
+    time.sleep(0.5)
+    assert run.step == step
+    run.continue_()
+    until(lambda: run.step > step, "a step")
+    run.save()
+    until(lambda: last_whole(run.path), "the checkpoint")
+    run.stop()
+    until(lambda: run.is_over, "the end")
+    assert run.status == "stopped"
+    assert step_of(last_whole(run.path)) == run.step
+    assert run.adapter is not None
+    assert not processes(run)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_is_killed_ends_the_run_which_can_go_on(submitted, number):
+    run = submitted(checkpoint__save_steps=2)
+    until(lambda: last_whole(run.path), "a checkpoint")
+    os.kill(processes(run)[number], signal.SIGKILL)
+    began = time.monotonic()
+    until(lambda: run.is_over, "the end")
+    assert time.monotonic() - began < ENDS_SECONDS
+    assert run.status == "failed"
+    (problem,) = run.problems
+    assert problem.startswith(f"Process {number + 1} of 2 was killed after step ")
+    assert "signal SIGKILL" in problem
+    assert not processes(run)
+    done = step_of(last_whole(run.path))
+    run.resume({"training.max_steps": done + 3})
+    until(lambda: run.status == "completed", "the rest")
+    assert run.step == done + 3
+
+
+def test_a_process_that_hangs_ends_the_run(submitted):
+    run = submitted()
+    until(lambda: steps(run) >= 2, "a step")
+    os.kill(processes(run)[1], signal.SIGSTOP)
+    began = time.monotonic()
+    until(lambda: run.is_over, "the end")
+    assert time.monotonic() - began < ENDS_SECONDS
+    (problem,) = run.problems
+    assert problem.startswith("Process 2 of 2 was stopped in step ")
+    assert not processes(run)
+
+
+@pytest.mark.parametrize("whose", ["worker", "supervisor"])
+def test_the_system_ends_all_processes_after_a_checkpoint(submitted, whose):
+    run = submitted()
+    until(lambda: steps(run) >= 2, "a step")
+    pids = {e["event"]: e["pid"] for e in run.events() if e.get("pid")}
+    os.kill(pids["started" if whose == "worker" else "queued"], signal.SIGTERM)
+    until(lambda: run.is_over, "the end")
+    assert run.status == "stopped"
+    assert "because the system asked (SIGTERM)" in run.events()[-1]["text"]
+    assert step_of(last_whole(run.path)) == run.step
+    assert not processes(run)
+
+
+def test_no_process_outlives_what_started_it(submitted):
+    run = submitted()
+    until(lambda: steps(run) >= 2, "a step")
+    worker = next(e["pid"] for e in reversed(run.events()) if e["event"] == "started")
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: run.is_over, "the end")
+    until(lambda: not processes(run), "the end of its processes")
+
+
+TROUBLE = """
+import os, time
+from nbft import registry
+
+def trouble(what, at):
+    from transformers import TrainerCallback
+
+    class Trouble(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if os.environ.get("RANK") == "1" and state.global_step == at:
+                if what == "hangs":
+                    time.sleep(600)
+                raise MemoryError("no more") if what == "memory" else ValueError("rank trouble")
+
+    return Trouble()
+
+registry.callbacks.register("trouble")(trouble)
+"""
+
+
+@pytest.fixture
+def troubled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A callback that every process of this test knows, and that fails in one of them."""
+    (tmp_path / "sitecustomize.py").write_text(TROUBLE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    exec(TROUBLE, {})
+    yield
+    registry.callbacks.unregister("trouble")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("fails", "Process 2 of 2: ValueError: rank trouble"),
+        ("memory", "Process 2 of 2: Memory ran out on cpu"),
+        ("hangs", "have not answered for 4 seconds"),
+    ],
+)
+def test_what_fails_in_one_process_is_said_once(spread, troubled, what, said):
+    trouble = {"trouble": {"what": what, "at": 2}}
+    config = spread(2, **ENDLESS, callbacks__callbacks=trouble, distributed__ddp_timeout=4)
+    run = nbft.train(config, show=False)
+    assert run.status == "failed"
+    (problem,) = run.problems
+    assert said in problem
+    assert run.step == 2
+    assert not processes(run)
+    endings = [e for e in run.events() if e["event"] in ("failed", "stopped", "completed")]
+    assert len(endings) == 1
+    assert bool(run.fixes) == (what == "memory")
+
+
+def test_the_arguments_of_ddp_reach_the_library(spread):
+    from nbft.decisions import decide
+    from nbft.interop.huggingface import training_arguments
+
+    asked = {
+        "ddp_find_unused_parameters": True,
+        "ddp_bucket_cap_mb": 3,
+        "ddp_broadcast_buffers": False,
+        "ddp_timeout": 77,
+        "average_tokens_across_devices": False,
+    }
+    more = {"dispatch_batches": False, "accelerator_config": {"split_batches": False}}
+    one, two = (
+        training_arguments(config, decide(config))
+        for config in (
+            spread(n).apply({"distributed": {"num_processes": n, **asked, **more}}) for n in (1, 2)
+        )
+    )
+    assert asked.items() <= two.items()
+    assert two["accelerator_config"] == {"dispatch_batches": False, "split_batches": False}
+    assert not asked.keys() & one.keys()
