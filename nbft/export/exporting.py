@@ -144,12 +144,12 @@ def foresee(
     dtype = SHORT.get(dtype, dtype)
     needed, problem = {}, ""
     if parameters or not writer.dtypes:
-        types = writer.dtypes or ("",)
+        types = writer.offered_dtypes() or ("",)
         needed = {one: writer.weight_bytes(run, parameters or 0, one) for one in types}
     try:
         _checked(run, to, path, given)
         if dtype in needed:
-            _check_room(folder, needed[dtype])
+            _check_room(folder, needed[dtype] + writer.passing_bytes(parameters or 0, dtype))
     except NbftError as error:
         problem = str(error)
     question = form.question(run, given)
@@ -203,7 +203,8 @@ def write_export(
         if why := writer.model_obstacle(trained):
             raise RunError(f"{run.id}: cannot be exported to {to}. {why}")
         dtype = writer.dtype(trained, chosen)
-        _check_room(target, writer.weight_bytes(run, trained.parameters, dtype))
+        needed = writer.weight_bytes(run, trained.parameters, dtype)
+        _check_room(target, needed + writer.passing_bytes(trained.parameters, dtype))
         usage = writer.usage(form.place(target, chosen), trained)
         front = form.front_matter(trained, chosen)
         try:
@@ -268,12 +269,15 @@ def _format(to: str) -> Format:
 
 def _dtype(form: Format, to: str, dtype: str | None) -> str | None:
     """Return a number type by its name in torch."""
-    if dtype is None or SHORT.get(dtype, dtype) in form.dtypes:
-        return dtype and SHORT.get(dtype, dtype)
+    if dtype is None:
+        return None
+    named = SHORT.get(dtype.lower(), dtype.lower())
+    if named in form.offered_dtypes():
+        return named
     if not form.dtypes:
         raise ConfigError(Problem("dtype", dtype, f"does not apply to {to}.", "Leave it out."))
-    why = f"is none of the number types of {to}: {', '.join(form.dtypes)}."
-    raise ConfigError(Problem("dtype", dtype, why, f"Use {form.dtypes[0]}."))
+    why, fix = form.dtype_obstacle(named)
+    raise ConfigError(Problem("dtype", dtype, why.replace("{to}", to), fix))
 
 
 def _folder(run: Run, to: str, path: str | Path | None) -> Path:
@@ -331,7 +335,8 @@ def _write(
     merged = form.prepare(trained)
     whole = merged and [logits_of(merged, row) for row in expected.rows]
     form.write(trained, folder, dtype, options, say)
-    known = merged and form.round(trained, dtype) and [logits_of(merged, r) for r in expected.rows]
+    known = merged and form.round(trained, dtype, folder)
+    known = known and [logits_of(known, row) for row in expected.rows]
     del merged
     trained.model = None
     release_memory()
@@ -341,6 +346,9 @@ def _write(
     except Exception as error:
         raise RunError(f"The export cannot be read back ({first_line(error)}).") from error
     found = observe(model, tokenizer, cases, expected)
+    del model
+    release_memory()
+    reread = form.reread(folder, cases, expected, tokenizer, say)
     return prove(
         expected,
         found,
@@ -351,6 +359,7 @@ def _write(
         end=end_of_turn(trained.tokenizer),
         read_by=form.read_by(),
         base=base,
+        reread=reread,
     )
 
 

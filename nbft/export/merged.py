@@ -40,7 +40,7 @@ class Merged(Format):
         """Merge the adapter into the weights."""
         return merge(trained)
 
-    def round(self, trained: Trained, dtype: str) -> Any:
+    def round(self, trained: Trained, dtype: str, folder: Path) -> Any:
         """Return the model, whose weights saving has rounded."""
         return trained.model
 
