@@ -40,11 +40,20 @@ _CODE = re.compile(r"```(\w*)\n(.*?)\n```", re.DOTALL)
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[KMGT]B", re.IGNORECASE)
 """As huggingface_hub reads the size of a shard."""
 
-_REFUSED = {
-    "mlx": 'is not written by nbft. Use to="merged", and on a Mac: mlx_lm.convert --hf-path FOLDER.',
-    "onnx": 'is not written: its exporter needs an older transformers. Use to="merged", and '
-    "optimum-cli in an environment of its own.",
-}
+_MLX = (
+    'Use to="merged", and on a Mac with Apple silicon: pip install mlx-lm, then mlx_lm.convert '
+    "--hf-path FOLDER."
+)
+_ONNX = (
+    "is not written: its exporter, optimum-onnx 0.1.0, needs transformers below 4.58, and nbft needs "
+    "transformers 5."
+)
+_OPTIMUM = (
+    'Use to="merged", and in an environment of its own: pip install "optimum-onnx[onnxruntime]", then '
+    "optimum-cli export onnx --model FOLDER OUTPUT."
+)
+
+_REFUSED = {"mlx": ("is not written by nbft.", _MLX), "onnx": (_ONNX, _OPTIMUM)}
 """Formats that people ask for, and what works instead."""
 
 
@@ -259,7 +268,7 @@ def _checked(
 
 def _format(to: str) -> Format:
     if to in _REFUSED:
-        raise ConfigError(Problem("to", to, _REFUSED[to]))
+        raise ConfigError(Problem("to", to, *_REFUSED[to]))
     if to not in registry.exports:
         why, _, close = registry.exports.unknown(to)
         raise ConfigError(Problem("to", to, why, f"Use {close or 'merged'}."))

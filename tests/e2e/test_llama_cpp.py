@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -65,9 +64,14 @@ def test_llama_cpp_reads_it_back(
 
 
 def test_without_llama_cpp_the_proof_says_who_has_read_it(
-    run: nbft.Run, tmp_path: Path, installed: Callable[..., None]
+    run: nbft.Run,
+    tmp_path: Path,
+    installed: Callable[..., None],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    capfd.readouterr()
     exported = run.export("gguf", tmp_path / "out")
+    assert "GGUF tensors" not in capfd.readouterr().err  # the bar of transformers' reader
     assert exported.proof["passed"], exported.proof["failures"]
     assert exported.proof["llama_cpp"] is None
     why = "neither llama-server nor the package xllamacpp is installed here"
@@ -161,16 +165,16 @@ def test_a_quantiser_that_fails_or_is_stopped_leaves_nothing(
         run.export("gguf", place / "out", dtype="q6_k")
     assert list(place.iterdir()) == []
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(stage: str) -> None:
         if "Quantising" in stage and "1 of 9" in stage:
-            raise Stopped
+            raise StoppedError
 
     installed("llama-quantize", fault="slow")
     began = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run.export("gguf", place / "out", dtype="q6_k", say=stop)
     assert time.monotonic() - began < 50
     assert list(place.iterdir()) == []
