@@ -7,6 +7,7 @@ with transformers' own reader, which has no code in common with this.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -91,7 +92,7 @@ class Gguf(Merged):
         if dtype not in K_TYPES or quantizer():
             return super().dtype_obstacle(dtype)
         why = f"is written by llama.cpp's {QUANTIZER}, which is not on the PATH."
-        own = next(own for own in ("q5_0", "q4_0") if BYTES[own] < BYTES[dtype] or own == "q4_0")
+        own = min((one for one in self.dtypes if BYTES[one] >= BYTES[dtype]), key=BYTES.__getitem__)
         return why, f"Install llama.cpp ({INSTALL}), or use {own}, which needs no other program."
 
     def passing_bytes(self, parameters: int, dtype: str) -> int:
@@ -254,8 +255,7 @@ def _as_quantized(model: Any, file: Path) -> Any:
 @contextlib.contextmanager
 def _without_bar() -> Iterator[None]:
     """Keep the bar of transformers' GGUF reader off the screen; it has no switch."""
-    from transformers import modeling_gguf_pytorch_utils as reading
-
+    reading: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     bar = reading.tqdm
     reading.tqdm = lambda tensors, **_: tensors
     try:

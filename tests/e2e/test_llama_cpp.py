@@ -146,10 +146,10 @@ def test_a_k_type_without_the_quantiser_is_refused_in_a_sentence(
     assert str(caught.value) == (
         "dtype='q4_k_m': is written by llama.cpp's llama-quantize, which is not on the PATH. "
         "Install llama.cpp (brew install llama.cpp, winget install llama.cpp, or its release page on "
-        "GitHub), or use q4_0, which needs no other program."
+        "GitHub), or use q4_1, which needs no other program."
     )
     problem = foresee(run, "gguf", tmp_path / "out", parameters=1_000, dtype="q6_k").problem
-    assert problem.endswith("or use q5_0, which needs no other program.")
+    assert problem.endswith("or use q8_0, which needs no other program.")
     with pytest.raises(ConfigError, match="is none of the number types of merged"):
         run.export("merged", tmp_path / "out", dtype="q4_k_m")
     assert not (tmp_path / "out").exists()
