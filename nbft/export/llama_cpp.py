@@ -67,16 +67,27 @@ def quantize(source: Path, target: Path, dtype: str, say: Say) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with _running(command, stdin=subprocess.DEVNULL, log=log) as process:
-            said = -_SAYING_SECONDS
+            say_again = _each_second(say)
             while process.poll() is None:
-                if time.monotonic() - said >= _SAYING_SECONDS:
-                    said = time.monotonic()
-                    places = _PLACE.findall(_end_of(log))
-                    done = f", {int(places[-1][0])} of {int(places[-1][1])}" if places else ""
-                    say(f"Quantising to {dtype} with {QUANTIZER}{done} …")
+                places = _PLACE.findall(_end_of(log))
+                done = f", {int(places[-1][0])} of {int(places[-1][1])}" if places else ""
+                say_again(f"Quantising to {dtype} with {QUANTIZER}{done} …")
                 time.sleep(_POLL_SECONDS)
         if process.returncode or not target.is_file():
             raise RunError(f"{QUANTIZER} could not write {dtype} ({_reason(log)}).")
+
+
+def _each_second(say: Say) -> Say:
+    """Return a function that says a sentence again only after a while."""
+    said = float("-inf")
+
+    def say_again(sentence: str) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _SAYING_SECONDS:
+            said = time.monotonic()
+            say(sentence)
+
+    return say_again
 
 
 def is_readable() -> bool:
@@ -109,10 +120,10 @@ def reread(
     if not is_readable():
         return Reread(absent=f"neither {SERVER} nor the package {PACKAGE} is installed here")
     longest = max(len(row) for row in trained.rows) + ANSWER_TOKENS
-    say("Reading it back with llama.cpp …")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _serving(file, 256 * (longest // 256 + 1), Path(folder) / "log") as server:
+            context_tokens = 256 * (longest // 256 + 1)
+            with _serving(file, context_tokens, Path(folder) / "log", say) as server:
                 return _asked(server, cases, trained, tokenizer, say, has_template)
         except _RefusedError as error:
             return Reread(refused=str(error))
@@ -195,7 +206,7 @@ def _asked(
 
 
 @contextlib.contextmanager
-def _serving(file: Path, context_tokens: int, log: Path) -> Iterator[_Server]:
+def _serving(file: Path, context_tokens: int, log: Path, say: Say) -> Iterator[_Server]:
     """Start a server, wait until it has loaded a file, and end it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -203,7 +214,8 @@ def _serving(file: Path, context_tokens: int, log: Path) -> Iterator[_Server]:
     server = _Server(port)
     command = [sys.executable, "-m", __name__, str(file), str(port), str(context_tokens)]
     with _running(command, stdin=subprocess.PIPE, log=log) as process:
-        until = time.monotonic() + _STARTING_SECONDS
+        until, say_again = time.monotonic() + _STARTING_SECONDS, _each_second(say)
+        say_again("Reading it back with llama.cpp …")
         while not _is_healthy(server):
             if process.poll() is not None:
                 said = _end_of(log)
@@ -212,6 +224,7 @@ def _serving(file: Path, context_tokens: int, log: Path) -> Iterator[_Server]:
                 raise OSError(_reason(log))
             if time.monotonic() > until:
                 raise TimeoutError("it has not started in ten minutes")
+            say_again("Reading it back with llama.cpp …")
             time.sleep(_POLL_SECONDS)
         yield server
 
