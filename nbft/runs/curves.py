@@ -55,6 +55,8 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
 def draw_losses(states: Mapping[str, RunState]) -> Figure:
     """Draw the losses of several runs over one axis.
 
+    The legend has a line for each run, and one for all held-out losses, so that six leave room.
+
     Args:
         states: The state of each run by its name, in the order of the colours.
     """
@@ -64,8 +66,10 @@ def draw_losses(states: Mapping[str, RunState]) -> Figure:
         label, color = drawn(name), color_of(place)
         _draw(axes, Curve("loss", label, smooth=True), state.curve("loss"), color, names_raw=False)
         if held_out := state.curve("eval_loss"):
-            _draw(axes, Curve("eval_loss", f"{label}, held-out", "marks"), held_out, color)
+            _draw(axes, Curve("eval_loss", "_", "marks"), held_out, color)
     axes.set(xlabel="step", ylabel=LOSS.title, title=LOSS.title)
+    if any(state.curve("eval_loss") for state in states.values()):
+        axes.plot([], [], "D", color="#666666", markersize=6, label="held-out loss")
     add_legend(axes, fontsize="small")
     tidy(axes)
     return figure
