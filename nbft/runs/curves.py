@@ -60,6 +60,8 @@ def draw_losses(states: Mapping[str, RunState]) -> Figure:
     Args:
         states: The state of each run by its name, in the order of the colours.
     """
+    from matplotlib.lines import Line2D
+
     figure = new_figure(height=4)
     axes = figure.subplots()
     for place, (name, state) in enumerate(states.items()):
@@ -68,9 +70,12 @@ def draw_losses(states: Mapping[str, RunState]) -> Figure:
         if held_out := state.curve("eval_loss"):
             _draw(axes, Curve("eval_loss", "_", "marks"), held_out, color)
     axes.set(xlabel="step", ylabel=LOSS.title, title=LOSS.title)
+    entries = axes.get_legend_handles_labels()[0]
     if any(state.curve("eval_loss") for state in states.values()):
-        axes.plot([], [], "D", color="#666666", markersize=6, label="held-out loss")
-    add_legend(axes, fontsize="small")
+        diamond = Line2D([], [], color="#666666", marker="D", linestyle="none")
+        diamond.set_label("held-out loss")
+        entries.append(diamond)
+    add_legend(axes, handles=entries, fontsize="small")
     tidy(axes)
     return figure
 
