@@ -722,7 +722,9 @@ def export_model(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="Number type of the weights: bfloat16, float16, float32; q8_0 in GGUF."),
+        typer.Option(
+            help="Number type of the weights: bfloat16, float16, float32; in GGUF also q8_0, q4_k_m."
+        ),
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of safetensors.")] = "5GB",
     repo_id: Annotated[str | None, typer.Option(help="Repository on the Hub: owner/name.")] = None,

@@ -40,11 +40,20 @@ _CODE = re.compile(r"```(\w*)\n(.*?)\n```", re.DOTALL)
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[KMGT]B", re.IGNORECASE)
 """As huggingface_hub reads the size of a shard."""
 
-_REFUSED = {
-    "mlx": 'is not written by nbft. Use to="merged", and on a Mac: mlx_lm.convert --hf-path FOLDER.',
-    "onnx": 'is not written: its exporter needs an older transformers. Use to="merged", and '
-    "optimum-cli in an environment of its own.",
-}
+_MLX = (
+    'Use to="merged", and on a Mac with Apple silicon: pip install mlx-lm, then mlx_lm.convert '
+    "--hf-path FOLDER."
+)
+_ONNX = (
+    "is not written: its exporter, optimum-onnx 0.1.0, needs transformers below 4.58, and nbft needs "
+    "transformers 5."
+)
+_OPTIMUM = (
+    'Use to="merged", and in an environment of its own: pip install "optimum-onnx[onnxruntime]", then '
+    "optimum-cli export onnx --model FOLDER OUTPUT."
+)
+
+_REFUSED = {"mlx": ("is not written by nbft.", _MLX), "onnx": (_ONNX, _OPTIMUM)}
 """Formats that people ask for, and what works instead."""
 
 
@@ -144,12 +153,12 @@ def foresee(
     dtype = SHORT.get(dtype, dtype)
     needed, problem = {}, ""
     if parameters or not writer.dtypes:
-        types = writer.dtypes or ("",)
+        types = writer.offered_dtypes() or ("",)
         needed = {one: writer.weight_bytes(run, parameters or 0, one) for one in types}
     try:
         _checked(run, to, path, given)
         if dtype in needed:
-            _check_room(folder, needed[dtype])
+            _check_room(folder, needed[dtype] + writer.passing_bytes(parameters or 0, dtype))
     except NbftError as error:
         problem = str(error)
     question = form.question(run, given)
@@ -203,7 +212,8 @@ def write_export(
         if why := writer.model_obstacle(trained):
             raise RunError(f"{run.id}: cannot be exported to {to}. {why}")
         dtype = writer.dtype(trained, chosen)
-        _check_room(target, writer.weight_bytes(run, trained.parameters, dtype))
+        needed = writer.weight_bytes(run, trained.parameters, dtype)
+        _check_room(target, needed + writer.passing_bytes(trained.parameters, dtype))
         usage = writer.usage(form.place(target, chosen), trained)
         front = form.front_matter(trained, chosen)
         try:
@@ -258,7 +268,7 @@ def _checked(
 
 def _format(to: str) -> Format:
     if to in _REFUSED:
-        raise ConfigError(Problem("to", to, _REFUSED[to]))
+        raise ConfigError(Problem("to", to, *_REFUSED[to]))
     if to not in registry.exports:
         why, _, close = registry.exports.unknown(to)
         raise ConfigError(Problem("to", to, why, f"Use {close or 'merged'}."))
@@ -268,12 +278,15 @@ def _format(to: str) -> Format:
 
 def _dtype(form: Format, to: str, dtype: str | None) -> str | None:
     """Return a number type by its name in torch."""
-    if dtype is None or SHORT.get(dtype, dtype) in form.dtypes:
-        return dtype and SHORT.get(dtype, dtype)
+    if dtype is None:
+        return None
+    named = SHORT.get(dtype.lower(), dtype.lower())
+    if named in form.offered_dtypes():
+        return named
     if not form.dtypes:
         raise ConfigError(Problem("dtype", dtype, f"does not apply to {to}.", "Leave it out."))
-    why = f"is none of the number types of {to}: {', '.join(form.dtypes)}."
-    raise ConfigError(Problem("dtype", dtype, why, f"Use {form.dtypes[0]}."))
+    why, fix = form.dtype_obstacle(named)
+    raise ConfigError(Problem("dtype", dtype, why.replace("{to}", to), fix))
 
 
 def _folder(run: Run, to: str, path: str | Path | None) -> Path:
@@ -331,7 +344,8 @@ def _write(
     merged = form.prepare(trained)
     whole = merged and [logits_of(merged, row) for row in expected.rows]
     form.write(trained, folder, dtype, options, say)
-    known = merged and form.round(trained, dtype) and [logits_of(merged, r) for r in expected.rows]
+    known = merged and form.round(trained, dtype, folder)
+    known = known and [logits_of(known, row) for row in expected.rows]
     del merged
     trained.model = None
     release_memory()
@@ -341,6 +355,9 @@ def _write(
     except Exception as error:
         raise RunError(f"The export cannot be read back ({first_line(error)}).") from error
     found = observe(model, tokenizer, cases, expected)
+    del model
+    release_memory()
+    reread = form.reread(folder, cases, expected, tokenizer, say)
     return prove(
         expected,
         found,
@@ -351,6 +368,7 @@ def _write(
         end=end_of_turn(trained.tokenizer),
         read_by=form.read_by(),
         base=base,
+        reread=reread,
     )
 
 

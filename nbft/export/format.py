@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from nbft.export.proof import Case, Observed, Reread
     from nbft.export.trained import Trained
     from nbft.runs.folder import Run
 
@@ -23,8 +24,16 @@ BYTES = {
     "q5_0": 22 / 32,
     "q4_1": 20 / 32,
     "q4_0": 18 / 32,
+    "q6_k": 6.6 / 8,
+    "q5_k_m": 5.7 / 8,
+    "q5_k_s": 5.6 / 8,
+    "q4_k_m": 4.9 / 8,
+    "q4_k_s": 4.7 / 8,
+    "q3_k_m": 4.0 / 8,
+    "q2_k": 3.2 / 8,
 }
-"""Bytes of a weight by number type; a block of 32 weights has a scale, and an offset in the `_1`."""
+"""Bytes of a weight by number type; a block of 32 weights has a scale, and an offset in the `_1`. The
+k-types mix several, here as llama.cpp's page of llama-quantize has them for Llama-3.1-8B, rounded."""
 
 
 SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -126,6 +135,15 @@ class Format:
         """Return why the loaded model cannot be exported so; "" if it can."""
         return ""
 
+    def offered_dtypes(self) -> tuple[str, ...]:
+        """Return the number types that can be written on this machine."""
+        return self.dtypes
+
+    def dtype_obstacle(self, dtype: str) -> tuple[str, str]:
+        """Return why a number type cannot be written on this machine, and what to do instead."""
+        why = f"is none of the number types of {{to}}: {', '.join(self.offered_dtypes())}."
+        return why, f"Use {self.dtypes[0]}."
+
     def default_dtype(self, stored_dtype: str) -> str:
         """Return the number type of the weights if nobody chooses one; "" where there is no choice.
 
@@ -141,7 +159,7 @@ class Format:
         return options.dtype or self.default_dtype(trained.stored_dtype)
 
     def weight_bytes(self, run: Run, parameters: int, dtype: str) -> int:
-        """Return about how many bytes the export takes on the disk at once.
+        """Return about how many bytes the export takes on the disk.
 
         Args:
             run: The run.
@@ -150,12 +168,16 @@ class Format:
         """
         return int(parameters * BYTES[dtype])
 
+    def passing_bytes(self, parameters: int, dtype: str) -> int:
+        """Return how many bytes are taken while it is written, and are free again afterwards."""
+        return 0
+
     def prepare(self, trained: Trained) -> Any:
         """Return the plain model, not rounded yet; None where the adapter stays apart."""
         return None
 
-    def round(self, trained: Trained, dtype: str) -> Any:
-        """Round the weights of the plain model as the export does, in place, and return it."""
+    def round(self, trained: Trained, dtype: str, folder: Path) -> Any:
+        """Round the weights of the plain model as the export in the folder does, in place; return it."""
         return None
 
     def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
@@ -169,6 +191,20 @@ class Format:
     def read(self, folder: Path, trained: Trained) -> tuple[Any, Any]:
         """Read the export back, by other means than it was written, with its tokenizer."""
         raise NotImplementedError
+
+    def reread(
+        self, folder: Path, cases: Sequence[Case], trained: Observed, tokenizer: Any, say: Say
+    ) -> Reread | None:
+        """Ask llama.cpp what the trained model was asked; None where it does not read such an export.
+
+        Args:
+            folder: The export.
+            cases: What to ask.
+            trained: What the trained model made of it.
+            tokenizer: The tokenizer that `read` has returned.
+            say: Called before each stage; what it raises ends it.
+        """
+        return None
 
     def read_by(self) -> str:
         """Return what `read` reads it with, and its version."""

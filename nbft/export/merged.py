@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,7 +41,7 @@ class Merged(Format):
         """Merge the adapter into the weights."""
         return merge(trained)
 
-    def round(self, trained: Trained, dtype: str) -> Any:
+    def round(self, trained: Trained, dtype: str, folder: Path) -> Any:
         """Return the model, whose weights saving has rounded."""
         return trained.model
 
@@ -55,6 +56,7 @@ class Merged(Format):
         if largest == float("inf"):
             raise RunError(f"dtype={dtype}: some weights are too large for it. Use bfloat16.")
         model.save_pretrained(folder, max_shard_size=options.max_shard_size)
+        _tell_older_readers(folder / "config.json")
         trained.tokenizer.save_pretrained(folder)
         model.to(getattr(torch, trained.dtype))
         for name, one in model.named_buffers():
@@ -81,6 +83,23 @@ class Merged(Format):
             f'tokenizer = AutoTokenizer.from_pretrained("{folder}")\n'
             "```"
         )
+
+
+def _tell_older_readers(file: Path) -> None:
+    """Repeat the rotary settings where transformers 4, mlx_lm and others look for them.
+
+    transformers 5 writes `rope_parameters` alone. Who does not know them takes a rotary base of 10,000
+    without a word, and with SmolLM2, whose base is 100,000, is another model.
+    """
+    about = json.loads(file.read_text(encoding="utf-8"))
+    rotary = about.get("rope_parameters") or {}
+    if "rope_theta" not in rotary:  # none, or several, one for each type of layer
+        return
+    scaling = {key: value for key, value in rotary.items() if key != "rope_theta"}
+    about["rope_theta"] = rotary["rope_theta"]
+    if scaling.get("rope_type", "default") != "default":
+        about["rope_scaling"] = scaling
+    file.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 FORMAT = Merged()

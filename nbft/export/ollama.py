@@ -16,14 +16,23 @@ from nbft.export.go_template import (
     read_modelfile,
     turns_of,
 )
+from nbft.export.llama_cpp import reread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nbft.export.proof import Case, Observed, Reread
     from nbft.export.trained import Trained
 
 _OF_PROMPT = "{{ .Prompt }}"
 """The template of a model without one: it reads what it is given."""
+
+_SYSTEM_TURN = 'eq .Role "system"'
+
+_NO_SYSTEM = (
+    "The chat template of this model has no system turn, so Ollama leaves out any system prompt. "
+    "Write it at the beginning of the question."
+)
 
 
 class Ollama(Gguf):
@@ -58,6 +67,8 @@ class Ollama(Gguf):
         stops = [tokenizer.decode([token]) for token in trained.ends]
         super().write(trained, folder, dtype, options, say)
         text = modelfile(template, system, stops, self.file)
+        if not _takes_system(tokenizer):
+            text = f"# {_NO_SYSTEM}\n{text}"
         (folder / "Modelfile").write_text(text, encoding="utf-8")
 
     def read(self, folder: Path, trained: Trained) -> tuple[Any, Any]:
@@ -71,10 +82,25 @@ class Ollama(Gguf):
             tokenizer.chat_template = as_jinja(template, system, begin)
         return model, tokenizer
 
+    def reread(
+        self, folder: Path, cases: Sequence[Case], trained: Observed, tokenizer: Any, say: Say
+    ) -> Reread:
+        """Ask llama.cpp, which is in Ollama, with conversations by the template of the Modelfile."""
+        return reread(folder / self.file, cases, trained, tokenizer, say, has_template=False)
+
     def usage(self, folder: PurePath, trained: Trained) -> str:
-        """Return the lines that load it."""
+        """Return the lines that load it, and what Ollama leaves out."""
         model = trained.run.id.lower()
-        return f"```bash\ncd {folder}\nollama create {model} -f Modelfile\nollama run {model}\n```"
+        lines = f"cd {folder}\nollama create {model} -f Modelfile\nollama run {model}"
+        return f"```bash\n{lines}\n```" + (
+            "" if _takes_system(trained.tokenizer) else f"\n\n{_NO_SYSTEM}"
+        )
+
+
+def _takes_system(tokenizer: Any) -> bool:
+    """Whether a system prompt reaches the model; one without a template is given texts, not turns."""
+    found = _template(tokenizer) if tokenizer.chat_template else None
+    return found is None or _SYSTEM_TURN in found[0]
 
 
 def _template(tokenizer: Any) -> tuple[str, str] | None:

@@ -42,6 +42,11 @@ TOLERANCES = {"float32": 2e-3, "float16": 0.3, "bfloat16": 2.0}
 standard deviations of the trained model's logits. In float32, SmolLM2-135M with its adapter apart and
 merged differed by 3e-5; its weights rounded to bfloat16, whose products are as coarse, by 0.94."""
 
+_LLAMA_TIE = 0.6
+"""Difference of two logits that llama.cpp's arithmetic can turn around, in the same unit: it rounds what
+it multiplies with weights in blocks to 8 bits. Its log-probabilities for SmolLM2-135M differed from
+those of transformers by up to 0.002 with weights in float32, 0.01 in bfloat16 and 0.1 in q8_0."""
+
 _LOST = 0.7
 """An export that is this close to the base model, as a share of what training has changed, is no
 longer the trained model."""
@@ -61,11 +66,19 @@ class Case:
     text: str
     messages: list[dict[str, str]] | None = None
 
-    def ids(self, tokenizer: Any) -> list[int]:
-        """Return its token ids with a tokenizer, which renders the conversation itself."""
+    def given(self, tokenizer: Any) -> tuple[str, bool]:
+        """Return its text, and whether special tokens are added to it.
+
+        Args:
+            tokenizer: Renders the conversation with its own template.
+        """
         text = self.text if self.messages is None else _rendered(self.messages, tokenizer)
         begins = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-        adds = self.messages is None and not begins
+        return text, self.messages is None and not begins
+
+    def ids(self, tokenizer: Any) -> list[int]:
+        """Return its token ids with a tokenizer, which renders the conversation itself."""
+        text, adds = self.given(tokenizer)
         return list(tokenizer(text, add_special_tokens=adds)["input_ids"])
 
 
@@ -89,6 +102,26 @@ class Observed(NamedTuple):
     ends: set[int]
 
 
+class Reread(NamedTuple):
+    """What llama.cpp makes of the cases; lists have an entry for each.
+
+    Attributes:
+        read_by: llama.cpp and its build.
+        prompts: Token ids by its own tokenizer.
+        choices: What it would write at each place of the trained model's answer, and after it.
+        is_ended: Whether it ends the answer where the trained model did.
+        refused: Why it cannot load or render the file; "" if it can.
+        absent: Why it was not asked; "" if it was.
+    """
+
+    read_by: str = "llama.cpp"
+    prompts: Sequence[list[int]] = ()
+    choices: Sequence[list[int]] = ()
+    is_ended: Sequence[bool] = ()
+    refused: str = ""
+    absent: str = ""
+
+
 class Proof(dict[str, Any]):
     """Numbers of a proof by name; `passed` says whether they are as they should be.
 
@@ -98,6 +131,11 @@ class Proof(dict[str, Any]):
     logits; same_first_choices, a share; same_answers; stops_at_end_of_turn; nearer_than_base, how many times
     nearer the export is to the trained model than the base model is (None after full training);
     cases and tokens that were compared; read_by, what reloaded the export; failures, sentences.
+
+    Of GGUF also llama_cpp, its build, or None; llama_cpp_absent, why it has not read the file;
+    llama_token_ids, whether they are the same; llama_first_choices, the share in which it agrees with
+    transformers about the next token; llama_answers, how many greedy answers are those of the trained
+    model.
     """
 
     @property
@@ -116,8 +154,21 @@ class Proof(dict[str, Any]):
             f"Reloaded by {self['read_by']}, {count(self['cases'], 'prompt')}: {ids}, {answers}, "
             f"largest difference of logits {number(self['largest_logit_difference'])}, of which "
             f"{number(self['written_difference'])} is not rounding to {self['dtype']}, "
-            f"{self['same_first_choices']:.1%} equal first choices."
+            f"{self['same_first_choices']:.1%} equal first choices.{self._of_llama_cpp}"
         )
+
+    @property
+    def _of_llama_cpp(self) -> str:
+        if build := self.get("llama_cpp"):
+            same = f"{self['llama_answers']} of {self['cases']} greedy answers"
+            share = f"{self['llama_first_choices']:.1%}"
+            return (
+                f" {build}: same token ids, {same} of the trained model, {share} equal first choices "
+                "with that reader."
+            )
+        if why := self.get("llama_cpp_absent"):
+            return f" llama.cpp itself has not read it: {why}."
+        return ""
 
     def __str__(self) -> str:
         return self.sentence
@@ -194,6 +245,7 @@ def prove(
     end: int | None,
     read_by: str,
     base: Sequence[Any] | None = None,
+    reread: Reread | None = None,
 ) -> Proof:
     """Compare an export with the trained model.
 
@@ -210,6 +262,7 @@ def prove(
         end: The token that ends a turn.
         read_by: What reloaded the export.
         base: Logits of the base model for the same rows; None if they are not known.
+        reread: What llama.cpp made of the cases; None where it does not read such an export.
     """
     import torch
 
@@ -257,6 +310,9 @@ def prove(
                 f"Rounding to {dtype} changes the model by {number(lost)}, training changed it by "
                 f"{number(changed)} (root mean squares of the logits), so what was trained is lost."
             )
+    again: dict[str, Any] = {}
+    if reread is not None:
+        again = _of_reread(reread, trained, exported, _LLAMA_TIE * spread, failures)
     return Proof(
         passed=not failures,
         same_token_ids=same_ids,
@@ -273,8 +329,55 @@ def prove(
         dtype=dtype,
         computed_in=computed_in,
         read_by=read_by,
+        **again,
         failures=failures,
     )
+
+
+def _of_reread(
+    reread: Reread, trained: Observed, exported: Observed, tie: float, failures: list[str]
+) -> dict[str, Any]:
+    """Return what llama.cpp adds to a proof, and add what it finds wrong to the failures.
+
+    Args:
+        reread: What llama.cpp made of the cases.
+        trained: What the trained model made of them.
+        exported: What the export made of them in transformers.
+        tie: The difference of two logits that llama.cpp's arithmetic can turn around.
+        failures: Sentences.
+    """
+    if reread.absent:
+        return {"llama_cpp": None, "llama_cpp_absent": reread.absent}
+    if reread.refused:
+        failures.append(f"llama.cpp {reread.refused}.")
+        return {"llama_cpp": reread.read_by}
+    same_ids = list(reread.prompts) == trained.prompts
+    if not same_ids:
+        failures.append("llama.cpp's tokenizer gives other token ids.")
+    places = agreed = answers = parted = 0
+    does_stop = True
+    for n, chosen in enumerate(reread.choices):
+        answer, logits = trained.answers[n], exported.logits[n]
+        first = len(logits) - 1 - len(answer)  # the row ends with the answer
+        gaps = [
+            float(row.max() - row[token]) if token < len(row) else float("inf")
+            for row, token in zip(logits[first:], chosen, strict=False)
+        ]
+        places, agreed = places + len(gaps), agreed + gaps.count(0.0)
+        parted += any(not gap <= tie for gap in gaps)
+        does_end = reread.is_ended[n]
+        answers += chosen[: len(answer)] == answer and does_end == trained.is_ended[n]
+        does_stop &= does_end or len(chosen) == len(answer) or chosen[-1] not in exported.ends
+    if parted:
+        failures.append(f"llama.cpp answers {count(parted, 'prompt')} otherwise than transformers.")
+    if not does_stop:
+        failures.append("llama.cpp does not stop at the end of its turn.")
+    return {
+        "llama_cpp": reread.read_by,
+        "llama_token_ids": same_ids,
+        "llama_first_choices": agreed / places if places else 1.0,
+        "llama_answers": answers,
+    }
 
 
 def _answers_alike(trained: Observed, exported: Observed, n: int, tie: float) -> bool:

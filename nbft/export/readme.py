@@ -84,6 +84,19 @@ def _proof(proof: Proof) -> list[str]:
         ),
         ("compared", f"{count(proof['cases'], 'prompt')}, {count(proof['tokens'], 'token')}"),
     ]
+    if build := proof.get("llama_cpp"):
+        share = proof.get("llama_first_choices")
+        rows += [
+            ("also read by", build),
+            ("same token ids there", _word(proof.get("llama_token_ids", False))),
+            (
+                "greedy answers of the trained model there",
+                f"{proof.get('llama_answers', 0)} of {proof['cases']}",
+            ),
+            ("equal first choices of both readers", "" if share is None else f"{share:.1%}"),
+        ]
+    elif why := proof.get("llama_cpp_absent"):
+        rows.append(("read by llama.cpp itself", f"no: {why}"))
     lines = _table("measure", [(name, text) for name, text in rows if text])
     return [
         *lines,

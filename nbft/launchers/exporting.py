@@ -2,8 +2,9 @@
 
 The process writes what it does to `exporting.jsonl` in the run's folder, in the form of events:
 `started` with its process, format and folder, `stage` with a sentence, and at the end `exported`,
-`refused` or `stopped`. Its output goes to `export.log`. As with a run, the state is what the last
-events say, or that the process is gone. SIGTERM stops it, and nothing of the export is left.
+`refused` or `stopped`; `stopping` is written by whoever stops it. Its output goes to `export.log`.
+As with a run, the state is what the last events say, or that the process is gone. SIGTERM stops it,
+and nothing of the export is left.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def stop_export(run: Run) -> None:
     if state is None or not state.is_going or process is None or process.lives() is None:
         raise RunError(f"{run.id}: is not being exported here.")
     try:
+        # Before the signal: a process that is not ready to hear it ends without a word of its own.
+        events.append(run.path / EVENTS, "stopping", text="Stopping …")
         os.kill(process.pid, signal.SIGTERM)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
@@ -119,7 +122,9 @@ def export_state(run: Run) -> ExportState | None:
     if process is None or process.lives() is False:
         if _ENDS & _last(run).keys():  # its last event has come meanwhile
             return export_state(run)
-        return ExportState(*about, is_going=False, text=_LOST)
+        is_stopped = "stopping" in last
+        text = left_by_stopped(run.path, about[1], about[2]) if is_stopped else _LOST
+        return ExportState(*about, is_going=False, text=text)
     return ExportState(*about, is_going=True, text=str(event.get("text", "Starting …")))
 
 

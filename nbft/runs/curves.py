@@ -12,6 +12,7 @@ from nbft.charts import (
     RAW_ALPHA,
     ChartSpec,
     Curve,
+    add_legend,
     color_of,
     drawn,
     moving_average,
@@ -43,7 +44,7 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
             _draw(axes, curve, state.curve(curve.name), color_of(place))
         axes.set(xlabel="step", ylabel=chart.title, title=chart.title)
         if len(chart.curves) > 1 and any(state.curve(name) for name in chart.names):
-            axes.legend(frameon=False)
+            add_legend(axes)
         tidy(axes)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if title:
@@ -54,18 +55,27 @@ def draw_curves(state: RunState, *, title: str = "") -> Figure:
 def draw_losses(states: Mapping[str, RunState]) -> Figure:
     """Draw the losses of several runs over one axis.
 
+    The legend has a line for each run, and one for all held-out losses, so that six leave room.
+
     Args:
         states: The state of each run by its name, in the order of the colours.
     """
+    from matplotlib.lines import Line2D
+
     figure = new_figure(height=4)
     axes = figure.subplots()
     for place, (name, state) in enumerate(states.items()):
         label, color = drawn(name), color_of(place)
-        _draw(axes, Curve("loss", label, smooth=True), state.curve("loss"), color)
+        _draw(axes, Curve("loss", label, smooth=True), state.curve("loss"), color, names_raw=False)
         if held_out := state.curve("eval_loss"):
-            _draw(axes, Curve("eval_loss", f"{label}, held-out", "marks"), held_out, color)
+            _draw(axes, Curve("eval_loss", "_", "marks"), held_out, color)
     axes.set(xlabel="step", ylabel=LOSS.title, title=LOSS.title)
-    axes.legend(frameon=False, fontsize="small")
+    entries = axes.get_legend_handles_labels()[0]
+    if any(state.curve("eval_loss") for state in states.values()):
+        diamond = Line2D([], [], color="#666666", marker="D", linestyle="none")
+        diamond.set_label("held-out loss")
+        entries.append(diamond)
+    add_legend(axes, handles=entries, fontsize="small")
     tidy(axes)
     return figure
 
@@ -79,14 +89,16 @@ def main_charts(state: RunState) -> list[ChartSpec]:
     return other_charts([name for name in names if name in state.curves], declared)
 
 
-def _draw(axes: Any, curve: Curve, points: Points, color: str) -> None:
+def _draw(axes: Any, curve: Curve, points: Points, color: str, *, names_raw: bool = True) -> None:
+    """Draw a curve; the raw values of a smooth one may be left out of the legend."""
     steps, values = list(points.steps), _drawable(points.values)
     style = {"color": color, "label": curve.label}
     if curve.style == "marks":
         axes.plot(steps, values, "D", markersize=6, **style)
     elif curve.smooth:
         smoothed, raw = curve.labels()
-        axes.plot(steps, values, alpha=RAW_ALPHA, linewidth=1, **style | {"label": raw})
+        thin = style | {"label": raw if names_raw else "_"}
+        axes.plot(steps, values, alpha=RAW_ALPHA, linewidth=1, **thin)
         axes.plot(steps, moving_average(values), linewidth=2.5, **style | {"label": smoothed})
     else:
         axes.plot(steps, values, linewidth=2, **style)
@@ -114,7 +126,7 @@ def draw_scores(state: RunState) -> Figure | None:
         if title == SHARES:
             axes.set_ylim(bottom=0)
         if len(names) > 1:
-            axes.legend(frameon=False)
+            add_legend(axes)
         tidy(axes)
     return figure
 

@@ -370,7 +370,7 @@ def _formats(nbft: NbftServer, found: Run) -> list[dict[str, Any]]:
                         "offer": foreseen.offer(one),
                         "is_usual": one == foreseen.dtype,
                     }
-                    for one in form.dtypes or ("",)
+                    for one in form.offered_dtypes() or ("",)
                 ],
                 "folder": _inside(nbft, folder) or str(folder),
                 # The form asks for the name of a repository, which is checked when it is there.

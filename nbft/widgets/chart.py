@@ -32,6 +32,7 @@ from nbft.charts import (
     ChartSpec,
     Curve,
     Style,
+    add_legend,
     drawn,
     moving_average,
     new_figure,
@@ -212,6 +213,7 @@ class Chart(anywidget.AnyWidget):
         figure = new_figure(7.0, 2.8, dpi=100)
         axes = figure.subplots()
         x_column, *columns = self._table.columns
+        is_overlay = sum(one["smooth"] for one in self.series) > 1
         for one, column in zip(self.series, columns, strict=True):
             has_value = np.isfinite(column)
             x, y = x_column[has_value], column[has_value]
@@ -220,6 +222,7 @@ class Chart(anywidget.AnyWidget):
                 axes.plot(x, y, "o", markersize=5, zorder=3, **style)
             elif one["smooth"]:
                 smoothed, raw = Curve(one["name"], style.pop("label")).labels(self.x_label)
+                raw = "_" if is_overlay else raw  # left out: the thin curve of each colour
                 axes.plot(x, y, alpha=RAW_ALPHA, linewidth=1, label=raw, **style)
                 average = moving_average(y, self.smoothing)
                 axes.plot(x, average, linewidth=2.5, label=smoothed, **style)
@@ -240,7 +243,7 @@ class Chart(anywidget.AnyWidget):
         axes.set_yscale("log" if self.log_y else "linear")
         tidy(axes)
         if len(axes.get_legend_handles_labels()[1]) > 1:
-            axes.legend(frameon=False)
+            add_legend(axes)
         return figure
 
     def _answer(self, _widget: Chart, message: Mapping[str, Any], _buffers: object) -> None:

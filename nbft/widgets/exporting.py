@@ -157,7 +157,9 @@ class Exporting:
             about = {"description": _LABELS.get(name, name)}
             if name == "dtype":
                 usual = form.default_dtype(stored_dtype(self._run))
-                control = kit(ipywidgets.Dropdown, options=form.dtypes, value=usual, **about)
+                control = kit(
+                    ipywidgets.Dropdown, options=form.offered_dtypes(), value=usual, **about
+                )
             elif name in ("private", "adapter"):
                 control = kit(ipywidgets.Checkbox, value=name == "private", **about)
             else:

@@ -153,7 +153,9 @@ class _View:
         self._message, self._more = kit.html(""), kit.html("")
         self._headline_at = -_STATUS_SECONDS
         self._going: tuple[str, ...] = ()
-        self._chosen = kit(ipywidgets.Dropdown, description="Contestant", options=())
+        self._chosen = kit(
+            ipywidgets.Dropdown, "nbft-contestant", description="Contestant", options=()
+        )
         self._drop = kit.button("Drop", lambda _: view.drop(self._chosen.value), "")
         self._stop = kit.button("Stop all", lambda _: view.stop(), "")
         hear_while_busy(self._drop, self._stop)

@@ -28,7 +28,7 @@ race = nbft.race(config, {{"training.learning_rate": [1e-4, 1e-3]}})
 
 def test_a_race_is_watched_and_stopped(
     notebook: Notebook,
-    axe: Callable[[Locator], list[str]],
+    looks: Callable[[str, Locator], None],
     console_errors: list[str],
     tmp_path: Path,
 ) -> None:
@@ -45,8 +45,7 @@ def test_a_race_is_watched_and_stopped(
         timeout=TRAINED_MS
     )
     expect(view.locator(".nbft-chart-cell canvas").first).to_be_visible()
-    notebook.screenshot("race", view)
-    assert axe(view) == []
+    looks("race", view.first)
 
     chosen = view.get_by_label("Contestant")
     expect(chosen).to_have_value("kind-otter-14-1 (learning_rate 0.0001)")
@@ -58,5 +57,6 @@ def test_a_race_is_watched_and_stopped(
     picture = view.get_by_role("img", name=re.compile("learning_rate 0.0001: .* points"))
     expect(picture).to_be_visible(timeout=TRAINED_MS)
     expect(view).to_contain_text("over; best: kind-otter-14-")
+    looks("race-over", view.first)
     assert notebook.kernel_eval("[run.status for run in race.runs]") == ["stopped", "stopped"]
     assert console_errors == []

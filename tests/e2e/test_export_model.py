@@ -268,10 +268,19 @@ def test_an_earlier_export_is_replaced_and_nothing_else(
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
+MLX = (
+    r"^to='mlx': is not written by nbft\. Use to=\"merged\", and on a Mac with Apple silicon: "
+    r"pip install mlx-lm, then mlx_lm\.convert --hf-path FOLDER\.$"
+)
+ONNX = (
+    r"^to='onnx': is not written: its exporter, optimum-onnx 0\.1\.0, needs transformers below "
+    r"4\.58, and nbft needs transformers 5\. Use to=\"merged\", and in an environment of its own: "
+)
+
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no such format": ({"to": "ggfu"}, ConfigError, "to='ggfu': is not one of .* Use gguf."),
-    "mlx": ({"to": "mlx"}, ConfigError, "mlx_lm.convert"),
-    "onnx": ({"to": "onnx"}, ConfigError, "optimum"),
+    "mlx": ({"to": "mlx"}, ConfigError, MLX),
+    "onnx": ({"to": "onnx"}, ConfigError, ONNX),
     "no such type": ({"to": "merged", "dtype": "q8_0"}, ConfigError, "dtype='q8_0': is none of"),
     "type of an adapter": ({"to": "adapter", "dtype": "f16"}, ConfigError, "does not apply"),
     "no repository": ({"to": "hub"}, RunError, "owner/name"),

@@ -61,6 +61,8 @@ def test_what_differs_between_runs_is_shown(make: Any) -> None:
     assert "1 of 2 prompts in common are answered differently." in text
     assert "training.learning_rate  0.0002  5e-05" in text
     axes = both.figure().axes[0]
+    legend = [text.get_text() for text in both.figure().axes[0].get_legend().get_texts()]
+    assert legend == ["first, smoothed", "second, smoothed", "held-out loss"]
     assert [line.get_color() for line in axes.lines] == ["#1f83c9"] * 3 + ["#d55e00"] * 3
 
 

@@ -179,6 +179,12 @@ def test_an_export_is_stopped_and_only_one_goes_on(server: Server, run: Run, rou
         exporting.start_export(run, "merged", Path("/nowhere"))
     assert server.ask(route, "DELETE").status == 202
     assert process.wait(20) != 0
+    # It was not ready to hear of it, and had no word of its own.
+    last = server.ask(route).body["last"]
+    assert (last["is_going"], last["text"]) == (
+        False,
+        "The export was stopped. Nothing of it is left.",
+    )
     assert server.ask(route, "DELETE").status == 409
 
 
