@@ -19,6 +19,7 @@ from nbft.plan.schedule import rows_per_batch
 
 _METHODS = ("sft", "base")
 _FIELD = "distributed.num_processes"
+_OF_GPUS = ("nccl", "xccl", "hccl", "cncl", "mccl")
 
 
 def is_several(config: Config) -> bool:
@@ -37,6 +38,8 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     if device != "cpu" and asked > (there := max(1, gpu_count(device))):
         why = f"needs a device for each process, and there {_are(there)} here."
         yield error(_FIELD, why, use=there)
+    if device == "cpu" and config.distributed.ddp_backend in _OF_GPUS:
+        yield error("distributed.ddp_backend", "is for GPUs, and this run uses the CPU.", use=None)
     for path, is_used in _without(config).items():
         if is_used:
             yield error(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import nbft
 from nbft import registry
 from nbft.runs.checkpoints import last_whole, step_of
+from nbft.training.ranks import Ranks
 
 from .conftest import losses, steps, until
 
@@ -268,6 +269,29 @@ def test_what_fails_in_one_process_is_said_once(spread, troubled, what, said):
     endings = [e for e in run.events() if e["event"] in ("failed", "stopped", "completed")]
     assert len(endings) == 1
     assert bool(run.fixes) == (what == "memory")
+
+
+def test_uneven_processes_count_by_their_tokens(spread):
+    """Else a process with few tokens would count as much as one with many."""
+    short = {"training__max_steps": 2}
+    one = nbft.train(spread(1, **short), show=False)
+    two = nbft.train(
+        spread(2, **short, distributed__average_tokens_across_devices=False), show=False
+    )
+    assert two.status == "completed", two.problems
+    assert losses(two) != pytest.approx(losses(one), abs=1e-4)
+    assert losses(two) == pytest.approx(losses(one), abs=0.2)
+
+
+def test_the_backend_is_the_one_that_was_asked_for(spread, monkeypatch: pytest.MonkeyPatch):
+    from torch import distributed
+
+    asked = []
+    monkeypatch.setattr(distributed, "init_process_group", lambda name, **_: asked.append(name))
+    monkeypatch.setattr(distributed, "new_group", lambda **_: None)
+    for changes in ({}, {"distributed__ddp_backend": "mpi"}):
+        Ranks(1, 2, "rendezvous").join(spread(2, **changes), "cpu")
+    assert asked == ["gloo", "mpi"]
 
 
 def test_the_arguments_of_ddp_reach_the_library(spread):

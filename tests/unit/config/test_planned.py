@@ -32,7 +32,8 @@ def test_one_process_needs_no_engine():
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
-        ({"num_processes": 2}, "num_processes"),
+        ({"num_processes": 2, "fsdp": "full_shard"}, "fsdp"),
+        ({"num_processes": 2, "sharding": "stage1"}, "sharding"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "deepspeed"),
         ({"deepspeed": "zero.json"}, "deepspeed"),
         ({"fsdp": "full_shard", "fsdp_cpu_offload": True}, "fsdp_cpu_offload"),
@@ -45,7 +46,7 @@ def test_what_needs_several_processes_is_refused_and_mended(settings, field):
     found = errors(distributed=settings)
     assert list(found) == [f"distributed.{field}"]
     problem = found[f"distributed.{field}"]
-    assert "training in several processes is not supported yet" in problem.why
+    assert "which is not supported yet" in problem.why
     config = nbft.Config(data={"dataset_name": "grammar"}, distributed=settings)
     mended = config.apply(problem.changes)
     assert f"distributed.{field}" not in {p.field for p in nbft.make_plan(mended).errors}

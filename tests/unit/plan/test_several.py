@@ -1,0 +1,105 @@
+"""What several processes need, in the plan of a run."""
+
+import pytest
+
+import nbft
+from nbft.plan import several
+
+FIELD = "distributed.num_processes"
+
+
+def plan(processes=2, **sections):
+    data = {"dataset_name": "grammar", **sections.pop("data", {})}
+    ours = {"num_processes": processes, **sections.pop("distributed", {})}
+    return nbft.make_plan(nbft.Config(data=data, distributed=ours, **sections))
+
+
+def test_a_step_has_the_rows_of_all_processes():
+    training = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    one, two = plan(1, training=training), plan(2, training=training)
+    assert (one.effective_batch_size, two.effective_batch_size) == (6, 12)
+    assert two.total_steps == pytest.approx(one.total_steps / 2, abs=1)
+    assert two.tokens == pytest.approx(one.tokens, rel=0.01)
+    assert two.memory_bytes == 2 * one.memory_bytes
+    assert any("each computes its share of the 12 rows of a step" in text for text in two.remarks)
+    assert not any("processes" in text for text in one.remarks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"training.method": "orpo"}, "training.method=orpo"),
+        ({"data.train.stream": True}, "data.train.stream"),
+        ({"data.max_tokens_per_batch": 512}, "data.max_tokens_per_batch"),
+        (
+            {"data.train_sampling_strategy": "group_by_length"},
+            "data.train_sampling_strategy=group_by_length",
+        ),
+        ({"training.num_samples_each_epoch": 8}, "training.num_samples_each_epoch"),
+        ({"model.device_map": "auto"}, "model.device_map"),
+        ({"memory.auto_find_batch_size": True}, "memory.auto_find_batch_size"),
+        (
+            {
+                "checkpoint.load_best_model_at_end": True,
+                "checkpoint.metric_for_best_model": "eval_exact_match",
+            },
+            "checkpoint.metric_for_best_model=eval_exact_match",
+        ),
+    ],
+)
+def test_what_several_cannot_do_is_refused_by_name_and_mended(changes, what):
+    one = plan(1).config.apply(changes)
+    made = nbft.make_plan(one.apply({FIELD: 2}))
+    found = [p for p in made.errors if p.field == FIELD]
+    assert [p.why for p in found] == [f"does not go with {what} yet."]
+    mended = nbft.make_plan(made.config.apply(found[0].changes))
+    assert FIELD not in {p.field for p in (*mended.errors, *nbft.make_plan(one).errors)}
+
+
+def test_each_process_needs_a_device(monkeypatch):
+    from nbft.decisions import Choice, decide
+
+    config = nbft.Config(distributed={"num_processes": 4})
+    made = decide(config)
+    monkeypatch.setattr(several, "gpu_count", lambda device: 2)
+    on_gpu = type(made)(Choice("cuda", ""), made.dtype, made.mixed_precision, made.parts)
+    (problem,) = several.several_problems(config, on_gpu)
+    assert problem.why == "needs a device for each process, and there are 2 devices here."
+    assert problem.changes == {FIELD: 2}
+    assert not [*several.several_problems(config, made)]
+
+
+def test_the_backend_suits_the_device():
+    (problem,) = (
+        p for p in plan(2, distributed={"ddp_backend": "nccl"}).errors if "backend" in p.field
+    )
+    assert problem.why == "is for GPUs, and this run uses the CPU."
+
+
+def test_rows_that_fill_the_last_batches_are_said():
+    rows = [{"prompt": f"{n}?", "completion": f" {n}"} for n in range(18)]
+    data = {"train": {"datasets": [{"rows": rows}]}, "split_ratio": 1.0}
+    for batch, filled in ((2, 2), (3, 0), (4, 6)):
+        config = nbft.Config(
+            data=data,
+            training={"per_device_train_batch_size": batch},
+            distributed={"num_processes": 2},
+            evaluation={"eval_strategy": "no"},
+        )
+        said = [text for text in nbft.make_plan(config).remarks if "filled up" in text]
+        assert bool(said) == bool(filled)
+        assert all(f"with {filled} rows" in text for text in said)
+
+
+@pytest.mark.parametrize("try_it", [lambda p: p.simulate(), lambda p: p.probe()])
+def test_a_step_of_several_is_not_rehearsed(try_it):
+    with pytest.raises(nbft.NbftError, match="A step of several processes cannot be"):
+        try_it(plan(2))
+
+
+def test_what_trains_in_one_process_says_so():
+    config = nbft.Config(data={"dataset_name": "grammar"}, distributed={"num_processes": 2})
+    with pytest.raises(nbft.ConfigError, match="the learning rate test runs in one process"):
+        nbft.find_learning_rate(config)
+    with pytest.raises(nbft.ConfigError, match="a race trains in one, on one device"):
+        nbft.race(config, {"training.learning_rate": [1e-4, 2e-4]})
