@@ -470,7 +470,13 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
         ]
 
     reporting = ReportingCallback(
-        job.run, loaded.decisions.device.value, sample, job.room, job.stages, job.turn
+        job.run,
+        loaded.decisions.device.value,
+        sample,
+        job.room,
+        job.stages,
+        job.turn,
+        is_alone=job.ranks.count == 1,
     )
     return reporting, ScoringCallback(
         config,

@@ -210,6 +210,22 @@ def test_the_system_ends_all_processes_after_a_checkpoint(submitted, whose):
     assert not processes(run)
 
 
+def test_an_evaluation_that_all_are_in_is_finished_first(submitted, rows):
+    columns = {"prompt_template": "Correct: {input}\n", "completion_template": "{target}"}
+    run = submitted(
+        data__validation={"rows": rows * 20, **columns},
+        evaluation__eval_strategy="steps",
+        evaluation__eval_on_start=False,
+        evaluation__eval_steps=2,
+        evaluation__per_device_eval_batch_size=1,
+    )
+    until(lambda: [e for e in run.events() if e.get("stage") == "evaluating"], "the evaluation")
+    os.kill(next(e["pid"] for e in run.events() if e["event"] == "started"), signal.SIGTERM)
+    until(lambda: run.is_over, "the end")
+    assert run.status == "stopped", run.problems
+    assert step_of(last_whole(run.path)) == run.step
+
+
 def test_no_process_outlives_what_started_it(submitted):
     run = submitted()
     until(lambda: steps(run) >= 2, "a step")

@@ -44,6 +44,8 @@ class ReportingCallback(TrainerCallback):
         room: Waits while the run's disk is full; has the requests to the run.
         stages: Measures the stages of the run.
         turn: Its turn among others; None if it trains alone.
+        is_alone: Whether no other processes train the run; else all of them finish what takes long
+            between steps, since none can leave it.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class ReportingCallback(TrainerCallback):
         room: Room | None = None,
         stages: StageClock | None = None,
         turn: Turn | None = None,
+        *,
+        is_alone: bool = True,
     ) -> None:
-        self._turn = turn
+        self._turn, self._is_alone = turn, is_alone
         self._text = ""
         self.ending: str | None = None
         self.last_eval_step = -1
@@ -140,7 +144,7 @@ class ReportingCallback(TrainerCallback):
         """Check whether to go on with what takes long between steps; raises like the above."""
         if not self._has_trained:
             self._requests.check()
-        elif (urgent := self._requests.take_urgent()) is not None:
+        elif self._is_alone and (urgent := self._requests.take_urgent()) is not None:
             self._obey(urgent, step, control or TrainerControl(), None)
             raise Unfinished
 
