@@ -75,13 +75,19 @@ READY = """async () => {
     return kernel.status === 'idle';
 }"""
 EVAL = """async code => {
-    const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
-    const ask = () => kernel.requestExecute(
-        {code: '', silent: true, user_expressions: {value: code}}).done;
-    // A reply is lost when the connection to a kernel that has just started is made anew.
-    const late = () => new Promise(resolve => setTimeout(resolve, 30_000));
-    const reply = await Promise.race([ask(), late()]) ?? await ask();
-    return reply.content.user_expressions.value;
+    // A reply is lost when the connection to a kernel that has just started is made anew, and one
+    // that was replaced never replies: then the kernel of now is asked again.
+    const ask = () => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel
+        .requestExecute({code: '', silent: true, user_expressions: {value: code}}).done
+        .catch(() => new Promise(() => {}));
+    const late = () => new Promise(resolve => setTimeout(resolve, 20_000));
+    const asked = [];
+    while (asked.length < 6) {
+        asked.push(ask());
+        const reply = await Promise.race([...asked, late()]);
+        if (reply) return reply.content.user_expressions.value;
+    }
+    throw new Error(`no kernel has replied to ${code}`);
 }"""
 
 

@@ -56,7 +56,9 @@ def test_stop(
     heard_while_busy: bool,
 ) -> None:
     name = version and install_kernel(jupyter_lab, version, tmp_path / "venv")
-    notebook.open([worker.setup, "monitor", "import time; time.sleep(6)"])
+    free = tmp_path / "free"
+    busy = f"import os, time\nwhile not os.path.exists({str(free)!r}): time.sleep(0.1)"
+    notebook.open([worker.setup, "monitor", busy])
     if name:
         notebook.page.evaluate(CHANGE_KERNEL, name)
         notebook.page.wait_for_function(READY, timeout=OPEN_MS)
@@ -73,12 +75,13 @@ def test_stop(
     expect(prompt).to_have_text("[*]:")
     output.get_by_role("button", name="Stop and save").click()
     if heard_while_busy:
-        until = time.monotonic() + 4
+        until = time.monotonic() + 60
         while not worker.commands() and time.monotonic() < until:
             notebook.page.wait_for_timeout(50)
         assert worker.commands() == ["stop"]
         assert prompt.inner_text() == "[*]:"
-    expect(prompt).to_have_text("[3]:", timeout=10_000)
-    expect(output.locator("img")).to_be_visible(timeout=10_000)
+    free.touch()
+    expect(prompt).to_have_text("[3]:", timeout=30_000)
+    expect(output.locator("img")).to_be_visible(timeout=30_000)
     expect(output.last).to_contain_text("run.generate(")
     assert worker.commands() == ["stop"]
