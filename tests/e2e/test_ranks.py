@@ -270,12 +270,12 @@ def troubled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     [
         ("fails", "Process 2 of 2: ValueError: rank trouble"),
         ("memory", "Process 2 of 2: Memory ran out on cpu"),
-        ("hangs", "have not answered for 4 seconds"),
+        ("hangs", "have not answered for 15 seconds"),
     ],
 )
 def test_what_fails_in_one_process_is_said_once(spread, troubled, what, said):
     trouble = {"trouble": {"what": what, "at": 2}}
-    config = spread(2, **ENDLESS, callbacks__callbacks=trouble, distributed__ddp_timeout=4)
+    config = spread(2, **ENDLESS, callbacks__callbacks=trouble, distributed__ddp_timeout=15)
     run = nbft.train(config, show=False)
     assert run.status == "failed"
     (problem,) = run.problems
