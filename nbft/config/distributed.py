@@ -38,7 +38,7 @@ class Distributed(Section):
     )
     launcher: Literal["torchrun", "accelerate"] = expert_setting(
         "torchrun",
-        help="Whose variables the processes are started with; both are the same to them.",
+        help="Kept for configs of other systems: the processes start alike either way.",
         source="PyTorch",
     )
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl", "qccl"] | None = (
@@ -232,7 +232,7 @@ class Distributed(Section):
         return self
 
     def engines(self) -> dict[str, str]:
-        """Return the settings that need an engine that is not supported yet, by name, each with a reason."""
+        """Return the settings that need an engine not supported yet, by name, each with a reason."""
         reasons = {
             "fsdp": bool(self.fsdp) and self.num_processes > 1 and "needs FSDP",
             "sharding": bool(self.sharding) and self.num_processes > 1 and "needs ZeRO",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ _POLL_SECONDS = 0.01
 
 
 def start_detached(
-    command: Sequence[str], log: Path, *, appends: bool = True
+    command: Sequence[str],
+    log: Path,
+    *,
+    appends: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that no signal to this one reaches it.
 
@@ -26,6 +30,7 @@ def start_detached(
         command: The command.
         log: File for what it prints.
         appends: Whether what is in the file stays.
+        environment: Its environment variables; those of this process if None.
 
     Raises:
         OSError: It cannot be started, or the file cannot be written.
@@ -38,6 +43,7 @@ def start_detached(
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            env=environment,
         )
 
 

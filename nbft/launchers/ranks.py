@@ -20,6 +20,7 @@ from typing import Any
 from nbft import events
 from nbft.access import inherit_all
 from nbft.config import Config
+from nbft.launchers.detached import start_detached
 from nbft.launchers.supervisor import how_it_ended, memory_fixes, memory_kills
 from nbft.limits import usable_cores
 from nbft.runs.files import log_tail
@@ -110,15 +111,8 @@ def _started(run: Path, ranks: Ranks) -> subprocess.Popen[bytes]:
     """Start a process; what it prints is in its log."""
     command = [sys.executable, "-m", "nbft.launchers.rank", str(run), str(os.getpid())]
     threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks.count))}
-    with (ranks.folder(run) / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=threads | os.environ | ranks.variables(),
-        )
+    environment = threads | os.environ | ranks.variables()
+    return start_detached(command, ranks.folder(run) / "log.txt", environment=environment)
 
 
 def _watch(

@@ -132,9 +132,8 @@ def _few_steps(plan: Plan) -> Iterator[Problem]:
     seen = min(total * rows, plan.train_rows * training.num_train_epochs)
     if training.max_steps > 0 or plan.config.data.max_tokens_per_batch is not None:
         return
-    wanted = max(1, min(_USUAL_ROWS, int(seen // _FEWEST_STEPS)))
-    processes = plan.config.distributed.num_processes
-    wanted = max(1, wanted // processes)
+    wanted = min(_USUAL_ROWS, int(seen // _FEWEST_STEPS))
+    wanted = max(1, wanted // plan.config.distributed.num_processes)
     batch = min(training.per_device_train_batch_size, wanted)
     yield warning(
         "training.gradient_accumulation_steps",

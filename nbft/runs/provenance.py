@@ -349,8 +349,8 @@ def plan_resumption(
         )
     if before.processes != now.processes:
         remarks.append(
-            f"So far {before.processes} of distributed.num_processes have trained it, from here on "
-            f"{now.processes}: random numbers, such as those of dropout, are others."
+            f"Trained with distributed.num_processes={before.processes} so far, and with "
+            f"{now.processes} from here on: random numbers, such as those of dropout, differ."
         )
     if done < now.total_steps:
         remarks += _another_schedule(config, before.total_steps, step, now.total_steps, done)

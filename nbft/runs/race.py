@@ -426,7 +426,8 @@ def _refusals(config: Config) -> Iterator[Problem]:
         why = "cannot be used in a race: trackers follow one run of a process."
         yield Problem("tracking.report_to", config.tracking.report_to, why, "Leave it empty.")
     if sees_all_gpus(config):
-        why = "asks for several processes, GPUs or a device map, and a race trains in one, on one device."
+        asked = "asks for several processes or GPUs, or for a device map"
+        why = f"{asked}, and a race trains in one process on one device."
         yield Problem("distributed", None, why, "Race without it.")
     if "profiler" in config.callbacks.callbacks:
         why = "cannot be used in a race: it would measure the other contestants too."

@@ -121,7 +121,7 @@ def _check(config: Config, steps: int) -> None:
         raise ConfigError(Problem("training.method", training.method, why, fix))
     if (processes := config.distributed.num_processes) > 1:
         why = "cannot be tested: the learning rate test runs in one process."
-        fix = "Use 1, with training.gradient_accumulation_steps times as large."
+        fix = f"Use 1, and multiply training.gradient_accumulation_steps by {processes}."
         raise ConfigError(Problem("distributed.num_processes", processes, why, fix))
     if not training.do_train:
         why = "leaves nothing to test."

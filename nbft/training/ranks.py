@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,8 +91,7 @@ class Ranks:
             world_size=self.count,
             timeout=datetime.timedelta(seconds=asked.ddp_timeout),
         )
-        # What they agree on stays on the CPU, so that no GPU is waited for.
-        object.__setattr__(self, "_agreeing", distributed.new_group(backend="gloo", timeout=_LONG))
+        self.wait()
 
     def agree(self, number: int) -> int:
         """Return the number that the first process gives."""
@@ -141,9 +141,12 @@ class Ranks:
         for place, name in enumerate(names):
             setattr(control, name, bool(agreed >> place & 1))
 
-    @property
+    @functools.cached_property
     def _group(self) -> Any:
-        return vars(self)["_agreeing"]
+        """The group in which they agree, on the CPU, so that no GPU is waited for; all make it at once."""
+        from torch import distributed
+
+        return distributed.new_group(backend="gloo", timeout=_LONG)
 
 
 ALONE = Ranks()

@@ -194,3 +194,19 @@ def older_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(trainers, "build_trainer", keep)
     return kept
+
+
+@pytest.fixture
+def submitting() -> Iterator[Callable[[nbft.Config], nbft.Run]]:
+    """Return a function that submits a config; what still runs at the end is killed."""
+    made: list[nbft.Run] = []
+
+    def submit(config: nbft.Config) -> nbft.Run:
+        made.append(nbft.submit(config))
+        return made[-1]
+
+    yield submit
+    for one in made:
+        if not one.is_over:
+            one.cancel()
+            until(lambda one=one: one.is_over, "the clean-up")

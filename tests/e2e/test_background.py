@@ -32,19 +32,8 @@ def worker_pid(run: nbft.Run) -> int:
 
 
 @pytest.fixture
-def submitted(make_config):
-    """Return a function that submits a config; what still runs at the end is killed."""
-    made = []
-
-    def run(**changes):
-        made.append(submit(make_config(**changes)))
-        return made[-1]
-
-    yield run
-    for one in made:
-        if not one.is_over:
-            one.cancel()
-            until(lambda one=one: one.is_over, "the clean-up")
+def submitted(submitting, make_config):
+    return lambda **changes: submitting(make_config(**changes))
 
 
 def test_a_background_run_ends_like_one_in_the_kernel(submitted, train):

@@ -45,20 +45,10 @@ def fill(disk: Path, but_bytes: int = 0) -> Path:
 
 
 @pytest.fixture
-def submitted(make_config, disk: Path):
-    """Return a function that submits a run on the small disk; it is killed in the end."""
-    made = []
-
-    def run(**changes) -> nbft.Run:
-        changes = {"training__output_dir": str(disk / "runs"), **changes}
-        made.append(nbft.submit(make_config(**changes)))
-        return made[-1]
-
-    yield run
-    for one in made:
-        if not one.is_over:
-            one.cancel()
-            until(lambda one=one: one.is_over, "the clean-up")
+def submitted(disk: Path, submitting, make_config):
+    """Return a function that submits a run on the small disk, which is there until it has ended."""
+    on_disk = {"training__output_dir": str(disk / "runs")}
+    return lambda **changes: submitting(make_config(**{**on_disk, **changes}))
 
 
 def test_a_full_disk_pauses_a_run_and_room_continues_it(submitted, train, disk):

@@ -53,18 +53,8 @@ def spread(make_config) -> Callable[..., nbft.Config]:
 
 
 @pytest.fixture
-def submitted(spread) -> Iterator[Callable[..., nbft.Run]]:
-    made = []
-
-    def submit(**changes) -> nbft.Run:
-        made.append(nbft.submit(spread(2, **{**ENDLESS, **changes})))
-        return made[-1]
-
-    yield submit
-    for one in made:
-        if not one.is_over:
-            one.cancel()
-            until(lambda one=one: one.is_over, "the clean-up")
+def submitted(submitting, spread) -> Callable[..., nbft.Run]:
+    return lambda **changes: submitting(spread(2, **{**ENDLESS, **changes}))
 
 
 def processes(run: nbft.Run) -> dict[int, int]:
@@ -142,7 +132,7 @@ def test_a_checkpoint_goes_on_in_as_many_processes_exactly_and_in_others(spread)
         assert run.status == "completed", run.problems
         assert run.step == 8
         said = [e["text"] for e in run.events() if e["event"] == "warning"]
-        assert any(f"from here on {n}: random numbers" in text for text in said)
+        assert any(f"with {n} from here on: random numbers" in text for text in said)
 
 
 def test_commands_reach_all_processes(submitted):
@@ -305,6 +295,7 @@ def test_the_backend_is_the_one_that_was_asked_for(spread, monkeypatch: pytest.M
     asked = []
     monkeypatch.setattr(distributed, "init_process_group", lambda name, **_: asked.append(name))
     monkeypatch.setattr(distributed, "new_group", lambda **_: None)
+    monkeypatch.setattr(distributed, "barrier", lambda **_: None)
     for changes in ({}, {"distributed__ddp_backend": "mpi"}):
         Ranks(1, 2, "rendezvous").join(spread(2, **changes), "cpu")
     assert asked == ["gloo", "mpi"]

@@ -258,18 +258,8 @@ def test_a_signal_that_is_ignored_stays_ignored(saved_config, started):
 
 
 @pytest.fixture
-def submitted(make_config) -> Iterator[Callable[..., nbft.Run]]:
-    made = []
-
-    def submit(**changes) -> nbft.Run:
-        made.append(nbft.submit(make_config(**changes)))
-        return made[-1]
-
-    yield submit
-    for one in made:
-        if not one.is_over:
-            one.cancel()
-            until(lambda one=one: one.is_over, "the clean-up")
+def submitted(submitting, make_config) -> Callable[..., nbft.Run]:
+    return lambda **changes: submitting(make_config(**changes))
 
 
 def pids(run: nbft.Run) -> dict[str, int]:

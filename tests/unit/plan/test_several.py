@@ -101,5 +101,5 @@ def test_what_trains_in_one_process_says_so():
     config = nbft.Config(data={"dataset_name": "grammar"}, distributed={"num_processes": 2})
     with pytest.raises(nbft.ConfigError, match="the learning rate test runs in one process"):
         nbft.find_learning_rate(config)
-    with pytest.raises(nbft.ConfigError, match="a race trains in one, on one device"):
+    with pytest.raises(nbft.ConfigError, match="a race trains in one process on one device"):
         nbft.race(config, {"training.learning_rate": [1e-4, 2e-4]})
