@@ -715,7 +715,9 @@ def export_model(
     run: _Name,
     to: Annotated[
         str,
-        typer.Option("--to", help="adapter, merged, gguf, ollama, vllm, openai-server or hub."),
+        typer.Option(
+            "--to", help="adapter, merged, gguf, ollama, mlx, vllm, openai-server or hub."
+        ),
     ] = "merged",
     output: Annotated[
         Path | None, typer.Option(help="Folder to write; RUN-FORMAT by default.")

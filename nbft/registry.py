@@ -309,6 +309,7 @@ exports = Registry(
         "merged": "nbft.export.merged:FORMAT",
         "gguf": "nbft.export.gguf:FORMAT",
         "ollama": "nbft.export.ollama:FORMAT",
+        "mlx": "nbft.export.mlx:FORMAT",
         "vllm": "nbft.export.vllm:FORMAT",
         "openai-server": "nbft.export.openai_server:FORMAT",
         "hub": "nbft.export.hub:FORMAT",

@@ -26,7 +26,6 @@ from nbft.export.trained import Trained, end_of_turn, load_trained, stored_dtype
 from nbft.formatting import size
 from nbft.hardware import release_memory
 from nbft.models.adapters import can_switch_off
-from nbft.models.find import first_line
 from nbft.models.load import quiet
 from nbft.pages.report import write_report
 from nbft.runs.exports import PROOF, add_export
@@ -40,10 +39,6 @@ _CODE = re.compile(r"```(\w*)\n(.*?)\n```", re.DOTALL)
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[KMGT]B", re.IGNORECASE)
 """As huggingface_hub reads the size of a shard."""
 
-_MLX = (
-    'Use to="merged", and on a Mac with Apple silicon: pip install mlx-lm, then mlx_lm.convert '
-    "--hf-path FOLDER."
-)
 _ONNX = (
     "is not written: its exporter, optimum-onnx 0.1.0, needs transformers below 4.58, and nbft needs "
     "transformers 5."
@@ -53,7 +48,7 @@ _OPTIMUM = (
     "optimum-cli export onnx --model FOLDER OUTPUT."
 )
 
-_REFUSED = {"mlx": ("is not written by nbft.", _MLX), "onnx": (_ONNX, _OPTIMUM)}
+_REFUSED = {"onnx": (_ONNX, _OPTIMUM)}
 """Formats that people ask for, and what works instead."""
 
 
@@ -350,12 +345,7 @@ def _write(
     trained.model = None
     release_memory()
     say("Reading it back …")
-    try:
-        model, tokenizer = form.read(folder, trained)
-    except Exception as error:
-        raise RunError(f"The export cannot be read back ({first_line(error)}).") from error
-    found = observe(model, tokenizer, cases, expected)
-    del model
+    found, tokenizer = form.observe(folder, trained, cases, expected, say)
     release_memory()
     reread = form.reread(folder, cases, expected, tokenizer, say)
     return prove(

@@ -8,6 +8,9 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nbft.errors import RunError
+from nbft.models.find import first_line
+
 if TYPE_CHECKING:
     from nbft.export.proof import Case, Observed, Reread
     from nbft.export.trained import Trained
@@ -31,9 +34,13 @@ BYTES = {
     "q4_k_s": 4.7 / 8,
     "q3_k_m": 4.0 / 8,
     "q2_k": 3.2 / 8,
+    "8bit": 8.5 / 8,
+    "6bit": 6.5 / 8,
+    "4bit": 4.5 / 8,
 }
 """Bytes of a weight by number type; a block of 32 weights has a scale, and an offset in the `_1`. The
-k-types mix several, here as llama.cpp's page of llama-quantize has them for Llama-3.1-8B, rounded."""
+k-types mix several, here as llama.cpp's page of llama-quantize has them for Llama-3.1-8B, rounded.
+MLX's have a scale and an offset for 64 weights."""
 
 
 SHORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -191,6 +198,29 @@ class Format:
     def read(self, folder: Path, trained: Trained) -> tuple[Any, Any]:
         """Read the export back, by other means than it was written, with its tokenizer."""
         raise NotImplementedError
+
+    def observe(
+        self, folder: Path, trained: Trained, cases: Sequence[Case], expected: Observed, say: Say
+    ) -> tuple[Observed, Any]:
+        """Read the export back, ask it what the trained model was asked, and return its tokenizer too.
+
+        Args:
+            folder: The export.
+            trained: The trained model, which is no longer loaded.
+            cases: What to ask.
+            expected: What the trained model made of it.
+            say: Called during what takes long; what it raises ends it.
+
+        Raises:
+            RunError: It cannot be read back.
+        """
+        from nbft.export.proof import observe
+
+        try:
+            model, tokenizer = self.read(folder, trained)
+        except Exception as error:
+            raise RunError(f"The export cannot be read back ({first_line(error)}).") from error
+        return observe(model, tokenizer, cases, expected), tokenizer
 
     def reread(
         self, folder: Path, cases: Sequence[Case], trained: Observed, tokenizer: Any, say: Say

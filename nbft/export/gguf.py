@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbft.export.format import BYTES, SHORT, Options, Say
 from nbft.export.llama_cpp import INSTALL, QUANTIZER, quantize, quantizer, reread
-from nbft.export.merged import Merged
+from nbft.export.merged import Merged, take_rounded
 from nbft.export.trained import end_of_turn
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ _CONVERTER = (
 
 K_TYPES = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k")
 """Number types that only llama.cpp's own quantiser writes; each mixes several from tensor to tensor."""
-
-_MOST_ROUNDED = 0.5
-"""Error of a quantised tensor, as a share of the tensor, above which it is another one: rounding normal
-weights to q2_k loses 0.3, and a tensor that has nothing to do with it differs by 1.4."""
 
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _PRE_TOKENIZERS = {
@@ -229,11 +225,7 @@ def _named(model: Any, architecture: str) -> Iterator[tuple[str, int | None, Any
 
 
 def _as_quantized(model: Any, file: Path) -> Any:
-    """Give a model the weights of a file that llama.cpp has quantised, in place.
-
-    A tensor that is further from the model's than rounding explains stays as it is, so that the
-    proof sees the difference.
-    """
+    """Give a model the weights of a file that llama.cpp has quantised, in place."""
     import gguf
     import torch
 
@@ -246,9 +238,7 @@ def _as_quantized(model: Any, file: Path) -> Any:
             if heads:  # back from neighbours to halves
                 pairs = values.reshape(heads, -1, 2, *weights.shape[1:])
                 values = pairs.swapaxes(1, 2)
-            rounded = torch.from_numpy(values.reshape(weights.shape).copy()).to(weights)
-            if (rounded - weights).norm() <= _MOST_ROUNDED * weights.norm():
-                weights.copy_(rounded)
+            take_rounded(weights, torch.from_numpy(values.reshape(weights.shape).copy()))
     return model
 
 

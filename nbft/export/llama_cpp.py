@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from nbft.errors import RunError
 from nbft.export.format import Say
+from nbft.export.programs import each_second, end_of, reason, run_program, running
 from nbft.export.proof import ANSWER_TOKENS, Case, Observed, Reread
 
 SERVER, QUANTIZER, PACKAGE = "llama-server", "llama-quantize", "xllamacpp"
@@ -34,10 +35,6 @@ INSTALL = "brew install llama.cpp, winget install llama.cpp, or its release page
 
 _STARTING_SECONDS, _ANSWERING_SECONDS = 600.0, 600.0
 _POLL_SECONDS = 0.1
-_SAYING_SECONDS = 1.0
-"""How often a long stage is said again, which is when it can be stopped."""
-
-_LOG_BYTES = 20_000
 
 _PLACE = re.compile(rb"\[ *(\d+)/ *(\d+)\]")
 """How the quantiser begins a line about a tensor."""
@@ -64,30 +61,15 @@ def quantize(source: Path, target: Path, dtype: str, say: Say) -> None:
     if program is None:
         raise RunError(f"{QUANTIZER} is no longer on the PATH.")
     command = [program, str(source), str(target), dtype.upper()]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with _running(command, stdin=subprocess.DEVNULL, log=log) as process:
-            say_again = _each_second(say)
-            while process.poll() is None:
-                places = _PLACE.findall(_end_of(log))
-                done = f", {int(places[-1][0])} of {int(places[-1][1])}" if places else ""
-                say_again(f"Quantising to {dtype} with {QUANTIZER}{done} …")
-                time.sleep(_POLL_SECONDS)
-        if process.returncode or not target.is_file():
-            raise RunError(f"{QUANTIZER} could not write {dtype} ({_reason(log)}).")
 
+    def doing(said: bytes) -> str:
+        places = _PLACE.findall(said)
+        done = f", {int(places[-1][0])} of {int(places[-1][1])}" if places else ""
+        return f"Quantising to {dtype} with {QUANTIZER}{done} …"
 
-def _each_second(say: Say) -> Say:
-    """Return a function that says a sentence again only after a while."""
-    said = float("-inf")
-
-    def say_again(sentence: str) -> None:
-        nonlocal said
-        if time.monotonic() - said >= _SAYING_SECONDS:
-            said = time.monotonic()
-            say(sentence)
-
-    return say_again
+    why = run_program(command, doing, say)
+    if why or not target.is_file():
+        raise RunError(f"{QUANTIZER} could not write {dtype} ({why or 'no file'}).")
 
 
 def is_readable() -> bool:
@@ -213,15 +195,15 @@ def _serving(file: Path, context_tokens: int, log: Path, say: Say) -> Iterator[_
         port = free.getsockname()[1]
     server = _Server(port)
     command = [sys.executable, "-m", __name__, str(file), str(port), str(context_tokens)]
-    with _running(command, stdin=subprocess.PIPE, log=log) as process:
-        until, say_again = time.monotonic() + _STARTING_SECONDS, _each_second(say)
+    with running(command, stdin=subprocess.PIPE, log=log) as process:
+        until, say_again = time.monotonic() + _STARTING_SECONDS, each_second(say)
         say_again("Reading it back with llama.cpp …")
         while not _is_healthy(server):
             if process.poll() is not None:
-                said = _end_of(log)
+                said = end_of(log)
                 if b"failed to load model" in said or b"error loading model" in said:
-                    raise _RefusedError(f"does not load it ({_reason(log)})")
-                raise OSError(_reason(log))
+                    raise _RefusedError(f"does not load it ({reason(log)})")
+                raise OSError(reason(log))
             if time.monotonic() > until:
                 raise TimeoutError("it has not started in ten minutes")
             say_again("Reading it back with llama.cpp …")
@@ -247,38 +229,6 @@ def _request(
         connection.request("GET" if body is None else "POST", path, given, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
-
-
-@contextlib.contextmanager
-def _running(command: Sequence[str], *, stdin: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program whose output goes to a file; it is ended when the block is left."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=stdin, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        else:
-            process.kill()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _end_of(log: Path) -> bytes:
-    """Return the end of what a program has written."""
-    return log.read_bytes()[-_LOG_BYTES:]
-
-
-def _reason(log: Path) -> str:
-    """Return the line in which a program says what went wrong; its last line if none does."""
-    lines = [line.strip() for line in _end_of(log).decode(errors="replace").splitlines()]
-    lines = [line for line in lines if line]
-    said = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
-    return said[said.lower().find("error") :][:300] if "error" in said.lower() else said[:300]
 
 
 def main(file: str, port: str, context_tokens: str) -> None:

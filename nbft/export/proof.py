@@ -17,7 +17,7 @@ from nbft.formatting import count, number
 ANSWER_TOKENS = 32
 """Longest answer that is compared: an error in the weights shows in the first few tokens."""
 
-_COMPARED_TOKENS = 64
+COMPARED_TOKENS = 64
 """Last tokens of prompt and answer whose logits are compared: of 6 rows and 150,000 tokens of
 vocabulary they take 230 MB."""
 
@@ -230,7 +230,7 @@ def logits_of(model: Any, row: list[int]) -> Any:
     with torch.no_grad():
         given = torch.tensor([row], device=device)
         # Virtual tokens come before those of the row.
-        logits = model(input_ids=given).logits[0, -min(len(row), _COMPARED_TOKENS) :]
+        logits = model(input_ids=given).logits[0, -min(len(row), COMPARED_TOKENS) :]
     return logits.float().cpu()
 
 

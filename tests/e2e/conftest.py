@@ -210,3 +210,22 @@ def submitting() -> Iterator[Callable[[nbft.Config], nbft.Run]]:
         if not one.is_over:
             one.cancel()
             until(lambda one=one: one.is_over, "the clean-up")
+
+
+@pytest.fixture
+def trained(train: Callable[..., nbft.Run]) -> Callable[..., nbft.Run]:
+    """Return a function that trains a run far enough to change its answers."""
+
+    def run(**changes: Any) -> nbft.Run:
+        done = train(
+            **{
+                "training__learning_rate": 2e-2,
+                "training__per_device_train_batch_size": 36,
+                "training__max_steps": 10,
+                **changes,
+            }
+        )
+        assert done.status == "completed", done.problems
+        return done
+
+    return run

@@ -34,25 +34,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def trained(train: Callable[..., nbft.Run]) -> Callable[..., nbft.Run]:
-    """Return a function that trains a run far enough to change its answers."""
-
-    def run(**changes: Any) -> nbft.Run:
-        done = train(
-            **{
-                "training__learning_rate": 2e-2,
-                "training__per_device_train_batch_size": 36,
-                "training__max_steps": 10,
-                **changes,
-            }
-        )
-        assert done.status == "completed", done.problems
-        return done
-
-    return run
-
-
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(("to", "dtype"), [("merged", None), ("gguf", "bf16"), ("gguf", "q8_0")])
 def test_read_back_and_proven(
@@ -268,10 +249,6 @@ def test_an_earlier_export_is_replaced_and_nothing_else(
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
-MLX = (
-    r"^to='mlx': is not written by nbft\. Use to=\"merged\", and on a Mac with Apple silicon: "
-    r"pip install mlx-lm, then mlx_lm\.convert --hf-path FOLDER\.$"
-)
 ONNX = (
     r"^to='onnx': is not written: its exporter, optimum-onnx 0\.1\.0, needs transformers below "
     r"4\.58, and nbft needs transformers 5\. Use to=\"merged\", and in an environment of its own: "
@@ -279,7 +256,6 @@ ONNX = (
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no such format": ({"to": "ggfu"}, ConfigError, "to='ggfu': is not one of .* Use gguf."),
-    "mlx": ({"to": "mlx"}, ConfigError, MLX),
     "onnx": ({"to": "onnx"}, ConfigError, ONNX),
     "no such type": ({"to": "merged", "dtype": "q8_0"}, ConfigError, "dtype='q8_0': is none of"),
     "type of an adapter": ({"to": "adapter", "dtype": "f16"}, ConfigError, "does not apply"),

@@ -48,7 +48,8 @@ def started(run: Run, pid: int | None = None) -> None:
 def test_a_run_says_how_it_can_be_exported(server: Server, run: Run, route: str) -> None:
     body = server.ask(route).body
     formats = {one["name"]: one for one in body["formats"]}
-    assert [*formats] == ["adapter", "merged", "gguf", "ollama", "vllm", "openai-server", "hub"]
+    names = ["adapter", "merged", "gguf", "ollama", "mlx", "vllm", "openai-server", "hub"]
+    assert [*formats] == names
     assert formats["gguf"]["folder"] == f"{run.id}-gguf"
     offers = {one["dtype"]: one["offer"] for one in formats["gguf"]["choices"]}
     assert offers["q8_0"] == "Export as GGUF (q8_0), about 136 MiB"

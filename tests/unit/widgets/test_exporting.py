@@ -145,6 +145,7 @@ def test_each_format_has_its_options(run: Run) -> None:
         "merged": ["dtype", "max_shard_size"],
         "gguf": ["dtype"],
         "ollama": ["dtype"],
+        "mlx": ["dtype"],
         "vllm": ["dtype", "max_shard_size"],
         "openai-server": ["dtype", "max_shard_size"],
         "hub": ["repo_id", "private", "adapter", "dtype"],
