@@ -9,15 +9,16 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nbft import registry
 from nbft.config import Config
 from nbft.decisions import Decisions
 from nbft.errors import Problem
 from nbft.formatting import count
 from nbft.hardware import gpu_count
+from nbft.methods import method_of
 from nbft.plan.problems import error
 from nbft.plan.schedule import rows_per_batch
 
-_METHODS = ("sft", "base")
 _FIELD = "distributed.num_processes"
 _OF_GPUS = ("nccl", "xccl", "hccl", "cncl", "mccl")
 
@@ -53,22 +54,15 @@ def _are(devices: int) -> str:
 
 def _without(config: Config) -> Mapping[str, bool]:
     """Return what one process can do and several cannot, and whether a config asks for it."""
-    training, data, method = config.training, config.data, config.training.method
-    measure = config.checkpoint.metric_for_best_model
-    decides = config.checkpoint.load_best_model_at_end or config.callbacks.stops_early
+    data, method = config.data, config.training.method
     return {
-        f"training.method={method}": method not in _METHODS,
+        f"training.method={method}": (
+            method not in registry.METHOD_NAMES or method_of(config).generates
+        ),
         "data.train.stream": data.train.stream,
         "data.max_tokens_per_batch": data.max_tokens_per_batch is not None,
-        "data.train_sampling_strategy=group_by_length": (
-            data.train_sampling_strategy == "group_by_length"
-        ),
-        "training.num_samples_each_epoch": training.num_samples_each_epoch is not None,
         "model.device_map": config.model.device_map is not None,
         "memory.auto_find_batch_size": config.memory.auto_find_batch_size,
-        f"checkpoint.metric_for_best_model={measure}": (
-            decides and measure not in (None, "loss", "eval_loss")
-        ),
         "checkpoint.state_dict_type=SHARDED_STATE_DICT": (
             config.checkpoint.state_dict_type == "SHARDED_STATE_DICT"
         ),

@@ -24,6 +24,7 @@ from nbft.methods import IGNORE_INDEX
 from nbft.methods.dpo import WITHOUT_REFERENCE, Dpo
 from nbft.training.fast.head import use_token_head
 from nbft.training.preference_loss import Answers, feedback_loss, pair_loss
+from nbft.training.ranks import Ranks
 from nbft.training.reference import KeptNumbers, key_of_model, key_of_tokens
 
 _OF_THE_LOSS = frozenset({"answers", "answer_tokens", "values", "reference", "kl"})
@@ -205,6 +206,7 @@ class PreferenceTrainer(transformers.Trainer):
 
     nbft_config: Config
     nbft_decisions: Decisions
+    nbft_ranks: Ranks
     model: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -250,7 +252,8 @@ class PreferenceTrainer(transformers.Trainer):
                 if rows is not None:
                     setattr(self, name, self._with_reference(rows, kept))
         finally:
-            kept.save()  # what a run that is stopped has computed, too
+            if self.nbft_ranks.is_first:
+                kept.save()  # what a run that is stopped has computed, too
 
     def _with_reference(self, rows: Any, kept: KeptNumbers) -> Any:
         """Return rows with the reference's log-probabilities of their answers."""
@@ -260,13 +263,18 @@ class PreferenceTrainer(transformers.Trainer):
             name: [key_of_tokens(*sequence_of(row, method, name)) for row in rows] for name in names
         }
         missing = [n for n in range(len(rows)) if any(keys[name][n] not in kept for name in names)]
-        size = self.args.eval_batch_size
-        for begin in range(0, len(missing), size):
+        size, ranks = self.args.eval_batch_size, self.nbft_ranks
+        if (
+            ranks.count > 1
+        ):  # another run may have kept numbers between two of them reading the file
+            missing = sorted(set().union(*ranks.every(missing)))
+        own = missing[ranks.number :: ranks.count]
+        for begin in range(0, len(own), size):
             if begin == 0 or begin // size % _BATCHES_BETWEEN_WORDS == 0:
-                self._say_reference(begin, len(missing))
+                self._say_reference(begin * ranks.count, len(missing))
             # A run can be stopped here as well.
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-            batch = missing[begin : begin + size]
+            batch = own[begin : begin + size]
             inputs: Any = self._prepare_inputs(self._collate([rows[n] for n in batch]))
             with torch.no_grad(), self.accelerator.autocast():
                 numbers = self._answer_logps(inputs).view(len(method.sequences), -1)
@@ -275,6 +283,10 @@ class PreferenceTrainer(transformers.Trainer):
                 }
             for name, values in (*zip(method.sequences, numbers, strict=True), *others.items()):
                 kept.update(zip((keys[name][n] for n in batch), values.tolist(), strict=True))
+        for computed in ranks.every(
+            {keys[name][n]: kept[keys[name][n]] for name in names for n in own}
+        ):
+            kept.update(computed)
         found = {name: [kept[key] for key in keys[name]] for name in names}
         of_rows = zip(*(found[name] for name in method.sequences), strict=True)
         pairs = [list(of_row) for of_row in of_rows]
@@ -422,10 +434,9 @@ class PreferenceTrainer(transformers.Trainer):
         self._forget(mode)
         if not sums:
             return {}
-        read = torch.stack(list(sums.values())).tolist()
-        return {
-            name: total / number for name, (total, number) in zip(sums, read, strict=True) if number
-        }
+        read = self.nbft_ranks.total(torch.stack(list(sums.values())).flatten().tolist())
+        pairs = zip(sums, read[::2], read[1::2], strict=True)
+        return {name: total / number for name, total, number in pairs if number}
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the measures to a log of the training."""

@@ -14,13 +14,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nbft.config import Config
 from nbft.hardware import device_of
 
 _LONG = datetime.timedelta(days=365)
 """How long the others wait for the first, which may be paused; who has died is seen otherwise."""
+
+T = TypeVar("T")
 
 _FLAGS = ("training_stop", "epoch_stop", "save", "evaluate", "log")
 
@@ -121,6 +123,16 @@ class Ranks:
         sums = torch.tensor(numbers, dtype=torch.float64)
         distributed.all_reduce(sums, group=self._group)
         return list(sums.tolist())
+
+    def every(self, of_this: T) -> list[T]:
+        """Return what each process gives, in order."""
+        if self.count == 1:
+            return [of_this]
+        from torch import distributed
+
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, of_this, group=self._group)
+        return found
 
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:

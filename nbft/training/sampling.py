@@ -13,6 +13,7 @@ import torch
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 
 from nbft.config import Config
+from nbft.training.ranks import ALONE, Ranks
 from nbft.training.rows import TrainingRows
 
 
@@ -93,22 +94,25 @@ class TokenBatchSampler(BatchRebalanceSampler):
 class LengthSampler(LengthGroupedSampler):
     """Groups rows by length in an order that can be repeated.
 
-    The order comes from the random numbers of the training.
+    The order comes from the random numbers of the training; of several processes, from the first's.
 
     Attributes:
+        ranks: Which of several processes this is.
         began: Their state when this epoch began.
         begin: The state for the next epoch to begin with; where they are if None.
     """
 
+    ranks: Ranks = ALONE
     began: torch.Tensor | None = None
     begin: torch.Tensor | None = None
 
     def __iter__(self) -> Iterator[int]:
         """Yield the row numbers of this epoch."""
-        if self.begin is not None:
+        state = self.ranks.every(torch.get_rng_state())[0] if self.begin is None else self.begin
+        if self.begin is not None or not self.ranks.is_first:
             self.generator = torch.Generator()
-            self.generator.set_state(self.begin)
-        self.began = torch.get_rng_state() if self.begin is None else self.begin
+            self.generator.set_state(state)
+        self.began = state
         order = list(super().__iter__())
         self.generator = self.begin = None
         yield from order
@@ -119,6 +123,7 @@ class OwnSampling:
 
     nbft_config: Config
     nbft_rows: TrainingRows
+    nbft_ranks: Ranks
     nbft_order: LengthSampler | None = None
     """The sampler whose order comes from the random numbers of the training, if there is one."""
 
@@ -132,9 +137,11 @@ class OwnSampling:
             return TokenBatchSampler(rows.batches, _seed(config))
         if rows.lengths is not None:
             batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+            batch *= self.nbft_ranks.count
             usual: Any = LengthGroupedSampler(batch, lengths=rows.lengths)
         else:
             usual = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
         if isinstance(usual, LengthGroupedSampler):
             self.nbft_order = usual = LengthSampler(usual.batch_size, lengths=usual.lengths)
+            usual.ranks = self.nbft_ranks
         return usual

@@ -129,9 +129,11 @@ class OwnTrainer(
                 usual(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Measure the held-out rows, which is said first."""
+        """Measure the held-out rows, which is said first; the first process adds its scores."""
         self.nbft_begin("evaluating", self.nbft_step, "Measuring the held-out loss …")
-        return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        measured = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        self.nbft_ranks.agree_on(self.control)  # type: ignore[attr-defined]
+        return self.nbft_ranks.every(measured)[0]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, which is said first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import nbft
@@ -90,6 +92,110 @@ def test_two_processes_train_as_one_does(spread, trainer, method):
     assert one.events()[-1]["tokens"] == two.events()[-1]["tokens"] > 0
     logged = [e["step"] for e in two.events() if e["event"] == "log"]
     assert logged == list(range(1, 7))  # by one of the two alone
+
+
+ORDERS = {
+    "grouped by length": {"data__train_sampling_strategy": "group_by_length"},
+    "virtual epochs": {
+        "training__num_samples_each_epoch": 16,
+        "training__num_train_epochs": 2,
+        "training__max_steps": -1,
+    },
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_rows_in_another_order_are_shared_out(spread, name):
+    changes = {"training__max_steps": 4, "data__shuffle": True, **ORDERS[name]}
+    one, two = (nbft.train(spread(n, **changes), show=False) for n in (1, 2))
+    assert (one.status, two.status) == ("completed", "completed"), two.problems
+    assert len(losses(one)) == 4
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+
+
+def test_a_score_decides_for_all_processes(spread):
+    """Only the first of them scores; all of them end, and go back to its best checkpoint."""
+    config = spread(
+        2,
+        evaluation__eval_strategy="steps",
+        evaluation__eval_steps=1,
+        evaluation__metrics=["exact_match"],
+        checkpoint__save_steps=1,
+        checkpoint__metric_for_best_model="exact_match",
+        checkpoint__load_best_model_at_end=True,
+        callbacks__early_stopping_patience=2,
+        training__max_steps=9,
+    )
+    run = nbft.train(config, show=False)
+    assert run.status == "completed", run.problems
+    assert run.step == 3
+    assert "Early stopping after step 3 of 9: exact_match has not improved" in run.state.reason
+    assert [e["step"] for e in run.events() if e["event"] == "scores"][-1] == 1
+    best = load_file(run.path / "checkpoints" / "checkpoint-1" / "adapter_model.safetensors")
+    for name, tensor in weights(run).items():
+        assert torch.equal(tensor, best[name]), name
+
+
+@pytest.mark.parametrize(
+    ("trainer", "method"),
+    [("dpo", "lora"), ("dpo", "full"), ("kto", "full"), ("orpo", "lora"), ("reward", "lora")],
+)
+def test_two_processes_learn_preferences_as_one_does(preference, trainer, method):
+    def config(processes):
+        return preference(
+            trainer,
+            peft__method=method,
+            evaluation__eval_strategy="steps",
+            evaluation__eval_steps=3,
+            evaluation__per_device_eval_batch_size=1,
+            evaluation__max_eval_steps=12,  # as many for each process
+            data__split_ratio=0.7,
+            training__max_steps=3,  # before the end of an epoch, where batches are filled up
+            distributed__num_processes=processes,
+            training__per_device_train_batch_size=2,
+            training__gradient_accumulation_steps=4 // processes,
+        )
+
+    one, two = (nbft.train(config(n), show=False) for n in (1, 2))
+    assert (one.status, two.status) == ("completed", "completed"), two.problems
+    expected, found = (
+        [e for e in run.events() if e["event"] in ("log", "eval")] for run in (one, two)
+    )
+    assert len(found) == len(expected) == 5  # three steps, and two measurements
+    for ours, theirs in zip(found, expected, strict=True):
+        measured = re.compile(r"(eval_)?(loss|kl|rewards/\w+|logps/\w+)")
+        names = [name for name in theirs if measured.fullmatch(name)]
+        assert len(names) >= 5
+        for name in names:
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-5, rel=1e-5), name
+    theirs = weights(two)
+    for name, tensor in weights(one).items():
+        assert (tensor - theirs[name]).abs().max() < 1e-5, name
+
+
+def test_all_processes_compute_the_reference_and_none_does_it_again(
+    preference, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NBFT_CACHE", str(tmp_path / "cache"))
+    config = preference(
+        "dpo",
+        distributed__num_processes=2,
+        training__per_device_train_batch_size=2,
+        training__max_steps=1,
+    )
+
+    def said(run):
+        assert run.status == "completed", run.problems
+        logs = [run.path / "events.jsonl", run.path / "ranks" / "1" / "events.jsonl"]
+        return [
+            sum('"stage": "reference"' in line for line in log.read_text().splitlines())
+            for log in logs
+        ]
+
+    first, again = (nbft.train(config, show=False) for _ in range(2))
+    assert min(said(first)) > 0
+    assert said(again) == [0, 0]
+    assert losses(again) == losses(first)
 
 
 def test_four_processes_and_a_plan_that_knows_them(spread):

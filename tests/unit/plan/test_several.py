@@ -28,23 +28,11 @@ def test_a_step_has_the_rows_of_all_processes():
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"training.method": "orpo"}, "training.method=orpo"),
+        ({"training.method": "grpo"}, "training.method=grpo"),
         ({"data.train.stream": True}, "data.train.stream"),
         ({"data.max_tokens_per_batch": 512}, "data.max_tokens_per_batch"),
-        (
-            {"data.train_sampling_strategy": "group_by_length"},
-            "data.train_sampling_strategy=group_by_length",
-        ),
-        ({"training.num_samples_each_epoch": 8}, "training.num_samples_each_epoch"),
         ({"model.device_map": "auto"}, "model.device_map"),
         ({"memory.auto_find_batch_size": True}, "memory.auto_find_batch_size"),
-        (
-            {
-                "checkpoint.load_best_model_at_end": True,
-                "checkpoint.metric_for_best_model": "eval_exact_match",
-            },
-            "checkpoint.metric_for_best_model=eval_exact_match",
-        ),
     ],
 )
 def test_what_several_cannot_do_is_refused_by_name_and_mended(changes, what):
