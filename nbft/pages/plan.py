@@ -64,6 +64,8 @@ def _rows(plan: Plan) -> str:
 
 def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts = [("effective batch", count(plan.effective_batch_size, "row"))]
+    if (processes := plan.config.distributed.num_processes) > 1:
+        facts.insert(0, ("processes", f"{processes} (DDP)"))
     if plan.train_rows is not None:
         facts.append(("rows", _rows(plan)))
     if plan.total_steps is not None:

@@ -229,6 +229,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     import_libraries(owns_process=owns_process)
     begin_peak()
     from nbft.models.load import quiet
+    from nbft.training.callbacks.reporting import memory_of
     from nbft.training.callbacks.stopping import BudgetCallback, reason_of_end
     from nbft.training.callbacks.watching import WatchingCallback
     from nbft.training.fast.attention import flash_refusal
@@ -240,11 +241,12 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     with quiet():
         found = find_model(base_name(config), config.model.model_revision, job.say)
         decisions = _decisions(job, found)
+        device = decisions.device.value
         with (
-            environment(config, decisions.device.value, decisions.trackers),
+            environment(config, device, decisions.trackers),
             Trackers(job.say, job.warn) as trackers,
         ):
-            ranks.join(config, decisions.device.value)
+            ranks.join(config, device)
             if ranks.count == 1:  # the others would slow it down
                 measure_rates(decisions)
             planned = _planned_memory(job, decisions)
@@ -255,7 +257,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             _expect(job, loaded.rows, provenance, resumption)
             reporting, scoring = _callbacks(job, loaded)
             scoring.before(loaded.model, events.read(job.events_path))
-            budget = BudgetCallback(config, decisions.device.value, job.stages.seconds_at_work)
+            budget = BudgetCallback(config, device, job.stages.seconds_at_work)
             trainer = build_trainer(
                 config,
                 decisions,
@@ -297,15 +299,17 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             if ranks.agree(bool(is_due) and not reporting.is_urgent):
                 with contextlib.suppress(Unfinished):
                     trainer.evaluate()
+            of_others = (memory_of(device, ranks)[1] or 0) - (peak_memory_bytes(device) or 0)
             if not ranks.is_first:
                 return {"event": "followed"}
             saved = _save(job, trainer, loaded.tokenizer, reporting)
             if saved and not reporting.is_urgent:
                 with contextlib.suppress(Unfinished):
                     scoring.after(trainer.model, _saved_step(config, trainer))
+    peak = peak_memory_bytes(device)
     took = {
         "tokens": int(trainer.state.num_input_tokens_seen),
-        "peak_bytes": peak_memory_bytes(decisions.device.value),
+        "peak_bytes": None if peak is None else peak + of_others,
     }
     if reporting.ending is None and budget.reason:
         return {"event": "stopped", "text": budget.reason, **took, **saved}
@@ -476,7 +480,7 @@ def _callbacks(job: _Job, loaded: _Loaded) -> tuple[ReportingCallback, ScoringCa
         job.room,
         job.stages,
         job.turn,
-        is_alone=job.ranks.count == 1,
+        ranks=job.ranks,
     )
     return reporting, ScoringCallback(
         config,

@@ -212,6 +212,13 @@ def test_four_processes_and_a_plan_that_knows_them(spread):
     assert plan.memory_bytes == pytest.approx(4 * one.memory_bytes, rel=0.01)
 
 
+def test_the_memory_is_that_of_all_processes(spread):
+    two, four = (nbft.train(spread(n, training__max_steps=1), show=False) for n in (2, 4))
+    assert four.state.peak_bytes > 1.5 * two.state.peak_bytes
+    for run in (two, four):
+        assert run.events()[-1]["peak_bytes"] >= run.state.peak_bytes
+
+
 def test_a_checkpoint_goes_on_in_as_many_processes_exactly_and_in_others(spread):
     changes = {
         "peft__lora_dropout": 0.5,

@@ -19,6 +19,7 @@ from nbft import events
 from nbft.hardware import peak_memory_bytes, used_memory_bytes
 from nbft.runs.requests import Requests, Unfinished, because
 from nbft.training.callbacks.generations import Generation
+from nbft.training.ranks import ALONE, Ranks
 from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.saving import checkpoint_bytes
 from nbft.training.stages import StageClock, report_stage
@@ -44,8 +45,8 @@ class ReportingCallback(TrainerCallback):
         room: Waits while the run's disk is full; has the requests to the run.
         stages: Measures the stages of the run.
         turn: Its turn among others; None if it trains alone.
-        is_alone: Whether no other processes train the run; else all of them finish what takes long
-            between steps, since none can leave it.
+        ranks: Which of several processes this is. All of them finish what takes long between steps,
+            since none can leave it.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class ReportingCallback(TrainerCallback):
         stages: StageClock | None = None,
         turn: Turn | None = None,
         *,
-        is_alone: bool = True,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._turn, self._is_alone = turn, is_alone
+        self._turn, self._ranks = turn, ranks
         self._text = ""
         self.ending: str | None = None
         self.last_eval_step = -1
@@ -144,7 +145,7 @@ class ReportingCallback(TrainerCallback):
         """Check whether to go on with what takes long between steps; raises like the above."""
         if not self._has_trained:
             self._requests.check()
-        elif self._is_alone and (urgent := self._requests.take_urgent()) is not None:
+        elif self._ranks.count == 1 and (urgent := self._requests.take_urgent()) is not None:
             self._obey(urgent, step, control or TrainerControl(), None)
             raise Unfinished
 
@@ -274,8 +275,9 @@ class ReportingCallback(TrainerCallback):
             self.stages.seconds_a_step = a_step
         if (left := self.stages.seconds_left(state.global_step)) is not None:
             fields["seconds_left"] = round(left, 1)
-        fields["memory_bytes"] = used_memory_bytes(self._device)
-        if (peak := peak_memory_bytes(self._device)) is not None:
+        used, peak = memory_of(self._device, self._ranks)
+        fields["memory_bytes"] = used
+        if peak is not None:
             fields["peak_bytes"] = peak
         self.say("log", step=state.global_step, **fields)
 
@@ -346,3 +348,15 @@ def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:
         for name, value in logged.items()
         if isinstance(value, Real) and name not in _OF_THE_EVENT
     }
+
+
+def memory_of(device: str, ranks: Ranks) -> tuple[int, int | None]:
+    """Return the memory in use, and its peak if the system reports it; all processes ask together.
+
+    On a CPU it is that of all of them, which share it; otherwise that of this one's device.
+    """
+    used, peak = used_memory_bytes(device), peak_memory_bytes(device)
+    if device != "cpu":
+        return used, peak
+    total = ranks.total([used, peak or 0])
+    return int(total[0]), int(total[1]) or None

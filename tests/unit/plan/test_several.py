@@ -3,6 +3,7 @@
 import pytest
 
 import nbft
+from nbft.pages.plan import summary
 from nbft.plan import several
 
 FIELD = "distributed.num_processes"
@@ -23,6 +24,8 @@ def test_a_step_has_the_rows_of_all_processes():
     assert two.memory_bytes == 2 * one.memory_bytes
     assert any("each computes its share of the 12 rows of a step" in text for text in two.remarks)
     assert not any("processes" in text for text in one.remarks)
+    assert "2 (DDP)" in summary(two)
+    assert "DDP" not in summary(one)
 
 
 @pytest.mark.parametrize(
