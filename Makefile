@@ -33,7 +33,8 @@ help:
 	@echo "make docs        the pages that are made from the tables in the code"
 	@echo "make bench       the benchmarks"
 	@echo "make fuzz        N=1000 wrong configs, files and commands, and what is said of them"
-	@echo "make faults      harm N=60 runs at random moments (kill -9, full disk, …), and count what survives"
+	@echo "make faults      harm N=60 runs at random moments (kill -9, full disk, …), and count what survives;"
+	@echo "                 PROCESSES=2 harms runs that two processes train"
 	@echo "make proofs      each setting's test, which must fail without the setting's effect"
 
 setup: $(venv)/.setup
@@ -90,7 +91,7 @@ fuzz: setup
 	$(bin)/python -m tests.fuzz $(N)
 
 faults: setup
-	$(bin)/python -m tests.faults $(N)
+	$(bin)/python -m tests.faults $(N) --processes $(or $(PROCESSES),1)
 
 proofs: setup
 	$(bin)/python -m tests.effects $(OF)

@@ -22,7 +22,16 @@ from .measurement import ROOT, Measurement
 
 BENCHMARKS = (
     *("imports", "form", "lens", "live_chart", "background", "views", "doctor"),
-    *("data_preparation", "overhead", "loop", "training", "four_bit", "long_rows", "matmul_rate"),
+    *(
+        "data_preparation",
+        "overhead",
+        "several",
+        "loop",
+        "training",
+        "four_bit",
+        "long_rows",
+        "matmul_rate",
+    ),
     *("memory", "demo", "forecast", "launches", "preference", "methods"),
 )
 RESULTS = ROOT / ".artifacts" / "benchmarks" / "results.json"

@@ -13,7 +13,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from .cases import KINDS, make_reference, moment_of, survive
+from .cases import KINDS, KINDS_OF_SEVERAL, make_reference, moment_of, survive
 
 AT_A_TIME = 2
 
@@ -23,20 +23,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("count", nargs="?", type=int, default=60, help="how many faults")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="how many train each run")
     parser.add_argument("--only", type=int, help="number of one case, to repeat it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nbft-faults-") as name:
         folder = Path(name)
-        reference = make_reference(folder)
+        reference = make_reference(folder, arguments.processes)
         print(
             f"uninterrupted: {len(reference.losses)} steps in {reference.seconds:.1f} s", flush=True
         )
         numbers = range(arguments.count) if arguments.only is None else [arguments.only]
+        kinds = KINDS if arguments.processes == 1 else KINDS_OF_SEVERAL
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             cases = {}
             for number in numbers:
                 chance = random.Random(f"{arguments.seed}/{number}")
-                kind = KINDS[number % len(KINDS)]
+                kind = kinds[number % len(kinds)]
                 moment = moment_of(kind, chance, number, reference.seconds)
                 own = folder / f"case-{number}"
                 cases[pool.submit(survive, own, reference, kind, moment)] = number

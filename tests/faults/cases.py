@@ -39,12 +39,14 @@ from nbft.models.load import quiet
 from nbft.runs.checkpoints import last_whole, step_of
 from nbft.runs.processes import process_start_time
 
-Target = Literal["worker", "supervisor", "kernel", "server"]
-TARGETS: tuple[Target, ...] = ("worker", "supervisor", "kernel", "server")
+Target = Literal["worker", "supervisor", "kernel", "server", "process 1", "process 2"]
+_OF_ANY_RUN: tuple[Target, ...] = ("worker", "supervisor", "kernel", "server")
+_OF_SEVERAL: tuple[Target, ...] = ("process 1", "process 2")
+TARGETS = (*_OF_ANY_RUN, *_OF_SEVERAL)
 KINDS = (
-    *TARGETS,
+    *_OF_ANY_RUN,
     "slow disk",
-    *TARGETS,
+    *_OF_ANY_RUN,
     "SIGTERM to the worker",
     "SIGTERM to the supervisor",
     "full disk: events",
@@ -59,7 +61,14 @@ KINDS = (
     "two resumes",
 )
 """One after another; a target is killed with SIGKILL."""
+KINDS_OF_SEVERAL = (
+    *(*_OF_SEVERAL, "worker", "supervisor"),
+    *(*_OF_SEVERAL, "SIGTERM to the worker", "slow disk"),
+    *(*_OF_SEVERAL, "SIGTERM to the supervisor", "two resumes", "kernel"),
+)
+"""The same for runs that several processes train."""
 ENDING = (
+    *_OF_SEVERAL,
     *("worker", "supervisor", "slow disk", "renamed folder", "two resumes"),
     *("SIGTERM to the worker", "SIGTERM to the supervisor"),
 )
@@ -151,8 +160,8 @@ class Reference:
     seconds: float
 
 
-def make_reference(folder: Path) -> Reference:
-    """Make the tiny model and a config, and train it once without a fault."""
+def make_reference(folder: Path, processes: int = 1) -> Reference:
+    """Make the tiny model and a config, and train it once without a fault in some processes."""
     with quiet():
         model = make_tiny_model(folder / "model")
     lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()[:40]
@@ -172,6 +181,7 @@ def make_reference(folder: Path) -> Reference:
             "learning_rate": 2e-3,
         },
         checkpoint={"save_steps": SAVE_STEPS},
+        distributed={"num_processes": processes},
         evaluation={"sample_count": 1, "sample_max_new_tokens": 4},
     ).apply({"evaluation.eval_steps": 10, "evaluation.eval_strategy": "steps"})
     path = folder / "config.yaml"
@@ -592,6 +602,10 @@ class _Bench:
         By its title; without titles by its command, which a spare process lacks, or by the events.
         """
         shown = " ".join(_command(process))
+        if f"nbft: training {self._name}" in shown and ", process " in shown:
+            return shown.partition(", ")[2].partition(" of ")[0]
+        if f"nbft.launchers.rank {self._folder / 'runs'}" in shown:
+            return "a process that begins"
         for doing, part in (("training", "worker"), ("supervising", "supervisor")):
             if f"nbft: {doing} {self._name}" in shown:
                 return part
