@@ -22,17 +22,8 @@ from .measurement import ROOT, Measurement
 
 BENCHMARKS = (
     *("imports", "form", "lens", "live_chart", "background", "views", "doctor"),
-    *(
-        "data_preparation",
-        "overhead",
-        "several",
-        "loop",
-        "training",
-        "four_bit",
-        "long_rows",
-        "matmul_rate",
-    ),
-    *("memory", "demo", "forecast", "launches", "preference", "methods"),
+    *("data_preparation", "overhead", "loop", "training", "four_bit", "long_rows", "matmul_rate"),
+    *("memory", "demo", "forecast", "launches", "preference", "methods", "several"),
 )
 RESULTS = ROOT / ".artifacts" / "benchmarks" / "results.json"
 

@@ -136,7 +136,11 @@ def _python(command: Sequence[str], sentence: str, say: Say) -> str:
 
 
 def _as_quantized(model: Any, folder: Path) -> Any:
-    """Give a model the weights of the folder that are quantised, in place."""
+    """Give a model the weights of the folder that are quantised, in place.
+
+    Raises:
+        RunError: They have other names there.
+    """
     import torch
     from safetensors import safe_open
 
@@ -145,6 +149,13 @@ def _as_quantized(model: Any, folder: Path) -> Any:
         reader = safe_open(file, "pt")
         files |= dict.fromkeys(reader.keys(), reader)
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization"]
+    known = {name.removesuffix(".weight") for name, _ in model.named_parameters()}
+    scaled = (name.removesuffix(".scales") for name in files if name.endswith(".scales"))
+    if others := sorted(stem for stem in scaled if stem not in known):
+        raise RunError(
+            f"mlx_lm keeps the weights of this model in another order ({others[0]}), so that their "
+            "rounding cannot be checked. Use dtype=bfloat16."
+        )
     with torch.no_grad():
         for name, weights in model.named_parameters():
             stem = name.removesuffix(".weight")

@@ -115,6 +115,23 @@ def test_a_model_that_mlx_lm_does_not_know_leaves_nothing(
     assert list(place.iterdir()) == []
 
 
+def test_weights_that_mlx_lm_has_rearranged_are_not_called_wrong(
+    train: Callable[..., nbft.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rearranged(mlx.Mlx):
+        def write(self, trained: Any, folder: Path, *given: Any) -> None:
+            super().write(trained, folder, *given)
+            file = folder / "model.safetensors"
+            renamed = {k.replace("down_proj", "experts"): t for k, t in load_file(file).items()}
+            save_file(renamed, file, {"format": "mlx"})
+
+    monkeypatch.setattr(mlx, "FORMAT", Rearranged())
+    run, place = train(training__max_steps=1), tmp_path / "place"
+    with pytest.raises(RunError, match=r"in another order \(model.layers.0.mlp.experts\)"):
+        run.export("mlx", place / "out", dtype="4bit")
+    assert list(place.iterdir()) == []
+
+
 def test_it_stops_at_once_on_request(train: Callable[..., nbft.Run], tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass
