@@ -197,7 +197,7 @@ def _serving(file: Path, context_tokens: int, log: Path, say: Say) -> Iterator[_
     command = [sys.executable, "-m", __name__, str(file), str(port), str(context_tokens)]
     with running(command, stdin=subprocess.PIPE, log=log) as process:
         until, say_again = time.monotonic() + _STARTING_SECONDS, each_second(say)
-        say_again("Reading it back with llama.cpp …")
+        say_again(lambda: "Reading it back with llama.cpp …")
         while not _is_healthy(server):
             if process.poll() is not None:
                 said = end_of(log)
@@ -206,7 +206,7 @@ def _serving(file: Path, context_tokens: int, log: Path, say: Say) -> Iterator[_
                 raise OSError(reason(log))
             if time.monotonic() > until:
                 raise TimeoutError("it has not started in ten minutes")
-            say_again("Reading it back with llama.cpp …")
+            say_again(lambda: "Reading it back with llama.cpp …")
             time.sleep(_POLL_SECONDS)
         yield server
 

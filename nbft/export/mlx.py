@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -53,6 +52,11 @@ class Mlx(Merged):
             return f'mlx_lm, which writes it, is not installed. Install it ({_INSTALL}), or use to="merged".'
         return super().obstacle(run)
 
+    def check(self, run: Run, options: Options) -> None:
+        """Check that mlx_lm can be loaded: on Linux it needs a part of MLX that is installed apart."""
+        if why := _python(["-c", "import mlx_lm"], "Loading mlx_lm …", lambda _: None):
+            raise RunError(f"mlx_lm cannot be loaded ({why}). Install it anew ({_INSTALL}).")
+
     def passing_bytes(self, parameters: int, dtype: str) -> int:
         """Return the bytes of the merged model that mlx_lm reads."""
         return int(parameters * BYTES[_stored(dtype)])
@@ -60,7 +64,7 @@ class Mlx(Merged):
     def write(self, trained: Trained, folder: Path, dtype: str, options: Options, say: Say) -> None:
         """Save the merged model, have it converted, and delete it."""
         whole, converted = folder / "merged", folder / "mlx"
-        super().write(trained, whole, _stored(dtype), replace(options, dtype=None), say)
+        super().write(trained, whole, _stored(dtype), options, say)
         command = ["-m", "mlx_lm", "convert", "--hf-path", str(whole), "--mlx-path", str(converted)]
         command += ["--dtype", _stored(dtype)]
         if bits := _bits(dtype):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import tempfile
 import time
@@ -37,22 +38,22 @@ def run_program(
         log, say_again = Path(folder) / "log", each_second(say)
         with running(command, subprocess.DEVNULL, log, environment) as process:
             while process.poll() is None:
-                say_again(doing(end_of(log)))
+                say_again(lambda: doing(end_of(log)))
                 time.sleep(_POLL_SECONDS)
-        if process.returncode == 0:
-            return ""
-        return reason(log) or f"exit code {process.returncode}"
+        if process.returncode < 0:
+            return f"it was ended by signal {signal.Signals(-process.returncode).name}"
+        return reason(log) or "it said nothing" if process.returncode else ""
 
 
-def each_second(say: Say) -> Say:
-    """Return a function that says a sentence again only after a while."""
+def each_second(say: Say) -> Callable[[Callable[[], str]], None]:
+    """Return a function that asks for a sentence and says it, but again only after a while."""
     said = float("-inf")
 
-    def say_again(sentence: str) -> None:
+    def say_again(sentence: Callable[[], str]) -> None:
         nonlocal said
         if time.monotonic() - said >= _SAYING_SECONDS:
             said = time.monotonic()
-            say(sentence)
+            say(sentence())
 
     return say_again
 
@@ -93,8 +94,13 @@ def end_of(log: Path) -> bytes:
 
 
 def reason(log: Path) -> str:
-    """Return the line in which a program says what went wrong; its last line if none does."""
+    """Return the line in which a program says what went wrong; its last line if none does.
+
+    A program in Python says it last.
+    """
     lines = [line.strip() for line in end_of(log).decode(errors="replace").splitlines()]
     lines = [line for line in lines if line]
+    if any(line.startswith("Traceback ") for line in lines):
+        return lines[-1][:300]
     said = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
     return said[said.lower().find("error") :][:300] if "error" in said.lower() else said[:300]

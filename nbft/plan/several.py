@@ -61,6 +61,10 @@ def _without(config: Config) -> Mapping[str, bool]:
         ),
         "data.train.stream": data.train.stream,
         "data.max_tokens_per_batch": data.max_tokens_per_batch is not None,
+        "distributed.dispatch_batches": bool(config.distributed.dispatch_batches),
+        "distributed.accelerator_config.split_batches": bool(
+            config.distributed.accelerator_config.get("split_batches")
+        ),
         "model.device_map": config.model.device_map is not None,
         "memory.auto_find_batch_size": config.memory.auto_find_batch_size,
         "checkpoint.state_dict_type=SHARDED_STATE_DICT": (
@@ -97,9 +101,10 @@ def several_remarks(
             "The time is that of one process divided by their number; what they exchange is not "
             "counted, and was not measured."
         )
-    if (rows := numbers.get("train_rows")) and not config.data.packing:
+    rows = config.training.num_samples_each_epoch or numbers.get("train_rows")
+    if rows and not config.data.packing and not config.data.dataloader_drop_last:
         rest = rows % batch
-        if rest and not config.data.dataloader_drop_last:
+        if rest and numbers["total_steps"] >= numbers["steps_per_epoch"]:
             yield (
                 f"The last batches of an epoch are filled up with {count(batch - rest, 'row')} from "
                 "its beginning, so that all processes have as many."

@@ -253,7 +253,7 @@ class PreferenceTrainer(transformers.Trainer):
                     setattr(self, name, self._with_reference(rows, kept))
         finally:
             if self.nbft_ranks.is_first:
-                kept.save()  # what a run that is stopped has computed, too
+                kept.save()  # most of what a run that is stopped has computed, too
 
     def _with_reference(self, rows: Any, kept: KeptNumbers) -> Any:
         """Return rows with the reference's log-probabilities of their answers."""
@@ -264,29 +264,30 @@ class PreferenceTrainer(transformers.Trainer):
         }
         missing = [n for n in range(len(rows)) if any(keys[name][n] not in kept for name in names)]
         size, ranks = self.args.eval_batch_size, self.nbft_ranks
-        if (
-            ranks.count > 1
-        ):  # another run may have kept numbers between two of them reading the file
-            missing = sorted(set().union(*ranks.every(missing)))
-        own = missing[ranks.number :: ranks.count]
-        for begin in range(0, len(own), size):
-            if begin == 0 or begin // size % _BATCHES_BETWEEN_WORDS == 0:
-                self._say_reference(begin * ranks.count, len(missing))
-            # A run can be stopped here as well.
-            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-            batch = own[begin : begin + size]
-            inputs: Any = self._prepare_inputs(self._collate([rows[n] for n in batch]))
-            with torch.no_grad(), self.accelerator.autocast():
-                numbers = self._answer_logps(inputs).view(len(method.sequences), -1)
-                others = {
-                    name: self._answer_logps(inputs[name]) for name in method.measured_sequences
-                }
-            for name, values in (*zip(method.sequences, numbers, strict=True), *others.items()):
-                kept.update(zip((keys[name][n] for n in batch), values.tolist(), strict=True))
-        for computed in ranks.every(
-            {keys[name][n]: kept[keys[name][n]] for name in names for n in own}
-        ):
-            kept.update(computed)
+        # Another run may have kept numbers between two processes reading the file.
+        missing = sorted(set().union(*ranks.every(missing)))
+        at_once = _BATCHES_BETWEEN_WORDS * size * ranks.count
+        for begin in range(0, len(missing), at_once):
+            self._say_reference(begin, len(missing))
+            own = missing[begin : begin + at_once][ranks.number :: ranks.count]
+            for first in range(0, len(own), size):
+                # A run can be stopped here as well.
+                self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+                batch = own[first : first + size]
+                inputs: Any = self._prepare_inputs(self._collate([rows[n] for n in batch]))
+                with torch.no_grad(), self.accelerator.autocast():
+                    numbers = self._answer_logps(inputs).view(len(method.sequences), -1)
+                    others = {
+                        name: self._answer_logps(inputs[name]) for name in method.measured_sequences
+                    }
+                for name, values in (
+                    *zip(method.sequences, numbers, strict=True),
+                    *others.items(),
+                ):
+                    kept.update(zip((keys[name][n] for n in batch), values.tolist(), strict=True))
+            of_own = {keys[name][n]: kept[keys[name][n]] for name in names for n in own}
+            for computed in ranks.every(of_own):
+                kept.update(computed)
         found = {name: [kept[key] for key in keys[name]] for name in names}
         of_rows = zip(*(found[name] for name in method.sequences), strict=True)
         pairs = [list(of_row) for of_row in of_rows]
@@ -370,8 +371,10 @@ class PreferenceTrainer(transformers.Trainer):
         ours = config.preference
         chosen, rejected = _halves(answers)
         margins = inputs["values"]["margin"]
-        losses = pair_loss(method.loss_type(config), chosen, rejected, ours, margins)
-        loss = ours.pref_loss_ratio * losses.mean()
+        losses = ours.pref_loss_ratio * pair_loss(
+            method.loss_type(config), chosen, rejected, ours, margins
+        )
+        loss = losses.mean()
         if weight := method.sft_loss_weight(config):
             number = len(chosen.logps)
             is_imitated = (inputs["answers"] < number) | (inputs["answers"] < 0)
@@ -382,17 +385,17 @@ class PreferenceTrainer(transformers.Trainer):
             for side in (chosen, rejected)
         ]
         margin = rewards[0] - rewards[1]
-        self._note(
-            {
-                "loss": loss.detach().expand(len(losses)),
-                "rewards/margins": margin,
-                "rewards/accuracies": (margin > 0).float(),
-                "rewards/chosen": rewards[0],
-                "rewards/rejected": rewards[1],
-                "logps/chosen": chosen.logps.detach(),
-                "logps/rejected": rejected.logps.detach(),
-            }
-        )
+        noted = {
+            "loss": losses.detach() + (loss - losses.mean()).detach(),
+            "rewards/margins": margin,
+            "rewards/accuracies": (margin > 0).float(),
+            "rewards/chosen": rewards[0],
+            "rewards/rejected": rewards[1],
+            "logps/chosen": chosen.logps.detach(),
+            "logps/rejected": rejected.logps.detach(),
+        }
+        own = self._own_rows(len(losses))
+        self._note({name: values[:own] for name, values in noted.items()})
         return loss
 
     def _loss_of_feedback(
@@ -408,10 +411,11 @@ class PreferenceTrainer(transformers.Trainer):
         loss_type = self._method.loss_type(config)
         losses = feedback_loss(loss_type, answers, is_good, kl, ours)
         rewards = ours.beta * answers.ratios.detach()
-        noted = {"loss": losses.detach(), "kl": kl[None]}
-        for side, of_side in (("chosen", is_good), ("rejected", ~is_good)):
-            noted[f"rewards/{side}"] = rewards[of_side]
-            noted[f"logps/{side}"] = answers.logps.detach()[of_side]
+        own = self._own_rows(len(losses))
+        noted = {"loss": losses.detach()[:own], "kl": kl[None]}
+        for side, of_side in (("chosen", is_good[:own]), ("rejected", ~is_good[:own])):
+            noted[f"rewards/{side}"] = rewards[:own][of_side]
+            noted[f"logps/{side}"] = answers.logps.detach()[:own][of_side]
         self._note(noted)
         return losses.mean()
 
@@ -419,6 +423,17 @@ class PreferenceTrainer(transformers.Trainer):
 
     def _forget(self, mode: str) -> None:
         self._sums[mode] = defaultdict(lambda: 0.0)
+
+    def _own_rows(self, rows: int) -> int:
+        """Return how many rows of this batch, the first ones, are to be measured.
+
+        The last held-out batches of several processes are filled up with rows measured already.
+        """
+        filled = self.accelerator.gradient_state
+        if self.model.training or not filled.end_of_dataloader or filled.remainder <= 0:
+            return rows
+        before = self.nbft_ranks.number * self.args.eval_batch_size
+        return min(rows, max(0, int(filled.remainder) - before))
 
     def _note(self, values: Mapping[str, torch.Tensor]) -> None:
         """Add to the sums of a log; they stay on the device until they are read."""
@@ -429,14 +444,18 @@ class PreferenceTrainer(transformers.Trainer):
             )
 
     def _means(self, mode: str) -> dict[str, float]:
-        """Return the means since the last log, read at once, and forget them."""
-        sums = dict(self._sums[mode])
+        """Return the means since the last log, and forget them."""
+        totals = self._totals(mode)
         self._forget(mode)
+        return {name: total / number for name, (total, number) in totals.items() if number}
+
+    def _totals(self, mode: str) -> dict[str, tuple[float, float]]:
+        """Return sum and number of each measure over all processes, read at once."""
+        sums = self._sums[mode]
         if not sums:
             return {}
         read = self.nbft_ranks.total(torch.stack(list(sums.values())).flatten().tolist())
-        pairs = zip(sums, read[::2], read[1::2], strict=True)
-        return {name: total / number for name, total, number in pairs if number}
+        return dict(zip(sums, zip(read[::2], read[1::2], strict=True), strict=True))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the measures to a log of the training."""
@@ -462,14 +481,15 @@ class PreferenceTrainer(transformers.Trainer):
     # Resuming
 
     def own_state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep of it."""
-        sums = {name: torch.as_tensor(value) for name, value in self._sums["train"].items()}
-        return {"sums": sums, "reference": self._renewed}
+        """Return what a checkpoint has to keep of it, with sums over all processes."""
+        return {"sums": self._totals("train"), "reference": self._renewed}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `own_state` returned."""
         device = self.args.device
-        self._sums["train"].update((k, v.to(device)) for k, v in state["sums"].items())
+        for name, pair in state["sums"].items():
+            ours = pair if self.nbft_ranks.is_first else [0.0, 0.0]  # they are added up again
+            self._sums["train"][name] = torch.tensor(ours, device=device)
         if state["reference"] is not None:
             self._renewed = {name: p.to(device) for name, p in state["reference"].items()}
 

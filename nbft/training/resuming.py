@@ -21,7 +21,8 @@ from nbft.models.float8 import activation_scales
 from nbft.models.peft_types import PeftType
 from nbft.runs.checkpoints import step_of
 from nbft.runs.provenance import Provenance, Resumption
-from nbft.training.sampling import LengthSampler
+from nbft.training.ranks import Ranks
+from nbft.training.sampling import LengthSampler, VirtualEpochSampler
 
 _FILE = "nbft_state.pt"
 
@@ -44,6 +45,8 @@ class OwnResuming:
 
     nbft_config: Config
     nbft_order: LengthSampler | None
+    nbft_virtual: VirtualEpochSampler | None
+    nbft_ranks: Ranks
     nbft_provenance: Provenance | None
     nbft_resumption: Resumption | None
     nbft_peft_type: PeftType | None = None
@@ -51,15 +54,16 @@ class OwnResuming:
     _owes_evaluation = False
 
     def save_rest(self, checkpoint: Path) -> None:
-        """Save what transformers does not."""
+        """Save what transformers does not: of several processes the first, with sums over all."""
         trainer: Any = self
+        (loss,) = self.nbft_ranks.total([float(trainer._tr_loss)])
         rest: dict[str, Any] = {
             "activation_scales": {
                 name: scale.largest
                 for name, scale in activation_scales(trainer.model).items()
                 if scale.largest is not None
             },
-            "loss": trainer._tr_loss,
+            "loss": torch.tensor(loss / self.nbft_ranks.count),
             "last_logged_step": trainer._globalstep_last_logged,
         }
         if self.nbft_order is not None:
@@ -75,6 +79,8 @@ class OwnResuming:
             rest["tokens"] = trainer._total_train_tokens
         if hasattr(trainer, "own_state"):  # nbft.training.preference
             rest["own"] = trainer.own_state()
+        if not self.nbft_ranks.is_first:
+            return
         torch.save(rest, checkpoint / _FILE)
         if self.nbft_provenance is not None:
             self.nbft_provenance.write(checkpoint)
@@ -133,6 +139,8 @@ class OwnResuming:
                 batches = rest * self.nbft_config.training.gradient_accumulation_steps
             self._find_best_checkpoint()
             self._owes_evaluation = self._is_evaluation_due(is_epoch_over=not batches)
+            if self.nbft_virtual is not None:  # accelerate does not reach it in several processes
+                self.nbft_virtual.set_epoch(epochs)
             if batches and self.nbft_order is not None:
                 self.nbft_order.begin = state_of(resume_from_checkpoint).get("order")
         return epochs, batches

@@ -52,20 +52,20 @@ class RewardTrainer(PreferenceTrainer):
         given = {name: value for name, value in inputs.items() if name != "values"}
         chosen, rejected = model(**given).logits[:, 0].float().chunk(2)
         losses = reward_loss(chosen, rejected, inputs["values"]["margin"])
-        loss = losses.mean()
         if weight := self.nbft_config.preference.center_rewards_coefficient:
             # Equation 2 of arXiv:2312.09244: only differences are trained, so the level may drift.
-            loss = loss + weight * ((chosen + rejected) ** 2).mean()
+            losses = losses + weight * (chosen + rejected) ** 2
+        loss = losses.mean()
         margin = (chosen - rejected).detach()
-        self._note(
-            {
-                "loss": loss.detach().expand(len(losses)),
-                "rewards/margins": margin,
-                "rewards/accuracies": (margin > 0).float(),
-                "rewards/chosen": chosen.detach(),
-                "rewards/rejected": rejected.detach(),
-            }
-        )
+        noted = {
+            "loss": losses.detach(),
+            "rewards/margins": margin,
+            "rewards/accuracies": (margin > 0).float(),
+            "rewards/chosen": chosen.detach(),
+            "rewards/rejected": rejected.detach(),
+        }
+        own = self._own_rows(len(losses))
+        self._note({name: values[:own] for name, values in noted.items()})
         return (loss, None) if return_outputs else loss
 
 

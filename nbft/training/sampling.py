@@ -109,6 +109,7 @@ class LengthSampler(LengthGroupedSampler):
     def __iter__(self) -> Iterator[int]:
         """Yield the row numbers of this epoch."""
         state = self.ranks.every(torch.get_rng_state())[0] if self.begin is None else self.begin
+        self.generator = None
         if self.begin is not None or not self.ranks.is_first:
             self.generator = torch.Generator()
             self.generator.set_state(state)
@@ -127,21 +128,25 @@ class OwnSampling:
     nbft_order: LengthSampler | None = None
     """The sampler whose order comes from the random numbers of the training, if there is one."""
 
+    nbft_virtual: VirtualEpochSampler | None = None
+    """The sampler of virtual epochs, if there is one."""
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         trainer: Any = self
         config, rows = self.nbft_config, self.nbft_rows
         if (samples := config.training.num_samples_each_epoch) is not None:
             dataset = trainer.train_dataset if train_dataset is None else train_dataset
-            return VirtualEpochSampler(len(dataset), samples, _seed(config))
+            self.nbft_virtual = VirtualEpochSampler(len(dataset), samples, _seed(config))
+            return self.nbft_virtual
         if rows.batches is not None:
             return TokenBatchSampler(rows.batches, _seed(config))
+        step_rows = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+        step_rows *= self.nbft_ranks.count
         if rows.lengths is not None:
-            batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-            batch *= self.nbft_ranks.count
-            usual: Any = LengthGroupedSampler(batch, lengths=rows.lengths)
+            usual: Any = LengthGroupedSampler(step_rows, lengths=rows.lengths)
         else:
             usual = super()._get_train_sampler(train_dataset)  # type: ignore[misc]
         if isinstance(usual, LengthGroupedSampler):
-            self.nbft_order = usual = LengthSampler(usual.batch_size, lengths=usual.lengths)
+            self.nbft_order = usual = LengthSampler(step_rows, lengths=usual.lengths)
             usual.ranks = self.nbft_ranks
         return usual

@@ -243,6 +243,7 @@ class OwnSaving:
             with self._removing_nothing():
                 usual(model, trial)
             ranks.wait()
+            trainer.save_rest(folder)
             ranks.wait()
             return
 

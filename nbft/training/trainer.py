@@ -240,7 +240,7 @@ def build_trainer(
         train_dataset=rows.train,
         eval_dataset=_measured(rows, config),
         processing_class=tokenizer,
-        callbacks=_in_order([*asked_callbacks(config), *callbacks]),
+        callbacks=_in_order([*asked_callbacks(config), *callbacks], ranks),
         config=config,
         decisions=decisions,
         rows=rows,
@@ -455,9 +455,16 @@ def asked_callbacks(config: Config) -> list[TrainerCallback]:
     return callbacks
 
 
-def _in_order(callbacks: Sequence[TrainerCallback]) -> list[TrainerCallback]:
-    """Return callbacks with early stopping last: the scores that it judges are measured by others."""
-    return sorted(callbacks, key=lambda one: isinstance(one, transformers.EarlyStoppingCallback))
+def _in_order(callbacks: Sequence[TrainerCallback], ranks: Ranks) -> list[TrainerCallback]:
+    """Return callbacks with early stopping last: the scores that it judges are measured by others.
+
+    Of several processes the first decides, which has the scores.
+    """
+
+    def stops(one: TrainerCallback) -> bool:
+        return isinstance(one, transformers.EarlyStoppingCallback)
+
+    return sorted((one for one in callbacks if ranks.is_first or not stops(one)), key=stops)
 
 
 def _made(key: str, arguments: dict[str, Any]) -> TrainerCallback:

@@ -104,15 +104,32 @@ def test_a_model_that_mlx_lm_does_not_know_leaves_nothing(
     run = train(training__max_steps=1)
 
     def unknown(command: Any, doing: Any, say: Any, environment: Any) -> str:
-        about = Path(command[command.index("--hf-path") + 1]) / "config.json"
-        about.write_text(about.read_text().replace('"llama"', '"elephant"'))
+        if "--hf-path" in command:
+            about = Path(command[command.index("--hf-path") + 1]) / "config.json"
+            about.write_text(about.read_text().replace('"llama"', '"elephant"'))
         return run_program(command, doing, say, environment)
 
     monkeypatch.setattr(mlx, "run_program", unknown)
     place = tmp_path / "place"
-    with pytest.raises(RunError, match=r"mlx_lm could not convert the model \(.*elephant"):
+    with pytest.raises(
+        RunError, match=r"the model \(ValueError: Model type elephant not supported\.\)"
+    ):
         run.export("mlx", place / "out")
     assert list(place.iterdir()) == []
+
+
+def test_an_mlx_lm_that_cannot_be_loaded_is_said_before_anything_is(
+    train: Callable[..., nbft.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(training__max_steps=1)
+    broken = tmp_path / "broken" / "mlx_lm"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libmlx.so: no such file')")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    stages: list[str] = []
+    with pytest.raises(RunError, match=r"cannot be loaded \(ImportError: libmlx\.so: no such"):
+        run.export("mlx", tmp_path / "out", say=stages.append)
+    assert stages == []
 
 
 def test_weights_that_mlx_lm_has_rearranged_are_not_called_wrong(

@@ -62,9 +62,16 @@ KINDS = (
 )
 """One after another; a target is killed with SIGKILL."""
 KINDS_OF_SEVERAL = (
-    *(*_OF_SEVERAL, "worker", "supervisor"),
-    *(*_OF_SEVERAL, "SIGTERM to the worker", "slow disk"),
-    *(*_OF_SEVERAL, "SIGTERM to the supervisor", "two resumes", "kernel"),
+    *_OF_SEVERAL,
+    "worker",
+    "supervisor",
+    *_OF_SEVERAL,
+    "SIGTERM to the worker",
+    "slow disk",
+    *_OF_SEVERAL,
+    "SIGTERM to the supervisor",
+    "two resumes",
+    "kernel",
 )
 """The same for runs that several processes train."""
 ENDING = (

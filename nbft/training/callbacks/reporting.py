@@ -353,7 +353,8 @@ def _numbers(logged: Mapping[str, Any]) -> dict[str, float]:
 def memory_of(device: str, ranks: Ranks) -> tuple[int, int | None]:
     """Return the memory in use, and its peak if the system reports it; all processes ask together.
 
-    On a CPU it is that of all of them, which share it; otherwise that of this one's device.
+    On a CPU it is at most that: the sum over all of them, also of what they share. Otherwise it is
+    that of this one's device.
     """
     used, peak = used_memory_bytes(device), peak_memory_bytes(device)
     if device != "cpu":

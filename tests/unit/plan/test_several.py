@@ -34,6 +34,11 @@ def test_a_step_has_the_rows_of_all_processes():
         ({"training.method": "grpo"}, "training.method=grpo"),
         ({"data.train.stream": True}, "data.train.stream"),
         ({"data.max_tokens_per_batch": 512}, "data.max_tokens_per_batch"),
+        ({"distributed.dispatch_batches": True}, "distributed.dispatch_batches"),
+        (
+            {"distributed.accelerator_config": {"split_batches": True}},
+            "distributed.accelerator_config.split_batches",
+        ),
         ({"model.device_map": "auto"}, "model.device_map"),
         ({"memory.auto_find_batch_size": True}, "memory.auto_find_batch_size"),
     ],
@@ -80,6 +85,30 @@ def test_rows_that_fill_the_last_batches_are_said():
         said = [text for text in nbft.make_plan(config).remarks if "filled up" in text]
         assert bool(said) == bool(filled)
         assert all(f"with {filled} rows" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("training", "is_filled"),
+    [
+        ({"max_steps": 4}, False),  # of 5 in an epoch
+        ({"max_steps": 5}, True),
+        ({"num_samples_each_epoch": 16}, False),
+    ],
+)
+def test_an_epoch_that_is_not_reached_or_fits_fills_nothing_up(training, is_filled):
+    rows = [{"prompt": f"{n}?", "completion": f" {n}"} for n in range(18)]
+    config = nbft.Config(
+        data={"train": {"datasets": [{"rows": rows}]}, "split_ratio": 1.0},
+        training={
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            **training,
+        },
+        distributed={"num_processes": 2},
+        evaluation={"eval_strategy": "no"},
+    )
+    remarks = nbft.make_plan(config).remarks
+    assert any("filled up" in text for text in remarks) == is_filled
 
 
 @pytest.mark.parametrize("try_it", [lambda p: p.simulate(), lambda p: p.probe()])
