@@ -244,18 +244,13 @@ def test_four_processes_and_a_plan_that_knows_them(spread):
     run = nbft.train(config, show=False)
     assert run.status == "completed", run.problems
     assert run.step == plan.total_steps
+    assert run.state.peak_bytes > 1.5 * 2**30  # one of them takes 0.6 GB, most of it libraries
+    assert run.events()[-1]["peak_bytes"] >= run.state.peak_bytes
     # 36 rows are 4 steps of 8 and one of 4, which is filled up.
     filled = "filled up with 4 rows from its beginning"
     assert [text for text in plan.remarks if filled in text]
     one = nbft.make_plan(spread(1))
     assert plan.memory_bytes == pytest.approx(4 * one.memory_bytes, rel=0.01)
-
-
-def test_the_memory_is_that_of_all_processes(spread):
-    two, four = (nbft.train(spread(n, training__max_steps=1), show=False) for n in (2, 4))
-    assert four.state.peak_bytes > 1.5 * two.state.peak_bytes
-    for run in (two, four):
-        assert run.events()[-1]["peak_bytes"] >= run.state.peak_bytes
 
 
 def test_a_checkpoint_goes_on_in_as_many_processes_exactly_and_in_others(spread):

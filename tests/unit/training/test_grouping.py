@@ -9,6 +9,7 @@ from nbft.config import Config
 from nbft.data.examples import load_examples
 from nbft.data.tokens import tokenise
 from nbft.errors import DataError
+from nbft.training.ranks import ALONE
 from nbft.training.rows import lengths_of
 from nbft.training.sampling import OwnSampling
 
@@ -62,7 +63,7 @@ def test_the_trainer_draws_by_them():
         class args:  # noqa: N801 - as the trainer calls it
             train_batch_size, gradient_accumulation_steps = 2, 1
 
-        nbft_config = Config()
+        nbft_config, nbft_ranks = Config(), ALONE
         nbft_rows = SimpleNamespace(batches=None, lengths=[1, 9, 1, 9, 1, 9, 1, 9] * 10)
 
     order = list(Trainer()._get_train_sampler())
