@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,20 @@ class Measurement:
         if self.goal is None:
             return ""
         return f"{'<' if self.below else '≤'} {self.goal:g} {self.unit}".strip()
+
+
+def losses_off(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> float:
+    """Return the largest relative difference of a loss between two sides' rounds.
+
+    Args:
+        mine: What each round of a side found, with its `losses`.
+        theirs: The same of the side that counts as 1.
+    """
+    return max(
+        abs(a - b) / abs(b)
+        for left, right in zip(mine, theirs, strict=True)
+        for a, b in zip(left["losses"], right["losses"], strict=True)
+    )
 
 
 def run_python(*arguments: str, environment: dict[str, str] | None = None) -> Any:

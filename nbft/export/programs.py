@@ -40,9 +40,11 @@ def run_program(
             while process.poll() is None:
                 say_again(lambda: doing(end_of(log)))
                 time.sleep(_POLL_SECONDS)
+        if process.returncode == 0:
+            return ""
         if process.returncode < 0:
             return f"it was ended by signal {signal.Signals(-process.returncode).name}"
-        return reason(log) or "it said nothing" if process.returncode else ""
+        return reason(log) or "it said nothing"
 
 
 def each_second(say: Say) -> Callable[[Callable[[], str]], None]:

@@ -489,7 +489,7 @@ class PreferenceTrainer(transformers.Trainer):
         device = self.args.device
         for name, pair in state["sums"].items():
             ours = pair if self.nbft_ranks.is_first else [0.0, 0.0]  # they are added up again
-            self._sums["train"][name] = torch.tensor(ours, device=device)
+            self._sums["train"][name] = torch.as_tensor(ours, device=device)
         if state["reference"] is not None:
             self._renewed = {name: p.to(device) for name, p in state["reference"].items()}
 

@@ -25,6 +25,23 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+Tensors = dict[str, torch.Tensor]
+
+
+def change_what_is_written(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensors], Tensors]
+) -> None:
+    """Let the weights of each export be changed before they are read back."""
+
+    class Changed(mlx.Mlx):
+        def write(self, trained: Any, folder: Path, *given: Any) -> None:
+            super().write(trained, folder, *given)
+            file = folder / "model.safetensors"
+            save_file(change(load_file(file)), file, {"format": "mlx"})
+
+    monkeypatch.setattr(mlx, "FORMAT", Changed())
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_read_back_and_proven(trained: Callable[..., nbft.Run], tmp_path: Path, name: str) -> None:
     stages: list[str] = []
@@ -54,16 +71,11 @@ def test_every_number_type(trained: Callable[..., nbft.Run], tmp_path: Path, dty
 def test_a_changed_export_fails_its_proof(
     trained: Callable[..., nbft.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Tampered(mlx.Mlx):
-        def write(self, trained: Any, folder: Path, *given: Any) -> None:
-            super().write(trained, folder, *given)
-            file = folder / "model.safetensors"
-            tensors = load_file(file)
-            name = next(name for name in tensors if name.endswith("down_proj.scales"))
-            tensors[name] = -tensors[name]
-            save_file(tensors, file, {"format": "mlx"})
+    def tampered(tensors: Tensors) -> Tensors:
+        name = next(name for name in tensors if name.endswith("down_proj.scales"))
+        return tensors | {name: -tensors[name]}
 
-    monkeypatch.setattr(mlx, "FORMAT", Tampered())
+    change_what_is_written(monkeypatch, tampered)
     with pytest.warns(UserWarning, match="The proof failed"):
         proof = trained().export("mlx", tmp_path / "out", dtype="8bit").proof
     assert any("logits of the export differ" in why for why in proof["failures"])
@@ -133,14 +145,10 @@ def test_an_mlx_lm_that_cannot_be_loaded_is_said_before_anything_is(
 def test_weights_that_mlx_lm_has_rearranged_are_not_called_wrong(
     train: Callable[..., nbft.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Rearranged(mlx.Mlx):
-        def write(self, trained: Any, folder: Path, *given: Any) -> None:
-            super().write(trained, folder, *given)
-            file = folder / "model.safetensors"
-            renamed = {k.replace("down_proj", "experts"): t for k, t in load_file(file).items()}
-            save_file(renamed, file, {"format": "mlx"})
+    def rearranged(tensors: Tensors) -> Tensors:
+        return {name.replace("down_proj", "experts"): one for name, one in tensors.items()}
 
-    monkeypatch.setattr(mlx, "FORMAT", Rearranged())
+    change_what_is_written(monkeypatch, rearranged)
     run, place = train(training__max_steps=1), tmp_path / "place"
     with pytest.raises(RunError, match=r"in another order \(model.layers.0.mlp.experts\)"):
         run.export("mlx", place / "out", dtype="4bit")
