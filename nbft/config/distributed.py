@@ -114,8 +114,8 @@ class Distributed(Section):
     )
     fsdp_auto_wrap_policy: Literal["NO_WRAP", "SIZE_BASED_WRAP", "TRANSFORMER_BASED_WRAP"] = (
         expert_setting(
-            "NO_WRAP",
-            help="What to shard as one unit: the whole model, parts by size, or each layer.",
+            "TRANSFORMER_BASED_WRAP",
+            help="What to gather at once: the whole model, parts by size, or each layer.",
             source="transformers TrainingArguments.fsdp_config auto_wrap_policy",
         )
     )
@@ -150,7 +150,7 @@ class Distributed(Section):
     )
     sharding_parallel_size: int = expert_setting(
         1,
-        help="Number of processes that share one sharded copy.",
+        help="Number of processes that share one sharded copy; all of them when 1.",
         unit="processes",
         ge=1,
         source="ERNIEKit sharding_parallel_degree",
@@ -225,21 +225,31 @@ class Distributed(Section):
 
     @model_validator(mode="after")
     def _one_engine(self) -> Distributed:
-        if self.fsdp and self.deepspeed:
-            raise PydanticCustomError(
-                "nbft", "fsdp and deepspeed are both set. Keep one: each shards the model."
-            )
+        engines = ("fsdp", "sharding", "deepspeed")
+        if len(asked := [name for name in engines if getattr(self, name)]) > 1:
+            said = f"{' and '.join(asked)} are both set. Keep one: each shards the model."
+            raise PydanticCustomError("nbft", said)
         return self
+
+    @property
+    def shards(self) -> Literal["weights", "gradients"] | None:
+        """What is cut into shards: all weights, or gradients and optimiser state; None without.
+
+        The first stage of ZeRO cuts the optimiser state alone. It is done as the second, which needs
+        less memory and gives the same numbers.
+        """
+        if self.num_processes == 1:
+            return None
+        if self.fsdp in ("full_shard", "hybrid_shard") or self.sharding == "stage3":
+            return "weights"
+        if self.fsdp in ("shard_grad_op", "hybrid_shard_zero2") or self.sharding:
+            return "gradients"
+        return None
 
     def engines(self) -> dict[str, str]:
         """Return the settings that need an engine not supported yet, by name, each with a reason."""
         reasons = {
-            "fsdp": bool(self.fsdp) and self.num_processes > 1 and "needs FSDP",
-            "sharding": bool(self.sharding) and self.num_processes > 1 and "needs ZeRO",
             "deepspeed": self.deepspeed not in (None, {}, "") and "needs DeepSpeed",
-            "fsdp_cpu_offload": bool(self.fsdp) and self.fsdp_cpu_offload and "needs FSDP",
-            "sharding_parallel_size": self.sharding_parallel_size > 1
-            and "shards copies across processes",
             "tensor_parallel_size": self.tensor_parallel_size > 1
             and "splits layers across processes",
             "pipeline_parallel_size": self.pipeline_parallel_size > 1

@@ -35,6 +35,8 @@ def load_untrained(
 ) -> Any:
     """Load the model of a run, on its device, as it is before the first step.
 
+    One that will be cut into shards stays on the CPU: it need not fit on a device.
+
     Sets the seed of the run, from which the first weights of an adapter follow.
 
     Args:
@@ -64,4 +66,4 @@ def load_untrained(
     if adapter := fetch_adapter(config, say):
         say(f"Loading the adapter {adapter.path} …")
         model = load_adapter(model, adapter)
-    return place(model, device)
+    return model if config.distributed.shards else place(model, device)

@@ -25,6 +25,7 @@ from nbft.methods.dpo import WITHOUT_REFERENCE, Dpo
 from nbft.training.fast.head import use_token_head
 from nbft.training.preference_loss import Answers, feedback_loss, pair_loss
 from nbft.training.ranks import Ranks
+from nbft.training.sharding import is_sharded, settle
 from nbft.training.reference import KeptNumbers, key_of_model, key_of_tokens
 
 _OF_THE_LOSS = frozenset({"answers", "answer_tokens", "values", "reference", "kl"})
@@ -251,6 +252,7 @@ class PreferenceTrainer(transformers.Trainer):
             for name, rows in splits.items():
                 if rows is not None:
                     setattr(self, name, self._with_reference(rows, kept))
+            settle(self.model)
         finally:
             if self.nbft_ranks.is_first:
                 kept.save()  # most of what a run that is stopped has computed, too
@@ -269,7 +271,10 @@ class PreferenceTrainer(transformers.Trainer):
         at_once = _BATCHES_BETWEEN_WORDS * size * ranks.count
         for begin in range(0, len(missing), at_once):
             self._say_reference(begin, len(missing))
-            own = missing[begin : begin + at_once][ranks.number :: ranks.count]
+            now = missing[begin : begin + at_once]
+            own = now[ranks.number :: ranks.count]
+            if is_sharded(self.model):  # then all of them compute as many batches
+                own += now[: -(-len(now) // ranks.count) - len(own)]
             for first in range(0, len(own), size):
                 # A run can be stopped here as well.
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)

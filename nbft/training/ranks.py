@@ -134,6 +134,22 @@ class Ranks:
         distributed.all_gather_object(found, of_this, group=self._group)
         return found
 
+    def tell(self, what: T | None) -> T | None:
+        """Return what the first process gives, any object."""
+        told: list[Any] = [what]
+        if self.count > 1:
+            from torch import distributed
+
+            distributed.broadcast_object_list(told, src=0, group=self._group)
+        return told[0]  # type: ignore[no-any-return]
+
+    def share(self, tensors: Sequence[Any]) -> None:
+        """Give tensors on the CPU the values that they have in the first process."""
+        from torch import distributed
+
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0, group=self._group)
+
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
         """Run a block in the first process, and then, with what it has cached, in the others."""

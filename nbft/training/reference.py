@@ -19,6 +19,7 @@ from nbft.atomic import replacing
 from nbft.data.fingerprint import key_of
 from nbft.decisions import Decisions
 from nbft.models.find import cache_folder
+from nbft.training.sharding import whole
 
 _MOST_FILES = 50
 """Models whose numbers are kept, the last used ones; 24 bytes for each answer."""
@@ -75,7 +76,7 @@ def key_of_model(model: Any, decisions: Decisions) -> str:
     An adapter that changes nothing yet does not count, so that another rank or seed has the same.
     """
     parameters = dict(model.named_parameters())
-    is_new = all(not p.any() for name, p in parameters.items() if ".lora_B." in name)
+    is_new = all(not whole(p).any() for name, p in parameters.items() if ".lora_B." in name)
     digest = xxhash.xxh3_128()
     for name, p in parameters.items():
         if is_new and ".lora_" in name:
@@ -88,4 +89,4 @@ def key_of_model(model: Any, decisions: Decisions) -> str:
 
 
 def _bytes(tensor: torch.Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return whole(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

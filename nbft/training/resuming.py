@@ -22,6 +22,7 @@ from nbft.models.peft_types import PeftType
 from nbft.runs.checkpoints import step_of
 from nbft.runs.provenance import Provenance, Resumption
 from nbft.training.ranks import Ranks
+from nbft.training.sharding import taking_whole
 from nbft.training.sampling import LengthSampler, VirtualEpochSampler
 
 _FILE = "nbft_state.pt"
@@ -97,7 +98,8 @@ class OwnResuming:
         if kind is not None and of_adapter is not None:
             kind.load_state(target, of_adapter)
         else:
-            super()._load_from_checkpoint(checkpoint, model)  # type: ignore[misc]
+            with taking_whole(target):
+                super()._load_from_checkpoint(checkpoint, model)  # type: ignore[misc]
         for name, p in target.named_parameters():
             dtype, of_gradient = before[name]
             if p.dtype != dtype:
@@ -116,7 +118,8 @@ class OwnResuming:
         if kind is not None and (of_adapter := state_of(best).get("adapter")) is not None:
             kind.load_state(trainer.model, of_adapter)
         else:
-            super()._load_best_model()  # type: ignore[misc]
+            with taking_whole(trainer.model):
+                super()._load_best_model()  # type: ignore[misc]
 
     def _init_training_state(
         self,

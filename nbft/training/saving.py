@@ -28,6 +28,7 @@ from nbft.runs.checkpoints import keeping, mark_whole, remove_older, step_of
 from nbft.training.optim import load_exactly
 from nbft.training.ranks import Ranks
 from nbft.training.room import EVENTS_BYTES, Room
+from nbft.training.sharding import cut_state, is_sharded, settle, whole
 
 _BLOCK = 128
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -221,10 +222,37 @@ class OwnSaving:
     nbft_room: Room | None
     nbft_ranks: Ranks
     nbft_initial: Mapping[str, torch.Tensor] | None
+    _weights: dict[str, Any] | None = None
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Hold the whole weights of a sharded model in a block; all processes enter it together.
+
+        Of an adapter, those that are saved with it.
+        """
+        model: Any = self.model  # type: ignore[attr-defined]
+        if not is_sharded(model) or self._weights is not None:
+            yield
+            return
+        settle(model)
+        weights = model.state_dict(keep_vars=True)
+        if hasattr(model, "peft_config"):
+            trained = {n for n, p in model.named_parameters() if p.requires_grad}
+            weights = {n: w for n, w in weights.items() if n in trained or "lora_" in n}
+        self._weights = whole(weights, is_kept=self.nbft_ranks.is_first)
+        try:
+            yield
+        finally:
+            self._weights = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; outside of a checkpoint as an adapter that fits the unchanged base model."""
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        trainer: Any = self
+        with self.gathered():
+            if self._weights is None:
+                super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            elif trainer.args.should_save:
+                trainer._save(output_dir, state_dict=self._weights)
         initial = self.nbft_initial
         if initial is not None and output_dir is not None and not _internal_call:
             to_plain_lora(Path(output_dir), initial)
@@ -285,16 +313,17 @@ class OwnSaving:
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         ours, folder = self.nbft_config.checkpoint, Path(output_dir)
         trainer: Any = self
-        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-        file = folder / "optimizer.pt"
-        state = trainer.optimizer.state_dict()
+        state = whole(trainer.optimizer.state_dict(), is_kept=self.nbft_ranks.is_first)
+        if not trainer.args.should_save:
+            return
+        torch.save(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
         if ours.quantize_checkpoint:
             state = quantised(state)
-            torch.save(state, file)
         if ours.unified_checkpoint:
             split = "ignore_merge_optimizer" in ours.unified_checkpoint_config
             save_by_name(folder, state, self._names(), ours.optim_shard_num if split else 1)
-            file.unlink()
+        else:
+            torch.save(state, folder / "optimizer.pt")
         if ours.state_dict_type == "SHARDED_STATE_DICT":
             from torch.distributed.checkpoint import state_dict_saver
 
@@ -314,7 +343,7 @@ class OwnSaving:
         elif (folder / "optimizer.pt").is_file():
             state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         if state is not None:
-            load_exactly(trainer.optimizer, restored(state))
+            load_exactly(trainer.optimizer, cut_state(restored(state), trainer.optimizer))
         done = step_of(folder)
         schedule = {"last_epoch": done, "_step_count": done + 1}  # of a checkpoint of weights alone
         if (folder / "scheduler.pt").is_file():

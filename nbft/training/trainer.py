@@ -54,6 +54,7 @@ from nbft.training.room import Room
 from nbft.training.rows import TrainingRows
 from nbft.training.sampling import OwnSampling
 from nbft.training.saving import OwnSaving
+from nbft.training.sharding import settle, shard, whole
 from nbft.training.throughput import StepClock, Throughput, TokenMeans
 
 
@@ -132,8 +133,18 @@ class OwnTrainer(
         """Measure the held-out rows, which is said first; the first process adds its scores."""
         self.nbft_begin("evaluating", self.nbft_step, "Measuring the held-out loss …")
         measured = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        settle(self.model)  # type: ignore[attr-defined]
         self.nbft_ranks.agree_on(self.control)  # type: ignore[attr-defined]
         return self.nbft_ranks.every(measured)[0]
+
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        """Move a model to its device, unless it may fit there in shards only."""
+        if not self.nbft_config.distributed.shards:
+            super()._move_model_to_device(model, device)  # type: ignore[misc]
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the norm of all gradients, also where each process has shards of them."""
+        return whole(super()._get_grad_norm(*args, **kwargs))  # type: ignore[misc]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, which is said first."""
@@ -343,6 +354,7 @@ def _prepare_model(model: Any, decisions: Decisions) -> None:
 def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
     """Change the model, adapter included, and its optimiser where no argument does it."""
     model, memory, precision = trainer.model, config.memory, config.precision
+    device = decisions.device.value
     if head := _head(config, decisions):
         inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         use_loss_head(inner, **head)
@@ -358,6 +370,11 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
     mixed_precision = decisions.mixed_precision.value
     if mixed_precision != "no" and precision.fp16_opt_level == "O2":
         low_weights(model, mixed_precision, master_grad=precision.amp_master_grad)
+    if config.distributed.shards:
+        shard(model, config, trainer.nbft_ranks, device)
+        # It has its device and averages its gradients: DistributedDataParallel is not for it.
+        prepare = trainer.accelerator.prepare_model
+        trainer.accelerator.prepare_model = functools.partial(prepare, evaluation_mode=True)
     if is_loraplus(config):
         trainer.create_optimizer()
     if precision.fp8:

@@ -256,7 +256,9 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
             resumption = _resumption(job, provenance)
             _expect(job, loaded.rows, provenance, resumption)
             reporting, scoring = _callbacks(job, loaded)
-            scoring.before(loaded.model, events.read(job.events_path))
+            shards = config.distributed.shards
+            if not shards:
+                scoring.before(loaded.model, events.read(job.events_path))
             budget = BudgetCallback(config, device, job.stages.seconds_at_work)
             trainer = build_trainer(
                 config,
@@ -280,6 +282,8 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 say=reporting.say,
                 after_step=None if job.turn is None else reporting.after_step,
             )
+            if shards:  # the model may fit on a device in shards only; a new adapter changes nothing
+                scoring.before(trainer.model, events.read(job.events_path))
             reporting.tell_to(trackers.take(trainer))
             method_of(config).prepare(trainer)
             if decisions.uses("row_attention") and (
@@ -300,12 +304,12 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 with contextlib.suppress(Unfinished):
                     trainer.evaluate()
             of_others = (memory_of(device, ranks)[1] or 0) - (peak_memory_bytes(device) or 0)
-            if not ranks.is_first:
-                return {"event": "followed"}
             saved = _save(job, trainer, loaded.tokenizer, reporting)
-            if saved and not reporting.is_urgent:
+            if ranks.agree(bool(saved) and not reporting.is_urgent):
                 with contextlib.suppress(Unfinished):
                     scoring.after(trainer.model, _saved_step(config, trainer))
+            if not ranks.is_first:
+                return {"event": "followed"}
     peak = peak_memory_bytes(device)
     took = {
         "tokens": int(trainer.state.num_input_tokens_seen),
@@ -587,7 +591,8 @@ def _report_prepared(
 def _save(job: _Job, trainer: Any, tokenizer: Any, reporting: ReportingCallback) -> dict[str, str]:
     """Save the result; return {"adapter" or "model": its folder}.
 
-    Where the system ends the process soon, a model is left to the checkpoint.
+    Where the system ends the process soon, a model is left to the checkpoint. Of several processes
+    the first saves, and the others help it to gather a sharded model.
     """
     from nbft.training.saving import saved_bytes
 
@@ -596,7 +601,8 @@ def _save(job: _Job, trainer: Any, tokenizer: Any, reporting: ReportingCallback)
         return {}
     what = "adapter" if config.peft.trains_adapter else "model"
     needed = EVENTS_BYTES + saved_bytes(trainer.model)
-    if reporting.is_urgent and (what == "model" or not job.room.has(needed)):
+    is_left = reporting.is_urgent and (what == "model" or not job.room.has(needed))
+    if job.ranks.agree(is_left):
         return {}
     target = job.run / what
     step = int(trainer.state.global_step)
@@ -607,7 +613,9 @@ def _save(job: _Job, trainer: Any, tokenizer: Any, reporting: ReportingCallback)
             trainer.save_model(str(partial))
             tokenizer.save_pretrained(partial)
 
-    job.room.write(save, step, needed)
+    with trainer.gathered():
+        if job.ranks.is_first:
+            job.room.write(save, step, needed)
     job.stages.end(step)
     return {what: target.name}
 

@@ -22,6 +22,7 @@ from nbft.training.callbacks.generations import Generation
 from nbft.training.ranks import ALONE, Ranks
 from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.saving import checkpoint_bytes
+from nbft.training.sharding import computing_together
 from nbft.training.stages import StageClock, report_stage
 from nbft.training.throughput import StepClock
 
@@ -115,7 +116,7 @@ class ReportingCallback(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Carry out commands."""
-        with self.clock.stopped():
+        with self.clock.stopped(), self.together(model):
             waiting = self._requests.read()
             while waiting:
                 self._obey(waiting.popleft(), state.global_step, control, model)
@@ -148,6 +149,10 @@ class ReportingCallback(TrainerCallback):
         elif self._ranks.count == 1 and (urgent := self._requests.take_urgent()) is not None:
             self._obey(urgent, step, control or TrainerControl(), None)
             raise Unfinished
+
+    def together(self, model: Any) -> contextlib.AbstractContextManager[None]:
+        """Let several processes compute in the block what the first does with a sharded model."""
+        return computing_together(model, self._ranks)
 
     @contextlib.contextmanager
     def checked(

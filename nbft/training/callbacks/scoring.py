@@ -67,7 +67,7 @@ class ScoringCallback(TrainerCallback):
             StopRequested: The run is to end.
         """
         of_base = [e for e in earlier if e.get("step") == 0]
-        with self._reporting.checked(model, 0):
+        with self._reporting.together(model), self._reporting.checked(model, 0):
             if not any(e["event"] == "sample" for e in of_base):
                 self._answer(model, 0)
             for scorer in self._scorers:
@@ -88,8 +88,10 @@ class ScoringCallback(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Score every evaluation.score_every_n_steps."""
-        if self._every and state.global_step % self._every == 0 and not self._reporting.ending:
-            with contextlib.suppress(Unfinished):
+        if not self._every or state.global_step % self._every:
+            return
+        with self._reporting.together(model), contextlib.suppress(Unfinished):
+            if not self._reporting.ending:
                 self._during_training(model, state.global_step, control)
 
     def on_evaluate(
@@ -103,8 +105,9 @@ class ScoringCallback(TrainerCallback):
     ) -> None:
         """Score with the held-out loss, and let the scores decide which checkpoint is best."""
         step = state.global_step
-        if step and self._scorers and (self._every is None or self._decides):
-            self._during_training(model, step, control)
+        with self._reporting.together(model):
+            if step and self._scorers and (self._every is None or self._decides):
+                self._during_training(model, step, control)
         if metrics is not None and self._scorers:
             split = self._scorers[0].split
             known = self._latest.get(split) or self._base.get(split) or {"step": -1, "scores": {}}
@@ -121,7 +124,7 @@ class ScoringCallback(TrainerCallback):
         Raises:
             Unfinished: The system ends the process.
         """
-        with self._reporting.checked(model, step):
+        with self._reporting.together(model), self._reporting.checked(model, step):
             for scorer in self._scorers:
                 self._score(scorer, model, step)
             self._answer(model, step)
