@@ -23,6 +23,19 @@ PipelineSwitch = Literal[
 ]
 ShardingSwitch = Literal["enable_stage1_overlap", "enable_release_grads"]
 
+_OF_FSDP_CONFIG = {
+    "auto_wrap_policy": "fsdp_auto_wrap_policy",
+    "backward_prefetch": "fsdp_backward_prefetch",
+    "cpu_offload": "fsdp_cpu_offload",
+    "forward_prefetch": "fsdp_forward_prefetch",
+    "min_num_params": "fsdp_min_num_params",
+    "offload_params": "fsdp_cpu_offload",
+    "sync_module_states": "fsdp_sync_module_states",
+    "transformer_layer_cls_to_wrap": "fsdp_transformer_layer_cls_to_wrap",
+    "use_orig_params": "fsdp_use_orig_params",
+}
+"""Keys of transformers' fsdp_config, with or without fsdp_ in front, that are settings here."""
+
 
 class Distributed(Section):
     """Several processes of this machine, each with a copy of the model, which train one run."""
@@ -136,7 +149,7 @@ class Distributed(Section):
         source="transformers TrainingArguments.fsdp_config sync_module_states",
     )
     fsdp_config: dict[str, Any] = expert_setting(
-        help="Additional keys of transformers' fsdp_config.",
+        help="Keys of transformers' fsdp_config; those that are settings here are moved to them.",
         source="transformers TrainingArguments.fsdp_config",
         default_factory=dict,
     )
@@ -222,6 +235,29 @@ class Distributed(Section):
         source="ERNIEKit moe_multimodal_dispatch_use_allgather",
         suggestions=("v2-alltoall-unpad", "v2-allgather-unpad"),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_fsdp_config(cls, values: Any) -> Any:
+        given = values.get("fsdp_config") if isinstance(values, dict) else None
+        if not isinstance(given, dict):
+            return values
+        rest = {}
+        for key, value in given.items():
+            name = _OF_FSDP_CONFIG.get(key.removeprefix("fsdp_"))
+            if name is None:
+                rest[key] = value
+                continue
+            if name.endswith("cls_to_wrap") and isinstance(value, list):
+                value = ", ".join(value)  # noqa: PLW2901
+            elif name == "fsdp_backward_prefetch":
+                value = str(value or "no_prefetch").lower()  # noqa: PLW2901
+            usual = cls.model_fields[name].default
+            if values.get(name, usual) not in (usual, value):
+                said = f"fsdp_config.{key} is {value}, and {name} {values[name]}. Keep one of them."
+                raise PydanticCustomError("nbft", said)
+            values = {**values, name: value}
+        return {**values, "fsdp_config": rest}
 
     @model_validator(mode="after")
     def _one_engine(self) -> Distributed:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from nbft.formatting import count, number, size
 from nbft.pages.environment import render
 from nbft.plan.ranges import parts_in_words
+from nbft.plan.several import engine_of
 from nbft.redaction import redact_text
 from nbft.tracking import TRACKERS
 
@@ -65,7 +66,7 @@ def _rows(plan: Plan) -> str:
 def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts = [("effective batch", count(plan.effective_batch_size, "row"))]
     if (processes := plan.config.distributed.num_processes) > 1:
-        facts.insert(0, ("processes", f"{processes} (DDP)"))
+        facts.insert(0, ("processes", f"{processes} ({engine_of(plan.config)})"))
     if plan.train_rows is not None:
         facts.append(("rows", _rows(plan)))
     if plan.total_steps is not None:

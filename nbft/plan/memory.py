@@ -56,6 +56,7 @@ _GPU_HOLES = 0.08
 
 MARGINS = {
     "weights": 0.02,
+    "gathered": 0.3,
     "adapter": 0.02,
     "gradients": 0.05,
     "optimizer": 0.02,
@@ -72,6 +73,7 @@ MARGINS = {
 
 PART_NAMES = {
     "weights": "weights",
+    "gathered": "gathered weights",
     "adapter": "adapter",
     "gradients": "gradients",
     "optimizer": "optimizer state",
@@ -582,10 +584,33 @@ def memory_parts(
     moments: tuple[dict[str, int], ...] = (after_loss, after_backward, generating)
     fullest = max(moments, key=lambda moment: sum(moment.values()))
     parts |= fullest
+    if config.distributed.shards:
+        parts |= _in_shards(config, shape, parts)
     made = tokens * _kept_bytes(_keeping_all(config), shape, decisions, row_tokens, low)
     made += after_loss["head"] + after_loss["autocast"]
     parts["fragmentation"] = _fragmentation_bytes(device, made, low, head)
     return {name: parts[name] for name in MARGINS if parts.get(name)}
+
+
+def _in_shards(config: Config, shape: Shape, parts: Mapping[str, int]) -> dict[str, int]:
+    """Return what changes where each process keeps a shard, and gathers weights to compute.
+
+    Layer by layer that is embeddings, head and two layers, one of which is fetched ahead, with the
+    gradients of one; otherwise all weights.
+    """
+    ours = config.distributed
+    size = ours.sharding_parallel_size if ours.sharding_parallel_size > 1 else ours.num_processes
+    changed = {
+        name: math.ceil(parts.get(name, 0) / size)
+        for name in ("weights", "adapter", "gradients", "optimizer")
+    }
+    is_by_layer = ours.shards == "weights" and ours.fsdp_auto_wrap_policy != "NO_WRAP"
+    tables = sum(rows * width for _, rows, width in shape.tables) // (2 if shape.is_tied else 1)
+    a_layer = (1 - tables / shape.parameters) / max(1, shape.num_layers)
+    share = min(1.0, tables / shape.parameters + 2 * a_layer) if is_by_layer else 1.0
+    changed["gathered"] = round((parts["weights"] + parts.get("adapter", 0)) * share)
+    changed["gathered"] += round(parts.get("gradients", 0) * (a_layer if is_by_layer else 1.0))
+    return changed
 
 
 def virtual_tokens(config: Config) -> int:

@@ -878,6 +878,9 @@ def _too_large(plan: Plan) -> Problem:
             single,
         ),
     ]
+    if is_several(config) and not config.distributed.shards:
+        sharded = {"distributed.fsdp": "full_shard"}
+        ways.insert(0, ("Shard the model with distributed.fsdp=full_shard", sharded))
     if is_installed("bitsandbytes") and plan.device.value in QUANTISING:
         in_4_bits = with_its_rate(
             config, {"peft.method": "lora", "quantization.load_in_4bit": True}

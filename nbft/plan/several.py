@@ -1,6 +1,6 @@
 """What a run in several processes needs, and how its plan differs. Called by `make_plan`.
 
-Each process has a copy of the model and takes its share of the batches of a step.
+Each process has a copy of the model, or a shard of it, and takes its share of the batches of a step.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from nbft.errors import Problem
 from nbft.formatting import count
 from nbft.hardware import gpu_count
 from nbft.methods import method_of
-from nbft.plan.problems import error
+from nbft.plan.problems import error, warning
 from nbft.plan.schedule import rows_per_batch
 
 _FIELD = "distributed.num_processes"
 _OF_GPUS = ("nccl", "xccl", "hccl", "cncl", "mccl")
+
+
+def engine_of(config: Config) -> str:
+    """Return the name of how several processes train together."""
+    return "FSDP2" if config.distributed.shards else "DDP"
 
 
 def is_several(config: Config) -> bool:
@@ -30,6 +35,7 @@ def is_several(config: Config) -> bool:
 
 def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     """Yield what several processes cannot do, or this machine cannot for them."""
+    yield from _sizes(config)
     if not is_several(config):
         return
     asked, device = config.distributed.num_processes, decisions.device.value
@@ -46,6 +52,95 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
             yield error(
                 _FIELD, f"does not go with {path} yet.", "Use 1, or leave that out.", {_FIELD: 1}
             )
+
+
+    if config.distributed.shards:
+        yield from _sharding_problems(config, decisions)
+
+
+def _sizes(config: Config) -> Iterator[Problem]:
+    """Report processes that cannot share copies of the size that is asked for."""
+    ours, path = config.distributed, "distributed.sharding_parallel_size"
+    processes, size = ours.num_processes, ours.sharding_parallel_size
+    if processes % size:
+        why = f"does not divide {_FIELD}, which is {processes}."
+        yield error(path, why, "Use 1, for one copy in all processes.", {path: 1})
+    elif size > 1 and not ours.shards:
+        why = "has no effect without distributed.fsdp or distributed.sharding."
+        yield error(path, why, "Use 1, or name what is to be sharded.", {path: 1})
+
+
+def _sharding_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
+    """Yield what does not go with a model in shards."""
+    ours = config.distributed
+    field = "distributed.fsdp" if ours.fsdp else "distributed.sharding"
+    for path, is_used in _without_shards(config, decisions).items():
+        if is_used:
+            why, fix = f"does not go with {path}.", "Leave one of them out."
+            yield error(field, why, fix, {field: None})
+    if ours.fsdp_backward_prefetch == "backward_post":
+        why = "is not known to FSDP2, which fetches a unit before the backward pass of the last."
+        yield error("distributed.fsdp_backward_prefetch", why, use="backward_pre")
+    if ours.fsdp_use_orig_params is False:
+        why = "is not possible: FSDP2 keeps all parameters separate."
+        yield error("distributed.fsdp_use_orig_params", why, use=None)
+
+
+    yield from _rest_of_fsdp_config(config)
+
+
+def _rest_of_fsdp_config(config: Config) -> Iterator[Problem]:
+    """Report keys of fsdp_config that FSDP2 has no use for, or that are other settings here."""
+    rest, path = config.distributed.fsdp_config, "distributed.fsdp_config"
+    for key, value in rest.items():
+        name = key.removeprefix("fsdp_")
+        left = {path: {other: one for other, one in rest.items() if other != key}}
+        if name in _ELSEWHERE and value not in (False, None):
+            yield error(path, f"has {key}, which is {_ELSEWHERE[name]} here.", "Set that.", left)
+        elif name not in (*_ELSEWHERE, *_WITHOUT_EFFECT):
+            yield error(path, f"has {key}, which FSDP2 does not know.", "Leave it out.", left)
+        elif name == "version" and int(value) != 2:
+            why = f"asks for version {value} of FSDP. nbft has version 2, which trains the same."
+            yield warning(path, why, "Leave it out.", left)
+
+
+_ELSEWHERE = {
+    "activation_checkpointing": "memory.gradient_checkpointing",
+    "reshard_after_forward": "distributed.fsdp (full_shard or shard_grad_op)",
+    "state_dict_type": "checkpoint.state_dict_type",
+}
+_WITHOUT_EFFECT = ("version", "limit_all_gathers", "cpu_ram_efficient_loading")
+"""The first version's ways to hold less; the second, or nbft, does so in any case."""
+
+_OF_TORCH = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+"""Optimisers that take each number by itself, so that they need not know of shards."""
+
+
+def _without_shards(config: Config, decisions: Decisions) -> Mapping[str, bool]:
+    """Return what needs whole weights, and whether a config asks for it."""
+    how, peft, optim = config.quantization, config.peft, config.optimizer
+    return {
+        "weights in 4 or 8 bits (quantization)": how.bits is not None,
+        f"peft.method={peft.method}": peft.method not in ("lora", "full"),
+        f"peft.init_lora_weights={peft.init_lora_weights}": (
+            peft.method == "lora" and peft.init_lora_weights == "eva"
+        ),
+        f"optimizer.optim={optim.optim}": optim.optim not in _OF_TORCH,
+        "optimizer.moment_dtype=bfloat16": optim.moment_dtype == "bfloat16",
+        "memory.offload_optimizer (distributed.fsdp_cpu_offload moves it)": (
+            config.memory.offload_optimizer and decisions.device.value != "cpu"
+        ),
+        "precision.mixed_precision=fp16": decisions.mixed_precision.value == "fp16",
+        "precision.fp16_opt_level=O2": (
+            config.precision.fp16_opt_level == "O2" and decisions.mixed_precision.value != "no"
+        ),
+        "precision.fp8": config.precision.fp8,
+        "compute.torch_compile": config.compute.torch_compile,
+        "preference.ref_model_update_steps": (
+            method_of(config).section == "preference"
+            and config.preference.ref_model_update_steps not in (None, -1)
+        ),
+    }
 
 
 def _are(devices: int) -> str:
@@ -88,14 +183,14 @@ def several_remarks(
     processes = config.distributed.num_processes
     batch = rows_per_batch(config) * processes
     yield (
-        f"{processes} processes train together (DDP): each computes its share of the "
+        f"{processes} processes train together ({engine_of(config)}): each computes its share of the "
         f"{count(batch * config.training.gradient_accumulation_steps, 'row')} of a step."
     )
+    if config.distributed.shards:
+        yield from _shards_remarks(config)
     if decisions.device.value == "cpu":
-        yield (
-            "On a CPU they share its cores, so they are hardly faster than one, and each holds a "
-            "copy of the model."
-        )
+        held = "" if config.distributed.shards else ", and each holds a copy of the model"
+        yield f"On a CPU they share its cores, so they are hardly faster than one{held}."
     else:
         yield (
             "The time is that of one process divided by their number; what they exchange is not "
@@ -115,4 +210,26 @@ def several_remarks(
         yield (
             "The held-out loss is a mean over batches, which several processes cut differently: it "
             "may differ a little from that of one process."
+        )
+
+
+def _shards_remarks(config: Config) -> Iterator[str]:
+    """Yield what each process holds of a sharded model."""
+    ours = config.distributed
+    size = ours.sharding_parallel_size if ours.sharding_parallel_size > 1 else ours.num_processes
+    is_all = ours.shards == "weights"
+    when = "while it computes" if is_all else "and kept for the step"
+    yield (
+        f"Each process keeps 1/{size} of the weights, their gradients and the optimiser state; the "
+        f"weights of a layer are gathered {when}."
+    )
+    if ours.sharding == "stage1":
+        yield (
+            "distributed.sharding=stage1 is done as stage2, which needs less memory and gives the "
+            "same numbers."
+        )
+    if ours.fsdp in ("hybrid_shard", "hybrid_shard_zero2") and ours.sharding_parallel_size == 1:
+        yield (
+            f"On one machine distributed.fsdp={ours.fsdp} makes one sharded copy. "
+            "distributed.sharding_parallel_size makes several."
         )
