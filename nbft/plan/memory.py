@@ -584,32 +584,43 @@ def memory_parts(
     moments: tuple[dict[str, int], ...] = (after_loss, after_backward, generating)
     fullest = max(moments, key=lambda moment: sum(moment.values()))
     parts |= fullest
-    if config.distributed.shards:
-        parts |= _in_shards(config, shape, parts)
+    if config.distributed.num_processes > 1:
+        parts |= _of_several(config, shape, parts, trained, device)
     made = tokens * _kept_bytes(_keeping_all(config), shape, decisions, row_tokens, low)
     made += after_loss["head"] + after_loss["autocast"]
     parts["fragmentation"] = _fragmentation_bytes(device, made, low, head)
     return {name: parts[name] for name in MARGINS if parts.get(name)}
 
 
-def _in_shards(config: Config, shape: Shape, parts: Mapping[str, int]) -> dict[str, int]:
-    """Return what changes where each process keeps a shard, and gathers weights to compute.
+def _of_several(
+    config: Config, shape: Shape, parts: Mapping[str, int], trained: int, device: str
+) -> dict[str, int]:
+    """Return what changes in a process that trains with others.
 
-    Layer by layer that is embeddings, head and two layers, one of which is fetched ahead, with the
-    gradients of one; otherwise all weights.
+    A copy of the model has its gradients once more, in the buckets that are exchanged. Of a shard,
+    weights are gathered to compute: layer by layer embeddings, head and two layers, one of which is
+    fetched ahead; otherwise all. The gradients of what is gathered at once are there twice, too. On
+    a CPU the model is read whole, and what is freed then stays with the process.
     """
     ours = config.distributed
+    if not ours.shards:
+        return {"gradients": parts.get("gradients", 0) + 4 * trained}
     size = ours.sharding_parallel_size if ours.sharding_parallel_size > 1 else ours.num_processes
     changed = {
         name: math.ceil(parts.get(name, 0) / size)
         for name in ("weights", "adapter", "gradients", "optimizer")
     }
-    is_by_layer = ours.shards == "weights" and ours.fsdp_auto_wrap_policy != "NO_WRAP"
     tables = sum(rows * width for _, rows, width in shape.tables) // (2 if shape.is_tied else 1)
-    a_layer = (1 - tables / shape.parameters) / max(1, shape.num_layers)
-    share = min(1.0, tables / shape.parameters + 2 * a_layer) if is_by_layer else 1.0
-    changed["gathered"] = round((parts["weights"] + parts.get("adapter", 0)) * share)
-    changed["gathered"] += round(parts.get("gradients", 0) * (a_layer if is_by_layer else 1.0))
+    of_tables = tables / shape.parameters
+    of_a_layer = (1 - of_tables) / max(1, shape.num_layers)
+    at_once, unit = of_tables + 2 * of_a_layer, max(of_tables, of_a_layer)
+    if ours.fsdp_auto_wrap_policy == "NO_WRAP":
+        at_once = unit = 1.0
+    elif ours.shards != "weights":
+        at_once = 1.0
+    weights = parts["weights"] + parts.get("adapter", 0)
+    read = weights if device == "cpu" else 0
+    changed["gathered"] = round(weights * min(1.0, at_once) + 2 * 4 * trained * unit) + read
     return changed
 
 

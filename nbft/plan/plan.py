@@ -224,7 +224,9 @@ class Plan:
         shape = shape_for(config, folder)
         if shape is None or not self.memory_bytes:
             return None
-        needed = memory_bytes(config, shape, self.lengths_tokens, decide(config))
+        decisions = decide(config)
+        needed = memory_bytes(config, shape, self.lengths_tokens, decisions)
+        needed *= _sharing_memory(config, decisions)
         if self.memory_source == "formula":
             return needed
         own = memory_bytes(self.config, shape, self.lengths_tokens, self.decisions)
@@ -418,9 +420,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
             own_problems.append(_truncated(lengths, cut))
         if shape:
             parts = memory_parts(config, shape, kept, decisions)
-            if device.value == "cpu":  # they share its memory
-                each = config.distributed.num_processes
-                parts = {name: part * each for name, part in parts.items()}
+            each = _sharing_memory(config, decisions)
+            parts = {name: part * each for name, part in parts.items()}
             numbers |= {"memory_parts": parts, "memory_bytes": sum(parts.values())}
             ranges["memory_bytes"] = memory_range(parts)
     if shape:
@@ -620,6 +621,11 @@ def _times(
     total = sum(stages.values())
     seconds_range = (total / (1 + TIME_MARGIN), total * (1 + TIME_MARGIN))
     return {"seconds": round(total), "stages": stages, "seconds_range": seconds_range}
+
+
+def _sharing_memory(config: Config, decisions: Decisions) -> int:
+    """Return how many processes share the memory of the device: on a CPU all of a run."""
+    return config.distributed.num_processes if decisions.device.value == "cpu" else 1
 
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,10 +152,11 @@ def _read_elsewhere(model: Any) -> Iterator[torch.nn.Parameter]:
 
 def _prefetch(units: list[Any], asked: Distributed) -> None:
     """Say which units are gathered while another one computes; torch prefetches backwards by itself."""
-    for unit, following in zip(units, [*units[1:], None], strict=True):
-        if asked.fsdp_forward_prefetch and following is not None:
+    if asked.fsdp_forward_prefetch:
+        for unit, following in itertools.pairwise(units):
             unit.set_modules_to_forward_prefetch([following])
-        if asked.fsdp_backward_prefetch == "no_prefetch":
+    if asked.fsdp_backward_prefetch == "no_prefetch":
+        for unit in units:
             unit.set_modules_to_backward_prefetch([unit])  # which is there already
 
 
