@@ -249,9 +249,9 @@ class Distributed(Section):
                 rest[key] = value
                 continue
             if name.endswith("cls_to_wrap") and isinstance(value, list):
-                value = ", ".join(value)  # noqa: PLW2901
+                value = ", ".join(value)
             elif name == "fsdp_backward_prefetch":
-                value = str(value or "no_prefetch").lower()  # noqa: PLW2901
+                value = str(value or "no_prefetch").lower()
             usual = cls.model_fields[name].default
             if values.get(name, usual) not in (usual, value):
                 said = f"fsdp_config.{key} is {value}, and {name} {values[name]}. Keep one of them."

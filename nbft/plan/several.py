@@ -53,7 +53,6 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
                 _FIELD, f"does not go with {path} yet.", "Use 1, or leave that out.", {_FIELD: 1}
             )
 
-
     if config.distributed.shards:
         yield from _sharding_problems(config, decisions)
 
@@ -84,7 +83,6 @@ def _sharding_problems(config: Config, decisions: Decisions) -> Iterator[Problem
     if ours.fsdp_use_orig_params is False:
         why = "is not possible: FSDP2 keeps all parameters separate."
         yield error("distributed.fsdp_use_orig_params", why, use=None)
-
 
     yield from _rest_of_fsdp_config(config)
 

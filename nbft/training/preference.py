@@ -25,8 +25,8 @@ from nbft.methods.dpo import WITHOUT_REFERENCE, Dpo
 from nbft.training.fast.head import use_token_head
 from nbft.training.preference_loss import Answers, feedback_loss, pair_loss
 from nbft.training.ranks import Ranks
-from nbft.training.sharding import is_sharded, settle
 from nbft.training.reference import KeptNumbers, key_of_model, key_of_tokens
+from nbft.training.sharding import is_sharded, settle
 
 _OF_THE_LOSS = frozenset({"answers", "answer_tokens", "values", "reference", "kl"})
 """What a batch holds for the loss; the rest of it is for the model."""

@@ -134,14 +134,14 @@ class Ranks:
         distributed.all_gather_object(found, of_this, group=self._group)
         return found
 
-    def tell(self, what: T | None) -> T | None:
+    def tell(self, what: Any) -> Any:
         """Return what the first process gives, any object."""
         told: list[Any] = [what]
         if self.count > 1:
             from torch import distributed
 
             distributed.broadcast_object_list(told, src=0, group=self._group)
-        return told[0]  # type: ignore[no-any-return]
+        return told[0]
 
     def share(self, tensors: Sequence[Any]) -> None:
         """Give tensors on the CPU the values that they have in the first process."""

@@ -22,8 +22,8 @@ from nbft.models.peft_types import PeftType
 from nbft.runs.checkpoints import step_of
 from nbft.runs.provenance import Provenance, Resumption
 from nbft.training.ranks import Ranks
-from nbft.training.sharding import taking_whole
 from nbft.training.sampling import LengthSampler, VirtualEpochSampler
+from nbft.training.sharding import taking_whole
 
 _FILE = "nbft_state.pt"
 

@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -101,15 +99,12 @@ def _units(model: Any, asked: Distributed) -> list[Any]:
 
     def left_over(module: Any) -> int:
         """Add a module's units; return the number of its parameters that are in none."""
-        own = [p for p in module.parameters(recurse=False) if id(p) not in kept]
-        size = sum(p.numel() for p in own)
-        if isinstance(module, BaseTunerLayer):  # it reads the weights of what it wraps
-            inside = list(module.parameters())
-            size = sum(p.numel() for p in inside)
-            is_whole = not kept & {id(p) for p in inside}
-        else:
+        is_adapted = hasattr(module, "base_layer")  # it reads the weights of what it wraps
+        own = module.parameters(recurse=is_adapted)
+        size = int(sum(p.numel() for p in own if id(p) not in kept))
+        if not is_adapted:
             size += sum(left_over(child) for child in module.children())
-            is_whole = not kept & {id(p) for p in module.parameters()}
+        is_whole = not kept & {id(p) for p in module.parameters()}
         is_unit = is_whole and not isinstance(module, _CONTAINERS)
         if not is_unit or size < asked.fsdp_min_num_params:
             return size
@@ -174,14 +169,13 @@ def whole(tree: Any, *, is_kept: bool = True) -> Any:
         tree: All processes gather what it holds together.
         is_kept: Whether this process needs them; they are None otherwise.
     """
-
     found: dict[int, Any] = {}  # a tensor that two names share stays one
 
     def gathered(leaf: Any) -> Any:
         if not isinstance(leaf, DTensor):
             return leaf
         if id(leaf) not in found:
-            every = leaf.detach().full_tensor()
+            every: Any = leaf.full_tensor().detach()
             found[id(leaf)] = every.cpu() if is_kept else None
         return found[id(leaf)]
 

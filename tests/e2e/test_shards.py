@@ -139,6 +139,7 @@ def test_commands_reach_all_shards(submitted):  # noqa: F811
     run.pause()
     until(lambda: run.status == "paused", "the pause")
     run.continue_()
+    until(lambda: run.status == "running", "the next step")
     run.save()
     until(lambda: last_whole(run.path), "the checkpoint")
     run.stop()

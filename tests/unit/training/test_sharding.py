@@ -136,7 +136,9 @@ def test_whole_tensors_and_shards_of_an_optimiser():
     for p in model.parameters():
         for name in ("exp_avg", "exp_avg_sq"):
             assert isinstance(other.state[p][name], DTensor)
-            assert torch.equal(other.state[p][name].full_tensor(), optimizer.state[p][name].full_tensor())
+            assert torch.equal(
+                other.state[p][name].full_tensor(), optimizer.state[p][name].full_tensor()
+            )
     weights = sharding.whole(model.state_dict(keep_vars=True))
     assert weights["lm_head.weight"] is weights["model.embed_tokens.weight"]
     none = sharding.whole(model.state_dict(keep_vars=True), is_kept=False)
