@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
+import runpy
 from pathlib import Path
 
 import pytest
 
 import nbft
 
-_PRINTS_THE_LOSSES = """
+_KEEPS_THE_LOSSES = """
 import json
-print("LOSSES", json.dumps([e["loss"] for e in trainer.state.log_history if "loss" in e]))
+with open("losses.json", "w") as file:
+    json.dump([e["loss"] for e in trainer.state.log_history if "loss" in e], file)
 """
-
+_RUNS_A_CELL = """
+import contextlib, os, runpy, traceback
+os.chdir({folder!r})
+with open("said.txt", "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    try:
+        runpy.run_path("cell.py", run_name="__main__")
+    except BaseException:
+        traceback.print_exc()
+        raise
+"""
 
 _MODELS = {
     "dropout": {
@@ -102,19 +111,24 @@ def losses_of_both(config, tmp_path, tiny_model):
     assert run.status == "completed", run.problems
     ours = [event["loss"] for event in run.events() if event["event"] == "log"]
     cell = tmp_path / "cell.py"
-    cell.write_text(config.to_python() + _PRINTS_THE_LOSSES, encoding="utf-8")
+    cell.write_text(config.to_python() + _KEEPS_THE_LOSSES, encoding="utf-8")
     assert "nbft" not in config.to_python().replace(str(tmp_path), "").replace(str(tiny_model), "")
-    done = subprocess.run(
-        [sys.executable, str(cell)],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("LOSSES")]
-    return ours, json.loads(line.removeprefix("LOSSES"))
+    run_alone(cell)
+    return ours, json.loads((tmp_path / "losses.json").read_text())
+
+
+def run_alone(cell):
+    """Run a cell in a process that has imported the libraries, and nothing of nbft."""
+    runner = cell.with_name("runner.py")
+    runner.write_text(_RUNS_A_CELL.format(folder=str(cell.parent)), encoding="utf-8")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "trl", "peft", "datasets"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        process = context.Process(target=runpy.run_path, args=[str(runner)])
+        process.start()
+    process.join()
+    assert process.exitcode == 0, (cell.parent / "said.txt").read_text()[-3000:]
 
 
 _PACKED = {"packing": True, "max_length": 64}
