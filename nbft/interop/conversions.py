@@ -335,7 +335,8 @@ def tracker(name: str) -> Convert:
 
 _TRACKERS = {"tensorboard", "wandb", "comet_ml", "mlflow", "trackio"}
 
-ONE_PROCESS = "nbft trains in one process, so nothing is sharded: the results are the same"
+ONE_PROCESS = "one process has nothing to shard, so it is left out: the results are the same"
+IN_SEVERAL = "has an effect with distributed.num_processes above 1"
 
 
 def deepspeed(value: Any, work: Work) -> Converted:
@@ -354,7 +355,7 @@ def fsdp(value: Any, work: Work) -> Converted:
     if name is None:
         return Converted(kind="ignored", note=ONE_PROCESS) if given else NOT_SET
     options = f"; {', '.join(rest)} is left out" if rest else ""
-    return Converted(name, f"{ONE_PROCESS}{options}", "converted")
+    return Converted(name, f"{IN_SEVERAL}{options}", "converted")
 
 
 def sharded(value: Any, work: Work) -> Converted:

@@ -14,7 +14,7 @@ from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.errors import ConfigError, Problem
 from nbft.interop.chat_formats import chat_template, name_of, untrained_end
-from nbft.interop.conversions import NOT_SET, OFF, ONE_PROCESS, half_precision, train_method
+from nbft.interop.conversions import IN_SEVERAL, NOT_SET, OFF, half_precision, train_method
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.preferences import has_weights, trl_loss_back
@@ -318,7 +318,9 @@ def _fsdp(value: Any, work: Work) -> Converted:
     if not value:
         return OFF
     name = str(work.given.get("fsdp.sharding_strategy", "FULL_SHARD")).lower()
-    return Converted(name, ONE_PROCESS, "converted")
+    is_given = "fsdp.auto_wrap_policy" in work.given
+    more = {} if is_given else {"distributed.fsdp_auto_wrap_policy": "NO_WRAP"}  # Oumi's default
+    return Converted(name, IN_SEVERAL, "converted", more)
 
 
 def _fsdp_precision(value: Any, work: Work) -> Converted:

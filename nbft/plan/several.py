@@ -83,6 +83,9 @@ def _sharding_problems(config: Config, decisions: Decisions) -> Iterator[Problem
     if ours.fsdp_use_orig_params is False:
         why = "is not possible: FSDP2 keeps all parameters separate."
         yield error("distributed.fsdp_use_orig_params", why, use=None)
+    if ours.sharding_parallel_config:
+        why = "has no effect: FSDP2 overlaps the exchange and frees gathered gradients in any case."
+        yield warning("distributed.sharding_parallel_config", why, use=[])
 
     yield from _rest_of_fsdp_config(config)
 

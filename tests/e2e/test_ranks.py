@@ -250,7 +250,7 @@ def test_four_processes_and_a_plan_that_knows_them(spread):
     filled = "filled up with 4 rows from its beginning"
     assert [text for text in plan.remarks if filled in text]
     one = nbft.make_plan(spread(1))
-    assert plan.memory_bytes == pytest.approx(4 * one.memory_bytes, rel=0.01)
+    assert plan.memory_bytes == pytest.approx(4 * one.memory_bytes, rel=0.02)
 
 
 def test_a_checkpoint_goes_on_in_as_many_processes_exactly_and_in_others(spread):
@@ -407,12 +407,12 @@ def troubled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     [
         ("fails", "Process 2 of 2: ValueError: rank trouble"),
         ("memory", "Process 2 of 2: Memory ran out on cpu"),
-        ("hangs", "have not answered for 15 seconds"),
+        ("hangs", "have not answered for 8 seconds"),
     ],
 )
 def test_what_fails_in_one_process_is_said_once(spread, troubled, what, said):
     trouble = {"trouble": {"what": what, "at": 2}}
-    config = spread(2, **ENDLESS, callbacks__callbacks=trouble, distributed__ddp_timeout=15)
+    config = spread(2, **ENDLESS, callbacks__callbacks=trouble, distributed__ddp_timeout=8)
     run = nbft.train(config, show=False)
     assert run.status == "failed"
     (problem,) = run.problems

@@ -20,7 +20,6 @@ def test_one_process_needs_no_engine():
         "ddp_backend": "qccl",
         "ddp_timeout": 5,
         "ddp_bucket_cap_mb": 1,
-        "sharding": "stage3",
         "sequence_parallel": True,
         "tensor_parallel_config": ["sync_grad"],
         "pipeline_parallel_config": ["enable_delay_scale_loss"],
@@ -32,12 +31,8 @@ def test_one_process_needs_no_engine():
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
-        ({"num_processes": 2, "fsdp": "full_shard"}, "fsdp"),
-        ({"num_processes": 2, "sharding": "stage1"}, "sharding"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "deepspeed"),
         ({"deepspeed": "zero.json"}, "deepspeed"),
-        ({"fsdp": "full_shard", "fsdp_cpu_offload": True}, "fsdp_cpu_offload"),
-        ({"sharding_parallel_size": 2}, "sharding_parallel_size"),
         ({"tensor_parallel_size": 4}, "tensor_parallel_size"),
         ({"pipeline_parallel_size": 4}, "pipeline_parallel_size"),
     ],
@@ -109,6 +104,8 @@ def test_every_planned_setting_has_a_wrong_value():
 def test_two_engines_are_one_too_many():
     with pytest.raises(ConfigError, match="fsdp and deepspeed are both set"):
         nbft.Config(distributed={"fsdp": "full_shard", "deepspeed": {"stage": 1}})
+    with pytest.raises(ConfigError, match="fsdp and sharding are both set"):
+        nbft.Config(distributed={"fsdp": "full_shard", "sharding": "stage3"})
 
 
 def test_every_setting_says_where_it_comes_from():

@@ -51,13 +51,13 @@ VERDICTS = [
         *("axolotl", "attn_implementation: flash_attention_3", "attn_implementation"),
         *("ignored", "sdpa computes the same"),
     ),
-    ("axolotl", "deepspeed: some/zero3.json", "deepspeed", "ignored", "nothing is sharded"),
+    ("axolotl", "deepspeed: some/zero3.json", "deepspeed", "ignored", "nothing to shard"),
     (
         *("axolotl", "deepspeed: {zero_optimization: {stage: 3}}", "deepspeed"),
-        *("ignored", "nothing is sharded"),
+        *("ignored", "nothing to shard"),
     ),
     ("axolotl", "deepspeed:", "deepspeed", "taken", "off"),
-    ("axolotl", "fsdp: [full_shard, auto_wrap]", "fsdp", "converted", "nothing is sharded"),
+    ("axolotl", "fsdp: [full_shard, auto_wrap]", "fsdp", "converted", "num_processes above 1"),
     (
         "axolotl",
         "fsdp: [auto_wrap, offload, full_shard]",
@@ -65,7 +65,7 @@ VERDICTS = [
         "converted",
         "auto_wrap, offload",
     ),
-    ("axolotl", "fsdp_config: {version: 2}", "fsdp_config", "ignored", "nothing is sharded"),
+    ("axolotl", "fsdp_config: {version: 2}", "fsdp_config", "ignored", "nothing to shard"),
     (
         *("axolotl", "plugins: [axolotl.integrations.liger.LigerPlugin]", "plugins"),
         *("ignored", "kernels"),
@@ -73,7 +73,7 @@ VERDICTS = [
     ("axolotl", "use_comet: true", "use_comet", "ignored", "comet_ml is not installed here"),
     ("llama_factory", "flash_attn: fa2", "flash_attn", "ignored", "sdpa computes the same"),
     ("llama_factory", "enable_liger_kernel: true", "enable_liger_kernel", "ignored", "GPU"),
-    ("llama_factory", "deepspeed: {stage: 3}", "deepspeed", "ignored", "nothing is sharded"),
+    ("llama_factory", "deepspeed: {stage: 3}", "deepspeed", "ignored", "nothing to shard"),
     (
         "llama_factory",
         "report_to: [wandb, swanlab]",
@@ -86,10 +86,10 @@ VERDICTS = [
         "oumi",
         "fsdp: {enable_fsdp: true, cpu_offload: true}",
         "fsdp.cpu_offload",
-        "ignored",
-        "shard",
+        "renamed",
+        "",
     ),
-    ("oumi", "deepspeed: {enable_deepspeed: true}", "deepspeed", "ignored", "nothing is sharded"),
+    ("oumi", "deepspeed: {enable_deepspeed: true}", "deepspeed", "ignored", "nothing to shard"),
     ("oumi", "training: {enable_wandb: true}", "training.enable_wandb", "ignored", "wandb"),
     (
         *("peft_studio", "experiment_tracker: cometml", "experiment_tracker"),

@@ -21,7 +21,8 @@ def test_a_step_has_the_rows_of_all_processes():
     assert (one.effective_batch_size, two.effective_batch_size) == (6, 12)
     assert two.total_steps == pytest.approx(one.total_steps / 2, abs=1)
     assert two.tokens == pytest.approx(one.tokens, rel=0.01)
-    assert two.memory_bytes == 2 * one.memory_bytes
+    buckets = 4 * two.trainable_parameters  # of gradients, in each process
+    assert two.memory_bytes == pytest.approx(2 * (one.memory_bytes + buckets), rel=0.01)
     assert any("each computes its share of the 12 rows of a step" in text for text in two.remarks)
     assert not any("processes" in text for text in one.remarks)
     assert "2 (DDP)" in summary(two)
@@ -123,3 +124,115 @@ def test_what_trains_in_one_process_says_so():
         nbft.find_learning_rate(config)
     with pytest.raises(nbft.ConfigError, match="a race trains in one process on one device"):
         nbft.race(config, {"training.learning_rate": [1e-4, 2e-4]})
+
+
+SHARDED = {"distributed.fsdp": "full_shard"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"quantization.load_in_4bit": True}, "weights in 4 or 8 bits (quantization)"),
+        ({"peft.method": "ia3"}, "peft.method=ia3"),
+        ({"peft.init_lora_weights": "eva"}, "peft.init_lora_weights=eva"),
+        ({"optimizer.optim": "adafactor"}, "optimizer.optim=adafactor"),
+        ({"optimizer.moment_dtype": "bfloat16"}, "optimizer.moment_dtype=bfloat16"),
+        ({"precision.fp8": True}, "precision.fp8"),
+        ({"compute.torch_compile": True}, "compute.torch_compile"),
+        (
+            {"training.method": "dpo", "preference.ref_model_update_steps": 5},
+            "preference.ref_model_update_steps",
+        ),
+    ],
+)
+@pytest.mark.parametrize("engine", [SHARDED, {"distributed.sharding": "stage2"}])
+def test_what_needs_whole_weights_is_refused_by_name_and_mended(changes, what, engine):
+    one = plan(1).config.apply(changes)
+    made = nbft.make_plan(one.apply({FIELD: 2, **engine}))
+    (field,) = engine
+    found = [p for p in made.errors if p.field == field]
+    assert [p.why for p in found] == [f"does not go with {what}."]
+    mended = nbft.make_plan(made.config.apply(found[0].changes))
+    assert not {field, FIELD} & {p.field for p in mended.errors}
+    alone = nbft.make_plan(one.apply(engine))  # has nothing to shard
+    assert not {field, FIELD} & {p.field for p in alone.errors}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"sharding_parallel_size": 3}, "does not divide distributed.num_processes, which is 4."),
+        ({"sharding_parallel_size": 2, "fsdp": None}, "has no effect without distributed.fsdp or"),
+    ],
+)
+def test_copies_that_processes_cannot_share(changes, why):
+    made = plan(4, distributed={"fsdp": "full_shard", **changes})
+    (problem,) = (p for p in made.errors if p.field == "distributed.sharding_parallel_size")
+    assert problem.why.startswith(why)
+    assert not nbft.make_plan(made.config.apply(problem.changes)).errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ({"fsdp_use_orig_params": False}, "error"),
+        ({"fsdp_backward_prefetch": "backward_post"}, "error"),
+        ({"sharding_parallel_config": ["enable_stage1_overlap"]}, "warning"),
+        ({"fsdp_config": {"version": 1}}, "warning"),
+        ({"fsdp_config": {"activation_checkpointing": True}}, "error"),
+        ({"fsdp_config": {"xla": True}}, "error"),
+    ],
+)
+def test_what_fsdp2_does_in_any_case_is_refused_or_said(changes, level):
+    (name,) = changes
+    made = plan(distributed={"fsdp": "full_shard", **changes})
+    (problem,) = (p for p in made.problems if p.field == f"distributed.{name}")
+    assert problem.level == level
+    mended = nbft.make_plan(made.config.apply(problem.changes))
+    assert problem.field not in {p.field for p in mended.problems}
+    harmless = {"fsdp_config": {"fsdp_version": 2, "limit_all_gathers": True}}
+    assert not plan(distributed={"fsdp": "full_shard", **harmless}).errors
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"fsdp": "full_shard"}, ["keeps 1/4 of the weights", "gathered while it computes"]),
+        ({"fsdp": "shard_grad_op"}, ["gathered and kept for the step"]),
+        ({"sharding": "stage1"}, ["is done as stage2"]),
+        ({"sharding": "stage3", "sharding_parallel_size": 2}, ["keeps 1/2 of the weights"]),
+        ({"fsdp": "hybrid_shard"}, ["makes one sharded copy"]),
+        ({"fsdp": "no_shard"}, ["(DDP)"]),
+    ],
+)
+def test_what_each_process_keeps_is_said(asked, said):
+    made = plan(4, distributed=asked)
+    text = " ".join(made.remarks)
+    assert all(words in text for words in said), text
+    assert ("4 (FSDP2)" in summary(made)) == (asked.get("fsdp") != "no_shard")
+
+
+def test_shards_need_less_memory_where_the_weights_are_the_most():
+    peft = {"method": "full"}
+    copies, shards, gathered = (
+        plan(4, peft=peft, distributed=asked)
+        for asked in ({}, {"fsdp": "full_shard"}, {"fsdp": "shard_grad_op"})
+    )
+    assert shards.memory_bytes < gathered.memory_bytes < copies.memory_bytes
+    assert shards.memory_parts["optimizer"] == pytest.approx(copies.memory_parts["optimizer"] / 4)
+    assert "gathered" not in copies.memory_parts
+    # What a changed config needs is that of all its processes, too.
+    needed = plan(1, peft=peft).needed_bytes(shards.config)
+    assert needed == pytest.approx(shards.memory_bytes, rel=0.01)
+
+
+def test_a_model_that_does_not_fit_is_offered_in_shards(monkeypatch):
+    from nbft.plan import plan as making
+
+    made = plan(4, peft={"method": "full"})
+    shards = made.needed_bytes(made.config.apply(SHARDED))
+    monkeypatch.setattr(
+        making, "free_memory_bytes", lambda device: (shards + made.memory_bytes) // 2
+    )
+    tight = plan(4, peft={"method": "full"})
+    assert any("Shard the model with distributed.fsdp=full_shard" in p.fix for p in tight.problems)
