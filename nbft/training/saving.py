@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
@@ -237,8 +238,8 @@ class OwnSaving:
         settle(model)
         weights = model.state_dict(keep_vars=True)
         if hasattr(model, "peft_config"):
-            trained = {n for n, p in model.named_parameters() if p.requires_grad}
-            weights = {n: w for n, w in weights.items() if n in trained or "lora_" in n}
+            saved = set(map(id, get_peft_model_state_dict(model, weights).values()))
+            weights = {name: weight for name, weight in weights.items() if id(weight) in saved}
         self._weights = whole(weights, is_kept=self.nbft_ranks.is_first)
         try:
             yield

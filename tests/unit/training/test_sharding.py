@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import distributed
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor
@@ -17,6 +19,7 @@ from nbft.config.distributed import Distributed
 from nbft.errors import ConfigError
 from nbft.training import sharding
 from nbft.training.ranks import Ranks
+from nbft.training.saving import OwnSaving
 
 IDS = torch.arange(6)[None]
 
@@ -161,3 +164,36 @@ def test_keys_of_fsdp_config_are_the_settings():
     assert found.fsdp_config == {"limit_all_gathers": True}
     with pytest.raises(ConfigError, match="Keep one of them"):
         nbft.Config(distributed={"fsdp_min_num_params": 5, "fsdp_config": {"min_num_params": 7}})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "use_dora": True, "bias": "all"},
+    ],
+    ids=str,
+)
+def test_an_adapter_is_saved_as_it_is_without_shards(more, tmp_path):
+    class Trainer(OwnSaving):
+        nbft_initial = None
+        nbft_ranks = Ranks(0, 1)
+        args = SimpleNamespace(should_save=True)
+
+        def __init__(self, model):
+            self.model = model
+
+        def _save(self, folder, state_dict):
+            self.model.save_pretrained(folder, state_dict=state_dict)
+
+    model = peft.get_peft_model(a_model(), peft.LoraConfig(r=2, **more))
+    model.save_pretrained(tmp_path / "whole")
+    cut(model)
+    Trainer(model).save_model(str(tmp_path / "shards"))
+    expected, found = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "shards")
+    )
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
