@@ -236,7 +236,7 @@ def _telling(model: Any, ranks: Ranks) -> Iterator[None]:
     def tell(name: str, args: Any, kwargs: Any) -> None:
         if not is_told:
             how = model.training, torch.is_grad_enabled(), _autocast(device), _random(device)
-            ranks.tell((name, args, kwargs, how))
+            ranks.tell((name, *_on((args, kwargs), "cpu"), how))
 
     def generate(*args: Any, **kwargs: Any) -> Any:
         nonlocal is_told
@@ -260,6 +260,11 @@ def _telling(model: Any, ranks: Ranks) -> Iterator[None]:
         model.generate = usual
 
 
+def _on(tree: Any, device: Any) -> Any:
+    """Return nested lists and dicts with their tensors on a device."""
+    return tree_map(lambda one: one.to(device) if isinstance(one, torch.Tensor) else one, tree)
+
+
 def _autocast(device: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
@@ -272,9 +277,7 @@ def _follow(model: Any, name: str, args: Any, kwargs: Any, how: Any) -> None:
     """Compute a call as the first process does."""
     is_training, has_gradients, low, (cpu, gpu) = how
     device = next(model.parameters()).device
-    args, kwargs = tree_map(
-        lambda one: one.to(device) if isinstance(one, torch.Tensor) else one, (args, kwargs)
-    )
+    args, kwargs = _on((args, kwargs), device)
     was_training = model.training
     model.train(is_training)
     with (
