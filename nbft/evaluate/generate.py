@@ -63,7 +63,8 @@ def generate_ids(
             try:
                 batch_ids = _answer(model, tokenizer, [prompts[n] for n in batch], settings)
             except RuntimeError as error:
-                if len(batch) == 1 or not should_reduce_batch_size(error):
+                is_shared = hasattr(model, "unshard")  # other processes compute the same batch
+                if len(batch) == 1 or is_shared or not should_reduce_batch_size(error):
                     raise
                 batch_ids = None
             if batch_ids is None:  # after the except block, which keeps memory alive

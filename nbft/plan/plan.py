@@ -80,7 +80,7 @@ from nbft.plan.rates import with_its_rate
 from nbft.plan.rehearsal import probe as probe_step
 from nbft.plan.rehearsal import probed_parts, simulate, simulated_parts
 from nbft.plan.reward_checks import reward_problems
-from nbft.plan.several import is_several, several_remarks
+from nbft.plan.several import can_shard, is_several, several_remarks
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.step_time import training_seconds
 from nbft.plan.tokenizer import read_tokenizer
@@ -884,7 +884,8 @@ def _too_large(plan: Plan) -> Problem:
             single,
         ),
     ]
-    if is_several(config) and not config.distributed.shards:
+    is_copied = is_several(config) and not config.distributed.shards
+    if is_copied and can_shard(config, plan.decisions):
         sharded = {"distributed.fsdp": "full_shard"}
         ways.insert(0, ("Shard the model with distributed.fsdp=full_shard", sharded))
     if is_installed("bitsandbytes") and plan.device.value in QUANTISING:

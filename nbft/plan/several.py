@@ -96,11 +96,12 @@ def _rest_of_fsdp_config(config: Config) -> Iterator[Problem]:
     for key, value in rest.items():
         name = key.removeprefix("fsdp_")
         left = {path: {other: one for other, one in rest.items() if other != key}}
-        if name in _ELSEWHERE and value not in (False, None):
+        is_asked = value not in (False, None) or name == "reshard_after_forward"
+        if name in _ELSEWHERE and is_asked:
             yield error(path, f"has {key}, which is {_ELSEWHERE[name]} here.", "Set that.", left)
         elif name not in (*_ELSEWHERE, *_WITHOUT_EFFECT):
             yield error(path, f"has {key}, which FSDP2 does not know.", "Leave it out.", left)
-        elif name == "version" and int(value) != 2:
+        elif name == "version" and str(value) != "2":
             why = f"asks for version {value} of FSDP. nbft has version 2, which trains the same."
             yield warning(path, why, "Leave it out.", left)
 
@@ -117,6 +118,11 @@ _OF_TORCH = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 """Optimisers that take each number by itself, so that they need not know of shards."""
 
 
+def can_shard(config: Config, decisions: Decisions) -> bool:
+    """Whether nothing that a config asks for needs whole weights."""
+    return not any(_without_shards(config, decisions).values())
+
+
 def _without_shards(config: Config, decisions: Decisions) -> Mapping[str, bool]:
     """Return what needs whole weights, and whether a config asks for it."""
     how, peft, optim = config.quantization, config.peft, config.optimizer
@@ -124,12 +130,15 @@ def _without_shards(config: Config, decisions: Decisions) -> Mapping[str, bool]:
         "weights in 4 or 8 bits (quantization)": how.bits is not None,
         f"peft.method={peft.method}": peft.method not in ("lora", "full"),
         f"peft.init_lora_weights={peft.init_lora_weights}": (
-            peft.method == "lora" and peft.init_lora_weights == "eva"
+            peft.method == "lora" and peft.init_lora_weights in ("eva", "random")
         ),
         f"optimizer.optim={optim.optim}": optim.optim not in _OF_TORCH,
         "optimizer.moment_dtype=bfloat16": optim.moment_dtype == "bfloat16",
-        "memory.offload_optimizer (distributed.fsdp_cpu_offload moves it)": (
+        "memory.offload_optimizer": (
             config.memory.offload_optimizer and decisions.device.value != "cpu"
+        ),
+        "distributed.fsdp_cpu_offload on a GPU yet": (
+            config.distributed.fsdp_cpu_offload and decisions.device.value != "cpu"
         ),
         "precision.mixed_precision=fp16": decisions.mixed_precision.value == "fp16",
         "precision.fp16_opt_level=O2": (

@@ -52,9 +52,18 @@ def shard(model: Any, config: Config, ranks: Ranks, device: str) -> None:
         device: Device to train on.
 
     Raises:
-        ConfigError: A layer class that is to be a unit is not in the model.
+        ConfigError: A layer class that is to be a unit is not in the model, or its trained weights
+            have several number types.
     """
     asked = config.distributed
+    types = sorted(
+        {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
+    )
+    if len(types) > 1:
+        field = "distributed.fsdp" if asked.fsdp else "distributed.sharding"
+        why = f"needs trained weights of one number type, and these are {' and '.join(types)}."
+        fix = "Set model.dtype to float32."
+        raise ConfigError(Problem(field, asked.shards, why, fix, {"model.dtype": "float32"}))
     if asked.fsdp_sync_module_states:
         ranks.share([p.data for p in model.parameters() if p.requires_grad])
     offload = OffloadPolicy()
@@ -67,7 +76,7 @@ def shard(model: Any, config: Config, ranks: Ranks, device: str) -> None:
         offload_policy=offload,
     )
     units = [unit for unit in _units(model, asked) if unit is not model]
-    for unit in units:
+    for unit in sorted(units, key=lambda unit: len(list(unit.modules()))):  # inner ones first
         cut(unit)
     cut(model)
     _prefetch(units, asked)
@@ -122,6 +131,11 @@ def _layers(model: Any, named: str | None) -> list[Any]:
     wanted = names or set(getattr(inner, "_no_split_modules", None) or ())
     layers = [m for m in inner.modules() if type(m).__name__ in wanted]
     missing = sorted(names - {type(m).__name__ for m in layers})
+    if not layers and not missing:
+        why = "does not know the layers of this model, which names none."
+        field, fix = "distributed.fsdp_auto_wrap_policy", "Use SIZE_BASED_WRAP."
+        change = {field: "SIZE_BASED_WRAP"}
+        raise ConfigError(Problem(field, "TRANSFORMER_BASED_WRAP", why, fix, change))
     if missing:
         there = sorted({type(m).__name__ for m in inner.modules() if list(m.children())})
         why = f"is no layer of this model; it has {', '.join(there)}."
@@ -248,16 +262,18 @@ def _telling(model: Any, ranks: Ranks) -> Iterator[None]:
             is_told = False
 
     device = next(model.parameters()).device.type
-    usual = model.generate
+    usual: Any = getattr(model, "generate", None)  # a reward model writes nothing
     hook = model.register_forward_pre_hook(
         lambda _, args, kwargs: tell("__call__", args, kwargs), prepend=True, with_kwargs=True
     )
-    model.generate = generate
+    if usual is not None:
+        model.generate = generate
     try:
         yield
     finally:
         hook.remove()
-        model.generate = usual
+        if usual is not None:
+            model.generate = usual
 
 
 def _on(tree: Any, device: Any) -> Any:
@@ -281,7 +297,7 @@ def _follow(model: Any, name: str, args: Any, kwargs: Any, how: Any) -> None:
     was_training = model.training
     model.train(is_training)
     with (
-        torch.random.fork_rng(),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.set_grad_enabled(has_gradients),
         torch.autocast(device.type, low, enabled=low is not None),
     ):

@@ -78,11 +78,13 @@ def test_shards_train_as_one_process_does(spread, method, asked):  # noqa: F811
     assert not told(nbft.Run(two.path / "ranks" / "1"), "scores")
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_shards_learn_preferences_as_one_process_does(preference, method):
+@pytest.mark.parametrize(
+    ("trainer", "method"), [("dpo", "lora"), ("dpo", "full"), ("reward", "lora")]
+)
+def test_shards_learn_preferences_as_one_process_does(preference, trainer, method):
     def config(processes, **more):
         return preference(
-            "dpo",
+            trainer,
             peft__method=method,
             training__max_steps=3,
             distributed__num_processes=processes,

@@ -135,6 +135,7 @@ SHARDED = {"distributed.fsdp": "full_shard"}
         ({"quantization.load_in_4bit": True}, "weights in 4 or 8 bits (quantization)"),
         ({"peft.method": "ia3"}, "peft.method=ia3"),
         ({"peft.init_lora_weights": "eva"}, "peft.init_lora_weights=eva"),
+        ({"peft.init_lora_weights": "random"}, "peft.init_lora_weights=random"),
         ({"optimizer.optim": "adafactor"}, "optimizer.optim=adafactor"),
         ({"optimizer.moment_dtype": "bfloat16"}, "optimizer.moment_dtype=bfloat16"),
         ({"precision.fp8": True}, "precision.fp8"),
@@ -181,6 +182,8 @@ def test_copies_that_processes_cannot_share(changes, why):
         ({"fsdp_config": {"version": 1}}, "warning"),
         ({"fsdp_config": {"activation_checkpointing": True}}, "error"),
         ({"fsdp_config": {"xla": True}}, "error"),
+        ({"fsdp_config": {"reshard_after_forward": False}}, "error"),
+        ({"fsdp_config": {"version": "v1"}}, "warning"),
     ],
 )
 def test_what_fsdp2_does_in_any_case_is_refused_or_said(changes, level):

@@ -49,6 +49,7 @@ def cut(model, **asked):
 
 
 LAYERS = [f"model.layers.{n}" for n in range(3)]
+NESTED = [*LAYERS, *(f"{layer}.mlp" for layer in LAYERS)]
 BLOCKS = [f"{layer}.{part}" for layer in LAYERS for part in ("mlp", "self_attn")]
 
 
@@ -58,6 +59,7 @@ BLOCKS = [f"{layer}.{part}" for layer in LAYERS for part in ("mlp", "self_attn")
         ({}, LAYERS),
         ({"fsdp_auto_wrap_policy": "NO_WRAP"}, []),
         ({"fsdp_transformer_layer_cls_to_wrap": "LlamaMLP, LlamaAttention"}, BLOCKS),
+        ({"fsdp_transformer_layer_cls_to_wrap": "LlamaDecoderLayer, LlamaMLP"}, NESTED),
         ({"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP", "fsdp_min_num_params": 1500}, ["mlp"]),
         ({"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP", "fsdp_min_num_params": 2000}, ["layers"]),
         ({"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP", "fsdp_min_num_params": 10**9}, []),
@@ -197,3 +199,14 @@ def test_an_adapter_is_saved_as_it_is_without_shards(more, tmp_path):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
+
+
+def test_what_cannot_be_cut_is_said():
+    model = a_model()
+    model._no_split_modules = None
+    with pytest.raises(ConfigError, match="does not know the layers of this model"):
+        cut(model)
+    mixed = a_model(r=2)
+    mixed.get_base_model().model.norm.to(torch.bfloat16).requires_grad_()
+    with pytest.raises(ConfigError, match="these are bfloat16 and float32"):
+        cut(mixed)
