@@ -38,7 +38,7 @@ _OF_FSDP_CONFIG = {
 
 
 class Distributed(Section):
-    """Several processes of this machine, each with a copy of the model, which train one run."""
+    """Several processes of this machine, each with a copy of the model or a shard, which train one run."""
 
     num_processes: int = setting(
         1,
@@ -269,7 +269,9 @@ class Distributed(Section):
 
     @property
     def shards(self) -> Literal["weights", "gradients"] | None:
-        """What is cut into shards: all weights, or gradients and optimiser state; None without.
+        """What is freed again after the forward pass of a sharded model; None for whole copies.
+
+        Weights, gradients and optimiser state are in shards either way.
 
         The first stage of ZeRO cuts the optimiser state alone. It is done as the second, which needs
         less memory and gives the same numbers.
@@ -281,6 +283,12 @@ class Distributed(Section):
         if self.fsdp in ("shard_grad_op", "hybrid_shard_zero2") or self.sharding:
             return "gradients"
         return None
+
+    @property
+    def processes_per_copy(self) -> int:
+        """Number of processes that share one sharded copy."""
+        size = self.sharding_parallel_size
+        return size if size > 1 else self.num_processes
 
     def engines(self) -> dict[str, str]:
         """Return the settings that need an engine not supported yet, by name, each with a reason."""

@@ -605,7 +605,7 @@ def _of_several(
     ours = config.distributed
     if not ours.shards:
         return {"gradients": parts.get("gradients", 0) + 4 * trained}
-    size = ours.sharding_parallel_size if ours.sharding_parallel_size > 1 else ours.num_processes
+    size = ours.processes_per_copy
     changed = {
         name: math.ceil(parts.get(name, 0) / size)
         for name in ("weights", "adapter", "gradients", "optimizer")

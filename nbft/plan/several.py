@@ -226,11 +226,10 @@ def several_remarks(
 def _shards_remarks(config: Config) -> Iterator[str]:
     """Yield what each process holds of a sharded model."""
     ours = config.distributed
-    size = ours.sharding_parallel_size if ours.sharding_parallel_size > 1 else ours.num_processes
     is_all = ours.shards == "weights"
     when = "while it computes" if is_all else "and kept for the step"
     yield (
-        f"Each process keeps 1/{size} of the weights, their gradients and the optimiser state; the "
+        f"Each process keeps 1/{ours.processes_per_copy} of the weights, their gradients and the optimiser state; the "
         f"weights of a layer are gathered {when}."
     )
     if ours.sharding == "stage1":

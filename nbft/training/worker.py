@@ -282,9 +282,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 say=reporting.say,
                 after_step=None if job.turn is None else reporting.after_step,
             )
-            if (
-                shards
-            ):  # the model may fit on a device in shards only; a new adapter changes nothing
+            if shards:  # it may fit on a device in shards only; a new adapter changes nothing
                 scoring.before(trainer.model, events.read(job.events_path))
             reporting.tell_to(trackers.take(trainer))
             method_of(config).prepare(trainer)

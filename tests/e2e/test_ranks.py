@@ -303,9 +303,11 @@ def test_commands_reach_all_processes(submitted):
     assert not processes(run)
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_process_that_is_killed_ends_the_run_which_can_go_on(submitted, number):
-    run = submitted(checkpoint__save_steps=2)
+@pytest.mark.parametrize(
+    ("number", "engine"), [(0, {}), (1, {}), (1, {"distributed__fsdp": "full_shard"})]
+)
+def test_a_process_that_is_killed_ends_the_run_which_can_go_on(submitted, number, engine):
+    run = submitted(checkpoint__save_steps=2, **engine)
     until(lambda: last_whole(run.path), "a checkpoint")
     os.kill(processes(run)[number], signal.SIGKILL)
     began = time.monotonic()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +11,6 @@ from nbft.runs.checkpoints import last_whole, step_of
 
 from .conftest import losses, steps, until
 from .test_ranks import (  # noqa: F401
-    ENDS_SECONDS,
     processes,
     quick_start,
     spread,
@@ -154,18 +149,3 @@ def test_commands_reach_all_shards(submitted):  # noqa: F811
     assert step_of(last_whole(run.path)) == run.step
     assert run.adapter is not None
     assert not processes(run)
-
-
-def test_a_killed_process_ends_a_run_in_shards_which_can_go_on(submitted):  # noqa: F811
-    run = submitted(**FSDP, checkpoint__save_steps=2)
-    until(lambda: last_whole(run.path), "a checkpoint")
-    os.kill(processes(run)[1], signal.SIGKILL)
-    began = time.monotonic()
-    until(lambda: run.is_over, "the end")
-    assert time.monotonic() - began < ENDS_SECONDS
-    (problem,) = run.problems
-    assert problem.startswith("Process 2 of 2 was killed after step ")
-    done = step_of(last_whole(run.path))
-    run.resume({"training.max_steps": done + 2})
-    until(lambda: run.status == "completed", "the rest")
-    assert run.step == done + 2
