@@ -158,8 +158,17 @@ def _of_several(config: Config, device: str) -> str:
 
 def sees_all_gpus(config: Config) -> bool:
     """Whether a run asks for several GPUs; any other sees one."""
-    several = config.distributed.num_processes > 1 or bool(config.distributed.engines())
+    several = config.distributed.num_processes != 1 or bool(config.distributed.engines())
     return config.model.device_map is not None or several
+
+
+def devices_needed(config: Config, device: str) -> int:
+    """Return how many devices of a kind a run takes from their queue."""
+    if device == "cpu":
+        return 1
+    if config.model.device_map is not None:
+        return max(1, gpu_count(device))
+    return config.distributed.processes
 
 
 def choose_dtype(config: Config, device: str) -> Choice:

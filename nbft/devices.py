@@ -165,11 +165,40 @@ def see_one_gpu() -> None:
     TRL refuses and which is slower than one. A UUID is used where there is one: CUDA's numbers
     follow the speed of the GPUs, the driver's their slots.
     """
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if len(seen := gpus()) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen[0].uuid or (asked or "0").partition(",")[0]
-    elif asked:
-        os.environ["CUDA_VISIBLE_DEVICES"] = asked.partition(",")[0]
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = names_of("cuda") or tuple(map(str.strip, asked.split(",")))
+    if len(names) > 1:
+        os.environ |= visible_variable(names[:1])
+
+
+def visible_variable(names: Sequence[str]) -> dict[str, str]:
+    """Return the environment variable of a process that sees only some GPUs; {} if there are none.
+
+    Args:
+        names: Their `names_of`.
+    """
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names)} if names else {}
+
+
+def names_of(device: str) -> tuple[str, ...]:
+    """Return what CUDA_VISIBLE_DEVICES calls the GPUs that this process may use; () without it.
+
+    Args:
+        device: Kind of the device; others than cuda have no names.
+    """
+    return tuple(name for name, _ in _named()) if device == "cuda" else ()
+
+
+def freest_names_of(device: str) -> tuple[str, ...]:
+    """Return `names_of` a kind of device, those with the most free memory first."""
+    named = _named() if device == "cuda" else []
+    return tuple(name for name, _ in sorted(named, key=lambda pair: -pair[1].free_bytes))
+
+
+def _named() -> list[tuple[str, Gpu]]:
+    seen, asked = gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = asked.split(",") if asked else map(str, range(len(seen)))
+    return [(gpu.uuid or n.strip(), gpu) for n, gpu in zip(numbers, seen, strict=False)]
 
 
 @functools.lru_cache(maxsize=1)

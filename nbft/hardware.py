@@ -209,8 +209,15 @@ def _macos() -> int:
     return int(platform.mac_ver()[0].partition(".")[0] or 0)
 
 
-def free_memory_bytes(device: str) -> int:
-    """Return the memory that is available to a training on a device now."""
+def free_memory_bytes(device: str, devices_needed: int = 1) -> int:
+    """Return the memory that is available to a training on a device now.
+
+    Of several GPUs a run takes those with the most.
+
+    Args:
+        device: Kind of the device.
+        devices_needed: How many of them a run takes; the least of theirs counts.
+    """
     import psutil
 
     if (other := _other.get()) is not None:
@@ -219,7 +226,8 @@ def free_memory_bytes(device: str) -> int:
         if cuda := _running_cuda():
             return int(cuda.mem_get_info()[0])
         if seen := devices.gpus():
-            return seen[0].free_bytes
+            freest = sorted((gpu.free_bytes for gpu in seen), reverse=True)
+            return freest[min(devices_needed, len(freest)) - 1]
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)

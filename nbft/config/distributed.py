@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_serializer, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from nbft.config.base import Section, expert_setting, setting
@@ -40,10 +40,11 @@ _OF_FSDP_CONFIG = {
 class Distributed(Section):
     """Several processes of this machine, each with a copy of the model or a shard, which train one run."""
 
-    num_processes: int = setting(
+    num_processes: int | None = setting(
         1,
         label="Processes",
-        help="Number of training processes, one per device. A step learns from the rows of all.",
+        help="Number of training processes, one per device; a step learns from the rows of all. "
+        "auto, or empty: one for each free GPU.",
         unit="processes",
         ge=1,
         le=100_000,
@@ -267,6 +268,20 @@ class Distributed(Section):
             raise PydanticCustomError("nbft", said)
         return self
 
+    @field_validator("num_processes", mode="before")
+    @classmethod
+    def _take_auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+    @field_serializer("num_processes")
+    def _give_auto(self, value: int | None) -> int | str:
+        return "auto" if value is None else value
+
+    @property
+    def processes(self) -> int:
+        """Number of training processes; 1 while it is left to `nbft.plan.several.settled`."""
+        return self.num_processes or 1
+
     @property
     def shards(self) -> Literal["weights", "gradients"] | None:
         """What is freed again after the forward pass of a sharded model; None for whole copies.
@@ -276,7 +291,7 @@ class Distributed(Section):
         The first stage of ZeRO cuts the optimiser state alone. It is done as the second, which needs
         less memory and gives the same numbers.
         """
-        if self.num_processes == 1:
+        if self.processes == 1:
             return None
         if self.fsdp in ("full_shard", "hybrid_shard") or self.sharding == "stage3":
             return "weights"
@@ -288,7 +303,7 @@ class Distributed(Section):
     def processes_per_copy(self) -> int:
         """Number of processes that share one sharded copy."""
         size = self.sharding_parallel_size
-        return size if size > 1 else self.num_processes
+        return size if size > 1 else self.processes
 
     def engines(self) -> dict[str, str]:
         """Return the settings that need an engine not supported yet, by name, each with a reason."""

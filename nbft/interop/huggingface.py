@@ -82,7 +82,7 @@ def training_arguments(config: Config, decisions: Decisions) -> dict[str, Any]:
     for absent in ("tf32", "neftune_noise_alpha", "greater_is_better", "torch_empty_cache_steps"):
         if arguments[absent] is None:
             del arguments[absent]
-    if (several := config.distributed).num_processes > 1:
+    if (several := config.distributed).num_processes != 1:
         arguments |= {
             name: getattr(several, name)
             for name in _OF_SEVERAL

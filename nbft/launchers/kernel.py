@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbft import events
+from nbft.devices import names_of
 from nbft.errors import RunError
 from nbft.launchers.interpreter import remember
 from nbft.launchers.launcher import Launcher
 from nbft.launchers.openmp import give_up_threads
 from nbft.launchers.signals import heard
-from nbft.launchers.supervisor import leave_queue, report_failure, report_queued
+from nbft.launchers.supervisor import devices_of, leave_queue, report_failure, report_queued
 from nbft.runs.queue import say_queued, turn
 from nbft.runs.requests import (
     Requests,
@@ -55,7 +56,7 @@ class Kernel(Launcher):
     def start(self, run: Run, python: str | None = None) -> None:
         """Start the worker as a thread, which first waits for its device."""
         remember()
-        device = str(run.plan.get("device", {}).get("value", "cpu"))
+        device, needs = devices_of(run.plan)
         say_queued(run.path, device)
         forget(run.path)
         _hurried.discard(run.path)
@@ -63,7 +64,7 @@ class Kernel(Launcher):
 
         def work_in_turn() -> None:
             try:
-                _work_in_turn(run.path, device)
+                _work_in_turn(run.path, device, needs)
             except Exception as error:
                 report_failure(run.events_path, error)
             finally:
@@ -73,16 +74,23 @@ class Kernel(Launcher):
         threading.Thread(target=work_in_turn, name=run.id, daemon=True).start()
 
 
-def _work_in_turn(run: Path, device: str) -> None:
+def _work_in_turn(run: Path, device: str, needs: int) -> None:
     from nbft.launchers.ranks import work_or_spread
 
     requests, path = Requests(run), run / "events.jsonl"
-    say = functools.partial(report_queued, path)
-    with turn(device, run, say, lambda: requests.end() is not None) as ticket:
+    names = names_of(device)
+    with turn(
+        device,
+        run,
+        functools.partial(report_queued, path),
+        lambda: requests.end() is not None,
+        among=names if needs > 1 else names[:1],  # this process computes on the first
+        needs=needs,
+    ) as ticket:
         if ticket is None:
             leave_queue(path, requests.end() or {})
         else:
-            work_or_spread(run)
+            work_or_spread(run, ticket.uses)
 
 
 def is_working(run: Run) -> bool:

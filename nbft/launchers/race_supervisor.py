@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nbft import events
 from nbft.access import own_process
+from nbft.devices import freest_names_of
 from nbft.errors import RunError
 from nbft.launchers.signals import Signals, heard
 from nbft.launchers.supervisor import (
@@ -117,7 +118,8 @@ def supervise(folder: Path, command: list[str]) -> None:
             return ends.keys() >= {*contestants.runs}
 
         try:
-            with turn(device, folder, contestants.say, is_to_end) as ticket:
+            among = freest_names_of(device)
+            with turn(device, folder, contestants.say, is_to_end, among=among) as ticket:
                 if ticket is None:
                     for run in contestants.runs:
                         leave_queue(run / "events.jsonl", ends[run])
@@ -133,7 +135,7 @@ def supervise(folder: Path, command: list[str]) -> None:
 
 def _watch(contestants: _Contestants, ticket: Ticket, command: list[str], signals: Signals) -> None:
     began, kills_before = time.monotonic(), memory_kills()
-    worker = start_worker(command)
+    worker = start_worker(command, ticket.uses)
     # If this process is killed, the worker keeps the device, and the status stays correct.
     with contextlib.suppress(RunError):
         ticket.hand_to(worker.pid)

@@ -14,12 +14,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nbft import events
 from nbft.access import inherit_all
 from nbft.config import Config
+from nbft.devices import visible_variable
 from nbft.launchers.detached import start_detached
 from nbft.launchers.supervisor import how_it_ended, memory_fixes, memory_kills
 from nbft.limits import usable_cores
@@ -42,23 +44,30 @@ _GIVEN = ("config.yaml", "plan.json")
 _TOLD = ("error", "problems", "out_of_memory", "fixes")
 
 
-def work_or_spread(run: Path, *, owns_process: bool = False) -> None:
-    """Train a run in this process, or in several others if its config says so; never raises."""
+def work_or_spread(run: Path, uses: Sequence[str] = (), *, owns_process: bool = False) -> None:
+    """Train a run in this process, or in several others if its config says so; never raises.
+
+    Args:
+        run: The run's folder.
+        uses: Names of the GPUs that the others see; those of this process if there are none.
+        owns_process: Whether this process does nothing else.
+    """
     count = 1
     with contextlib.suppress(Exception):  # the worker reports what is wrong with it
-        count = Config.load(run / "config.yaml").distributed.num_processes
+        count = Config.load(run / "config.yaml").distributed.processes
     if count == 1:
         work(run, owns_process=owns_process)
     else:
-        work_in_ranks(run, count)
+        work_in_ranks(run, count, uses)
 
 
-def work_in_ranks(run: Path, count: int) -> None:
+def work_in_ranks(run: Path, count: int, uses: Sequence[str] = ()) -> None:
     """Train a run in several processes, and report what they could not report themselves.
 
     Args:
         run: The run's folder.
         count: Number of processes.
+        uses: As in `work_or_spread`.
     """
     began, requests, kills = time.monotonic(), Requests(run), memory_kills()
     every: list[Ranks] = []
@@ -67,7 +76,7 @@ def work_in_ranks(run: Path, count: int) -> None:
     try:
         with requests.interruptible():
             every = _prepared(run, count)
-            processes += (_started(run, ranks) for ranks in every)
+            processes += (_started(run, ranks, uses) for ranks in every)
             ending = _watch(run, every, processes, kills)
     except StopNow:
         ending = stopped_at_once(run)
@@ -107,11 +116,11 @@ def _prepared(run: Path, count: int) -> list[Ranks]:
     return every
 
 
-def _started(run: Path, ranks: Ranks) -> subprocess.Popen[bytes]:
+def _started(run: Path, ranks: Ranks, uses: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a process; what it prints is in its log."""
     command = [sys.executable, "-m", "nbft.launchers.rank", str(run), str(os.getpid())]
     threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks.count))}
-    environment = threads | os.environ | ranks.variables()
+    environment = threads | os.environ | visible_variable(uses) | ranks.variables()
     return start_detached(command, ranks.folder(run) / "log.txt", environment=environment)
 
 

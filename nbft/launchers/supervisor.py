@@ -15,11 +15,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbft import events
 from nbft.access import own_process
+from nbft.devices import freest_names_of, visible_variable
 from nbft.errors import NbftError, RunError
 from nbft.launchers.signals import Signals, heard
 from nbft.launchers.spare import log_to, tell, wait_for_run
@@ -37,16 +39,29 @@ def worker_command(*run: Path) -> list[str]:
     return [sys.executable, "-m", "nbft.launchers.worker", *map(str, run)]
 
 
-def supervise(run: Path, command: list[str], spare: subprocess.Popen[bytes] | None = None) -> None:
+class Spare(NamedTuple):
+    """A worker that waits for a run.
+
+    Attributes:
+        process: Its process.
+        sees: Names of the GPUs that it sees, which it cannot change; () without any.
+    """
+
+    process: subprocess.Popen[bytes]
+    sees: tuple[str, ...]
+
+
+def supervise(run: Path, command: list[str], spare: Spare | None = None) -> None:
     """Supervise a run from the queue to its last event.
 
     Args:
         run: The run's folder.
         command: What starts its worker.
-        spare: A waiting worker, which is used instead if it still lives.
+        spare: A waiting worker, which is used instead if it still lives and sees the right GPUs.
     """
     path = run / "events.jsonl"
-    device = _device(run)
+    device, needs = devices_of(read_plan(run))
+    among = sorted(freest_names_of(device), key=lambda name: not spare or name not in spare.sees)
     set_title(f"supervising {run.name}")
     with heard() as signals:
         commands = say_queued(run, device)
@@ -59,7 +74,8 @@ def supervise(run: Path, command: list[str], spare: subprocess.Popen[bytes] | No
             return bool(ends)
 
         try:
-            with turn(device, run, functools.partial(report_queued, path), is_to_end) as ticket:
+            say = functools.partial(report_queued, path)
+            with turn(device, run, say, is_to_end, among=among, needs=needs) as ticket:
                 if ticket is None:
                     leave_queue(path, ends[0])
                     return
@@ -93,17 +109,27 @@ def wait_with_spare() -> None:
     """Start a worker that imports its libraries, wait for a run, and supervise it."""
     own_process()
     set_title("spare supervisor")
-    with start_worker(worker_command(), stdin=subprocess.PIPE) as spare:
+    sees = freest_names_of("cuda")[:1]
+    with start_worker(worker_command(), sees, stdin=subprocess.PIPE) as process:
         run = wait_for_run()
         if run is not None:
             own_process(run)
             log_to(run)
-            supervise(run, worker_command(run), spare)
+            supervise(run, worker_command(run), Spare(process, sees))
 
 
-def start_worker(command: list[str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Start a worker in a session of its own; it shares this process's output."""
-    return subprocess.Popen(command, stdin=stdin, start_new_session=True)
+def start_worker(
+    command: list[str], sees: Sequence[str], stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start a worker in a session of its own; it shares this process's output.
+
+    Args:
+        command: The command.
+        sees: Names of the GPUs that it sees; all that this process sees if there are none.
+        stdin: Its standard input, as for `subprocess.Popen`.
+    """
+    environment = os.environ | visible_variable(sees)
+    return subprocess.Popen(command, stdin=stdin, start_new_session=True, env=environment)
 
 
 def _watch(
@@ -112,12 +138,12 @@ def _watch(
     commands: events.EventReader,
     ticket: Ticket,
     command: list[str],
-    spare: subprocess.Popen[bytes] | None,
+    spare: Spare | None,
     signals: Signals,
 ) -> None:
     began = time.monotonic()
     kills_before = memory_kills()
-    worker = spare if spare and tell(spare, run) else start_worker(command)
+    worker = _told(spare, run, ticket.uses) or start_worker(command, ticket.uses)
     # If this process is killed, the worker keeps the device, and the status stays correct.
     with contextlib.suppress(RunError):
         ticket.hand_to(worker.pid)
@@ -143,6 +169,18 @@ def _watch(
         second=signals.first.name if signals.is_second and signals.first else "",
         has_killed=memory_kills() > kills_before,
     )
+
+
+def _told(spare: Spare | None, run: Path, uses: tuple[str, ...]) -> subprocess.Popen[bytes] | None:
+    """Give a spare worker its run and return it; None if it does not fit, which ends it."""
+    if spare is None:
+        return None
+    if uses in ((), spare.sees) and tell(spare.process, run):
+        return spare.process
+    assert spare.process.stdin is not None
+    with contextlib.suppress(OSError):
+        spare.process.stdin.close()
+    return None
 
 
 def report_end(
@@ -253,11 +291,12 @@ def memory_fixes(run: Path) -> list[dict[str, Any]]:
     return fixes_for_event(run)
 
 
-def _device(run: Path) -> str:
+def devices_of(plan: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the kind of device of a run's plan, and how many of them it needs."""
     try:
-        return str(read_plan(run)["device"]["value"])
-    except (KeyError, TypeError):
-        return "cpu"
+        return str(plan["device"]["value"]), int(plan.get("devices", 1))
+    except (KeyError, TypeError, ValueError):
+        return "cpu", 1
 
 
 if __name__ == "__main__":

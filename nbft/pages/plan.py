@@ -65,7 +65,7 @@ def _rows(plan: Plan) -> str:
 
 def _facts(plan: Plan) -> list[tuple[str, str]]:
     facts = [("effective batch", count(plan.effective_batch_size, "row"))]
-    if (processes := plan.config.distributed.num_processes) > 1:
+    if (processes := plan.config.distributed.processes) > 1:
         facts.insert(0, ("processes", f"{processes} ({engine_of(plan.config)})"))
     if plan.train_rows is not None:
         facts.append(("rows", _rows(plan)))

@@ -584,7 +584,7 @@ def memory_parts(
     moments: tuple[dict[str, int], ...] = (after_loss, after_backward, generating)
     fullest = max(moments, key=lambda moment: sum(moment.values()))
     parts |= fullest
-    if config.distributed.num_processes > 1:
+    if config.distributed.processes > 1:
         parts |= _of_several(config, shape, parts, trained, device)
     made = tokens * _kept_bytes(_keeping_all(config), shape, decisions, row_tokens, low)
     made += after_loss["head"] + after_loss["autocast"]

@@ -25,7 +25,7 @@ from nbft.data.rendering import PlainTemplate
 from nbft.data.roles import Roles, changes_of, guess, unused
 from nbft.data.sources import columns_of, spread
 from nbft.data.turns import text_of
-from nbft.decisions import Decisions, decide, fast_path
+from nbft.decisions import Decisions, decide, devices_needed, fast_path
 from nbft.errors import ConfigError, DataError, NbftError, Problem
 from nbft.evaluate.forecast import (
     answer_tokens,
@@ -80,7 +80,7 @@ from nbft.plan.rates import with_its_rate
 from nbft.plan.rehearsal import probe as probe_step
 from nbft.plan.rehearsal import probed_parts, simulate, simulated_parts
 from nbft.plan.reward_checks import reward_problems
-from nbft.plan.several import can_shard, is_several, several_remarks
+from nbft.plan.several import can_shard, is_several, settled, several_remarks
 from nbft.plan.stages import in_words, stage_seconds
 from nbft.plan.step_time import training_seconds
 from nbft.plan.tokenizer import read_tokenizer
@@ -130,6 +130,7 @@ class Plan:
         stages: Seconds of each stage, by its name in `nbft.plan.stages`; an estimate.
         energy_kwh: Energy of the whole run, the mean of its range; an estimate.
         cost_usd: Lowest and highest cost, by the provider's prices; an estimate.
+        devices: How many devices of its kind the run takes.
         device_use: What else uses the device now, in words; "" if nothing is known.
         config: The config.
         lengths_tokens: Lengths of some training sequences.
@@ -158,6 +159,7 @@ class Plan:
     ranges: dict[str, Range] = field(default_factory=dict)
     assumptions: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    devices: int = 1
     device_use: str = field(default="", compare=False)
     config: Config = field(default_factory=Config, repr=False)
     lengths_tokens: tuple[int, ...] = field(default=(), repr=False, compare=False)
@@ -353,14 +355,15 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         folder: Folder of the config file, for relative paths.
     """
     blocked = forbidden(config, folder)
-    given, config = config, _without_components(config, blocked)
+    given, settled_remarks = settled(config)
+    config = _without_components(given, blocked)
     found = find_local(base_name(config), config.model.model_revision)
     tokenizer = find_tokenizer(config.model, found.path if found else None)
     model = find_described(base_name(config), config.model.model_revision)
     method, decisions = method_of(config), decide(config, model)
     device = decisions.device
     problems = [code.problem for code in blocked]
-    remarks = [*assumptions_of_device(device.value), *model_remarks(config)]
+    remarks = [*assumptions_of_device(device.value), *settled_remarks, *model_remarks(config)]
     remarks += [*adapter_remarks(config, decisions), *method.remarks(config)]
     if model and not found:
         name = config.model.model_name
@@ -406,7 +409,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         total = numbers["total_steps"]
         batch = schedule.rows_per_batch(config)
         seen = total * batch * config.training.gradient_accumulation_steps
-        seen *= config.distributed.num_processes
+        seen *= config.distributed.processes
         if not examples["train"].is_stream and not method.generates:
             seen = min(seen, total * sequences)
             if config.training.max_steps <= 0:
@@ -468,7 +471,8 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         if held_out and config.evaluation.eval_strategy == "no":
             held = count(len(held_out), "held-out row")
             remarks.append(f"No loss of the {held} is measured: evaluation.eval_strategy is no.")
-    free = free_memory_bytes(device.value)
+    devices = devices_needed(config, device.value)
+    free = free_memory_bytes(device.value, devices)
     plan = Plan(
         problems=list(
             {str(p): p for p in [*problems, *with_values(own_problems, config)]}.values()
@@ -478,6 +482,7 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         free_memory_bytes=max(0, free),
         ranges=ranges,
         assumptions=list(assumptions(config, shape, decisions, free)),
+        devices=devices,
         device_use=other_use(device.value),
         lengths_tokens=tuple(kept),
         remarks=list(dict.fromkeys(map(redact_text, remarks))),
@@ -625,12 +630,12 @@ def _times(
 
 def _sharing_memory(config: Config, decisions: Decisions) -> int:
     """Return how many processes share the memory of the device: on a CPU all of a run."""
-    return config.distributed.num_processes if decisions.device.value == "cpu" else 1
+    return config.distributed.processes if decisions.device.value == "cpu" else 1
 
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
     """Return the rows of a step; a mean where batches are made by their tokens."""
-    accumulated = config.training.gradient_accumulation_steps * config.distributed.num_processes
+    accumulated = config.training.gradient_accumulation_steps * config.distributed.processes
     if config.data.max_tokens_per_batch is None or "steps_per_epoch" not in numbers:
         return config.training.per_device_train_batch_size * accumulated
     return max(1, round(int(numbers["train_rows"]) / int(numbers["steps_per_epoch"])))
@@ -859,7 +864,7 @@ def _too_large(plan: Plan) -> Problem:
     """Propose the largest batch that fits, or else other ways to use less memory."""
     assert plan.memory_bytes is not None
     config = plan.config
-    rows = plan.effective_batch_size // config.distributed.num_processes
+    rows = plan.effective_batch_size // config.distributed.processes
 
     def batches_of(batch: int) -> dict[str, Any]:
         return {

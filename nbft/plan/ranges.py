@@ -54,7 +54,7 @@ def gpu_seconds(
     ) or peak_flops(device, asked, name)
     if device == "cpu" or not peak:
         return None
-    at_peak = 6 * shape.parameters * tokens / (peak * config.distributed.num_processes)
+    at_peak = 6 * shape.parameters * tokens / (peak * config.distributed.processes)
     lowest, usual, highest = _GPU_SHARES
     return at_peak / usual, (at_peak / highest, at_peak / lowest)
 

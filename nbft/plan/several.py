@@ -11,16 +11,39 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
-from nbft.decisions import Decisions
+from nbft.decisions import Decisions, choose_device
+from nbft.devices import names_of
 from nbft.errors import Problem
 from nbft.formatting import count
-from nbft.hardware import gpu_count
+from nbft.hardware import gpu_count, is_this_machine
 from nbft.methods import method_of
 from nbft.plan.problems import error, warning
 from nbft.plan.schedule import rows_per_batch
+from nbft.runs.queue import in_use
 
 _FIELD = "distributed.num_processes"
 _OF_GPUS = ("nccl", "xccl", "hccl", "cncl", "mccl")
+
+
+def settled(config: Config) -> tuple[Config, list[str]]:
+    """Return a config whose number of processes is a number, and what is to be said of it.
+
+    Where it is left open, each free GPU gets one; on a CPU there is one, as several would share its
+    cores. If runs hold all GPUs, it is one for each, and the run waits.
+    """
+    if config.distributed.num_processes is not None:
+        return config, []
+    device = choose_device(config).value
+    names = names_of(device) if is_this_machine() else ()
+    there = len(names) or max(1, gpu_count(device))
+    free = len(set(names) - in_use(device)) if names else there
+    asked = free or there
+    are = "are in use" if not free else "is free" if free == 1 else "are free"
+    why = f"{asked} of {count(there, 'GPU')} {are}"
+    if device == "cpu":
+        why = "on a CPU several would share its cores"
+    processes = "1 process" if asked == 1 else f"{asked} processes"
+    return config.apply({_FIELD: asked}), [f"{_FIELD} is auto: {processes}, since {why}."]
 
 
 def engine_of(config: Config) -> str:
@@ -30,7 +53,7 @@ def engine_of(config: Config) -> str:
 
 def is_several(config: Config) -> bool:
     """Whether a run is trained by several processes."""
-    return config.distributed.num_processes > 1
+    return config.distributed.processes > 1
 
 
 def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
@@ -38,7 +61,7 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     yield from _sizes(config)
     if not is_several(config):
         return
-    asked, device = config.distributed.num_processes, decisions.device.value
+    asked, device = config.distributed.processes, decisions.device.value
     if not hasattr(os, "killpg"):
         yield error(_FIELD, "needs Linux or macOS.", use=1)
         return
@@ -60,7 +83,7 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
 def _sizes(config: Config) -> Iterator[Problem]:
     """Report processes that cannot share copies of the size that is asked for."""
     ours, path = config.distributed, "distributed.sharding_parallel_size"
-    processes, size = ours.num_processes, ours.sharding_parallel_size
+    processes, size = ours.processes, ours.sharding_parallel_size
     if processes % size:
         why = f"does not divide {_FIELD}, which is {processes}."
         yield error(path, why, "Use 1, for one copy in all processes.", {path: 1})
@@ -190,7 +213,7 @@ def several_remarks(
     """
     if not is_several(config):
         return
-    processes = config.distributed.num_processes
+    processes = config.distributed.processes
     batch = rows_per_batch(config) * processes
     yield (
         f"{processes} processes train together ({engine_of(config)}): each computes its share of the "

@@ -109,6 +109,7 @@ class Run:
         plan = make_plan(config, folder=folder)
         if plan.errors:
             raise ConfigError(plan.errors)
+        config = plan.config  # with as many processes as were planned
         _check_checkpoint(plan, folder)
         parent = Path(config.training.output_dir).expanduser().absolute()
         name = config.training.run_name or new_name(parent)

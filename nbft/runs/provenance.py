@@ -100,7 +100,7 @@ class Provenance:
             contents: What `contents_of` returned.
         """
         accumulation = config.training.gradient_accumulation_steps
-        processes = config.distributed.num_processes
+        processes = config.distributed.processes
         batch = rows_per_batch(config) * processes
         numbers = (batch * accumulation, batch, accumulation, steps_per_epoch, total_steps)
         return cls(*numbers, contents, _settings(config), processes)

@@ -1,10 +1,11 @@
-"""The queue of a device: one run at a time, the others wait in order of submission.
+"""The queue of a kind of device: each run takes those that it needs, in order of submission.
 
-A ticket is a small file: `DEVICE-0-…` holds the device, `DEVICE-1-…` waits. It names its process, so
-the device is free again when that process dies. Only processes that this machine can look up count.
+A ticket is a small file: `KIND-0-…` holds devices, `KIND-1-…` waits. It names its process, so they
+are free again when that process dies. Only processes that this machine can look up count. A run
+takes all that it needs at once, and none overtakes one that waits for more: so each gets its turn.
 The queue may be shared by the users of a machine: in a folder with the sticky bit (mode 1777) each
-removes only tickets of their own, and of another's ticket nothing is used but its process and its
-owner. Loads nothing heavy.
+removes only tickets of their own, and of another's ticket nothing is used but its process, its owner
+and its devices. Loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,19 +41,29 @@ _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 
 
 class Ticket:
-    """A place in the queue of a device.
+    """A place in the queue of a kind of device.
 
     Args:
-        device: Name of the device, such as cpu or cuda.
+        device: The kind, such as cpu or cuda.
         run: Folder of the run that waits.
+        among: Names of the devices that it may use; () where there is one, as of the CPU.
+        needs: How many of them it takes.
+
+    Attributes:
+        uses: Names of those that it has taken; () where they have none.
+        is_replaced: Whether somebody removed the ticket, so that the run took a new one.
 
     Raises:
         RunError: The folder of the queue cannot be used.
     """
 
-    def __init__(self, device: str, run: Path) -> None:
+    def __init__(self, device: str, run: Path, among: Sequence[str] = (), needs: int = 1) -> None:
         self._run = run
-        self._device = re.sub(r"[^\w.-]", "_", device)  # it becomes part of a file's name
+        self._device = _key_of(device)
+        self._has_names = bool(among)
+        self._among = tuple(among) or (device,)
+        self._needs = min(needs, len(self._among))
+        self.uses: tuple[str, ...] = ()
         self._folder = queue_folder()
         self._state = 1
         self._process = identity()
@@ -71,7 +82,8 @@ class Ticket:
 
     def _write(self, path: Path) -> None:
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({**self._process, "run": str(self._run)}), encoding="utf-8")
+        about = {**self._process, "run": str(self._run), "uses": self.uses}
+        partial.write_text(json.dumps(about), encoding="utf-8")
         if _is_shared(self._folder):
             partial.chmod(0o644)
         partial.replace(path)
@@ -82,7 +94,7 @@ class Ticket:
         return next(found, None)
 
     def take(self) -> str | None:
-        """Take the device if it is this ticket's turn; else return the run to wait for.
+        """Take the devices if it is this ticket's turn; else return what it waits for, a sentence.
 
         A ticket that somebody removed is replaced by a new one, and `is_replaced` is set.
         """
@@ -91,13 +103,32 @@ class Ticket:
             self.is_replaced = True
         with _locked(self._folder):
             living = _living(self._folder, self._device)
-            if not living:
+            ours = next((path for path in living if _Name.of(path).key == self._key), None)
+            if ours is None:
                 return ""  # removed at this moment; the next call replaces it
-            if _Name.of(living[0]).key != self._key:
-                return _run_of(living[0])
-            living[0].rename(living[0].with_name(_renamed(living[0], state=0)))
-            self._state = 0
+            holders = [path for path in living if _Name.of(path).state == 0]
+            taken = {name for path in holders for name in _uses(path) or self._among}
+            free = [name for name in self._among if name not in taken]
+            first = living[len(holders)]
+            if first != ours:
+                return self._waits_for(first if free else living[0], len(free))
+            if len(free) < self._needs:
+                return self._waits_for(holders[0], len(free))
+            self._state, self.uses = 0, tuple(free[: self._needs] if self._has_names else ())
+            self._write(ours)
+            ours.rename(ours.with_name(_renamed(ours, state=0)))
         return None
+
+    def _waits_for(self, other: Path, free: int) -> str:
+        """Say that the run waits for one that holds devices, or comes before it."""
+        run, of = f"run “{_run_of(other)}”", len(self._among)
+        name = "the CPU" if self._device == "cpu" else self._device
+        if _Name.of(other).state == 1:
+            return f"Waiting for {run}, which comes before this one."
+        if self._needs == 1 and not free:
+            return f"Waiting for {run}, which is using {name}."
+        rest = f"{free} of {of} {'is' if free == 1 else 'are'} free"
+        return f"Waiting for {self._needs} devices ({name}): {rest}, and {run} is using others."
 
     def hand_to(self, pid: int) -> None:
         """Hand the place to another process; it is kept while that process lives."""
@@ -107,12 +138,12 @@ class Ticket:
                 self._write(path)
 
     def keep(self) -> None:
-        """Take the device again if it was taken and somebody removed the ticket."""
+        """Take the devices again if they were taken and somebody removed the ticket."""
         if self._state == 0 and self._own() is None:
             self._enter()
 
     def release(self) -> None:
-        """Give back the device, or the place in the queue."""
+        """Give back the devices, or the place in the queue."""
         with contextlib.suppress(OSError):
             if path := self._own():
                 path.unlink(missing_ok=True)
@@ -120,40 +151,47 @@ class Ticket:
 
 @contextlib.contextmanager
 def turn(
-    device: str, run: Path, say: Callable[[str], None], give_up: Callable[[], bool]
+    device: str,
+    run: Path,
+    say: Callable[[str], None],
+    give_up: Callable[[], bool],
+    *,
+    among: Sequence[str] = (),
+    needs: int = 1,
 ) -> Iterator[Ticket | None]:
-    """Wait for a device, hold it for the block, and give it back.
+    """Wait for devices, hold them for the block, and give them back.
 
     Meanwhile the run's events get a new time of change every 20 seconds, so that other machines see
     that it lives.
 
     Args:
-        device: Name of the device.
+        device: Kind of the device.
         run: Folder of the run.
         say: Called with a sentence when the run ahead changes, or the ticket was removed.
         give_up: Called between checks; returns whether to leave the queue.
+        among: As in `Ticket`,
+        needs: and so is this.
 
     Yields:
-        The ticket that holds the device; None after giving up.
+        The ticket that holds the devices; None after giving up.
 
     Raises:
         RunError: The folder of the queue cannot be used.
     """
-    ticket = Ticket(device, run)
+    ticket = Ticket(device, run, among, needs)
     reported = ""
-    name = "the CPU" if device == "cpu" else device
     try:
         with _beating(run / "events.jsonl", ticket):
             while True:
-                ahead = ticket.take()
+                waits_for = ticket.take()
                 if ticket.is_replaced:
                     ticket.is_replaced, reported = False, ""
                     say("The ticket in the queue was removed, so the run took a new one.")
-                if ahead is None:
+                if waits_for is None:
                     break
-                if ahead and ahead != reported:
-                    say(f"Waiting for run “{ahead}”, which is using {name}.")
-                    reported = ahead
+                if waits_for and waits_for != reported:
+                    say(waits_for)
+                    reported = waits_for
                 if give_up():
                     yield None
                     return
@@ -222,11 +260,19 @@ def move_up(run: Path) -> bool:
 
 def holder(device: str) -> Path | None:
     """Return the folder of the run that uses a device now; None for none, or another user's."""
-    key = re.sub(r"[^\w.-]", "_", device)
-    for name, path in _tickets(queue_folder(), key):
+    for name, path in _tickets(queue_folder(), _key_of(device)):
         if name.state == 0 and _is_ours(path) and _lives(path):
             return Path(str(_about(path).get("run", "")))
     return None
+
+
+def in_use(device: str) -> set[str]:
+    """Return the names of the devices of a kind that runs hold."""
+    with contextlib.suppress(OSError):
+        tickets = _tickets(queue_folder(), _key_of(device))
+        held = [path for name, path in tickets if name.state == 0 and _lives(path)]
+        return {name for path in held for name in _uses(path)}
+    return set()
 
 
 def queue_folder() -> Path:
@@ -252,6 +298,11 @@ def other_users() -> list[str]:
             if about["username"] != own and _TRAINS.search(" ".join(about["cmdline"] or ())):
                 names.add(about["username"] or "another user")
     return sorted(names)
+
+
+def _key_of(device: str) -> str:
+    """Return the part of a ticket's name that stands for a kind of device."""
+    return re.sub(r"[^\w.-]", "_", device)
 
 
 class _Name(NamedTuple):
@@ -325,6 +376,12 @@ def _run_of(path: Path) -> str:
     if _is_ours(path):
         return Path(str(_about(path).get("run", ""))).name
     return f"of {_user(path)}"
+
+
+def _uses(path: Path) -> list[str]:
+    """Return the names of the devices that a ticket holds; [] if it does not say."""
+    uses = _about(path).get("uses")
+    return [name for name in uses if isinstance(name, str)] if isinstance(uses, list) else []
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -16,13 +16,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from nbft.config import Config
+from nbft.devices import freest_names_of, visible_variable
 from nbft.errors import ConfigError, NbftError, Problem
 from nbft.formatting import duration, number
 from nbft.methods import method_of
@@ -119,10 +120,11 @@ def _check(config: Config, steps: int) -> None:
         why = "has no learning rate test: its loss does not say how much is learned."
         fix = "Compare short runs at several learning rates by their rewards."
         raise ConfigError(Problem("training.method", training.method, why, fix))
-    if (processes := config.distributed.num_processes) > 1:
+    if (processes := config.distributed.num_processes) != 1:
         why = "cannot be tested: the learning rate test runs in one process."
-        fix = f"Use 1, and multiply training.gradient_accumulation_steps by {processes}."
-        raise ConfigError(Problem("distributed.num_processes", processes, why, fix))
+        by = f"by {processes}" if processes else "by the number of GPUs"
+        fix = f"Use 1, and multiply training.gradient_accumulation_steps {by}."
+        raise ConfigError(Problem("distributed.num_processes", processes or "auto", why, fix))
     if not training.do_train:
         why = "leaves nothing to test."
         raise ConfigError(Problem("training.do_train", False, why, "Turn it on."))
@@ -198,10 +200,11 @@ class _Search:
             "learning_rates": self._planned,
             "folder": str(empty),
         }
-        with turn(self._plan.device.value, place, say, give_up) as ticket:
+        device = self._plan.device.value
+        with turn(device, place, say, give_up, among=freest_names_of(device)) as ticket:
             if ticket is None:
                 return
-            with _process(task, place / "log.txt") as messages:
+            with _process(task, place / "log.txt", ticket.uses) as messages:
                 self._read(messages, say, watch, give_up)
 
     def _read(
@@ -252,10 +255,17 @@ class _Search:
 
 
 @contextlib.contextmanager
-def _process(task: dict[str, Any], log: Path) -> Iterator[queue.SimpleQueue[dict[str, Any]]]:
+def _process(
+    task: dict[str, Any], log: Path, sees: Sequence[str]
+) -> Iterator[queue.SimpleQueue[dict[str, Any]]]:
     """Start the process of a test, yield its messages, and end it.
 
     It ends by itself when this process ends in whatever way: it reads a pipe that is then closed.
+
+    Args:
+        task: What it does.
+        log: File for what it prints.
+        sees: Names of the GPUs that it sees; all that this process sees if there are none.
     """
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     # What libraries leave in their temporary folders when they are ended is removed with ours.
@@ -268,7 +278,7 @@ def _process(task: dict[str, Any], log: Path) -> Iterator[queue.SimpleQueue[dict
             stderr=output,
             text=True,
             encoding="utf-8",
-            env=os.environ | temporary,
+            env=os.environ | temporary | visible_variable(sees),
             start_new_session=True,  # Ctrl-C is for this process, which then ends that one
         )
     assert process.stdin is not None

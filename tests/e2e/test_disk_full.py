@@ -196,7 +196,9 @@ def test_a_disk_that_fills_while_the_result_is_saved_pauses_the_run(train, monke
 
 
 def test_a_disk_that_fills_while_a_checkpoint_is_saved_pauses_the_run(train, monkeypatch):
-    failed = full_once(monkeypatch, transformers.Trainer, "_save_rng_state", lambda f: "-2" in f.name)
+    failed = full_once(
+        monkeypatch, transformers.Trainer, "_save_rng_state", lambda f: "-2" in f.name
+    )
     run = train(checkpoint__save_steps=2, checkpoint__save_total_limit=1)
     assert failed
     assert run.status == "completed", run.problems

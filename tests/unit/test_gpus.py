@@ -13,6 +13,7 @@ from nbft import devices, hardware
 from nbft.config import Config
 from nbft.decisions import choose_device, decide
 from nbft.plan import make_plan
+from nbft.runs.queue import Ticket
 
 GIB = 2**30
 T4 = "GPU-aaaa1111, Tesla T4, {free}, 7.5, [N/A]"
@@ -104,6 +105,57 @@ def test_a_process_sees_one_gpu(driver, monkeypatch, table, asked, one):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     devices.see_one_gpu()
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == one
+
+
+def test_the_names_of_gpus(driver, monkeypatch):
+    driver(TWO)
+    assert devices.names_of("cuda") == ("GPU-aaaa1111", "GPU-bbbb2222")
+    assert devices.names_of("cpu") == devices.freest_names_of("mps") == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert devices.names_of("cuda") == ("GPU-bbbb2222", "GPU-aaaa1111")
+    assert devices.freest_names_of("cuda") == ("GPU-aaaa1111", "GPU-bbbb2222")
+    unnamed = (devices.Gpu("Radeon", 1, (9, 0)), devices.Gpu("Radeon", 2, (9, 0)))
+    driver("")
+    monkeypatch.setattr(devices, "amd_gpus", lambda: (unnamed[0], *unnamed))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 2")
+    assert devices.names_of("cuda") == ("1", "2")
+    assert devices.freest_names_of("cuda") == ("2", "1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert devices.names_of("cuda") == ("0", "1", "2")
+
+
+def test_free_memory_is_that_of_the_freest_gpus(driver):
+    driver(f"{T4.format(free=700)}\nGPU-b, Tesla T4, 9000, 7.5, [N/A]")
+    assert hardware.free_memory_bytes("cuda") == 9000 * 2**20
+    assert hardware.free_memory_bytes("cuda", 2) == 700 * 2**20
+    assert hardware.free_memory_bytes("cuda", 9) == 700 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("table", "held", "processes", "said"),
+    [
+        (TWO, (), 2, "2 processes, since 2 of 2 GPUs are free."),
+        (TWO, ("GPU-aaaa1111",), 1, "1 process, since 1 of 2 GPUs is free."),
+        (TWO, ("GPU-aaaa1111", "GPU-bbbb2222"), 2, "2 processes, since 2 of 2 GPUs are in use."),
+        (T4.format(free=15000), (), 1, "1 process, since 1 of 1 GPU is free."),
+        ("", (), 1, "1 process, since on a CPU several would share its cores."),
+    ],
+)
+def test_auto_is_a_process_for_each_free_gpu(
+    driver, monkeypatch, tmp_path, table, held, processes, said
+):
+    driver(table)
+    monkeypatch.setenv("NBFT_QUEUE", str(tmp_path / "queue"))
+    if held:
+        ticket = Ticket("cuda", tmp_path / "other", held, len(held))
+        assert ticket.take() is None
+    config = Config(distributed={"num_processes": "auto"})
+    plan = make_plan(config)
+    assert config.distributed.num_processes is None
+    assert plan.config.distributed.num_processes == processes
+    assert f"distributed.num_processes is auto: {said}" in plan.remarks
+    assert plan.devices == processes
+    assert make_plan(plan.config).remarks == [r for r in plan.remarks if "is auto" not in r]
 
 
 def test_free_memory_is_that_of_now_on_the_card_that_is_used(driver, monkeypatch):

@@ -38,7 +38,7 @@ def test_the_queue_keeps_its_order_when_the_clock_jumps_back(tmp_path, monkeypat
     first = Ticket("cpu", tmp_path / "first")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     second = Ticket("cpu", tmp_path / "second")
-    assert second.take() == "first"
+    assert second.take() == "Waiting for run “first”, which comes before this one."
     assert first.take() is None
     first.release()
     assert second.take() is None

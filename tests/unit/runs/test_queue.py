@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def tickets(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
+def using(name: str, device: str = "the CPU") -> str:
+    return f"Waiting for run “{name}”, which is using {device}."
+
+
 def until(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + 20
     while not condition():
@@ -48,7 +53,7 @@ def until(condition: Callable[[], Any]) -> None:
 def test_any_name_of_a_run_holds_and_frees_the_device(folder: Path, name: str) -> None:
     first, second = Ticket("cpu", Path("/runs") / name), Ticket("cpu", Path("/runs/second"))
     assert first.take() is None
-    assert second.take() == name
+    assert second.take() == using(name)
     first.hand_to(os.getpid())
     first.release()
     assert second.take() is None
@@ -68,13 +73,92 @@ def test_devices_do_not_wait_for_each_other() -> None:
     assert (first.take(), second.take()) == (None, None)
 
 
+def after(name: str) -> str:
+    return f"Waiting for run “{name}”, which comes before this one."
+
+
+FOUR = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
+
+
+def of_four(name: str, needs: int, among: Sequence[str] = FOUR) -> Ticket:
+    return Ticket("cuda", Path("/runs") / name, among, needs)
+
+
+def test_each_run_takes_the_gpus_that_it_needs() -> None:
+    first, second, third = of_four("first", 1), of_four("second", 2), of_four("third", 1)
+    assert (first.take(), second.take(), third.take()) == (None, None, None)
+    assert (first.uses, second.uses, third.uses) == (FOUR[:1], FOUR[1:3], FOUR[3:])
+    assert queue.in_use("cuda") == set(FOUR)
+    fourth = of_four("fourth", 1)
+    assert fourth.take() == using("first", "cuda")
+    third.release()
+    assert fourth.take() is None
+    assert fourth.uses == FOUR[3:]
+
+
+def test_a_run_that_needs_several_is_not_overtaken() -> None:
+    first, second, third = of_four("first", 3), of_four("second", 2), of_four("third", 1)
+    assert first.take() is None
+    assert second.take() == (
+        "Waiting for 2 devices (cuda): 1 of 4 is free, and run “first” is using others."
+    )
+    assert third.take() == after("second")
+    assert second.uses == ()
+    first.release()
+    assert (second.take(), third.take()) == (None, None)
+    assert (second.uses, third.uses) == (FOUR[:2], FOUR[2:3])
+
+
+def test_a_kernel_waits_for_the_gpu_that_it_computes_on() -> None:
+    background = of_four("background", 1)
+    assert background.take() is None
+    kernel = of_four("kernel", 1, FOUR[:1])
+    assert kernel.take() == using("background", "cuda")
+    background.release()
+    assert kernel.take() is None
+    assert kernel.uses == FOUR[:1]
+
+
+def test_more_than_there_are_is_all_of_them() -> None:
+    ticket = of_four("big", 9)
+    assert ticket.take() is None
+    assert ticket.uses == FOUR
+
+
+def test_gpus_stay_taken_when_the_ticket_is_handed_over_or_removed(folder: Path) -> None:
+    ticket = of_four("first", 3)
+    assert ticket.take() is None
+    ticket.hand_to(os.getpid())
+    assert queue.in_use("cuda") == set(FOUR[:3])
+    tickets(folder)[0].unlink()
+    ticket.keep()
+    assert queue.in_use("cuda") == set(FOUR[:3])
+
+
+@pytest.mark.parametrize("uses", [None, "GPU-a", [], [1], {}])
+def test_a_ticket_that_does_not_say_what_it_uses_holds_all(folder: Path, uses: Any) -> None:
+    assert of_four("first", 1).take() is None
+    (path,) = tickets(folder)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "uses": uses}))
+    assert of_four("second", 1).take() == using("first", "cuda")
+
+
+def test_several_threads_take_different_gpus() -> None:
+    waiting = [of_four(f"run-{n}", 1) for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(4):
+            list(pool.map(Ticket.take, waiting))
+    taken = [ticket.uses for ticket in waiting if ticket.uses]
+    assert sorted(taken) == [(name,) for name in FOUR]
+
+
 def test_a_run_moves_up() -> None:
     made = [Ticket("cpu", Path(f"/runs/[{name}]")) for name in "abc"]
     assert made[0].take() is None
     assert move_up(Path("/runs/[c]"))
-    assert made[2].take() == "[a]"
+    assert made[2].take() == using("[a]")
     made[0].release()
-    assert made[1].take() == "[c]"
+    assert made[1].take() == after("[c]")
     assert made[2].take() is None
     assert not move_up(Path("/runs/[b]"))
 
@@ -118,7 +202,7 @@ def test_whoever_holds_the_device_keeps_it(folder: Path, monkeypatch: pytest.Mon
         (path,) = tickets(folder)
         path.unlink()
         until(lambda: tickets(folder))
-        assert Ticket("cpu", Path("/runs/second")).take() == "first"
+        assert Ticket("cpu", Path("/runs/second")).take() == using("first")
     assert [json.loads(p.read_text())["run"] for p in tickets(folder)] == ["/runs/second"]
 
 
@@ -171,7 +255,7 @@ def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch, code: int)
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     first, second = Ticket("cpu", Path("/runs/first")), Ticket("cpu", Path("/runs/second"))
-    assert second.take() == "first"
+    assert second.take() == after("first")
     assert first.take() is None
     first.release()
     assert second.take() is None
@@ -262,7 +346,7 @@ def test_a_ticket_of_another_user_counts_while_its_process_lives(shared: Path) -
     other = put(shared, "a", {**identity(), "run": "/home/other/runs/<b>\n[secret]"})
     os.chown(other, NOBODY, NOBODY)
     ticket = Ticket("cpu", Path("/runs/here"))
-    assert ticket.take() == "of nobody"
+    assert ticket.take() == using("of nobody")
     assert queue.other_users() == ["nobody"]
     other.write_text(json.dumps({**identity(), "process_start_time": 1.0}))
     assert ticket.take() is None
@@ -342,13 +426,13 @@ def test_two_users_take_turns(shared: Path) -> None:
     ) as other:
         assert other.stdin is not None
         assert other.stdout is not None
-        assert other.stdout.readline() == "of root\n"
+        assert other.stdout.readline() == f"{using('of root')}\n"
         mine.release()
         other.stdin.write("\n")
         other.stdin.flush()
         assert other.stdout.readline() == "None\n"
         again = Ticket("cpu", Path("/runs/again"))
-        assert again.take() == "of nobody"
+        assert again.take() == using("of nobody")
         other.stdin.close()
         other.wait(10)
         assert again.take() is None
