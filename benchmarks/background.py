@@ -160,8 +160,8 @@ def watch(name: str, seconds: float) -> None:
 
     replace_comms()
     from nbft import events
+    from nbft.processes import process_start_time
     from nbft.runs import Run
-    from nbft.runs.processes import process_start_time
 
     run = Run.create(make_config(Path(name) / "watched", tiny=True, steps=2 * POINTS))
     pid = os.getpid()

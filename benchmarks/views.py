@@ -43,8 +43,8 @@ def measure(quick: bool) -> list[Measurement]:
 def make_run(folder: Path, events_count: int, *, is_over: bool = True) -> Path:
     """Write a run with so many measurements and some samples, and return its folder."""
     from nbft import events
+    from nbft.processes import identity
     from nbft.runs import Run
-    from nbft.runs.processes import identity
 
     run = Run.create(make_config(folder, tiny=True, steps=2 * events_count))
     events.append(run.events_path, "started", **identity(), versions={}, seed=0, model="tiny")

@@ -1000,7 +1000,7 @@ def _checked(file: Path, overrides: list[str], *, allow_code: bool = False) -> C
 def _train(run: Run) -> int:
     """Train a run in this process, printing its progress, and return the exit code."""
     from nbft.launchers.launch import train_and_wait
-    from nbft.runs.processes import set_title
+    from nbft.processes import set_title
 
     set_title(f"training {run.id}")
     progress, reader = _Progress(), EventReader(run.events_path)

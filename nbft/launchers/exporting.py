@@ -23,9 +23,9 @@ from nbft import events
 from nbft.errors import NbftError, RunError
 from nbft.launchers.detached import reap, start_detached
 from nbft.launchers.interpreter import python_for, remember
+from nbft.processes import Process, identity, set_title
 from nbft.runs.exports import left_by_stopped
 from nbft.runs.folder import Run
-from nbft.runs.processes import Process, identity, set_title
 
 EVENTS, LOG = "exporting.jsonl", "export.log"
 

@@ -21,7 +21,7 @@ from nbft.launchers.launcher import Launcher
 from nbft.launchers.openmp import give_up_threads
 from nbft.launchers.signals import heard
 from nbft.launchers.supervisor import devices_of, leave_queue, report_failure, report_queued
-from nbft.runs.queue import say_queued, turn
+from nbft.queue import say_queued, turn
 from nbft.runs.requests import (
     Requests,
     ask_to_stop,

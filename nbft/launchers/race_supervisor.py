@@ -27,8 +27,8 @@ from nbft.launchers.supervisor import (
     report_queued,
     start_worker,
 )
-from nbft.runs.processes import identity, set_title
-from nbft.runs.queue import Ticket, say_queued, turn
+from nbft.processes import identity, set_title
+from nbft.queue import Ticket, say_queued, turn
 from nbft.runs.race_record import changed_record, read_record
 from nbft.runs.requests import stop_by
 

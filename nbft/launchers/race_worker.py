@@ -17,8 +17,8 @@ from nbft.access import own_process
 from nbft.devices import see_one_gpu
 from nbft.launchers.openmp import give_up_threads
 from nbft.launchers.signals import Signals, listen
+from nbft.processes import identity, set_title
 from nbft.runs.folder import Run
-from nbft.runs.processes import identity, set_title
 from nbft.runs.race import Race
 from nbft.runs.requests import ask_to_stop, stopped_at_once
 from nbft.training.environment import redact_output

@@ -17,7 +17,7 @@ from pathlib import Path
 from nbft import events
 from nbft.access import own_process
 from nbft.launchers.signals import HEARD
-from nbft.runs.processes import set_title
+from nbft.processes import set_title
 from nbft.training.environment import redact_output
 from nbft.training.ranks import Ranks
 from nbft.training.worker import work

@@ -25,8 +25,8 @@ from nbft.devices import visible_variable
 from nbft.launchers.detached import start_detached
 from nbft.launchers.supervisor import how_it_ended, memory_fixes, memory_kills
 from nbft.limits import usable_cores
+from nbft.processes import identity, is_stopped
 from nbft.runs.files import log_tail
-from nbft.runs.processes import identity, is_stopped
 from nbft.runs.requests import Requests, StopNow, stopped_at_once, take_asked
 from nbft.training.failure import last_step
 from nbft.training.ranks import Ranks

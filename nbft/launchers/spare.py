@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nbft.access import inherit
 from nbft.limits import available_bytes
-from nbft.runs.queue import other_users
+from nbft.queue import other_users
 
 LEAST_FREE_BYTES = 3 * 2**30
 """The libraries take 0.6 GB, and training needs memory as well."""

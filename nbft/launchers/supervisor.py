@@ -25,9 +25,9 @@ from nbft.devices import freest_names_of, visible_variable
 from nbft.errors import NbftError, RunError
 from nbft.launchers.signals import Signals, heard
 from nbft.launchers.spare import log_to, tell, wait_for_run
+from nbft.processes import identity, set_title
+from nbft.queue import Ticket, say_queued, turn
 from nbft.runs.files import log_tail, read_plan
-from nbft.runs.processes import identity, set_title
-from nbft.runs.queue import Ticket, say_queued, turn
 from nbft.runs.requests import because, stop_by, stopped_at_once
 
 _POLL_SECONDS = 0.2

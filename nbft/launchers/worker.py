@@ -18,7 +18,7 @@ from nbft.devices import see_one_gpu
 from nbft.launchers.ranks import work_or_spread
 from nbft.launchers.signals import Signals, listen
 from nbft.launchers.spare import log_to, wait_for_run
-from nbft.runs.processes import identity, set_title
+from nbft.processes import identity, set_title
 from nbft.runs.requests import ask_to_stop, stopped_at_once
 from nbft.training.environment import redact_output
 from nbft.training.failure import last_step

@@ -19,7 +19,7 @@ from nbft.hardware import gpu_count, is_this_machine
 from nbft.methods import method_of
 from nbft.plan.problems import error, warning
 from nbft.plan.schedule import rows_per_batch
-from nbft.runs.queue import in_use
+from nbft.queue import in_use
 
 _FIELD = "distributed.num_processes"
 _OF_GPUS = ("nccl", "xccl", "hccl", "cncl", "mccl")

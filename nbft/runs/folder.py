@@ -30,6 +30,7 @@ from nbft.events import Event
 from nbft.formatting import one_line
 from nbft.methods import method_of
 from nbft.models.random_numbers import apart
+from nbft.processes import Process, kill
 from nbft.reading import open_file, why_not
 from nbft.redaction import redact
 from nbft.runs.checkpoints import resume_point, step_of
@@ -37,7 +38,6 @@ from nbft.runs.exports import ExportRecord, read_exports
 from nbft.runs.files import log_tail, read_plan
 from nbft.runs.mark import MARK, delete, is_marked, is_run, mark
 from nbft.runs.names import new_name
-from nbft.runs.processes import Process, kill
 from nbft.runs.state import RunState, StateReader, Status
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Run:
         Raises:
             RunError: The run does not wait, or is the first in the queue.
         """
-        from nbft.runs.queue import move_up
+        from nbft.queue import move_up
 
         if not move_up(self.path):
             raise RunError(f"{self.id}: is {self.status}; it cannot move up.")

@@ -29,9 +29,9 @@ from nbft.formatting import duration, number
 from nbft.methods import method_of
 from nbft.plan.rates import rates_of
 from nbft.presented import in_notebook
+from nbft.queue import turn
 from nbft.redaction import redact_text
 from nbft.runs.folder import self_contained
-from nbft.runs.queue import turn
 from nbft.runs.range_test import FIRST_STEPS, Ending, RangeTest, rising_rates
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class _Search:
 
 @contextlib.contextmanager
 def _process(
-    task: dict[str, Any], log: Path, sees: Sequence[str]
+    task: dict[str, Any], log: Path, sees: Sequence[str] = ()
 ) -> Iterator[queue.SimpleQueue[dict[str, Any]]]:
     """Start the process of a test, yield its messages, and end it.
 

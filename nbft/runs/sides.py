@@ -20,9 +20,9 @@ from nbft.formatting import listed, size
 from nbft.hardware import free_memory_bytes
 from nbft.models.peft_types.lora import changes_weights
 from nbft.models.random_numbers import apart
+from nbft.queue import holder
 from nbft.runs.checkpoints import is_whole, step_of
 from nbft.runs.folder import Run, attach, load_base, load_tuned
-from nbft.runs.queue import holder
 
 _ADAPTER = "adapter_config.json"
 _CACHED_TOKENS = 2_048

@@ -26,9 +26,9 @@ from nbft.charts import ChartSpec
 from nbft.evaluate.scores import Scores
 from nbft.evaluate.timeline import Timeline
 from nbft.events import FINAL_KINDS, Event
+from nbft.processes import Process
 from nbft.reading import why_not
 from nbft.rewards.table import RewardTable
-from nbft.runs.processes import Process
 
 _Ended = Literal["completed", "stopped", "cancelled", "failed", "lost"]
 Status = Literal["created", "queued", "running", "paused"] | _Ended

@@ -29,8 +29,8 @@ from nbft.models.adapters import base_name
 from nbft.models.find import find_model
 from nbft.models.load import load_tokenizer, quiet
 from nbft.plan.schedule import total_steps
+from nbft.processes import set_title
 from nbft.progress import telling
-from nbft.runs.processes import set_title
 from nbft.runs.range_test import has_exploded
 from nbft.training.beginning import NOTHING_BUT_STEPS, load_untrained
 from nbft.training.environment import environment, redact_output

@@ -36,10 +36,10 @@ from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_model
 from nbft.plan.stages import moments
+from nbft.processes import identity
 from nbft.progress import telling
 from nbft.runs.checkpoints import last_whole, resume_point, step_of
 from nbft.runs.files import read_plan
-from nbft.runs.processes import identity
 from nbft.runs.provenance import ROWS, Provenance, Resumption, contents_of, plan_resumption
 from nbft.runs.requests import (
     Requests,

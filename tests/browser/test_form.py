@@ -283,7 +283,7 @@ def test_search_check_and_yaml_lead_to_the_field(
 
 RUN = """
 import os, sys
-from nbft.runs.processes import process_start_time
+from nbft.processes import process_start_time
 from nbft import events
 from nbft.runs import Run
 

@@ -19,7 +19,7 @@ from .conftest import App, Notebook, Server
 WORKER = '''
 """Writes the events of a run of N steps and obeys its commands. Trains nothing."""
 import math, os, sys, time
-from nbft.runs.processes import process_start_time
+from nbft.processes import process_start_time
 from pathlib import Path
 from nbft.events import EventReader, append
 

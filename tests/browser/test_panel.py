@@ -29,7 +29,7 @@ WORKER = """
 import math, os, sys, time
 from pathlib import Path
 from nbft import events
-from nbft.runs.processes import process_start_time
+from nbft.processes import process_start_time
 run = Path(sys.argv[1])
 path = run / "events.jsonl"
 pid = os.getpid()

@@ -13,11 +13,10 @@ import psutil
 import pytest
 
 import nbft
-from nbft import events, registry
+from nbft import events, processes, registry
 from nbft.launchers.kernel import join
 from nbft.launchers.launch import start, submit
 from nbft.launchers.process import Process
-from nbft.runs import processes
 from nbft.runs.checkpoints import last_whole, step_of
 
 from .conftest import losses, steps, until

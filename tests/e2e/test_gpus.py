@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +17,14 @@ import transformers
 
 from nbft import events
 from nbft.decisions import Decisions
+from nbft.errors import RunError
+from nbft.launchers import supervisor
+from nbft.launchers.process import Process
 from nbft.runs.files import read_plan
 from nbft.runs.folder import Run
 from nbft.training import worker
 
-from .conftest import losses
+from .conftest import losses, until
 
 
 @pytest.mark.parametrize(
@@ -82,3 +92,78 @@ def test_a_run_measures_its_own_peak(train, monkeypatch):
     train(training__max_steps=1)
     train(training__max_steps=1)
     assert len(begun) == 2
+
+
+WORKER = """
+import os, time
+print("sees", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+time.sleep(600)
+"""
+
+
+class ShowingGpus(Process):
+    """A launcher whose worker prints which GPUs it sees."""
+
+    def worker_command(self, run: Path) -> list[str]:
+        return [sys.executable, "-c", WORKER]
+
+
+@pytest.fixture
+def four_gpus(monkeypatch, tmp_path):
+    """A driver that lists four GPUs; the third has the most free memory."""
+    rows = [
+        f"GPU-{n}, Tesla T4, {free}, 7.5, [N/A]"
+        for n, free in (("a", 4), ("b", 3), ("c", 9), ("d", 2))
+    ]
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncase $1 in --query-gpu*) echo '{chr(10).join(rows)}';; esac\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("NBFT_QUEUE", str(tmp_path / "queue"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_background_runs_take_different_gpus(make_config, four_gpus):
+    def start(needs: int) -> Run:
+        run = Run.create(make_config())
+        device = {"value": "cuda", "reason": "Tesla T4 was found"}
+        plan = {**read_plan(run.path), "device": device, "devices": needs}
+        (run.path / "plan.json").write_text(json.dumps(plan))
+        ShowingGpus().start(run)
+        return run
+
+    def seen(run: Run) -> str:
+        until(lambda: "sees" in run.log_tail(3), "what the worker sees")
+        return run.log_tail(3).split()[-1]
+
+    runs = [start(1), start(2), start(2)]
+    try:
+        assert (seen(runs[0]), seen(runs[1])) == ("GPU-c", "GPU-a,GPU-b")
+        until(lambda: "1 of 4 is free" in runs[2].state.stage, "what it waits for")
+        assert runs[2].state.stage == (
+            f"Waiting for 2 devices (cuda): 1 of 4 is free, and run “{runs[0].id}” is using others."
+        )
+        runs.append(start(1))
+        until(lambda: "comes before" in runs[3].state.stage, "what it waits for")
+        worker = next(e["pid"] for e in runs[0].events() if e.get("stage") == "starting")
+        os.kill(worker, signal.SIGKILL)
+        assert seen(runs[2]) == "GPU-c,GPU-d"
+        runs[1].cancel()
+        assert seen(runs[3]) == "GPU-a"
+    finally:
+        for run in runs:
+            with contextlib.suppress(RunError):  # it is over
+                run.cancel()
+            until(lambda run=run: run.is_over, "its end")
+
+
+@pytest.mark.parametrize(("uses", "is_used"), [((), True), (("a",), True), (("b",), False)])
+def test_a_spare_worker_that_sees_other_gpus_is_not_used(tmp_path, uses, is_used):
+    """Which GPUs a process sees is settled when its libraries are imported."""
+    command = [sys.executable, "-c", "print(input())"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False)
+    with process:
+        told = supervisor._told(supervisor.Spare(process, ("a",)), tmp_path, uses)
+        assert (told is process) == is_used
+        printed = process.stdout.read().decode()
+    assert printed == (f'"{tmp_path}"\n' if is_used else "")

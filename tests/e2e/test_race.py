@@ -12,9 +12,9 @@ import nbft
 from nbft.launchers import racing
 from nbft.launchers.kernel import join
 from nbft.launchers.openmp import give_up_threads
+from nbft.queue import say_queued
 from nbft.runs.checkpoints import last_whole, step_of
 from nbft.runs.folder import list_runs
-from nbft.runs.queue import say_queued
 from nbft.training import shared_weights
 from nbft.training.racing import race as train_race
 from nbft.training.turns import World

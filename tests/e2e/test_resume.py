@@ -16,7 +16,7 @@ import nbft
 from nbft import events
 from nbft.launchers import interpreter
 from nbft.launchers.launch import _starting
-from nbft.runs.processes import identity
+from nbft.processes import identity
 
 from .test_background import until
 
@@ -212,7 +212,7 @@ def test_a_queue_without_locks_in_the_kernel(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert train(training__max_steps=1).status == "completed"
-    monkeypatch.setattr("nbft.runs.queue._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("nbft.queue._LOCK_SECONDS", 0.1)
     (Path(os.environ["NBFT_QUEUE"]) / "lock.soft").touch()  # of a machine that crashed
     run = train(training__max_steps=1)
     assert run.status == "failed"

@@ -36,8 +36,8 @@ from nbft import events
 from nbft.data.samples import sample_path
 from nbft.data.tiny_model import make_tiny_model
 from nbft.models.load import quiet
+from nbft.processes import process_start_time
 from nbft.runs.checkpoints import last_whole, step_of
-from nbft.runs.processes import process_start_time
 
 Target = Literal["worker", "supervisor", "kernel", "server", "process 1", "process 2"]
 _OF_ANY_RUN: tuple[Target, ...] = ("worker", "supervisor", "kernel", "server")

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from nbft import cli, events
 from nbft.cli import app
 from nbft.config import Config, presets, settings
+from nbft.processes import process_start_time
 from nbft.runs.exports import add_export
 from nbft.runs.folder import Run
 from nbft.runs.mark import mark
-from nbft.runs.processes import process_start_time
 
 BROKEN = """
 model:

@@ -13,7 +13,7 @@ from nbft import devices, hardware
 from nbft.config import Config
 from nbft.decisions import choose_device, decide
 from nbft.plan import make_plan
-from nbft.runs.queue import Ticket
+from nbft.queue import Ticket
 
 GIB = 2**30
 T4 = "GPU-aaaa1111, Tesla T4, {free}, 7.5, [N/A]"

@@ -214,7 +214,7 @@ def test_a_batch_that_does_not_fit(config, monkeypatch, batch, accumulation):
         }
     )
     needed = make_plan(changed).memory_bytes
-    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed - 1)
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda *_: needed - 1)
     field = "training.per_device_train_batch_size"
     plan = make_plan(changed)
     (problem,) = find(plan, field)
@@ -232,11 +232,11 @@ def test_a_batch_that_does_not_fit(config, monkeypatch, batch, accumulation):
 def test_a_single_row_that_does_not_fit(config, monkeypatch):
     one = config.apply({"training.per_device_train_batch_size": 1})
     needed = make_plan(one).memory_bytes
-    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed - 1)
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda *_: needed - 1)
     (problem,) = make_plan(one).warnings
     assert problem.fix.startswith("Turn memory.gradient_checkpointing on (PEFT Studio), about ")
     assert make_plan(one.apply(problem.changes)).warnings == []
-    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: 1)
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda *_: 1)
     (problem,) = make_plan(one).errors
     assert problem.fix == "Choose a smaller model, or a device with more memory."
     assert problem.changes == {}
@@ -266,7 +266,7 @@ def test_what_else_saves_memory_in_the_order_of_the_guide(config, monkeypatch, m
         return name == "bitsandbytes" or found(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: needed)
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda *_: needed)
     (problem,) = find(make_plan(config), "training.per_device_train_batch_size")
     assert problem.fix.startswith(words)
     assert make_plan(config.apply(problem.changes)).memory_bytes == needed
@@ -425,7 +425,7 @@ def test_a_template_that_glues_the_answer_to_the_prompt(prompt, completion, is_g
 
 
 def test_a_machine_that_reports_no_memory_is_said(config, monkeypatch):
-    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: -5)
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda *_: -5)
     plan = make_plan(config)
     assert plan.free_memory_bytes == 0
     assert any("reports no free memory" in text for text in plan.assumptions)
@@ -444,7 +444,7 @@ def test_a_card_is_planned_by_its_data_sheet_or_not_at_all(
 ):
     for module in (plan_module, ranges_module):
         monkeypatch.setattr(module, "available_devices", lambda: {"cpu": "", "cuda": card})
-    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda _: 2**34)
+    monkeypatch.setattr(plan_module, "free_memory_bytes", lambda *_: 2**34)
     plan = make_plan(config.apply({"compute.device": "cuda"}))
     assert any(words in text for text in plan.assumptions)
     assert (plan.seconds is not None, "energy_kwh" in plan.ranges) == (is_timed, is_timed)

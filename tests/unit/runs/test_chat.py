@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import nbft
+from nbft import queue
 from nbft.errors import ConfigError, DataError, RunError
 from nbft.runs import ask as asking
 from nbft.runs import chat as chatting
 from nbft.runs import folder as folders
-from nbft.runs import queue, sides
+from nbft.runs import sides
 from nbft.runs.chat import ChatSession
 from nbft.runs.checkpoints import mark_whole
 

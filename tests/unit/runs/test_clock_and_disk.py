@@ -4,8 +4,8 @@ import os
 import time
 
 from nbft import events
-from nbft.runs.processes import kill, lives, process_start_time
-from nbft.runs.queue import Ticket
+from nbft.processes import kill, lives, process_start_time
+from nbft.queue import Ticket
 from nbft.runs.state import RunState
 
 HERE = {"pid": os.getpid(), "process_start_time": process_start_time(os.getpid())}

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from nbft import events
+from nbft import events, processes
 from nbft.cli import app
 from nbft.config import Config
 from nbft.errors import RunError
-from nbft.runs import Run, folder, processes, progress
+from nbft.processes import Process, identity
+from nbft.runs import Run, folder, progress
 from nbft.runs.mark import mark
-from nbft.runs.processes import Process, identity
 from nbft.runs.state import SILENT_SECONDS
 from nbft.runs.summary import summary
 from nbft.widgets.monitor import Monitor
@@ -197,7 +197,7 @@ import sys, time
 from pathlib import Path
 from nbft import events
 from nbft.runs import Run
-from nbft.runs.processes import identity
+from nbft.processes import identity
 run = Run(sys.argv[1])
 events.append(run.events_path, "started", **identity(), model="m")
 print(Run(sys.argv[1]).status, Run(sys.argv[2]).status, flush=True)

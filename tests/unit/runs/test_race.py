@@ -198,7 +198,7 @@ def test_a_race_that_is_stopped_in_the_queue_leaves_it(made):
 
     race_supervisor.say_queued = from_the_beginning
     try:
-        from nbft.runs.queue import Ticket
+        from nbft.queue import Ticket
 
         ahead = Ticket(read_record(made.path)["device"], made.path.parent)
         assert ahead.take() is None

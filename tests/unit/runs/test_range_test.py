@@ -180,7 +180,7 @@ def telling(monkeypatch: pytest.MonkeyPatch, *messages: dict[str, Any]) -> dict[
     asked: dict[str, Any] = {}
 
     @contextlib.contextmanager
-    def process(task: dict[str, Any], log: Path) -> Iterator[Any]:
+    def process(task: dict[str, Any], log: Path, _sees: Any = ()) -> Iterator[Any]:
         asked.update(task)
         said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         for message in messages:

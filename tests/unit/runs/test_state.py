@@ -23,8 +23,8 @@ from nbft.charts import LOSS, STANDARD, other_charts
 from nbft.config import Config
 from nbft.launchers import supervisor
 from nbft.pages import report
+from nbft.processes import process_start_time
 from nbft.runs import Run, progress
-from nbft.runs.processes import process_start_time
 from nbft.runs.state import RunState, StateReader, read_state
 from nbft.runs.summary import summary
 from nbft.server import answers

@@ -14,10 +14,10 @@ import pytest
 from nbft import events
 from nbft.config import Config
 from nbft.errors import RunError
+from nbft.processes import process_start_time
 from nbft.runs import Run
 from nbft.runs.folder import ALLOWED
 from nbft.runs.mark import mark
-from nbft.runs.processes import process_start_time
 from nbft.runs.state import RunState, StateReader
 from nbft.runs.summary import CURVE_POINTS, summary
 

@@ -13,9 +13,9 @@ import pytest
 from nbft import events
 from nbft.errors import RunError
 from nbft.launchers import exporting
+from nbft.processes import identity
 from nbft.runs import Run
 from nbft.runs.exports import add_export
-from nbft.runs.processes import identity
 from nbft.server import answers
 
 from .conftest import Server

@@ -17,9 +17,9 @@ import pytest
 from nbft import events
 from nbft.config import Config
 from nbft.errors import RunError
+from nbft.processes import process_start_time
 from nbft.runs import Run
 from nbft.runs.mark import mark
-from nbft.runs.processes import process_start_time
 from nbft.server import answers, roots
 from nbft.server.handlers import ROUTES
 

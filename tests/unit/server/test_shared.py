@@ -12,8 +12,8 @@ from jupyter_server.auth import Authorizer
 
 from nbft import events
 from nbft.config import Config
+from nbft.processes import identity
 from nbft.runs import Run
-from nbft.runs.processes import identity
 
 from .conftest import Server, serving
 from .test_server import id_of, make_run, requests_to_every_route

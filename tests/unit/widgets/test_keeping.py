@@ -17,8 +17,8 @@ from ipywidgets import Widget
 
 from nbft import events, runs
 from nbft.config import Config, presets
+from nbft.processes import process_start_time
 from nbft.runs import Run
-from nbft.runs.processes import process_start_time
 from nbft.widgets import keeping, kernel
 from nbft.widgets.form import Form
 from nbft.widgets.keeping import place

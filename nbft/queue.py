@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from nbft import events
 from nbft.errors import RunError
 from nbft.models.find import cache_folder
-from nbft.runs.processes import Process, identity
+from nbft.processes import Process, identity
 
 _POLL_SECONDS = 0.2
 _BEAT_SECONDS = 20.0

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from nbft import queue
 from nbft.errors import RunError
-from nbft.runs import queue
-from nbft.runs.processes import identity
-from nbft.runs.queue import Ticket, move_up, turn
+from nbft.processes import identity
+from nbft.queue import Ticket, move_up, turn
 
 NOBODY = 65_534
 
@@ -267,7 +267,7 @@ def refuse(*_):
     raise OSError(37, "No locks available")
 fcntl.flock = refuse
 from pathlib import Path
-from nbft.runs import queue
+from nbft import queue
 with queue._locked(Path(sys.argv[1])):
     os._exit(0)
 """
@@ -285,7 +285,7 @@ def test_a_crash_leaves_no_lock_where_the_system_has_none(
 COUNT = """
 import fcntl, sys, time
 from pathlib import Path
-from nbft.runs import queue
+from nbft import queue
 if sys.argv[2] == "soft":
     def refuse(*_):
         raise OSError(37, "No locks available")
@@ -403,10 +403,10 @@ def test_a_background_run_of_another_user_is_seen_without_a_shared_queue(
 
 OTHER_USER = """
 import fcntl, os, pwd, sys
-import nbft.runs.queue  # nobody may not read the files of this Python
+import nbft.queue  # nobody may not read the files of this Python
 os.setgid(65534); os.setuid(65534)
 from pathlib import Path
-from nbft.runs.queue import Ticket, _living
+from nbft.queue import Ticket, _living
 ticket = Ticket("cpu", Path("/home/nobody/runs/theirs"))
 print(ticket.take(), flush=True)
 for line in sys.stdin:
