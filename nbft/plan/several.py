@@ -11,6 +11,7 @@ from typing import Any
 
 from nbft import registry
 from nbft.config import Config
+from nbft.config.distributed import Distributed
 from nbft.decisions import Decisions, choose_device
 from nbft.devices import names_of
 from nbft.errors import Problem
@@ -78,6 +79,29 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
 
     if config.distributed.shards:
         yield from _sharding_problems(config, decisions)
+    for name, why in _without_effect(config):
+        setting = Distributed.model_fields[name]
+        usual = setting.get_default(call_default_factory=True)
+        if getattr(config.distributed, name) != usual:
+            yield warning(f"distributed.{name}", f"has no effect {why}.", use=usual)
+
+
+def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield settings that several processes make no use of here, each with the reason."""
+    ours = config.distributed
+    if not ours.shards:
+        why = "without distributed.fsdp or distributed.sharding"
+        for name in Distributed.model_fields:
+            if name.startswith("fsdp_") or name == "sharding_parallel_config":
+                yield name, f"with distributed.fsdp={ours.fsdp}" if ours.fsdp else why
+        return
+    for name in ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"):
+        yield name, "on a model in shards"
+    policy = ours.fsdp_auto_wrap_policy
+    if policy != "SIZE_BASED_WRAP":
+        yield "fsdp_min_num_params", f"with fsdp_auto_wrap_policy={policy}"
+    if policy != "TRANSFORMER_BASED_WRAP":
+        yield "fsdp_transformer_layer_cls_to_wrap", f"with fsdp_auto_wrap_policy={policy}"
 
 
 def _sizes(config: Config) -> Iterator[Problem]:
@@ -249,11 +273,12 @@ def several_remarks(
 def _shards_remarks(config: Config) -> Iterator[str]:
     """Yield what each process holds of a sharded model."""
     ours = config.distributed
-    is_all = ours.shards == "weights"
-    when = "while it computes" if is_all else "and kept for the step"
+    what = {"NO_WRAP": "all weights", "SIZE_BASED_WRAP": "the weights of a part"}
+    gathered = what.get(ours.fsdp_auto_wrap_policy, "the weights of a layer")
+    when = "while it computes" if ours.shards == "weights" else "and kept for the step"
     yield (
-        f"Each process keeps 1/{ours.processes_per_copy} of the weights, their gradients and the optimiser state; the "
-        f"weights of a layer are gathered {when}."
+        f"Each process keeps 1/{ours.processes_per_copy} of the weights, their gradients and the "
+        f"optimiser state; {gathered} are gathered {when}."
     )
     if ours.sharding == "stage1":
         yield (

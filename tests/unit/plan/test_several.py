@@ -198,8 +198,59 @@ def test_what_fsdp2_does_in_any_case_is_refused_or_said(changes, level):
 
 
 @pytest.mark.parametrize(
+    ("asked", "field", "why"),
+    [
+        ({"fsdp_cpu_offload": True}, "fsdp_cpu_offload", "without distributed.fsdp or"),
+        ({"fsdp_config": {"version": 2}}, "fsdp_config", "without distributed.fsdp or"),
+        (
+            {"fsdp": "no_shard", "fsdp_min_num_params": 5},
+            "fsdp_min_num_params",
+            "with distributed.fsdp=no_shard",
+        ),
+        (
+            {"sharding": "stage3", "fsdp_min_num_params": 5},
+            "fsdp_min_num_params",
+            "with fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
+        ),
+        (
+            {
+                "fsdp": "full_shard",
+                "fsdp_auto_wrap_policy": "NO_WRAP",
+                "fsdp_transformer_layer_cls_to_wrap": "Layer",
+            },
+            "fsdp_transformer_layer_cls_to_wrap",
+            "with fsdp_auto_wrap_policy=NO_WRAP",
+        ),
+        ({"fsdp": "full_shard", "ddp_bucket_cap_mb": 5}, "ddp_bucket_cap_mb", "on a model in"),
+        (
+            {"sharding": "stage2", "ddp_find_unused_parameters": True},
+            "ddp_find_unused_parameters",
+            "on a model in shards",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_used_is_said(asked, field, why):
+    made = plan(distributed=asked)
+    (problem,) = (p for p in made.warnings if p.field == f"distributed.{field}")
+    assert problem.why.startswith(f"has no effect {why}")
+    assert not nbft.make_plan(made.config.apply(problem.changes)).warnings
+
+
+def test_settings_that_are_used_are_not_said():
+    plain = {"ddp_bucket_cap_mb": 5, "ddp_find_unused_parameters": True}
+    by_size = {"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP", "fsdp_min_num_params": 5}
+    layers = {"fsdp_transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}
+    for asked in (plain, {"fsdp": "full_shard", **by_size}, {"sharding": "stage3", **layers}):
+        assert not [p for p in plan(distributed=asked).problems if "no effect" in p.why]
+
+
+@pytest.mark.parametrize(
     ("asked", "said"),
     [
+        (
+            {"fsdp": "full_shard", "fsdp_auto_wrap_policy": "NO_WRAP"},
+            ["all weights are gathered while it computes"],
+        ),
         ({"fsdp": "full_shard"}, ["keeps 1/4 of the weights", "gathered while it computes"]),
         ({"fsdp": "shard_grad_op"}, ["gathered and kept for the step"]),
         ({"sharding": "stage1"}, ["is done as stage2"]),
