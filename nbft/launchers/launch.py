@@ -50,7 +50,7 @@ def _created(config: Config | str | Path, allow_code: bool) -> Run:
 
 
 def submit(
-    config: Config | str | Path, *, launcher: str = "process", allow_code: bool = False
+    config: Config | str | Path, *, launcher: str | None = None, allow_code: bool = False
 ) -> Run:
     """Start a run in the background and return it at once.
 
@@ -58,14 +58,14 @@ def submit(
 
     Args:
         config: The config, or its path.
-        launcher: Key of `nbft.registry.launchers`.
+        launcher: Key of `nbft.registry.launchers`; compute.launcher if None.
         allow_code: Consent to the code that the config names; see `Config.load`.
 
     Raises:
         ConfigError: Every problem that would stop the run.
     """
-    found = registry.launchers.get(launcher)
     folder, config = read_config(config, allow_code)
+    found = _background(config, launcher)
     if config.speed.spare_worker:
         found.prepare()
     run = Run.create(config, folder)
@@ -90,15 +90,30 @@ def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
             raise RunError(f"{run.id}: has no complete checkpoint to resume from. Start a new run.")
         _change(run, dict(changes or {}))
         _take_over(run)
-        registry.launchers.get("process").start(run, run.state.supervisor.get("python"))
+        _background(run.config).start(run, run.state.supervisor.get("python"))
     return run
+
+
+def look(run: Run) -> None:
+    """Find out whether a run that waits in the queue of a cluster still does."""
+    registry.launchers.get(run.state.cluster).look(run)
+
+
+def withdraw(run: Run, request: events.Event) -> None:
+    """Take a run out of the queue of a cluster; see `Run.stop` and `Run.cancel`."""
+    registry.launchers.get(run.state.cluster).withdraw(run, request)
 
 
 def retry(run: Run, config: Config) -> Run:
     """Start a run in the background with other settings than an earlier one; see `Run.retry`."""
     new = Run.create(config)
-    registry.launchers.get("process").start(new, run.state.supervisor.get("python"))
+    _background(config).start(new, run.state.supervisor.get("python"))
     return new
+
+
+def _background(config: Config, launcher: str | None = None) -> Any:
+    """Return the launcher of a background run."""
+    return registry.launchers.get(launcher or config.compute.launcher)
 
 
 @contextlib.contextmanager
