@@ -20,12 +20,14 @@ class Compute(Section):
     )
     launcher: key_of(registry.launchers) = expert_setting(  # type: ignore[valid-type]
         "process",
-        help="How a background run starts: process, on this machine, or slurm, as a job of a cluster.",
+        help="What starts a background run: process, on this machine, or slurm, as a job of a "
+        "cluster.",
         source="nbft",
     )
     slurm: dict[str, Any] = expert_setting(
-        help="Options of sbatch for launcher=slurm, such as {gpus_per_node: 1, timeout_min: 240}.",
-        source="submitit SlurmExecutor.update_parameters",
+        help="Options of sbatch for launcher=slurm, by their names with underscores; time in minutes: "
+        "{partition: gpu, gpus_per_node: 'a100:1', time: 240}.",
+        source="submitit SlurmExecutor.update_parameters; sbatch",
         default_factory=dict,
     )
     torch_compile: bool = expert_setting(

@@ -46,7 +46,16 @@ def start(config: Config | str | Path, *, allow_code: bool = False) -> Run:
 
 def _created(config: Config | str | Path, allow_code: bool) -> Run:
     folder, config = read_config(config, allow_code)
-    return Run.create(config, folder)
+    return Run.create(_started_by("kernel", config), folder)
+
+
+def _started_by(launcher: str | None, config: Config) -> Config:
+    """Return a config that is planned for the machine where a launcher trains it."""
+    if launcher in (None, config.compute.launcher):
+        return config
+    if "slurm" not in (launcher, config.compute.launcher):
+        return config
+    return config.apply({"compute.launcher": launcher})
 
 
 def submit(
@@ -65,7 +74,8 @@ def submit(
         ConfigError: Every problem that would stop the run.
     """
     folder, config = read_config(config, allow_code)
-    found = _background(config, launcher)
+    config = _started_by(launcher, config)
+    found = registry.launchers.get(launcher or config.compute.launcher)
     if config.speed.spare_worker:
         found.prepare()
     run = Run.create(config, folder)
@@ -111,9 +121,10 @@ def retry(run: Run, config: Config) -> Run:
     return new
 
 
-def _background(config: Config, launcher: str | None = None) -> Any:
-    """Return the launcher of a background run."""
-    return registry.launchers.get(launcher or config.compute.launcher)
+def _background(config: Config) -> Any:
+    """Return the launcher of a background run that goes on from another one, or repeats it."""
+    name = config.compute.launcher
+    return registry.launchers.get("process" if name == "kernel" else name)
 
 
 @contextlib.contextmanager
