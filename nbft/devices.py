@@ -165,10 +165,11 @@ def see_one_gpu() -> None:
     TRL refuses and which is slower than one. A UUID is used where there is one: CUDA's numbers
     follow the speed of the GPUs, the driver's their slots.
     """
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = names_of("cuda") or tuple(map(str.strip, asked.split(",")))
-    if len(names) > 1:
-        os.environ |= visible_variable(names[:1])
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if len(seen := gpus()) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[0].uuid or (asked or "0").partition(",")[0]
+    elif asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = asked.partition(",")[0]
 
 
 def visible_variable(names: Sequence[str]) -> dict[str, str]:
@@ -181,24 +182,38 @@ def visible_variable(names: Sequence[str]) -> dict[str, str]:
 
 
 def names_of(device: str) -> tuple[str, ...]:
-    """Return what CUDA_VISIBLE_DEVICES calls the GPUs that this process may use; () without it.
+    """Return what CUDA_VISIBLE_DEVICES calls the GPUs that this process may use.
 
     Args:
-        device: Kind of the device; others than cuda have no names.
+        device: Kind of the device.
+
+    Returns:
+        Their UUIDs; () for another device than cuda, and where the driver gives none, as AMD's.
     """
-    return tuple(name for name, _ in _named()) if device == "cuda" else ()
+    seen = gpus() if device == "cuda" else ()
+    return tuple(gpu.uuid for gpu in seen) if all(gpu.uuid for gpu in seen) else ()
 
 
-def freest_names_of(device: str) -> tuple[str, ...]:
-    """Return `names_of` a kind of device, those with the most free memory first."""
-    named = _named() if device == "cuda" else []
-    return tuple(name for name, _ in sorted(named, key=lambda pair: -pair[1].free_bytes))
+def names_to_take(device: str, needs: int | None = 1) -> tuple[str, ...]:
+    """Return `names_of` the GPUs that a background run may take; most free memory first.
+
+    A run is planned for the first GPU, so that it takes those like it.
+
+    Args:
+        device: Kind of the device.
+        needs: How many it takes; all if None. If fewer are like the first, it may take any.
+    """
+    if not (names := names_of(device)):
+        return ()
+    named = sorted(alike(gpus()), key=lambda gpu: -gpu.free_bytes)
+    few = needs is None or len(named) < needs
+    return names if few else tuple(gpu.uuid for gpu in named)
 
 
-def _named() -> list[tuple[str, Gpu]]:
-    seen, asked = gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    numbers = asked.split(",") if asked else map(str, range(len(seen)))
-    return [(gpu.uuid or n.strip(), gpu) for n, gpu in zip(numbers, seen, strict=False)]
+def alike(seen: Sequence[Gpu]) -> list[Gpu]:
+    """Return those of some GPUs that are like the first."""
+    first = seen[0]
+    return [g for g in seen if (g.name, g.capability) == (first.name, first.capability)]
 
 
 @functools.lru_cache(maxsize=1)

@@ -209,14 +209,13 @@ def _macos() -> int:
     return int(platform.mac_ver()[0].partition(".")[0] or 0)
 
 
-def free_memory_bytes(device: str, devices_needed: int = 1) -> int:
+def free_memory_bytes(device: str, devices_needed: int | None = None) -> int:
     """Return the memory that is available to a training on a device now.
-
-    Of several GPUs a run takes those with the most.
 
     Args:
         device: Kind of the device.
-        devices_needed: How many of them a run takes; the least of theirs counts.
+        devices_needed: How many GPUs a background run takes, of which the least free counts; of
+            this process's own, the first, if None.
     """
     import psutil
 
@@ -226,7 +225,9 @@ def free_memory_bytes(device: str, devices_needed: int = 1) -> int:
         if cuda := _running_cuda():
             return int(cuda.mem_get_info()[0])
         if seen := devices.gpus():
-            freest = sorted((gpu.free_bytes for gpu in seen), reverse=True)
+            if devices_needed is None:
+                return seen[0].free_bytes
+            freest = sorted((gpu.free_bytes for gpu in devices.alike(seen)), reverse=True)
             return freest[min(devices_needed, len(freest)) - 1]
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:

@@ -2,7 +2,8 @@
 
 A ticket is a small file: `KIND-0-…` holds devices, `KIND-1-…` waits. It names its process, so they
 are free again when that process dies. Only processes that this machine can look up count. A run
-takes all that it needs at once, and none overtakes one that waits for more: so each gets its turn.
+takes all that it needs at once, and none takes a device that one before it waits for: so each gets
+its turn.
 The queue may be shared by the users of a machine: in a folder with the sticky bit (mode 1777) each
 removes only tickets of their own, and of another's ticket nothing is used but its process, its owner
 and its devices. Loads nothing heavy.
@@ -46,23 +47,35 @@ class Ticket:
     Args:
         device: The kind, such as cpu or cuda.
         run: Folder of the run that waits.
-        among: Names of the devices that it may use; () where there is one, as of the CPU.
-        needs: How many of them it takes.
+        among: Names of the devices that it may use; () where they have none, as the CPU. Such a run
+            waits for all others of its kind, and they wait for it.
+        needs: How many of them it takes; all if None.
+        preferred: Returns names, the ones to take first in front.
 
     Attributes:
         uses: Names of those that it has taken; () where they have none.
         is_replaced: Whether somebody removed the ticket, so that the run took a new one.
 
     Raises:
-        RunError: The folder of the queue cannot be used.
+        RunError: There are fewer devices than it needs, or the folder of the queue cannot be used.
     """
 
-    def __init__(self, device: str, run: Path, among: Sequence[str] = (), needs: int = 1) -> None:
+    def __init__(
+        self,
+        device: str,
+        run: Path,
+        among: Sequence[str] = (),
+        needs: int | None = 1,
+        preferred: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         self._run = run
         self._device = _key_of(device)
-        self._has_names = bool(among)
-        self._among = tuple(among) or (device,)
-        self._needs = min(needs, len(self._among))
+        self._among = tuple(among)
+        self._needs = len(self._among) if needs is None else needs
+        if among and self._needs > len(among):
+            there = f"there {'is' if len(among) == 1 else 'are'} {len(among)} here"
+            raise RunError(f"It needs {needs} GPUs, and {there}. Start it with fewer processes.")
+        self._preferred = preferred
         self.uses: tuple[str, ...] = ()
         self._folder = queue_folder()
         self._state = 1
@@ -82,7 +95,8 @@ class Ticket:
 
     def _write(self, path: Path) -> None:
         partial = path.with_suffix(".partial")
-        about = {**self._process, "run": str(self._run), "uses": self.uses}
+        asks = {"among": self._among, "needs": self._needs, "uses": self.uses}
+        about = {**self._process, "run": str(self._run), **asks}
         partial.write_text(json.dumps(about), encoding="utf-8")
         if _is_shared(self._folder):
             partial.chmod(0o644)
@@ -106,29 +120,58 @@ class Ticket:
             ours = next((path for path in living if _Name.of(path).key == self._key), None)
             if ours is None:
                 return ""  # removed at this moment; the next call replaces it
-            holders = [path for path in living if _Name.of(path).state == 0]
-            taken = {name for path in holders for name in _uses(path) or self._among}
-            free = [name for name in self._among if name not in taken]
-            first = living[len(holders)]
-            if first != ours:
-                return self._waits_for(first if free else living[0], len(free))
-            if len(free) < self._needs:
-                return self._waits_for(holders[0], len(free))
-            self._state, self.uses = 0, tuple(free[: self._needs] if self._has_names else ())
-            self._write(ours)
+            before = living[: living.index(ours)]
+            holders = [path for path in before if _Name.of(path).state == 0]
+            if (other := self._in_the_way(before)) is not None:
+                return self._waits_for(other, holders)
+            if self._among:
+                order = [*(self._preferred() if self._preferred else ()), *self._among]
+                free = self._free(before)
+                chosen = [name for name in dict.fromkeys(order) if name in free][: self._needs]
+                self.uses = tuple(chosen)
+                self._write(ours)
             ours.rename(ours.with_name(_renamed(ours, state=0)))
+            self._state = 0
         return None
 
-    def _waits_for(self, other: Path, free: int) -> str:
+    def _free(self, before: list[Path]) -> list[str]:
+        """Return which of its devices no ticket before it holds, or waits for."""
+        free = list(self._among)
+        for path in before:
+            if _Name.of(path).state == 0:
+                taken = _names(path, "uses") or free
+            else:
+                names = _names(path, "among")
+                taken = [n for n in free if n in names][: _number(path)] if names else free
+            free = [name for name in free if name not in taken]
+        return free
+
+    def _in_the_way(self, before: list[Path]) -> Path | None:
+        """Return a ticket that this one waits for; None if it is its turn."""
+        if not self._among:
+            return before[0] if before else None
+        if len(self._free(before)) >= self._needs:
+            return None
+        holders = [path for path in before if _Name.of(path).state == 0]
+        if len(self._free(holders)) >= self._needs:
+            return before[len(holders)]
+        ours = {*self._among}
+        return next(path for path in holders if {*(_names(path, "uses") or ours)} & ours)
+
+    def _waits_for(self, other: Path, holders: list[Path]) -> str:
         """Say that the run waits for one that holds devices, or comes before it."""
-        run, of = f"run “{_run_of(other)}”", len(self._among)
-        name = "the CPU" if self._device == "cpu" else self._device
-        if _Name.of(other).state == 1:
+        run = f"run “{_run_of(other)}”"
+        if other not in holders:
             return f"Waiting for {run}, which comes before this one."
-        if self._needs == 1 and not free:
-            return f"Waiting for {run}, which is using {name}."
-        rest = f"{free} of {of} {'is' if free == 1 else 'are'} free"
-        return f"Waiting for {self._needs} devices ({name}): {rest}, and {run} is using others."
+        if self._needs > 1:
+            free, of = len(self._free(holders)), len(self._among)
+            are = "is" if free == 1 else "are"
+            used = len(_names(other, "uses")) or of
+            return (
+                f"Waiting for {self._needs} GPUs: {free} of {of} {are} free, and {run} uses {used}."
+            )
+        name = "the CPU" if self._device == "cpu" else self._device
+        return f"Waiting for {run}, which is using {name}."
 
     def hand_to(self, pid: int) -> None:
         """Hand the place to another process; it is kept while that process lives."""
@@ -157,7 +200,8 @@ def turn(
     give_up: Callable[[], bool],
     *,
     among: Sequence[str] = (),
-    needs: int = 1,
+    needs: int | None = 1,
+    preferred: Callable[[], Sequence[str]] | None = None,
 ) -> Iterator[Ticket | None]:
     """Wait for devices, hold them for the block, and give them back.
 
@@ -170,7 +214,8 @@ def turn(
         say: Called with a sentence when the run ahead changes, or the ticket was removed.
         give_up: Called between checks; returns whether to leave the queue.
         among: As in `Ticket`,
-        needs: and so is this.
+        needs: and so is this,
+        preferred: and this.
 
     Yields:
         The ticket that holds the devices; None after giving up.
@@ -178,7 +223,7 @@ def turn(
     Raises:
         RunError: The folder of the queue cannot be used.
     """
-    ticket = Ticket(device, run, among, needs)
+    ticket = Ticket(device, run, among, needs, preferred)
     reported = ""
     try:
         with beating(run / "events.jsonl", ticket):
@@ -264,10 +309,18 @@ def move_up(run: Path) -> bool:
     return False
 
 
-def holder(device: str) -> Path | None:
-    """Return the folder of the run that uses a device now; None for none, or another user's."""
-    for name, path in _tickets(queue_folder(), _key_of(device)):
-        if name.state == 0 and _is_ours(path) and _lives(path):
+def holder(device: str, name: str = "") -> Path | None:
+    """Return the folder of the run that uses a device now; None for none, or another user's.
+
+    Args:
+        device: Kind of the device.
+        name: Which of that kind; any if "".
+    """
+    for state, path in _tickets(queue_folder(), _key_of(device)):
+        uses = _names(path, "uses")
+        if name and uses and name not in uses:
+            continue
+        if state.state == 0 and _is_ours(path) and _lives(path):
             return Path(str(_about(path).get("run", "")))
     return None
 
@@ -277,7 +330,7 @@ def in_use(device: str) -> set[str]:
     with contextlib.suppress(OSError):
         tickets = _tickets(queue_folder(), _key_of(device))
         held = [path for name, path in tickets if name.state == 0 and _lives(path)]
-        return {name for path in held for name in _uses(path)}
+        return {name for path in held for name in _names(path, "uses")}
     return set()
 
 
@@ -384,10 +437,16 @@ def _run_of(path: Path) -> str:
     return f"of {_user(path)}"
 
 
-def _uses(path: Path) -> list[str]:
-    """Return the names of the devices that a ticket holds; [] if it does not say."""
-    uses = _about(path).get("uses")
-    return [name for name in uses if isinstance(name, str)] if isinstance(uses, list) else []
+def _names(path: Path, field: str) -> list[str]:
+    """Return the names of devices in a field of a ticket; [] if it does not say."""
+    names = _about(path).get(field)
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _number(path: Path) -> int:
+    """Return how many devices a ticket needs."""
+    needs = _about(path).get("needs")
+    return needs if isinstance(needs, int) and needs > 0 else 1
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Distributed(Section):
         1,
         label="Processes",
         help="Number of training processes, one per device; a step learns from the rows of all. "
-        "auto, or empty: one for each free GPU.",
+        "auto: one for each free GPU.",
         unit="processes",
         ge=1,
         le=100_000,
@@ -271,7 +271,8 @@ class Distributed(Section):
     @field_validator("num_processes", mode="before")
     @classmethod
     def _take_auto(cls, value: Any) -> Any:
-        return None if value == "auto" else value
+        """Take auto, which is None here; what is given as empty is the default, as elsewhere."""
+        return None if value == "auto" else 1 if value is None else value
 
     @field_serializer("num_processes")
     def _give_auto(self, value: int | None) -> int | str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbft import events
-from nbft.devices import names_of
+from nbft.devices import names_of, names_to_take
 from nbft.errors import RunError
 from nbft.launchers.interpreter import remember
 from nbft.launchers.launcher import Launcher
@@ -74,17 +74,19 @@ class Kernel(Launcher):
         threading.Thread(target=work_in_turn, name=run.id, daemon=True).start()
 
 
-def _work_in_turn(run: Path, device: str, needs: int) -> None:
+def _work_in_turn(run: Path, device: str, needs: int | None) -> None:
     from nbft.launchers.ranks import work_or_spread
 
     requests, path = Requests(run), run / "events.jsonl"
     names = names_of(device)
+    if needs == 1:  # this process computes on one of them; which of unlike ones, CUDA decides
+        names = names[:1] if len(names_to_take(device)) == len(names) else ()
     with turn(
         device,
         run,
         functools.partial(report_queued, path),
         lambda: requests.end() is not None,
-        among=names if needs > 1 else names[:1],  # this process computes on the first
+        among=names,
         needs=needs,
     ) as ticket:
         if ticket is None:

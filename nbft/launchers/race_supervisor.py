@@ -7,6 +7,7 @@ one ticket for its device.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from nbft import events
 from nbft.access import own_process
-from nbft.devices import freest_names_of
+from nbft.devices import names_to_take
 from nbft.errors import RunError
 from nbft.launchers.signals import Signals, heard
 from nbft.launchers.supervisor import (
@@ -118,8 +119,10 @@ def supervise(folder: Path, command: list[str]) -> None:
             return ends.keys() >= {*contestants.runs}
 
         try:
-            among = freest_names_of(device)
-            with turn(device, folder, contestants.say, is_to_end, among=among) as ticket:
+            find = functools.partial(names_to_take, device)
+            with turn(
+                device, folder, contestants.say, is_to_end, among=find(), preferred=find
+            ) as ticket:
                 if ticket is None:
                     for run in contestants.runs:
                         leave_queue(run / "events.jsonl", ends[run])

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from nbft import events
 from nbft.access import own_process
-from nbft.devices import freest_names_of, visible_variable
+from nbft.devices import names_to_take, visible_variable
 from nbft.errors import NbftError, RunError
 from nbft.launchers.signals import Signals, heard
 from nbft.launchers.spare import log_to, tell, wait_for_run
@@ -67,7 +67,6 @@ def supervise(
     """
     path = run / "events.jsonl"
     device, needs = devices_of(read_plan(run))
-    among = sorted(freest_names_of(device), key=lambda name: not spare or name not in spare.sees)
     set_title(f"supervising {run.name}")
     with heard() as signals:
         commands = say_queued(run, device)
@@ -85,7 +84,15 @@ def supervise(
                     _watch(run, path, commands, None, command, None, signals)
                 return signals
             say = functools.partial(report_queued, path)
-            with turn(device, run, say, is_to_end, among=among, needs=needs) as ticket:
+
+            def preferred() -> list[str]:
+                names = names_to_take(device, needs)
+                return sorted(names, key=lambda name: not (spare and name in spare.sees))
+
+            among = names_to_take(device, needs)
+            with turn(
+                device, run, say, is_to_end, among=among, needs=needs, preferred=preferred
+            ) as ticket:
                 if ticket is None:
                     leave_queue(path, ends[0])
                     return signals
@@ -120,7 +127,7 @@ def wait_with_spare() -> None:
     """Start a worker that imports its libraries, wait for a run, and supervise it."""
     own_process()
     set_title("spare supervisor")
-    sees = freest_names_of("cuda")[:1]
+    sees = names_to_take("cuda")[:1]
     with start_worker(worker_command(), sees, stdin=subprocess.PIPE) as process:
         run = wait_for_run()
         if run is not None:
@@ -315,10 +322,14 @@ def memory_fixes(run: Path) -> list[dict[str, Any]]:
     return fixes_for_event(run)
 
 
-def devices_of(plan: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the kind of device of a run's plan, and how many of them it needs."""
+def devices_of(plan: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return the kind of device of a run's plan, and how many of them it needs.
+
+    All, which is None, if the plan is of an older version, which had one place for all.
+    """
     try:
-        return str(plan["device"]["value"]), int(plan.get("devices", 1))
+        needs = plan.get("devices")
+        return str(plan["device"]["value"]), None if needs is None else int(needs)
     except (KeyError, TypeError, ValueError):
         return "cpu", 1
 

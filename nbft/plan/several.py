@@ -6,7 +6,7 @@ Each process has a copy of the model, or a shard of it, and takes its share of t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nbft import registry
@@ -29,22 +29,39 @@ _OF_GPUS = ("nccl", "xccl", "hccl", "cncl", "mccl")
 def settled(config: Config) -> tuple[Config, list[str]]:
     """Return a config whose number of processes is a number, and what is to be said of it.
 
-    Where it is left open, each free GPU gets one; on a CPU there is one, as several would share its
-    cores. If runs hold all GPUs, it is one for each, and the run waits.
+    Where it is left open, each free GPU gets one. If runs hold all, it is one for each, and the run
+    waits. It is one in all on a CPU, whose cores several would share, and where one is all that can
+    train the run.
     """
     if config.distributed.num_processes is not None:
         return config, []
-    device = choose_device(config).value
+    asked, why = _automatic(config, choose_device(config).value)
+    processes = "1 process" if asked == 1 else f"{asked} processes"
+    return config.apply({_FIELD: asked}), [f"{_FIELD} is auto: {processes}, since {why}."]
+
+
+def _automatic(config: Config, device: str) -> tuple[int, str]:
+    """Return how many processes train a config that leaves it open, and why."""
+    if device == "cpu":
+        return 1, "on a CPU several would share its cores"
+    if alone := next((path for path, is_used in _without(config).items() if is_used), None):
+        return 1, f"several do not go with {alone} yet"
     names = names_of(device) if is_this_machine() else ()
+    if not hasattr(os, "killpg") or _are_slices(names):
+        return 1, "several need Linux or macOS, and whole GPUs"
     there = len(names) or max(1, gpu_count(device))
     free = len(set(names) - in_use(device)) if names else there
     asked = free or there
-    are = "are in use" if not free else "is free" if free == 1 else "are free"
-    why = f"{asked} of {count(there, 'GPU')} {are}"
-    if device == "cpu":
-        why = "on a CPU several would share its cores"
-    processes = "1 process" if asked == 1 else f"{asked} processes"
-    return config.apply({_FIELD: asked}), [f"{_FIELD} is auto: {processes}, since {why}."]
+    size = config.distributed.sharding_parallel_size
+    asked = asked // size * size or asked
+    if not free:
+        return asked, f"there are {count(there, 'GPU')}; all are in use, so the run waits"
+    return asked, f"{free} of {count(there, 'GPU')} {'is' if free == 1 else 'are'} free"
+
+
+def _are_slices(names: Sequence[str]) -> bool:
+    """Whether GPUs are slices of one (MIG), of which a process sees one and no two can exchange."""
+    return any(name.startswith("MIG-") for name in names)
 
 
 def engine_of(config: Config) -> str:
@@ -69,6 +86,10 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     if device != "cpu" and asked > (there := max(1, gpu_count(device))):
         why = f"needs a device for each process, and there {_are(there)} here."
         yield error(_FIELD, why, use=there)
+    if device != "cpu" and is_this_machine() and _are_slices(names_of(device)):
+        why = "needs whole GPUs, and those here are slices (MIG), which cannot exchange gradients."
+        yield error(_FIELD, why, use=1)
+        return
     if device == "cpu" and config.distributed.ddp_backend in _OF_GPUS:
         yield error("distributed.ddp_backend", "is for GPUs, and this run uses the CPU.", use=None)
     for path, is_used in _without(config).items():
@@ -96,7 +117,7 @@ def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
                 yield name, f"with distributed.fsdp={ours.fsdp}" if ours.fsdp else why
         return
     for name in ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"):
-        yield name, "on a model in shards"
+        yield name, "on a sharded model"
     policy = ours.fsdp_auto_wrap_policy
     if policy != "SIZE_BASED_WRAP":
         yield "fsdp_min_num_params", f"with fsdp_auto_wrap_policy={policy}"

@@ -7,6 +7,7 @@ be interrupted at any time and leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from nbft.config import Config
-from nbft.devices import freest_names_of, visible_variable
+from nbft.devices import names_to_take, visible_variable
 from nbft.errors import ConfigError, NbftError, Problem
 from nbft.formatting import duration, number
 from nbft.methods import method_of
@@ -201,7 +202,8 @@ class _Search:
             "folder": str(empty),
         }
         device = self._plan.device.value
-        with turn(device, place, say, give_up, among=freest_names_of(device)) as ticket:
+        find = functools.partial(names_to_take, device)
+        with turn(device, place, say, give_up, among=find(), preferred=find) as ticket:
             if ticket is None:
                 return
             with _process(task, place / "log.txt", ticket.uses) as messages:

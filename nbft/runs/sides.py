@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nbft.config import Config
+from nbft.devices import names_of
 from nbft.errors import ConfigError, Problem, RunError
 from nbft.formatting import listed, size
 from nbft.hardware import free_memory_bytes
@@ -332,7 +333,7 @@ def check_room(copies: Sequence[Copy], why_two: str = "") -> str:
 
 def training_beside(device: str) -> tuple[Run | None, int]:
     """Return the run that trains on a device, and the bytes that it will need beyond what it has."""
-    folder = holder(device)
+    folder = holder(device, *names_of(device)[:1])
     try:
         run = Run(folder) if folder else None
     except RunError:

@@ -141,7 +141,7 @@ def test_background_runs_take_different_gpus(make_config, four_gpus):
         assert (seen(runs[0]), seen(runs[1])) == ("GPU-c", "GPU-a,GPU-b")
         until(lambda: "1 of 4 is free" in runs[2].state.stage, "what it waits for")
         assert runs[2].state.stage == (
-            f"Waiting for 2 devices (cuda): 1 of 4 is free, and run “{runs[0].id}” is using others."
+            f"Waiting for 2 GPUs: 1 of 4 is free, and run “{runs[0].id}” uses 1."
         )
         runs.append(start(1))
         until(lambda: "comes before" in runs[3].state.stage, "what it waits for")

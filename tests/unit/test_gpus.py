@@ -110,23 +110,32 @@ def test_a_process_sees_one_gpu(driver, monkeypatch, table, asked, one):
 def test_the_names_of_gpus(driver, monkeypatch):
     driver(TWO)
     assert devices.names_of("cuda") == ("GPU-aaaa1111", "GPU-bbbb2222")
-    assert devices.names_of("cpu") == devices.freest_names_of("mps") == ()
+    assert devices.names_of("cpu") == devices.names_to_take("mps") == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     assert devices.names_of("cuda") == ("GPU-bbbb2222", "GPU-aaaa1111")
-    assert devices.freest_names_of("cuda") == ("GPU-aaaa1111", "GPU-bbbb2222")
-    unnamed = (devices.Gpu("Radeon", 1, (9, 0)), devices.Gpu("Radeon", 2, (9, 0)))
+    assert devices.names_to_take("cuda") == ("GPU-aaaa1111", "GPU-bbbb2222")
+    radeon = devices.Gpu("Radeon", 1, (9, 0))
     driver("")
-    monkeypatch.setattr(devices, "amd_gpus", lambda: (unnamed[0], *unnamed))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1, 2")
-    assert devices.names_of("cuda") == ("1", "2")
-    assert devices.freest_names_of("cuda") == ("2", "1")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert devices.names_of("cuda") == ("0", "1", "2")
+    monkeypatch.setattr(devices, "amd_gpus", lambda: (radeon, radeon))
+    assert devices.names_of("cuda") == devices.names_to_take("cuda") == ()
+
+
+def test_a_run_takes_gpus_like_the_one_it_is_planned_for(driver):
+    driver(
+        f"{T4.format(free=700)}\nGPU-b, NVIDIA GT 1030, 9000, 6.1, [N/A]\n"
+        "GPU-c, Tesla T4, 15000, 7.5, [N/A]"
+    )
+    assert devices.names_to_take("cuda") == ("GPU-c", "GPU-aaaa1111")
+    assert devices.names_to_take("cuda", 2) == ("GPU-c", "GPU-aaaa1111")
+    assert devices.names_to_take("cuda", 3) == ("GPU-aaaa1111", "GPU-b", "GPU-c")
+    assert hardware.free_memory_bytes("cuda") == 700 * 2**20
+    assert hardware.free_memory_bytes("cuda", 1) == 15000 * 2**20
 
 
 def test_free_memory_is_that_of_the_freest_gpus(driver):
     driver(f"{T4.format(free=700)}\nGPU-b, Tesla T4, 9000, 7.5, [N/A]")
-    assert hardware.free_memory_bytes("cuda") == 9000 * 2**20
+    assert hardware.free_memory_bytes("cuda") == 700 * 2**20
+    assert hardware.free_memory_bytes("cuda", 1) == 9000 * 2**20
     assert hardware.free_memory_bytes("cuda", 2) == 700 * 2**20
     assert hardware.free_memory_bytes("cuda", 9) == 700 * 2**20
 
@@ -136,7 +145,12 @@ def test_free_memory_is_that_of_the_freest_gpus(driver):
     [
         (TWO, (), 2, "2 processes, since 2 of 2 GPUs are free."),
         (TWO, ("GPU-aaaa1111",), 1, "1 process, since 1 of 2 GPUs is free."),
-        (TWO, ("GPU-aaaa1111", "GPU-bbbb2222"), 2, "2 processes, since 2 of 2 GPUs are in use."),
+        (
+            TWO,
+            ("GPU-aaaa1111", "GPU-bbbb2222"),
+            2,
+            "2 processes, since there are 2 GPUs; all are in use, so the run waits.",
+        ),
         (T4.format(free=15000), (), 1, "1 process, since 1 of 1 GPU is free."),
         ("", (), 1, "1 process, since on a CPU several would share its cores."),
     ],
@@ -156,6 +170,41 @@ def test_auto_is_a_process_for_each_free_gpu(
     assert f"distributed.num_processes is auto: {said}" in plan.remarks
     assert plan.devices == processes
     assert make_plan(plan.config).remarks == [r for r in plan.remarks if "is auto" not in r]
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "said"),
+    [
+        ({"data.train.stream": True}, 1, "several do not go with data.train.stream yet."),
+        ({"training.method": "grpo"}, 1, "several do not go with training.method=grpo yet."),
+        ({"model.device_map": "auto"}, 1, "several do not go with model.device_map yet."),
+        (
+            {
+                "distributed.sharding_parallel_size": 2,
+                "distributed.fsdp": "full_shard",
+                "precision.mixed_precision": "no",
+            },
+            2,
+            "3 of 3 GPUs are free.",
+        ),
+    ],
+)
+def test_auto_asks_for_nothing_that_is_refused(driver, changes, processes, said):
+    driver(f"{TWO}\nGPU-cccc3333, Tesla T4, 9000, 7.5, [N/A]")
+    config = Config(distributed={"num_processes": "auto"}).apply(changes)
+    plan = make_plan(config)
+    assert plan.config.distributed.num_processes == processes
+    assert any(said in remark for remark in plan.remarks if "is auto" in remark)
+    assert not [p for p in plan.errors if p.field.startswith("distributed")]
+
+
+def test_slices_of_a_gpu_train_one_run_each(driver):
+    driver(A100, SLICES, MEMORY)
+    auto = make_plan(Config(distributed={"num_processes": "auto"}))
+    assert auto.config.distributed.num_processes == 1
+    two = make_plan(Config(distributed={"num_processes": 2}))
+    (problem,) = (p for p in two.errors if p.field == "distributed.num_processes")
+    assert problem.why.startswith("needs whole GPUs, and those here are slices (MIG)")
 
 
 def test_free_memory_is_that_of_now_on_the_card_that_is_used(driver, monkeypatch):

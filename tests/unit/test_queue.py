@@ -99,9 +99,7 @@ def test_each_run_takes_the_gpus_that_it_needs() -> None:
 def test_a_run_that_needs_several_is_not_overtaken() -> None:
     first, second, third = of_four("first", 3), of_four("second", 2), of_four("third", 1)
     assert first.take() is None
-    assert second.take() == (
-        "Waiting for 2 devices (cuda): 1 of 4 is free, and run “first” is using others."
-    )
+    assert second.take() == ("Waiting for 2 GPUs: 1 of 4 is free, and run “first” uses 3.")
     assert third.take() == after("second")
     assert second.uses == ()
     first.release()
@@ -119,10 +117,42 @@ def test_a_kernel_waits_for_the_gpu_that_it_computes_on() -> None:
     assert kernel.uses == FOUR[:1]
 
 
-def test_more_than_there_are_is_all_of_them() -> None:
-    ticket = of_four("big", 9)
+def test_a_kernel_that_waits_for_its_gpu_holds_up_nobody_else() -> None:
+    assert of_four("background", 1, FOUR[:1]).take() is None
+    kernel = of_four("kernel", 1, FOUR[:1])
+    assert kernel.take() == using("background", "cuda")
+    other = of_four("other", 3)
+    assert other.take() is None
+    assert other.uses == FOUR[1:]
+
+
+def test_more_than_there_are_is_refused() -> None:
+    with pytest.raises(RunError, match=r"^It needs 9 GPUs, and there are 4 here\."):
+        of_four("big", 9)
+
+
+def test_a_run_of_an_older_version_takes_all() -> None:
+    ticket = Ticket("cuda", Path("/runs/old"), FOUR, None)
     assert ticket.take() is None
     assert ticket.uses == FOUR
+
+
+def test_the_preferred_ones_are_taken_first() -> None:
+    found = iter([("GPU-c", "GPU-gone", "GPU-a")])
+    ticket = Ticket("cuda", Path("/runs/a"), FOUR, 3, lambda: next(found))
+    assert ticket.take() is None
+    assert ticket.uses == ("GPU-c", "GPU-a", "GPU-b")
+
+
+def test_runs_without_names_and_runs_with_them_take_turns() -> None:
+    """As when the driver does not answer for once."""
+    named, unnamed = of_four("named", 1), Ticket("cuda", Path("/runs/unnamed"))
+    assert named.take() is None
+    assert unnamed.take() == using("named", "cuda")
+    named.release()
+    assert unnamed.take() is None
+    assert unnamed.uses == ()
+    assert of_four("third", 1).take() == using("unnamed", "cuda")
 
 
 def test_gpus_stay_taken_when_the_ticket_is_handed_over_or_removed(folder: Path) -> None:

@@ -221,11 +221,11 @@ def test_what_fsdp2_does_in_any_case_is_refused_or_said(changes, level):
             "fsdp_transformer_layer_cls_to_wrap",
             "with fsdp_auto_wrap_policy=NO_WRAP",
         ),
-        ({"fsdp": "full_shard", "ddp_bucket_cap_mb": 5}, "ddp_bucket_cap_mb", "on a model in"),
+        ({"fsdp": "full_shard", "ddp_bucket_cap_mb": 5}, "ddp_bucket_cap_mb", "on a sharded model"),
         (
             {"sharding": "stage2", "ddp_find_unused_parameters": True},
             "ddp_find_unused_parameters",
-            "on a model in shards",
+            "on a sharded model",
         ),
     ],
 )
