@@ -6,9 +6,9 @@ not supported yet.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_serializer, field_validator, model_validator
+from pydantic import WithJsonSchema, field_serializer, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from nbft.config.base import Section, expert_setting, setting
@@ -23,6 +23,9 @@ PipelineSwitch = Literal[
 ]
 ShardingSwitch = Literal["enable_stage1_overlap", "enable_release_grads"]
 
+_NUMBER_OR_AUTO = WithJsonSchema(
+    {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"const": "auto"}]}
+)
 _OF_FSDP_CONFIG = {
     "auto_wrap_policy": "fsdp_auto_wrap_policy",
     "backward_prefetch": "fsdp_backward_prefetch",
@@ -40,7 +43,7 @@ _OF_FSDP_CONFIG = {
 class Distributed(Section):
     """Several processes of this machine, each with a copy of the model or a shard, which train one run."""
 
-    num_processes: int | None = setting(
+    num_processes: Annotated[int | None, _NUMBER_OR_AUTO] = setting(
         1,
         label="Processes",
         help="Number of training processes, one per device; a step learns from the rows of all. "

@@ -325,6 +325,7 @@ def _interrupted(config: Config | str | Path) -> Run | None:
             settings = run.config.to_dict(full=True)
             for name in ("run_name", "resume_despite_changes"):
                 settings["training"][name] = wanted["training"][name]
+            settings["compute"]["launcher"] = wanted["compute"]["launcher"]
             if config.distributed.num_processes is None:  # a run keeps the number that it had
                 settings["distributed"]["num_processes"] = wanted["distributed"]["num_processes"]
             if settings == wanted and run.status in _INTERRUPTED and last_whole(run.path):

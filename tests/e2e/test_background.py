@@ -193,14 +193,16 @@ def test_what_may_change_on_resume(submitted):
         submitted(training__max_steps=5000).resume()
 
 
-def test_train_resumes_by_itself_when_asked(make_config):
-    config = make_config(training__max_steps=12)
+@pytest.mark.parametrize("processes", [1, "auto"])
+def test_train_resumes_by_itself_when_asked(make_config, processes):
+    config = make_config(training__max_steps=12, distributed__num_processes=processes)
     run = start(config)
     until(lambda: steps(run) >= 2, "a step")
     run.stop()
     join(run)
     assert run.status == "stopped"
-    config = run.config.apply({"training.run_name": None})
+    assert run.config.distributed.num_processes == 1
+    config = run.config.apply({"training.run_name": None, "distributed.num_processes": processes})
     again = nbft.train(config, show=False, resume="auto")
     assert again.path == run.path
     assert again.status == "completed"

@@ -1,5 +1,6 @@
 """What several processes need, in the plan of a run."""
 
+import jsonschema
 import pytest
 
 import nbft
@@ -288,3 +289,26 @@ def test_a_model_that_does_not_fit_is_offered_in_shards(monkeypatch):
     monkeypatch.setattr(making, "free_memory_bytes", lambda *_: (shards + made.memory_bytes) // 2)
     tight = plan(4, peft={"method": "full"})
     assert any("Shard the model with distributed.fsdp=full_shard" in p.fix for p in tight.problems)
+
+
+def test_auto_is_a_word_of_config_files():
+    config = nbft.Config(distributed={"num_processes": "auto"})
+    assert config.to_dict() == {"distributed": {"num_processes": "auto"}}
+    assert nbft.Config(**config.to_dict()) == config
+    assert config.apply({"training.max_steps": 5}).distributed.num_processes is None
+    assert config.apply({"distributed.num_processes": None}).distributed.num_processes == 1
+    schema = jsonschema.Draft202012Validator(nbft.Config.json_schema())
+    valid = [
+        value
+        for value in ("auto", 4, 0, "all", None)
+        if schema.is_valid({"distributed": {"num_processes": value}})
+    ]
+    assert valid == ["auto", 4]
+
+
+@pytest.mark.parametrize("system", ["qefficient", "oumi", "peft_studio"])
+def test_auto_is_left_out_for_systems_that_take_a_number(system):
+    exported = nbft.Config(distributed={"num_processes": "auto"}).export(system)
+    settings = [line for line in exported.splitlines() if not line.startswith("#")]
+    assert "auto" not in "\n".join(settings)
+    assert "distributed.num_processes" in exported.left_out
