@@ -152,7 +152,7 @@ def _executor(run: Run, python: str | None) -> Any:
         from submitit import SlurmExecutor
     except ImportError:
         raise RunError(
-            'compute.launcher=slurm: needs submitit. Install it with: pip install "nbft[slurm]"'
+            "compute.launcher=slurm: needs submitit. Install it with: pip install submitit"
         ) from None
     if not (shutil.which("sbatch") and shutil.which("srun")):
         raise RunError(

@@ -137,5 +137,5 @@ def test_without_a_cluster_or_submitit(make_config, monkeypatch, tmp_path):
     with pytest.raises(RunError, match="there is no sbatch and srun here"):
         nbft.submit(make_config(), launcher="slurm")
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(RunError, match=r"pip install \"nbft\[slurm\]\""):
+    with pytest.raises(RunError, match="pip install submitit"):
         nbft.submit(make_config(), launcher="slurm")
