@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nbft import events
 from nbft.access import own_process
 from nbft.errors import RunError
+from nbft.launchers.interpreter import python_for, remember
 from nbft.launchers.launcher import Launcher
 from nbft.launchers.spare import log_to
 from nbft.launchers.supervisor import leave_queue, report_failure, supervise, worker_command
@@ -38,6 +40,12 @@ _ASK_SECONDS = 30.0
 _LATE_SECONDS = 60.0
 """How long after the end of a job its last event may arrive over a shared disk."""
 
+_asked: dict[Path, float] = {}
+"""When Slurm was last asked for the job of a run, by this process's clock."""
+
+_gone: dict[Path, float] = {}
+"""When Slurm first said that it has no such job."""
+
 _DECIDED = ("device", "dtype", "mixed_precision", "parts", "devices")
 """What a plan decides for the machine that it was made on; the node decides for itself."""
 
@@ -52,13 +60,17 @@ class Slurm(Launcher):
 
         Args:
             run: The run.
-            python: The Python of the job, at the same path on its node; this one if None.
+            python: The Python of the job, at the same path on its node, as in `Launcher.start`.
 
         Raises:
             RunError: submitit is missing, this is no machine of a cluster, or it refuses the job.
         """
         try:
-            executor = _executor(run, python)
+            remember()
+            chosen, remark = python_for(python)
+            if remark:
+                events.append(run.events_path, "warning", text=remark)
+            executor = _executor(run, shlex.quote(chosen))
             _leave_decisions_to_the_node(run.path)
             _say_waiting(run.path, "Waiting in the queue of Slurm.")
             job = executor.submit(Attempt(str(run.path)))
@@ -70,18 +82,15 @@ class Slurm(Launcher):
 
     def look(self, run: Run) -> None:
         """Report the end of a job that could not report it itself; asks Slurm now and then."""
-        path = _job_file(run.path)
+        now, path = time.monotonic(), _job_file(run.path)
+        if now - _asked.get(run.path, -_ASK_SECONDS) < _ASK_SECONDS:
+            return
+        _asked[run.path] = now
         with contextlib.suppress(OSError):
-            age = time.time() - path.stat().st_mtime
-            if age < _ASK_SECONDS:
-                return
-            job, seen = (
-                path.read_text(encoding="ascii"),
-                _state_of(path.read_text(encoding="ascii")),
-            )
-            if seen:
-                os.utime(path)
-            elif age > _LATE_SECONDS and not _is_over(run.path):
+            job = path.read_text(encoding="ascii")
+            if _state_of(job):
+                _gone.pop(run.path, None)
+            elif now - _gone.setdefault(run.path, now) >= _LATE_SECONDS and not _is_over(run.path):
                 said = f"Its Slurm job {job} is over, and it has written nothing of its end. "
                 error = RunError(f"{said}The log of the job is in {path.parent}.")
                 report_failure(run.events_path, error)
@@ -142,7 +151,7 @@ class Attempt:
         return DelayedSubmission(Attempt(self._run))
 
 
-def _executor(run: Run, python: str | None) -> Any:
+def _executor(run: Run, python: str) -> Any:
     """Return submitit's executor, with the options of a run's config.
 
     Raises:
@@ -236,7 +245,7 @@ def _state_of(job: str) -> str:
 
 
 def _job_file(run: Path) -> Path:
-    """Return the file that names the job of a run; its time is that of Slurm's last answer."""
+    """Return the file that names the job of a run."""
     return run / "slurm" / "job"
 
 

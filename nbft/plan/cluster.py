@@ -35,7 +35,7 @@ def planning_for_node(config: Config) -> Iterator[list[str]]:
         why = f"which is assumed: {_FIELD} does not say. The node may have less, and then the run fails"
     decides = "Device, number types and fast path are decided on the node"
     with planning_for(node):
-        yield [f"Planned for {what}, {why}.", f"{decides}, and the run's log tells which."]
+        yield [f"Planned for {what}, {why}.", f"{decides}, and a note of the run says so."]
 
 
 def cluster_problems(config: Config) -> Iterator[Problem]:

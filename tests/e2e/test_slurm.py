@@ -61,6 +61,8 @@ def test_a_run_trains_on_a_node_as_it_does_here(submitted, train):
     for line in ("--gpus-per-node=1", "--partition=short", "--time=30", f"--job-name={run.id}"):
         assert f"#SBATCH {line}" in asked
     assert run.state.prepared["device"] == "cpu"
+    (said,) = (e["text"] for e in run.events() if e["event"] == "warning")
+    assert said.startswith("Decided on this node: cpu (")
     assert "completed after step 6" in run.log_tail(50)
 
 
