@@ -226,7 +226,7 @@ def turn(
     ticket = Ticket(device, run, among, needs, preferred)
     reported = ""
     try:
-        with beating(run / "events.jsonl", ticket):
+        with _beating(run / "events.jsonl", ticket):
             while True:
                 waits_for = ticket.take()
                 if ticket.is_replaced:
@@ -247,22 +247,16 @@ def turn(
 
 
 @contextlib.contextmanager
-def beating(path: Path, ticket: Ticket | None = None) -> Iterator[None]:
-    """Show regularly that this process lives, and keep its place in the queue.
-
-    Args:
-        path: The events of its run.
-        ticket: Its place; None if it needs none.
-    """
+def _beating(path: Path, ticket: Ticket) -> Iterator[None]:
+    """Show regularly that this process lives, and keep its place in the queue."""
     has_ended = threading.Event()
 
     def beat() -> None:
         while not has_ended.wait(_BEAT_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(path)
-            if ticket is not None:
-                with contextlib.suppress(OSError, RunError):
-                    ticket.keep()
+            with contextlib.suppress(OSError, RunError):
+                ticket.keep()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

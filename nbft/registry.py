@@ -297,10 +297,9 @@ launchers = Registry(
     {
         "kernel": "nbft.launchers.kernel:LAUNCHER",
         "process": "nbft.launchers.process:LAUNCHER",
-        "slurm": "nbft.launchers.slurm:LAUNCHER",
     },
 )
-"""Key → a `Launcher`; compute.launcher."""
+"""Key → a `Launcher`; the launcher of nbft.submit."""
 
 exports = Registry(
     "exports",

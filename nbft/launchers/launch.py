@@ -46,20 +46,11 @@ def start(config: Config | str | Path, *, allow_code: bool = False) -> Run:
 
 def _created(config: Config | str | Path, allow_code: bool) -> Run:
     folder, config = read_config(config, allow_code)
-    return Run.create(_started_by("kernel", config), folder)
-
-
-def _started_by(launcher: str | None, config: Config) -> Config:
-    """Return a config that is planned for the machine where a launcher trains it."""
-    if launcher in (None, config.compute.launcher):
-        return config
-    if "slurm" not in (launcher, config.compute.launcher):
-        return config
-    return config.apply({"compute.launcher": launcher})
+    return Run.create(config, folder)
 
 
 def submit(
-    config: Config | str | Path, *, launcher: str | None = None, allow_code: bool = False
+    config: Config | str | Path, *, launcher: str = "process", allow_code: bool = False
 ) -> Run:
     """Start a run in the background and return it at once.
 
@@ -67,15 +58,14 @@ def submit(
 
     Args:
         config: The config, or its path.
-        launcher: Key of `nbft.registry.launchers`; compute.launcher if None.
+        launcher: Key of `nbft.registry.launchers`.
         allow_code: Consent to the code that the config names; see `Config.load`.
 
     Raises:
         ConfigError: Every problem that would stop the run.
     """
+    found = registry.launchers.get(launcher)
     folder, config = read_config(config, allow_code)
-    config = _started_by(launcher, config)
-    found = registry.launchers.get(launcher or config.compute.launcher)
     if config.speed.spare_worker:
         found.prepare()
     run = Run.create(config, folder)
@@ -100,31 +90,15 @@ def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
             raise RunError(f"{run.id}: has no complete checkpoint to resume from. Start a new run.")
         _change(run, dict(changes or {}))
         _take_over(run)
-        _background(run.config).start(run, run.state.supervisor.get("python"))
+        registry.launchers.get("process").start(run, run.state.supervisor.get("python"))
     return run
-
-
-def look(run: Run) -> None:
-    """Find out whether a run that waits in the queue of a cluster still does."""
-    registry.launchers.get(run.state.cluster).look(run)
-
-
-def withdraw(run: Run, request: events.Event) -> None:
-    """Take a run out of the queue of a cluster; see `Run.stop` and `Run.cancel`."""
-    registry.launchers.get(run.state.cluster).withdraw(run, request)
 
 
 def retry(run: Run, config: Config) -> Run:
     """Start a run in the background with other settings than an earlier one; see `Run.retry`."""
     new = Run.create(config)
-    _background(config).start(new, run.state.supervisor.get("python"))
+    registry.launchers.get("process").start(new, run.state.supervisor.get("python"))
     return new
-
-
-def _background(config: Config) -> Any:
-    """Return the launcher of a background run that goes on from another one, or repeats it."""
-    name = config.compute.launcher
-    return registry.launchers.get("process" if name == "kernel" else name)
 
 
 @contextlib.contextmanager
@@ -325,7 +299,6 @@ def _interrupted(config: Config | str | Path) -> Run | None:
             settings = run.config.to_dict(full=True)
             for name in ("run_name", "resume_despite_changes"):
                 settings["training"][name] = wanted["training"][name]
-            settings["compute"]["launcher"] = wanted["compute"]["launcher"]
             if config.distributed.num_processes is None:  # a run keeps the number that it had
                 settings["distributed"]["num_processes"] = wanted["distributed"]["num_processes"]
             if settings == wanted and run.status in _INTERRUPTED and last_whole(run.path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from nbft.events import Event
     from nbft.runs.folder import Run
 
 
@@ -36,9 +35,3 @@ class Launcher:
             RunError: It did not start.
         """
         raise NotImplementedError
-
-    def look(self, run: Run) -> None:
-        """Find out whether a run that waits in the queue of a cluster still does."""
-
-    def withdraw(self, run: Run, request: Event) -> None:
-        """Take a run out of the queue of a cluster, as a command asks."""

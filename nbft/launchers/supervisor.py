@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from nbft.errors import NbftError, RunError
 from nbft.launchers.signals import Signals, heard
 from nbft.launchers.spare import log_to, tell, wait_for_run
 from nbft.processes import identity, set_title
-from nbft.queue import Ticket, beating, say_queued, turn
+from nbft.queue import Ticket, say_queued, turn
 from nbft.runs.files import log_tail, read_plan
 from nbft.runs.requests import because, stop_by, stopped_at_once
 
@@ -51,19 +51,13 @@ class Spare(NamedTuple):
     sees: tuple[str, ...]
 
 
-def supervise(
-    run: Path, command: list[str], spare: Spare | None = None, *, has_devices: bool = False
-) -> Signals:
+def supervise(run: Path, command: list[str], spare: Spare | None = None) -> None:
     """Supervise a run from the queue to its last event.
 
     Args:
         run: The run's folder.
         command: What starts its worker.
         spare: A waiting worker, which is used instead if it still lives and sees the right GPUs.
-        has_devices: Whether a cluster has given it its devices, so that it waits for none.
-
-    Returns:
-        The signals that came meanwhile.
     """
     path = run / "events.jsonl"
     device, needs = devices_of(read_plan(run))
@@ -79,10 +73,6 @@ def supervise(
             return bool(ends)
 
         try:
-            if has_devices:
-                with beating(path):
-                    _watch(run, path, commands, None, command, None, signals)
-                return signals
             say = functools.partial(report_queued, path)
 
             def preferred() -> list[str]:
@@ -95,11 +85,10 @@ def supervise(
             ) as ticket:
                 if ticket is None:
                     leave_queue(path, ends[0])
-                    return signals
+                    return
                 _watch(run, path, commands, ticket, command, spare, signals)
         except Exception as error:
             report_failure(path, error)
-    return signals
 
 
 def leave_queue(path: Path, request: events.Event) -> None:
@@ -154,20 +143,17 @@ def _watch(
     run: Path,
     path: Path,
     commands: events.EventReader,
-    ticket: Ticket | None,
+    ticket: Ticket,
     command: list[str],
     spare: Spare | None,
     signals: Signals,
 ) -> None:
     began = time.monotonic()
     kills_before = memory_kills()
-    uses = ticket.uses if ticket else ()
-    with contextlib.nullcontext() if ticket else _blocking(signal.SIGUSR2):
-        worker = _told(spare, run, uses) or start_worker(command, uses)
+    worker = _told(spare, run, ticket.uses) or start_worker(command, ticket.uses)
     # If this process is killed, the worker keeps the device, and the status stays correct.
-    if ticket is not None:
-        with contextlib.suppress(RunError):
-            ticket.hand_to(worker.pid)
+    with contextlib.suppress(RunError):
+        ticket.hand_to(worker.pid)
     with contextlib.suppress(OSError):  # on a full disk the worker waits and reports it
         text = "Starting the worker …"
         events.append(path, "stage", stage="starting", text=text, **identity(worker.pid))
@@ -190,16 +176,6 @@ def _watch(
         second=signals.first.name if signals.is_second and signals.first else "",
         has_killed=memory_kills() > kills_before,
     )
-
-
-@contextlib.contextmanager
-def _blocking(number: signal.Signals) -> Iterator[None]:
-    """Block a signal for the processes that are started in the block: a cluster sends it to all."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _told(spare: Spare | None, run: Path, uses: tuple[str, ...]) -> subprocess.Popen[bytes] | None:

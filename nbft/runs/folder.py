@@ -178,8 +178,6 @@ class Run:
 
         A run on another machine counts as lost after ten minutes without a sign of life.
         """
-        if self.state.cluster:
-            facade.look(self)
         return self.state.status
 
     @property
@@ -249,8 +247,6 @@ class Run:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise RunError(f"{self.id}: {name} could not be written: {reason}.") from None
-        if name in ("stop", "cancel") and self.state.cluster:
-            facade.withdraw(self, {"event": name})
 
     @property
     def step(self) -> int:

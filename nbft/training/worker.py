@@ -371,11 +371,6 @@ def _decisions(job: _Job, found: FoundModel) -> Decisions:
             f"The plan chose {planned.device}, which PyTorch does not find. The run uses "
             f"{decisions.device} with {decisions.dtype.value} weights instead."
         )
-    elif planned is None and job.config.compute.launcher == "slurm":
-        job.warn(
-            f"Decided on this node: {decisions.device}, {decisions.dtype.value} weights, "
-            f"mixed precision {decisions.mixed_precision.value}."
-        )
     return decisions
 
 
