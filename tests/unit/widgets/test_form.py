@@ -965,3 +965,12 @@ def test_the_name_of_the_run_is_beside_the_project(form: Form) -> None:
     ]
     form._views.reveal("training.run_name")
     assert list(TABS)[form._views.tabs.selected_index] == "Tracking"
+
+
+def test_auto_is_typed_and_shown_as_the_number_of_processes(form: Form) -> None:
+    box = control(form, "distributed.num_processes")
+    box.value = "auto"
+    assert form.config.distributed.num_processes is None
+    assert box.value == "auto"
+    box.value = ""
+    assert form.config.distributed.num_processes == 1
