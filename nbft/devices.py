@@ -205,15 +205,16 @@ def names_to_take(device: str, needs: int | None = 1) -> tuple[str, ...]:
     """
     if not (names := names_of(device)):
         return ()
-    named = sorted(alike(gpus()), key=lambda gpu: -gpu.free_bytes)
-    few = needs is None or len(named) < needs
-    return names if few else tuple(gpu.uuid for gpu in named)
+    same = alike(gpus())
+    is_few = needs is None or len(same) < needs
+    return names if is_few else tuple(gpu.uuid for gpu in same)
 
 
 def alike(seen: Sequence[Gpu]) -> list[Gpu]:
-    """Return those of some GPUs that are like the first."""
+    """Return those of some GPUs that are like the first, the one with the most free memory first."""
     first = seen[0]
-    return [g for g in seen if (g.name, g.capability) == (first.name, first.capability)]
+    same = [gpu for gpu in seen if (gpu.name, gpu.capability) == (first.name, first.capability)]
+    return sorted(same, key=lambda gpu: -gpu.free_bytes)
 
 
 @functools.lru_cache(maxsize=1)

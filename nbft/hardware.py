@@ -227,8 +227,8 @@ def free_memory_bytes(device: str, devices_needed: int | None = None) -> int:
         if seen := devices.gpus():
             if devices_needed is None:
                 return seen[0].free_bytes
-            freest = sorted((gpu.free_bytes for gpu in devices.alike(seen)), reverse=True)
-            return freest[min(devices_needed, len(freest)) - 1]
+            freest = devices.alike(seen)
+            return freest[min(devices_needed, len(freest)) - 1].free_bytes
     own = device_of(device).free_memory_bytes() if device in registry.devices else None
     if own is not None:
         return int(own)

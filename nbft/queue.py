@@ -47,10 +47,10 @@ class Ticket:
     Args:
         device: The kind, such as cpu or cuda.
         run: Folder of the run that waits.
-        among: Names of the devices that it may use; () where they have none, as the CPU. Such a run
-            waits for all others of its kind, and they wait for it.
+        among: Returns the names of the devices that it may use, those to take first in front; ()
+            where they have none, as the CPU. Such a run waits for all others of its kind, and they
+            wait for it.
         needs: How many of them it takes; all if None.
-        preferred: Returns names, the ones to take first in front.
 
     Attributes:
         uses: Names of those that it has taken; () where they have none.
@@ -64,18 +64,17 @@ class Ticket:
         self,
         device: str,
         run: Path,
-        among: Sequence[str] = (),
+        among: Callable[[], Sequence[str]] = tuple,
         needs: int | None = 1,
-        preferred: Callable[[], Sequence[str]] | None = None,
     ) -> None:
         self._run = run
         self._device = _key_of(device)
-        self._among = tuple(among)
+        self._in_order = among
+        self._among = tuple(among())
         self._needs = len(self._among) if needs is None else needs
-        if among and self._needs > len(among):
-            there = f"there {'is' if len(among) == 1 else 'are'} {len(among)} here"
+        if self._among and self._needs > (number := len(self._among)):
+            there = f"there {'is' if number == 1 else 'are'} {number} here"
             raise RunError(f"It needs {needs} GPUs, and {there}. Start it with fewer processes.")
-        self._preferred = preferred
         self.uses: tuple[str, ...] = ()
         self._folder = queue_folder()
         self._state = 1
@@ -125,10 +124,9 @@ class Ticket:
             if (other := self._in_the_way(before)) is not None:
                 return self._waits_for(other, holders)
             if self._among:
-                order = [*(self._preferred() if self._preferred else ()), *self._among]
                 free = self._free(before)
-                chosen = [name for name in dict.fromkeys(order) if name in free][: self._needs]
-                self.uses = tuple(chosen)
+                order = dict.fromkeys([*self._in_order(), *self._among])  # of now, after the wait
+                self.uses = tuple(name for name in order if name in free)[: self._needs]
                 self._write(ours)
             ours.rename(ours.with_name(_renamed(ours, state=0)))
             self._state = 0
@@ -199,9 +197,8 @@ def turn(
     say: Callable[[str], None],
     give_up: Callable[[], bool],
     *,
-    among: Sequence[str] = (),
+    among: Callable[[], Sequence[str]] = tuple,
     needs: int | None = 1,
-    preferred: Callable[[], Sequence[str]] | None = None,
 ) -> Iterator[Ticket | None]:
     """Wait for devices, hold them for the block, and give them back.
 
@@ -214,8 +211,7 @@ def turn(
         say: Called with a sentence when the run ahead changes, or the ticket was removed.
         give_up: Called between checks; returns whether to leave the queue.
         among: As in `Ticket`,
-        needs: and so is this,
-        preferred: and this.
+        needs: and so is this.
 
     Yields:
         The ticket that holds the devices; None after giving up.
@@ -223,7 +219,7 @@ def turn(
     Raises:
         RunError: The folder of the queue cannot be used.
     """
-    ticket = Ticket(device, run, among, needs, preferred)
+    ticket = Ticket(device, run, among, needs)
     reported = ""
     try:
         with _beating(run / "events.jsonl", ticket):

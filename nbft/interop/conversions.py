@@ -437,6 +437,11 @@ def lists_only(value: Any, config: Config) -> Any:
     return value if isinstance(value, list) else UNSET
 
 
+def numbers_only(value: Any, config: Config) -> Any:
+    """Write a number; a word such as auto has no place in the other format."""
+    return UNSET if isinstance(value, str) else value
+
+
 def is_set(value: Any, config: Config) -> bool:
     """Write whether there is a value."""
     return value is not None

@@ -53,10 +53,6 @@ def export(config: Config, name: str) -> Exported:
     return text
 
 
-_OPEN = ("distributed.num_processes", "auto")
-"""What other systems have no word for; they take a number."""
-
-
 def _tree(config: Config, target: System, also: Container[str] = ()) -> dict[str, Any]:
     mine, base = _values(config), _values(_imported({}, target))
     written: dict[str, Any] = {}
@@ -69,7 +65,7 @@ def _tree(config: Config, target: System, also: Container[str] = ()) -> dict[str
                 theirs = entry.back(value, config)
             elif entry.convert is not None:
                 continue
-            if theirs is not UNSET and (setting, value) != _OPEN:
+            if theirs is not UNSET:
                 written.setdefault(filled(entry.path, parts), theirs)
     tree = tree_of(written) if target.name != "peft_studio" else written
     if target.write:

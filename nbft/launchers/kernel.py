@@ -86,7 +86,7 @@ def _work_in_turn(run: Path, device: str, needs: int | None) -> None:
         run,
         functools.partial(report_queued, path),
         lambda: requests.end() is not None,
-        among=names,
+        among=lambda: names,
         needs=needs,
     ) as ticket:
         if ticket is None:

@@ -119,10 +119,8 @@ def supervise(folder: Path, command: list[str]) -> None:
             return ends.keys() >= {*contestants.runs}
 
         try:
-            find = functools.partial(names_to_take, device)
-            with turn(
-                device, folder, contestants.say, is_to_end, among=find(), preferred=find
-            ) as ticket:
+            among = functools.partial(names_to_take, device)
+            with turn(device, folder, contestants.say, is_to_end, among=among) as ticket:
                 if ticket is None:
                     for run in contestants.runs:
                         leave_queue(run / "events.jsonl", ends[run])

@@ -75,14 +75,11 @@ def supervise(run: Path, command: list[str], spare: Spare | None = None) -> None
         try:
             say = functools.partial(report_queued, path)
 
-            def preferred() -> list[str]:
+            def among() -> list[str]:
                 names = names_to_take(device, needs)
                 return sorted(names, key=lambda name: not (spare and name in spare.sees))
 
-            among = names_to_take(device, needs)
-            with turn(
-                device, run, say, is_to_end, among=among, needs=needs, preferred=preferred
-            ) as ticket:
+            with turn(device, run, say, is_to_end, among=among, needs=needs) as ticket:
                 if ticket is None:
                     leave_queue(path, ends[0])
                     return

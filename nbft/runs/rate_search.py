@@ -202,8 +202,8 @@ class _Search:
             "folder": str(empty),
         }
         device = self._plan.device.value
-        find = functools.partial(names_to_take, device)
-        with turn(device, place, say, give_up, among=find(), preferred=find) as ticket:
+        among = functools.partial(names_to_take, device)
+        with turn(device, place, say, give_up, among=among) as ticket:
             if ticket is None:
                 return
             with _process(task, place / "log.txt", ticket.uses) as messages:

@@ -161,7 +161,7 @@ def test_auto_is_a_process_for_each_free_gpu(
     driver(table)
     monkeypatch.setenv("NBFT_QUEUE", str(tmp_path / "queue"))
     if held:
-        ticket = Ticket("cuda", tmp_path / "other", held, len(held))
+        ticket = Ticket("cuda", tmp_path / "other", lambda: held, len(held))
         assert ticket.take() is None
     config = Config(distributed={"num_processes": "auto"})
     plan = make_plan(config)

@@ -81,7 +81,7 @@ FOUR = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
 
 
 def of_four(name: str, needs: int, among: Sequence[str] = FOUR) -> Ticket:
-    return Ticket("cuda", Path("/runs") / name, among, needs)
+    return Ticket("cuda", Path("/runs") / name, lambda: among, needs)
 
 
 def test_each_run_takes_the_gpus_that_it_needs() -> None:
@@ -132,14 +132,14 @@ def test_more_than_there_are_is_refused() -> None:
 
 
 def test_a_run_of_an_older_version_takes_all() -> None:
-    ticket = Ticket("cuda", Path("/runs/old"), FOUR, None)
+    ticket = Ticket("cuda", Path("/runs/old"), lambda: FOUR, None)
     assert ticket.take() is None
     assert ticket.uses == FOUR
 
 
 def test_the_preferred_ones_are_taken_first() -> None:
-    found = iter([("GPU-c", "GPU-gone", "GPU-a")])
-    ticket = Ticket("cuda", Path("/runs/a"), FOUR, 3, lambda: next(found))
+    found = iter([FOUR, ("GPU-c", "GPU-gone", "GPU-a")])
+    ticket = Ticket("cuda", Path("/runs/a"), lambda: next(found), 3)
     assert ticket.take() is None
     assert ticket.uses == ("GPU-c", "GPU-a", "GPU-b")
 
