@@ -47,7 +47,7 @@ class Distributed(Section):
         1,
         label="Processes",
         help="Number of training processes, one per device; a step learns from the rows of all. "
-        "auto: one for each free GPU.",
+        "With auto, one for each free GPU.",
         unit="processes",
         ge=1,
         le=100_000,
