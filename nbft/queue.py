@@ -74,7 +74,9 @@ class Ticket:
         self._needs = len(self._among) if needs is None else needs
         if self._among and self._needs > (number := len(self._among)):
             there = f"there {'is' if number == 1 else 'are'} {number} here"
-            raise RunError(f"It needs {needs} GPUs, and {there}. Start a new run with fewer processes.")
+            raise RunError(
+                f"It needs {needs} GPUs, and {there}. Start a new run with fewer processes."
+            )
         self.uses: tuple[str, ...] = ()
         self._folder = queue_folder()
         self._state = 1
