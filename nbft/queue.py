@@ -224,7 +224,7 @@ def turn(
     ticket = Ticket(device, run, among, needs)
     reported = ""
     try:
-        with _beating(run / "events.jsonl", ticket):
+        with beating(run / "events.jsonl", ticket):
             while True:
                 waits_for = ticket.take()
                 if ticket.is_replaced:
@@ -245,16 +245,22 @@ def turn(
 
 
 @contextlib.contextmanager
-def _beating(path: Path, ticket: Ticket) -> Iterator[None]:
-    """Show regularly that this process lives, and keep its place in the queue."""
+def beating(path: Path, ticket: Ticket | None = None) -> Iterator[None]:
+    """Show regularly that this process lives, and keep its place in the queue.
+
+    Args:
+        path: The events of its run.
+        ticket: Its place; None if it needs none.
+    """
     has_ended = threading.Event()
 
     def beat() -> None:
         while not has_ended.wait(_BEAT_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(path)
-            with contextlib.suppress(OSError, RunError):
-                ticket.keep()
+            if ticket is not None:
+                with contextlib.suppress(OSError, RunError):
+                    ticket.keep()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -265,14 +271,20 @@ def _beating(path: Path, ticket: Ticket) -> Iterator[None]:
         thread.join()
 
 
-def say_queued(run: Path, device: str) -> events.EventReader:
+def say_queued(run: Path, device: str, begin: int | None = None) -> events.EventReader:
     """Record that this process supervises a run, and return the reader of its commands.
 
     Commands for an earlier attempt are skipped. Those written from now on are read, even while
     the worker is still loading.
+
+    Args:
+        run: The run's folder.
+        device: Kind of the device.
+        begin: Where its commands begin in their file, in bytes; at its end if None.
     """
     commands = run / "commands.jsonl"
-    begin = commands.stat().st_size if commands.exists() else 0
+    if begin is None:
+        begin = commands.stat().st_size if commands.exists() else 0
     events.keep_reserve(run)
     about = {**identity(), "python": sys.executable, "device": device, "commands_bytes": begin}
     events.append(run / "events.jsonl", "queued", **about)

@@ -297,9 +297,10 @@ launchers = Registry(
     {
         "kernel": "nbft.launchers.kernel:LAUNCHER",
         "process": "nbft.launchers.process:LAUNCHER",
+        "slurm": "nbft.launchers.slurm:LAUNCHER",
     },
 )
-"""Key → a `Launcher`; the launcher of nbft.submit."""
+"""Key → a `Launcher`; compute.launcher."""
 
 exports = Registry(
     "exports",

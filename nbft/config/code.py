@@ -35,7 +35,8 @@ def code_of(config: Config, folder: Path | None = None) -> list[Code]:
         config: The config.
         folder: Folder of the config file, for relative paths.
     """
-    return [*_functions(config, folder), *_of_models(config), *_of_packages(config)]
+    functions = _functions(config, folder)
+    return [*functions, *_of_models(config), *_of_packages(config), *_of_jobs(config)]
 
 
 def allow_code(config: Config, folder: Path | None = None) -> list[Code]:
@@ -175,6 +176,14 @@ def _of_models(config: Config) -> Iterator[Code]:
         source = "\n".join(file.read_text("utf-8", "replace") for file in files)
         place = f"{given}, revision {model.model_revision or 'main'}"
         yield Code(MODEL_CODE, given, place, source.encode(), source[:_LONGEST_SOURCE_CHARS])
+
+
+def _of_jobs(config: Config) -> Iterator[Code]:
+    """Yield the commands that the job of a cluster runs besides nbft."""
+    for name in ("setup", "teardown", "srun_args"):
+        if given := config.compute.slurm.get(name):
+            source = "\n".join(map(str, given if isinstance(given, list) else [given]))
+            yield Code("compute.slurm", name, f"compute.slurm.{name}", source.encode(), source)
 
 
 def _of_packages(config: Config) -> Iterator[Code]:

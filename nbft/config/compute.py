@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from nbft import registry
 from nbft.config.base import Section, expert_setting, key_of, setting
@@ -17,6 +17,18 @@ class Compute(Section):
         source="nbft",
         level="basic",
         why="A GPU is usually many times faster than a CPU. Choose cpu to leave the GPU to others.",
+    )
+    launcher: key_of(registry.launchers) = expert_setting(  # type: ignore[valid-type]
+        "process",
+        help="What starts a background run: process, on this machine, or slurm, as a job of a "
+        "cluster.",
+        source="nbft",
+    )
+    slurm: dict[str, Any] = expert_setting(
+        help="Options of sbatch for launcher=slurm, by their names with underscores; time in minutes: "
+        "{partition: gpu, gpus_per_node: 'a100:1', time: 240}.",
+        source="submitit SlurmExecutor.update_parameters; sbatch",
+        default_factory=dict,
     )
     torch_compile: bool = expert_setting(
         False,

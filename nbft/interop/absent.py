@@ -44,6 +44,7 @@ OF_NO_CONSEQUENCE = (
     *("data.validation.shuffle_buffer_size", "data.validation.datasets[].mixture_proportion"),
     *("data.train.datasets[].trust_remote_code", "data.validation.datasets[].trust_remote_code"),
     *("compute.provider", "compute.price_usd_per_hour", "compute.peak_tflops", "speed"),
+    *("compute.launcher", "compute.slurm"),
     *("logging.disable_tqdm", "logging.log_level", "logging.dep_log_level", "logging.logging_dir"),
 )
 """Settings that change neither the losses nor the files of the cell."""

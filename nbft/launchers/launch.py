@@ -46,11 +46,20 @@ def start(config: Config | str | Path, *, allow_code: bool = False) -> Run:
 
 def _created(config: Config | str | Path, allow_code: bool) -> Run:
     folder, config = read_config(config, allow_code)
-    return Run.create(config, folder)
+    return Run.create(_started_by("kernel", config), folder)
+
+
+def _started_by(launcher: str | None, config: Config) -> Config:
+    """Return a config that is planned for the machine where a launcher trains it."""
+    if launcher in (None, config.compute.launcher):
+        return config
+    if "slurm" not in (launcher, config.compute.launcher):
+        return config
+    return config.apply({"compute.launcher": launcher})
 
 
 def submit(
-    config: Config | str | Path, *, launcher: str = "process", allow_code: bool = False
+    config: Config | str | Path, *, launcher: str | None = None, allow_code: bool = False
 ) -> Run:
     """Start a run in the background and return it at once.
 
@@ -58,14 +67,16 @@ def submit(
 
     Args:
         config: The config, or its path.
-        launcher: Key of `nbft.registry.launchers`.
+        launcher: Key of `nbft.registry.launchers`; compute.launcher if None.
         allow_code: Consent to the code that the config names; see `Config.load`.
 
     Raises:
         ConfigError: Every problem that would stop the run.
     """
-    found = registry.launchers.get(launcher)
     folder, config = read_config(config, allow_code)
+    config = _started_by(launcher, config)
+    found = registry.launchers.get(launcher or config.compute.launcher)
+    found.check(config)
     if config.speed.spare_worker:
         found.prepare()
     run = Run.create(config, folder)
@@ -90,15 +101,33 @@ def resume(run: Run, changes: Mapping[str, Any] | None = None) -> Run:
             raise RunError(f"{run.id}: has no complete checkpoint to resume from. Start a new run.")
         _change(run, dict(changes or {}))
         _take_over(run)
-        registry.launchers.get("process").start(run, run.state.supervisor.get("python"))
+        _background(run.config).start(run, run.state.supervisor.get("python"))
     return run
+
+
+def look(run: Run, cluster: str) -> None:
+    """Find out whether a run that waits in the queue of a cluster still does."""
+    registry.launchers.get(cluster).look(run)
+
+
+def withdraw(run: Run, cluster: str) -> None:
+    """Take a run out of the queue of a cluster."""
+    registry.launchers.get(cluster).withdraw(run)
 
 
 def retry(run: Run, config: Config) -> Run:
     """Start a run in the background with other settings than an earlier one; see `Run.retry`."""
+    found = _background(config)
+    found.check(config)
     new = Run.create(config)
-    registry.launchers.get("process").start(new, run.state.supervisor.get("python"))
+    found.start(new, run.state.supervisor.get("python"))
     return new
+
+
+def _background(config: Config) -> Any:
+    """Return the launcher of a background run that goes on from another one, or repeats it."""
+    name = config.compute.launcher
+    return registry.launchers.get("process" if name == "kernel" else name)
 
 
 @contextlib.contextmanager
@@ -293,6 +322,7 @@ def _interrupted(config: Config | str | Path) -> Run | None:
     from nbft.runs.folder import self_contained
 
     folder, config = read_config(config)
+    config = _started_by("kernel", config)
     wanted = self_contained(config, None, folder).to_dict(full=True)
     for run in list_runs(config.training.output_dir):
         with contextlib.suppress(ConfigError):

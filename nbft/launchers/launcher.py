@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from nbft.config import Config
     from nbft.runs.folder import Run
 
 
@@ -19,6 +20,13 @@ class Launcher:
     """
 
     title: ClassVar[str]
+
+    def check(self, config: Config) -> None:
+        """Check whether a run can be started from here, before there is one.
+
+        Raises:
+            RunError: It cannot.
+        """
 
     def prepare(self) -> None:
         """Get ready while a config is checked."""
@@ -35,3 +43,9 @@ class Launcher:
             RunError: It did not start.
         """
         raise NotImplementedError
+
+    def look(self, run: Run) -> None:
+        """Find out whether a run that waits in the queue of a cluster still does."""
+
+    def withdraw(self, run: Run) -> None:
+        """Take a run out of the queue of a cluster."""

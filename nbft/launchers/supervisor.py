@@ -26,7 +26,7 @@ from nbft.errors import NbftError, RunError
 from nbft.launchers.signals import Signals, heard
 from nbft.launchers.spare import log_to, tell, wait_for_run
 from nbft.processes import identity, set_title
-from nbft.queue import Ticket, say_queued, turn
+from nbft.queue import Ticket, beating, say_queued, turn
 from nbft.runs.files import log_tail, read_plan
 from nbft.runs.requests import because, stop_by, stopped_at_once
 
@@ -51,19 +51,23 @@ class Spare(NamedTuple):
     sees: tuple[str, ...]
 
 
-def supervise(run: Path, command: list[str], spare: Spare | None = None) -> None:
+def supervise(
+    run: Path, command: list[str], spare: Spare | None = None, *, job_begin: int | None = None
+) -> None:
     """Supervise a run from the queue to its last event.
 
     Args:
         run: The run's folder.
         command: What starts its worker.
         spare: A waiting worker, which is used instead if it still lives and sees the right GPUs.
+        job_begin: In the job of a cluster, which has its devices and waits for none: where the
+            commands to the run begin, in bytes.
     """
     path = run / "events.jsonl"
     device, needs = devices_of(read_plan(run))
     set_title(f"supervising {run.name}")
     with heard() as signals:
-        commands = say_queued(run, device)
+        commands = say_queued(run, device, job_begin)
         ends: list[events.Event] = []
 
         def is_to_end() -> bool:
@@ -72,13 +76,16 @@ def supervise(run: Path, command: list[str], spare: Spare | None = None) -> None
                 ends.append(stop_by(signals.first.name))
             return bool(ends)
 
+        def among() -> list[str]:
+            names = names_to_take(device, needs)
+            return sorted(names, key=lambda name: not (spare and name in spare.sees))
+
         try:
+            if job_begin is not None:
+                with beating(path):
+                    _watch(run, path, commands, None, command, None, signals)
+                return
             say = functools.partial(report_queued, path)
-
-            def among() -> list[str]:
-                names = names_to_take(device, needs)
-                return sorted(names, key=lambda name: not (spare and name in spare.sees))
-
             with turn(device, run, say, is_to_end, among=among, needs=needs) as ticket:
                 if ticket is None:
                     leave_queue(path, ends[0])
@@ -140,17 +147,19 @@ def _watch(
     run: Path,
     path: Path,
     commands: events.EventReader,
-    ticket: Ticket,
+    ticket: Ticket | None,
     command: list[str],
     spare: Spare | None,
     signals: Signals,
 ) -> None:
     began = time.monotonic()
     kills_before = memory_kills()
-    worker = _told(spare, run, ticket.uses) or start_worker(command, ticket.uses)
+    uses = ticket.uses if ticket else ()
+    worker = _told(spare, run, uses) or start_worker(command, uses)
     # If this process is killed, the worker keeps the device, and the status stays correct.
-    with contextlib.suppress(RunError):
-        ticket.hand_to(worker.pid)
+    if ticket is not None:
+        with contextlib.suppress(RunError):
+            ticket.hand_to(worker.pid)
     with contextlib.suppress(OSError):  # on a full disk the worker waits and reports it
         text = "Starting the worker …"
         events.append(path, "stage", stage="starting", text=text, **identity(worker.pid))

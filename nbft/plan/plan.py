@@ -49,6 +49,7 @@ from nbft.models.peft_types import peft_type_of
 from nbft.models.templates import chosen_template, model_template, special_tokens
 from nbft.plan import schedule
 from nbft.plan.checks import check
+from nbft.plan.cluster import planning_for_node
 from nbft.plan.disk import DiskUse, disk_use
 from nbft.plan.guidance import guidance
 from nbft.plan.largest import Largest, largest
@@ -354,6 +355,13 @@ def make_plan(config: Config, *, folder: Path | None = None) -> Plan:
         config: The config.
         folder: Folder of the config file, for relative paths.
     """
+    with planning_for_node(config) as remarks:
+        plan = _make_plan(config, folder)
+    plan.remarks[:0] = remarks
+    return plan
+
+
+def _make_plan(config: Config, folder: Path | None) -> Plan:
     blocked = forbidden(config, folder)
     given, settled_remarks = settled(config)
     config = _without_components(given, blocked)

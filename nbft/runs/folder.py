@@ -178,6 +178,8 @@ class Run:
 
         A run on another machine counts as lost after ten minutes without a sign of life.
         """
+        if cluster := self.state.cluster:
+            facade.look(self, cluster)
         return self.state.status
 
     @property
@@ -247,6 +249,12 @@ class Run:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise RunError(f"{self.id}: {name} could not be written: {reason}.") from None
+        state = self.state
+        if name in ("stop", "cancel") and (state.cluster or state.is_released):
+            if state.cluster:
+                facade.withdraw(self, state.cluster)
+            kind = "cancelled" if name == "cancel" or not state.step else "stopped"
+            events.append(self.events_path, kind, step=state.step)
 
     @property
     def step(self) -> int:

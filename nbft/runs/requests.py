@@ -1,7 +1,7 @@
 """What a run is asked to do: commands in its file, and signals to the process that trains it.
 
-A request is an event of `commands.jsonl`. One that came by a signal has `why`, and `monotonic`, the
-time of the signal in seconds. Called by `nbft.launchers`, which hear signals, and by
+A request is an event of `commands.jsonl`. One that the system makes has `why`, and `monotonic`, its
+time in seconds. Called by `nbft.launchers`, which hear signals, and by
 `nbft.training`, which carries requests out.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import threading
 import time
 from collections import deque
@@ -20,6 +21,9 @@ from nbft.runs.checkpoints import last_whole, step_of
 
 _URGENT = ("SIGTERM", "SIGHUP")
 """The system kills a process some seconds after these."""
+
+GOES_ON = "NBFT_GOES_ON"
+"""A variable of the processes whose run goes on by itself after the system has ended them."""
 
 _lock = threading.Lock()
 _asked: dict[Path, events.Event] = {}
@@ -56,7 +60,14 @@ def stop_by(signal: str) -> events.Event:
     why = f"the system asked ({signal})" if signal in _URGENT else ""
     if not signal:
         why = "its process is ending"
+    if why and GOES_ON in os.environ:
+        return release_because(why)
     return {"event": "stop", "monotonic": time.monotonic(), **({"why": why} if why else {})}
+
+
+def release_because(why: str) -> events.Event:
+    """Return the request to save a run, end its process and let it go on later."""
+    return {"event": "pause", "release": True, "monotonic": time.monotonic(), "why": why}
 
 
 def because(request: events.Event) -> str:
@@ -138,11 +149,12 @@ class Requests:
 
     def end(self) -> events.Event | None:
         """Return the first request to end the run, or None."""
-        return next((r for r in self.read() if r["event"] in ("stop", "cancel")), None)
+        ends = (r for r in self.read() if r["event"] in ("stop", "cancel") or r.get("why"))
+        return next(ends, None)
 
     def take_urgent(self) -> events.Event | None:
         """Take out a request that the system will enforce soon, or return None."""
-        urgent = next((r for r in self.read() if r["event"] == "stop" and r.get("why")), None)
+        urgent = next((r for r in self.read() if r.get("why")), None)
         if urgent is not None:
             self._waiting.remove(urgent)
         return urgent

@@ -295,10 +295,18 @@ class RunState:
         """
         if self.end is not None or self._status == "created" or self.is_released:
             return self._status
+        if self.cluster:
+            return self._status
         if any(process.lives() for process in self._processes):
             return self._status
         is_silent = self.heard is None or time.time() - self.heard > SILENT_SECONDS
         return "lost" if is_silent or not self.host else self._status
+
+    @property
+    def cluster(self) -> str:
+        """The launcher in whose queue the run waits, such as slurm; "" if it waits in none."""
+        is_waiting = self._status == "queued" and not self._processes
+        return str(self.supervisor.get("cluster") or "") if is_waiting else ""
 
     @property
     def is_released(self) -> bool:

@@ -46,6 +46,8 @@ def summary(run: Run, seconds: float = _READING_SECONDS) -> dict[str, Any]:
         digest = _digests[run.path]
         digest.refresh(seconds)
         state = digest.reader.state
+        if state.cluster and run.status != "queued":  # which asks the cluster
+            digest.refresh(seconds)
         status, few = state.status, state.few
         assert few is not None
         return {

@@ -143,8 +143,10 @@ def _ended_early(request: events.Event, step: int) -> dict[str, Any]:
     """Return the last event of a run that was asked to end before a step."""
     if request["event"] == "cancel":
         return {"event": "cancelled"}
-    text = f"Stopped before step {step + 1:,}{because(request)}."
-    return {"event": "stopped", "text": text}
+    when = f"before step {step + 1:,}{because(request)}."
+    if request["event"] == "pause":
+        return {"event": "paused", "released": True, "text": f"Paused {when}"}
+    return {"event": "stopped", "text": f"Stopped {when}"}
 
 
 def _worker(ranks: Ranks) -> dict[str, Any]:
@@ -296,7 +298,8 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
                 _train_on(trainer, provenance, resumption)
             is_released = reporting.ending in ("paused", "cancelled")
             if ranks.agree(is_released):
-                return {"event": reporting.ending or "followed", "released": True}
+                ending = reporting.ending or "followed"
+                return {"event": ending, "released": True, **reporting.reason}
             is_wanted = config.evaluation.eval_strategy != "no" or not config.training.do_train
             has_measured = reporting.last_eval_step == trainer.state.global_step
             is_due = is_wanted and loaded.rows.held_out and not has_measured
@@ -320,7 +323,8 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     if reporting.ending is None:
         text = reason_of_end(trainer)
         return {"event": "completed", **({"text": text} if text else {}), **took, **saved}
-    return {"event": reporting.ending, **reporting.reason, **took, **saved}
+    released = {"released": True} if reporting.ending == "paused" else {}
+    return {"event": reporting.ending, **released, **reporting.reason, **took, **saved}
 
 
 def _expect_planned(job: _Job) -> None:
@@ -370,6 +374,11 @@ def _decisions(job: _Job, found: FoundModel) -> Decisions:
         job.warn(
             f"The plan chose {planned.device}, which PyTorch does not find. The run uses "
             f"{decisions.device} with {decisions.dtype.value} weights instead."
+        )
+    elif planned is None and job.config.compute.launcher == "slurm":  # its plan leaves them out
+        job.warn(
+            f"Decided on this node: {decisions.device}, {decisions.dtype.value} weights, "
+            f"mixed precision {decisions.mixed_precision.value}."
         )
     return decisions
 

@@ -72,7 +72,7 @@ class ReportingCallback(TrainerCallback):
         self.stages = stages or StageClock()
         self._has_trained = False
         self._saved_at: float | None = None
-        self._stop: events.Event = {}
+        self._ended_by: events.Event = {}
         self._device = device
         self._sample = sample
         self._listeners: list[_Listener] | None = None  # not known before there is a trainer
@@ -188,7 +188,7 @@ class ReportingCallback(TrainerCallback):
 
         if name == "stop":
             self._end("stopped", step, control)
-            self._stop = command
+            self._ended_by = command
             answer(f"Stopping after step {step}{because(command)}.")
         elif name == "cancel":
             self._end("cancelled", step, control, save=False)
@@ -201,7 +201,8 @@ class ReportingCallback(TrainerCallback):
             self.say_samples(step, self._sample(model))
         elif name == "pause" and command.get("release"):
             self._end("paused", step, control)
-            answer(f"Saving at step {step} and freeing the device.")
+            self._ended_by = command
+            answer(f"Saving at step {step} and freeing the device{because(command)}.")
         elif name == "pause":
             answer(f"Pausing after step {step}.")
             self._pause(step, control, model)
@@ -234,15 +235,15 @@ class ReportingCallback(TrainerCallback):
     @property
     def is_urgent(self) -> bool:
         """Whether the system ends the process soon."""
-        return bool(self._stop.get("why"))
+        return bool(self._ended_by.get("why"))
 
     @property
     def reason(self) -> dict[str, str]:
-        """The fields of the last event that say why the run stops; {} for a person's command."""
+        """The fields of the last event that say why the run ends; {} for a person's command."""
         if not self.is_urgent:
             return {"text": self._text} if self._text else {}
-        text = f"Stopped{because(self._stop)}"
-        asked_at, saved_at = self._stop.get("monotonic"), self._saved_at
+        text = f"{str(self.ending).capitalize()}{because(self._ended_by)}"
+        asked_at, saved_at = self._ended_by.get("monotonic"), self._saved_at
         if asked_at is not None and saved_at is not None and saved_at >= asked_at:
             text += f"; the checkpoint was whole {saved_at - asked_at:.1f} s later"
         return {"text": f"{text}."}

@@ -23,8 +23,8 @@ ALL = {
     "data: {train: {dataset_name: alpaca, sample_cuont: 3}}": "data.train.datasets[0].sample_cuont"
     "=3: is not a setting. Did you mean sample_count?",
     "trainig: {seed: 1}": "trainig: is not a setting. Did you mean training?",
-    "compute: {zzz: 1}": "compute.zzz=1: is not a setting. Known: device, peak_tflops, "
-    "price_usd_per_hour, provider, torch_compile.",
+    "compute: {zzz: 1}": "compute.zzz=1: is not a setting. Known: device, launcher, "
+    "peak_tflops, price_usd_per_hour, provider, slurm, torch_compile.",
     "training: {zzz: 1}": "training.zzz=1: is not a setting. Remove it, or list the settings with: "
     "nbft config show --all.",
     "self: 1": "self=1: is not a setting. Remove it, or list the settings with: nbft config show "

@@ -1,0 +1,297 @@
+"""Runs as jobs of a Slurm cluster, through submitit.
+
+The job supervises the run on its node, where the worker trains; what it writes is in the run's
+folder, which the nodes share with the machine that submits. Before the job's time ends, or when the
+cluster takes its node back, the run is saved and paused with its process ended, and the job returns
+to the queue; when Slurm starts it again, the run goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbft import events
+from nbft.access import own_process
+from nbft.config import Config
+from nbft.config.code import forbidden
+from nbft.errors import RunError
+from nbft.launchers.interpreter import python_for, remember
+from nbft.launchers.launcher import Launcher
+from nbft.launchers.spare import log_to
+from nbft.launchers.supervisor import leave_queue, report_failure, supervise, worker_command
+from nbft.plan.cluster import TIME_MINUTES, cluster_problems
+from nbft.runs.checkpoints import last_whole
+from nbft.runs.files import read_plan
+from nbft.runs.requests import GOES_ON, release_because
+from nbft.runs.state import read_state
+
+if TYPE_CHECKING:
+    from nbft.runs.folder import Run
+
+_ASK_SECONDS = 30.0
+"""How often Slurm is asked for this user's jobs, at most."""
+
+_LATE_SECONDS = 60.0
+"""How long after the end of a job its last event may arrive over a shared disk."""
+
+_SLOW_SECONDS = 60.0
+"""How long a command of Slurm may take."""
+
+_DECIDED = ("device", "dtype", "mixed_precision", "parts", "devices")
+"""What a plan decides for the machine that it was made on; the node decides for itself."""
+
+
+class Slurm(Launcher):
+    """A job of a Slurm cluster."""
+
+    title = "a Slurm job"
+
+    def check(self, config: Config) -> None:
+        """Check whether this machine can submit a job.
+
+        Raises:
+            RunError: submitit is missing, this is no machine of a cluster, or an option is unknown.
+        """
+        _executor(config, Path("slurm"), "nbft")
+
+    def start(self, run: Run, python: str | None = None) -> None:
+        """Submit the job of a run; an earlier one of it that still waits is removed.
+
+        Args:
+            run: The run.
+            python: The Python of the job, at the same path on its node, as in `Launcher.start`.
+
+        Raises:
+            RunError: As `check`; or the run is somebody else's and runs commands that nobody has
+                allowed, or Slurm refuses the job.
+        """
+        try:
+            config = run.config
+            if blocked := [c for c in forbidden(config) if c.setting == "compute.slurm"]:
+                raise RunError([str(code.problem) for code in blocked])
+            remember()
+            chosen, remark = python_for(python)
+            if remark:
+                events.append(run.events_path, "warning", text=remark)
+            folder = run.path / "slurm"
+            executor = _executor(config, folder, run.id, chosen)
+            self.withdraw(run)
+            (folder / "gone").unlink(missing_ok=True)
+            plan = {name: v for name, v in read_plan(run.path).items() if name not in _DECIDED}
+            (run.path / "plan.json").write_text(json.dumps(plan, indent=2), encoding="utf-8")
+            job = Job(str(run.path), secrets.token_hex(8))
+            job.say_waiting("Waiting in the queue of Slurm.")
+            from submitit.helpers import clean_env
+
+            with clean_env():  # this may be a job itself
+                submitted = executor.submit(job)
+            (folder / "job").write_text(submitted.job_id, encoding="ascii")
+        except Exception as error:
+            why = error if isinstance(error, RunError) else RunError(_sentence(error))
+            report_failure(run.events_path, why)
+            raise why from None
+
+    def look(self, run: Run) -> None:
+        """Report the end of a job that waited and could not report it itself."""
+        folder = run.path / "slurm"
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            job, gone = (folder / "job").read_text(encoding="ascii"), folder / "gone"
+            jobs = _jobs(int(time.monotonic() / _ASK_SECONDS))
+            if jobs is None or (folder / "job").stat().st_uid != os.getuid():
+                return
+            if job in jobs:
+                gone.unlink(missing_ok=True)
+            elif not gone.exists():
+                gone.touch()
+            elif time.time() - gone.stat().st_mtime >= _LATE_SECONDS:
+                said = f"Its Slurm job {job} is over and did not report how it ended."
+                report_failure(run.events_path, RunError(f"{said} Its log is in {folder}."))
+
+    def withdraw(self, run: Run) -> None:
+        """Take the job of a run out of the queue of Slurm."""
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            job = (run.path / "slurm" / "job").read_text(encoding="ascii")
+            subprocess.run(["scancel", job], capture_output=True, timeout=_SLOW_SECONDS, check=True)
+
+
+class Job:
+    """What a job does, each time that Slurm starts it; submitit calls it on the node.
+
+    Args:
+        run: The run's folder.
+        key: Names this job; a run that was submitted again belongs to another one.
+    """
+
+    def __init__(self, run: str, key: str) -> None:
+        self._run, self._key = run, key
+
+    def say_waiting(self, text: str) -> None:
+        """Record that the run waits for Slurm; commands before do not concern this attempt."""
+        run = Path(self._run)
+        commands, path = run / "commands.jsonl", run / "events.jsonl"
+        begin = commands.stat().st_size if commands.exists() else 0
+        events.keep_reserve(run)
+        about = {"device": "slurm", "commands_bytes": begin}
+        events.append(path, "queued", cluster="slurm", job=self._key, **about)
+        events.append(path, "stage", stage="queued", text=text)
+
+    def __call__(self) -> None:
+        """Supervise the run to its end, or to that of the job, which then returns to the queue."""
+        run = Path(self._run)
+        path = run / "events.jsonl"
+        submitted = [e for e in events.read(path) if e.get("cluster")][-1]
+        if submitted.get("job") != self._key or read_state(path).end is not None:
+            return
+        own_process(run)
+        commands = events.EventReader(run / "commands.jsonl", submitted["commands_bytes"])
+        if (wish := _wish(commands)) is not None:
+            if wish["event"] != "pause":
+                leave_queue(path, wish)
+            elif not read_state(path).is_released:  # its node died while it was paused
+                events.append(path, "paused", released=True)
+            return
+        log_to(run)
+        before = last_whole(run)
+        os.environ[GOES_ON] = "slurm"
+        is_time_up = _pause_at_signal(run)
+        supervise(run, worker_command(run), job_begin=commands.offset_bytes)
+        if not read_state(path).is_released:
+            return
+        if (wish := _wish(commands)) is not None:
+            if wish["event"] != "pause":
+                leave_queue(path, wish)
+        elif is_time_up.is_set() and last_whole(run) == before:
+            told = "It saved nothing new within the time of its Slurm job, so it would never end."
+            report_failure(path, RunError(f"{told} Give compute.slurm.time more minutes."))
+        else:
+            self._return_to_queue(is_time_up=is_time_up.is_set())
+
+    def _return_to_queue(self, *, is_time_up: bool) -> None:
+        number, path = os.environ.get("SLURM_JOB_ID", ""), Path(self._run) / "events.jsonl"
+        try:
+            if not is_time_up and _states().get(number) not in ("RUNNING", "PREEMPTED"):
+                return  # somebody has cancelled the job: the run stays paused
+            self.say_waiting("Waiting in the queue of Slurm to go on from its checkpoint.")
+            _ask("scontrol", "requeue", number)
+        except (OSError, subprocess.SubprocessError) as error:
+            text = f"Its Slurm job could not return to the queue: {_sentence(error)}."
+            events.append(path, "paused", released=True, text=text)
+
+
+def _executor(config: Config, folder: Path, name: str, python: str | None = None) -> Any:
+    """Return submitit's executor with the options of a config.
+
+    Raises:
+        RunError: As `Slurm.check`.
+    """
+    try:
+        from submitit import SlurmExecutor
+    except ImportError:
+        raise RunError(
+            "compute.launcher=slurm: needs submitit. Install it with: pip install submitit"
+        ) from None
+    if not (shutil.which("sbatch") and shutil.which("srun")):
+        raise RunError(
+            "compute.launcher=slurm: sbatch and srun were not found. Submit on a machine of the "
+            "cluster, or use compute.launcher=process."
+        )
+    given = config.compute.slurm
+    if problems := [*cluster_problems(config)]:
+        raise RunError([str(problem) for problem in problems])
+    cpus = given.get("cpus_per_task")
+    srun = [*([f"--cpus-per-task={cpus}"] if cpus else []), *(given.get("srun_args") or [])]
+    more = {"requeue": True, **(given.get("additional_parameters") or {})}
+    usual = {"job_name": name, "time": TIME_MINUTES, "stderr_to_stdout": True}
+    executor = SlurmExecutor(folder, python=shlex.quote(python) if python else None)
+    try:
+        executor.update_parameters(
+            **{**usual, **given, "srun_args": srun, "additional_parameters": more}
+        )
+    except (TypeError, ValueError) as error:
+        raise RunError(f"compute.slurm={given}: {_sentence(error)}") from None
+    return executor
+
+
+def _wish(commands: events.EventReader) -> events.Event | None:
+    """Return the command of a person for a run to wait or to end; None if it is to go on."""
+    wish: events.Event | None = None
+    for command in commands.read():
+        if command["event"] == "continue":
+            wish = None
+        elif command["event"] in ("pause", "stop", "cancel") and not command.get("why"):
+            wish = command
+    return wish
+
+
+def _pause_at_signal(run: Path) -> threading.Event:
+    """Pause a run once Slurm says that the job's time ends; return what is set then.
+
+    It says so to every process of the job. Those that are started from here do not hear it.
+    """
+    is_time_up = threading.Event()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+
+    def wait() -> None:
+        signal.sigwait([signal.SIGUSR2])
+        is_time_up.set()
+        request = release_because("the time of its Slurm job ends")
+        events.append(run / "commands.jsonl", request.pop("event"), **request)
+
+    threading.Thread(target=wait, name="time limit", daemon=True).start()
+    return is_time_up
+
+
+@functools.lru_cache(1)
+def _jobs(_when: int) -> dict[str, str] | None:
+    """Return what `_states` says at a time; None if it says nothing."""
+    try:
+        return _states()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _states() -> dict[str, str]:
+    """Return the states of this user's jobs that are not over, by their numbers.
+
+    Raises:
+        OSError: There is no Slurm here.
+        SubprocessError: It does not answer.
+    """
+    lines = _ask("squeue", "--me", "--noheader", "--format=%i %T").splitlines()
+    return dict(line.split(maxsplit=1) for line in map(str.strip, lines) if line)
+
+
+def _ask(*command: str) -> str:
+    """Return what a command of Slurm prints.
+
+    Raises:
+        OSError: There is no Slurm here.
+        SubprocessError: It refuses, or does not answer.
+    """
+    asked = subprocess.run(
+        command, capture_output=True, text=True, timeout=_SLOW_SECONDS, check=False
+    )
+    if asked.returncode:
+        why = asked.stderr.strip() or f"{command[0]} ended with exit code {asked.returncode}"
+        raise subprocess.SubprocessError(why)
+    return asked.stdout
+
+
+def _sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+LAUNCHER = Slurm()

@@ -1,0 +1,136 @@
+"""The node of a cluster that a run is planned for, which the machine that submits cannot ask.
+
+Called by `make_plan`, for runs whose `compute.launcher` is slurm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from nbft.config import Config
+from nbft.errors import Problem
+from nbft.hardware import Hardware, is_this_machine, planning_for
+from nbft.plan.problems import error
+
+TIME_MINUTES = 60
+"""The time of a job whose options give none."""
+
+_FIELD = "compute.slurm"
+_SIGNAL_SECONDS = 90  # submitit's signal_delay_s
+_ASSUMED = "a100"
+_CPU_GIB = 64
+_MEGABYTES = {"k": 1e-3, "m": 1.0, "g": 1e3, "t": 1e6}
+
+
+@contextlib.contextmanager
+def planning_for_node(config: Config) -> Iterator[list[str]]:
+    """Plan in the block for the node that a run asks a cluster for; yield what is to be said of it."""
+    if config.compute.launcher != "slurm" or not is_this_machine():
+        yield []
+        return
+    node, is_known = _node(config)
+    what = node.title if node.gpus else f"a node with {node.free_bytes / 2**30:.0f} GiB of memory"
+    if is_known:
+        why = f"as {_FIELD} asks for it"
+    else:
+        why = f"which is assumed: {_FIELD} does not say. The node may have less, and then the run fails"
+    decides = "Device, number types and fast path are decided on the node"
+    with planning_for(node):
+        yield [f"Planned for {what}, {why}.", f"{decides}, and a note of the run says so."]
+
+
+def cluster_problems(config: Config) -> Iterator[Problem]:
+    """Yield what a job cannot do."""
+    options = config.compute.slurm
+    if config.compute.launcher != "slurm":
+        return
+    one = (("nodes", 1), ("ntasks_per_node", 1), ("array_parallelism", None), ("use_srun", True))
+    for name, usual in one:
+        if options.get(name, usual) not in (usual, None):
+            left = {other: value for other, value in options.items() if other != name}
+            why = f"has {name}={options[name]}, but a run trains in one task of srun on one node."
+            yield error(_FIELD, why, "Leave it out.", {_FIELD: left})
+    minutes = options.get("time", TIME_MINUTES)
+    delay = options.get("signal_delay_s", _SIGNAL_SECONDS)
+    if type(minutes) is not int or minutes < 1:
+        why = f"has time={minutes!r}; it is a whole number of minutes, at least 1."
+        yield error(_FIELD, why, f"Give time: {TIME_MINUTES}.", {_FIELD: {**options, "time": 60}})
+    elif type(delay) is not int or not 0 < delay < minutes * 60:
+        why = (
+            f"has signal_delay_s={delay!r} and time={minutes}; the run is stopped so many seconds "
+            f"before the end, which must lie between 0 and {minutes * 60}."
+        )
+        yield error(_FIELD, why, "Give time more minutes.", {_FIELD: {**options, "time": 60}})
+    for name, value in options.items():
+        if name not in ("setup", "teardown") and re.search(r"[\x00-\x1f\x7f]", _text(value)):
+            why = f"has a line break or another control character in {name}."
+            yield error(_FIELD, why, "Remove it; commands belong into setup.")
+
+
+def _text(value: Any) -> str:
+    """Return all text in an option."""
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+    return " ".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+def gpus_asked(config: Config) -> int:
+    """Return how many GPUs the options of a job ask for."""
+    for asked in _asked_gpus(config):
+        number = re.search(r"(?:^|:)(\d+)$", asked)
+        return int(number[1]) if number else 1
+    return 0
+
+
+def _asked_gpus(config: Config) -> Iterator[str]:
+    """Yield what the options ask for: a number, a name, or NAME:NUMBER."""
+    options = _options(config)
+    for name in ("gpus_per_node", "gpus_per_task", "gpus", "num_gpus"):
+        if options.get(name):
+            yield str(options[name])
+    for entry in str(options.get("gres") or "").split(","):
+        kind, _, asked = entry.partition("(")[0].strip().partition(":")
+        if kind == "gpu":
+            yield asked or "1"
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """Return all options, those too that submitit has no name for."""
+    given = config.compute.slurm
+    more = given.get("additional_parameters") or {}
+    return given | {str(name).replace("-", "_"): value for name, value in more.items()}
+
+
+def _node(config: Config) -> tuple[Hardware, bool]:
+    """Return the node, and whether the options say enough of it."""
+    from nbft.plan.machines import MACHINES
+
+    options = _options(config)
+    number = gpus_asked(config)
+    if not number:
+        bytes_asked = _bytes(str(options.get("mem") or ""))
+        free_bytes = bytes_asked or _CPU_GIB * 2**30
+        return Hardware("a node without a GPU", free_bytes), bool(bytes_asked)
+    named = [*_asked_gpus(config), options.get("constraint"), options.get("partition")]
+    words = re.findall(r"[a-z0-9]+", " ".join(map(str, named)).lower())
+    cards = {m.title.partition(",")[0].split()[-1].lower(): m for m in reversed(MACHINES) if m.gpus}
+    asked = next((word for word in words if word in cards), None)
+    machine = cards[asked or _ASSUMED]
+    many = f"{number} × " if number > 1 else ""
+    return replace(
+        machine, title=f"{many}{machine.title.partition(' (')[0]}", gpus=machine.gpus[:1] * number
+    ), bool(asked)
+
+
+def _bytes(memory: str) -> int:
+    """Return an amount of memory as sbatch takes it; 0 without one.
+
+    >>> _bytes("16GB"), _bytes("2000"), _bytes("")
+    (16000000000, 2000000000, 0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", memory.strip().lower())
+    return round(float(found[1]) * _MEGABYTES[found[2] or "m"] * 1e6) if found else 0

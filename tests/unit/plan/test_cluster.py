@@ -1,0 +1,133 @@
+"""Plans for a node of a cluster, which the machine that submits cannot ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import nbft
+from nbft.config.code import code_of
+from nbft.plan import make_plan
+from nbft.plan.cluster import gpus_asked
+
+GIB = 2**30
+DATA = {"rows": [{"prompt": "a", "completion": "b"}] * 8}
+
+
+def plan(**changes: Any) -> nbft.Plan:
+    return make_plan(nbft.Config(data=DATA, compute={"launcher": "slurm", **changes}))
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "free_bytes", "said"),
+    [
+        (
+            {"gpus_per_node": 1},
+            "cuda",
+            39.2 * GIB,
+            (
+                "Planned for A100, 40 GB, which is assumed: compute.slurm does not say. The node may "
+                "have less, and then the run fails."
+            ),
+        ),
+        (
+            {"gpus_per_node": "h100:2"},
+            "cuda",
+            78.7 * GIB,
+            "Planned for 2 × H100, 80 GB, as compute.slurm asks for it.",
+        ),
+        (
+            {"gres": "gpu:t4:1"},
+            "cuda",
+            14.6 * GIB,
+            "Planned for Tesla T4, 16 GB, as compute.slurm asks for it.",
+        ),
+        (
+            {"constraint": "l4", "gres": "gpu"},
+            "cuda",
+            22 * GIB,
+            "Planned for L4, 24 GB, as compute.slurm asks for it.",
+        ),
+        (
+            {"mem": "16GB", "gres": "license:2"},
+            "cpu",
+            16e9,
+            "Planned for a node with 15 GiB of memory, as compute.slurm asks for it.",
+        ),
+    ],
+)
+def test_a_run_is_planned_for_its_node(options, device, free_bytes, said):
+    made = plan(slurm=options)
+    assert made.device.value == device
+    assert made.free_memory_bytes == pytest.approx(free_bytes, rel=1e-6)
+    assert made.remarks[0] == said
+    assert not made.errors
+
+
+def test_auto_is_a_process_for_each_gpu_of_the_job():
+    config = nbft.Config(
+        compute={"launcher": "slurm", "slurm": {"gpus_per_node": "a100:4"}},
+        distributed={"num_processes": "auto"},
+    )
+    assert make_plan(config).config.distributed.num_processes == 4
+
+
+def test_several_nodes_are_refused():
+    (problem,) = plan(slurm={"nodes": 2, "time": 5}).errors
+    assert problem.field == "compute.slurm"
+    assert problem.why == "has nodes=2, but a run trains in one task of srun on one node."
+    assert problem.changes == {"compute.slurm": {"time": 5}}
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"time": "01:00:00"}, "has time='01:00:00'; it is a whole number of minutes, at least 1."),
+        ({"time": 0}, "has time=0; it is a whole number of minutes, at least 1."),
+        (
+            {"time": 1},
+            (
+                "has signal_delay_s=90 and time=1; the run is stopped so many seconds before the "
+                "end, which must lie between 0 and 60."
+            ),
+        ),
+        (
+            {"additional_parameters": {"comment": ["a", "b\nrm -rf /"]}},
+            "has a line break or another control character in additional_parameters.",
+        ),
+        (
+            {"use_srun": False},
+            "has use_srun=False, but a run trains in one task of srun on one node.",
+        ),
+    ],
+)
+def test_what_a_job_cannot_do(options, why):
+    (problem,) = plan(slurm=options).errors
+    assert (problem.field, problem.why) == ("compute.slurm", why)
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ({"gres": "license:2,gpu:a100:3(S:0)"}, 3),
+        ({"gpus_per_node": "h100"}, 1),
+        ({"additional_parameters": {"gpus-per-task": 2}}, 2),
+        ({"gres": "license:2"}, 0),
+        ({}, 0),
+    ],
+)
+def test_gpus_are_counted(options, number):
+    assert gpus_asked(nbft.Config(compute={"launcher": "slurm", "slurm": options})) == number
+
+
+def test_commands_of_a_job_are_code():
+    options = {"setup": ["module load cuda"], "partition": "gpu"}
+    (code,) = code_of(nbft.Config(compute={"slurm": options}))
+    assert (code.setting, code.source) == ("compute.slurm", "module load cuda")
+
+
+def test_other_launchers_are_planned_for_this_machine():
+    here = make_plan(nbft.Config(data=DATA, compute={"slurm": {"gpus_per_node": 8, "nodes": 2}}))
+    assert here.device == make_plan(nbft.Config(data=DATA)).device
+    assert not here.errors
