@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -179,10 +180,10 @@ def _of_models(config: Config) -> Iterator[Code]:
 
 
 def _of_jobs(config: Config) -> Iterator[Code]:
-    """Yield the commands that the job of a cluster runs besides nbft."""
-    for name in ("setup", "teardown", "srun_args"):
+    """Yield the options of the job of a cluster that can run something besides nbft."""
+    for name in ("setup", "teardown", "srun_args", "additional_parameters"):
         if given := config.compute.slurm.get(name):
-            source = "\n".join(map(str, given if isinstance(given, list) else [given]))
+            source = json.dumps(given, indent=2, default=str)
             yield Code("compute.slurm", name, f"compute.slurm.{name}", source.encode(), source)
 
 

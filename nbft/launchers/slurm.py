@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import platform
 import secrets
 import shlex
 import shutil
@@ -20,7 +21,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbft import events
 from nbft.access import own_process
@@ -32,6 +33,7 @@ from nbft.launchers.launcher import Launcher
 from nbft.launchers.spare import log_to
 from nbft.launchers.supervisor import leave_queue, report_failure, supervise, worker_command
 from nbft.plan.cluster import TIME_MINUTES, cluster_problems
+from nbft.reading import read_bytes
 from nbft.runs.checkpoints import last_whole
 from nbft.runs.files import read_plan
 from nbft.runs.requests import GOES_ON, release_because
@@ -46,8 +48,10 @@ _ASK_SECONDS = 30.0
 _LATE_SECONDS = 60.0
 """How long after the end of a job its last event may arrive over a shared disk."""
 
-_SLOW_SECONDS = 60.0
-"""How long a command of Slurm may take."""
+_SHORT_SECONDS = 5.0
+"""How long whoever looks at a list of runs may wait for Slurm."""
+
+_MOST_BYTES = 10_000
 
 _DECIDED = ("device", "dtype", "mixed_precision", "parts", "devices")
 """What a plan decides for the machine that it was made on; the node decides for itself."""
@@ -77,53 +81,58 @@ class Slurm(Launcher):
             RunError: As `check`; or the run is somebody else's and runs commands that nobody has
                 allowed, or Slurm refuses the job.
         """
+        config, folder = run.config, run.path / "slurm"
+        if blocked := [code for code in forbidden(config) if code.setting == "compute.slurm"]:
+            raise RunError([str(code.problem) for code in blocked])
+        chosen, remark = python_for(python)
+        executor = _executor(config, folder, run.id, chosen)
+        remember()
+        if remark:
+            events.append(run.events_path, "warning", text=remark)
+        self.withdraw(run)
+        job = Job(str(run.path), secrets.token_hex(8))
+        job.say_waiting("Waiting in the queue of Slurm.", _end_of_commands(run.path))
         try:
-            config = run.config
-            if blocked := [c for c in forbidden(config) if c.setting == "compute.slurm"]:
-                raise RunError([str(code.problem) for code in blocked])
-            remember()
-            chosen, remark = python_for(python)
-            if remark:
-                events.append(run.events_path, "warning", text=remark)
-            folder = run.path / "slurm"
-            executor = _executor(config, folder, run.id, chosen)
-            self.withdraw(run)
             (folder / "gone").unlink(missing_ok=True)
             plan = {name: v for name, v in read_plan(run.path).items() if name not in _DECIDED}
             (run.path / "plan.json").write_text(json.dumps(plan, indent=2), encoding="utf-8")
-            job = Job(str(run.path), secrets.token_hex(8))
-            job.say_waiting("Waiting in the queue of Slurm.")
             from submitit.helpers import clean_env
 
             with clean_env():  # this may be a job itself
                 submitted = executor.submit(job)
-            (folder / "job").write_text(submitted.job_id, encoding="ascii")
+            about = {"job": submitted.job_id, "host": platform.node()}
+            (folder / "job.json").write_text(json.dumps(about), encoding="utf-8")
         except Exception as error:
-            why = error if isinstance(error, RunError) else RunError(_sentence(error))
+            why = RunError(_sentence(error))
             report_failure(run.events_path, why)
             raise why from None
 
     def look(self, run: Run) -> None:
-        """Report the end of a job that waited and could not report it itself."""
-        folder = run.path / "slurm"
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            job, gone = (folder / "job").read_text(encoding="ascii"), folder / "gone"
-            jobs = _jobs(int(time.monotonic() / _ASK_SECONDS))
-            if jobs is None or (folder / "job").stat().st_uid != os.getuid():
-                return
-            if job in jobs:
+        """Report the end of a job that waited and could not report it itself.
+
+        Only where it was submitted: another machine may belong to another cluster.
+        """
+        number, host = _job_of(run)
+        jobs = _jobs_at(int(time.monotonic() / _ASK_SECONDS)) if host == platform.node() else None
+        if jobs is None:
+            return
+        folder, gone = run.path / "slurm", run.path / "slurm" / "gone"
+        with contextlib.suppress(OSError):
+            if number in jobs:
                 gone.unlink(missing_ok=True)
             elif not gone.exists():
                 gone.touch()
             elif time.time() - gone.stat().st_mtime >= _LATE_SECONDS:
-                said = f"Its Slurm job {job} is over and did not report how it ended."
+                said = f"Its Slurm job {number} is over and did not report how it ended."
                 report_failure(run.events_path, RunError(f"{said} Its log is in {folder}."))
 
     def withdraw(self, run: Run) -> None:
-        """Take the job of a run out of the queue of Slurm."""
+        """Take the job of a run out of the queue of Slurm; one that was made elsewhere stays."""
+        number, _ = _job_of(run)
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            job = (run.path / "slurm" / "job").read_text(encoding="ascii")
-            subprocess.run(["scancel", job], capture_output=True, timeout=_SLOW_SECONDS, check=True)
+            job = _jobs().get(number)
+            if job is not None and Path(job.script).parent == run.path / "slurm":
+                _ask("scancel", number)
 
 
 class Job:
@@ -137,11 +146,15 @@ class Job:
     def __init__(self, run: str, key: str) -> None:
         self._run, self._key = run, key
 
-    def say_waiting(self, text: str) -> None:
-        """Record that the run waits for Slurm; commands before do not concern this attempt."""
+    def say_waiting(self, text: str, begin: int) -> None:
+        """Record that the run waits for Slurm.
+
+        Args:
+            text: What it waits for.
+            begin: Where the commands to this attempt begin in their file, in bytes.
+        """
         run = Path(self._run)
-        commands, path = run / "commands.jsonl", run / "events.jsonl"
-        begin = commands.stat().st_size if commands.exists() else 0
+        path = run / "events.jsonl"
         events.keep_reserve(run)
         about = {"device": "slurm", "commands_bytes": begin}
         events.append(path, "queued", cluster="slurm", job=self._key, **about)
@@ -151,8 +164,8 @@ class Job:
         """Supervise the run to its end, or to that of the job, which then returns to the queue."""
         run = Path(self._run)
         path = run / "events.jsonl"
-        submitted = [e for e in events.read(path) if e.get("cluster")][-1]
-        if submitted.get("job") != self._key or read_state(path).end is not None:
+        submitted = self._submitted()
+        if submitted is None or os.environ.get("SLURM_PROCID", "0") != "0":
             return
         own_process(run)
         commands = events.EventReader(run / "commands.jsonl", submitted["commands_bytes"])
@@ -169,25 +182,31 @@ class Job:
         supervise(run, worker_command(run), job_begin=commands.offset_bytes)
         if not read_state(path).is_released:
             return
+        number = os.environ.get("SLURM_JOB_ID", "")
+        is_to_return = is_time_up.is_set() or _state_of(number) in ("RUNNING", "PREEMPTED")
         if (wish := _wish(commands)) is not None:
-            if wish["event"] != "pause":
+            if wish["event"] != "pause" and self._submitted():
                 leave_queue(path, wish)
         elif is_time_up.is_set() and last_whole(run) == before:
             told = "It saved nothing new within the time of its Slurm job, so it would never end."
             report_failure(path, RunError(f"{told} Give compute.slurm.time more minutes."))
-        else:
-            self._return_to_queue(is_time_up=is_time_up.is_set())
+        elif is_to_return and self._submitted():  # otherwise somebody cancelled: it stays paused
+            self.say_waiting(
+                "Waiting in the queue of Slurm to go on from its checkpoint.", commands.offset_bytes
+            )
+            try:
+                _ask("scontrol", "requeue", number)
+            except (OSError, subprocess.SubprocessError) as error:
+                if _state_of(number) in ("RUNNING", ""):  # else it ended scontrol with this process
+                    text = f"Its Slurm job could not return to the queue: {_sentence(error)}."
+                    events.append(path, "paused", released=True, text=text)
 
-    def _return_to_queue(self, *, is_time_up: bool) -> None:
-        number, path = os.environ.get("SLURM_JOB_ID", ""), Path(self._run) / "events.jsonl"
-        try:
-            if not is_time_up and _states().get(number) not in ("RUNNING", "PREEMPTED"):
-                return  # somebody has cancelled the job: the run stays paused
-            self.say_waiting("Waiting in the queue of Slurm to go on from its checkpoint.")
-            _ask("scontrol", "requeue", number)
-        except (OSError, subprocess.SubprocessError) as error:
-            text = f"Its Slurm job could not return to the queue: {_sentence(error)}."
-            events.append(path, "paused", released=True, text=text)
+    def _submitted(self) -> events.Event | None:
+        """Return the event of this job's submission; None if the run is over or another job's."""
+        path = Path(self._run) / "events.jsonl"
+        submitted = [e for e in events.read(path) if e.get("cluster")][-1:]
+        is_ours = bool(submitted) and submitted[0].get("job") == self._key
+        return submitted[0] if is_ours and read_state(path).end is None else None
 
 
 def _executor(config: Config, folder: Path, name: str, python: str | None = None) -> Any:
@@ -238,42 +257,84 @@ def _wish(commands: events.EventReader) -> events.Event | None:
 def _pause_at_signal(run: Path) -> threading.Event:
     """Pause a run once Slurm says that the job's time ends; return what is set then.
 
-    It says so to every process of the job. Those that are started from here do not hear it.
+    It may say so to every process of the job. Those that are started from here do not hear it, and
+    of this process any thread may get the signal: libraries have started some that do not block it.
     """
     is_time_up = threading.Event()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+
+    def act(*_: object) -> None:
+        if not is_time_up.is_set():
+            is_time_up.set()
+            request = release_because("the time of its Slurm job ends")
+            events.append(run / "commands.jsonl", request.pop("event"), **request)
 
     def wait() -> None:
         signal.sigwait([signal.SIGUSR2])
-        is_time_up.set()
-        request = release_because("the time of its Slurm job ends")
-        events.append(run / "commands.jsonl", request.pop("event"), **request)
+        act()
 
+    signal.signal(signal.SIGUSR2, act)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     threading.Thread(target=wait, name="time limit", daemon=True).start()
     return is_time_up
 
 
+def _end_of_commands(run: Path) -> int:
+    commands = run / "commands.jsonl"
+    return commands.stat().st_size if commands.exists() else 0
+
+
+def _job_of(run: Run) -> tuple[str, str]:
+    """Return the number of a run's job and the machine that submitted it; ("", "") without one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        about = json.loads(read_bytes(run.path / "slurm" / "job.json", _MOST_BYTES))
+        return str(about["job"]), str(about["host"])
+    return "", ""
+
+
+class _Known(NamedTuple):
+    """What Slurm knows of a job that is not over.
+
+    Attributes:
+        state: Such as RUNNING.
+        script: The path of its script.
+    """
+
+    state: str
+    script: str
+
+
 @functools.lru_cache(1)
-def _jobs(_when: int) -> dict[str, str] | None:
-    """Return what `_states` says at a time; None if it says nothing."""
+def _jobs_at(_when: int) -> dict[str, _Known] | None:
+    """Return what `_jobs` says at a time; None if it says nothing."""
     try:
-        return _states()
+        return _jobs(_SHORT_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _states() -> dict[str, str]:
-    """Return the states of this user's jobs that are not over, by their numbers.
+def _jobs(timeout_seconds: float = 60.0) -> dict[str, _Known]:
+    """Return this user's jobs that are not over, by their numbers.
 
     Raises:
         OSError: There is no Slurm here.
         SubprocessError: It does not answer.
     """
-    lines = _ask("squeue", "--me", "--noheader", "--format=%i %T").splitlines()
-    return dict(line.split(maxsplit=1) for line in map(str.strip, lines) if line)
+    asked = ("squeue", "--me", "--noheader", "--format=%i|%T|%o")
+    lines = [
+        line.split("|", 2) for line in _ask(*asked, timeout_seconds=timeout_seconds).split("\n")
+    ]
+    return {line[0].strip(): _Known(*line[1:]) for line in lines if len(line) == 3}
 
 
-def _ask(*command: str) -> str:
+def _state_of(number: str) -> str:
+    """Return the state of a job; "" if it is over or unknown."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        job = _jobs().get(number)
+        return job.state if job else ""
+    return ""
+
+
+def _ask(*command: str, timeout_seconds: float = 60.0) -> str:
     """Return what a command of Slurm prints.
 
     Raises:
@@ -281,7 +342,7 @@ def _ask(*command: str) -> str:
         SubprocessError: It refuses, or does not answer.
     """
     asked = subprocess.run(
-        command, capture_output=True, text=True, timeout=_SLOW_SECONDS, check=False
+        command, capture_output=True, text=True, timeout=timeout_seconds, check=False
     )
     if asked.returncode:
         why = asked.stderr.strip() or f"{command[0]} ended with exit code {asked.returncode}"

@@ -97,9 +97,10 @@ def supervise(
 
 def leave_queue(path: Path, request: events.Event) -> None:
     """Write the last event, at `path`, of a run that was asked to end before its turn."""
-    kind = "stopped" if request.get("why") else "cancelled"
+    step = max((e.get("step") or 0 for e in events.read(path)), default=0)
+    is_stop = request.get("why") or (step and request["event"] == "stop")
     text = f"Left the queue{because(request)}."
-    events.append(path, kind, step=0, seconds=0.0, text=text)
+    events.append(path, "stopped" if is_stop else "cancelled", step=step, seconds=0.0, text=text)
 
 
 def report_failure(path: Path, error: Exception) -> None:

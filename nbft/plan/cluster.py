@@ -21,6 +21,14 @@ TIME_MINUTES = 60
 
 _FIELD = "compute.slurm"
 _SIGNAL_SECONDS = 90  # submitit's signal_delay_s
+_ONE_TASK = {
+    "nodes": 1,
+    "ntasks_per_node": 1,
+    "ntasks": 1,
+    "use_srun": True,
+    **dict.fromkeys(("array", "array_parallelism", "signal")),
+}
+"""Options that give a job several tasks, or none that hears Slurm, and their only value."""
 _ASSUMED = "a100"
 _CPU_GIB = 64
 _MEGABYTES = {"k": 1e-3, "m": 1.0, "g": 1e3, "t": 1e6}
@@ -45,30 +53,38 @@ def planning_for_node(config: Config) -> Iterator[list[str]]:
 
 def cluster_problems(config: Config) -> Iterator[Problem]:
     """Yield what a job cannot do."""
-    options = config.compute.slurm
     if config.compute.launcher != "slurm":
         return
-    one = (("nodes", 1), ("ntasks_per_node", 1), ("array_parallelism", None), ("use_srun", True))
-    for name, usual in one:
+    options = _options(config)
+    for name, usual in _ONE_TASK.items():
         if options.get(name, usual) not in (usual, None):
-            left = {other: value for other, value in options.items() if other != name}
             why = f"has {name}={options[name]}, but a run trains in one task of srun on one node."
-            yield error(_FIELD, why, "Leave it out.", {_FIELD: left})
+            yield error(_FIELD, why, "Leave it out.", {_FIELD: _without(config, name)})
+    more_time = {**_without(config, "time"), "time": TIME_MINUTES}
     minutes = options.get("time", TIME_MINUTES)
     delay = options.get("signal_delay_s", _SIGNAL_SECONDS)
     if type(minutes) is not int or minutes < 1:
         why = f"has time={minutes!r}; it is a whole number of minutes, at least 1."
-        yield error(_FIELD, why, f"Give time: {TIME_MINUTES}.", {_FIELD: {**options, "time": 60}})
+        yield error(_FIELD, why, f"Give time: {TIME_MINUTES}.", {_FIELD: more_time})
     elif type(delay) is not int or not 0 < delay < minutes * 60:
         why = (
             f"has signal_delay_s={delay!r} and time={minutes}; the run is stopped so many seconds "
             f"before the end, which must lie between 0 and {minutes * 60}."
         )
-        yield error(_FIELD, why, "Give time more minutes.", {_FIELD: {**options, "time": 60}})
-    for name, value in options.items():
+        yield error(_FIELD, why, "Give time more minutes.", {_FIELD: more_time})
+    for name, value in config.compute.slurm.items():
         if name not in ("setup", "teardown") and re.search(r"[\x00-\x1f\x7f]", _text(value)):
             why = f"has a line break or another control character in {name}."
             yield error(_FIELD, why, "Remove it; commands belong into setup.")
+
+
+def _without(config: Config, name: str) -> dict[str, Any]:
+    """Return the options without one of them."""
+    left = {other: value for other, value in config.compute.slurm.items() if other != name}
+    if more := left.get("additional_parameters"):
+        kept = {k: value for k, value in more.items() if str(k).replace("-", "_") != name}
+        left["additional_parameters"] = kept
+    return left
 
 
 def _text(value: Any) -> str:

@@ -67,7 +67,7 @@ def sbatch(script: str) -> None:
     text = Path(script).read_text()
     copy = ROOT / f"script-{number}.sh"
     copy.write_text(text)
-    job(number).write_text(json.dumps({"state": "PENDING", "pid": 0}))
+    job(number).write_text(json.dumps({"state": "PENDING", "pid": 0, "script": script}))
     subprocess.Popen(
         [sys.executable, __file__, "--control", number],
         start_new_session=True,
@@ -82,7 +82,6 @@ def control(number: str) -> None:
     """Run a job, again and again while it is put back."""
     environment = {**os.environ, "SLURM_JOB_ID": number, "SLURM_NTASKS": "1"}
     while True:
-        change(number, state="PENDING")
         while (ROOT / "hold").exists() and read(number)["state"] == "PENDING":
             time.sleep(0.05)
         if read(number)["state"] != "PENDING":
@@ -95,6 +94,7 @@ def control(number: str) -> None:
         if read(number)["state"] != "REQUEUED":
             change(number, state="COMPLETED" if shell.returncode == 0 else "FAILED")
             return
+        change(number, state="PENDING")
 
 
 def srun(*arguments: str) -> None:
@@ -115,7 +115,7 @@ def squeue(*_: str) -> None:
     for file in ROOT.glob("job-*.json"):
         number = file.stem.partition("-")[2]
         if (state := read(number)["state"]) not in ("COMPLETED", "FAILED", "CANCELLED"):
-            print(number, state)
+            print(f"{number}|{state}|{read(number)['script']}")
 
 
 def scancel(number: str, *more: str) -> None:

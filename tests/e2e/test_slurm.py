@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +52,7 @@ def ended(run: nbft.Run) -> str:
 
 
 def job_of(run: nbft.Run) -> str:
-    return (run.path / "slurm" / "job").read_text()
+    return json.loads((run.path / "slurm" / "job.json").read_text())["job"]
 
 
 def test_a_run_trains_on_a_node_as_it_does_here(submitted, train):
@@ -200,6 +202,48 @@ def test_commands_of_somebody_else_are_asked_for(submitted, cluster):
     with pytest.raises(RunError, match=r"would run code from compute\.slurm\.setup"):
         run.resume()
     assert len([*cluster.glob("job-*.json")]) == 2
+
+
+@pytest.mark.parametrize("number", ["--me", "1"])
+def test_only_a_job_of_the_run_itself_is_cancelled(submitted, cluster, number):
+    (cluster / "hold").touch()
+    first, second = submitted(), submitted()
+    (second.path / "slurm" / "job.json").write_text(json.dumps({"job": number, "host": ""}))
+    second.stop()
+    states = [json.loads(f.read_text())["state"] for f in sorted(cluster.glob("job-*.json"))]
+    assert states == ["PENDING", "PENDING"]
+    assert first.status == "queued"
+
+
+def test_a_second_signal_of_the_cluster_changes_nothing(submitted):
+    run = submitted(training__max_steps=60)
+    until(lambda: steps(run) >= 3, "step 3")
+    worker = run.state.started["pid"]
+    for _ in range(2):
+        os.kill(worker, signal.SIGTERM)
+    assert ended(run) == "completed", run.problems
+    assert "stopped" not in {e["event"] for e in run.events()}
+
+
+def test_a_person_who_stops_a_run_gets_its_adapter(submitted):
+    run = submitted(training__max_steps=60)
+    until(lambda: steps(run) >= 3, "step 3")
+    run.stop()
+    subprocess.run(["scancel", job_of(run), "--signal=USR2"], check=True)
+    assert ended(run) == "stopped"
+    assert run.adapter is not None
+
+
+def test_resuming_where_there_is_no_cluster_changes_nothing(submitted, monkeypatch, tmp_path):
+    run = submitted(training__max_steps=60)
+    until(lambda: steps(run) >= 3, "step 3")
+    run.stop()
+    assert ended(run) == "stopped"
+    before = run.events()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunError, match="sbatch and srun were not found"):
+        run.resume()
+    assert run.events() == before
 
 
 def test_what_slurm_refuses_is_said(submitted, cluster, tmp_path):

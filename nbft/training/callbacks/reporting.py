@@ -200,7 +200,8 @@ class ReportingCallback(TrainerCallback):
             answer("Answering the prompts.")
             self.say_samples(step, self._sample(model))
         elif name == "pause" and command.get("release"):
-            self._end("paused", step, control)
+            if self.ending is None:
+                self._end("paused", step, control)
             self._ended_by = command
             answer(f"Saving at step {step} and freeing the device{because(command)}.")
         elif name == "pause":

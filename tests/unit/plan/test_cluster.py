@@ -122,9 +122,16 @@ def test_gpus_are_counted(options, number):
 
 
 def test_commands_of_a_job_are_code():
-    options = {"setup": ["module load cuda"], "partition": "gpu"}
-    (code,) = code_of(nbft.Config(compute={"slurm": options}))
-    assert (code.setting, code.source) == ("compute.slurm", "module load cuda")
+    options = {
+        "setup": ["module load cuda"],
+        "partition": "gpu",
+        "additional_parameters": {"export": "BASH_ENV=x.sh"},
+    }
+    codes = code_of(nbft.Config(compute={"slurm": options}))
+    assert [(code.setting, code.source) for code in codes] == [
+        ("compute.slurm", '[\n  "module load cuda"\n]'),
+        ("compute.slurm", '{\n  "export": "BASH_ENV=x.sh"\n}'),
+    ]
 
 
 def test_other_launchers_are_planned_for_this_machine():
