@@ -95,7 +95,8 @@ def test_a_job_that_must_leave_goes_on_later(submitted, train, sent):
     kinds = [e["event"] for e in run.events()]
     assert (kinds.count("paused"), kinds.count("started")) == (int(sent != "fail"), 2)
     assert "stopped" not in kinds
-    assert losses(run) == expected
+    logged = {e["step"]: e["loss"] for e in run.events() if e["event"] == "log"}
+    assert list(logged.values()) == expected  # after a node's death some steps are made again
 
 
 def test_the_time_limit_ends_a_run_that_gets_no_further(submitted):
