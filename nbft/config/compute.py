@@ -18,11 +18,14 @@ class Compute(Section):
         level="basic",
         why="A GPU is usually many times faster than a CPU. Choose cpu to leave the GPU to others.",
     )
-    launcher: key_of(registry.launchers) = expert_setting(  # type: ignore[valid-type]
+    launcher: key_of(registry.launchers) = setting(  # type: ignore[valid-type]
         "process",
+        label="Background runs",
         help="What starts a background run: process, on this machine, or slurm, as a job of a "
         "cluster.",
         source="nbft",
+        why="A job is planned for the node that compute.slurm asks for. “Train here” always trains in "
+        "the kernel.",
     )
     slurm: dict[str, Any] = expert_setting(
         help="Options of sbatch for launcher=slurm, by their names with underscores; time in minutes: "
