@@ -101,9 +101,11 @@ def _attached(run: str, folder: Path) -> Run:
 @app.command()
 def train(file: _File, overrides: _Overrides = None, allow_code: _AllowCode = False) -> None:
     """Train the run that a config file describes, and wait for its end."""
+    from nbft.plan.cluster import trained_here
     from nbft.runs import Run
 
-    run = Run.create(_checked(file, overrides or [], allow_code=allow_code))
+    config = _checked(file, overrides or [], allow_code=allow_code)
+    run = Run.create(trained_here(config))
     code = _train(run)
     typer.echo(f"Run: {run.path}")
     typer.echo(f"Report: {run.path / 'report.html'}")

@@ -21,6 +21,7 @@ from nbft.errors import ConfigError, RunError
 from nbft.launchers.detached import STARTING_SECONDS
 from nbft.launchers.kernel import POLL_SECONDS, end_now, is_working, pause_for
 from nbft.launchers.signals import Signals, end_by_exit, heard
+from nbft.plan.cluster import trained_here
 from nbft.presented import in_notebook
 from nbft.runs.checkpoints import CONSENT, last_whole, step_of
 from nbft.runs.folder import Run, list_runs
@@ -46,16 +47,7 @@ def start(config: Config | str | Path, *, allow_code: bool = False) -> Run:
 
 def _created(config: Config | str | Path, allow_code: bool) -> Run:
     folder, config = read_config(config, allow_code)
-    return Run.create(_started_by("kernel", config), folder)
-
-
-def _started_by(launcher: str | None, config: Config) -> Config:
-    """Return a config that is planned for the machine where a launcher trains it."""
-    if launcher in (None, config.compute.launcher):
-        return config
-    if "slurm" not in (launcher, config.compute.launcher):
-        return config
-    return config.apply({"compute.launcher": launcher})
+    return Run.create(trained_here(config), folder)
 
 
 def submit(
@@ -74,7 +66,9 @@ def submit(
         ConfigError: Every problem that would stop the run.
     """
     folder, config = read_config(config, allow_code)
-    config = _started_by(launcher, config)
+    if launcher is not None:
+        on_cluster = {"compute.launcher": "slurm"}
+        config = config.apply(on_cluster) if launcher == "slurm" else trained_here(config)
     found = registry.launchers.get(launcher or config.compute.launcher)
     found.check(config)
     if config.speed.spare_worker:
@@ -322,7 +316,7 @@ def _interrupted(config: Config | str | Path) -> Run | None:
     from nbft.runs.folder import self_contained
 
     folder, config = read_config(config)
-    config = _started_by("kernel", config)
+    config = trained_here(config)
     wanted = self_contained(config, None, folder).to_dict(full=True)
     for run in list_runs(config.training.output_dir):
         with contextlib.suppress(ConfigError):

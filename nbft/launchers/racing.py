@@ -16,6 +16,7 @@ from nbft.errors import ConfigError, Problem, RunError
 from nbft.launchers.detached import has_begun, start_detached
 from nbft.launchers.interpreter import remember
 from nbft.launchers.launch import read_config
+from nbft.plan.cluster import trained_here
 from nbft.runs.files import log_tail
 from nbft.runs.folder import Run
 from nbft.runs.names import new_name
@@ -109,7 +110,7 @@ def _make(contestants: Sequence[Entrant], record: Mapping[str, Any], folder: Pat
     runs: dict[str, Any] = {}
     try:
         for number, one in enumerate(contestants, start=1):
-            named = one.config.apply({"training.run_name": f"{name}-{number}"})
+            named = trained_here(one.config).apply({"training.run_name": f"{name}-{number}"})
             run = Run.create(named, folder)
             runs[run.id] = {"changes": as_plain(one.changes)}
         make_folder(path, is_shared=first.share_with_group)

@@ -51,6 +51,12 @@ def planning_for_node(config: Config) -> Iterator[list[str]]:
         yield [f"Planned for {what}, {why}.", f"{decides}, and a note of the run says so."]
 
 
+def trained_here(config: Config) -> Config:
+    """Return a config that is planned for this machine, whatever starts its background runs."""
+    is_here = config.compute.launcher != "slurm"
+    return config if is_here else config.apply({"compute.launcher": "process"})
+
+
 def cluster_problems(config: Config) -> Iterator[Problem]:
     """Yield what a job cannot do."""
     if config.compute.launcher != "slurm":

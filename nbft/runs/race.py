@@ -25,6 +25,7 @@ from nbft.errors import ConfigError, Problem, RunError
 from nbft.formatting import count, listed, number, size
 from nbft.hardware import free_memory_bytes
 from nbft.models.peft_types.lora import changes_weights
+from nbft.plan.cluster import trained_here
 from nbft.presented import Presented
 from nbft.redaction import redact
 from nbft.runs.checkpoints import last_whole, step_of
@@ -251,7 +252,7 @@ class Race:
             "training.resume_from_checkpoint": None,
         }
         try:
-            new = config.apply({**changes, **place})
+            new = trained_here(config.apply({**changes, **place}))
             check_entrants([Entrant(new, changes)], device=str(self._record["device"]), joins=True)
             made = Run.create(new)
             with changed_record(self.path) as record:
@@ -399,7 +400,7 @@ def check_entrants(
     """
     from nbft.plan import make_plan
 
-    plans = [make_plan(one.config, folder=folder) for one in contestants]
+    plans = [make_plan(trained_here(one.config), folder=folder) for one in contestants]
     problems: dict[str, str | Problem] = {}
     for one, plan in zip(contestants, plans, strict=True):
         for problem in (*plan.errors, *_refusals(one.config)):

@@ -28,6 +28,7 @@ from nbft.devices import names_to_take, visible_variable
 from nbft.errors import ConfigError, NbftError, Problem
 from nbft.formatting import duration, number
 from nbft.methods import method_of
+from nbft.plan.cluster import trained_here
 from nbft.plan.rates import rates_of
 from nbft.presented import in_notebook
 from nbft.queue import turn
@@ -90,6 +91,7 @@ def find_learning_rate(
     _check(config, steps)
     where = Path(folder) if folder is not None else None
     low, high = _range(config, lowest, highest)
+    config = trained_here(config)
     plan = make_plan(config, folder=where)
     if plan.errors:
         raise ConfigError(plan.errors)

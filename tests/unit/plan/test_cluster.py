@@ -9,7 +9,8 @@ import pytest
 import nbft
 from nbft.config.code import code_of
 from nbft.plan import make_plan
-from nbft.plan.cluster import gpus_asked
+from nbft.plan.cluster import gpus_asked, trained_here
+from nbft.runs.race import Entrant, check_entrants
 
 GIB = 2**30
 DATA = {"rows": [{"prompt": "a", "completion": "b"}] * 8}
@@ -138,3 +139,13 @@ def test_other_launchers_are_planned_for_this_machine():
     here = make_plan(nbft.Config(data=DATA, compute={"slurm": {"gpus_per_node": 8, "nodes": 2}}))
     assert here.device == make_plan(nbft.Config(data=DATA)).device
     assert not here.errors
+
+
+def test_what_trains_here_is_planned_for_this_machine(tmp_path):
+    on_cluster = {"launcher": "slurm", "slurm": {"gpus_per_node": 8}}
+    config = nbft.Config(data=DATA, compute=on_cluster, training={"output_dir": str(tmp_path)})
+    entrants = [Entrant(config, {}), Entrant(config, {})]
+    here = make_plan(nbft.Config(data=DATA)).device
+    assert {plan.device for plan in check_entrants(entrants)} == {here}
+    assert make_plan(trained_here(config)).device == here
+    assert trained_here(config).compute.slurm == config.compute.slurm
