@@ -69,7 +69,7 @@ def submit(
     if launcher is not None:
         on_cluster = {"compute.launcher": "slurm"}
         config = config.apply(on_cluster) if launcher == "slurm" else trained_here(config)
-    found = registry.launchers.get(launcher or config.compute.launcher)
+    found = registry.launchers.get(launcher) if launcher else _background(config)
     found.check(config)
     if config.speed.spare_worker:
         found.prepare()
@@ -119,7 +119,7 @@ def retry(run: Run, config: Config) -> Run:
 
 
 def _background(config: Config) -> Any:
-    """Return the launcher of a background run that goes on from another one, or repeats it."""
+    """Return the launcher of background runs; one in the kernel would end with it."""
     name = config.compute.launcher
     return registry.launchers.get("process" if name == "kernel" else name)
 

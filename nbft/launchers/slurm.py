@@ -93,7 +93,8 @@ class Slurm(Launcher):
         job = Job(str(run.path), secrets.token_hex(8))
         job.say_waiting("Waiting in the queue of Slurm.", _end_of_commands(run.path))
         try:
-            (folder / "gone").unlink(missing_ok=True)
+            for name in ("gone", "job.json"):
+                (folder / name).unlink(missing_ok=True)
             plan = {name: v for name, v in read_plan(run.path).items() if name not in _DECIDED}
             (run.path / "plan.json").write_text(json.dumps(plan, indent=2), encoding="utf-8")
             from submitit.helpers import clean_env
@@ -102,10 +103,12 @@ class Slurm(Launcher):
                 submitted = executor.submit(job)
             about = {"job": submitted.job_id, "host": platform.node()}
             (folder / "job.json").write_text(json.dumps(about), encoding="utf-8")
-        except Exception as error:
+        except BaseException as error:
             why = RunError(_sentence(error))
             report_failure(run.events_path, why)
-            raise why from None
+            if isinstance(error, Exception):
+                raise why from None
+            raise
 
     def look(self, run: Run) -> None:
         """Report the end of a job that waited and could not report it itself.
@@ -266,7 +269,10 @@ def _pause_at_signal(run: Path) -> threading.Event:
         if not is_time_up.is_set():
             is_time_up.set()
             request = release_because("the time of its Slurm job ends")
-            events.append(run / "commands.jsonl", request.pop("event"), **request)
+            try:
+                events.append(run / "commands.jsonl", request.pop("event"), **request)
+            except OSError:  # on a full disk the worker is told by a signal
+                signal.raise_signal(signal.SIGTERM)
 
     def wait() -> None:
         signal.sigwait([signal.SIGUSR2])
@@ -350,7 +356,7 @@ def _ask(*command: str, timeout_seconds: float = 60.0) -> str:
     return asked.stdout
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -261,11 +261,9 @@ def _pass_on(run: Path, worker: subprocess.Popen[bytes], number: signal.Signals)
 
 def _has_ended(written: list[events.Event], pid: int) -> bool:
     """Whether a worker has written its last event; another attempt may have begun since."""
-    remaining = iter(written)
-    for event in remaining:
-        if event["event"] == "started" and event.get("pid") == pid:
-            break
-    return any(e["event"] in events.FINAL_KINDS or e.get("released") for e in remaining)
+    starts = [n for n, e in enumerate(written) if e["event"] == "started" and e.get("pid") == pid]
+    since = written[starts[-1] :] if starts else []
+    return any(e["event"] in events.FINAL_KINDS or e.get("released") for e in since)
 
 
 def how_it_ended(code: int, *, memory: bool, step: int, who: str = "The worker") -> str:

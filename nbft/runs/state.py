@@ -450,7 +450,8 @@ class RunState:
         self.taken += 1
         self.counts[kind] += 1
         process = Process.of(event) if "pid" in event else None
-        if kind in FINAL_KINDS and process and not self._is_of_this_attempt(process):
+        is_end = kind in FINAL_KINDS or event.get("released")
+        if is_end and process and not self._is_of_this_attempt(process):
             return
         if event.get("time") is not None:
             self.heard = event["time"]
@@ -494,7 +495,7 @@ class RunState:
     def _is_of_this_attempt(self, process: Process) -> bool:
         """Whether a process is none that was silent for long and wakes up after a resume elsewhere."""
         known = {(other.pid, other.boot) for other in self._processes}
-        return not known or (process.pid, process.boot) in known
+        return (process.pid, process.boot) in known if known else not self.cluster
 
     def take_logs(self, found: Sequence[Event]) -> bool:
         """Take in consecutive `log` events at once, if that comes to the same as one by one.

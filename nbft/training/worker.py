@@ -323,6 +323,9 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     if reporting.ending is None:
         text = reason_of_end(trainer)
         return {"event": "completed", **({"text": text} if text else {}), **took, **saved}
+    if reporting.ending == "paused" and saved:  # it was asked in what follows the last step
+        text = "Trained to the end. What follows was left, because the system ends the process."
+        return {"event": "completed", "text": text, **took, **saved}
     released = {"released": True} if reporting.ending == "paused" else {}
     return {"event": reporting.ending, **released, **reporting.reason, **took, **saved}
 

@@ -188,7 +188,7 @@ class ReportingCallback(TrainerCallback):
 
         if name == "stop":
             self._end("stopped", step, control)
-            self._ended_by = command
+            self._ended_by = self._ended_by if self.is_urgent else command
             answer(f"Stopping after step {step}{because(command)}.")
         elif name == "cancel":
             self._end("cancelled", step, control, save=False)
@@ -202,7 +202,7 @@ class ReportingCallback(TrainerCallback):
         elif name == "pause" and command.get("release"):
             if self.ending is None:
                 self._end("paused", step, control)
-            self._ended_by = command
+            self._ended_by = self._ended_by if self.is_urgent else command
             answer(f"Saving at step {step} and freeing the device{because(command)}.")
         elif name == "pause":
             answer(f"Pausing after step {step}.")

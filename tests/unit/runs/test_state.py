@@ -50,6 +50,9 @@ def dead() -> dict[str, Any]:
     return about
 
 
+ON_CLUSTER = {"event": "queued", "cluster": "slurm"}
+
+
 def write(path: Path, *found: dict[str, Any]) -> None:
     with path.open("a") as file:
         file.writelines(json.dumps(one) + "\n" for one in found)
@@ -240,10 +243,21 @@ def test_a_step_out_of_order_makes_everything_new() -> None:
         ([{"event": "stopped"}, {"event": "started", **me()}], "running"),
         ([{"event": "stopped"}, {"event": "started"}], "lost"),
         ([{"event": "started", **me(), "pid": "me"}], "lost"),
+        ([ON_CLUSTER], "queued"),
+        ([ON_CLUSTER, {"event": "cancelled", **dead()}], "queued"),  # of the job before
+        ([ON_CLUSTER, {"event": "paused", "released": True, **dead()}], "queued"),
+        ([ON_CLUSTER, {"event": "cancelled"}], "cancelled"),
     ],
 )
 def test_status(found: list[dict[str, Any]], status: str) -> None:
     assert RunState(map(events.checked, found)).status == status
+
+
+def test_a_worker_with_the_number_of_an_earlier_one_has_not_ended() -> None:
+    earlier = [{"event": "started", "pid": 7}, {"event": "paused", "released": True}]
+    assert supervisor._has_ended(earlier, 7)
+    assert not supervisor._has_ended([*earlier, {"event": "started", "pid": 7}], 7)
+    assert not supervisor._has_ended(earlier, 8)
 
 
 def test_a_reader_reads_what_is_new_and_notices_another_file(tmp_path: Path) -> None:

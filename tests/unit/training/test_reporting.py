@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import TrainerControl
 
 from nbft import events
 from nbft.training.callbacks.reporting import ReportingCallback
@@ -60,3 +62,16 @@ def test_the_time_left_is_that_of_the_whole_run(tmp_path: Path) -> None:
     assert log["seconds_left"] == 3 * 2 + 5
     assert (stage["stage"], stage["text"]) == ("saving", "Saving …")
     assert stage["seconds_left"] == pytest.approx(5, abs=1)
+
+
+@pytest.mark.parametrize("first", ["stop", "pause"])
+def test_what_the_system_asked_stays_urgent_whatever_a_person_asks_then(
+    tmp_path: Path, callback: ReportingCallback, first: str
+) -> None:
+    second = "pause" if first == "stop" else "stop"
+    commands = tmp_path / "commands.jsonl"
+    events.append(commands, first, release=True, why="the system asked")
+    events.append(commands, second, release=True)
+    callback.on_step_end(ARGS, STATE, TrainerControl(), model=torch.nn.Linear(1, 1))
+    assert callback.ending == "stopped"  # which keeps the adapter as well
+    assert callback.reason == {"text": "Stopped because the system asked."}
