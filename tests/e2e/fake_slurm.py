@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(os.environ["FAKE_SLURM"])
+ROOT = Path(os.environ.get("FAKE_SLURM", "."))
 GRACE_SECONDS = 20.0
 
 
