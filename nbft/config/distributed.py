@@ -6,12 +6,15 @@ not supported yet.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import WithJsonSchema, field_serializer, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from nbft.config.base import Section, expert_setting, setting
+from nbft.config.io import read
+from nbft.errors import ConfigError
 
 TensorParallelSwitch = Literal["sync_param", "sync_grad", "sync_moment"]
 PipelineSwitch = Literal[
@@ -26,6 +29,7 @@ ShardingSwitch = Literal["enable_stage1_overlap", "enable_release_grads"]
 _NUMBER_OR_AUTO = WithJsonSchema(
     {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100_000}, {"const": "auto"}]}
 )
+_ZERO_STAGES = (0, 1, 2, 3)
 _OF_FSDP_CONFIG = {
     "auto_wrap_policy": "fsdp_auto_wrap_policy",
     "backward_prefetch": "fsdp_backward_prefetch",
@@ -157,8 +161,9 @@ class Distributed(Section):
         source="transformers TrainingArguments.fsdp_config",
         default_factory=dict,
     )
-    deepspeed: dict[str, Any] | str | None = expert_setting(
-        help="DeepSpeed configuration, or the path of its file.",
+    deepspeed: dict[str, Any] | None = expert_setting(
+        help="DeepSpeed's configuration, or the path of its file, which is read at once. The stages of "
+        "ZeRO are done with FSDP2; what asks for something else is named before the run starts.",
         source="transformers TrainingArguments.deepspeed",
     )
     sharding: Literal["stage1", "stage2", "stage3"] | None = expert_setting(
@@ -271,6 +276,29 @@ class Distributed(Section):
             raise PydanticCustomError("nbft", said)
         return self
 
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def _read_deepspeed(cls, value: Any) -> Any:
+        """Read the file that is named, so that the config needs it no more."""
+        if not isinstance(value, str) or not value:
+            return value or None
+        try:
+            return read(Path(value))
+        except ConfigError as error:
+            raise PydanticCustomError("nbft", "{why}", {"why": str(error)}) from None
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _check_stage(cls, value: dict[str, Any] | None) -> Any:
+        zero = (value or {}).get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            said = "zero_optimization must be a block, such as {stage: 2}."
+            raise PydanticCustomError("nbft", said)
+        if type(stage := zero.get("stage", 0)) is not int or stage not in _ZERO_STAGES:
+            said = "zero_optimization.stage must be 0, 1, 2 or 3."
+            raise PydanticCustomError("nbft", said)
+        return value
+
     @field_validator("num_processes", mode="before")
     @classmethod
     def _take_auto(cls, value: Any) -> Any:
@@ -297,11 +325,33 @@ class Distributed(Section):
         """
         if self.processes == 1:
             return None
-        if self.fsdp in ("full_shard", "hybrid_shard") or self.sharding == "stage3":
+        if self.fsdp in ("full_shard", "hybrid_shard") or self.stage == 3:
             return "weights"
-        if self.fsdp in ("shard_grad_op", "hybrid_shard_zero2") or self.sharding:
+        if self.fsdp in ("shard_grad_op", "hybrid_shard_zero2") or self.stage:
             return "gradients"
         return None
+
+    @property
+    def stage(self) -> int:
+        """Stage of ZeRO that is asked for, 1 to 3; 0 without."""
+        if self.sharding:
+            return int(self.sharding.removeprefix("stage"))
+        return int(((self.deepspeed or {}).get("zero_optimization") or {}).get("stage", 0))
+
+    @property
+    def sharder(self) -> str:
+        """The setting that asks for shards; "" if none does."""
+        named = ("fsdp", "sharding", "deepspeed" if self.stage else "sharding")
+        return next((name for name in named if getattr(self, name)), "")
+
+    @property
+    def offloads(self) -> bool:
+        """Whether shards are kept in CPU memory."""
+        zero = (self.deepspeed or {}).get("zero_optimization") or {}
+        blocks = (zero.get("offload_optimizer"), zero.get("offload_param"))
+        return self.fsdp_cpu_offload or any(
+            isinstance(block, dict) and block.get("device", "none") != "none" for block in blocks
+        )
 
     @property
     def processes_per_copy(self) -> int:
@@ -312,10 +362,7 @@ class Distributed(Section):
     def engines(self) -> dict[str, str]:
         """Return the settings that need an engine not supported yet, by name, each with a reason."""
         reasons = {
-            "deepspeed": self.deepspeed not in (None, {}, "") and "needs DeepSpeed",
             "tensor_parallel_size": self.tensor_parallel_size > 1
             and "splits layers across processes",
-            "pipeline_parallel_size": self.pipeline_parallel_size > 1
-            and "distributes layers over processes",
         }
         return {name: reason for name, reason in reasons.items() if reason}

@@ -12,7 +12,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, get_args
 
 from nbft import registry
+from nbft.config import io
 from nbft.config.distributed import Distributed
+from nbft.errors import ConfigError
 from nbft.interop.report import Kind
 from nbft.interop.table import UNSET, Back, Convert, Converted
 from nbft.models.peft_types.peft_type import LAYER_WORDS
@@ -340,10 +342,15 @@ IN_SEVERAL = "has an effect with distributed.num_processes above 1"
 
 
 def deepspeed(value: Any, work: Work) -> Converted:
-    """Leave DeepSpeed out, given as a block or as a file: one process has nothing to shard."""
-    if not value or (isinstance(value, dict) and value.get("enable_deepspeed") is False):
+    """Take DeepSpeed's configuration, a block or a file, which is looked for beside that of the system."""
+    if not value:
         return OFF
-    return Converted(kind="ignored", note=ONE_PROCESS)
+    if isinstance(value, dict):
+        return Converted(value, IN_SEVERAL, "converted")
+    try:
+        return Converted(io.read(work.folder / str(value)), f"read; {IN_SEVERAL}", "converted")
+    except ConfigError as error:
+        return Converted(kind="ignored", note=f"{error} {ONE_PROCESS[0].upper()}{ONE_PROCESS[1:]}")
 
 
 def fsdp(value: Any, work: Work) -> Converted:

@@ -14,7 +14,14 @@ from nbft.config import Config
 from nbft.config.data import Dataset
 from nbft.errors import ConfigError, Problem
 from nbft.interop.chat_formats import chat_template, name_of, untrained_end
-from nbft.interop.conversions import IN_SEVERAL, NOT_SET, OFF, half_precision, train_method
+from nbft.interop.conversions import (
+    IN_SEVERAL,
+    NOT_SET,
+    OFF,
+    deepspeed,
+    half_precision,
+    train_method,
+)
 from nbft.interop.importer import Work
 from nbft.interop.load import load_system
 from nbft.interop.preferences import has_weights, trl_loss_back
@@ -321,6 +328,21 @@ def _fsdp(value: Any, work: Work) -> Converted:
     is_given = "fsdp.auto_wrap_policy" in work.given
     more = {} if is_given else {"distributed.fsdp_auto_wrap_policy": "NO_WRAP"}  # Oumi's default
     return Converted(name, IN_SEVERAL, "converted", more)
+
+
+def _deepspeed(value: Any, work: Work) -> Converted:
+    """Take the stage of ZeRO and what is kept in CPU memory, or the file that is named instead."""
+    if not value or not value.get("enable_deepspeed"):
+        return OFF
+    if file := value.get("deepspeed_config_path"):
+        return deepspeed(file, work)
+    stage = str(value.get("zero_stage") or "ZERO_0").upper().removeprefix("ZERO_")
+    zero = {"stage": int(stage) if stage.isdigit() else stage}
+    offload = {n: value[n] for n in ("offload_optimizer", "offload_param") if value.get(n)}
+    kept = {"enable_deepspeed", "zero_stage", *offload}
+    rest = [name for name, given in value.items() if name not in kept and given is not None]
+    note = f"; {', '.join(rest)} is left out" if rest else ""
+    return Converted({"zero_optimization": zero | offload}, f"{IN_SEVERAL}{note}", "converted")
 
 
 def _fsdp_precision(value: Any, work: Work) -> Converted:

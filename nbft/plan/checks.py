@@ -20,6 +20,7 @@ from nbft.methods import method_of
 from nbft.models.find import ALIASES, find_local, is_hub_name
 from nbft.plan.argument_checks import schedule_argument_problems
 from nbft.plan.cluster import cluster_problems
+from nbft.plan.deepspeed import deepspeed_problems
 from nbft.plan.disk import DiskUse, disk_problems
 from nbft.plan.model_checks import model_problems
 from nbft.plan.problems import error, is_installed, warning, with_values
@@ -60,6 +61,7 @@ def check(
         *_schedule(config),
         *_not_supported_yet(config),
         *several_problems(config, decisions),
+        *deepspeed_problems(config, decisions),
         *cluster_problems(config),
         *_sections_of_methods(config),
         *model_problems(config, decisions, folder),

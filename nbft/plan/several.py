@@ -76,6 +76,7 @@ def is_several(config: Config) -> bool:
 
 def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     """Yield what several processes cannot do, or this machine cannot for them."""
+    yield from _stages(config)
     yield from _sizes(config)
     if not is_several(config):
         return
@@ -107,9 +108,19 @@ def several_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
             yield warning(f"distributed.{name}", f"has no effect {why}.", use=usual)
 
 
+_OF_STAGES = (
+    *("pipeline_parallel_config", "pipeline_segmentation", "virtual_pipeline_stages"),
+    "add_tail_layers",
+)
+
+
 def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
     """Yield settings that several processes make no use of here, each with the reason."""
     ours = config.distributed
+    for name in _OF_STAGES:
+        yield name, "without pipeline stages, which nbft does not have"
+    for name in ("moe_group", "moe_dispatch"):
+        yield name, "since nbft does not distribute experts: a process has all, or a shard of each"
     if not ours.shards:
         why = "without distributed.fsdp or distributed.sharding"
         for name in Distributed.model_fields:
@@ -123,6 +134,22 @@ def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
         yield "fsdp_min_num_params", f"with fsdp_auto_wrap_policy={policy}"
     if policy != "TRANSFORMER_BASED_WRAP":
         yield "fsdp_transformer_layer_cls_to_wrap", f"with fsdp_auto_wrap_policy={policy}"
+
+
+def _stages(config: Config) -> Iterator[Problem]:
+    """Report layers that are to be distributed in stages, which wait for each other."""
+    path = "distributed.pipeline_parallel_size"
+    if config.distributed.pipeline_parallel_size == 1:
+        return
+    why = "distributes the layers in stages, which nbft does not do."
+    fix = (
+        "Use distributed.fsdp=full_shard, which holds as little in each process, or "
+        "model.device_map=auto, which puts the layers on several GPUs of one process."
+    )
+    changes: dict[str, Any] = {path: 1}
+    if not config.distributed.sharder:
+        changes["distributed.fsdp"] = "full_shard"
+    yield error(path, why, fix, changes)
 
 
 def _sizes(config: Config) -> Iterator[Problem]:
@@ -140,7 +167,7 @@ def _sizes(config: Config) -> Iterator[Problem]:
 def _sharding_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
     """Yield what does not go with a model in shards."""
     ours = config.distributed
-    field = "distributed.fsdp" if ours.fsdp else "distributed.sharding"
+    field = f"distributed.{ours.sharder}"
     for path, is_used in _without_shards(config, decisions).items():
         if is_used:
             why, fix = f"does not go with {path}.", "Leave one of them out."
@@ -205,8 +232,8 @@ def _without_shards(config: Config, decisions: Decisions) -> Mapping[str, bool]:
         "memory.offload_optimizer": (
             config.memory.offload_optimizer and decisions.device.value != "cpu"
         ),
-        "distributed.fsdp_cpu_offload on a GPU yet": (
-            config.distributed.fsdp_cpu_offload and decisions.device.value != "cpu"
+        "shards in CPU memory (offload) on a GPU yet": (
+            config.distributed.offloads and decisions.device.value != "cpu"
         ),
         "precision.mixed_precision=fp16": decisions.mixed_precision.value == "fp16",
         "precision.fp16_opt_level=O2": (
@@ -301,10 +328,15 @@ def _shards_remarks(config: Config) -> Iterator[str]:
         f"Each process keeps 1/{ours.processes_per_copy} of the weights, their gradients and the "
         f"optimiser state; {gathered} are gathered {when}."
     )
-    if ours.sharding == "stage1":
+    if ours.deepspeed:
         yield (
-            "distributed.sharding=stage1 is done as stage2, which needs less memory and gives the "
-            "same numbers."
+            f"Stage {ours.stage} of distributed.deepspeed is done with FSDP2, which gives the same "
+            "numbers; DeepSpeed itself is not used."
+        )
+    if ours.stage == 1:
+        yield (
+            f"Stage 1 of distributed.{ours.sharder} is done as stage 2, which needs less memory and "
+            "gives the same numbers."
         )
     if ours.fsdp in ("hybrid_shard", "hybrid_shard_zero2") and ours.sharding_parallel_size == 1:
         yield (

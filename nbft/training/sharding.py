@@ -60,14 +60,14 @@ def shard(model: Any, config: Config, ranks: Ranks, device: str) -> None:
         {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
     )
     if len(types) > 1:
-        field = "distributed.fsdp" if asked.fsdp else "distributed.sharding"
+        field = f"distributed.{asked.sharder}"
         why = f"needs trained weights of one number type, and these are {' and '.join(types)}."
         fix = "Set model.dtype to float32."
         raise ConfigError(Problem(field, asked.shards, why, fix, {"model.dtype": "float32"}))
     if asked.fsdp_sync_module_states:
         ranks.share([p.data for p in model.parameters() if p.requires_grad])
     offload = OffloadPolicy()
-    if asked.fsdp_cpu_offload:
+    if asked.offloads:
         offload = CPUOffloadPolicy(pin_memory=device == "cuda")
     cut: Any = functools.partial(
         fully_shard,

@@ -50,6 +50,7 @@ def assert_alike(found: nbft.Run, expected: nbft.Run) -> None:
     [
         ("lora", {"fsdp": "full_shard"}),
         ("full", {"fsdp": "shard_grad_op", "fsdp_auto_wrap_policy": "NO_WRAP"}),
+        ("full", {"deepspeed": {"zero_optimization": {"stage": 2}, "bf16": {"enabled": "auto"}}}),
         ("full", {"sharding": "stage3", "fsdp_auto_wrap_policy": "SIZE_BASED_WRAP"}),
     ],
 )

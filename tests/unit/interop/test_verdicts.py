@@ -54,7 +54,7 @@ VERDICTS = [
     ("axolotl", "deepspeed: some/zero3.json", "deepspeed", "ignored", "nothing to shard"),
     (
         *("axolotl", "deepspeed: {zero_optimization: {stage: 3}}", "deepspeed"),
-        *("ignored", "nothing to shard"),
+        *("converted", "num_processes above 1"),
     ),
     ("axolotl", "deepspeed:", "deepspeed", "taken", "off"),
     ("axolotl", "fsdp: [full_shard, auto_wrap]", "fsdp", "converted", "num_processes above 1"),
@@ -73,7 +73,7 @@ VERDICTS = [
     ("axolotl", "use_comet: true", "use_comet", "ignored", "comet_ml is not installed here"),
     ("llama_factory", "flash_attn: fa2", "flash_attn", "ignored", "sdpa computes the same"),
     ("llama_factory", "enable_liger_kernel: true", "enable_liger_kernel", "ignored", "GPU"),
-    ("llama_factory", "deepspeed: {stage: 3}", "deepspeed", "ignored", "nothing to shard"),
+    ("llama_factory", "deepspeed: zero3.json", "deepspeed", "ignored", "no such file"),
     (
         "llama_factory",
         "report_to: [wandb, swanlab]",
@@ -89,7 +89,11 @@ VERDICTS = [
         "renamed",
         "",
     ),
-    ("oumi", "deepspeed: {enable_deepspeed: true}", "deepspeed", "ignored", "nothing to shard"),
+    ("oumi", "deepspeed: {enable_deepspeed: false}", "deepspeed", "taken", "off"),
+    (
+        *("oumi", "deepspeed: {enable_deepspeed: true, precision: bf16}", "deepspeed"),
+        *("converted", "precision is left out"),
+    ),
     ("oumi", "training: {enable_wandb: true}", "training.enable_wandb", "ignored", "wandb"),
     (
         *("peft_studio", "experiment_tracker: cometml", "experiment_tracker"),

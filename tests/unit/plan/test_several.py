@@ -127,6 +127,7 @@ def test_what_trains_in_one_process_says_so():
         nbft.race(config, {"training.learning_rate": [1e-4, 2e-4]})
 
 
+ZERO = {"distributed.deepspeed": {"zero_optimization": {"stage": 2}}}
 SHARDED = {"distributed.fsdp": "full_shard"}
 
 
@@ -147,7 +148,7 @@ SHARDED = {"distributed.fsdp": "full_shard"}
         ),
     ],
 )
-@pytest.mark.parametrize("engine", [SHARDED, {"distributed.sharding": "stage2"}])
+@pytest.mark.parametrize("engine", [SHARDED, {"distributed.sharding": "stage2"}, ZERO])
 def test_what_needs_whole_weights_is_refused_by_name_and_mended(changes, what, engine):
     one = plan(1).config.apply(changes)
     made = nbft.make_plan(one.apply({FIELD: 2, **engine}))
@@ -196,6 +197,38 @@ def test_what_fsdp2_does_in_any_case_is_refused_or_said(changes, level):
     assert problem.field not in {p.field for p in mended.problems}
     harmless = {"fsdp_config": {"fsdp_version": 2, "limit_all_gathers": True}}
     assert not plan(distributed={"fsdp": "full_shard", **harmless}).errors
+
+
+def test_stages_of_a_pipeline_are_refused_with_what_to_use_instead():
+    made = plan(4, distributed={"pipeline_parallel_size": 2})
+    (problem,) = (p for p in made.errors if p.field.endswith("pipeline_parallel_size"))
+    assert "distributed.fsdp=full_shard" in problem.fix
+    assert "model.device_map=auto" in problem.fix
+    mended = nbft.make_plan(made.config.apply(problem.changes))
+    assert not mended.errors
+    assert mended.config.distributed.fsdp == "full_shard"
+    is_sharded = plan(4, distributed={"pipeline_parallel_size": 2, "sharding": "stage2"})
+    (problem,) = (p for p in is_sharded.errors if p.field.endswith("pipeline_parallel_size"))
+    assert list(problem.changes) == ["distributed.pipeline_parallel_size"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pipeline_parallel_config", ["enable_overlap_p2p_comm"]),
+        ("pipeline_segmentation", "layer:Layer"),
+        ("virtual_pipeline_stages", 2),
+        ("add_tail_layers", 1),
+        ("moe_group", "mp"),
+        ("moe_dispatch", "v2-alltoall-unpad"),
+    ],
+)
+def test_options_of_pipelines_and_experts_are_said_to_have_no_effect(name, value):
+    made = plan(distributed={name: value})
+    (problem,) = (p for p in made.warnings if p.field == f"distributed.{name}")
+    assert problem.why.startswith("has no effect")
+    assert not nbft.make_plan(made.config.apply(problem.changes)).warnings
+    assert not plan(1, distributed={name: value}).problems
 
 
 @pytest.mark.parametrize(
@@ -254,7 +287,9 @@ def test_settings_that_are_used_are_not_said():
         ),
         ({"fsdp": "full_shard"}, ["keeps 1/4 of the weights", "gathered while it computes"]),
         ({"fsdp": "shard_grad_op"}, ["gathered and kept for the step"]),
-        ({"sharding": "stage1"}, ["is done as stage2"]),
+        ({"sharding": "stage1"}, ["Stage 1 of distributed.sharding is done as stage 2"]),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, ["Stage 3", "done with FSDP2"]),
+        ({"deepspeed": {"zero_optimization": {"stage": 1}}}, ["Stage 1", "is done as stage 2"]),
         ({"sharding": "stage3", "sharding_parallel_size": 2}, ["keeps 1/2 of the weights"]),
         ({"fsdp": "hybrid_shard"}, ["makes one sharded copy"]),
         ({"fsdp": "no_shard"}, ["(DDP)"]),
