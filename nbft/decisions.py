@@ -158,8 +158,7 @@ def _of_several(config: Config, device: str) -> str:
 
 def sees_all_gpus(config: Config) -> bool:
     """Whether a run asks for several GPUs; any other sees one."""
-    several = config.distributed.num_processes != 1 or bool(config.distributed.engines())
-    return config.model.device_map is not None or several
+    return config.model.device_map is not None or config.distributed.num_processes != 1
 
 
 def devices_needed(config: Config, device: str) -> int:
@@ -216,7 +215,7 @@ class _Model:
 
 def _about_model(config: Config, folder: Path | None) -> _Model:
     settings = config.model
-    about = _read(folder) | settings.model_init_kwargs
+    about = read_about(folder) | settings.model_init_kwargs
     attention = settings.attn_implementation or about.get("attn_implementation")
     if settings.model_type != "hf":  # whatever its name, its code is somebody's own
         untested = f"not tested with {settings.model_type} models"
@@ -306,7 +305,8 @@ _GAIN = {
 _SHARED_GAIN = "computes a prompt once for both of its answers"
 
 
-def _read(model: Path | None) -> dict[str, Any]:
+def read_about(model: Path | None) -> dict[str, Any]:
+    """Return the config.json in a model's folder; empty where there is none."""
     try:
         content = json.loads(((model or Path()) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -356,6 +356,8 @@ def _row_attention(config: Config, device: str, model: _Model, *, joined: bool) 
     asked = config.memory.use_attn_mask_start_row_indices
     if asked is False:
         return "memory.use_attn_mask_start_row_indices is false"
+    if config.distributed.splits_layers:
+        return _SPLIT
     if not joined:
         return "rows are padded"
     if model.attention not in (None, "sdpa"):
@@ -418,11 +420,16 @@ def _adapter_settings(config: Config, adapter: FoundAdapter | None) -> Mapping[s
     return adapter.about if adapter else vars(config.peft)
 
 
+_SPLIT = "its weights are split (distributed.tensor_parallel_size)"
+
+
 def _fused_lora(config: Config, mixed_precision: str, model: _Model) -> str:
     if config.peft.method != "lora":
         return "no LoRA"
     if config.speed.fused_lora == "off":
         return _SET
+    if config.distributed.splits_layers:
+        return _SPLIT
     if config.precision.fp8:
         return "precision.fp8 has its own matrix product"
     if config.quantization.bits and not config.quantization.load_in_4bit:

@@ -1,8 +1,4 @@
-"""Settings of training in several processes.
-
-With one process most of them have no effect; `nbft.plan.checks` rejects those of engines that are
-not supported yet.
-"""
+"""Settings of training in several processes; with one most of them have no effect."""
 
 from __future__ import annotations
 
@@ -329,6 +325,8 @@ class Distributed(Section):
             return "weights"
         if self.fsdp in ("shard_grad_op", "hybrid_shard_zero2") or self.stage:
             return "gradients"
+        if self.splits_layers:  # what is left of them is cut as well
+            return "gradients"
         return None
 
     @property
@@ -341,8 +339,13 @@ class Distributed(Section):
     @property
     def sharder(self) -> str:
         """The setting that asks for shards; "" if none does."""
-        named = ("fsdp", "sharding", "deepspeed" if self.stage else "sharding")
-        return next((name for name in named if getattr(self, name)), "")
+        asked = {
+            "fsdp": self.fsdp not in (None, "no_shard"),
+            "sharding": self.sharding is not None,
+            "deepspeed": self.stage > 0,
+            "tensor_parallel_size": self.tensor_parallel_size > 1,
+        }
+        return next((name for name, is_asked in asked.items() if is_asked), "")
 
     @property
     def offloads(self) -> bool:
@@ -354,15 +357,17 @@ class Distributed(Section):
         )
 
     @property
-    def processes_per_copy(self) -> int:
-        """Number of processes that share one sharded copy."""
-        size = self.sharding_parallel_size
-        return size if size > 1 else self.processes
+    def splits_layers(self) -> bool:
+        """Whether each layer is split across several processes."""
+        return self.processes > 1 and self.tensor_parallel_size > 1
 
-    def engines(self) -> dict[str, str]:
-        """Return the settings that need an engine not supported yet, by name, each with a reason."""
-        reasons = {
-            "tensor_parallel_size": self.tensor_parallel_size > 1
-            and "splits layers across processes",
-        }
-        return {name: reason for name, reason in reasons.items() if reason}
+    @property
+    def data_parallel_size(self) -> int:
+        """Number of processes, or groups of them that split layers, with rows of their own."""
+        return max(1, self.processes // self.tensor_parallel_size)
+
+    @property
+    def processes_per_copy(self) -> int:
+        """Number of processes that share one copy, in shards and parts of layers."""
+        size = self.sharding_parallel_size
+        return size * self.tensor_parallel_size if size > 1 else self.processes

@@ -59,7 +59,6 @@ def check(
         *_fast_path(config, decisions),
         *_packages(config),
         *_schedule(config),
-        *_not_supported_yet(config),
         *several_problems(config, decisions),
         *deepspeed_problems(config, decisions),
         *cluster_problems(config),
@@ -296,17 +295,6 @@ def _schedule(config: Config) -> Iterator[Problem]:
                 use={"min_lr_rate": 0.1},
             )
     yield from schedule_argument_problems(config)
-
-
-def _not_supported_yet(config: Config) -> Iterator[Problem]:
-    for name, reason in config.distributed.engines().items():
-        yield error(
-            f"distributed.{name}",
-            f"{reason}, which is not supported yet.",
-            "Leave it out.",
-            use=type(config.distributed).model_fields[name].default,
-        )
-        break
 
 
 def _sections_of_methods(config: Config) -> Iterator[Problem]:

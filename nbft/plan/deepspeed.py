@@ -182,7 +182,7 @@ def _numbers(config: Config, given: Mapping[str, Any]) -> Iterator[Problem]:
 def _rows_of_a_step(config: Config, given: Mapping[str, Any]) -> Iterator[Problem]:
     """Compare the rows of a step with the three numbers that they are the product of."""
     path, training = "train_batch_size", config.training
-    processes = config.distributed.processes
+    processes = config.distributed.data_parallel_size
     at_once = training.per_device_train_batch_size * processes
     ours = at_once * training.gradient_accumulation_steps
     if (rows := _at(given, path)) in (None, ours):

@@ -111,7 +111,7 @@ def _batch(plan: Plan) -> Iterator[Problem]:
     rows, config = plan.effective_batch_size, plan.config
     if rows >= 4 or config.data.packing or (plan.total_steps or 0) < _LOSS_SEEN_STEPS:
         return
-    at_once = config.training.per_device_train_batch_size * config.distributed.processes
+    at_once = config.training.per_device_train_batch_size * config.distributed.data_parallel_size
     accumulation = 16 // at_once
     yield warning(
         "training.gradient_accumulation_steps",
@@ -133,7 +133,7 @@ def _few_steps(plan: Plan) -> Iterator[Problem]:
     if training.max_steps > 0 or plan.config.data.max_tokens_per_batch is not None:
         return
     wanted = min(_USUAL_ROWS, int(seen // _FEWEST_STEPS))
-    wanted = max(1, wanted // plan.config.distributed.processes)
+    wanted = max(1, wanted // plan.config.distributed.data_parallel_size)
     batch = min(training.per_device_train_batch_size, wanted)
     yield warning(
         "training.gradient_accumulation_steps",

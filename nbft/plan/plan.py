@@ -417,7 +417,7 @@ def _make_plan(config: Config, folder: Path | None) -> Plan:
         total = numbers["total_steps"]
         batch = schedule.rows_per_batch(config)
         seen = total * batch * config.training.gradient_accumulation_steps
-        seen *= config.distributed.processes
+        seen *= config.distributed.data_parallel_size
         if not examples["train"].is_stream and not method.generates:
             seen = min(seen, total * sequences)
             if config.training.max_steps <= 0:
@@ -643,7 +643,8 @@ def _sharing_memory(config: Config, decisions: Decisions) -> int:
 
 def _rows_per_step(config: Config, numbers: dict[str, Any]) -> int:
     """Return the rows of a step; a mean where batches are made by their tokens."""
-    accumulated = config.training.gradient_accumulation_steps * config.distributed.processes
+    groups = config.distributed.data_parallel_size
+    accumulated = config.training.gradient_accumulation_steps * groups
     if config.data.max_tokens_per_batch is None or "steps_per_epoch" not in numbers:
         return config.training.per_device_train_batch_size * accumulated
     return max(1, round(int(numbers["train_rows"]) / int(numbers["steps_per_epoch"])))
@@ -872,7 +873,7 @@ def _too_large(plan: Plan) -> Problem:
     """Propose the largest batch that fits, or else other ways to use less memory."""
     assert plan.memory_bytes is not None
     config = plan.config
-    rows = plan.effective_batch_size // config.distributed.processes
+    rows = plan.effective_batch_size // config.distributed.data_parallel_size
 
     def batches_of(batch: int) -> dict[str, Any]:
         return {

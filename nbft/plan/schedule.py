@@ -57,7 +57,7 @@ def steps_per_epoch(config: Config, rows: int) -> int:
     batches = method_of(config).micro_batches(config, rows)
     if batches is None:
         batches = rows // batch if config.data.dataloader_drop_last else math.ceil(rows / batch)
-    if (several := config.distributed.processes) > 1:  # each takes every so-manieth batch
+    if (several := config.distributed.data_parallel_size) > 1:  # each takes every so-manieth batch
         is_whole = config.data.dataloader_drop_last
         batches = batches // several if is_whole else math.ceil(batches / several)
     return max(math.ceil(batches / config.training.gradient_accumulation_steps), 1)

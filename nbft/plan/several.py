@@ -12,12 +12,13 @@ from typing import Any
 from nbft import registry
 from nbft.config import Config
 from nbft.config.distributed import Distributed
-from nbft.decisions import Decisions, choose_device
+from nbft.decisions import Decisions, choose_device, read_about
 from nbft.devices import names_of
 from nbft.errors import Problem
 from nbft.formatting import count
 from nbft.hardware import gpu_count, is_this_machine
 from nbft.methods import method_of
+from nbft.models.find import find_described
 from nbft.plan.problems import error, warning
 from nbft.plan.schedule import rows_per_batch
 from nbft.queue import in_use
@@ -117,6 +118,10 @@ _OF_STAGES = (
 def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
     """Yield settings that several processes make no use of here, each with the reason."""
     ours = config.distributed
+    yield "tensor_parallel_output", "since the head is not split: each process computes all logits"
+    if not ours.splits_layers:
+        for name in ("tensor_parallel_config", "sequence_parallel"):
+            yield name, "without distributed.tensor_parallel_size above 1"
     for name in _OF_STAGES:
         yield name, "without pipeline stages, which nbft does not have"
     for name in ("moe_group", "moe_dispatch"):
@@ -156,8 +161,14 @@ def _sizes(config: Config) -> Iterator[Problem]:
     """Report processes that cannot share copies of the size that is asked for."""
     ours, path = config.distributed, "distributed.sharding_parallel_size"
     processes, size = ours.processes, ours.sharding_parallel_size
-    if processes % size:
+    parts, of_parts = ours.tensor_parallel_size, "distributed.tensor_parallel_size"
+    if processes % parts and processes > 1:
         why = f"does not divide {_FIELD}, which is {processes}."
+        yield error(of_parts, why, "Use 1, or as many as all processes.", {of_parts: 1})
+        return
+    if ours.data_parallel_size % size:
+        each = f", {parts} of which split a layer" if ours.splits_layers else ""
+        why = f"does not divide {_FIELD}, which is {processes}{each}."
         yield error(path, why, "Use 1, for one copy in all processes.", {path: 1})
     elif size > 1 and not ours.shards:
         why = "has no effect without distributed.fsdp or distributed.sharding."
@@ -168,10 +179,13 @@ def _sharding_problems(config: Config, decisions: Decisions) -> Iterator[Problem
     """Yield what does not go with a model in shards."""
     ours = config.distributed
     field = f"distributed.{ours.sharder}"
+    usual = Distributed.model_fields[ours.sharder].default
     for path, is_used in _without_shards(config, decisions).items():
         if is_used:
             why, fix = f"does not go with {path}.", "Leave one of them out."
-            yield error(field, why, fix, {field: None})
+            yield error(field, why, fix, {field: usual})
+    if ours.splits_layers:
+        yield from _split_problems(config)
     if ours.fsdp_backward_prefetch == "backward_post":
         why = "is not known to FSDP2, which fetches a unit before the backward pass of the last."
         yield error("distributed.fsdp_backward_prefetch", why, use="backward_pre")
@@ -183,6 +197,36 @@ def _sharding_problems(config: Config, decisions: Decisions) -> Iterator[Problem
         yield warning("distributed.sharding_parallel_config", why, use=[])
 
     yield from _rest_of_fsdp_config(config)
+
+
+def _split_problems(config: Config) -> Iterator[Problem]:
+    """Report layers that cannot be split in as many parts."""
+    path, parts = "distributed.tensor_parallel_size", config.distributed.tensor_parallel_size
+    folder = find_described(config.model.model_name, config.model.model_revision)
+    about = read_about(folder) if folder else {}
+    heads = about.get("num_attention_heads")
+    sizes = {
+        "attention heads": heads,
+        "key and value heads": about.get("num_key_value_heads") or heads,
+        "neurons of a layer": about.get("intermediate_size"),
+    }
+    uneven = {name: size for name, size in sizes.items() if size and size % parts}
+    if uneven:
+        possible = [
+            each
+            for each in range(2, config.distributed.processes + 1)
+            if config.distributed.processes % each == 0
+            and all(size % each == 0 for size in sizes.values() if size)
+        ]
+        use = possible[0] if possible else 1
+        has = " and ".join(f"{size:,} {name}" for name, size in uneven.items())
+        fix = f"Use {use}." if possible else "Use 1, and distributed.fsdp=full_shard."
+        changes: dict[str, Any] = {path: use}
+        if not possible and not config.distributed.fsdp:
+            changes["distributed.fsdp"] = "full_shard"
+        yield error(path, f"does not divide what this model has: {has}.", fix, changes)
+    if config.peft.method == "lora" and config.peft.use_dora:
+        yield error(path, "does not go with peft.use_dora.", "Leave one of them out.", {path: 1})
 
 
 def _rest_of_fsdp_config(config: Config) -> Iterator[Problem]:

@@ -101,7 +101,7 @@ class Provenance:
         """
         accumulation = config.training.gradient_accumulation_steps
         processes = config.distributed.processes
-        batch = rows_per_batch(config) * processes
+        batch = rows_per_batch(config) * config.distributed.data_parallel_size
         numbers = (batch * accumulation, batch, accumulation, steps_per_epoch, total_steps)
         return cls(*numbers, contents, _settings(config), processes)
 

@@ -268,13 +268,15 @@ class PreferenceTrainer(transformers.Trainer):
         size, ranks = self.args.eval_batch_size, self.nbft_ranks
         # Another run may have kept numbers between two processes reading the file.
         missing = sorted(set().union(*ranks.every(missing)))
-        at_once = _BATCHES_BETWEEN_WORDS * size * ranks.count
+        ours = self.nbft_config.distributed
+        groups, group = ours.data_parallel_size, ranks.number // ours.tensor_parallel_size
+        at_once = _BATCHES_BETWEEN_WORDS * size * groups
         for begin in range(0, len(missing), at_once):
             self._say_reference(begin, len(missing))
             now = missing[begin : begin + at_once]
-            own = now[ranks.number :: ranks.count]
+            own = now[group::groups]
             if is_sharded(self.model):  # then all of them compute as many batches
-                own += now[: -(-len(now) // ranks.count) - len(own)]
+                own += now[: -(-len(now) // groups) - len(own)]
             for first in range(0, len(own), size):
                 # A run can be stopped here as well.
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -437,7 +439,8 @@ class PreferenceTrainer(transformers.Trainer):
         filled = self.accelerator.gradient_state
         if self.model.training or not filled.end_of_dataloader or filled.remainder <= 0:
             return rows
-        before = self.nbft_ranks.number * self.args.eval_batch_size
+        group = self.nbft_ranks.number // self.nbft_config.distributed.tensor_parallel_size
+        before = group * self.args.eval_batch_size
         return min(rows, max(0, int(filled.remainder) - before))
 
     def _note(self, values: Mapping[str, torch.Tensor]) -> None:

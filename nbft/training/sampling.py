@@ -141,7 +141,7 @@ class OwnSampling:
         if rows.batches is not None:
             return TokenBatchSampler(rows.batches, _seed(config))
         step_rows = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-        step_rows *= self.nbft_ranks.count
+        step_rows *= config.distributed.data_parallel_size
         if rows.lengths is not None:
             usual: Any = LengthGroupedSampler(step_rows, lengths=rows.lengths)
         else:

@@ -33,6 +33,7 @@ from nbft.config import Config
 from nbft.config.distributed import Distributed
 from nbft.errors import ConfigError, Problem
 from nbft.training.ranks import Ranks
+from nbft.training.tensor_parallel import Split
 
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict)
 
@@ -42,8 +43,10 @@ def is_sharded(model: Any) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def shard(model: Any, config: Config, ranks: Ranks, device: str) -> None:
+def shard(model: Any, config: Config, ranks: Ranks, device: str) -> Split | None:
     """Cut a model into shards, in place, and move this process's to its device.
+
+    Returns how its layers are split across processes before that, if they are.
 
     Args:
         model: The model, adapter included; its optimiser is made later.
@@ -66,12 +69,16 @@ def shard(model: Any, config: Config, ranks: Ranks, device: str) -> None:
         raise ConfigError(Problem(field, asked.shards, why, fix, {"model.dtype": "float32"}))
     if asked.fsdp_sync_module_states:
         ranks.share([p.data for p in model.parameters() if p.requires_grad])
+    split, mesh = None, _mesh(asked, ranks.count, device)
+    if asked.tensor_parallel_size > 1:
+        split = Split(model, mesh, asked)
+        mesh = mesh[tuple(name for name in mesh.mesh_dim_names if name != "tp")]
     offload = OffloadPolicy()
     if asked.offloads:
         offload = CPUOffloadPolicy(pin_memory=device == "cuda")
     cut: Any = functools.partial(
         fully_shard,
-        mesh=_mesh(asked, ranks.count, device),
+        mesh=mesh,
         reshard_after_forward=None if asked.shards == "weights" else False,
         offload_policy=offload,
     )
@@ -82,15 +89,19 @@ def shard(model: Any, config: Config, ranks: Ranks, device: str) -> None:
     _prefetch(units, asked)
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
+    return split
 
 
 def _mesh(asked: Distributed, processes: int, device: str) -> Any:
-    """Return the processes that share a copy, [copies, processes of each] if there are several."""
-    size = asked.sharding_parallel_size
-    if size in (1, processes):
-        return init_device_mesh(device, (processes,))
-    shape = (processes // size, size)
-    return init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
+    """Return the processes, by the copies of the model, the shards of each and parts of a layer."""
+    size, parts = asked.sharding_parallel_size, asked.tensor_parallel_size
+    groups = processes // parts
+    sizes = {"dp_shard": groups}  # the names that Accelerate gives them
+    if size not in (1, groups):
+        sizes = {"dp_replicate": groups // size, "dp_shard": size}
+    if parts > 1:
+        sizes["tp"] = parts
+    return init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
 
 
 def _units(model: Any, asked: Distributed) -> list[Any]:

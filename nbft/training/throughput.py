@@ -220,7 +220,7 @@ class Throughput:
         if trainer.args.world_size == 1:
             return number
         here = torch.as_tensor(number, device=trainer.args.device).long()
-        return trainer.accelerator.gather(here).sum()
+        return trainer.accelerator.gather(here).sum() // trainer.get_tp_size()
 
     def _read_totals(self) -> None:
         """Read the counts of tokens from the device, which waits for it."""
@@ -282,7 +282,8 @@ class Throughput:
         if self.control.should_log and "_seen" in vars(self):  # type: ignore[attr-defined]
             names = [name for name in self._seen if name not in ("spans", "since")]
             sums = self.nbft_ranks.total([float(self._seen[name]) for name in names])
-            self._seen |= dict(zip(names, sums, strict=True))
+            alike = self.get_tp_size()  # type: ignore[attr-defined]
+            self._seen |= {name: one / alike for name, one in zip(names, sums, strict=True)}
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the numbers since the last log, in place of a speed over all that has happened."""

@@ -55,6 +55,7 @@ from nbft.training.rows import TrainingRows
 from nbft.training.sampling import OwnSampling
 from nbft.training.saving import OwnSaving
 from nbft.training.sharding import settle, shard, whole
+from nbft.training.tensor_parallel import Split
 from nbft.training.throughput import StepClock, Throughput, TokenMeans
 
 
@@ -88,6 +89,7 @@ class OwnTrainer(
     ) -> None:
         self.nbft_room, self.nbft_ranks = room, ranks
         self.nbft_after_step = after_step
+        self.nbft_split: Split | None = None
         self.nbft_provenance, self.nbft_resumption = provenance, resumption
         if clock is not None:
             self.nbft_clock = clock
@@ -136,6 +138,19 @@ class OwnTrainer(
         settle(self.model)  # type: ignore[attr-defined]
         self.nbft_ranks.agree_on(self.control)  # type: ignore[attr-defined]
         return self.nbft_ranks.every(measured)[0]
+
+    def get_tp_size(self) -> int:
+        """Return how many processes split a layer, and so read the same rows."""
+        ours = self.nbft_config.distributed
+        return ours.tensor_parallel_size if ours.processes > 1 else 1
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a batch; what processes that split layers hold alike stays so."""
+        trainer: Any = self
+        loss = super().training_step(*args, **kwargs)
+        if self.nbft_split is not None and trainer.accelerator.sync_gradients:
+            self.nbft_split.finish_gradients()
+        return loss
 
     def _move_model_to_device(self, model: Any, device: Any) -> None:
         """Move a model to its device, unless it may fit there in shards only."""
@@ -371,7 +386,9 @@ def _finish_model(trainer: Any, config: Config, decisions: Decisions) -> None:
     if mixed_precision != "no" and precision.fp16_opt_level == "O2":
         low_weights(model, mixed_precision, master_grad=precision.amp_master_grad)
     if config.distributed.shards:
-        shard(model, config, trainer.nbft_ranks, device)
+        trainer.nbft_split = shard(model, config, trainer.nbft_ranks, device)
+        if trainer.nbft_split is not None:
+            trainer.nbft_split.join(trainer)
         # It has its device and averages its gradients: DistributedDataParallel is not for it.
         prepare = trainer.accelerator.prepare_model
         trainer.accelerator.prepare_model = functools.partial(prepare, evaluation_mode=True)
