@@ -19,7 +19,6 @@ MEANING = {
     "effect": "a test checks the effect of the value",
     "hardware": "passed to the real engine, tested as far as possible on a CPU, with a clear error "
     "where the hardware is missing",
-    "planned": "settings, checks and imports exist; a value that needs the engine gives a clear error",
     "refused": "not supported; the note names the alternative",
 }
 
@@ -32,7 +31,7 @@ class Row:
         system: Name of its system.
         parameter: Its name in the document of the system.
         setting: Ours, or "" where there is none.
-        status: effect, hardware, refused or planned.
+        status: effect, hardware or refused.
         test: The test that proves it, as pytest takes it.
         reason: Why it is refused, or what it needs.
     """
@@ -67,25 +66,19 @@ def rows(name: str | None = None) -> list[Row]:
     ]
 
 
-_PLANNED = "tests/unit/config/test_planned.py"
-"""Proves that a setting is read and checked, and no more."""
-
-
 def _row(name: str, entry: Entry) -> Row:
     parameter = entry.name or entry.path
     setting = entry.setting.replace("<split>", "train").replace("[0]", "[]")
     setting = setting.replace("data.validation.", "data.train.")
     proof = proofs().get(f"{name}:{parameter}") or proofs().get(setting) or Proof("")
     status: Status = entry.status or proof.status
-    if status == "effect" and proof.test.startswith(_PLANNED):
-        status = "planned"
     return Row(name, parameter, entry.setting, status, proof.test, entry.reason or proof.reason)
 
 
 def counts(rows: Iterable[Row]) -> dict[str, int]:
     """Return the number of rows of each status, zeros included."""
     numbers = Counter(row.status for row in rows)
-    return {status: numbers[status] for status in ("effect", "hardware", "planned", "refused")}
+    return {status: numbers[status] for status in ("effect", "hardware", "refused")}
 
 
 def summary(rows: list[Row]) -> str:
@@ -105,8 +98,8 @@ def page() -> str:
         "",
         *(f"- **{status}**: {meaning}." for status, meaning in MEANING.items()),
         "",
-        "| system | parameters | effect | hardware | planned | refused |",
-        "|---|---|---|---|---|---|",
+        "| system | parameters | effect | hardware | refused |",
+        "|---|---|---|---|---|",
     ]
     for name in DOCUMENTED:
         of_system = [row for row in parameters if row.system == name]

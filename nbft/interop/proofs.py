@@ -15,7 +15,7 @@ class Proof:
 
     Attributes:
         test: As pytest takes it.
-        status: effect, hardware, refused or planned.
+        status: effect, hardware or refused.
         reason: What the setting needs, or why it is refused.
     """
 

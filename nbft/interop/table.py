@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbft.interop.importer import Work
     from nbft.interop.read import Document
 
-Status = Literal["effect", "hardware", "refused", "planned"]
+Status = Literal["effect", "hardware", "refused"]
 
 UNSET: Any = type("Unset", (), {"__repr__": lambda _: "unset"})()
 """Marks the absence of a value, because None is a value."""

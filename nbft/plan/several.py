@@ -53,7 +53,7 @@ def _automatic(config: Config, device: str) -> tuple[int, str]:
     there = len(names) or max(1, gpu_count(device))
     free = len(set(names) - in_use(device)) if names else there
     asked = free or there
-    size = config.distributed.sharding_parallel_size
+    size = config.distributed.sharding_parallel_size * config.distributed.tensor_parallel_size
     asked = asked // size * size or asked
     if not free:
         return asked, f"there are {count(there, 'GPU')}; all are in use, so the run waits"
@@ -162,7 +162,10 @@ def _sizes(config: Config) -> Iterator[Problem]:
     ours, path = config.distributed, "distributed.sharding_parallel_size"
     processes, size = ours.processes, ours.sharding_parallel_size
     parts, of_parts = ours.tensor_parallel_size, "distributed.tensor_parallel_size"
-    if processes % parts and processes > 1:
+    if processes == 1 and parts > 1:
+        yield warning(of_parts, f"has no effect with {_FIELD}=1.", use=1)
+        return
+    if processes % parts:
         why = f"does not divide {_FIELD}, which is {processes}."
         yield error(of_parts, why, "Use 1, or as many as all processes.", {of_parts: 1})
         return
@@ -211,7 +214,7 @@ def _split_problems(config: Config) -> Iterator[Problem]:
         "neurons of a layer": about.get("intermediate_size"),
     }
     uneven = {name: size for name, size in sizes.items() if size and size % parts}
-    if uneven:
+    if uneven and config.distributed.processes % parts == 0:
         possible = [
             each
             for each in range(2, config.distributed.processes + 1)
@@ -329,11 +332,14 @@ def several_remarks(
     """
     if not is_several(config):
         return
-    processes = config.distributed.processes
-    batch = rows_per_batch(config) * processes
+    processes, groups = config.distributed.processes, config.distributed.data_parallel_size
+    batch = rows_per_batch(config) * groups
+    learnt = count(batch * config.training.gradient_accumulation_steps, "row")
+    who = "each computes its share of"
+    if config.distributed.splits_layers:
+        who = "all compute" if groups == 1 else f"{groups} groups of them compute their share of"
     yield (
-        f"{processes} processes train together ({engine_of(config)}): each computes its share of the "
-        f"{count(batch * config.training.gradient_accumulation_steps, 'row')} of a step."
+        f"{processes} processes train together ({engine_of(config)}): {who} the {learnt} of a step."
     )
     if config.distributed.shards:
         yield from _shards_remarks(config)
@@ -353,7 +359,7 @@ def several_remarks(
                 f"The last batches of an epoch are filled up with {count(batch - rest, 'row')} from "
                 "its beginning, so that all processes have as many."
             )
-    held_out = config.evaluation.per_device_eval_batch_size * processes
+    held_out = config.evaluation.per_device_eval_batch_size * groups
     is_measured = config.evaluation.eval_strategy != "no"
     if is_measured and (rows := numbers.get("eval_rows")) and rows % held_out:
         yield (
@@ -365,6 +371,12 @@ def several_remarks(
 def _shards_remarks(config: Config) -> Iterator[str]:
     """Yield what each process holds of a sharded model."""
     ours = config.distributed
+    if ours.splits_layers:
+        positions = " and keep some positions between the layers" if ours.sequence_parallel else ""
+        yield (
+            f"{ours.tensor_parallel_size} processes split each layer: they read the same rows, compute "
+            f"some heads and neurons each, and add up what these give{positions}."
+        )
     what = {"NO_WRAP": "all weights", "SIZE_BASED_WRAP": "the weights of a part"}
     gathered = what.get(ours.fsdp_auto_wrap_policy, "the weights of a layer")
     when = "while it computes" if ours.shards == "weights" else "and kept for the step"

@@ -99,7 +99,7 @@ class Split:
             tensors = [p.detach()] if "sync_param" in self._kept else []
             if "sync_moment" in self._kept:
                 state = optimizer.state.get(p, {}).values()
-                tensors += [one for one in state if isinstance(one, DTensor)]
+                tensors += [one for one in state if getattr(one, "shape", None) == p.shape]
             for one in tensors:
                 distributed.broadcast(_local(one), group=self._group, group_src=0)
 

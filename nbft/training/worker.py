@@ -22,7 +22,7 @@ from nbft import events
 from nbft.access import inherit_all
 from nbft.atomic import replacing
 from nbft.config import Config
-from nbft.decisions import Decisions, choose_trackers, decide, sees_all_gpus
+from nbft.decisions import Decisions, choose_trackers, decide, read_about, sees_all_gpus
 from nbft.devices import see_one_gpu
 from nbft.hardware import (
     Choice,
@@ -34,7 +34,7 @@ from nbft.hardware import (
 )
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
-from nbft.models.find import FoundModel, find_model
+from nbft.models.find import FoundModel, find_described, find_model
 from nbft.plan.stages import moments
 from nbft.processes import identity
 from nbft.progress import telling
@@ -228,7 +228,7 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
     if owns_process and not sees_all_gpus(job.config):
         see_one_gpu()
     job.say("Loading the libraries …")
-    import_libraries(owns_process=owns_process)
+    import_libraries(owns_process=owns_process, is_quantised=_may_be_quantised(job.config))
     begin_peak()
     from nbft.models.load import quiet
     from nbft.training.callbacks.reporting import memory_of
@@ -328,6 +328,16 @@ def _train(job: _Job, *, owns_process: bool) -> dict[str, Any]:
         return {"event": "completed", "text": text, **took, **saved}
     released = {"released": True} if reporting.ending == "paused" else {}
     return {"event": reporting.ending, **released, **reporting.reason, **took, **saved}
+
+
+def _may_be_quantised(config: Config) -> bool:
+    """Whether a run may have weights, or an optimiser, in 4 or 8 bits; true where that is unknown."""
+    folder = find_described(base_name(config), config.model.model_revision)
+    if folder is None or config.quantization.bits is not None:
+        return True
+    about = read_about(folder) | config.model.model_init_kwargs
+    optim = config.optimizer.optim
+    return "quantization_config" in about or "8bit" in optim or "paged" in optim
 
 
 def _expect_planned(job: _Job) -> None:

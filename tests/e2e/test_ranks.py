@@ -75,8 +75,7 @@ def weights(run: nbft.Run) -> dict[str, object]:
     return load_file(file)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("trainer", ["sft", "base"])
+@pytest.mark.parametrize(("trainer", "method"), [("sft", "lora"), ("base", "full")])
 def test_two_processes_train_as_one_does(spread, trainer, method):
     changes = {"training__method": trainer, "peft__method": method}
     if method == "full":

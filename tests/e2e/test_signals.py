@@ -136,8 +136,9 @@ def has_saved(run: nbft.Run) -> bool:
     return checkpoint is not None and step_of(checkpoint) == steps(run)
 
 
-@pytest.mark.parametrize("code", [SCRIPT, ASYNC], ids=["train", "train_async"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("code", "workers"), [(SCRIPT, 1), (ASYNC, 0)], ids=["train", "train_async"]
+)
 def test_an_interrupt_of_a_script_saves(saved_config, started, code, workers):
     config = saved_config(**ENDLESS, data__dataloader_num_workers=workers)
     script = started("-c", code, str(config))
@@ -168,7 +169,7 @@ def test_a_second_interrupt_of_a_script_ends_it_at_once(saved_config, started, c
     assert last["text"] == f"Stopped at once because of a second interrupt; {kept(script.run)}"
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 3])
 def test_an_interrupt_while_a_script_loads_trains_no_step(saved_config, started, stage):
     script = started("-c", SCRIPT, str(saved_config(**ENDLESS)))
 
@@ -267,8 +268,10 @@ def pids(run: nbft.Run) -> dict[str, int]:
     return {"supervisor": found["queued"], "worker": found["started"]}
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-@pytest.mark.parametrize("parts", ["worker", "supervisor", "worker supervisor"])
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("SIGTERM", "worker"), ("SIGHUP", "supervisor"), ("SIGINT", "worker supervisor")],
+)
 def test_the_system_ends_a_background_run_after_a_checkpoint(submitted, name, parts):
     run = submitted(**ENDLESS)
     until(lambda: steps(run) >= 2, "a step")

@@ -38,12 +38,6 @@ def test_no_row_is_missing_and_none_is_too_many():
     assert len(ROWS) == len(wanted) == 376
 
 
-def test_only_several_processes_are_planned():
-    area = {(s, p["path"]): p["area"] for s, b in reference().items() for p in b["parameters"]}
-    planned = {area[row.system, row.parameter] for row in ROWS if row.status == "planned"}
-    assert planned <= {"distributed"}
-
-
 def test_their_choices_are_known():
     """A value that a document lists is never called wrong by its own system's rules."""
     from nbft.interop.importer import system

@@ -531,14 +531,14 @@ def test_training_with_rewards_is_taken_and_the_rewards_are_asked_for(imported, 
     assert "name each in grpo.rewards" in str(dropped)
 
 
-def test_other_engines_are_planned(imported):
+def test_layers_that_one_process_does_not_split_are_said(imported):
     config, _ = imported("tensor_parallel_degree: 8\nmodel_name_or_path: a/b", "erniekit")
     problem = next(
-        p for p in nbft.make_plan(config).errors if p.field == "distributed.tensor_parallel_size"
+        p for p in nbft.make_plan(config).warnings if p.field == "distributed.tensor_parallel_size"
     )
-    assert "which is not supported yet" in problem.why
+    assert problem.why == "has no effect with distributed.num_processes=1."
     changed = nbft.make_plan(config.apply(problem.changes))
-    assert problem.field not in {p.field for p in changed.errors}
+    assert problem.field not in {p.field for p in changed.problems}
 
 
 def test_the_algorithms_of_peft_studio(imported):

@@ -199,6 +199,42 @@ def test_what_fsdp2_does_in_any_case_is_refused_or_said(changes, level):
     assert not plan(distributed={"fsdp": "full_shard", **harmless}).errors
 
 
+def test_the_head_of_split_layers_is_whole():
+    split = {"tensor_parallel_size": 3, "tensor_parallel_output": False}
+    (problem,) = (p for p in plan(3, distributed=split).warnings if p.field.endswith("_output"))
+    assert problem.why.startswith("has no effect since the head is not split")
+    assert not plan(3, distributed={"tensor_parallel_size": 3}).problems
+
+
+@pytest.mark.parametrize(
+    ("processes", "asked", "field", "why"),
+    [
+        (3, {"tensor_parallel_size": 2}, "tensor_parallel_size", "does not divide distributed.num"),
+        (4, {"tensor_parallel_size": 4}, "tensor_parallel_size", "does not divide what this model"),
+        (
+            4,
+            {"tensor_parallel_size": 2, "sharding_parallel_size": 4, "fsdp": "full_shard"},
+            "sharding_parallel_size",
+            "does not divide distributed.num_processes, which is 4, 2 of which split a layer.",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_and_mended(processes, asked, field, why):
+    made = plan(processes, distributed=asked)
+    (problem,) = (p for p in made.errors if p.field == f"distributed.{field}")
+    assert problem.why.startswith(why)
+    mended = nbft.make_plan(made.config.apply(problem.changes))
+    assert f"distributed.{field}" not in {p.field for p in mended.errors}
+
+
+def test_split_layers_read_the_same_rows():
+    training = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    split = plan(6, training=training, distributed={"tensor_parallel_size": 3})
+    assert split.effective_batch_size == 12
+    assert split.decisions.parts["fused_lora"].value == "off"
+    assert any("3 processes split each layer" in text for text in split.remarks)
+
+
 def test_stages_of_a_pipeline_are_refused_with_what_to_use_instead():
     made = plan(4, distributed={"pipeline_parallel_size": 2})
     (problem,) = (p for p in made.errors if p.field.endswith("pipeline_parallel_size"))
