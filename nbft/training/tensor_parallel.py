@@ -46,13 +46,13 @@ class Split:
             asked: Says whether hidden states are split too, and what is kept the same.
 
         Raises:
-            ConfigError: The model has no such plan, or one with more than these two ways.
+            ConfigError: The model has no such plan, or one with other ways.
         """
         self._model, self._mesh, self._kept = model, mesh, asked.tensor_parallel_config
         mesh = mesh["tp"]
         self._group = mesh.get_group()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        ways = _ways(inner)
+        ways = _ways(inner, asked.tensor_parallel_size)
         self._sequence = _Sequence(inner, mesh) if asked.sequence_parallel else None
         self._partial = list(self._sequence.between if self._sequence else ())
         for name, module in list(inner.named_modules()):
@@ -129,7 +129,7 @@ def _local(tensor: Any) -> Any:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _ways(inner: Any) -> dict[str, str]:
+def _ways(inner: Any, size: int) -> dict[str, str]:
     """Return how each layer inside the model is split, by the pattern of its name."""
     plan = dict(getattr(inner.base_model, "_tp_plan", None) or {})
     prefix = inner.base_model_prefix
@@ -145,7 +145,7 @@ def _ways(inner: Any) -> dict[str, str]:
             f"{why}: its plan has {', '.join(others)}." if others else f"{why}, which has no plan."
         )
         fix = "Use 1, and distributed.fsdp=full_shard."
-        raise ConfigError(Problem(_SIZE, "above 1", why, fix, {_SIZE: 1}))
+        raise ConfigError(Problem(_SIZE, size, why, fix, {_SIZE: 1}))
     return named
 
 
