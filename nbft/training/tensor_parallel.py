@@ -14,6 +14,7 @@ Source: Megatron-LM, arXiv:1909.08053, section 3, and arXiv:2205.05198, section 
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +54,7 @@ class Split:
         self._group = mesh.get_group()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         ways = _ways(inner, asked.tensor_parallel_size)
+        self._step, self._batch = -1, 0
         self._sequence = _Sequence(inner, mesh) if asked.sequence_parallel else None
         self._partial = list(self._sequence.between if self._sequence else ())
         for name, module in list(inner.named_modules()):
@@ -81,6 +83,21 @@ class Split:
                 accelerator.gather = gather
 
         accelerator.gather_for_metrics = gather_once
+
+    def begin_batch(self, seed: int, step: int) -> None:
+        """Let the processes of a group draw the same random numbers for a batch, such as dropout's.
+
+        They would drift apart as soon as one draws a number of its own, for a sample for example.
+
+        Args:
+            seed: The run's.
+            step: Optimiser steps done before the batch.
+        """
+        self._batch = self._batch + 1 if step == self._step else 0
+        self._step = step
+        group = distributed.get_rank() // self._group.size()
+        numbers = seed, step, self._batch, group
+        torch.manual_seed(int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]))
 
     def finish_gradients(self) -> None:
         """Add up, or average, gradients of weights that are not split, before they are clipped."""

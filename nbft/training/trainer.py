@@ -147,8 +147,11 @@ class OwnTrainer(
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch; what processes that split layers hold alike stays so."""
         trainer: Any = self
+        if self.nbft_split is None:
+            return super().training_step(*args, **kwargs)
+        self.nbft_split.begin_batch(self.nbft_config.training.seed, self.nbft_step)
         loss = super().training_step(*args, **kwargs)
-        if self.nbft_split is not None and trainer.accelerator.sync_gradients:
+        if trainer.accelerator.sync_gradients:
             self.nbft_split.finish_gradients()
         return loss
 

@@ -78,6 +78,41 @@ for family in ("Qwen3", "Gemma2", "Phi3"):
 """
 
 
+DROPOUT = """
+import sys, peft, torch, transformers
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from nbft.config.distributed import Distributed
+from nbft.training.tensor_parallel import Split
+
+rank, file, is_begun = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "begun"
+distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+torch.manual_seed(0)
+shape = transformers.LlamaConfig(
+    hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+    num_key_value_heads=2, vocab_size=32,
+)
+adapter = peft.LoraConfig(target_modules=["q_proj"], lora_dropout=0.5, init_lora_weights=False)
+model = peft.get_peft_model(transformers.LlamaForCausalLM(shape), adapter).train()
+mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("dp_shard", "tp"))
+split = Split(model, mesh, Distributed(tensor_parallel_size=2))
+torch.rand(5 * rank)  # as the first draws for a sample, and the other does not
+ids = torch.arange(16).view(2, 8)
+seen = []
+(dropout,) = (m for m in model.modules() if isinstance(m, torch.nn.Dropout))
+dropout.register_forward_hook(lambda _, __, kept: seen.append(kept.to_local().detach()))
+for step in (0, 0, 1):
+    if is_begun:
+        split.begin_batch(42, step)
+    model(input_ids=ids, labels=ids)
+found = [None, None]
+distributed.all_gather_object(found, seen)
+if rank == 0:
+    print(all(torch.allclose(*pair, atol=1e-7) for pair in zip(*found)))
+    print(torch.allclose(seen[0], seen[1]), torch.allclose(seen[1], seen[2]))
+"""
+
+
 def two(code, folder, *more):
     """Run code in two processes, and return what the first one prints."""
     both = [
@@ -101,6 +136,11 @@ def test_gradients_are_those_of_one_process_whatever_the_model(tmp_path):
         "Phi3",
     ]  # it joins queries, keys and values
     assert "distributed.tensor_parallel_size=2: does not know how to split" in said[0]
+
+
+@pytest.mark.parametrize(("how", "is_alike"), [("begun", True), ("not", False)])
+def test_both_drop_the_same_numbers_and_others_in_each_batch(tmp_path, how, is_alike):
+    assert two(DROPOUT, tmp_path, how).split() == [str(is_alike), "False", "False"]
 
 
 @pytest.mark.parametrize(
