@@ -352,19 +352,25 @@ class Distributed(Section):
         """Whether shards are kept in CPU memory."""
         zero = (self.deepspeed or {}).get("zero_optimization") or {}
         blocks = (zero.get("offload_optimizer"), zero.get("offload_param"))
+        devices = [block.get("device") for block in blocks if isinstance(block, dict)]
         return self.fsdp_cpu_offload or any(
-            isinstance(block, dict) and block.get("device", "none") != "none" for block in blocks
+            device not in (None, "none", "auto") for device in devices
         )
+
+    @property
+    def alike(self) -> int:
+        """Number of processes that read the same rows, since they split each layer."""
+        return self.tensor_parallel_size if self.processes > 1 else 1
 
     @property
     def splits_layers(self) -> bool:
         """Whether each layer is split across several processes."""
-        return self.processes > 1 and self.tensor_parallel_size > 1
+        return self.alike > 1
 
     @property
     def data_parallel_size(self) -> int:
         """Number of processes, or groups of them that split layers, with rows of their own."""
-        return max(1, self.processes // self.tensor_parallel_size)
+        return max(1, self.processes // self.alike)
 
     @property
     def processes_per_copy(self) -> int:

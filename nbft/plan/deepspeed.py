@@ -30,7 +30,6 @@ _SAME = {
     "optimizer.params.weight_decay": "optimizer.weight_decay",
     "scheduler.params.warmup_max_lr": "training.learning_rate",
     "scheduler.params.warmup_num_steps": "scheduler.warmup_steps",
-    "scheduler.params.total_num_steps": "training.max_steps",
     "zero_optimization.mics_shard_size": "distributed.sharding_parallel_size",
     "tensor_parallel.autotp_size": "distributed.tensor_parallel_size",
 }
@@ -50,6 +49,7 @@ _ELSEWHERE = {
     "wandb": "tracking.report_to",
     "comet": "tracking.report_to",
     "csv_monitor": "logging.logging_steps",
+    "fp16.loss_scale": "precision.loss_scale",
     "zero_optimization.cpu_offload": "zero_optimization.offload_optimizer: {device: cpu}",
     "zero_optimization.cpu_offload_param": "zero_optimization.offload_param: {device: cpu}",
 }
@@ -85,13 +85,38 @@ _OF_ZERO = frozenset(
 )
 
 
-_BLOCKS = ("optimizer", "optimizer.params", "scheduler", "scheduler.params", "tensor_parallel")
+_OFFLOADS = ("zero_optimization.offload_optimizer", "zero_optimization.offload_param")
+_BLOCKS = (
+    *("optimizer", "optimizer.params", "scheduler", "scheduler.params", "tensor_parallel"),
+    *_OFFLOADS,
+)
 _TYPES = {
     "bf16.enabled": ("bf16", "bfloat16"),
     "bfloat16.enabled": ("bf16", "bfloat16"),
     "fp16.enabled": ("fp16", "float16"),
 }
 """Its switches: the name of the mixed precision, and of weights of that type."""
+
+
+_NESTED = {
+    "optimizer": "type params",
+    "optimizer.params": "lr betas eps weight_decay torch_adam",
+    "scheduler": "type params",
+    "scheduler.params": "warmup_min_lr warmup_max_lr warmup_num_steps warmup_type total_num_steps",
+    "tensor_parallel": "autotp_size",
+    "bf16": "enabled",
+    "bfloat16": "enabled",
+    "fp16": "enabled auto_cast loss_scale_window initial_scale_power hysteresis "
+    "consecutive_hysteresis min_loss_scale",
+}
+"""What is read of the blocks, or has no effect."""
+_OFF = {
+    "optimizer.params.adam_w_mode": True,
+    "optimizer.params.bias_correction": True,
+    "zero_optimization.mics_shard_size": -1,
+    "zero_optimization.zero_hpz_partition_size": 1,
+}
+"""Values that ask for nothing else than what is done."""
 
 
 def deepspeed_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
@@ -104,6 +129,8 @@ def deepspeed_problems(config: Config, decisions: Decisions) -> Iterator[Problem
 
 
 def _problems(config: Config, decisions: Decisions, given: Mapping[str, Any]) -> Iterator[Problem]:
+    if not given:
+        return
     blocks = (*_BLOCKS, *(switch.split(".")[0] for switch in _TYPES))
     wrong = {path: _at(given, path) for path in blocks if not _is_block(_at(given, path))}
     for path, value in wrong.items():
@@ -112,13 +139,16 @@ def _problems(config: Config, decisions: Decisions, given: Mapping[str, Any]) ->
         return
     yield from _numbers(config, given)
     yield from _rows_of_a_step(config, given)
+    yield from _clipping(config, given)
     yield from _kinds(config, decisions, given)
     yield from _schedule(config, given)
     zero = given.get("zero_optimization") or {}
     yield from _other_keys(given, "", _READ | _WITHOUT_EFFECT)
     yield from _other_keys(zero, "zero_optimization.", _OF_ZERO)
-    for name in ("offload_optimizer", "offload_param"):
-        path = f"zero_optimization.{name}.device"
+    for place, known in _NESTED.items():
+        yield from _other_keys(_at(given, place) or {}, f"{place}.", known.split())
+    for place in _OFFLOADS:
+        path = f"{place}.device"
         if (device := _at(given, path)) not in (None, "none", "cpu"):
             why = "is not supported: shards can be in CPU memory."
             yield _problem(path, device, why, "Use cpu.", "cpu")
@@ -167,7 +197,7 @@ def _numbers(config: Config, given: Mapping[str, Any]) -> Iterator[Problem]:
         value = _at(given, path)
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             yield _problem(path, value, "is no number.", 'Write one, or "auto".', "auto")
-        elif value is not None and value != _setting(config, name):
+        elif value not in (None, _OFF.get(path), _setting(config, name)):
             yield _differs(config, path, value, {name: value})
     path, ours = "optimizer.params.betas", config.optimizer
     if (betas := _at(given, path)) is None or betas == [ours.adam_beta1, ours.adam_beta2]:
@@ -183,13 +213,14 @@ def _rows_of_a_step(config: Config, given: Mapping[str, Any]) -> Iterator[Proble
     """Compare the rows of a step with the three numbers that they are the product of."""
     path, training = "train_batch_size", config.training
     processes = config.distributed.data_parallel_size
+    who = "groups of processes" if config.distributed.splits_layers else "processes"
     at_once = training.per_device_train_batch_size * processes
     ours = at_once * training.gradient_accumulation_steps
     if (rows := _at(given, path)) in (None, ours):
         return
     why = (
         f"is not the rows of a step: {training.per_device_train_batch_size} rows × "
-        f"{training.gradient_accumulation_steps} accumulated × {processes} processes = {ours}."
+        f"{training.gradient_accumulation_steps} accumulated × {processes} {who} = {ours}."
     )
     if type(rows) is int and rows > 0 and rows % at_once == 0:
         steps = rows // at_once
@@ -198,6 +229,15 @@ def _rows_of_a_step(config: Config, given: Mapping[str, Any]) -> Iterator[Proble
         yield error(f"{_FIELD}.{path}", why, fix, changes, value=rows)
     else:
         yield _problem(path, rows, why, 'Write "auto".', "auto")
+
+
+def _clipping(config: Config, given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Report gradients that DeepSpeed would not clip."""
+    if "gradient_clipping" not in given and (limit := config.training.max_grad_norm):
+        why = f"is missing, so DeepSpeed clips nothing; here training.max_grad_norm={limit:g} does."
+        fix = 'Write "auto", or set training.max_grad_norm=0.'
+        problem = _problem("gradient_clipping", None, why, fix, "auto")
+        yield replace(problem, level="warning")
 
 
 def _kinds(config: Config, decisions: Decisions, given: Mapping[str, Any]) -> Iterator[Problem]:
@@ -220,6 +260,9 @@ def _kinds(config: Config, decisions: Decisions, given: Mapping[str, Any]) -> It
 
 def _schedule(config: Config, given: Mapping[str, Any]) -> Iterator[Problem]:
     """Compare the learning rate's schedule."""
+    path, steps = "scheduler.params.total_num_steps", config.training.max_steps
+    if steps > 0 and (total := _at(given, path)) not in (None, steps):
+        yield _differs(config, path, total, {"training.max_steps": total})
     path, ours = "scheduler.type", config.scheduler.lr_scheduler_type
     if (kind := _at(given, path)) is None:
         return
@@ -244,12 +287,15 @@ def _schedule(config: Config, given: Mapping[str, Any]) -> Iterator[Problem]:
 def _other_keys(block: Mapping[str, Any], place: str, known: Collection[str]) -> Iterator[Problem]:
     """Report keys that ask for something, and are neither read nor without effect."""
     for name, value in block.items():
-        is_off = value in (None, False, 0, "auto", {}, []) or (
-            isinstance(value, Mapping) and value.get("enabled", True) is False
-        )
-        if name in known or is_off:
+        path = f"{place}{name}"
+        is_off = value in (None, False, 0, {}, [])
+        if isinstance(value, Mapping) and value.get("enabled", True) is False:
+            is_off = True
+        if path in _OFF:
+            is_off = value in (None, _OFF[path])
+        if name in known or is_off or value == "auto":
             continue
         why, fix = "is not known to nbft, which does ZeRO with FSDP2.", "Leave it out."
-        if instead := _ELSEWHERE.get(f"{place}{name}"):
+        if instead := _ELSEWHERE.get(path):
             why, fix = f"is {instead} here.", "Set that, and leave it out here."
-        yield _problem(f"{place}{name}", value, why, fix, None)
+        yield _problem(path, value, why, fix, None)

@@ -605,19 +605,23 @@ def _of_several(
     ours = config.distributed
     if not ours.shards:
         return {"gradients": parts.get("gradients", 0) + 4 * trained}
-    size = ours.processes_per_copy
+    tables = sum(rows * width for _, rows, width in shape.tables) // (2 if shape.is_tied else 1)
+    of_tables, size = tables / shape.parameters, ours.processes_per_copy
+    of_layers = (1 - of_tables) / ours.alike  # tables are not split, nor half of an adapter
+    of_weights = (of_tables + of_layers) * ours.alike / size
+    of_adapter = (ours.alike + 1) / (2 * size)
+    of_trained = of_adapter if "adapter" in parts else of_weights
+    shares = {"weights": of_weights, "adapter": of_adapter}
     changed = {
-        name: math.ceil(parts.get(name, 0) / size)
+        name: math.ceil(parts.get(name, 0) * shares.get(name, of_trained))
         for name in ("weights", "adapter", "gradients", "optimizer")
     }
-    tables = sum(rows * width for _, rows, width in shape.tables) // (2 if shape.is_tied else 1)
-    of_tables = tables / shape.parameters
-    of_a_layer = (1 - of_tables) / max(1, shape.num_layers)
+    of_a_layer = of_layers / max(1, shape.num_layers)
     at_once, unit = of_tables + 2 * of_a_layer, max(of_tables, of_a_layer)
     if ours.fsdp_auto_wrap_policy == "NO_WRAP":
-        at_once = unit = 1.0
+        at_once = unit = of_tables + of_layers
     elif ours.shards != "weights":
-        at_once = 1.0
+        at_once = of_tables + of_layers
     weights = parts["weights"] + parts.get("adapter", 0)
     read = weights if device == "cpu" else 0
     changed["gathered"] = round(weights * min(1.0, at_once) + 2 * 4 * trained * unit) + read

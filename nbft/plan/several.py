@@ -127,7 +127,7 @@ def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
     for name in ("moe_group", "moe_dispatch"):
         yield name, "since nbft does not distribute experts: a process has all, or a shard of each"
     if not ours.shards:
-        why = "without distributed.fsdp or distributed.sharding"
+        why = "on whole copies of the model"
         for name in Distributed.model_fields:
             if name.startswith("fsdp_") or name == "sharding_parallel_config":
                 yield name, f"with distributed.fsdp={ours.fsdp}" if ours.fsdp else why
@@ -174,7 +174,7 @@ def _sizes(config: Config) -> Iterator[Problem]:
         why = f"does not divide {_FIELD}, which is {processes}{each}."
         yield error(path, why, "Use 1, for one copy in all processes.", {path: 1})
     elif size > 1 and not ours.shards:
-        why = "has no effect without distributed.fsdp or distributed.sharding."
+        why = "has no effect on whole copies of the model."
         yield error(path, why, "Use 1, or name what is to be sharded.", {path: 1})
 
 
@@ -228,6 +228,9 @@ def _split_problems(config: Config) -> Iterator[Problem]:
         if not possible and not config.distributed.fsdp:
             changes["distributed.fsdp"] = "full_shard"
         yield error(path, f"does not divide what this model has: {has}.", fix, changes)
+    if config.distributed.sequence_parallel and config.training.method == "kto":
+        along, why = "distributed.sequence_parallel", "does not go with training.method=kto."
+        yield error(along, why, "Leave it out.", {along: False})
     if config.peft.method == "lora" and config.peft.use_dora:
         yield error(path, "does not go with peft.use_dora.", "Leave one of them out.", {path: 1})
 
@@ -256,7 +259,7 @@ _ELSEWHERE = {
 _WITHOUT_EFFECT = ("version", "limit_all_gathers", "cpu_ram_efficient_loading")
 """The first version's ways to hold less; the second, or nbft, does so in any case."""
 
-_OF_TORCH = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+OF_TORCH = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
 """Optimisers that take each number by itself, so that they need not know of shards."""
 
 
@@ -274,7 +277,7 @@ def _without_shards(config: Config, decisions: Decisions) -> Mapping[str, bool]:
         f"peft.init_lora_weights={peft.init_lora_weights}": (
             peft.method == "lora" and peft.init_lora_weights in ("eva", "random")
         ),
-        f"optimizer.optim={optim.optim}": optim.optim not in _OF_TORCH,
+        f"optimizer.optim={optim.optim}": optim.optim not in OF_TORCH,
         "optimizer.moment_dtype=bfloat16": optim.moment_dtype == "bfloat16",
         "memory.offload_optimizer": (
             config.memory.offload_optimizer and decisions.device.value != "cpu"
@@ -380,11 +383,16 @@ def _shards_remarks(config: Config) -> Iterator[str]:
     what = {"NO_WRAP": "all weights", "SIZE_BASED_WRAP": "the weights of a part"}
     gathered = what.get(ours.fsdp_auto_wrap_policy, "the weights of a layer")
     when = "while it computes" if ours.shards == "weights" else "and kept for the step"
+    size = ours.processes_per_copy // ours.alike
+    kept = f"1/{ours.processes_per_copy} of the weights"
+    if ours.splits_layers:
+        rest = f"1/{size}" if size > 1 else "all"
+        kept = f"1/{ours.processes_per_copy} of the split layers and {rest} of the other weights"
     yield (
-        f"Each process keeps 1/{ours.processes_per_copy} of the weights, their gradients and the "
-        f"optimiser state; {gathered} are gathered {when}."
+        f"Each process keeps {kept}, their gradients and the optimiser state; {gathered} are gathered "
+        f"{when}."
     )
-    if ours.deepspeed:
+    if ours.deepspeed and ours.stage:
         yield (
             f"Stage {ours.stage} of distributed.deepspeed is done with FSDP2, which gives the same "
             "numbers; DeepSpeed itself is not used."

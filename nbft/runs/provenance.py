@@ -76,6 +76,7 @@ class Provenance:
         contents: Fingerprints of what lies in files, by the setting that names it.
         settings: The settings that decide what a step does, by dotted path.
         processes: How many train together.
+        alike: How many of them read the same rows, since they split each layer.
     """
 
     rows_per_step: int
@@ -86,6 +87,7 @@ class Provenance:
     contents: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     processes: int = 1
+    alike: int = 1
 
     @classmethod
     def of(
@@ -100,10 +102,10 @@ class Provenance:
             contents: What `contents_of` returned.
         """
         accumulation = config.training.gradient_accumulation_steps
-        processes = config.distributed.processes
-        batch = rows_per_batch(config) * config.distributed.data_parallel_size
+        ours = config.distributed
+        batch = rows_per_batch(config) * ours.data_parallel_size
         numbers = (batch * accumulation, batch, accumulation, steps_per_epoch, total_steps)
-        return cls(*numbers, contents, _settings(config), processes)
+        return cls(*numbers, contents, _settings(config), ours.processes, ours.alike)
 
     @classmethod
     def read(cls, checkpoint: Path) -> Provenance | None:
@@ -347,11 +349,15 @@ def plan_resumption(
             f"A step still learns from {count(now.rows_per_step, 'row')}: {now.batch} x "
             f"{now.accumulation} instead of {before.batch} x {before.accumulation}."
         )
-    if before.processes != now.processes:
-        remarks.append(
-            f"Trained with distributed.num_processes={before.processes} so far, and with "
-            f"{now.processes} from here on: random numbers, such as those of dropout, differ."
-        )
+    for name, then, here in (
+        ("num_processes", before.processes, now.processes),
+        ("tensor_parallel_size", before.alike, now.alike),
+    ):
+        if then != here:
+            remarks.append(
+                f"Trained with distributed.{name}={then} so far, and with {here} from here on: random "
+                "numbers, such as those of dropout, differ."
+            )
     if done < now.total_steps:
         remarks += _another_schedule(config, before.total_steps, step, now.total_steps, done)
     return _left(config, Resumption(checkpoint, done, remarks), now, is_own=is_own)

@@ -310,6 +310,12 @@ def parameter_groups(model: Any, decayed: Iterable[str], config: Config) -> list
     return [groups[key] for key in sorted(groups)]  # the log shows the rate of the first
 
 
+def _one_by_one(optimizer: Optimizer) -> None:
+    """Let an optimiser of torch go through its weights one by one: a kernel for many takes one mesh."""
+    for group in optimizer.param_groups:
+        group |= {name: False for name in ("foreach", "fused") if name in group}
+
+
 def is_loraplus(config: Config) -> bool:
     """Whether LoRA's two matrices have rates of their own."""
     return config.peft.method == "lora" and config.peft.loraplus_lr_ratio != 1
@@ -326,7 +332,11 @@ class OwnOptimizer:
         trainer: Any = self
         if not self._builds_its_own():
             given = () if model is None else (model,)  # a trainer of one's own may take none
-            return super().create_optimizer(*given)  # type: ignore[misc,no-any-return]
+            is_new = trainer.optimizer is None
+            optimizer = super().create_optimizer(*given)  # type: ignore[misc]
+            if is_new and trainer.nbft_split is not None:
+                self._over_meshes(optimizer, trainer.model if model is None else model)
+            return optimizer  # type: ignore[no-any-return]
         if trainer.optimizer is None:
             model = trainer.model if model is None else model
             if is_loraplus(self.nbft_config):
@@ -335,7 +345,27 @@ class OwnOptimizer:
                 decayed = trainer.get_decay_parameter_names(model)
                 groups = parameter_groups(model, decayed, self.nbft_config)
                 trainer.optimizer = self._wrapped(groups, lambda own: self._built(own, model))
+            if trainer.nbft_split is not None:
+                _one_by_one(trainer.optimizer)
         return trainer.optimizer  # type: ignore[no-any-return]
+
+    def _over_meshes(self, optimizer: Optimizer, model: Any) -> None:
+        """Put weights of several device meshes into the two groups of a run in one process.
+
+        The library makes a group for each mesh, and checkpoints go by the order in the groups.
+        """
+        trainer: Any = self
+        decayed = set(trainer.get_decay_parameter_names(model))
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        optimizer.param_groups[:] = [
+            {
+                **optimizer.param_groups[0],
+                "params": [p for name, p in trained if (name in decayed) is has_decay],
+                "weight_decay": trainer.args.weight_decay if has_decay else 0.0,
+            }
+            for has_decay in (True, False)
+        ]
+        _one_by_one(optimizer)
 
     def _builds_its_own(self) -> bool:
         ours = self.nbft_config.optimizer

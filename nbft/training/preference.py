@@ -269,7 +269,7 @@ class PreferenceTrainer(transformers.Trainer):
         # Another run may have kept numbers between two processes reading the file.
         missing = sorted(set().union(*ranks.every(missing)))
         ours = self.nbft_config.distributed
-        groups, group = ours.data_parallel_size, ranks.number // ours.tensor_parallel_size
+        groups, group = ours.data_parallel_size, ranks.number // ours.alike
         at_once = _BATCHES_BETWEEN_WORDS * size * groups
         for begin in range(0, len(missing), at_once):
             self._say_reference(begin, len(missing))
@@ -439,7 +439,7 @@ class PreferenceTrainer(transformers.Trainer):
         filled = self.accelerator.gradient_state
         if self.model.training or not filled.end_of_dataloader or filled.remainder <= 0:
             return rows
-        group = self.nbft_ranks.number // self.nbft_config.distributed.tensor_parallel_size
+        group = self.nbft_ranks.number // self.nbft_config.distributed.alike
         before = group * self.args.eval_batch_size
         return min(rows, max(0, int(filled.remainder) - before))
 
@@ -462,7 +462,8 @@ class PreferenceTrainer(transformers.Trainer):
         sums = self._sums[mode]
         if not sums:
             return {}
-        read = self.nbft_ranks.total(torch.stack(list(sums.values())).flatten().tolist())
+        here = torch.stack(list(sums.values())).flatten() / self.nbft_config.distributed.alike
+        read = self.nbft_ranks.total(here.tolist())
         return dict(zip(sums, zip(read[::2], read[1::2], strict=True), strict=True))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -496,7 +497,8 @@ class PreferenceTrainer(transformers.Trainer):
         """Go on from what `own_state` returned."""
         device = self.args.device
         for name, pair in state["sums"].items():
-            ours = pair if self.nbft_ranks.is_first else [0.0, 0.0]  # they are added up again
+            is_first = self.nbft_ranks.number < self.nbft_config.distributed.alike
+            ours = pair if is_first else [0.0, 0.0]  # they are added up again
             self._sums["train"][name] = torch.as_tensor(ours, device=device)
         if state["reference"] is not None:
             self._renewed = {name: p.to(device) for name, p in state["reference"].items()}

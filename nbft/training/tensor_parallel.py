@@ -14,6 +14,7 @@ Source: Megatron-LM, arXiv:1909.08053, section 3, and arXiv:2205.05198, section 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -73,6 +74,7 @@ class Split:
         trainer.add_callback(_FinishesSteps(self))
         gather, of_metrics = accelerator.gather, accelerator.gather_for_metrics
 
+        @functools.wraps(of_metrics)
         def gather_once(*args: Any, **kwargs: Any) -> Any:
             accelerator.gather = lambda tensors: tree_map(
                 lambda one: _once(one, size), gather(tensors)
@@ -83,6 +85,9 @@ class Split:
                 accelerator.gather = gather
 
         accelerator.gather_for_metrics = gather_once
+        trainer.gather_function = functools.partial(
+            gather_once, use_gather_object=trainer.args.eval_use_gather_object
+        )
 
     def begin_batch(self, seed: int, step: int) -> None:
         """Let the processes of a group draw the same random numbers for a batch, such as dropout's.

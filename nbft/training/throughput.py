@@ -435,7 +435,9 @@ class TokenMeans:
             if len(measured["mean_token_accuracy"]) > len(measured[_TOKENS]):
                 trained = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
                 # The library's measures are those of all processes.
-                measured[_TOKENS].append(self.accelerator.gather(trained).sum())  # type: ignore[attr-defined]
+                trainer: Any = self
+                of_all = trainer.accelerator.gather(trained).sum()
+                measured[_TOKENS].append(of_all // trainer.get_tp_size())
         return loss
 
     @property

@@ -141,8 +141,7 @@ class OwnTrainer(
 
     def get_tp_size(self) -> int:
         """Return how many processes split a layer, and so read the same rows."""
-        ours = self.nbft_config.distributed
-        return ours.tensor_parallel_size if ours.processes > 1 else 1
+        return self.nbft_config.distributed.alike
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch; what processes that split layers hold alike stays so."""

@@ -35,6 +35,7 @@ from nbft.hardware import (
 from nbft.methods import method_of
 from nbft.models.adapters import base_name
 from nbft.models.find import FoundModel, find_described, find_model
+from nbft.plan.several import OF_TORCH
 from nbft.plan.stages import moments
 from nbft.processes import identity
 from nbft.progress import telling
@@ -336,8 +337,8 @@ def _may_be_quantised(config: Config) -> bool:
     if folder is None or config.quantization.bits is not None:
         return True
     about = read_about(folder) | config.model.model_init_kwargs
-    optim = config.optimizer.optim
-    return "quantization_config" in about or "8bit" in optim or "paged" in optim
+    asked = about.keys() & {"quantization_config", "load_in_4bit", "load_in_8bit"}
+    return bool(asked) or config.optimizer.optim not in ("adam", *OF_TORCH)
 
 
 def _expect_planned(job: _Job) -> None:

@@ -45,7 +45,13 @@ def test_split_layers_train_as_one_process_does(spread, method, processes, setti
 
 
 def test_a_checkpoint_of_split_layers_goes_on_in_one_process_and_in_several(spread):  # noqa: F811
-    changes = {"checkpoint__save_steps": 2, "training__max_steps": 4}
+    changes = {
+        "checkpoint__save_steps": 2,
+        "training__max_steps": 4,
+        "peft__method": "full",  # weights of two kinds: split ones, and the others
+        "training__learning_rate": 1e-4,
+        "precision__mixed_precision": "no",
+    }
     whole = nbft.train(spread(2, **changes, **asked(), **FOUR), show=False)
     assert whole.status == "completed", whole.problems
     checkpoint = whole.path / "checkpoints" / "checkpoint-2"

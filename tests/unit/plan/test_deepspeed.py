@@ -39,6 +39,8 @@ def found(made):
 )
 def test_a_stage_says_what_is_sharded(stage, shards):
     made = plan({**PLAIN, "zero_optimization": {"stage": stage}})
+    said = " ".join(made.remarks)
+    assert (f"Stage {stage} of distributed.deepspeed" in said) is (stage > 0)
     assert not found(made)
     assert made.config.distributed.shards == shards
     assert made.config.apply({"distributed.num_processes": 1}).distributed.shards is None
@@ -93,6 +95,18 @@ SAID = [
         "memory.gradient_checkpointing",
         None,
     ),
+    ("optimizer.params.adam_w_mode", False, "is not known to nbft", None),
+    ("optimizer.params.bias_correction", False, "is not known to nbft", None),
+    ("optimizer.params.adam_w_mode", True, "", "nothing"),
+    ("scheduler.params.cos_min_ratio", 0.1, "is not known to nbft", None),
+    ("fp16.loss_scale", 128, "is precision.loss_scale here", None),
+    ("bf16.immediate_grad_update", True, "is not known to nbft", None),
+    ("zero_optimization.offload_optimizer", "cpu", "is no block of keys", None),
+    ("zero_optimization.offload_param.device", None, "", "nothing"),
+    ("zero_optimization.mics_shard_size", -1, "", "nothing"),
+    ("zero_optimization.zero_hpz_partition_size", 1, "", "nothing"),
+    ("scheduler.params.total_num_steps", 100, "", "nothing"),
+    ("gradient_clipping", 0, "training.max_grad_norm=1.0", {"training.max_grad_norm": 0}),
     ("wandb", {"enabled": True}, "tracking.report_to", None),
 ]
 
@@ -115,6 +129,22 @@ def test_what_differs_is_said_and_mended(key, value, said, use):
     assert problem.field not in {p.field for p in found(mended)}
 
 
+def test_gradients_that_deepspeed_would_not_clip():
+    given = {name: value for name, value in PLAIN.items() if name != "gradient_clipping"}
+    (problem,) = found(plan(given))
+    assert problem.level == "warning"
+    assert "DeepSpeed clips nothing" in problem.why
+    assert not found(nbft.make_plan(plan(given).config.apply(problem.changes)))
+    assert not found(plan(given, training={"max_grad_norm": 0}))
+
+
+def test_the_steps_of_a_schedule():
+    given = {**PLAIN, "scheduler": {"params": {"total_num_steps": 100}}}
+    assert not found(plan(given))
+    (problem,) = found(plan(given, training={"max_steps": 60}))
+    assert problem.changes == {"training.max_steps": 100}
+
+
 def test_a_schedule_and_how_it_rises():
     given = {**PLAIN, "scheduler": {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 1e-5}}}
     fields = {p.field.removeprefix(f"{FIELD}.scheduler."): p for p in found(plan(given))}
@@ -128,6 +158,7 @@ def test_a_schedule_and_how_it_rises():
 
 
 def test_one_process_is_told_and_trains():
+    assert not nbft.make_plan(nbft.Config(data={"dataset_name": "grammar"})).problems
     made = plan({"gradient_clipping": 0.5, "zero_optimization": {"stage": 3}}, processes=1)
     (problem,) = found(made)
     assert problem.level == "warning"

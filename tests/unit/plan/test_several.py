@@ -165,7 +165,7 @@ def test_what_needs_whole_weights_is_refused_by_name_and_mended(changes, what, e
     ("changes", "why"),
     [
         ({"sharding_parallel_size": 3}, "does not divide distributed.num_processes, which is 4."),
-        ({"sharding_parallel_size": 2, "fsdp": None}, "has no effect without distributed.fsdp or"),
+        ({"sharding_parallel_size": 2, "fsdp": None}, "has no effect on whole copies"),
     ],
 )
 def test_copies_that_processes_cannot_share(changes, why):
@@ -233,6 +233,22 @@ def test_split_layers_read_the_same_rows():
     assert split.effective_batch_size == 12
     assert split.decisions.parts["fused_lora"].value == "off"
     assert any("3 processes split each layer" in text for text in split.remarks)
+    said = "1/6 of the split layers and 1/2 of the other weights"
+    assert any(said in text for text in split.remarks)
+    whole = plan(2, training=training, peft={"method": "full"})
+    parts = plan(3, peft={"method": "full"}, distributed={"tensor_parallel_size": 3}).memory_parts
+    tables, weights = 4 * 49152 * 576, whole.memory_parts["weights"] / 2  # of each process
+    in_parts = tables + (weights - tables) / 3  # tables are not split
+    assert parts["weights"] / 3 == pytest.approx(in_parts, rel=0.02)
+
+
+def test_kto_does_not_split_positions():
+    asked = {"tensor_parallel_size": 3, "sequence_parallel": True}
+    made = plan(3, training={"method": "kto"}, distributed=asked)
+    (problem,) = (p for p in made.errors if p.field == "distributed.sequence_parallel")
+    assert problem.why == "does not go with training.method=kto."
+    mended = nbft.make_plan(made.config.apply(problem.changes))
+    assert problem.field not in {p.field for p in mended.problems}
 
 
 def test_stages_of_a_pipeline_are_refused_with_what_to_use_instead():
@@ -270,8 +286,8 @@ def test_options_of_pipelines_and_experts_are_said_to_have_no_effect(name, value
 @pytest.mark.parametrize(
     ("asked", "field", "why"),
     [
-        ({"fsdp_cpu_offload": True}, "fsdp_cpu_offload", "without distributed.fsdp or"),
-        ({"fsdp_config": {"version": 2}}, "fsdp_config", "without distributed.fsdp or"),
+        ({"fsdp_cpu_offload": True}, "fsdp_cpu_offload", "on whole copies"),
+        ({"fsdp_config": {"version": 2}}, "fsdp_config", "on whole copies"),
         (
             {"fsdp": "no_shard", "fsdp_min_num_params": 5},
             "fsdp_min_num_params",
