@@ -299,6 +299,9 @@ class Distributed(Section):
     @classmethod
     def _take_auto(cls, value: Any) -> Any:
         """Take auto, which is None here; what is given as empty is the default, as elsewhere."""
+        if isinstance(value, str) and value != "auto" and value.isalpha():
+            said = "is neither a whole number nor auto, which is one for each free GPU."
+            raise PydanticCustomError("nbft", said)
         return None if value == "auto" else 1 if value is None else value
 
     @field_serializer("num_processes")

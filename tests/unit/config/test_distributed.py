@@ -76,6 +76,14 @@ def test_every_setting_has_a_wrong_value():
     assert WRONG["distributed"].keys() == Distributed.model_fields.keys()
 
 
+@pytest.mark.parametrize("value", ["all", "gpu"])
+def test_a_word_for_the_number_of_processes_leads_to_auto(value):
+    with pytest.raises(
+        ConfigError, match="is neither a whole number nor auto, which is one for each"
+    ):
+        nbft.Config(distributed={"num_processes": value})
+
+
 def test_two_engines_are_one_too_many():
     with pytest.raises(ConfigError, match="fsdp and deepspeed are both set"):
         nbft.Config(distributed={"fsdp": "full_shard", "deepspeed": {"gradient_clipping": 1}})
