@@ -33,6 +33,7 @@ class Kto(Dpo):
         Measure("logps/rejected", "bad", ANSWERS),
     )
     held_out_measures = tuple(measure.name for measure in measures)
+    takes_sequence_parallel = False  # its two forward passes have different lengths
     loss_types = ("kto", "apo_zero_unpaired")
     measured_sequences = ("kl",)
 

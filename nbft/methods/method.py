@@ -69,6 +69,7 @@ class Method:
         held_out_measures: What it measures on held-out rows besides the loss.
         generates: Whether it trains on answers that the model itself writes. Then only prompts are
             tokenised, and its trainer is given the examples.
+        takes_sequence_parallel: Whether its trainer can split positions among processes.
         scores_answers: Whether its model gives an answer one score instead of writing it, so that
             there are no logits, and nothing is generated.
     """
@@ -89,6 +90,7 @@ class Method:
     measures: ClassVar[tuple[Measure, ...]] = ()
     held_out_measures: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
+    takes_sequence_parallel: ClassVar[bool] = True
     scores_answers: ClassVar[bool] = False
     _own_trainer: type | None = None
 

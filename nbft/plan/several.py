@@ -228,9 +228,9 @@ def _split_problems(config: Config) -> Iterator[Problem]:
         if not possible and not config.distributed.fsdp:
             changes["distributed.fsdp"] = "full_shard"
         yield error(path, f"does not divide what this model has: {has}.", fix, changes)
-    if config.distributed.sequence_parallel and config.training.method == "kto":
-        along, why = "distributed.sequence_parallel", "does not go with training.method=kto."
-        yield error(along, why, "Leave it out.", {along: False})
+    if config.distributed.sequence_parallel and not method_of(config).takes_sequence_parallel:
+        along, why = "distributed.sequence_parallel", "does not go with training.method="
+        yield error(along, f"{why}{config.training.method}.", "Leave it out.", {along: False})
     if config.peft.method == "lora" and config.peft.use_dora:
         yield error(path, "does not go with peft.use_dora.", "Leave one of them out.", {path: 1})
 

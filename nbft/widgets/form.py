@@ -159,14 +159,16 @@ class Form:
         self._check_button = kit.button("Check", self._check, "nbft-push")
         self._look_button = kit.button("Look at the data", self._look, "nbft-push")
         self._reset_button = kit.button("Reset all", self._reset_all)
+        self._more_buttons = kit.row(css="nbft-more")
         views = self._views
         self._top = (
             kit.html(head, "nbft-head"),
             *(self._opening.control, views.mode, views.search, views.page, self._side),
             *(self._check_button, self._look_button, *self._launching.buttons.values()),
             *(views.changed_button, self._reset_button),
+            *(self._more_buttons, self.line.widget),
         )
-        self.widget = kit(ipywidgets.Box, "nbft-form", children=(*self._top, self.line.widget))
+        self.widget = kit(ipywidgets.Box, "nbft-form", children=self._top)
         self.widget.observe(self._take_closed, "comm")
 
     # These parts are not always needed, so they are made on first use.
@@ -462,18 +464,21 @@ class Form:
             self.line.say(f"Ready{doubts}: {chosen}.{plan.cautions}{waits}{more}", "ready")
 
     def _lay_out(self) -> None:
-        """Place the buttons for a run, the state and the results."""
-        results = (self._results,) if "_results" in self.__dict__ else ()
+        """Place the buttons for a run and the results.
+
+        A front end makes a view anew, and loses what is being typed in it, when one before it comes
+        or goes. So what comes and goes does so within a box that stays, or at the end.
+        """
+        offer = self._keeping.show_offer()
         generates = method_of(self._tree.config).generates
         rewards = (self._rewards_button,) if generates else ()
-        below = (*self.line.widgets[1:], *results)
+        self._more_buttons.children = (*rewards, *self._launching.extra_buttons)
+        below = self.line.widgets[1:]
+        if "_results" in self.__dict__:
+            below = (self.line.links, self._results)
         leads = below or "focus" in vars(self._views)  # to fields, or has led there
         focus = (self._views.focus,) if leads else ()
-        state = (self.line.widget, *below, *focus)
-        top = (*self._top[:2], *self._keeping.offer, *self._top[2:])
-        children = (*top, *rewards, *self._launching.extra_buttons, *state)
-        if self.widget.children != children:
-            self.widget.children = children
+        self.widget.children = (*self._top[:2], *offer, *self._top[2:], *below, *focus)
 
     def _show_results(self, page: Page) -> None:
         """Replace the page below the form."""

@@ -154,6 +154,7 @@ class Keeping:
         self._continued: set[str] = set()  # the form whose place this one takes in the file
         self._path: Path | None = None
         self._problem = ""  # with the file
+        self._offer: Any = None  # made if there is something to offer at the start
         self._is_offered = self._is_waiting = self._has_failed = self._is_written = False
 
     # Keeping
@@ -184,7 +185,7 @@ class Keeping:
         self._fresh = self._last = self._now()
         self._is_offered = offers and bool(self.kept or self._problem)
         if self._is_offered:
-            self._offer.show(self._offered)
+            self._offer = self.kit.slot("nbft-offer")
         self.views.on_mark = self.later
 
     def later(self) -> None:
@@ -273,15 +274,14 @@ class Keeping:
 
     # Continuing
 
-    @functools.cached_property
-    def _offer(self) -> Any:
-        return self.kit.slot("nbft-offer")
-
-    @property
-    def offer(self) -> tuple[Any, ...]:
-        """What is shown above the fields: nothing while the fields are locked."""
+    def show_offer(self) -> tuple[Any, ...]:
+        """Return what is shown above the fields: an empty box when it is not needed any more."""
+        if self._offer is None:
+            return ()
         is_shown = self._is_offered and not self.launching.is_locked
-        return (self._offer,) if is_shown else ()
+        if is_shown != bool(self._offer.children):
+            self._offer.show(self._offered if is_shown else lambda _: ())
+        return (self._offer,)
 
     def _offered(self, kit: Kit) -> Iterator[Any]:
         if not self.kept:

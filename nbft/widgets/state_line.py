@@ -39,8 +39,8 @@ class StateLine:
 
     @property
     def widgets(self) -> tuple[Any, ...]:
-        """What is shown of the line."""
-        return (self.widget, self.links) if self._linked else (self.widget,)
+        """What is shown of the line; what it has shown once stays in its place."""
+        return (self.widget, self.links) if "links" in self.__dict__ else (self.widget,)
 
     def link(self, texts: Sequence[tuple[str, str]], follow: Callable[[str], None]) -> None:
         """Show a button for each of some fields, in place of the earlier ones.

@@ -132,15 +132,13 @@ def problem_of(form: Form, path: str) -> str:
 
 def state_of(form: Form) -> str:
     """Return what the line of the state says, with the problems that it links to."""
-    links = form.line.widgets[1].children if len(form.line.widgets) > 1 else ()
-    return "\n".join([form.line.widget.value, *(link.description for link in links)])
+    links = [link.description for link in form.line.links.children]
+    return "\n".join([form.line.widget.value, *links])
 
 
 def press(form: Form, name: str) -> None:
-    named = (
-        b for b in form.widget.children if getattr(b, "description", "").partition(": ")[0] == name
-    )
-    next(named).click()
+    buttons = (*form.widget.children, *form._more_buttons.children)
+    next(b for b in buttons if getattr(b, "description", "").partition(": ")[0] == name).click()
 
 
 def shown_text(widget: Any) -> str:
@@ -717,7 +715,7 @@ def test_training_locks_the_fields_and_ends_with_run_again(form: Form, run: Fake
     assert FakeMonitor.shown == [(run, "live", "result")]
     assert control(form, RATE).disabled
     assert "Running: run kind-otter-14" in state_of(form)
-    assert form._launching._edit in form.widget.children
+    assert form._launching._edit in form._more_buttons.children
     press(form, "Edit a copy")
     assert not control(form, RATE).disabled
     assert "Train here waits: run kind-otter-14 is training." in state_of(form)

@@ -41,9 +41,9 @@ def rewards(form: Form) -> list[tuple[Any, ...]]:
 
 
 def test_the_button_is_there_for_methods_with_rewards_only(form: Form) -> None:
-    assert form._rewards_button in form.widget.children
+    assert form._rewards_button in form._more_buttons.children
     form._take("training.method", "sft")
-    assert form._rewards_button not in form.widget.children
+    assert form._rewards_button not in form._more_buttons.children
 
 
 def test_rewards_are_added_edited_and_removed(form: Form, editor: RewardEditor) -> None:
@@ -109,3 +109,23 @@ def test_locked_settings_stay(form: Form, editor: RewardEditor) -> None:
     controls(editor, 0)[1].value = "3"
     assert rewards(form) == [("exact_number", 1.0, {})]
     assert controls(editor, 0)[1].value == "1"
+
+
+def test_what_comes_and_goes_leaves_the_editor_in_its_place(
+    form: Form, editor: RewardEditor
+) -> None:
+    """A front end makes a view anew, without what is being typed, after one that comes or goes."""
+    before = form.widget.children
+    place = before.index(form._results)
+    for changes in (
+        {"training.max_steps": "many"},
+        {"training.max_steps": 3},
+        {"training.method": "sft"},
+        {"training.method": "grpo"},
+    ):
+        form._take_all(changes)
+        assert form.widget.children[: place + 1] == before[: place + 1]
+    for is_locked in (True, False):
+        form._launching.is_locked = is_locked
+        form._lay_out()
+        assert form.widget.children[: place + 1] == before[: place + 1]
