@@ -159,16 +159,14 @@ class Form:
         self._check_button = kit.button("Check", self._check, "nbft-push")
         self._look_button = kit.button("Look at the data", self._look, "nbft-push")
         self._reset_button = kit.button("Reset all", self._reset_all)
-        self._more_buttons = kit.row(css="nbft-more")
         views = self._views
         self._top = (
             kit.html(head, "nbft-head"),
             *(self._opening.control, views.mode, views.search, views.page, self._side),
             *(self._check_button, self._look_button, *self._launching.buttons.values()),
             *(views.changed_button, self._reset_button),
-            *(self._more_buttons, self.line.widget),
         )
-        self.widget = kit(ipywidgets.Box, "nbft-form", children=self._top)
+        self.widget = kit(ipywidgets.Box, "nbft-form", children=(*self._top, self.line.widget))
         self.widget.observe(self._take_closed, "comm")
 
     # These parts are not always needed, so they are made on first use.
@@ -186,6 +184,10 @@ class Form:
             follow=self._follow,
             mark=self._views.mark,
         )
+
+    @functools.cached_property
+    def _more_buttons(self) -> Any:
+        return self._kit.row(css="nbft-more")
 
     @functools.cached_property
     def _results(self) -> Any:
@@ -472,13 +474,17 @@ class Form:
         offer = self._keeping.show_offer()
         generates = method_of(self._tree.config).generates
         rewards = (self._rewards_button,) if generates else ()
-        self._more_buttons.children = (*rewards, *self._launching.extra_buttons)
+        more = (*rewards, *self._launching.extra_buttons)
+        if more or vars(self).keys() & {"_more_buttons", "_results"}:
+            self._more_buttons.children = more
+            more = (self._more_buttons,)
         below = self.line.widgets[1:]
-        if "_results" in self.__dict__:
+        if "_results" in vars(self):
             below = (self.line.links, self._results)
         leads = below or "focus" in vars(self._views)  # to fields, or has led there
         focus = (self._views.focus,) if leads else ()
-        self.widget.children = (*self._top[:2], *offer, *self._top[2:], *below, *focus)
+        top = (*self._top[:2], *offer, *self._top[2:])
+        self.widget.children = (*top, *more, self.line.widget, *below, *focus)
 
     def _show_results(self, page: Page) -> None:
         """Replace the page below the form."""
