@@ -474,9 +474,10 @@ class Form:
         offer = self._keeping.show_offer()
         generates = method_of(self._tree.config).generates
         rewards = (self._rewards_button,) if generates else ()
-        more = (*rewards, *self._launching.extra_buttons)
-        if more or vars(self).keys() & {"_more_buttons", "_results"}:
-            self._more_buttons.children = more
+        buttons = (*rewards, *self._launching.extra_buttons)
+        more: tuple[Any, ...] = ()
+        if buttons or vars(self).keys() & {"_more_buttons", "_results"}:
+            self._more_buttons.children = buttons
             more = (self._more_buttons,)
         below = self.line.widgets[1:]
         if "_results" in vars(self):

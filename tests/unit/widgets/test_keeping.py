@@ -214,6 +214,16 @@ def test_a_form_of_a_config_offers_only_when_asked(words: Path) -> None:
     assert shown(form, RATE) == "fast"
 
 
+def test_an_offer_that_is_taken_moves_nothing(words: Path) -> None:
+    """A front end makes what follows a widget that goes anew, without what is being typed in it."""
+    filled(words)
+    form = Form()
+    before = form.widget.children
+    press(form, "Continue where I was")
+    assert not offers(form)
+    assert form.widget.children[: len(before)] == before
+
+
 def test_two_forms_of_a_notebook_do_not_overwrite_each_other(words: Path) -> None:
     first, second = Form(), Form()
     type_in(first, LENGTH, "200")
