@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nbft.launchers import race, submit, train, train_async
     from nbft.lesson import check_prediction
     from nbft.plan import Plan, make_plan, probe
+    from nbft.plan.places import places
     from nbft.runs import Run, attach, list_runs
     from nbft.runs.ask import ask, release_model
     from nbft.runs.comparison import compare
@@ -73,6 +74,7 @@ _MODULE_OF = {
     "inspect": "nbft.widgets",
     "list_runs": "nbft.runs",
     "make_plan": "nbft.plan",
+    "places": "nbft.plan.places",
     "presets": "nbft.config",
     "probe": "nbft.plan",
     "race": "nbft.launchers",
@@ -115,6 +117,7 @@ __all__ = [
     "inspect",
     "list_runs",
     "make_plan",
+    "places",
     "presets",
     "probe",
     "race",

@@ -856,6 +856,28 @@ def trackers_command(as_json: _Json = False) -> None:
     typer.echo(json.dumps(states, indent=2, ensure_ascii=False))
 
 
+@app.command("places")
+def places_command(file: _File, overrides: _Overrides = None, as_json: _Json = False) -> None:
+    """List where the run could train, with time, memory and cost of each place."""
+    from nbft.plan.places import places
+
+    table = places(Config.load(file, overrides or []), folder=file.parent)
+    if not as_json:
+        typer.echo(str(table))
+        return
+    found = [
+        {
+            "title": place.title,
+            "settings": place.settings,
+            "missing": place.missing,
+            "is_chosen": place.is_chosen,
+            "plan": place.plan.to_dict(),
+        }
+        for place in table
+    ]
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
 @app.command("plan")
 def plan_command(
     file: _File, overrides: _Overrides = None, as_json: _Json = False, simulate: _Simulate = False

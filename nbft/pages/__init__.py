@@ -14,6 +14,7 @@ _PAGES = {
     "nbft.evaluate.timeline.Timeline": "timeline",
     "nbft.evaluate.scores.Scores": "scores",
     "nbft.data.doctor.report.Report": "findings",
+    "nbft.plan.places.Places": "places",
     "nbft.rewards.table.RewardTable": "rewarded",
     "nbft.runs.comparison.RunComparison": "runs",
     "nbft.runs.race.RaceTable": "race",
