@@ -861,21 +861,9 @@ def places_command(file: _File, overrides: _Overrides = None, as_json: _Json = F
     """List where the run could train, with time, memory and cost of each place."""
     from nbft.plan.places import places
 
-    table = places(Config.load(file, overrides or []), folder=file.parent)
-    if not as_json:
-        typer.echo(str(table))
-        return
-    found = [
-        {
-            "title": place.title,
-            "settings": place.settings,
-            "missing": place.missing,
-            "is_chosen": place.is_chosen,
-            "plan": place.plan.to_dict(),
-        }
-        for place in table
-    ]
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    with _progress_line():
+        found = places(Config.load(file, overrides or []), folder=file.absolute().parent)
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
 @app.command("plan")

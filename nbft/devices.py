@@ -367,10 +367,14 @@ def _nvidia_smi(*arguments: str, table: bool = True) -> str:
         return ""
 
 
-def gpu_processes() -> list[tuple[int, int]]:
-    """Return pid and bytes of GPU memory of each process on the first NVIDIA GPU that is visible."""
+def gpu_processes(uuid: str = "") -> list[tuple[int, int]]:
+    """Return pid and bytes of GPU memory of each process on an NVIDIA GPU.
+
+    Args:
+        uuid: Which; the first that is visible if "".
+    """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
-    out = _nvidia_smi("--query-compute-apps=pid,used_memory", f"--id={first}")
+    out = _nvidia_smi("--query-compute-apps=pid,used_memory", f"--id={uuid or first}")
     processes = []
     for line in out.strip().splitlines():
         pid, _, used_mib = (cell.strip() for cell in line.partition(","))

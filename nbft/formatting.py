@@ -57,6 +57,22 @@ def one_line(text: str, most_chars: int = 60) -> str:
     return shortened(label, most_chars)
 
 
+def aligned(lines: Sequence[Sequence[str]], to: str = "<") -> str:
+    """Return lines of cells as text in columns.
+
+    >>> print(aligned([("run", "step"), ("kind-otter-14", "41")]))
+    run            step
+    kind-otter-14  41
+
+    Args:
+        lines: The cells of each line.
+        to: Their side, < or >.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = (zip(line, widths, strict=True) for line in lines)
+    return "\n".join("  ".join(f"{c:{to}{w}}" for c, w in line).rstrip() for line in shown)
+
+
 def number(value: float) -> str:
     """Format a measured value with three significant digits.
 

@@ -241,7 +241,8 @@ def other_use(device: str) -> str:
     if _other.get() is not None:
         return ""
     if device == "cuda":
-        return _other_gpu_use(int(time.monotonic() // _ASKED_AGAIN_SECONDS))
+        users = gpu_users()
+        return f"the GPU is also used by {' and '.join(users)}" if users else ""
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if device != "cpu" or load < _BUSY_SHARE * cores:
@@ -253,12 +254,21 @@ _ASKED_AGAIN_SECONDS = 30
 _BUSY_SHARE = 0.75
 
 
-@functools.lru_cache(maxsize=1)
-def _other_gpu_use(_when: int) -> str:
+def gpu_users(uuid: str = "") -> list[str]:
+    """Return who has other processes on an NVIDIA GPU now, each with the memory that they hold.
+
+    Args:
+        uuid: Which; the first that is visible if "".
+    """
+    return _gpu_users(int(time.monotonic() // _ASKED_AGAIN_SECONDS), uuid)
+
+
+@functools.lru_cache(maxsize=16)
+def _gpu_users(_when: int, uuid: str) -> list[str]:
     import psutil
 
     used: dict[str, int] = {}
-    for pid, size_bytes in devices.gpu_processes():
+    for pid, size_bytes in devices.gpu_processes(uuid):
         if pid == os.getpid():
             continue
         try:
@@ -266,8 +276,7 @@ def _other_gpu_use(_when: int) -> str:
         except (psutil.Error, KeyError):
             user = "another user"
         used[user] = used.get(user, 0) + size_bytes
-    parts = [f"{user} ({size(n)})" if n else user for user, n in sorted(used.items())]
-    return f"the GPU is also used by {' and '.join(parts)}" if parts else ""
+    return [f"{user} ({size(n)})" if n else user for user, n in sorted(used.items())]
 
 
 def used_memory_bytes(device: str) -> int:

@@ -331,11 +331,19 @@ def holder(device: str, name: str = "") -> Path | None:
 
 def in_use(device: str) -> set[str]:
     """Return the names of the devices of a kind that runs hold."""
+    return {name for _, names in held(device) for name in names}
+
+
+def held(device: str) -> list[tuple[str, list[str]]]:
+    """Return the runs that hold devices of a kind: the name of each, and those of its devices.
+
+    Of another user's run only whose it is; no names where the devices have none, as the CPU.
+    """
     with contextlib.suppress(OSError):
         tickets = _tickets(queue_folder(), _key_of(device))
-        held = [path for name, path in tickets if name.state == 0 and _lives(path)]
-        return {name for path in held for name in _names(path, "uses")}
-    return set()
+        mine = [path for name, path in tickets if name.state == 0 and _lives(path)]
+        return [(_run_of(path), _names(path, "uses")) for path in mine]
+    return []
 
 
 def queue_folder() -> Path:

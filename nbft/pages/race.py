@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from nbft.formatting import count, number
+from nbft.formatting import aligned, count, number
 from nbft.pages.environment import render
 from nbft.runs.race import RaceTable, Standing
 
@@ -16,10 +16,7 @@ def html(table: RaceTable) -> Markup:
 
 def text(table: RaceTable) -> str:
     """Return the table for a terminal."""
-    lines = [_head(table), *map(_cells, table)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
-    shown = ["  ".join(f"{c:{w}}" for c, w in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(map(str.rstrip, shown))
+    return aligned([_head(table), *map(_cells, table)])
 
 
 def _head(table: RaceTable) -> list[str]:

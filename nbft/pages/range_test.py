@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from nbft.formatting import count, duration, number
+from nbft.formatting import aligned, count, duration, number
 from nbft.pages.environment import render
 from nbft.runs.range_test import RangeTest
 
@@ -43,14 +43,10 @@ def html(found: RangeTest, *, has_sentence: bool = True) -> Markup:
 
 def text(found: RangeTest) -> str:
     """Return the same for the terminal."""
-    lines = [_HEAD, *_rows(found, _ROWS_OF_TEXT)] if found.losses else []
-    widths = [max(len(line[n]) for line in lines) for n in range(len(_HEAD))] if lines else []
-    table = [
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    ]
-    sentences = [found.sentence, found.caveat] if found.losses else [found.sentence]
-    return "\n".join([*table, *([""] if table else []), *sentences, about(found)])
+    if not found.losses:
+        return "\n".join([found.sentence, about(found)])
+    table = aligned([_HEAD, *_rows(found, _ROWS_OF_TEXT)], ">")
+    return "\n".join([table, "", found.sentence, found.caveat, about(found)])
 
 
 def about(found: RangeTest) -> str:

@@ -8,7 +8,7 @@ import math
 from markupsafe import Markup
 
 from nbft.charts import png
-from nbft.formatting import count, number
+from nbft.formatting import aligned, count, number
 from nbft.pages import comparison
 from nbft.pages.environment import render
 from nbft.runs.comparison import Measured, RunComparison
@@ -37,10 +37,7 @@ def text(runs: RunComparison) -> str:
     """Return the same for the terminal, without the picture."""
     blocks = []
     for caption, head, rows in _tables(runs):
-        lines = [head, *rows]
-        widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
-        shown = ["  ".join(f"{c:{w}}" for c, w in zip(line, widths, strict=True)) for line in lines]
-        blocks.append("\n".join([*([caption] if caption else []), *map(str.rstrip, shown)]))
+        blocks.append("\n".join([*([caption] if caption else []), aligned([head, *rows])]))
     if not runs.settings:
         blocks.append(_NO_SETTINGS)
     blocks.append(_said(runs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from nbft.evaluate.scores import Compared, Scores, cells, head, rows_scored
+from nbft.formatting import aligned
 from nbft.pages.environment import render
 
 
@@ -23,13 +24,8 @@ def text(scores: Scores) -> str:
         return "No scores yet. evaluation.metrics, such as exact_match, says what is measured."
     blocks = []
     for caption, own in _tables(scores):
-        lines = [head(own), *(cells(one) for one in own)]
-        widths = [max(len(line[n]) for line in lines) for n in range(3)]
-        rows = [
-            "  ".join([*(f"{c:{w}}" for c, w in zip(line, widths, strict=False)), line[3]])
-            for line in lines
-        ]
-        blocks.append("\n".join([*([caption] if caption else []), *map(str.rstrip, rows)]))
+        table = aligned([head(own), *map(cells, own)])
+        blocks.append("\n".join([*([caption] if caption else []), table]))
     return "\n\n".join([*blocks, *scores.remarks])
 
 

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
+from nbft import devices
 from nbft.config import Config
-from nbft.errors import Problem
-from nbft.hardware import available_devices, gpu_count
+from nbft.formatting import count
+from nbft.hardware import (
+    available_devices,
+    free_memory_bytes,
+    gpu_count,
+    gpu_users,
+    is_this_machine,
+    other_use,
+)
+from nbft.plan.cluster import planning_for_node
 from nbft.plan.plan import Plan, make_plan
+from nbft.plan.problems import is_installed
 from nbft.presented import Presented
+from nbft.queue import held
 
 _PROCESSES = "distributed.num_processes"
+_BATCH = "training.per_device_train_batch_size"
+_ACCUMULATION = "training.gradient_accumulation_steps"
 _OF_PLACES = ("compute.", "distributed.")
+
+
+class DeviceHere(NamedTuple):
+    """A device of this machine.
+
+    Attributes:
+        title: What people call it.
+        free_bytes: Memory that is free now.
+        users: Who uses it now: runs, and other processes with what they hold.
+    """
+
+    title: str
+    free_bytes: int
+    users: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,21 +55,28 @@ class Place:
         settings: What chooses it, as for `Config.apply`.
         plan: The run there; an estimate.
         missing: What keeps the run from it, and what to do; "" if nothing does.
-        is_chosen: Whether the config chooses it.
+        remark: What would differ in the training itself, and what node is assumed; or "".
+        is_chosen: Whether the config leads there.
     """
 
     title: str
     settings: dict[str, Any]
     plan: Plan
     missing: str = ""
+    remark: str = ""
     is_chosen: bool = False
 
 
 class Places(Presented, Sequence[Place]):
-    """Places to train, shown as a table."""
+    """Places to train, shown as a table.
 
-    def __init__(self, places: Iterable[Place]) -> None:
-        self._places = list(places)
+    Args:
+        places: The places.
+        here: The devices of this machine.
+    """
+
+    def __init__(self, places: Iterable[Place], here: Sequence[DeviceHere] = ()) -> None:
+        self._places, self.here = list(places), here
 
     def __len__(self) -> int:
         return len(self._places)
@@ -53,46 +88,117 @@ class Places(Presented, Sequence[Place]):
     def __getitem__(self, number: int | slice) -> Place | list[Place]:
         return self._places[number]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return devices and places as JSON values."""
+        return {
+            "devices": [device._asdict() for device in self.here],
+            "places": [
+                {
+                    "title": place.title,
+                    "settings": place.settings,
+                    "plan": place.plan.to_dict(),
+                    "missing": place.missing,
+                    "remark": place.remark,
+                    "is_chosen": place.is_chosen,
+                }
+                for place in self
+            ],
+        }
+
 
 def places(config: Config, *, folder: Path | None = None) -> Places:
     """Return where a run could train: on each device here, and on a cluster.
 
-    Each place has its own plan, which is an estimate. Nothing is started and nothing is asked over
-    the network.
+    Each place has its own plan, which is an estimate. Where several processes train, each has fewer
+    or smaller batches, so that a step learns from as many rows as before, if their number can be
+    divided. Nothing is started, and no cluster is asked.
 
     Args:
         config: The config.
         folder: Folder of the config file, for relative paths.
     """
-    return Places([*_here(config, folder), _cluster(config, folder)])
+    now = make_plan(config, folder=folder)
+    choices = [*_choices_here(config), ("Slurm cluster", {"compute.launcher": "slurm"})]
+    found = [_place(title, now, choice, folder) for title, choice in choices]
+    return Places(found, [*devices_here()])
 
 
-def _here(config: Config, folder: Path | None) -> Iterator[Place]:
-    local = {"compute.launcher": "process", "compute.provider": "local"}
+def devices_here() -> Iterator[DeviceHere]:
+    """Yield the devices of this machine, its GPUs first."""
     for device, name in reversed(available_devices().items()):
-        number = gpu_count(device)
-        for processes in sorted({1, number or 1}):
-            many = f"{processes} of them: " if processes > 1 else ""
-            choice = {**local, "compute.device": device, _PROCESSES: processes}
-            yield _planned(f"{many}{name}", config, choice, folder)
+        runs = held(device) if is_this_machine() else []
+        gpus = devices.gpus() if device == "cuda" and is_this_machine() else ()
+        for gpu in gpus:
+            theirs = [f"run {run}" for run, names in runs if not names or gpu.uuid in names]
+            users = (*theirs, *gpu_users(gpu.uuid))
+            yield DeviceHere(gpu.name, gpu.free_bytes, users)
+        if not gpus:
+            use = other_use(device).partition(": ")[2] if device == "cpu" else ""
+            users = (*(f"run {run}" for run, _ in runs), *filter(None, [use]))
+            yield DeviceHere(name.removesuffix(" was found"), free_memory_bytes(device), users)
 
 
-def _cluster(config: Config, folder: Path | None) -> Place:
-    choice = {"compute.launcher": "slurm", "compute.provider": "local"}
-    place = _planned("Slurm cluster", config, choice, folder)
-    if place.missing or shutil.which("sbatch"):
-        return place
-    missing = "sbatch was not found. Start nbft on a machine of the cluster."
-    return Place(place.title, choice, place.plan, missing, place.is_chosen)
+def _choices_here(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each device here, and its likes together, with what chooses them."""
+    before = config.distributed.processes
+    for device, name in reversed(available_devices().items()):
+        title = name.removesuffix(" was found")
+        there = max(1, gpu_count(device))
+        numbers = {1, there, *(2**n for n in range(1, there.bit_length()))}
+        asked = before if device == config.compute.device or before > there else 1
+        for processes in sorted(numbers | ({asked} if device == "cpu" else set())):
+            choice: dict[str, Any] = {"compute.launcher": "process", "compute.device": device}
+            choice |= {_PROCESSES: processes} | _steps_as_before(config, processes)
+            many = "processes on" if device == "cpu" else "×"
+            yield (f"{processes} {many} {title}" if processes > 1 else title), choice
 
 
-def _planned(title: str, config: Config, choice: dict[str, Any], folder: Path | None) -> Place:
-    there = config.apply(choice)
-    plan = make_plan(there, folder=folder)
-    stops = [problem for problem in plan.errors if _is_of_place(problem)]
-    missing = " ".join(map(str, stops[:1]))
-    return Place(title, choice, plan, missing, config.diff() == there.diff())
+def _steps_as_before(config: Config, processes: int) -> dict[str, Any]:
+    """Return batches and accumulation that leave the rows of a step as they are; {} if none do."""
+    training, ours = config.training, config.distributed
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    rows *= ours.data_parallel_size
+    share, rest = divmod(rows, max(1, processes // ours.tensor_parallel_size))
+    if rest:
+        return {}
+    batch = math.gcd(training.per_device_train_batch_size, share)
+    return {_BATCH: batch, _ACCUMULATION: share // batch}
 
 
-def _is_of_place(problem: Problem) -> bool:
-    return str(problem.field).startswith(_OF_PLACES)
+def _place(title: str, now: Plan, choice: dict[str, Any], folder: Path | None) -> Place:
+    there = now.config.apply({"compute.provider": "local", **choice})
+    with planning_for_node(there) as said:
+        plan = make_plan(there, folder=folder)
+    stops = [str(p) for p in plan.errors if str(p.field).startswith(_OF_PLACES)]
+    rows, before = plan.effective_batch_size, now.effective_batch_size
+    differs = f"A step learns from {count(rows, 'row')} instead of {count(before)}."
+    return Place(
+        title,
+        choice,
+        plan,
+        missing=_missing(choice) or " ".join(stops[:1]),
+        remark=" ".join([*([differs] if rows != before else []), *said[:1]]),
+        is_chosen=_where(plan) == _where(now),
+    )
+
+
+def _missing(choice: dict[str, Any]) -> str:
+    """Say what is not set up for a launcher; "" if everything is."""
+    if choice["compute.launcher"] != "slurm":
+        return ""
+    if not is_installed("submitit"):
+        return "Needs submitit. Install it with: pip install submitit"
+    found = shutil.which("sbatch") and shutil.which("srun")
+    return "" if found else "sbatch was not found. Start nbft on a machine of the cluster."
+
+
+def _where(plan: Plan) -> tuple[Any, ...]:
+    """Return what tells places apart."""
+    compute = plan.config.compute
+    if _is_cluster(plan):
+        return (compute.launcher,)
+    return compute.provider, plan.device.value, plan.config.distributed.processes
+
+
+def _is_cluster(plan: Plan) -> bool:
+    return bool(plan.config.compute.launcher == "slurm")

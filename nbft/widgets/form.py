@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nbft.plan import Plan
     from nbft.runs import Run
     from nbft.widgets.guided import GuidedMode
+    from nbft.widgets.places import PlacesView
     from nbft.widgets.rewards import RewardEditor
 
 _FIRST_PRESET = "two-minute-try"
@@ -127,6 +128,7 @@ class Form:
                 "runs": lambda kit: [*self._keeping.page(kit)],
             },
             review=self._checking.review,
+            compute=self._compare_places,
             on_yaml=self._apply_yaml,
         )
         self._launching = Launching(
@@ -204,6 +206,12 @@ class Form:
         return RewardEditor(
             self._tree.right, self._take_rewards, refuses=self._checking.refuses, kit=self._kit
         )
+
+    @functools.cached_property
+    def _places(self) -> PlacesView:
+        from nbft.widgets.places import PlacesView
+
+        return PlacesView(self._kit, self._tree, self.line, functools.partial(self._apply_fix, ""))
 
     # What Python sees
 
@@ -396,6 +404,8 @@ class Form:
             self._views.follow()
         if "_rewards" in self.__dict__ and not self._tree.wrong:
             self._rewards.show()
+        if "_places" in self.__dict__:
+            self._places.follow()
 
     def _show_plan(self) -> None:
         """Make the plan, if the fields are valid, and show it."""
@@ -419,6 +429,8 @@ class Form:
         self._checking.is_locked = is_locked
         if "_guided" in self.__dict__:
             self._guided.is_locked = is_locked
+        if "_places" in self.__dict__:
+            self._places.lock(is_locked)
         self._views.lock(is_locked)
         for control in (self._opening.control, self._reset_button):
             control.disabled = is_locked
@@ -510,6 +522,12 @@ class Form:
         yield from self._checking.review(kit)
         if not self._tree.wrong:
             yield kit.html(f"<p>{ABOUT}</p>")
+
+    def _compare_places(self, _kit: Kit) -> Iterable[Any]:
+        """Return the head of the tab Compute, which is filled once it is shown."""
+        self._places.lock(self._launching.is_locked)
+        self._places.compare()
+        return [self._places.widget]
 
     @guarded
     def _reveal(self, path: str) -> None:

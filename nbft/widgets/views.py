@@ -190,6 +190,7 @@ class Views:
         view: The view that is shown first.
         pages: Further pages by name, made elsewhere: "guided", "file" and "runs".
         review: The page above the changes on the tab Review.
+        compute: The page above the settings on the tab Compute.
         on_yaml: Called with the text when YAML is applied; returns the problems with it.
 
     Attributes:
@@ -212,10 +213,11 @@ class Views:
         view: str,
         pages: Mapping[str, Page],
         review: Page,
+        compute: Page,
         on_yaml: Callable[[str], Sequence[str | Problem]],
     ) -> None:
         self._kit, self._tree, self._fields, self.line = kit, tree, made, line
-        self._review, self._on_yaml = review, on_yaml
+        self._review, self._compute, self._on_yaml = review, compute, on_yaml
         self._groups: list[Group] = []
         self._of_method: Any = None  # the place of the settings that only some methods have
         self._method: Method | None = None
@@ -412,6 +414,8 @@ class Views:
             self.mark()
 
     def _tab_page(self, page: Any, sections: Sequence[str], kit: Kit) -> Iterator[Any]:
+        if "compute" in sections:
+            yield from self._compute(kit)
         owned = {method.section for method in built_in_methods().values()}
         if owned.intersection(sections):
             yield from self._group(kit, page, "Training method", [_METHOD])

@@ -354,3 +354,16 @@ def test_the_layers_are_listed_with_what_the_adapter_adds(
     expect(query).to_contain_text(f"{2 * before * (576 + 576):,}")
     notebook.screenshot("form-layers", form)
     assert axe(form) == []
+
+
+def test_the_places_to_train_are_compared(
+    form: Locator, looks: Callable[[str, Locator], None]
+) -> None:
+    form.get_by_label("Advanced", exact=True).check()
+    form.get_by_role("tab", name="Compute").click()
+    places = form.get_by_role("table", name="Places to train")
+    expect(places.get_by_role("row").nth(1)).to_contain_text("Chosen now.")
+    form.get_by_label("Train on").select_option("Slurm cluster")
+    form.get_by_role("button", name="Use", exact=True).click()
+    expect(places.get_by_role("row").nth(2)).to_contain_text("Chosen now.")
+    looks("form-places", form)

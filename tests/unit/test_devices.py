@@ -107,9 +107,9 @@ def nvidia_smi(monkeypatch, tmp_path):
     )
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    hardware._other_gpu_use.cache_clear()
+    hardware._gpu_users.cache_clear()
     yield path
-    hardware._other_gpu_use.cache_clear()
+    hardware._gpu_users.cache_clear()
 
 
 def test_other_processes_on_the_gpu_are_said(nvidia_smi):

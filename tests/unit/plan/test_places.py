@@ -22,27 +22,77 @@ def config() -> Config:
     return Config.preset("two-minute-try")
 
 
-def test_a_machine_without_a_gpu_has_one_place_and_says_what_the_cluster_lacks(config, monkeypatch):
+@pytest.fixture
+def no_slurm(monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
+
+
+def machine(*gpus):
+    return planning_for(Hardware("a machine", 30 * 2**30, "cuda" if gpus else "cpu", gpus))
+
+
+def test_a_machine_without_a_gpu_has_one_place_and_says_what_the_cluster_lacks(config, no_slurm):
     here, cluster = nbft.places(config)
     assert here.settings["compute.device"] == "cpu"
     assert here.plan.device.value == "cpu"
+    assert here.is_chosen
     assert not here.missing
     assert cluster.missing == "sbatch was not found. Start nbft on a machine of the cluster."
+    assert cluster.remark.startswith("Planned for a node")
+    assert not cluster.is_chosen
 
 
-def test_each_place_is_planned_on_its_own(config):
-    with planning_for(Hardware("two T4", 30 * 2**30, "cuda", (T4, T4))):
-        found = {place.title: place for place in nbft.places(config)}
-    one, two, cpu = (found[t] for t in found if t != "Slurm cluster")
+def test_without_submitit_the_cluster_says_so(config, monkeypatch):
+    monkeypatch.setattr(module, "is_installed", lambda package: False)
+    *_, cluster = nbft.places(config)
+    assert cluster.missing == "Needs submitit. Install it with: pip install submitit"
+
+
+def test_each_place_is_planned_on_its_own(config, no_slurm):
+    with machine(T4, T4):
+        one, two, cpu, _ = nbft.places(config)
     assert [place.plan.device.value for place in (one, two, cpu)] == ["cuda", "cuda", "cpu"]
     assert [place.plan.devices for place in (one, two)] == [1, 2]
-    assert one.plan.seconds < cpu.plan.seconds
+    assert two.plan.seconds < one.plan.seconds < cpu.plan.seconds
 
 
-def test_what_a_place_cannot_do_is_said_there(config):
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "processes", "alike", "becomes"),
+    [
+        (8, 1, 2, 1, (4, 1)),
+        (4, 4, 2, 1, (4, 2)),
+        (4, 4, 8, 1, (2, 1)),
+        (6, 1, 4, 1, None),
+        (4, 2, 4, 2, (4, 1)),
+    ],
+)
+def test_several_processes_take_the_same_steps(batch, accumulation, processes, alike, becomes):
+    config = Config(
+        training={
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": accumulation,
+        },
+        distributed={"tensor_parallel_size": alike},
+    )
+    found = module._steps_as_before(config, processes)
+    assert (tuple(found.values()) or None) == becomes
+    back = config.apply({module._PROCESSES: processes, **found})
+    if becomes:
+        assert module._steps_as_before(back, 1) == {
+            module._BATCH: becomes[0],
+            module._ACCUMULATION: batch * accumulation // becomes[0],
+        }
+
+
+def test_steps_that_differ_are_said(config, no_slurm):
+    with machine(T4, T4):
+        _, two, *_ = nbft.places(config.apply({module._BATCH: 3}))
+    assert two.remark == "A step learns from 6 rows instead of 3."
+
+
+def test_what_a_place_cannot_do_is_said_there(config, no_slurm):
     asked = config.apply({"distributed.tensor_parallel_size": 4})
-    with planning_for(Hardware("two T4", 30 * 2**30, "cuda", (T4, T4))):
+    with machine(T4, T4):
         _, two, *_ = nbft.places(asked)
     assert two.missing.startswith("distributed.tensor_parallel_size=4")
 
@@ -51,15 +101,53 @@ def test_what_is_wrong_anywhere_is_not_called_ready():
     assert "1 problem to fix first." in str(nbft.places(Config()))
 
 
-def test_the_place_that_the_config_names_is_marked(config):
-    named = config.apply({"compute.device": "cpu", "distributed.num_processes": 1})
-    assert [place.is_chosen for place in nbft.places(named)] == [True, False]
+def test_a_place_without_the_memory_is_not_called_ready(config, no_slurm):
+    with machine(Gpu("Tesla T4", 2**28, (7, 5))):
+        text = str(nbft.places(config))
+    assert "Too little memory." in text.splitlines()[5]
 
 
-def test_the_table_has_words_for_everything(config):
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({}, "Tesla T4"),
+        ({"compute.device": "cpu"}, "the processor"),
+        ({"distributed.num_processes": 2}, "2 × Tesla T4"),
+        ({"distributed.num_processes": "auto"}, "2 × Tesla T4"),
+        ({"compute.launcher": "slurm"}, "Slurm cluster"),
+        ({"compute.device": "cpu", "distributed.num_processes": 3}, "3 processes on the processor"),
+    ],
+)
+def test_the_place_that_the_config_leads_to_is_marked(config, no_slurm, settings, chosen):
+    with machine(T4, T4):
+        found = nbft.places(config.apply(settings))
+    assert [place.title for place in found if place.is_chosen] == [chosen]
+
+
+def test_a_device_names_the_runs_and_users_on_it(monkeypatch):
+    cards = [Gpu("Tesla T4", 14 * 2**30, (7, 5), f"GPU-{n}") for n in "ab"]
+    monkeypatch.setattr(
+        module, "available_devices", lambda: {"cpu": "a CPU", "cuda": "T4 was found"}
+    )
+    monkeypatch.setattr(module.devices, "gpus", lambda: tuple(cards))
+    runs = {"cuda": [("kind-otter-14", ["GPU-b"]), ("of alice", [])], "cpu": []}
+    monkeypatch.setattr(module, "held", runs.get)
+    monkeypatch.setattr(module, "gpu_users", lambda uuid: ["bob (2.0 GiB)"] * (uuid == "GPU-a"))
+    monkeypatch.setattr(
+        module, "other_use", lambda _: "the processor is in use: load 7.9 on 8 cores"
+    )
+    users = [device.users for device in module.devices_here()]
+    assert users == [
+        ("run of alice", "bob (2.0 GiB)"),
+        ("run kind-otter-14", "run of alice"),
+        ("load 7.9 on 8 cores",),
+    ]
+
+
+def test_the_tables_have_words_for_everything(config):
     table = nbft.places(config)
     assert "Ready." in str(table)
-    assert table._repr_html_().count("<tr>") == 1 + len(table)
+    assert table._repr_html_().count("<tr>") == 2 + len(table) + len(table.here)
 
 
 def test_the_command_line_prints_them(config, tmp_path):
@@ -67,4 +155,6 @@ def test_the_command_line_prints_them(config, tmp_path):
     config.save(path)
     done = CliRunner().invoke(app, ["places", str(path), "--json"])
     assert done.exit_code == 0, done.output
-    assert [place["plan"]["devices"] for place in json.loads(done.stdout)] == [1, 1]
+    found = json.loads(done.stdout)
+    assert [place["plan"]["devices"] for place in found["places"]] == [1, 1]
+    assert [device["users"] for device in found["devices"]]
