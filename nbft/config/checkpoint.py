@@ -103,7 +103,7 @@ class Checkpoint(Section):
     )
     state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = expert_setting(
         "FULL_STATE_DICT",
-        help="FULL_STATE_DICT saves whole tensors; SHARDED_STATE_DICT also saves a torch "
-        "distributed checkpoint that any number of processes can read.",
+        help="How the optimiser is saved: whole, or in shards (torch's distributed checkpoint, in "
+        "safetensors), which no process gathers and any number of processes reads.",
         source="Oumi fsdp.state_dict_type",
     )

@@ -84,8 +84,6 @@ def disk_use(
             _QUANTISED_MOMENTS_BYTES if saving.quantize_checkpoint else moments
         )
         checkpoint += trained * 4 * is_o2
-    if saving.state_dict_type == "SHARDED_STATE_DICT":
-        checkpoint += weights
     is_saved = saving.save_final_model and config.training.do_train
     return DiskUse(
         round(checkpoint),

@@ -118,7 +118,7 @@ def places(config: Config, *, folder: Path | None = None) -> Places:
         folder: Folder of the config file, for relative paths.
     """
     now = make_plan(config, folder=folder)
-    choices = [*_choices_here(config), ("Slurm cluster", {"compute.launcher": "slurm"})]
+    choices = [*_choices_here(now), ("Slurm cluster", {"compute.launcher": "slurm"})]
     found = [_place(title, now, choice, folder) for title, choice in choices]
     return Places(found, [*devices_here()])
 
@@ -138,15 +138,16 @@ def devices_here() -> Iterator[DeviceHere]:
             yield DeviceHere(name.removesuffix(" was found"), free_memory_bytes(device), users)
 
 
-def _choices_here(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+def _choices_here(now: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each device here, and its likes together, with what chooses them."""
+    config = now.config
     before = config.distributed.processes
     for device, name in reversed(available_devices().items()):
         title = name.removesuffix(" was found")
         there = max(1, gpu_count(device))
         numbers = {1, there, *(2**n for n in range(1, there.bit_length()))}
-        asked = before if device == config.compute.device or before > there else 1
-        for processes in sorted(numbers | ({asked} if device == "cpu" else set())):
+        asked = {before} if device == now.device.value else set()
+        for processes in sorted(numbers | asked):
             choice: dict[str, Any] = {"compute.launcher": "process", "compute.device": device}
             choice |= {_PROCESSES: processes} | _steps_as_before(config, processes)
             many = "processes on" if device == "cpu" else "×"

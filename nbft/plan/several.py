@@ -279,6 +279,10 @@ def _without_shards(config: Config, decisions: Decisions) -> Mapping[str, bool]:
         ),
         f"optimizer.optim={optim.optim}": optim.optim not in OF_TORCH,
         "optimizer.moment_dtype=bfloat16": optim.moment_dtype == "bfloat16",
+        "checkpoint.quantize_checkpoint with checkpoint.state_dict_type=SHARDED_STATE_DICT": (
+            config.checkpoint.quantize_checkpoint
+            and config.checkpoint.state_dict_type == "SHARDED_STATE_DICT"
+        ),
         "memory.offload_optimizer": (
             config.memory.offload_optimizer and decisions.device.value != "cpu"
         ),
@@ -317,9 +321,6 @@ def _without(config: Config) -> Mapping[str, bool]:
         ),
         "model.device_map": config.model.device_map is not None,
         "memory.auto_find_batch_size": config.memory.auto_find_batch_size,
-        "checkpoint.state_dict_type=SHARDED_STATE_DICT": (
-            config.checkpoint.state_dict_type == "SHARDED_STATE_DICT"
-        ),
     }
 
 

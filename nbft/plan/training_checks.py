@@ -24,6 +24,9 @@ from nbft.plan.schedule import ARGUMENTS_OF, OWN_SETTINGS, shape_of
 _MASTER_GRADIENTS = (2, 10)
 """First torch whose gradients may have another number type than their weights."""
 
+_SHARDS_IN_SAFETENSORS = (2, 9)
+"""First torch whose distributed checkpoints may be safetensors, read by any number of processes."""
+
 PROVIDERS = {
     "local": ("Local GPU", 0.0, 0.0),
     "runpod": ("RunPod", 0.39, 2.89),
@@ -102,6 +105,21 @@ def _checkpoint(config: Config) -> Iterator[Problem]:
             "Leave it at false, and delete old runs with nbft.",
             use=False,
         )
+    if ours.state_dict_type == "SHARDED_STATE_DICT":
+        version = importlib.metadata.version("torch")
+        if not _is_at_least(version, _SHARDS_IN_SAFETENSORS):
+            why, fix = (
+                f"needs torch 2.9, and this is {version}.",
+                "Save it whole, or upgrade torch.",
+            )
+            yield error("checkpoint.state_dict_type", why, fix, use="FULL_STATE_DICT")
+        if ours.unified_checkpoint:
+            yield warning(
+                "checkpoint.unified_checkpoint",
+                "has no effect with checkpoint.state_dict_type=SHARDED_STATE_DICT, which saves by "
+                "name as well.",
+                use=False,
+            )
     is_split = "ignore_merge_optimizer" in ours.unified_checkpoint_config
     if is_split and not ours.unified_checkpoint:
         yield error(
@@ -228,10 +246,14 @@ def _precision(config: Config, decisions: Decisions) -> Iterator[Problem]:
             )
 
 
+def _is_at_least(version: str, first: tuple[int, int]) -> bool:
+    return tuple(map(int, version.split(".")[:2])) >= first
+
+
 def _o2(is_master_grad: bool, mixed_precision: str) -> Iterator[Problem]:
     """Check the gradients of 16-bit weights: torch unscales none that are float16."""
     version = importlib.metadata.version("torch")
-    is_kept_apart = tuple(map(int, version.split(".")[:2])) >= _MASTER_GRADIENTS
+    is_kept_apart = _is_at_least(version, _MASTER_GRADIENTS)
     if is_master_grad and not is_kept_apart:
         yield error(
             "precision.amp_master_grad",

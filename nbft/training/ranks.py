@@ -169,6 +169,11 @@ class Ranks:
         for place, name in enumerate(names):
             setattr(control, name, bool(agreed >> place & 1))
 
+    @property
+    def group(self) -> Any:
+        """The group in which they agree; None where there is one only."""
+        return self._group if self.count > 1 else None
+
     @functools.cached_property
     def _group(self) -> Any:
         """The group in which they agree, on the CPU, so that no GPU is waited for; all make it at once."""

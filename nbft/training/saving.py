@@ -1,7 +1,7 @@
 """Saving and loading the optimiser: by name in one or several files, in 8 bits, or not at all.
 
 Unified: tensors are stored as `<parameter>/<state>` in optimizer.safetensors, independently of order
-and grouping. In 8 bits a moment is cut into blocks of 128: the first is stored as
+and grouping; in shards each process stores its own, see `nbft.training.shard_files`. In 8 bits a moment is cut into blocks of 128: the first is stored as
 round(127 m / max|m|), an error of at most max|m| / 254; the second, which is never negative and
 spans many powers of ten, on 254 even steps of log v, a relative error of at most
 (max v / min v)^(1/508) - 1, and 0 stays 0.
@@ -27,8 +27,9 @@ from nbft.config import Config
 from nbft.models.initial_weights import to_plain_lora
 from nbft.runs.checkpoints import keeping, mark_whole, remove_older, step_of
 from nbft.training.optim import load_exactly
-from nbft.training.ranks import Ranks
+from nbft.training.ranks import ALONE, Ranks
 from nbft.training.room import EVENTS_BYTES, Room
+from nbft.training.shard_files import read_shards, write_shards
 from nbft.training.sharding import cut_state, is_sharded, settle, whole
 
 _BLOCK = 128
@@ -111,27 +112,58 @@ def save_by_name(folder: Path, state: dict[str, Any], names: list[str], files: i
         names: Names of the parameters in the order of the groups.
         files: Number of files; only one part is built at a time.
     """
-    keys = [names[n] for n in state["state"]]
     file_of: dict[str, str] = {}
     plain: dict[str, Any] = {}
     for number in range(files):
-        part: dict[str, torch.Tensor] = {}
-        for n, name in list(zip(state["state"], keys, strict=True))[number::files]:
-            for key, value in _flat(state["state"][n]):
-                kind = part if isinstance(value, torch.Tensor) else plain
-                kind[f"{name}/{key}"] = value
+        part, others = _by_name(state, names, list(state["state"])[number::files])
         file = "optimizer.safetensors"
         if files > 1:
             file = f"optimizer-{number + 1:05}-of-{files:05}.safetensors"
         save_file({key: value.contiguous() for key, value in part.items()}, folder / file)
         file_of |= dict.fromkeys(part, file)
+        plain |= others
+    _save_index(folder, state, names, {"weight_map": file_of, "plain": plain})
+
+
+def save_in_shards(folder: Path, state: dict[str, Any], names: list[str], ranks: Ranks) -> None:
+    """Save an optimiser's state dict by its parameters' names, each process its own shards.
+
+    Args:
+        folder: The checkpoint, which all processes see.
+        state: The state dict of this process.
+        names: Names of the parameters in the order of the groups.
+        ranks: Which of several processes this is; all of them save at once.
+    """
+    tensors, plain = _by_name(state, names, list(state["state"]))
+    write_shards(folder / _SHARDED, tensors, ranks)
+    if ranks.is_first:
+        _save_index(folder, state, names, {"shards": _SHARDED, "plain": plain})
+
+
+def _by_name(
+    state: dict[str, Any], names: list[str], numbers: list[int]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the state of some parameters by their names: the tensors, and what else there is."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {}
+    for n in numbers:
+        for key, value in _flat(state["state"][n]):
+            kind = tensors if isinstance(value, torch.Tensor) else plain
+            kind[f"{names[n]}/{key}"] = value
+    return tensors, plain
+
+
+def _save_index(
+    folder: Path, state: dict[str, Any], names: list[str], index: dict[str, Any]
+) -> None:
+    """Save where the tensors are, the groups, and what belongs to no parameter."""
     groups, begin = [], 0
     for group in state["param_groups"]:
         end = begin + len(group["params"])
         groups.append({**group, "params": names[begin:end]})
         begin = end
-    index = {"weight_map": file_of, "plain": plain, "param_groups": groups}
-    (folder / _INDEX).write_text(json.dumps(index, default=float), encoding="utf-8")
+    text = json.dumps({**index, "param_groups": groups}, default=float)
+    (folder / _INDEX).write_text(text, encoding="utf-8")
     if "masters" in state:
         masters = dict(zip(names, state["masters"], strict=True))
         save_file({k: v.contiguous() for k, v in masters.items()}, folder / "masters.safetensors")
@@ -149,19 +181,31 @@ def _flat(state: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return pairs
 
 
-def load_by_name(folder: Path, now: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Return what `save_by_name` saved as a state dict for the current optimiser.
+def load_by_name(
+    folder: Path,
+    now: dict[str, Any],
+    parameters: Mapping[str, torch.Tensor],
+    ranks: Ranks = ALONE,
+) -> dict[str, Any]:
+    """Return what was saved by name as a state dict for the current optimiser.
 
     Args:
         folder: The checkpoint.
         now: State dict of the current optimiser, whose groups are kept.
-        names: Names of its parameters in the order of its groups.
+        parameters: Its parameters by their names, in the order of its groups.
+        ranks: Which of several processes this is; all of them load at once.
     """
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     state: dict[int, dict[str, Any]] = {}
+    names = list(parameters)
     number_of = {name: n for n, name in enumerate(names)}
-    files = sorted(set(index["weight_map"].values()))
-    for values in (*(load_file(folder / file) for file in files), index.get("plain", {})):
+    if "shards" in index:
+        every: Iterator[Mapping[str, Any]] = iter(
+            [read_shards(folder / _SHARDED, parameters, ranks)]
+        )
+    else:
+        every = (load_file(folder / file) for file in sorted(set(index["weight_map"].values())))
+    for values in (*every, index.get("plain", {})):
         for key, value in values.items():
             name, _, kind = key.rpartition("/")
             if name not in number_of:
@@ -314,24 +358,25 @@ class OwnSaving:
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         ours, folder = self.nbft_config.checkpoint, Path(output_dir)
         trainer: Any = self
-        state = whole(trainer.optimizer.state_dict(), is_kept=self.nbft_ranks.is_first)
+        state = trainer.optimizer.state_dict()
+        is_in_shards = ours.state_dict_type == "SHARDED_STATE_DICT"
+        if not is_in_shards:
+            state = whole(state, is_kept=self.nbft_ranks.is_first)
+        if ours.quantize_checkpoint and (is_in_shards or trainer.args.should_save):
+            state = quantised(state)
+        if is_in_shards:
+            save_in_shards(folder, state, list(self._named()), self.nbft_ranks)
         if not trainer.args.should_save:
             return
         torch.save(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
-        if ours.quantize_checkpoint:
-            state = quantised(state)
+        if is_in_shards:
+            return
         if ours.unified_checkpoint:
             split = "ignore_merge_optimizer" in ours.unified_checkpoint_config
-            save_by_name(folder, state, self._names(), ours.optim_shard_num if split else 1)
+            files = ours.optim_shard_num if split else 1
+            save_by_name(folder, state, list(self._named()), files)
         else:
             torch.save(state, folder / "optimizer.pt")
-        if ours.state_dict_type == "SHARDED_STATE_DICT":
-            from torch.distributed.checkpoint import state_dict_saver
-
-            weights = {
-                n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad
-            }
-            state_dict_saver.save(weights, checkpoint_id=folder / _SHARDED, no_dist=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.nbft_config.checkpoint.ignore_load_lr_and_optim:
@@ -340,7 +385,8 @@ class OwnSaving:
         trainer: Any = self
         state = None
         if (folder / _INDEX).is_file():
-            state = load_by_name(folder, trainer.optimizer.state_dict(), self._names())
+            now = trainer.optimizer.state_dict()
+            state = load_by_name(folder, now, self._named(), self.nbft_ranks)
         elif (folder / "optimizer.pt").is_file():
             state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         if state is not None:
@@ -351,8 +397,10 @@ class OwnSaving:
             schedule = torch.load(folder / "scheduler.pt", weights_only=True)
         _go_on(trainer.lr_scheduler, schedule, skipped=done - trainer._own_step(done))
 
-    def _names(self) -> list[str]:
-        """Return the names of the trained parameters in the order of the optimiser's groups."""
+    def _named(self) -> dict[str, torch.Tensor]:
+        """Return the trained parameters by name, in the order of the optimiser's groups."""
         trainer: Any = self
         name_of = {id(p): name for name, p in trainer.model.named_parameters()}
-        return [name_of[id(p)] for group in trainer.optimizer.param_groups for p in group["params"]]
+        return {
+            name_of[id(p)]: p for group in trainer.optimizer.param_groups for p in group["params"]
+        }

@@ -219,7 +219,7 @@ def cut_state(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
 
 def _cut_like(value: Any, like: Any) -> Any:
     is_alike = isinstance(like, DTensor) and getattr(value, "shape", None) == like.shape
-    if not is_alike:
+    if not is_alike or isinstance(value, DTensor):
         return value
     there = value.to(like.device)
     return distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)

@@ -91,8 +91,9 @@ def test_shards_learn_preferences_as_one_process_does(preference, trainer, metho
     assert_alike(nbft.train(config(2, **FSDP), show=False), one)
 
 
-def test_a_checkpoint_of_shards_goes_on_in_any_number_of_processes(spread):  # noqa: F811
+def test_a_checkpoint_in_shards_goes_on_in_any_number_of_processes(spread):  # noqa: F811
     changes = {
+        "checkpoint__state_dict_type": "SHARDED_STATE_DICT",
         "peft__method": "full",
         "training__learning_rate": 1e-4,
         "checkpoint__save_steps": 2,
@@ -101,6 +102,8 @@ def test_a_checkpoint_of_shards_goes_on_in_any_number_of_processes(spread):  # n
     whole = nbft.train(spread(2, **changes, **FSDP), show=False)
     assert whole.status == "completed", whole.problems
     checkpoint = whole.path / "checkpoints" / "checkpoint-2"
+    assert len([*(checkpoint / "distributed_checkpoint").iterdir()]) == 2  # one of each process
+    assert not (checkpoint / "optimizer.pt").exists()
     changes["training__resume_from_checkpoint"] = str(checkpoint)
     again = nbft.train(spread(2, **changes, **FSDP), show=False)
     assert losses(again) == losses(whole)[2:]

@@ -112,7 +112,7 @@ def test_an_adapter_needs_its_own_size_and_not_the_models(config):
     [
         ({"checkpoint.save_only_model": True}, 4),
         ({"checkpoint.quantize_checkpoint": True}, 6.125),
-        ({"checkpoint.state_dict_type": "SHARDED_STATE_DICT"}, 16),
+        ({"checkpoint.state_dict_type": "SHARDED_STATE_DICT"}, 12),
         ({"optimizer.moment_dtype": "bfloat16"}, 8),
         ({"optimizer.optim": "sgd"}, 4),
         ({"optimizer.optim": "adafactor"}, 5),
