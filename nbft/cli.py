@@ -2,9 +2,9 @@
 
 `nbft demo | train | submit | race | attach | runs | compare | evaluate | export-model | doctor |
 find-learning-rate | try-rewards | trackers | inspect | bench | import | export | compatibility |
-config show|check|new|create|presets | cloud offers|prices|setup`, and requests to a run: `nbft stop | pause | continue | save |
-sample | cancel | resume RUN`. Exit codes: 2 for a user's mistake, 1 for a failed run, 130 after an
-interrupt, 143 after SIGTERM and 129 after SIGHUP.
+config show|check|new|create|presets | cloud offers|prices|setup`, and requests to a run:
+`nbft stop | pause | continue | save | sample | cancel | resume RUN`. Exit codes: 2 for a user's
+mistake, 1 for a failed run, 130 after an interrupt, 143 after SIGTERM and 129 after SIGHUP.
 """
 
 from __future__ import annotations

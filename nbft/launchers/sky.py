@@ -181,6 +181,11 @@ def sky_environment() -> dict[str, str]:
     return {**kept, "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
 
 
+_SPINNER = "<sky-payload>"
+"""What begins the lines by which SkyPilot's processes tell each other what a spinner shows."""
+
+
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in redact_text(text).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_SPINNER)]
     return lines[-1] if lines else "it did not say why"

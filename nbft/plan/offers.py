@@ -1,7 +1,7 @@
 """What a run would take and cost on each GPU that can be rented.
 
-`offers` reads the price lists on this machine and plans the run for each GPU that nbft knows. Uses no
-network. Called by `nbft cloud offers`.
+`offers` reads the price lists on this machine and plans the run for each GPU that nbft knows. Nobody
+is asked for a price. Called by `nbft cloud offers`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ from nbft.config import Config
 from nbft.devices import Gpu
 from nbft.formatting import count, duration, size
 from nbft.hardware import Hardware, planning_for
-from nbft.plan.plan import Plan, make_plan
+from nbft.plan.plan import Plan, is_about_size, make_plan
 from nbft.plan.prices import PROVIDERS, RENTED, Price, PriceList, price_list
 from nbft.plan.ranges import Range
 
 SETUP_SECONDS: Range = (300.0, 900.0)
 """From the order of a machine to the start of the training: assumed, not measured."""
 
-_FREE_SHARE = 0.97
-"""Share of a GPU's memory that is free before a training. Assumed, as in `nbft.plan.machines`."""
-
-_MOST_PLANS = 12
+_MOST_PLANS = 20
 """A plan takes a fraction of a second; of more kinds of GPU the cheapest are planned for."""
 
 
@@ -35,26 +32,28 @@ class Card(NamedTuple):
         name: Product name, by which `nbft.devices` finds its peak.
         capability: Compute capability.
         memory_gib: Usual memory.
+        free_gib: What of it is free before a training; assumed, as in `nbft.plan.machines`.
     """
 
     name: str
     capability: tuple[int, int]
     memory_gib: int
+    free_gib: float
 
 
 CARDS = {
-    "H200": Card("NVIDIA H200", (9, 0), 141),
-    "H100": Card("NVIDIA H100 80GB HBM3", (9, 0), 80),
-    "A100-80GB": Card("NVIDIA A100-SXM4-80GB", (8, 0), 80),
-    "A100": Card("NVIDIA A100-SXM4-40GB", (8, 0), 40),
-    "L40S": Card("NVIDIA L40S", (8, 9), 48),
-    "A10G": Card("NVIDIA A10G", (8, 6), 24),
-    "A10": Card("NVIDIA A10", (8, 6), 24),
-    "L4": Card("NVIDIA L4", (8, 9), 24),
-    "V100": Card("Tesla V100-SXM2-16GB", (7, 0), 16),
-    "T4": Card("Tesla T4", (7, 5), 16),
-    "RTX4090": Card("NVIDIA GeForce RTX 4090", (8, 9), 24),
-    "RTX3090": Card("NVIDIA GeForce RTX 3090", (8, 6), 24),
+    "H200": Card("NVIDIA H200", (9, 0), 141, 139.0),
+    "H100": Card("NVIDIA H100 80GB HBM3", (9, 0), 80, 78.7),
+    "A100-80GB": Card("NVIDIA A100-SXM4-80GB", (8, 0), 80, 78.7),
+    "A100": Card("NVIDIA A100-SXM4-40GB", (8, 0), 40, 39.2),
+    "L40S": Card("NVIDIA L40S", (8, 9), 48, 44.0),
+    "A10G": Card("NVIDIA A10G", (8, 6), 24, 22.0),
+    "A10": Card("NVIDIA A10", (8, 6), 24, 22.0),
+    "L4": Card("NVIDIA L4", (8, 9), 24, 22.0),
+    "V100": Card("Tesla V100-SXM2-16GB", (7, 0), 16, 15.8),
+    "T4": Card("Tesla T4", (7, 5), 16, 14.6),
+    "RTX4090": Card("NVIDIA GeForce RTX 4090", (8, 9), 24, 23.5),
+    "RTX3090": Card("NVIDIA GeForce RTX 3090", (8, 6), 24, 23.5),
 }
 """SkyPilot's name → the GPU, for those whose peak throughput is in `nbft.devices`."""
 
@@ -82,9 +81,10 @@ def machine_of(gpu: str, number: int = 1, memory_bytes: int | None = None) -> Ha
     card = card_of(gpu)
     if card is None:
         return None
-    free = round((memory_bytes or card.memory_gib * 2**30) * _FREE_SHARE)
+    size_bytes = memory_bytes or card.memory_gib * 2**30
+    free = round(size_bytes * card.free_gib / card.memory_gib)
     many = f"{number} × " if number > 1 else ""
-    title = f"{many}{gpu}, {size(memory_bytes or card.memory_gib * 2**30)}"
+    title = f"{many}{gpu}, {size(size_bytes)}"
     return Hardware(title, 48 * 2**30, "cuda", (Gpu(card.name, free, card.capability),) * number)
 
 
@@ -159,7 +159,8 @@ class Offers:
     @property
     def remarks(self) -> list[str]:
         """The cheapest, where the prices are from, and what was left out, in sentences."""
-        found = [text] if (text := self._best_in_words) else []
+        found = [f"Fix first: {problem}" for problem in self.errors]
+        found += [text] if (text := self._best_in_words) else []
         found += [prices.source for prices in self.lists]
         for prices in self.lists:
             if prices.skipped:
@@ -173,8 +174,17 @@ class Offers:
         return found
 
     @property
+    def errors(self) -> list[str]:
+        """What would stop the run on any of these machines, whatever their memory."""
+        plans = [
+            [str(problem) for problem in offer.plan.errors if not is_about_size(problem)]
+            for offer in self.offers
+        ]
+        return [text for text in plans[0] if all(text in plan for plan in plans)] if plans else []
+
+    @property
     def _best_in_words(self) -> str:
-        """The cheapest that fits, or why there is none; "" without offers."""
+        """The cheapest that fits, or why there is none; "" without price lists."""
         if (best := self.cheapest) and (cost := best.cost_usd(spot=self.spot)):
             setup = [f"{seconds / 60:.0f}" for seconds in SETUP_SECONDS]
             return (
@@ -183,12 +193,16 @@ class Offers:
                 "the machine up, and a GPU that reaches 10 to 50% of its peak; nothing was measured."
             )
         if not self.offers:
-            return ""
+            is_listed = any(prices.date for prices in self.lists)
+            how = " as spot" if self.spot else ""
+            return f"No machine in the lists is for this run{how}." if is_listed else ""
         largest = max(self.offers, key=lambda offer: offer.plan.free_memory_bytes)
         needed = largest.plan.memory_bytes
         if needed is None:
-            name = largest.plan.config.model.model_name
-            return f"{name} is not on this machine, so its memory, time and cost are not known."
+            model = largest.plan.config.model.model_name
+            what = "The rows" if largest.plan.total_parameters else f"The model {model}"
+            verb = "are" if largest.plan.total_parameters else "is"
+            return f"{what} {verb} not on this machine, so memory, time and cost are not known."
         if largest.fits:
             return "The time on these GPUs is not known, so the cost is not either."
         return (
@@ -215,7 +229,8 @@ class Offers:
 
     def _row(self, offer: Offer) -> tuple[str, ...]:
         cost, seconds = offer.cost_usd(spot=self.spot), offer.seconds
-        memory = offer.price.memory_bytes
+        card = card_of(offer.price.gpu)
+        memory = offer.price.memory_bytes or (card.memory_gib * 2**30 if card else 0)
         number = f"{offer.price.count} × " if offer.price.count > 1 else ""
         mark = "cheapest that fits" if offer is self.cheapest else ""
         if offer.fits is False:
@@ -223,7 +238,7 @@ class Offers:
         return (
             PROVIDERS[offer.provider].title,
             f"{number}{offer.price.gpu}",
-            size(memory) if memory else "?",
+            size(memory),
             _usd(offer.price.usd_per_hour),
             _usd(offer.price.spot_usd_per_hour),
             f"{duration(seconds[0])} to {duration(seconds[1])}" if seconds else "?",
@@ -267,6 +282,7 @@ def planned_there(config: Config) -> Config:
             "compute.launcher": "process",
             "compute.provider": "local",
             "compute.device": "auto",
+            "training.max_cost_usd": None,  # it needs a price, which differs here
         }
     )
 

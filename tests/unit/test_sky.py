@@ -1,8 +1,10 @@
 """SkyPilot's environment, with a program of our own in its place."""
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from typer.testing import CliRunner
@@ -10,9 +12,10 @@ from typer.testing import CliRunner
 from nbft.cli import app
 from nbft.errors import NbftError
 from nbft.launchers import sky
-from nbft.plan.prices import RENTED
+from nbft.plan.prices import RENTED, price_list
 
 _RUN = subprocess.run
+REAL = sky.sky_python()
 FAILS = "import sys; sys.exit('first\\nERROR: No matching distribution found for skypilot')"
 
 
@@ -141,7 +144,7 @@ def test_an_update_that_only_warns_is_a_failure(home, played):
     old.parent.mkdir(parents=True)
     old.touch()
     os.utime(old, (0, 0))
-    played("print('Failed to fetch RunPod catalog. Using cached catalog files.')")
+    played("print('Failed to fetch RunPod catalog. Using cached catalog files.\\n<sky-payload>…')")
     with pytest.raises(NbftError) as raised:
         sky.update_prices()
     assert str(raised.value) == (
@@ -164,3 +167,31 @@ def test_offers_without_any_list_say_where_the_ranges_are_from(tmp_path):
     assert shown.output.startswith(
         "There is no price list of Vast.ai on this machine; PEFT Studio's"
     )
+
+
+@pytest.mark.skipif(REAL is None, reason="nbft cloud setup was not run")
+def test_the_real_skypilot_downloads_from_a_server_of_our_own(home):
+    lines = "AcceleratorName,AcceleratorCount,Price\nL4,1,0.4\n"
+    asked = []
+
+    class Lists(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(lines.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Lists) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = f"http://127.0.0.1:{server.server_port}"
+        code = f"from sky.skylet import constants\nconstants.HOSTED_CATALOG_DIR_URL = {there!r}\n"
+        command = [str(REAL), "-c", code + sky._DOWNLOAD, "runpod"]
+        done = _RUN(command, capture_output=True, text=True, check=False, env=sky.sky_environment())
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert asked == ["/v8/runpod/vms.csv"]
+    assert (home / ".sky/catalogs/v8/.meta/runpod/vms.csv.md5").is_file()
+    assert [price.usd_per_hour for price in price_list("runpod").prices] == [0.4]

@@ -43,14 +43,15 @@ def lists(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(tmp_path_factory, tiny_model):
     """A LoRA of 8B that fits into 24 GiB, and not into 16."""
     path = tmp_path_factory.mktemp("8B")
     next(model for model in SIZES if model.title == "8B").write(path)
     text = "word" * 256
     rows = [{"prompt": text, "completion": text}] * 64
+    model = {"model_name": str(path), "tokenizer_name": str(tiny_model)}
     about = {"max_steps": 500, "per_device_train_batch_size": 1}
-    return Config(model={"model_name": str(path)}, data={"rows": rows}, training=about)
+    return Config(model=model, data={"rows": rows}, training=about)
 
 
 def test_the_cheapest_of_several_regions_counts(lists):
@@ -138,7 +139,9 @@ def test_the_cost_counts_the_setup_and_both_ends_of_the_time(lists, config):
     assert offer.cost_usd() == ((low + 300) / 3600 * 2.0, (high + 900) / 3600 * 2.0)
     assert high == pytest.approx(low * 5)
     assert offer.cost_usd(spot=True) is None
-    assert offers(config, "lambda_labs", spot=True).offers == ()
+    none = offers(config, "lambda_labs", spot=True)
+    assert none.offers == ()
+    assert none.remarks[0] == "No machine in the lists is for this run as spot."
 
 
 def test_nothing_is_large_enough(lists, config):
@@ -146,7 +149,7 @@ def test_nothing_is_large_enough(lists, config):
     found = offers(config, "runpod")
     assert found.cheapest is None
     assert found.remarks[0].startswith("None is large enough: the run needs about ")
-    assert found.remarks[0].endswith(" GiB, and T4 has 16 GiB free.")
+    assert found.remarks[0].endswith(" GiB, and T4 has 15 GiB free.")
 
 
 def test_a_model_that_is_not_here_has_no_cost(lists, config):
@@ -154,9 +157,19 @@ def test_a_model_that_is_not_here_has_no_cost(lists, config):
     found = offers(config.apply({"model.model_name": "nobody/nothing"}), "runpod")
     assert found.cheapest is None
     assert found.offers[0].fits is None
-    assert found.remarks[0] == (
-        "nobody/nothing is not on this machine, so its memory, time and cost are not known."
-    )
+    assert (
+        "The model nobody/nothing is not on this machine, so memory, time and cost are not known."
+    ) in found.remarks
+
+
+def test_what_would_stop_the_run_anywhere_is_said(lists, config):
+    lists("runpod", line("L4", 0.4, memory_gib=24), line("T4", 0.1, memory_gib=16))
+    assert offers(config, "runpod").errors == []
+    found = offers(config.apply({"data": {"path": "gone.jsonl"}}), "runpod")
+    (problem,) = found.errors
+    assert "gone.jsonl" in problem
+    assert found.remarks[0] == f"Fix first: {problem}"
+    assert "The rows are not on this machine, so memory" in found.remarks[1]
 
 
 def test_one_plan_serves_all_providers_of_a_gpu(lists, config, monkeypatch):
