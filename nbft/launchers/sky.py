@@ -71,7 +71,7 @@ def environment_folder() -> Path:
 def sky_python() -> Path | None:
     """Return the Python of SkyPilot's environment; None before `set_up`."""
     folder = environment_folder()
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    python = folder / "bin/python"
     return python if (folder / _MARK).is_file() and python.is_file() else None
 
 
@@ -88,6 +88,8 @@ def set_up(say: Callable[[str], None]) -> str:
     Raises:
         NbftError: It cannot be made; says why. Nothing is left behind.
     """
+    if sys.platform == "win32":
+        raise NbftError("SkyPilot needs Linux or macOS; on Windows, use WSL.")
     folder = environment_folder()
     say(f"Making {folder} …")
     try:
@@ -97,9 +99,8 @@ def set_up(say: Callable[[str], None]) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise NbftError(f"{folder}: cannot be made: {_last_line(str(error))}.") from None
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     say("Installing SkyPilot, about 700 MB …")
-    command = [str(python), "-m", "pip", "install", "--quiet", REQUIREMENT]
+    command = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", REQUIREMENT]
     done = subprocess.run(
         [*command, "--disable-pip-version-check"], capture_output=True, text=True, check=False
     )
@@ -113,7 +114,9 @@ def set_up(say: Callable[[str], None]) -> str:
 def version() -> str:
     """Return the version of SkyPilot in its environment; "" without one."""
     python = sky_python()
-    found = python and next(python.parents[1].glob("[Ll]ib/**/skypilot-*.dist-info"), None)
+    found = python and next(
+        python.parents[1].glob("lib/python*/site-packages/skypilot-*.dist-info"), None
+    )
     return found.name.split("-")[1].removesuffix(".dist") if found else ""
 
 

@@ -105,6 +105,12 @@ def test_an_environment_that_cannot_be_made(home):
         sky.set_up(lambda _: None)
 
 
+def test_windows_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(NbftError, match="needs Linux or macOS"):
+        sky.set_up(lambda _: None)
+
+
 def test_an_installation_that_was_cut_off_is_none(home, played):
     played("")
     sky.set_up(lambda _: None)
