@@ -2,9 +2,9 @@
 
 `nbft demo | train | submit | race | attach | runs | compare | evaluate | export-model | doctor |
 find-learning-rate | try-rewards | trackers | inspect | bench | import | export | compatibility |
-config show|check|new|create|presets`, and requests to a run: `nbft stop | pause | continue | save |
-sample | cancel | resume RUN`. Exit codes: 2 for a user's mistake, 1 for a failed run, 130 after an
-interrupt, 143 after SIGTERM and 129 after SIGHUP.
+config show|check|new|create|presets | cloud offers|prices|setup`, and requests to a run:
+`nbft stop | pause | continue | save | sample | cancel | resume RUN`. Exit codes: 2 for a user's
+mistake, 1 for a failed run, 130 after an interrupt, 143 after SIGTERM and 129 after SIGHUP.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ config_app = typer.Typer(
     cls=_Commands, help="Show, check or write config files.", no_args_is_help=True
 )
 app.add_typer(config_app, name="config")
+cloud_app = typer.Typer(cls=_Commands, help="Compare rented GPUs, and set SkyPilot up.")
+app.add_typer(cloud_app, name="cloud")
 
 _Overrides = Annotated[
     list[str] | None,
@@ -952,6 +954,56 @@ def config_create(
         raise typer.Exit(2)
     if not yes and typer.confirm("Train it now?", default=False):
         train(output)
+
+
+@cloud_app.callback(invoke_without_command=True)
+def cloud(context: typer.Context) -> None:
+    """Show whether SkyPilot and each provider are set up; uses no network."""
+    from nbft.launchers.sky import status
+
+    if context.invoked_subcommand is None:
+        for sentence in status():
+            typer.echo(sentence)
+
+
+@cloud_app.command("setup")
+def cloud_setup() -> None:
+    """Install SkyPilot in an environment of its own, about 700 MB."""
+    from nbft.launchers.sky import set_up
+
+    typer.echo(f"SkyPilot {set_up(typer.echo)} is ready. Nothing is reported to its makers.")
+
+
+@cloud_app.command("prices")
+def cloud_prices() -> None:
+    """Download the providers' price lists with SkyPilot."""
+    from nbft.launchers.sky import update_prices
+    from nbft.plan.prices import RENTED, price_list
+
+    update_prices()
+    for key in RENTED.values():
+        typer.echo(price_list(key).source)
+
+
+@cloud_app.command("offers")
+def cloud_offers(
+    file: _File,
+    overrides: _Overrides = None,
+    provider: Annotated[
+        str | None, typer.Option("--on", help="runpod, lambda or vast; all by default.")
+    ] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="Compare prices of spot machines.")] = False,
+) -> None:
+    """Show what a run would take and cost on each GPU that can be rented, the cheapest first."""
+    from nbft.plan.offers import offers
+    from nbft.plan.prices import RENTED
+
+    if provider is not None and provider not in RENTED:
+        raise ConfigError(Problem("--on", provider, f"is not one of {', '.join(RENTED)}."))
+    config = Config.load(file, overrides or [])
+    with _progress_line():
+        found = offers(config, provider and RENTED[provider], file.absolute().parent, spot=spot)
+    typer.echo(str(found))
 
 
 @config_app.command("presets")

@@ -313,7 +313,7 @@ class Plan:
             memory_source=source,
             ranges=self.ranges | {"memory_bytes": memory_range(parts)},
             assumptions=[*self.assumptions, assumption],
-            problems=[problem for problem in self.problems if not _is_about_size(problem)],
+            problems=[problem for problem in self.problems if not is_about_size(problem)],
         )
         plan.problems.extend(_size_problems(plan))
         plan.problems.sort(key=_position)
@@ -865,7 +865,8 @@ def _size_problems(plan: Plan) -> list[Problem]:
 _TOO_LARGE = re.compile(r"needs about .* free\.")
 
 
-def _is_about_size(problem: Problem) -> bool:
+def is_about_size(problem: Problem) -> bool:
+    """Whether a problem is that the run needs more memory than the device has free."""
     return _TOO_LARGE.match(problem.why) is not None
 
 

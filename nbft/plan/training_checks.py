@@ -17,6 +17,7 @@ from nbft.errors import Problem
 from nbft.hardware import available_devices
 from nbft.models.targets import trains_head
 from nbft.plan.argument_checks import optimiser_argument_problems
+from nbft.plan.prices import PROVIDERS
 from nbft.plan.problems import error, is_installed, warning, with_values
 from nbft.plan.ranges import power_watts
 from nbft.plan.schedule import ARGUMENTS_OF, OWN_SETTINGS, shape_of
@@ -26,14 +27,6 @@ _MASTER_GRADIENTS = (2, 10)
 
 _SHARDS_IN_SAFETENSORS = (2, 9)
 """First torch whose distributed checkpoints may be safetensors, read by any number of processes."""
-
-PROVIDERS = {
-    "local": ("Local GPU", 0.0, 0.0),
-    "runpod": ("RunPod", 0.39, 2.89),
-    "lambda_labs": ("Lambda Labs", 1.10, 2.49),
-    "vast_ai": ("Vast.ai", 0.20, 1.50),
-}
-"""Name and price range in USD an hour. Source: PEFT Studio's table of providers."""
 
 
 def training_problems(config: Config, decisions: Decisions) -> Iterator[Problem]:
@@ -326,12 +319,13 @@ def _machine(config: Config, decisions: Decisions) -> Iterator[Problem]:
             use=None,
         )
     if provider != "local":
-        title, low, high = PROVIDERS[provider]
+        title, _, low, high = PROVIDERS[provider]
         yield error(
             "compute.provider",
             f"nbft cannot start a machine at {title} ({low:g} to {high:g} USD an hour); the plan "
             "estimates what it would cost.",
-            "Rent one there, install nbft on it and run this config with local.",
+            "Compare its GPUs with: nbft cloud offers CONFIG. Rent one there, install nbft on it and "
+            "run this config with local.",
             use="local",
         )
 
@@ -350,7 +344,7 @@ def cost_usd(config: Config, seconds: float | None) -> tuple[float, float] | Non
     """
     if seconds is None:
         return None
-    _, low, high = PROVIDERS[config.compute.provider]
+    *_, low, high = PROVIDERS[config.compute.provider]
     if (own := config.compute.price_usd_per_hour) is not None:
         low = high = own
     return round(seconds / 3600 * low, 4), round(seconds / 3600 * high, 4)

@@ -164,8 +164,8 @@ CASES = {
         {"compute.provider": "runpod"},
         (
             "compute.provider='runpod': nbft cannot start a machine at RunPod (0.39 to 2.89 USD an "
-            "hour); the plan estimates what it would cost. Rent one there, install nbft on it and run "
-            "this config with local."
+            "hour); the plan estimates what it would cost. Compare its GPUs with: nbft cloud offers "
+            "CONFIG. Rent one there, install nbft on it and run this config with local."
         ),
     ),
 }
