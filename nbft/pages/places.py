@@ -15,12 +15,13 @@ _HEAD = ("place", "time", "memory", "cost", "state")
 def html(places: Places) -> Markup:
     """Return a table of the devices here, and one of the places."""
     tables = (("Devices here", _HERE, _devices(places)), ("Places to train", _HEAD, _rows(places)))
-    return render("compute", tables=tables)
+    return render("compute", tables=tables, remarks=places.remarks)
 
 
 def text(places: Places) -> str:
     """Return the same for the terminal."""
-    return f"{aligned([_HERE, *_devices(places)])}\n\n{aligned([_HEAD, *_rows(places)])}"
+    tables = aligned([_HERE, *_devices(places)]), aligned([_HEAD, *_rows(places)])
+    return "\n\n".join([*tables, "\n".join(places.remarks)]).rstrip()
 
 
 def _devices(places: Places) -> list[tuple[str, ...]]:
@@ -38,6 +39,9 @@ def _numbers(place: Place) -> tuple[str, str, str]:
     memory, free = plan.memory_bytes, size(plan.free_memory_bytes)
     needs = f"about {size(memory)} of {free} free" if memory else f"{free} free"
     low, high = plan.cost_usd or (0.0, 0.0)
+    if place.offer and place.offer.seconds and (cost := place.offer.cost_usd()):
+        low, high = cost
+        time = " to ".join(map(duration, place.offer.seconds))
     price = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
     return time, needs, f"about {price} USD" if high else "–"
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nbft.config import Config
 from nbft.devices import Gpu
-from nbft.formatting import count, duration, size
+from nbft.formatting import aligned, count, duration, size
 from nbft.hardware import Hardware, planning_for
 from nbft.plan.plan import Plan, is_about_size, make_plan
 from nbft.plan.prices import PROVIDERS, RENTED, Price, PriceList, price_list
@@ -220,12 +220,7 @@ class Offers:
             ("provider", "GPU", "memory", "USD/h", "spot", "time", "cost, USD", "")
         ]
         rows += [self._row(offer) for offer in self.offers]
-        widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-        lines = (
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
-        return "\n".join([*(lines if self.offers else ()), *self.remarks])
+        return "\n".join([*([aligned(rows)] if self.offers else ()), *self.remarks])
 
     def _row(self, offer: Offer) -> tuple[str, ...]:
         cost, seconds = offer.cost_usd(spot=self.spot), offer.seconds

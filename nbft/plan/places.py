@@ -21,7 +21,9 @@ from nbft.hardware import (
     other_use,
 )
 from nbft.plan.cluster import planning_for_node
+from nbft.plan.offers import Offer, Offers, offers
 from nbft.plan.plan import Plan, make_plan
+from nbft.plan.prices import PROVIDERS, RENTED
 from nbft.plan.problems import is_installed
 from nbft.presented import Presented
 from nbft.queue import held
@@ -52,11 +54,12 @@ class Place:
 
     Attributes:
         title: What people call it.
-        settings: What chooses it, as for `Config.apply`.
+        settings: What chooses it, as for `Config.apply`; {} where nbft cannot start a run.
         plan: The run there; an estimate.
         missing: What keeps the run from it, and what to do; "" if nothing does.
         remark: What would differ in the training itself, and what node is assumed; or "".
         is_chosen: Whether the config leads there.
+        offer: The machine to rent; None for a place that nbft can start the run on.
     """
 
     title: str
@@ -65,6 +68,7 @@ class Place:
     missing: str = ""
     remark: str = ""
     is_chosen: bool = False
+    offer: Offer | None = None
 
 
 class Places(Presented, Sequence[Place]):
@@ -73,10 +77,16 @@ class Places(Presented, Sequence[Place]):
     Args:
         places: The places.
         here: The devices of this machine.
+        remarks: Where prices are from, in sentences.
     """
 
-    def __init__(self, places: Iterable[Place], here: Sequence[DeviceHere] = ()) -> None:
-        self._places, self.here = list(places), here
+    def __init__(
+        self,
+        places: Iterable[Place],
+        here: Sequence[DeviceHere] = (),
+        remarks: Sequence[str] = (),
+    ) -> None:
+        self._places, self.here, self.remarks = list(places), here, remarks
 
     def __len__(self) -> int:
         return len(self._places)
@@ -100,18 +110,23 @@ class Places(Presented, Sequence[Place]):
                     "missing": place.missing,
                     "remark": place.remark,
                     "is_chosen": place.is_chosen,
+                    "usd_per_hour": place.offer and place.offer.usd_per_hour(),
+                    "cost_usd": place.offer.cost_usd() if place.offer else place.plan.cost_usd,
                 }
                 for place in self
             ],
+            "remarks": list(self.remarks),
         }
 
 
 def places(config: Config, *, folder: Path | None = None) -> Places:
-    """Return where a run could train: on each device here, and on a cluster.
+    """Return where a run could train: on each device here, on a cluster, and on rented GPUs.
+
+    Of each provider whose price list is on this machine, the cheapest GPU that fits.
 
     Each place has its own plan, which is an estimate. Where several processes train, each has fewer
     or smaller batches, so that a step learns from as many rows as before, if their number can be
-    divided. Nothing is started, and no cluster is asked.
+    divided. Nothing is started, and neither a cluster nor a provider is asked.
 
     Args:
         config: The config.
@@ -120,7 +135,26 @@ def places(config: Config, *, folder: Path | None = None) -> Places:
     now = make_plan(config, folder=folder)
     choices = [*_choices_here(now), ("Slurm cluster", {"compute.launcher": "slurm"})]
     found = [_place(title, now, choice, folder) for title, choice in choices]
-    return Places(found, [*devices_here()])
+    rented = offers(now.config, folder=folder)
+    found += _rented(rented)
+    listed = [prices.source for prices in rented.lists if prices.date]
+    return Places(found, [*devices_here()], listed or [_NO_PRICES])
+
+
+_NO_PRICES = "Rented GPUs: no price list is on this machine. Get the lists: nbft cloud prices."
+_RENT = "nbft starts no machine at a provider: rent it there, and run this config on it."
+
+
+def _rented(found: Offers) -> Iterator[Place]:
+    """Yield the cheapest machine of each provider that fits."""
+    for key in RENTED.values():
+        fitting = (
+            one for one in found.offers if one.provider == key and one.fits and one.cost_usd()
+        )
+        if (best := next(fitting, None)) is not None:
+            many = f"{best.price.count} × " if best.price.count > 1 else ""
+            title = f"{PROVIDERS[key].title}: {many}{best.price.gpu}"
+            yield Place(title, {}, best.plan, missing=_RENT, offer=best)
 
 
 def devices_here() -> Iterator[DeviceHere]:

@@ -82,7 +82,7 @@ class PlacesView:
     def _show(self, found: Places) -> None:
         self._found, self._is_busy = found, False
         self._tables.value = found._repr_html_()
-        self._choice.options = [(place.title, n) for n, place in enumerate(found)]
+        self._choice.options = [(p.title, n) for n, p in enumerate(found) if p.settings]
         self._choice.value = next((n for n, place in enumerate(found) if place.is_chosen), 0)
         self._enable()
         self.follow()

@@ -158,3 +158,28 @@ def test_the_command_line_prints_them(config, tmp_path):
     found = json.loads(done.stdout)
     assert [place["plan"]["devices"] for place in found["places"]] == [1, 1]
     assert [device["users"] for device in found["devices"]]
+
+
+def test_the_cheapest_of_each_provider_that_fits_stands_beside(
+    config, no_slurm, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("SKY_RUNTIME_DIR", str(tmp_path))
+    assert nbft.places(config).remarks == [
+        "Rented GPUs: no price list is on this machine. Get the lists: nbft cloud prices."
+    ]
+    for sky, gpu in (("runpod", "L4"), ("vast", "T4")):
+        path = tmp_path / ".sky" / "catalogs" / "v8" / sky / "vms.csv"
+        path.parent.mkdir(parents=True)
+        head = "InstanceType,AcceleratorName,AcceleratorCount,Price,SpotPrice,Region,GpuInfo\n"
+        path.write_text(f"{head}a,{gpu},1,0.5,,US,\nb,H100,1,3.5,,US,\n")
+    found = nbft.places(config)
+    rented = [place for place in found if place.offer]
+    assert [place.title for place in rented] == ["RunPod: L4", "Vast.ai: T4"]
+    assert not any(place.settings or place.is_chosen for place in rented)
+    assert [text.split(":")[0] for text in found.remarks] == [
+        "Prices of RunPod",
+        "Prices of Vast.ai",
+    ]
+    low, high = rented[0].offer.cost_usd()
+    assert f"about {low:.2f} to {high:.2f} USD" in str(found)
+    assert found.to_dict()["places"][-1]["usd_per_hour"] == 0.5

@@ -146,6 +146,13 @@ SHARDED = {"distributed.fsdp": "full_shard"}
             {"training.method": "dpo", "preference.ref_model_update_steps": 5},
             "preference.ref_model_update_steps",
         ),
+        (
+            {
+                "checkpoint.quantize_checkpoint": True,
+                "checkpoint.state_dict_type": "SHARDED_STATE_DICT",
+            },
+            "checkpoint.quantize_checkpoint with checkpoint.state_dict_type=SHARDED_STATE_DICT",
+        ),
     ],
 )
 @pytest.mark.parametrize("engine", [SHARDED, {"distributed.sharding": "stage2"}, ZERO])

@@ -230,6 +230,28 @@ def test_16_bit_gradients_that_cannot_be_unscaled(torch, changes, sentence, fix,
     assert [p.changes for p in found] == ([fix] if sentence else [])
 
 
+def test_shards_need_a_torch_that_writes_them_as_safetensors(monkeypatch):
+    asked = Config(checkpoint={"state_dict_type": "SHARDED_STATE_DICT"})
+    field = "checkpoint.state_dict_type"
+    for torch, is_refused in (("2.8.0", True), ("2.9.1", False), ("2.13.0+cpu", False)):
+        monkeypatch.setattr("importlib.metadata.version", lambda package, torch=torch: torch)
+        found = [p for p in make_plan(asked).errors if p.field == field]
+        assert bool(found) == is_refused, torch
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.8.0")
+    (problem,) = (p for p in make_plan(asked).errors if p.field == field)
+    assert (
+        problem.sentence == "needs torch 2.9, and this is 2.8.0. Save it whole, or upgrade torch."
+    )
+    assert not [p for p in make_plan(asked.apply(problem.changes)).errors if p.field == field]
+
+
+def test_shards_are_by_name_in_any_case():
+    shards = {"state_dict_type": "SHARDED_STATE_DICT", "unified_checkpoint": True}
+    made = make_plan(Config(checkpoint=shards))
+    (problem,) = (p for p in made.warnings if p.field == "checkpoint.unified_checkpoint")
+    assert problem.changes == {"checkpoint.unified_checkpoint": False}
+
+
 def test_a_usual_config_has_no_problem():
     assert list(training_problems(GOOD, on(GOOD, "cpu"))) == []
 
