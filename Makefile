@@ -34,7 +34,8 @@ help:
 	@echo "make bench       the benchmarks"
 	@echo "make fuzz        N=1000 wrong configs, files and commands, and what is said of them"
 	@echo "make faults      harm N=60 runs at random moments (kill -9, full disk, …), and count what survives;"
-	@echo "                 PROCESSES=2 harms runs that two processes train"
+	@echo "                 PROCESSES=2 harms runs that two processes train, WITH=\"distributed.fsdp=full_shard\""
+	@echo "                 runs with other settings"
 	@echo "make proofs      each setting's test, which must fail without the setting's effect"
 
 setup: $(venv)/.setup
@@ -91,7 +92,7 @@ fuzz: setup
 	$(bin)/python -m tests.fuzz $(N)
 
 faults: setup
-	$(bin)/python -m tests.faults $(N) --processes $(or $(PROCESSES),1)
+	$(bin)/python -m tests.faults $(N) --processes $(or $(PROCESSES),1) --with $(WITH)
 
 proofs: setup
 	$(bin)/python -m tests.effects $(OF)

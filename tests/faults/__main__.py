@@ -25,10 +25,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="how many train each run")
     parser.add_argument("--only", type=int, help="number of one case, to repeat it")
+    parser.add_argument("--with", dest="settings", nargs="*", default=[], help="SETTING=VALUE …")
     arguments = parser.parse_args()
+    overrides = [f"distributed.num_processes={arguments.processes}", *arguments.settings]
     with tempfile.TemporaryDirectory(prefix="nbft-faults-") as name:
         folder = Path(name)
-        reference = make_reference(folder, arguments.processes)
+        reference = make_reference(folder, overrides)
         print(
             f"uninterrupted: {len(reference.losses)} steps in {reference.seconds:.1f} s", flush=True
         )

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -167,8 +167,13 @@ class Reference:
     seconds: float
 
 
-def make_reference(folder: Path, processes: int = 1) -> Reference:
-    """Make the tiny model and a config, and train it once without a fault in some processes."""
+def make_reference(folder: Path, overrides: Sequence[str] = ()) -> Reference:
+    """Make the tiny model and a config, and train it once without a fault.
+
+    Args:
+        folder: Where to put them.
+        overrides: Other settings, as on the command line.
+    """
     with quiet():
         model = make_tiny_model(folder / "model")
     lines = sample_path("grammar", "train").read_text(encoding="utf-8").splitlines()[:40]
@@ -188,11 +193,11 @@ def make_reference(folder: Path, processes: int = 1) -> Reference:
             "learning_rate": 2e-3,
         },
         checkpoint={"save_steps": SAVE_STEPS},
-        distributed={"num_processes": processes},
         evaluation={"sample_count": 1, "sample_max_new_tokens": 4},
     ).apply({"evaluation.eval_steps": 10, "evaluation.eval_strategy": "steps"})
     path = folder / "config.yaml"
     config.save(path)
+    nbft.Config.load(path, overrides).save(path)
     began = time.monotonic()
     with _Bench(folder / "uninterrupted", path, "kernel") as bench:
         bench.submit("kernel")
