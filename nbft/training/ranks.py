@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from nbft.config import Config
 from nbft.hardware import device_of
@@ -57,12 +58,15 @@ class Ranks:
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables of this process, those of torchrun among them."""
+        url = urlsplit(self.rendezvous)
+        host, port = url.hostname, url.port
         return {
             "RANK": str(self.number),
             "LOCAL_RANK": str(self.number % self.on_each_node),
             "WORLD_SIZE": str(self.count),
             "LOCAL_WORLD_SIZE": str(self.on_each_node),
             "NBFT_RENDEZVOUS": self.rendezvous,
+            **({"MASTER_ADDR": host, "MASTER_PORT": str(port)} if host else {}),
         }
 
     @property

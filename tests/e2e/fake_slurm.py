@@ -111,6 +111,8 @@ def srun(*arguments: str) -> None:
         if option == "--output":
             output = rest.pop(0)
     output = output.replace("%j", os.environ["SLURM_JOB_ID"])
+    for sent in (signal.SIGTERM, signal.SIGUSR2):  # they are for the tasks, and it waits for these
+        signal.signal(sent, lambda *_: None)
     tasks = []
     for number in range(int(os.environ["SLURM_NNODES"])):
         of_task = {"SLURM_PROCID": str(number), "SLURM_NODEID": str(number)}

@@ -305,14 +305,11 @@ def test_two_nodes_train_as_one_process_does(on_two_nodes, alone, cluster):
     assert not processes(run)
 
 
-@pytest.mark.parametrize("sent", ["kill-node", "preempt", "time"])
+@pytest.mark.parametrize("sent", ["kill-node", "preempt"])
 def test_two_nodes_go_on_later(on_two_nodes, alone, sent):
     run = on_two_nodes(40)
     until(lambda: steps(run) >= 5, "step 5")
-    if sent == "time":
-        subprocess.run(["scancel", job_of(run), "--signal=USR2"], check=True)
-    else:
-        subprocess.run(["scontrol", sent, job_of(run)], check=True)
+    subprocess.run(["scontrol", sent, job_of(run)], check=True)
     until(lambda: [e for e in run.events() if e["event"] == "started"][1:], "another start")
     assert ended(run) == "completed", run.problems
     paused = [e.get("text", "") for e in run.events() if e["event"] == "paused"]
