@@ -240,7 +240,7 @@ def _failure(run: Path, ranks: Ranks, code: int | None, *, memory: bool = False)
     folder = ranks.folder(run)
     who = f"Process {ranks.number + 1} of {ranks.count}"
     if ranks.nodes > 1:
-        who += f", on node {ranks.node + 1} of {ranks.nodes},"
+        who += f" on node {ranks.node + 1}"
     log = log_tail(folder, _LOG_LINES)[0]
     own = events.read(folder / "events.jsonl") if not ranks.is_first else []
     if own and own[-1]["event"] == "failed":

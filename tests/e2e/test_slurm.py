@@ -326,5 +326,5 @@ def test_a_process_that_dies_on_another_node_is_named(on_two_nodes):
     os.kill(processes(run)[1], signal.SIGKILL)
     assert ended(run) == "failed"
     (problem,) = run.problems
-    assert problem.startswith("Process 2 of 2, on node 2 of 2, was killed after step ")
+    assert problem.startswith("Process 2 of 2 on node 2 was killed after step ")
     assert not processes(run)
