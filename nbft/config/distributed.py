@@ -41,7 +41,7 @@ _OF_FSDP_CONFIG = {
 
 
 class Distributed(Section):
-    """Several processes of this machine, each with a copy of the model or a shard, which train one run."""
+    """Several processes, each with a copy of the model or a shard, which train one run."""
 
     num_processes: Annotated[int | None, _NUMBER_OR_AUTO] = setting(
         1,

@@ -1,8 +1,8 @@
-"""A run that several processes of this machine train: starts them, and ends all when one has died.
+"""A run that several processes train: starts them, and ends all when one has died.
 
 They have torchrun's variables, and sessions of their own, so that neither a terminal nor the state
 of a notebook's GPU reaches them. The run belongs to the process that calls this: a worker, or a
-kernel.
+kernel. Those of other machines are started there by `follow`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from nbft.access import inherit_all
 from nbft.config import Config
 from nbft.devices import visible_variable
 from nbft.launchers.detached import start_detached
+from nbft.launchers.nodes import Follower, Nodes, Others
 from nbft.launchers.supervisor import how_it_ended, memory_fixes, memory_kills
 from nbft.limits import usable_cores
 from nbft.processes import identity, is_stopped
@@ -69,25 +70,21 @@ def work_in_ranks(run: Path, count: int, uses: Sequence[str] = ()) -> None:
         count: Number of processes.
         uses: As in `work_or_spread`.
     """
-    began, requests, kills = time.monotonic(), Requests(run), memory_kills()
-    every: list[Ranks] = []
-    processes: list[subprocess.Popen[bytes]] = []
+    began, requests, nodes = time.monotonic(), Requests(run), Nodes.here()
+    processes = _Processes(run)
     ending: dict[str, Any] = {}
     try:
         with requests.interruptible():
-            every = _prepared(run, count)
-            processes += (_started(run, ranks, uses) for ranks in every)
-            ending = _watch(run, every, processes, kills)
+            every = _prepared(run, count, nodes)
+            nodes.say_start(run, count, every[0].rendezvous)
+            processes.start(every[: every[0].on_each_node], uses)
+            ending = _watch(run, processes, Others(run, nodes))
     except StopNow:
         ending = stopped_at_once(run)
     except Exception as error:
-        ending = {
-            "event": "failed",
-            "error": type(error).__name__,
-            "problems": [f"Its processes could not be started: {error}"],
-        }
+        ending = _not_started(error)
     finally:
-        _kill(processes)
+        processes.kill()
         inherit_all(run)
     if ending:
         seconds = round(time.monotonic() - began, 1)
@@ -99,13 +96,47 @@ def work_in_ranks(run: Path, count: int, uses: Sequence[str] = ()) -> None:
         )
 
 
-def _prepared(run: Path, count: int) -> list[Ranks]:
-    """Return the processes to start, each with its folder."""
+def follow(run: Path, number: int, nodes: Nodes) -> None:
+    """Start and watch the processes of another machine than the first, until the first says it is over.
+
+    Args:
+        run: The run's folder.
+        number: Number of this machine, from 1.
+        nodes: The machines.
+    """
+    if (start := nodes.wait_for_start(run)) is None:
+        return
+    count, rendezvous = start
+    follower, processes = Follower(run, number), _Processes(run)
+    every = [Ranks(n, count, rendezvous, nodes.count) for n in range(count)]
+    try:
+        processes.start([ranks for ranks in every if ranks.node == number])
+        while not nodes.is_over(run):
+            if failed := processes.failure():
+                follower.report(failed)
+            follower.beat()
+            time.sleep(_POLL_SECONDS)
+        processes.wait(_LEAVE_SECONDS)
+    except Exception as error:
+        follower.report(_not_started(error, f" on node {number + 1} of {nodes.count}"))
+        while not nodes.is_over(run):
+            time.sleep(_POLL_SECONDS)
+    finally:
+        processes.kill()
+
+
+def _not_started(error: Exception, where: str = "") -> dict[str, Any]:
+    problem = f"Its processes{where} could not be started: {error}"
+    return {"event": "failed", "error": type(error).__name__, "problems": [problem]}
+
+
+def _prepared(run: Path, count: int, nodes: Nodes) -> list[Ranks]:
+    """Return the processes of all machines, each with its folder."""
     others = run / "ranks"
     shutil.rmtree(others, ignore_errors=True)
-    others.mkdir()
-    rendezvous = str(others / "rendezvous")
-    every = [Ranks(number, count, rendezvous) for number in range(count)]
+    others.mkdir(exist_ok=True)
+    rendezvous = nodes.rendezvous(others)
+    every = [Ranks(number, count, rendezvous, nodes.count) for number in range(count)]
     for ranks in every[1:]:
         folder = ranks.folder(run)
         folder.mkdir()
@@ -116,45 +147,85 @@ def _prepared(run: Path, count: int) -> list[Ranks]:
     return every
 
 
-def _started(run: Path, ranks: Ranks, uses: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a process; what it prints is in its log."""
-    command = [sys.executable, "-m", "nbft.launchers.rank", str(run), str(os.getpid())]
-    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // ranks.count))}
-    environment = threads | os.environ | visible_variable(uses) | ranks.variables()
-    return start_detached(command, ranks.folder(run) / "log.txt", environment=environment)
-
-
-def _watch(
-    run: Path, every: list[Ranks], processes: list[subprocess.Popen[bytes]], kills: int
-) -> dict[str, Any]:
-    """Wait for the end; return the fields of the last event if no process has written it.
+class _Processes:
+    """The processes of a run on this machine.
 
     Args:
         run: The run's folder.
-        every: The processes,
-        processes: and what was started for them.
-        kills: How many processes the system had killed for memory before.
     """
-    first = processes[0]
-    stopped_since: dict[int, float] = {}
-    while True:
-        for ranks, process in zip(every, processes, strict=True):
+
+    def __init__(self, run: Path) -> None:
+        self._run, self._kills = run, memory_kills()
+        self._started: list[tuple[Ranks, subprocess.Popen[bytes]]] = []
+        self._stopped_since: dict[int, float] = {}
+
+    def start(self, every: Sequence[Ranks], uses: Sequence[str] = ()) -> None:
+        """Start processes; what each prints is in its log.
+
+        Args:
+            every: Which.
+            uses: As in `work_or_spread`.
+        """
+        for ranks in every:
+            command = [
+                sys.executable,
+                "-m",
+                "nbft.launchers.rank",
+                str(self._run),
+                str(os.getpid()),
+            ]
+            threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // len(every)))}
+            environment = threads | os.environ | visible_variable(uses) | ranks.variables()
+            log = ranks.folder(self._run) / "log.txt"
+            process = start_detached(command, log, environment=environment)
+            self._started.append((ranks, process))
+
+    @property
+    def first(self) -> subprocess.Popen[bytes]:
+        """The first of them."""
+        return self._started[0][1]
+
+    def failure(self) -> dict[str, Any] | None:
+        """Return the fields of the last event if one has ended badly, or does not go on."""
+        for ranks, process in self._started:
             if process.poll():
-                killed = memory_kills() > kills and process.returncode == -signal.SIGKILL
-                return _failure(run, ranks, process.returncode, memory=killed)
+                killed = memory_kills() > self._kills and process.returncode == -signal.SIGKILL
+                return _failure(self._run, ranks, process.returncode, memory=killed)
             if process.returncode is None and is_stopped(process.pid):
-                since = stopped_since.setdefault(process.pid, time.monotonic())
+                since = self._stopped_since.setdefault(process.pid, time.monotonic())
                 if time.monotonic() - since > _STOPPED_SECONDS:
-                    return _failure(run, ranks, None)
+                    return _failure(self._run, ranks, None)
             else:
-                stopped_since.pop(process.pid, None)
-        if first.returncode == 0:
-            _wait_for(processes[1:], _LEAVE_SECONDS)
+                self._stopped_since.pop(process.pid, None)
+        return None
+
+    def wait(self, seconds: float) -> None:
+        """Wait for their ends, at most so long in all."""
+        until = time.monotonic() + seconds
+        for _, process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+
+    def kill(self) -> None:
+        """Kill those that have not ended."""
+        for _, process in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _watch(run: Path, processes: _Processes, others: Others) -> dict[str, Any]:
+    """Wait for the end; return the fields of the last event if no process has written it."""
+    while True:
+        if ending := processes.failure() or others.ending():
+            return ending
+        if processes.first.returncode == 0:
+            processes.wait(_LEAVE_SECONDS)
             return {}
         if (request := take_asked(run)) is not None:
             events.append(run / "commands.jsonl", request.pop("event"), **request)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            first.wait(_POLL_SECONDS)
+            processes.first.wait(_POLL_SECONDS)
 
 
 def _failure(run: Path, ranks: Ranks, code: int | None, *, memory: bool = False) -> dict[str, Any]:
@@ -168,6 +239,8 @@ def _failure(run: Path, ranks: Ranks, code: int | None, *, memory: bool = False)
     """
     folder = ranks.folder(run)
     who = f"Process {ranks.number + 1} of {ranks.count}"
+    if ranks.nodes > 1:
+        who += f" on node {ranks.node + 1}"
     log = log_tail(folder, _LOG_LINES)[0]
     own = events.read(folder / "events.jsonl") if not ranks.is_first else []
     if own and own[-1]["event"] == "failed":
@@ -191,17 +264,3 @@ def _failure(run: Path, ranks: Ranks, code: int | None, *, memory: bool = False)
         "problems": [how_it_ended(code, who=who, memory=memory, step=step)],
         "log": log,
     }
-
-
-def _wait_for(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, until - time.monotonic()))
-
-
-def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -30,9 +30,11 @@ from nbft.config.code import forbidden
 from nbft.errors import RunError
 from nbft.launchers.interpreter import python_for, remember
 from nbft.launchers.launcher import Launcher
+from nbft.launchers.nodes import Nodes
+from nbft.launchers.signals import HEARD
 from nbft.launchers.spare import log_to
 from nbft.launchers.supervisor import leave_queue, report_failure, supervise, worker_command
-from nbft.plan.cluster import TIME_MINUTES, cluster_problems
+from nbft.plan.cluster import TIME_MINUTES, cluster_problems, nodes_asked
 from nbft.reading import read_bytes
 from nbft.runs.checkpoints import last_whole
 from nbft.runs.files import read_plan
@@ -164,11 +166,32 @@ class Job:
         events.append(path, "stage", stage="queued", text=text)
 
     def __call__(self) -> None:
-        """Supervise the run to its end, or to that of the job, which then returns to the queue."""
-        run = Path(self._run)
+        """Supervise the run to its end, or to that of the job, which then returns to the queue.
+
+        On other nodes than the first, train with it until then.
+        """
+        run, environment = Path(self._run), os.environ
+        attempt = f"{environment.get('SLURM_JOB_ID')}.{environment.get('SLURM_RESTART_COUNT', 0)}"
+        address = environment.get("SLURMD_NODENAME") or platform.node()
+        nodes = Nodes(int(environment.get("SLURM_NNODES", "1")), attempt, address)
+        if (number := int(environment.get("SLURM_PROCID", "0"))) > 0:
+            for told in (*HEARD, signal.SIGUSR2):  # the first node decides what follows
+                signal.signal(told, signal.SIG_IGN)
+            own_process(run)
+            from nbft.launchers.ranks import follow  # it loads what trains
+
+            follow(run, number, nodes)
+            return
+        environment.update(nodes.variables())
+        try:
+            self._supervise(run, nodes)
+        finally:
+            nodes.say_over(run)
+
+    def _supervise(self, run: Path, nodes: Nodes) -> None:
         path = run / "events.jsonl"
         submitted = self._submitted()
-        if submitted is None or os.environ.get("SLURM_PROCID", "0") != "0":
+        if submitted is None:
             return
         own_process(run)
         commands = events.EventReader(run / "commands.jsonl", submitted["commands_bytes"])
@@ -183,6 +206,7 @@ class Job:
         os.environ[GOES_ON] = "slurm"
         is_time_up = _pause_at_signal(run)
         supervise(run, worker_command(run), job_begin=commands.offset_bytes)
+        nodes.say_over(run)  # before the job returns to the queue, which waits for its processes
         if not read_state(path).is_released:
             return
         number = os.environ.get("SLURM_JOB_ID", "")
@@ -236,6 +260,8 @@ def _executor(config: Config, folder: Path, name: str, python: str | None = None
     srun = [*([f"--cpus-per-task={cpus}"] if cpus else []), *(given.get("srun_args") or [])]
     more = {"requeue": True, **(given.get("additional_parameters") or {})}
     usual = {"job_name": name, "time": TIME_MINUTES, "stderr_to_stdout": True}
+    if nodes_asked(config) > 1:
+        usual["ntasks_per_node"] = 1
     executor = SlurmExecutor(folder, python=shlex.quote(python) if python else None)
     try:
         executor.update_parameters(

@@ -19,16 +19,14 @@ from nbft.plan.problems import error
 TIME_MINUTES = 60
 """The time of a job whose options give none."""
 
-_FIELD = "compute.slurm"
+_FIELD, _PROCESSES = "compute.slurm", "distributed.num_processes"
 _SIGNAL_SECONDS = 90  # submitit's signal_delay_s
 _ONE_TASK = {
-    "nodes": 1,
     "ntasks_per_node": 1,
-    "ntasks": 1,
     "use_srun": True,
     **dict.fromkeys(("array", "array_parallelism", "signal")),
 }
-"""Options that give a job several tasks, or none that hears Slurm, and their only value."""
+"""Options that give a node several tasks, or none that hears Slurm, and their only value."""
 _ASSUMED = "a100"
 _CPU_GIB = 64
 _MEGABYTES = {"k": 1e-3, "m": 1.0, "g": 1e3, "t": 1e6}
@@ -41,7 +39,11 @@ def planning_for_node(config: Config) -> Iterator[list[str]]:
         yield []
         return
     node, is_known = _node(config)
-    what = node.title if node.gpus else f"a node with {node.free_bytes / 2**30:.0f} GiB of memory"
+    memory = f"{node.free_bytes / 2**30:.0f} GiB of memory"
+    what = node.title if node.gpus else f"a node with {memory}"
+    if (number := nodes_asked(config)) > 1:
+        what = f"{number} nodes, each with {node.title if node.gpus else memory}"
+        node = replace(node, free_bytes=node.free_bytes * number, gpus=node.gpus * number)
     if is_known:
         why = f"as {_FIELD} asks for it"
     else:
@@ -62,9 +64,23 @@ def cluster_problems(config: Config) -> Iterator[Problem]:
     if config.compute.launcher != "slurm":
         return
     options = _options(config)
+    nodes = options.get("nodes", 1)
+    if type(nodes) is not int or nodes < 1:
+        why = f"has nodes={nodes!r}; it is a whole number of nodes, at least 1."
+        yield error(_FIELD, why, "Leave it out for one.", {_FIELD: _without(config, "nodes")})
+        nodes = 1
+    if options.get("ntasks", nodes) != nodes:
+        why = f"has ntasks={options['ntasks']}, but there is one task of srun for each node."
+        yield error(_FIELD, why, "Leave it out.", {_FIELD: _without(config, "ntasks")})
+    asked = config.distributed.num_processes
+    if asked is not None and asked % nodes:
+        why = (
+            f"has to be a multiple of the nodes that {_FIELD} asks for, {nodes}: each has as many."
+        )
+        yield error(_PROCESSES, why, use=-(-asked // nodes) * nodes)
     for name, usual in _ONE_TASK.items():
         if options.get(name, usual) not in (usual, None):
-            why = f"has {name}={options[name]}, but a run trains in one task of srun on one node."
+            why = f"has {name}={options[name]}, but a run has one task of srun on each node."
             yield error(_FIELD, why, "Leave it out.", {_FIELD: _without(config, name)})
     more_time = {**_without(config, "time"), "time": TIME_MINUTES}
     minutes = options.get("time", TIME_MINUTES)
@@ -100,8 +116,14 @@ def _text(value: Any) -> str:
     return " ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
+def nodes_asked(config: Config) -> int:
+    """Return how many nodes the options of a job ask for."""
+    nodes = _options(config).get("nodes", 1)
+    return nodes if type(nodes) is int and nodes > 0 else 1
+
+
 def gpus_asked(config: Config) -> int:
-    """Return how many GPUs the options of a job ask for."""
+    """Return how many GPUs the options of a job ask for on each node."""
     for asked in _asked_gpus(config):
         number = re.search(r"(?:^|:)(\d+)$", asked)
         return int(number[1]) if number else 1

@@ -15,12 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from nbft.config import Config
 from nbft.hardware import device_of
 
 _LONG = datetime.timedelta(days=365)
 """How long the others wait for the first, which may be paused; who has died is seen otherwise."""
+
+LOST_SECONDS = 15.0
+"""How long a machine may say nothing before it counts as lost."""
 
 T = TypeVar("T")
 
@@ -34,29 +38,46 @@ class Ranks:
     Attributes:
         number: Its number, from 0.
         count: How many there are.
-        rendezvous: File through which they find each other; "" where there is one only.
+        rendezvous: URL of the file or the address through which they find each other; "" where there
+            is one only.
+        nodes: How many machines they are on, as many on each.
     """
 
     number: int = 0
     count: int = 1
     rendezvous: str = ""
+    nodes: int = 1
 
     @classmethod
     def here(cls) -> Ranks:
         """Return this process by the variables that `variables` has set for it."""
         where = os.environ["NBFT_RENDEZVOUS"]
-        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), where)
+        count = int(os.environ["WORLD_SIZE"])
+        nodes = count // int(os.environ["LOCAL_WORLD_SIZE"])
+        return cls(int(os.environ["RANK"]), count, where, nodes)
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables of this process, those of torchrun among them."""
-        number, count = str(self.number), str(self.count)
+        url = urlsplit(self.rendezvous)
+        host, port = url.hostname, url.port
         return {
-            "RANK": number,
-            "LOCAL_RANK": number,
-            "WORLD_SIZE": count,
-            "LOCAL_WORLD_SIZE": count,
+            "RANK": str(self.number),
+            "LOCAL_RANK": str(self.number % self.on_each_node),
+            "WORLD_SIZE": str(self.count),
+            "LOCAL_WORLD_SIZE": str(self.on_each_node),
             "NBFT_RENDEZVOUS": self.rendezvous,
+            **({"MASTER_ADDR": host, "MASTER_PORT": str(port)} if host else {}),
         }
+
+    @property
+    def on_each_node(self) -> int:
+        """How many of them are on each machine."""
+        return self.count // self.nodes
+
+    @property
+    def node(self) -> int:
+        """Number of this process's machine, from 0."""
+        return self.number // self.on_each_node
 
     @property
     def is_first(self) -> bool:
@@ -84,11 +105,11 @@ class Ranks:
         from torch import distributed
 
         if device == "cuda":
-            torch.cuda.set_device(self.number)
+            torch.cuda.set_device(self.number % self.on_each_node)
         asked = config.distributed
         distributed.init_process_group(
             asked.ddp_backend or device_of(device).backend,
-            init_method=f"file://{self.rendezvous}",
+            init_method=self.rendezvous,
             rank=self.number,
             world_size=self.count,
             timeout=datetime.timedelta(seconds=asked.ddp_timeout),

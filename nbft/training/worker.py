@@ -54,7 +54,7 @@ from nbft.tracking import TRACKERS
 from nbft.training.environment import environment, run_log
 from nbft.training.failure import LEAST_FREE_BYTES, failure, last_step
 from nbft.training.libraries import import_libraries
-from nbft.training.ranks import ALONE, Ranks
+from nbft.training.ranks import ALONE, LOST_SECONDS, Ranks
 from nbft.training.room import EVENTS_BYTES, Room
 from nbft.training.stages import StageClock, report_stage
 
@@ -109,7 +109,8 @@ def work(
         except BaseException as error:
             log.error("%s", traceback.format_exc())
             if ranks.count > 1:
-                time.sleep(_BLAME_SECONDS if ranks.is_first else 2 * _BLAME_SECONDS)
+                blamed = _BLAME_SECONDS + (LOST_SECONDS if ranks.nodes > 1 else 0)
+                time.sleep(blamed if ranks.is_first else 2 * blamed)
             ending = {"event": "failed", **failure(error, run, is_of_several=ranks.count > 1)}
         finally:
             release_memory()

@@ -1,8 +1,9 @@
-"""A cluster of one node, as Slurm's commands show it: the name of the link is the command.
+"""A cluster of as many nodes as a job asks for, as Slurm's commands show it: the name of the link is the command.
 
 Jobs run on this machine, in the folder $FAKE_SLURM. A file `hold` in it keeps jobs in the queue, and
 `refuse` lets sbatch fail with its text; with `no-requeue` no job returns. `scontrol preempt ID` and
-`preempt-requeue` do what preemptions do, and `fail` what the death of a node does.
+`preempt-requeue` do what preemptions do, `fail` what the death of a node does, and `kill-node`
+ends all processes of the second node without a word.
 """
 
 import contextlib
@@ -80,12 +81,17 @@ def sbatch(script: str) -> None:
 
 def control(number: str) -> None:
     """Run a job, again and again while it is put back."""
-    environment = {**os.environ, "SLURM_JOB_ID": number, "SLURM_NTASKS": "1"}
+    nodes = re.search(r"#SBATCH --nodes=(\d+)", (ROOT / f"script-{number}.sh").read_text())
+    environment = {**os.environ, "SLURM_JOB_ID": number, "SLURM_NNODES": nodes[1] if nodes else "1"}
+    environment |= {"SLURM_NTASKS": environment["SLURM_NNODES"], "SLURMD_NODENAME": "127.0.0.1"}
+    starts = 0
     while True:
         while (ROOT / "hold").exists() and read(number)["state"] == "PENDING":
             time.sleep(0.05)
         if read(number)["state"] != "PENDING":
             return
+        environment["SLURM_RESTART_COUNT"] = str(starts)
+        starts += 1
         shell = subprocess.Popen(
             ["bash", str(ROOT / f"script-{number}.sh")], env=environment, start_new_session=True
         )
@@ -104,11 +110,17 @@ def srun(*arguments: str) -> None:
         option = rest.pop(0)
         if option == "--output":
             output = rest.pop(0)
-    output = output.replace("%j", os.environ["SLURM_JOB_ID"]).replace("%t", "0")
-    file = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.execvp(rest[0], rest)
+    output = output.replace("%j", os.environ["SLURM_JOB_ID"])
+    for sent in (signal.SIGTERM, signal.SIGUSR2):  # they are for the tasks, and it waits for these
+        signal.signal(sent, lambda *_: None)
+    tasks = []
+    for number in range(int(os.environ["SLURM_NNODES"])):
+        of_task = {"SLURM_PROCID": str(number), "SLURM_NODEID": str(number)}
+        with Path(output.replace("%t", str(number))).open("ab") as file:
+            tasks.append(
+                subprocess.Popen(rest, stdout=file, stderr=file, env={**os.environ, **of_task})
+            )
+    sys.exit(max([abs(task.wait()) for task in tasks]))
 
 
 def squeue(*_: str) -> None:
@@ -131,6 +143,11 @@ def scancel(number: str, *more: str) -> None:
 def scontrol(what: str, number: str) -> None:
     if what == "requeue" and (ROOT / "no-requeue").exists():
         sys.exit("Requested operation is presently disabled for job")
+    if what == "kill-node":
+        for process in psutil.Process(read(number)["pid"]).children(recursive=True):
+            if process.environ().get("SLURM_PROCID") == "1":
+                process.kill()
+        return
     if what != "preempt":
         change(number, state="REQUEUED")
     if what in ("preempt", "preempt-requeue"):

@@ -17,6 +17,7 @@ from nbft.launchers import slurm as module
 from nbft.runs.summary import summary
 
 from .conftest import losses, steps, until
+from .test_ranks import processes
 
 pytest.importorskip("submitit")
 
@@ -264,3 +265,66 @@ def test_without_a_cluster_or_submitit(make_config, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(RunError, match="pip install submitit"):
         nbft.submit(make_config(), launcher="slurm")
+
+
+PLAIN = {
+    "training__per_device_train_batch_size": 2,
+    "checkpoint": {"save_strategy": "steps", "save_steps": 2},
+    "peft__lora_dropout": 0.0,
+    "precision__mixed_precision": "no",
+}
+
+
+@pytest.fixture
+def on_two_nodes(submitted):
+    """Return a function that submits a run which two nodes train, one process each."""
+    return lambda steps: submitted(
+        **PLAIN,
+        compute__slurm={"nodes": 2},
+        distributed__num_processes=2,
+        training__max_steps=steps,
+    )
+
+
+@pytest.fixture
+def alone(train):
+    """Return a function that trains the same in one process, and returns its losses."""
+    return lambda steps: losses(
+        train(**PLAIN, training__gradient_accumulation_steps=2, training__max_steps=steps)
+    )
+
+
+def test_two_nodes_train_as_one_process_does(on_two_nodes, alone, cluster):
+    run = on_two_nodes(6)
+    assert ended(run) == "completed", run.problems
+    assert losses(run) == pytest.approx(alone(6), abs=1e-5)
+    start = json.loads((run.path / "ranks" / "start.json").read_text())
+    assert start["rendezvous"].startswith("tcp://127.0.0.1:")
+    job = cluster / f"job-{job_of(run)}.json"
+    until(lambda: "COMPLETED" in job.read_text(), "the end of the job")
+    assert not processes(run)
+
+
+@pytest.mark.parametrize("sent", ["kill-node", "preempt"])
+def test_two_nodes_go_on_later(on_two_nodes, alone, sent):
+    run = on_two_nodes(40)
+    until(lambda: steps(run) >= 5, "step 5")
+    subprocess.run(["scontrol", sent, job_of(run)], check=True)
+    until(lambda: [e for e in run.events() if e["event"] == "started"][1:], "another start")
+    assert ended(run) == "completed", run.problems
+    paused = [e.get("text", "") for e in run.events() if e["event"] == "paused"]
+    assert len(paused) == 1
+    if sent == "kill-node":
+        assert paused == ["Node 2 of 2 does not answer any more."]
+    logged = {e["step"]: e["loss"] for e in run.events() if e["event"] == "log"}
+    assert list(logged.values()) == pytest.approx(alone(40), abs=1e-5)
+
+
+def test_a_process_that_dies_on_another_node_is_named(on_two_nodes):
+    run = on_two_nodes(3000)
+    until(lambda: steps(run) >= 3, "step 3")
+    os.kill(processes(run)[1], signal.SIGKILL)
+    assert ended(run) == "failed"
+    (problem,) = run.problems
+    assert problem.startswith("Process 2 of 2 on node 2 was killed after step ")
+    assert not processes(run)

@@ -74,10 +74,79 @@ def test_auto_is_a_process_for_each_gpu_of_the_job():
     assert make_plan(config).config.distributed.num_processes == 4
 
 
-def test_several_nodes_are_refused():
-    (problem,) = plan(slurm={"nodes": 2, "time": 5}).errors
-    assert problem.field == "compute.slurm"
-    assert problem.why == "has nodes=2, but a run trains in one task of srun on one node."
+@pytest.mark.parametrize(
+    ("options", "devices", "said"),
+    [
+        (
+            {"nodes": 2, "gpus_per_node": "h100:4"},
+            8,
+            "Planned for 2 nodes, each with 4 × H100, 80 GB, as compute.slurm asks for it.",
+        ),
+        (
+            {"nodes": 2, "mem": "16GB"},
+            1,
+            "Planned for 2 nodes, each with 15 GiB of memory, as compute.slurm asks for it.",
+        ),
+    ],
+)
+def test_several_nodes_are_planned_for_together(options, devices, said):
+    config = nbft.Config(
+        data=DATA,
+        compute={"launcher": "slurm", "slurm": options},
+        distributed={"num_processes": "auto" if devices > 1 else 2},
+        training={"per_device_train_batch_size": 1},
+    )
+    made = make_plan(config)
+    assert made.remarks[0] == said
+    assert made.config.distributed.num_processes == max(2, devices)
+    assert made.devices == devices
+    assert not made.errors
+
+
+@pytest.mark.parametrize(
+    ("nodes", "processes", "field", "why", "use"),
+    [
+        (
+            2,
+            3,
+            "distributed.num_processes",
+            "has to be a multiple of the nodes that compute.slurm asks for, 2: each has as many.",
+            4,
+        ),
+        (
+            2,
+            1,
+            "distributed.num_processes",
+            "has to be a multiple of the nodes that compute.slurm asks for, 2: each has as many.",
+            2,
+        ),
+        (
+            "two",
+            1,
+            "compute.slurm",
+            "has nodes='two'; it is a whole number of nodes, at least 1.",
+            {"time": 5},
+        ),
+    ],
+)
+def test_processes_that_nodes_cannot_share(nodes, processes, field, why, use):
+    slurm = {"nodes": nodes, "time": 5}
+    made = make_plan(
+        nbft.Config(
+            data=DATA,
+            compute={"launcher": "slurm", "slurm": slurm},
+            distributed={"num_processes": processes},
+        )
+    )
+    (problem,) = made.errors
+    assert (problem.field, problem.why) == (field, why)
+    assert problem.changes == {field: use}
+    assert not make_plan(made.config.apply(problem.changes)).errors
+
+
+def test_a_node_has_one_task():
+    (problem,) = plan(slurm={"ntasks": 4, "time": 5}).errors
+    assert problem.why == "has ntasks=4, but there is one task of srun for each node."
     assert problem.changes == {"compute.slurm": {"time": 5}}
 
 
@@ -99,7 +168,7 @@ def test_several_nodes_are_refused():
         ),
         (
             {"use_srun": False},
-            "has use_srun=False, but a run trains in one task of srun on one node.",
+            "has use_srun=False, but a run has one task of srun on each node.",
         ),
     ],
 )
