@@ -13,8 +13,9 @@ import json
 import os
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbft.reading import read_bytes
 from nbft.training.ranks import LOST_SECONDS
@@ -28,7 +29,8 @@ Ending = dict[str, Any]
 """The kind and the fields of a run's last event."""
 
 
-class Nodes(NamedTuple):
+@dataclass(frozen=True)
+class Nodes:
     """The machines of a run.
 
     Attributes:
